@@ -1,0 +1,61 @@
+"""Network namespaces for tests: made with a name of their own, always removed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
+
+
+class Namespace:
+    """A network namespace below /run/netns, with `lo` up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def path(self) -> Path:
+        return Path("/run/netns") / self.name
+
+    def ip(self, arguments: str, *, check: bool = True) -> str:
+        """Run `ip -n NAME <arguments>`; the arguments are split at blanks."""
+        return self._run(["ip", "-n", self.name, *arguments.split()], check=check)
+
+    def batch(self, lines: list[str]) -> None:
+        """Run many ip(8) commands in one process, in order; the first that fails raises."""
+        self._run(["ip", "-n", self.name, "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+    def run(self, command: list[str], *, check: bool = True) -> str:
+        """Run a command inside the namespace."""
+        return self._run(["ip", "netns", "exec", self.name, *command], check=check)
+
+    def sysctl(self, key: str, value: str) -> None:
+        """Set a sysctl inside the namespace."""
+        self.run(["sysctl", "-qw", f"{key}={value}"])
+
+    @staticmethod
+    def _run(command: list[str], *, stdin: str | None = None, check: bool = True) -> str:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+
+@contextmanager
+def namespace(label: str) -> Iterator[Namespace]:
+    """Make a namespace for the length of a `with` block."""
+    name = f"rs-{label}-{secrets.token_hex(3)}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        made = Namespace(name)
+        made.ip("link set lo up")
+        yield made
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)

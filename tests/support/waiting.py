@@ -1,0 +1,32 @@
+"""Wait on conditions with a deadline, never on the clock alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10, what: str = "condition"
+) -> None:
+    """Return when the condition holds; fail when it does not within the deadline."""
+    deadline = time.monotonic() + within_s
+    while True:
+        outcome = condition()
+        if isinstance(outcome, Awaitable):
+            outcome = await outcome
+        if outcome:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come within {within_s} s")
+        await asyncio.sleep(0.01)
+
+
+def eventually_sync(condition: Callable[[], bool], *, within_s: float = 10, what: str = "condition") -> None:
+    """The same, for tests without an event loop."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come within {within_s} s")
+        time.sleep(0.01)
