@@ -1,0 +1,65 @@
+# Every target brings what it needs by itself: packages by apt, a virtual environment in .venv, once.
+# Run `make help` for the list. Targets that build network namespaces need root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+READY := .venv/.ready
+LOCKS := packaging/requirements
+# One resolver makes both files; the environment of the one who runs it must not show in them.
+LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL \
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --upgrade
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml $(LOCKS)/dev.txt packaging/bootstrap
+	@packaging/bootstrap
+
+.PHONY: demo
+demo: root $(READY) ## Play the founding story in network namespaces (KEEP=1: leave it running)
+	@$(BIN)/routesync demo
+
+.PHONY: test
+test: root $(READY) ## Run the tests; ARGS='-k name' are handed to pytest
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## Check style, types and the direction of imports
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY) ## Format the code
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: bench
+bench: root $(READY) ## Measure
+	@$(BIN)/pytest tests/bench --bench -s $(ARGS)
+
+.PHONY: fuzz
+fuzz: root $(READY) ## Try the properties with many more examples
+	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=900 $(ARGS)
+
+.PHONY: lock
+lock: ## Resolve the dependencies anew and lock them with hashes (needs uv)
+	@command -v uv >/dev/null || { echo 'make lock: uv is missing: pip install uv' >&2; exit 1; }
+	@$(LOCK) pyproject.toml -o $(LOCKS)/runtime.txt
+	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/runtime.txt -o $(LOCKS)/dev.txt
+
+.PHONY: clean
+clean: ## Remove everything that was built, the virtual environment too
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: root
+root:
+	@[ "$$(id -u)" = 0 ] || { echo 'This target builds network namespaces and needs root: sudo make $(MAKECMDGOALS)' >&2; exit 1; }

@@ -1,0 +1,56 @@
+"""What holds for all tests: nothing is skipped in CI, and a real loxilb is tested only where one is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Final
+
+import hypothesis
+import pytest
+
+REAL_LOXILB: Final = "ROUTESYNC_LOXILB_URL"
+"""Base URL of a real loxilb, for the contract suite."""
+
+hypothesis.settings.register_profile(
+    "fuzz",
+    max_examples=20_000,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bench", action="store_true", help="run the benchmarks too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", f"real_loxilb: needs a real loxilb, named by {REAL_LOXILB}; else left out"
+    )
+    config.addinivalue_line("markers", "bench: a measurement; left out without --bench")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = {"real_loxilb": REAL_LOXILB not in os.environ, "bench": not config.getoption("--bench")}
+    kept: list[pytest.Item] = []
+    deselected: list[pytest.Item] = []
+    for item in items:
+        out = any(absent and item.get_closest_marker(marker) for marker, absent in left_out.items())
+        (deselected if out else kept).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI, a test that did not run has not passed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: skipped in CI, in {call.when}: {reason}"
+    return report
