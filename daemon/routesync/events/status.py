@@ -1,0 +1,77 @@
+"""The retained `status` message: what the daemon is and how it fares."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+State = Literal["online", "degraded", "stopping", "offline"]
+
+
+class StatusPart(BaseModel):
+    """Base of the parts of a status."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KernelStatus(StatusPart):
+    """The kernel side."""
+
+    state: str = Field(description="`synced`, or what it is doing.", examples=["synced"])
+    routes: int = Field(default=0, ge=0, description="Routes that the rules keep.")
+    dropped: int = Field(default=0, ge=0, description="Routes that the rules drop.")
+    overruns: int = Field(default=0, ge=0, description="Receive buffer overflows since the start.")
+    resyncs: int = Field(default=0, ge=0, description="Full dumps since the start.")
+
+
+class TargetStatus(StatusPart):
+    """One target."""
+
+    name: str
+    url: str
+    state: str = Field(description="`synced`, `syncing`, `unreachable`, ...", examples=["synced"])
+    wanted: int = Field(default=0, ge=0)
+    accepted: int = Field(default=0, ge=0)
+    confirmed: int = Field(default=0, ge=0)
+    refused: int = Field(default=0, ge=0)
+    blocked: int = Field(default=0, ge=0)
+    conflicting: int = Field(default=0, ge=0)
+    pending: int = Field(default=0, ge=0)
+    error: str | None = Field(default=None, description="The last error; null where all is well.")
+
+
+class TableManifest(StatusPart):
+    """What a complete copy of one target's table looks like."""
+
+    target: str
+    buckets: int = Field(ge=1, description="Number of retained bucket topics.")
+    routes: int = Field(ge=0, description="Number of routes over all buckets.")
+    digest: str = Field(description="Exclusive-or over the routes' hashes, in 16 hex digits.")
+    sequence: int = Field(ge=0, description="The event sequence at which count and digest are true.")
+
+
+class Status(StatusPart):
+    """Birth, state and last will of a node; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.status.v1"
+
+    state: State
+    node: str
+    version: str | None = Field(default=None, description="Of the daemon.")
+    epoch: str | None = Field(default=None, description="Changes when the sequence starts anew.")
+    mode: str | None = None
+    started: AwareDatetime | None = Field(default=None, description="When the daemon started.")
+    time: AwareDatetime | None = Field(default=None, description="When this was true.")
+    kernel: KernelStatus | None = None
+    targets: tuple[TargetStatus, ...] = ()
+    verdicts: dict[str, int] = Field(default_factory=dict, description="Number of routes by deciding rule.")
+    broker: str | None = Field(default=None, description="`connected`, or what is wrong.")
+    reasons: tuple[str, ...] = Field(default=(), description="Why it is degraded, one line each.")
+    table: tuple[TableManifest, ...] = Field(default=(), description="The manifest of the retained table.")
+
+
+def offline(node: str, *, epoch: str | None = None, at: datetime | None = None) -> Status:
+    """The status of a node that is gone: the last will, and the last word of an orderly stop."""
+    return Status(state="offline", node=node, epoch=epoch, time=at)
