@@ -1,0 +1,1 @@
+"""The loxilb side: its REST API, its wire forms and its errors."""

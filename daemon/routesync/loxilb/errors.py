@@ -1,0 +1,65 @@
+"""What can go wrong at a loxilb, by what it means for the caller.
+
+::
+
+    LoxilbError
+     ├── NotSent            the request never left: nothing happened there
+     ├── OutcomeUnknown     it may or may not have been carried out
+     └── Rejected           loxilb said no: nothing happened there
+          ├── AlreadyExists       a route with that key stands (whose, it does not say)
+          ├── NoSuchRoute         nothing that DELETE could take
+          ├── NextHopUnreachable  the gateway is off-link there, or its link is down
+          ├── InvalidRequest      this prefix or gateway will never be taken
+          └── AccessDenied        the token is wrong or missing
+
+loxilb's answers are read in this order: `result` first (up to v0.9.8.4 errors came with status 200), then the status,
+then the kernel's words. A 5xx without words that are known is OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+
+class LoxilbError(Exception):
+    """Any failure of a call to a loxilb; the message names the request."""
+
+
+class NotSent(LoxilbError):  # noqa: N818 (a name that says what it means)
+    """No connection, so the request never left."""
+
+
+class OutcomeUnknown(LoxilbError):  # noqa: N818
+    """The connection broke, the deadline passed, or the answer makes no sense: done or not, nobody knows."""
+
+
+class Rejected(LoxilbError):  # noqa: N818
+    """loxilb answered, and did not do it.
+
+    Attributes:
+        status: HTTP status.
+        words: loxilb's own words, mostly the kernel's.
+    """
+
+    def __init__(self, request: str, status: int, words: str) -> None:
+        super().__init__(f"{request}: {words} (HTTP {status})")
+        self.status = status
+        self.words = words
+
+
+class AlreadyExists(Rejected):
+    """EEXIST: a route with this prefix stands at metric 0 (IPv6: 1024)."""
+
+
+class NoSuchRoute(Rejected):
+    """ESRCH: no route that DELETE could remove."""
+
+
+class NextHopUnreachable(Rejected):
+    """ENETUNREACH or EHOSTUNREACH: the gateway is not on a connected network there that is up."""
+
+
+class InvalidRequest(Rejected):
+    """The request itself is not acceptable, and will not become so."""
+
+
+class AccessDenied(Rejected):
+    """The token or login is wrong or missing."""

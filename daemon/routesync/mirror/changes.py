@@ -1,0 +1,261 @@
+"""One change at a target: the request, what its answer means for the entry and the ledger, and the words for it."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from typing import Final
+
+import structlog
+
+from routesync.events.models import (
+    EventSink,
+    RouteAccepted,
+    RouteBlocked,
+    RouteConfirmed,
+    RouteConflicting,
+    RouteRefused,
+    RouteWithdrawn,
+    SyncLost,
+)
+from routesync.loxilb import errors
+from routesync.loxilb.client import LoxilbClient
+from routesync.loxilb.wire import Inventory
+from routesync.mirror.book import Entry, Phase, describe_row, is_ours
+from routesync.mirror.ledger import Ledger
+from routesync.mirror.pace import Ingestion, TokenBucket
+from routesync.mirror.pending import Urgency
+from routesync.mirror.wanted import Blocked, Wanted
+from routesync.route import Address, Prefix, format_address
+
+log = structlog.get_logger(__name__)
+
+CONFLICT_FAILURES: Final = 6
+"""A conflict is looked at again as seldom as after this many failures: nobody but its owner can end it."""
+
+
+class Outcome(Enum):
+    """What came of a change."""
+
+    SETTLED = auto()  # the entry says how
+    DOUBTFUL = auto()  # only a reading can tell
+
+
+class Changes:
+    """Carries changes out at one target. The caller holds one token for each call of `make`."""
+
+    def __init__(
+        self, target: str, client: LoxilbClient, ledger: Ledger, sink: EventSink, ingestion: Ingestion
+    ) -> None:
+        self.bucket: TokenBucket
+        self._target = target
+        self._client = client
+        self._ledger = ledger
+        self._sink = sink
+        self._ingestion = ingestion
+        self._posted = 0
+        self._deleted = 0
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Routes posted and deleted since the start."""
+        return self._posted, self._deleted
+
+    async def make(self, prefix: Prefix, entry: Entry, need: Urgency, inventory: Inventory) -> Outcome:
+        """Carry out what the entry needs; for a DELETE the caller has proof that it takes ours.
+
+        Raises:
+            NotSent, OutcomeUnknown, AccessDenied: nothing, or nothing certain, happened; the entry says which.
+        """
+        if need <= Urgency.REPLACE:
+            previous = entry.ours
+            await self._delete(prefix, entry)
+            if entry.wanted is None:
+                return Outcome.SETTLED
+            while (wait := self.bucket.take(self._now())) > 0:
+                await asyncio.sleep(wait)
+            if (wanted := entry.wanted) is None:  # the wish changed meanwhile
+                self.bucket.give_back(self._now())
+                return Outcome.SETTLED
+            return await self._post(prefix, entry, wanted, inventory, previous)
+        wanted = entry.wanted
+        assert wanted is not None  # noqa: S101 (ADD and DEFAULT say so)
+        return await self._post(prefix, entry, wanted, inventory, None)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _post(
+        self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory, previous: Address | None
+    ) -> Outcome:
+        claimed = entry.claim is not None
+        self._ledger.intend(self._target, prefix, wanted.gateway)
+        try:
+            await self._client.add(prefix, wanted.gateway)
+        except errors.AlreadyExists:
+            self.bucket.give_back(self._now())
+            if claimed:
+                return Outcome.DOUBTFUL
+            self._ledger.forget(self._target, prefix)
+            self._stands_already(prefix, entry, wanted, inventory)
+            return Outcome.SETTLED
+        except (errors.NotSent, errors.AccessDenied):
+            if not claimed:
+                self._ledger.forget(self._target, prefix)
+            raise
+        except errors.Rejected as error:
+            self.bucket.give_back(self._now())
+            self._ledger.forget(self._target, prefix)
+            entry.claim = None
+            self._refused(prefix, entry, wanted, error)
+            return Outcome.SETTLED
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            entry.claim, entry.ours = wanted.gateway, None
+            self._touched(entry)
+            raise
+        self._touched(entry)
+        self._posted += 1
+        entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
+        entry.phase = Phase.ACCEPTED
+        self._sink.emit(
+            RouteAccepted(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(wanted.gateway),
+                rule=wanted.rule,
+                degraded=wanted.degraded,
+                previous_gateway=format_address(previous) if previous else None,
+            )
+        )
+        return Outcome.SETTLED
+
+    async def _delete(self, prefix: Prefix, entry: Entry) -> None:
+        gateway = entry.ours
+        assert gateway is not None  # noqa: S101 (proof names it)
+        try:
+            await self._client.delete(prefix)
+        except errors.NoSuchRoute:
+            self.bucket.give_back(self._now())  # its kernel had lost it already
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            entry.claim, entry.ours = gateway, None
+            self._touched(entry)
+            raise
+        except errors.AccessDenied:
+            raise
+        except errors.Rejected as error:
+            raise errors.OutcomeUnknown(f"{error}: an answer that DELETE should never get") from None
+        else:
+            self._deleted += 1
+        self._touched(entry)
+        self._ledger.forget(self._target, prefix)
+        entry.ours = entry.claim = None
+        entry.failures, entry.error = 0, ""
+        if entry.wanted is None:
+            reason = entry.judgement.reason.value if isinstance(entry.judgement, Blocked) else "no-route"
+            self._announce_withdrawn(prefix, gateway, reason)
+
+    def _touched(self, entry: Entry) -> None:
+        now = self._now()
+        entry.changed_at = now
+        self._ingestion.note(now)
+
+    def _announce_withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
+        self._sink.emit(
+            RouteWithdrawn(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(gateway),
+                reason=reason,
+            )
+        )
+
+    def _refused(self, prefix: Prefix, entry: Entry, wanted: Wanted, error: errors.Rejected) -> None:
+        entry.failures += 1
+        entry.error = error.words
+        first = entry.phase is not Phase.REFUSED
+        entry.phase = Phase.REFUSED
+        if first:  # said once, not at every retry
+            self._sink.emit(
+                RouteRefused(
+                    target=self._target,
+                    prefix=str(prefix),
+                    family=prefix.family.label,
+                    gateway=format_address(wanted.gateway),
+                    status=error.status,
+                    message=error.words,
+                    retry_in_s=1.0,
+                )
+            )
+
+    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory) -> None:
+        row = inventory.rows.get(prefix)
+        if row is not None and is_ours(row, wanted.gateway):
+            entry.phase, entry.failures, entry.error = Phase.PRESENT, 0, ""
+            return
+        detail = describe_row(row) if row else "a route stands in its kernel that its table does not show"
+        self._conflict(prefix, entry, detail)
+
+    def _conflict(self, prefix: Prefix, entry: Entry, detail: str) -> None:
+        entry.failures = max(entry.failures + 1, CONFLICT_FAILURES)
+        entry.error = detail
+        first = entry.phase is not Phase.CONFLICTING
+        entry.phase = Phase.CONFLICTING
+        if first and (wanted := entry.wanted):
+            log.warning("route conflicting", target=self._target, prefix=str(prefix), detail=detail)
+            self._sink.emit(
+                RouteConflicting(
+                    target=self._target,
+                    prefix=str(prefix),
+                    family=prefix.family.label,
+                    gateway=format_address(wanted.gateway),
+                    detail=detail,
+                )
+            )
+
+    # -- words for what a reading or a judgement says ---------------------------------------------------------------
+
+    def announce_judgement(self, prefix: Prefix, entry: Entry) -> None:
+        """Say that the route is not told to the target, and why; a wanted one speaks when it is accepted."""
+        if isinstance(judgement := entry.judgement, Blocked):
+            self._sink.emit(
+                RouteBlocked(
+                    target=self._target,
+                    prefix=str(prefix),
+                    family=prefix.family.label,
+                    reason=judgement.reason.value,
+                    detail=judgement.detail,
+                    rule=judgement.rule,
+                )
+            )
+
+    def announce_confirmed(self, prefix: Prefix, entry: Entry) -> None:
+        """Say that its table shows our route."""
+        self._sink.emit(
+            RouteConfirmed(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(entry.ours) if entry.ours else None,
+            )
+        )
+
+    def note_lost(self, prefix: Prefix, entry: Entry) -> None:
+        """The target no longer has our route: it is made again if it is still wanted."""
+        self._ledger.forget(self._target, prefix)
+        if entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
+            self._sink.emit(
+                SyncLost(
+                    target=self._target,
+                    prefix=str(prefix),
+                    detail="its table does not show the route any more",
+                )
+            )
+        entry.failures, entry.error = 0, ""
+
+    def note_foreign(self, prefix: Prefix, entry: Entry, detail: str) -> None:
+        """Somebody else's route stands in the place of ours, which is thus no longer ours to remove."""
+        self._ledger.forget(self._target, prefix)
+        self._conflict(prefix, entry, detail)

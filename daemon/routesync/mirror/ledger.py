@@ -1,0 +1,179 @@
+"""The ledger: which routes in which target are ours, kept durably.
+
+An intent is written before the request that may make a route, and removed after the one that took it away is answered.
+So after any crash the ledger holds every route that may be ours; whether it stands there is the inventory's to say. A
+ledger that cannot be opened is replaced by one in memory, said loudly: then nothing from before is ours.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from routesync.loxilb.wire import parse_prefix
+from routesync.route import Address, Prefix, format_address, parse_address
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used; the message names the file and the remedy."""
+
+
+class LedgerBusyError(LedgerError):
+    """Another daemon holds this state directory."""
+
+
+class Row(NamedTuple):
+    """One route that may be ours."""
+
+    gateway: Address
+
+
+class Ledger(Protocol):
+    """What the reconciler asks of a ledger."""
+
+    def owned(self, target: str) -> dict[Prefix, Row]:
+        """Every route that may be ours at this target."""
+
+    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+        """Write, durably against a crash of this process, that the route is about to be made."""
+
+    def forget(self, target: str, prefix: Prefix) -> None:
+        """Write that the route is not, or no longer, ours."""
+
+    def targets(self) -> dict[str, int]:
+        """Every target that the ledger knows routes of, with their number."""
+
+
+class MemoryLedger:
+    """A ledger that lasts as long as the process: for the demo, for tests, and where the disk fails."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[Prefix, Row]] = {}
+
+    def owned(self, target: str) -> dict[Prefix, Row]:
+        """See `Ledger`."""
+        return dict(self._rows.get(target, {}))
+
+    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+        """See `Ledger`."""
+        self._rows.setdefault(target, {})[prefix] = Row(gateway)
+
+    def forget(self, target: str, prefix: Prefix) -> None:
+        """See `Ledger`."""
+        self._rows.get(target, {}).pop(prefix, None)
+
+    def targets(self) -> dict[str, int]:
+        """See `Ledger`."""
+        return {target: len(rows) for target, rows in self._rows.items() if rows}
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS route (
+    target TEXT NOT NULL,
+    prefix TEXT NOT NULL,
+    gateway TEXT NOT NULL,
+    PRIMARY KEY (target, prefix)
+) WITHOUT ROWID
+"""
+VERSION = 1
+
+
+class SqliteLedger:
+    """The ledger in `ledger.sqlite` of the state directory. Holds a lock on the directory while open.
+
+    Raises:
+        LedgerBusyError: another daemon holds the directory.
+        LedgerError: the file cannot be used.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "ledger.sqlite"
+        self._lock = _lock(directory)
+        try:
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            self._prepare()
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise LedgerError(
+                f"{self.path}: {error}; move the file away and restart: routes that it knew then stay in loxilb until "
+                "`routesync adopt` claims them again"
+            ) from None
+
+    def _prepare(self) -> None:
+        # WAL with synchronous=NORMAL survives a killed process at once and a power cut up to its last checkpoint: what a
+        # power cut loses, the kernel beneath loxilb mostly loses too, and the inventory settles the rest.
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("the file is damaged")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version not in {0, VERSION}:
+            raise sqlite3.DatabaseError(
+                f"written by a newer routesync (format {version}, this one knows {VERSION})"
+            )
+        self._db.execute(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version={VERSION}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        self._db.close()
+        os.close(self._lock)
+
+    def owned(self, target: str) -> dict[Prefix, Row]:
+        """See `Ledger`."""
+        rows = self._db.execute("SELECT prefix, gateway FROM route WHERE target = ?", (target,))
+        return {parse_prefix(prefix): Row(parse_address(gateway)) for prefix, gateway in rows}
+
+    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+        """See `Ledger`."""
+        self._write(
+            "INSERT INTO route VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET gateway = excluded.gateway",
+            (target, str(prefix), format_address(gateway)),
+        )
+
+    def forget(self, target: str, prefix: Prefix) -> None:
+        """See `Ledger`."""
+        self._write("DELETE FROM route WHERE target = ? AND prefix = ?", (target, str(prefix)))
+
+    def targets(self) -> dict[str, int]:
+        """See `Ledger`."""
+        return dict(self._db.execute("SELECT target, count(*) FROM route GROUP BY target"))
+
+    def _write(self, statement: str, values: tuple[str, ...]) -> None:
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"{self.path}: {error}; nothing new is mirrored until it can be written"
+            ) from None
+
+
+def _lock(directory: Path) -> int:
+    path = directory / "lock"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise LedgerError(
+            f"{path}: {error.strerror}; give routesync a state directory that it may write (--state)"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise LedgerBusyError(
+            f"{directory}: another routesync runs on this state directory; stop it, or give this one its own (--state)"
+        ) from None
+    return descriptor

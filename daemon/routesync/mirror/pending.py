@@ -1,0 +1,84 @@
+"""The waiting work of one target: a map keyed by prefix, served by urgency and, for some, not before a time.
+
+A prefix waits once, however often it changes: what is to be done is read from the wish at the moment of doing it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import IntEnum
+
+from routesync.route import Prefix
+
+
+class Urgency(IntEnum):
+    """What goes first. A route that is wrong in loxilb is worse than one that is missing."""
+
+    WITHDRAW = 0
+    REPLACE = 1
+    DEFAULT = 2
+    ADD = 3
+
+
+class Pending:
+    """Prefixes that wait, each with its urgency. Times are the caller's monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._ready: tuple[dict[Prefix, None], ...] = tuple({} for _ in Urgency)
+        self._urgency: dict[Prefix, Urgency] = {}
+        self._due: dict[Prefix, float] = {}
+        self._clock: list[tuple[float, Prefix]] = []
+
+    def put(self, prefix: Prefix, urgency: Urgency, *, not_before: float = 0.0) -> None:
+        """Let a prefix wait; if it waits already, this urgency and time hold from now on."""
+        self.discard(prefix)
+        self._urgency[prefix] = urgency
+        if not_before:
+            self._due[prefix] = not_before
+            heapq.heappush(self._clock, (not_before, prefix))
+        else:
+            self._ready[urgency][prefix] = None
+
+    def discard(self, prefix: Prefix) -> None:
+        """Forget a prefix; it need not wait."""
+        urgency = self._urgency.pop(prefix, None)
+        if urgency is not None:
+            self._ready[urgency].pop(prefix, None)
+            self._due.pop(prefix, None)
+
+    def pop(self, now: float, *, least: Urgency = Urgency.ADD) -> tuple[Prefix, Urgency] | None:
+        """Take the most urgent prefix that may go now and is at least as urgent as `least`."""
+        self._ripen(now)
+        for urgency in Urgency:
+            if urgency > least:
+                break
+            if ready := self._ready[urgency]:
+                prefix = next(iter(ready))
+                del ready[prefix]
+                del self._urgency[prefix]
+                return prefix, urgency
+        return None
+
+    def _ripen(self, now: float) -> None:
+        while self._clock and self._clock[0][0] <= now:
+            due, prefix = heapq.heappop(self._clock)
+            if self._due.get(prefix) == due:  # else: put again with another time, or gone
+                del self._due[prefix]
+                self._ready[self._urgency[prefix]][prefix] = None
+
+    def ready(self, now: float, *, least: Urgency = Urgency.ADD) -> bool:
+        """Whether `pop` would give something."""
+        self._ripen(now)
+        return any(self._ready[urgency] for urgency in Urgency if urgency <= least)
+
+    def next_due(self) -> float | None:
+        """When the next waiting prefix may go, if none may go now."""
+        while self._clock and self._due.get(self._clock[0][1]) != self._clock[0][0]:
+            heapq.heappop(self._clock)
+        return self._clock[0][0] if self._clock else None
+
+    def __len__(self) -> int:
+        return len(self._urgency)
+
+    def __contains__(self, prefix: object) -> bool:
+        return prefix in self._urgency

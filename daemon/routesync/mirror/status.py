@@ -1,0 +1,38 @@
+"""How a target stands, as values for status, metrics and output."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from typing import NamedTuple
+
+from routesync.mirror.book import Phase
+
+
+class TargetState(StrEnum):
+    """What the reconciler of a target is doing."""
+
+    CONNECTING = "connecting"
+    STARTING = "starting"
+    SHARED_NAMESPACE = "shared-namespace"
+    SYNCING = "syncing"
+    SYNCED = "synced"
+    UNREACHABLE = "unreachable"
+
+    @property
+    def healthy(self) -> bool:
+        """Whether an operator may sleep."""
+        return self in {TargetState.SYNCED, TargetState.SYNCING}
+
+
+class TargetView(NamedTuple):
+    """One target at one moment."""
+
+    name: str
+    url: str
+    state: TargetState
+    version: str | None
+    error: str | None
+    wanted: int
+    phases: Counter[Phase]
+    waiting: int

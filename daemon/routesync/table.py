@@ -1,0 +1,57 @@
+"""The table: of each prefix the candidates that the rules keep, and the one that is elected.
+
+Candidates arrive in the kernel's order of preference (TOS 0 first, then table, metric, alias order), so the first is
+elected. A route that the rules drop never gets here: it is as if it were absent, and its runner-up is elected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from routesync.route import Candidate, Prefix
+
+
+class Change(NamedTuple):
+    """What an update did to the election of one prefix."""
+
+    prefix: Prefix
+    before: Candidate | None
+    after: Candidate | None
+
+
+class Table:
+    """Elected routes by prefix. Not for use from several threads."""
+
+    def __init__(self) -> None:
+        self._candidates: dict[Prefix, tuple[Candidate, ...]] = {}
+
+    def update(self, prefix: Prefix, candidates: tuple[Candidate, ...]) -> Change | None:
+        """Take the present candidates of a prefix (none: it is gone); tell what that changed, None for nothing."""
+        before = self.elected(prefix)
+        if candidates:
+            self._candidates[prefix] = candidates
+        else:
+            self._candidates.pop(prefix, None)
+        after = candidates[0] if candidates else None
+        return None if before == after else Change(prefix, before, after)
+
+    def elected(self, prefix: Prefix) -> Candidate | None:
+        """The elected candidate of exactly this prefix."""
+        candidates = self._candidates.get(prefix)
+        return candidates[0] if candidates else None
+
+    def candidates(self, prefix: Prefix) -> tuple[Candidate, ...]:
+        """All candidates of exactly this prefix, the elected one first."""
+        return self._candidates.get(prefix, ())
+
+    def __iter__(self) -> Iterator[tuple[Prefix, Candidate]]:
+        for prefix, candidates in self._candidates.items():
+            yield prefix, candidates[0]
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def snapshot(self) -> Mapping[Prefix, Candidate]:
+        """A copy of the whole election."""
+        return dict(self)
