@@ -1,0 +1,1 @@
+"""Wiring and supervision: what turns the other rooms into a daemon."""

@@ -1,0 +1,142 @@
+"""Logs, on standard error: JSON for machines, readable on a terminal, and no secrets in either.
+
+Events are short stable names (`target_unreachable`), what belongs to them are fields. What libraries say by
+the standard library's logging comes out the same way. Under systemd each line begins with its syslog level as
+sd-daemon(3) has it, so that `journalctl -p warning` works; the journal takes the prefix off.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "json", "console"]
+
+REDACTED: Final = "[redacted]"
+
+_SECRET_KEY: Final = re.compile(
+    r"password|passwd|secret|token|credential|authorization|api_?key", re.IGNORECASE
+)
+_SECRET_FILE: Final = re.compile(r"_(file|path)$", re.IGNORECASE)  # where a secret lies is none
+_URL_SECRET: Final = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+(?=@)")
+# Shorter ones would redact half of the ordinary text.
+_SHORTEST_SECRET: Final = 4
+
+_SYSLOG_LEVEL: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
+_LIBRARIES: Final = ("aiohttp", "aiomqtt", "asyncio", "mqtt", "pyroute2")
+
+
+def configure(
+    level: Level = "info", form: Format = "auto", *, secrets: Iterable[str] = (), stream: TextIO | None = None
+) -> None:
+    """Set logging up for the process; may be called again, after a reload.
+
+    Args:
+        level: the least level that is shown. Libraries are heard from warning upwards, with debug from info.
+        form: auto is console on a terminal, else json.
+        secrets: values that must never be shown, whichever field or message they turn up in.
+        stream: where to write; standard error by default.
+    """
+    out = sys.stderr if stream is None else stream
+    console = form == "console" or (form == "auto" and out.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                Redactor(secrets),
+                *_renderers(console=console, out=out),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.INFO if level == "debug" else logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # a reload may change the level of loggers that exist
+    )
+
+
+class Redactor:
+    """A processor that takes secrets out: by the name of a field, in URLs, and known ones by their value."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        known = sorted(
+            (re.escape(text) for text in secrets if len(text) >= _SHORTEST_SECRET), key=len, reverse=True
+        )
+        self._known = re.compile("|".join(known)) if known else None
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Redact one event."""
+        return {key: self._field(key, value) for key, value in event.items()}
+
+    def _field(self, key: str, value: object) -> object:
+        if value is not None and _SECRET_KEY.search(key) and not _SECRET_FILE.search(key):
+            return REDACTED
+        return self._value(value)
+
+    def _value(self, value: object) -> object:
+        match value:
+            case str():
+                text = _URL_SECRET.sub(rf"\1:{REDACTED}", value)
+                return self._known.sub(REDACTED, text) if self._known else text
+            case Mapping():
+                return {key: self._field(str(key), item) for key, item in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [self._value(item) for item in value]
+            case None | bool() | int() | float():
+                return value
+            case _:
+                return self._value(str(value))
+
+
+def _renderers(*, console: bool, out: TextIO) -> list[Processor]:
+    if console:
+        colours = out.isatty() and not os.environ.get("NO_COLOR")
+        # Not the richer tracebacks: they show local variables, and with them secrets.
+        return [
+            structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
+        ]
+    renderers: list[Processor] = [structlog.processors.JSONRenderer()]
+    return [_prefixed(renderers[0])] if _is_journal(out) else renderers
+
+
+def _prefixed(render: Processor) -> Processor:
+    def prefix(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        number = _SYSLOG_LEVEL.get(str(event.get("level")), _SYSLOG_LEVEL["info"])
+        return f"<{number}>{render(logger, method, event)!s}"
+
+    return prefix
+
+
+def _is_journal(out: TextIO) -> bool:
+    """Whether the stream goes to the journal: $JOURNAL_STREAM is its device and inode (systemd.exec(5))."""
+    try:
+        found = os.fstat(out.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
