@@ -1,0 +1,61 @@
+"""Puts the stand-in together and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+
+from aiohttp import web
+
+from routesync.standin.api import Api
+from routesync.standin.ears import Ears
+from routesync.standin.kernel import KernelRoutes
+from routesync.standin.options import StandinOptions
+from routesync.standin.table import RouteTable
+
+_BACKLOG = 1024
+
+
+def run_standin(options: StandinOptions) -> int:
+    """Run a stand-in in this process's network namespace until SIGTERM or SIGINT. Returns the exit status."""
+    try:
+        asyncio.run(_serve(options))
+    except OSError as error:
+        sys.stderr.write(f"routesync standin: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve(options: StandinOptions) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), options.api_delay_s)
+        return
+    table = RouteTable()
+    ears = Ears(table, options)
+    kernel = KernelRoutes()
+    runner = web.AppRunner(
+        Api(options, kernel, table, ears).application(),
+        access_log=None,
+        keepalive_timeout=options.idle_s,
+        shutdown_timeout=0.1,
+    )
+    await runner.setup()
+    try:
+        if options.listen is not None:
+            host, port = options.listen
+            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+        if options.listen_unix is not None:
+            await web.UnixSite(runner, str(options.listen_unix), backlog=_BACKLOG).start()
+        async with asyncio.TaskGroup() as tasks:
+            hearing = tasks.create_task(ears.listen())
+            await stop.wait()
+            hearing.cancel()
+    finally:
+        await runner.cleanup()
+        kernel.close()
