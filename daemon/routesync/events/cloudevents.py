@@ -51,8 +51,8 @@ def dataschema(type_name: str) -> str:
 def encode(record: Record, identity: Identity) -> bytes:
     """Write an event as a CloudEvent.
 
-    `id` is made of epoch and sequence, so it is unique over all restarts, and a message that is delivered again
-    is known by it. `sequence` is a string, as the extension wants it, padded so that it sorts like the number
+    `id` is made of epoch and sequence, so it is unique over all restarts, and a message that comes again is
+    known by it. `sequence` is a string, as the extension wants it, padded so that it sorts like the number
     that it is.
     """
     event = record.event

@@ -1,8 +1,8 @@
 """The events: one frozen model each, with its group, its name and its meaning.
 
 They are a promise to subscribers (docs/events.md): a field may be added, none is taken away or changes its
-meaning within a revision. A change that breaks this makes a new class with a higher `revision`, beside the old
-one.
+meaning within a revision. A change that breaks this makes a new class with a higher `revision`, beside the
+old one.
 """
 
 from __future__ import annotations
@@ -332,8 +332,8 @@ class EventsLost(Event):
         Literal["outbox-full", "queue-full", "storage", "denied", "killed"],
         Field(
             description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
-            "`storage`: it could not be written; `denied`: the broker's access rules; `killed`: the daemon was, and "
-            "its last moments are unknown."
+            "`storage`: it could not be written; `denied`: the broker's access rules; `killed`: the daemon "
+            "was, and its last moments are unknown."
         ),
     ]
 

@@ -1,0 +1,110 @@
+"""The hub: numbers the events, remembers the last of them, hands them to the outlets."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from routesync.events.cloudevents import Identity, Record
+from routesync.events.models import Event
+
+
+class Outlet(Protocol):
+    """Something that events go out by."""
+
+    def put(self, record: Record, /) -> None:
+        """Take a record; neither blocks nor raises. What does not fit is dropped and counted."""
+
+
+class Follower(AsyncIterator[Record]):
+    """An outlet to iterate over: the events from now on, through a bounded queue."""
+
+    def __init__(self, limit: int) -> None:
+        self.missed = 0
+        """Records that did not fit since this was last set to 0."""
+        self._limit = limit
+        self._records: deque[Record] = deque()
+        self._news = asyncio.Event()
+
+    def put(self, record: Record, /) -> None:
+        """Take a record, or count it as missed."""
+        if len(self._records) >= self._limit:
+            self.missed += 1
+            return
+        self._records.append(record)
+        self._news.set()
+
+    async def __anext__(self) -> Record:
+        while not self._records:
+            self._news.clear()
+            await self._news.wait()
+        return self._records.popleft()
+
+
+class EventHub:
+    """The one `EventSink` of a daemon.
+
+    Args:
+        node: The node's name.
+        epoch: What the sequence counts in; a new one by default.
+        sequence: The last number that was given in that epoch.
+        tail: How many of the last events are remembered.
+        clock: The wall clock, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        epoch: str | None = None,
+        sequence: int = 0,
+        tail: int = 1000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.identity = Identity(node, epoch if epoch is not None else new_epoch())
+        self._sequence = sequence
+        self._clock = clock
+        self._tail: deque[Record] = deque(maxlen=tail)
+        self._outlets: list[Outlet] = []
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last event."""
+        return self._sequence
+
+    @property
+    def tail(self) -> tuple[Record, ...]:
+        """The last events, oldest first."""
+        return tuple(self._tail)
+
+    def emit(self, event: Event, /) -> None:
+        """Number an event and hand it to all outlets."""
+        self._sequence += 1
+        record = Record(self._sequence, self._clock(), event)
+        self._tail.append(record)
+        for outlet in self._outlets:
+            outlet.put(record)
+
+    def attach(self, outlet: Outlet) -> None:
+        """Hand all further events to this outlet, too."""
+        self._outlets.append(outlet)
+
+    @contextmanager
+    def follow(self, limit: int = 10_000) -> Iterator[Follower]:
+        """Follow the events for the length of a `with` block; at most `limit` may wait."""
+        follower = Follower(limit)
+        self._outlets.append(follower)
+        try:
+            yield follower
+        finally:
+            self._outlets.remove(follower)
+
+
+def new_epoch() -> str:
+    """A name for a sequence that starts anew."""
+    return secrets.token_hex(6)

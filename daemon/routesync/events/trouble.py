@@ -1,0 +1,39 @@
+"""A broker's refusals, in one line each: what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
+
+from routesync.settings import MqttSettings
+
+# Reason codes of CONNACK and DISCONNECT (MQTT 5, 3.2.2.2 and 3.14.2.1). paho turns those of 3.1.1 into these.
+_IDENTIFIER = 0x85
+_CREDENTIALS = (0x86, 0x87)
+_BANNED = 0x8A
+_TAKEN_OVER = 0x8E
+
+
+def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str:
+    """Say what is wrong with the broker, naming place and remedy."""
+    broker = f"broker {settings.host}:{settings.port}"
+    if isinstance(error, TimeoutError):
+        return f"{broker} does not answer within {settings.timeout_s:g} s; check mqtt.host and mqtt.port"
+    code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
+    words = str(code) if isinstance(code, ReasonCode) else str(error) or type(error).__name__
+    match code.value if isinstance(code, ReasonCode) else None:
+        case value if value in _CREDENTIALS:
+            user = f"user {settings.username!r}" if settings.username else "a client without a user name"
+            return (
+                f"{broker} refuses {user} ({words}); check mqtt.username and mqtt.password_file "
+                "(or ROUTESYNC_MQTT_PASSWORD)"
+            )
+        case value if value == _IDENTIFIER:
+            return f"{broker} refuses the client id {client_id!r}; set mqtt.client_id"
+        case value if value == _BANNED:
+            return f"{broker} has banned the client id {client_id!r}; ask its administrator"
+        case value if value == _TAKEN_OVER:
+            return f"{broker}: another client connected as {client_id!r}; give each its own mqtt.client_id"
+    if "certificate" in words.lower() or "ssl" in words.lower():
+        return f"{broker}: {words}; check mqtt.tls"
+    return f"{broker}: {words}; check mqtt.host and mqtt.port"
