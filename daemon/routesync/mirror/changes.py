@@ -67,20 +67,22 @@ class Changes:
         Raises:
             NotSent, OutcomeUnknown, AccessDenied: nothing, or nothing certain, happened; the entry says which.
         """
+        previous = None
         if need <= Urgency.REPLACE:
             previous = entry.ours
             await self._delete(prefix, entry)
-            if entry.wanted is None:
+            if need is Urgency.WITHDRAW:
                 return Outcome.SETTLED
-            while (wait := self.bucket.take(self._now())) > 0:
-                await asyncio.sleep(wait)
-            if (wanted := entry.wanted) is None:  # the wish changed meanwhile
-                self.bucket.give_back(self._now())
-                return Outcome.SETTLED
-            return await self._post(prefix, entry, wanted, inventory, previous)
+            await self._another_token()
         wanted = entry.wanted
-        assert wanted is not None  # noqa: S101 (ADD and DEFAULT say so)
-        return await self._post(prefix, entry, wanted, inventory, None)
+        if wanted is None:  # the wish changed meanwhile
+            self.bucket.give_back(self._now())
+            return Outcome.SETTLED
+        return await self._post(prefix, entry, wanted, inventory, previous)
+
+    async def _another_token(self) -> None:
+        while (wait := self.bucket.take(self._now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
+            await asyncio.sleep(wait)
 
     @staticmethod
     def _now() -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -104,8 +105,8 @@ class SqliteLedger:
             ) from None
 
     def _prepare(self) -> None:
-        # WAL with synchronous=NORMAL survives a killed process at once and a power cut up to its last checkpoint: what a
-        # power cut loses, the kernel beneath loxilb mostly loses too, and the inventory settles the rest.
+        # WAL with synchronous=NORMAL survives a killed process whole, and a power cut up to its last checkpoint:
+        # what a power cut loses, the kernel beneath loxilb mostly loses too; the inventory settles the rest.
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
@@ -133,8 +134,7 @@ class SqliteLedger:
 
     def owned(self, target: str) -> dict[Prefix, Row]:
         """See `Ledger`."""
-        rows = self._db.execute("SELECT prefix, gateway FROM route WHERE target = ?", (target,))
-        return {parse_prefix(prefix): Row(parse_address(gateway)) for prefix, gateway in rows}
+        return _owned(self._db, target)
 
     def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
         """See `Ledger`."""
@@ -158,6 +158,24 @@ class SqliteLedger:
             raise LedgerError(
                 f"{self.path}: {error}; nothing new is mirrored until it can be written"
             ) from None
+
+
+def read_owned(directory: Path, target: str) -> dict[Prefix, Address]:
+    """Read beside a running daemon which routes of a target are ours; none where there is no ledger yet.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    path = directory / "ledger.sqlite"
+    if not path.exists():
+        return {}
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return {prefix: row.gateway for prefix, row in _owned(database, target).items()}
+
+
+def _owned(database: sqlite3.Connection, target: str) -> dict[Prefix, Row]:
+    rows = database.execute("SELECT prefix, gateway FROM route WHERE target = ?", (target,))
+    return {parse_prefix(prefix): Row(parse_address(gateway)) for prefix, gateway in rows}
 
 
 def _lock(directory: Path) -> int:

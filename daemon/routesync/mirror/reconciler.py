@@ -1,7 +1,7 @@
 """The reconciler of one target: level-triggered, paced, and careful with what is not ours.
 
-It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target that has
-exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
+It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target
+that has exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
 
 Concurrency: one task (`run`) decides everything; requests run as child tasks, at most `CONCURRENCY` at a time, never two
 for one prefix. All of it, `consider` included, belongs to one event loop.
@@ -59,7 +59,7 @@ UNKNOWNS_ALLOWED: Final = 3
 
 def backoff(failures: int, most_s: float, *, first_s: float = RETRY_FIRST_S) -> float:
     """Seconds to wait after the n-th failure in a row: doubling, with jitter so that many do not return at once."""
-    return min(most_s, first_s * 2 ** min(failures - 1, 16)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+    return min(most_s, first_s * 2.0 ** min(failures - 1, 16)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
 
 
 class Reconciler:
@@ -272,7 +272,7 @@ class Reconciler:
             await asyncio.sleep(READ_GAP_S)
 
     async def _sleep_quiet(self) -> None:
-        while (wait := self._ingestion.quiet_in(self._now())) > 0:
+        while (wait := self._ingestion.quiet_in(self._now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
             await asyncio.sleep(wait)
 
     async def _work(self) -> None:

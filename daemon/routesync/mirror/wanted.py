@@ -1,8 +1,8 @@
 """Which elected route may be told to which loxilb, and how: the judgement before any request.
 
 loxilb's API can say a prefix and one gateway, nothing else; and it takes things that harm it. So each elected route is
-either `Wanted` (with the one gateway to tell), or `Blocked` with a stable reason code: *unrepresentable* (the API cannot
-say it) or *refused* (it could, and must not). The codes are part of the contract with operators and subscribers.
+either `Wanted` (with the one gateway to tell), or `Blocked` with a stable reason code: *unrepresentable* (the API
+cannot say it) or *refused* (it could, and must not). The codes are part of the contract with operators and subscribers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,5 @@
+"""The command `routesync`."""
+
+from routesync.cli.app import main
+
+__all__ = ["main"]

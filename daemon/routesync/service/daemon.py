@@ -1,0 +1,215 @@
+"""The daemon: all rooms wired together, one task each.
+
+::
+
+    KernelSource --changes--> pump: Table --elected--> Reconciler (one per target) --> loxilb
+         |                                                  |
+         `---------------- events --------------------------'--> EventHub --> MQTT, log
+
+The pump is the only writer of the table. A reconciler that dies is a defect and ends the daemon (systemd starts it
+again); a target or a broker that is gone is not: those tasks see to it themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from routesync.config import Loaded, resolve_tables, rewrite_of
+from routesync.events.hub import EventHub
+from routesync.events.log import log_events
+from routesync.events.models import ConfigLoaded
+from routesync.events.mqtt import MqttPublisher
+from routesync.kernel import KernelSource, Link, Links
+from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.wanted import TargetRules
+from routesync.names import Names
+from routesync.plan import url_address
+from routesync.policy import Policy
+from routesync.route import Address, Route, Verdict
+from routesync.service.kernel_reports import KernelReporter
+from routesync.service.notify import Notifier, feed_watchdog
+from routesync.service.status import StatusBuilder
+from routesync.service.supervise import Supervisor, signals
+from routesync.settings import Settings, TargetSettings
+
+log = structlog.get_logger(__name__)
+
+SLICE: Final = 500
+"""Prefixes that the pump handles before it lets other tasks run."""
+STATUS_INTERVAL_S: Final = 1.0
+
+
+class InterfaceNames(Mapping[int, str]):
+    """The links' names by ifindex, as the policy wants them; always the present ones."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    def __getitem__(self, ifindex: int) -> str:
+        return self._links[ifindex].name
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._links)
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+
+class Daemon:
+    """One run of routesync, from its loaded configuration to its orderly stop."""
+
+    def __init__(self, loaded: Loaded, *, state: Path, notifier: Notifier) -> None:
+        self._loaded = loaded
+        self._settings: Settings = loaded.settings
+        self._state = state
+        self._notifier = notifier
+        self._names = Names.of_host()
+        self._policy = Policy.compile(self._settings.policy, self._names)
+        self._hub = EventHub(self._settings.node.name)
+        self._reconcilers: list[Reconciler] = []
+        self._tables = resolve_tables(self._settings.kernel, self._names)
+        self._source = KernelSource(
+            tables=self._tables,
+            admit=self._admit,
+            admit_header=self._policy.header_verdict,
+            receive_buffer=self._settings.kernel.receive_buffer,
+            audit_interval_s=self._settings.kernel.audit_interval_s,
+            netns=self._settings.kernel.netns,
+            report=KernelReporter(self._hub, self._names, lambda: self._source.links),
+        )
+        self._status = StatusBuilder(self._settings, self._source, self._hub, self._views)
+
+    def _admit(self, route: Route, links: Links) -> Verdict:
+        return self._policy.evaluate(route, InterfaceNames(links))
+
+    def _views(self) -> list[object]:
+        return [reconciler.view() for reconciler in self._reconcilers]
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT.
+
+        Raises:
+            TaskDied: a part of the daemon ended by itself.
+            LedgerBusyError: another daemon works on this state directory.
+            KernelError: the kernel's routes cannot be read at all.
+        """
+        supervisor = Supervisor()
+        async with AsyncExitStack() as stack:
+            ledger = self._open_ledger(stack)
+            for target in self._settings.targets if self._settings.mode == "mirror" else ():
+                self._reconcilers.append(await self._make_reconciler(target, ledger, stack))
+            self._name_orphans(ledger)
+            stack.enter_context(signals(stop=supervisor.request_stop, reload=self._reload))
+            self._hub.emit(ConfigLoaded(path=str(self._loaded.path), digest=self._loaded.digest))
+            supervisor.start("events", self._publish)
+            for reconciler in self._reconcilers:
+                supervisor.start(f"target {reconciler.name}", reconciler.run)
+            supervisor.start("pump", self._pump)
+            supervisor.start("kernel", self._source.run)
+            supervisor.start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
+            supervisor.start("readiness", self._say_ready)
+            try:
+                await supervisor.wait()
+            finally:
+                self._notifier.stopping()
+
+    def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
+        try:
+            return stack.enter_context(SqliteLedger(self._state))
+        except LedgerBusyError:
+            raise
+        except LedgerError as error:
+            log.error("ledger unusable", error=str(error), consequence="nothing from before is ours to remove")
+            self._status.standing_reasons.append(f"ledger: {error}")
+            return MemoryLedger()
+
+    def _name_orphans(self, ledger: Ledger) -> None:
+        configured = {target.name for target in self._settings.targets}
+        for name, routes in ledger.targets().items():
+            if name not in configured:
+                text = f"target {name} is no longer configured, but {routes} routes in it are ours"
+                log.warning("routes left behind", target=name, routes=routes)
+                self._status.standing_reasons.append(text)
+
+    async def _make_reconciler(
+        self, target: TargetSettings, ledger: Ledger, stack: AsyncExitStack
+    ) -> Reconciler:
+        client = await stack.enter_async_context(
+            LoxilbClient(
+                target.url,
+                connect_timeout_s=target.connect_timeout_s,
+                request_timeout_s=target.request_timeout_s,
+            )
+        )
+        reconciler = Reconciler(
+            target.name,
+            client,
+            rules=target_rules(target),
+            ledger=ledger,
+            sink=self._hub,
+            links=lambda: self._source.links,
+            rate=target.rate / target.writers,
+            burst=max(1, target.burst // target.writers),
+            inventory_interval_s=target.inventory_interval_s,
+            startup_hold_s=target.startup_hold_s,
+            target_addresses=self._target_addresses,
+        )
+        reconciler.load_ledger(asyncio.get_running_loop().time())
+        return reconciler
+
+    def _target_addresses(self) -> frozenset[Address]:
+        known = {address for reconciler in self._reconcilers for address in reconciler.facts.addresses}
+        configured = (url_address(target.url) for target in self._settings.targets)
+        return frozenset(known) | {address for address in configured if address is not None}
+
+    async def _publish(self) -> None:
+        if self._settings.mqtt is None:
+            await log_events(self._hub)
+        else:
+            publisher = MqttPublisher(
+                self._settings.mqtt, self._settings.node.name, self._hub, self._status.build
+            )
+            self._status.broker = lambda: publisher.state
+            await publisher.run()
+
+    async def _pump(self) -> None:
+        table = self._status.table
+        while True:
+            changes = await self._source.changes()
+            for count, (prefix, candidates) in enumerate(changes.items(), 1):
+                change = table.update(prefix, candidates)
+                if change is not None:
+                    for reconciler in self._reconcilers:
+                        reconciler.consider(prefix, change.after)
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
+
+    async def _say_ready(self) -> None:
+        began = time.monotonic()
+        await self._source.synced.wait()
+        for reconciler in self._reconcilers:
+            await reconciler.contacted.wait()
+        self._notifier.ready(self._status.line())
+        log.info(
+            "ready", **self._status.figures(), took_s=round(time.monotonic() - began, 3), mode=self._settings.mode
+        )
+        while True:
+            await asyncio.sleep(STATUS_INTERVAL_S)
+            self._notifier.status(self._status.line())
+
+    def _reload(self) -> None:
+        log.warning("reload is not supported yet; restart to take up a new configuration")
+
+
+def target_rules(target: TargetSettings) -> TargetRules:
+    """What the judgement needs of a target's configuration."""
+    return TargetRules(target.allow_default, target.force_connected, rewrite_of(target.next_hop))
