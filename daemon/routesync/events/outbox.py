@@ -32,7 +32,7 @@ QUEUE_LIMIT: Final = 50_000
 MEMORY_LIMIT: Final = 20_000
 """Events that are held in memory while the disk fails."""
 _BATCH: Final = 2_000
-_IDLE_S: Final = 0.25
+_IDLE_S: Final = 1.0
 """Acknowledgements wait this long at most for a transaction to go with."""
 _RETRY_S: Final = 1.0
 
@@ -118,6 +118,11 @@ class Outbox:
         self.untold = ()
         self._queue.put(_nothing)
 
+    @property
+    def acknowledged(self) -> int:
+        """The number up to which the broker has all events."""
+        return self._acknowledged
+
     def acknowledge(self, sequence: int) -> None:
         """Forget the events up to this number: the broker has them."""
         self._acknowledged = sequence
@@ -140,9 +145,13 @@ class Outbox:
         with contextlib.suppress(sqlite3.Error):  # then one may be left behind after a rename; nothing worse
             await self._call(lambda: self._store.remember_retained(remembered))
 
-    async def flush(self) -> None:
-        """Return when all that was put is written (or the disk has failed)."""
-        await self._call(_nothing)
+    async def flush(self) -> int:
+        """Wait until all that was put is written (or the disk has failed).
+
+        Returns:
+            The number of the last event that waits for the broker; 0 for none.
+        """
+        return await self._call(self._last)
 
     async def close(self) -> None:
         """Write what waits, mark an orderly end, close the file."""
@@ -179,10 +188,7 @@ class Outbox:
 
     def _work(self) -> None:
         while True:
-            idle_s = (
-                _IDLE_S if self._unwritten or self._losses or self._acknowledged > self._deleted else None
-            )
-            records, calls, closing = self._collect(idle_s)
+            records, calls, closing = self._collect(_IDLE_S)
             self._unwritten.extend(message_of(record, self.identity) for record in records)
             self._write()
             if records:
@@ -194,7 +200,7 @@ class Outbox:
                     self._store.close(self._given)
                 return
 
-    def _collect(self, timeout_s: float | None) -> tuple[list[Record], list[Callable[[], None]], bool]:
+    def _collect(self, timeout_s: float) -> tuple[list[Record], list[Callable[[], None]], bool]:
         """Take what waits, or wait for something: records up to the first call, then calls only."""
         records: list[Record] = []
         calls: list[Callable[[], None]] = []
@@ -261,6 +267,9 @@ class Outbox:
         messages = self._store.read(after, limit)
         messages.extend(m for m in self._unwritten if m.sequence > after)
         return messages[:limit]
+
+    def _last(self) -> int:
+        return self._unwritten[-1].sequence if self._unwritten else self._store.last()
 
 
 def _open_store(path: Path | None) -> tuple[Store, str | None]:

@@ -7,8 +7,9 @@ acknowledgement itself is handed on, with its code; that is also what makes many
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
@@ -22,8 +23,8 @@ from routesync.settings import MqttSettings
 
 WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
-SUCCESSES: Final = 0x80
-"""Reason codes below this one mean that the publish was taken (0x00, 0x10 no subscribers)."""
+FAILURES: Final = 0x80
+"""Reason codes from this one on say that the publish was not taken (MQTT 5, 2.4)."""
 
 
 class Publication(NamedTuple):
@@ -37,28 +38,25 @@ class Publication(NamedTuple):
 
 
 class Session(aiomqtt.Client):
-    """A connection that hands on each acknowledgement: packet identifier and reason code.
+    """A connection that hands on each acknowledgement.
 
     Args:
         settings: The broker.
         client_id: Stable and unique at the broker.
         password: As it is now; the file may have changed since the last connection.
         will: The last will.
-        on_acknowledged: Called with (packet identifier, reason code) in the event loop's thread.
     """
 
     def __init__(
-        self,
-        settings: MqttSettings,
-        *,
-        client_id: str,
-        password: str | None,
-        will: aiomqtt.Will,
-        on_acknowledged: Callable[[int, ReasonCode], None],
+        self, settings: MqttSettings, *, client_id: str, password: str | None, will: aiomqtt.Will
     ) -> None:
         self.is_v5 = settings.protocol == "5.0"
-        self.window = WINDOW
-        self._on_acknowledged = on_acknowledged
+        self._window = WINDOW
+        self._in_flight: dict[int, Callable[[str | None], None]] = {}
+        self._room = asyncio.Event()
+        self._room.set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         super().__init__(
             settings.host,
             settings.port,
@@ -70,11 +68,14 @@ class Session(aiomqtt.Client):
             clean_session=None if self.is_v5 else True,
             timeout=settings.timeout_s,
             keepalive=settings.keepalive_s,
-            max_inflight_messages=0,  # ours is the window
+            max_inflight_messages=0,  # the window is ours
         )
 
-    def post(self, publication: Publication) -> int:
-        """Publish at QoS 1 without waiting; returns the packet identifier.
+    def post(self, publication: Publication, acknowledged: Callable[[str | None], None]) -> None:
+        """Publish at QoS 1 without waiting.
+
+        `acknowledged` is called when the broker has answered: with None when it took the message, with its words when
+        it denied it. It is not called when the connection breaks before.
 
         Raises:
             aiomqtt.MqttError: there is no connection.
@@ -83,7 +84,28 @@ class Session(aiomqtt.Client):
         info = self._client.publish(publication.topic, publication.payload, 1, publication.retain, properties)
         if info.rc != 0:
             raise aiomqtt.MqttCodeError(info.rc, "cannot publish")
-        return info.mid
+        self._in_flight[info.mid] = acknowledged
+        self._quiet.clear()
+        if len(self._in_flight) >= self._window:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait until the window has room for one more."""
+        await self._room.wait()
+
+    async def quiet(self) -> None:
+        """Wait until everything is acknowledged."""
+        await self._quiet.wait()
+
+    async def broken(self) -> NoReturn:
+        """Wait for the end of the connection.
+
+        Raises:
+            aiomqtt.MqttError: it has come.
+        """
+        async for _ in self.messages:
+            pass  # nothing is subscribed to
+        raise AssertionError("the iterator ends by raising")
 
     def _on_connect(
         self,
@@ -95,18 +117,24 @@ class Session(aiomqtt.Client):
     ) -> None:
         maximum = getattr(properties, "ReceiveMaximum", None)
         if isinstance(maximum, int):
-            self.window = min(WINDOW, maximum)
+            self._window = min(WINDOW, maximum)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(
         self, client: PahoClient, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
         super()._on_publish(client, userdata, mid, reason_code, properties)
-        self._on_acknowledged(mid, reason_code)
+        acknowledged = self._in_flight.pop(mid, None)
+        if acknowledged is None:
+            return
+        self._room.set()
+        if not self._in_flight:
+            self._quiet.set()
+        acknowledged(None if reason_code.value < FAILURES else str(reason_code))
 
 
 def _properties(publication: Publication) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own gap
     properties.ContentType = CONTENT_TYPE
     properties.PayloadFormatIndicator = 1
     if publication.expiry_s is not None:

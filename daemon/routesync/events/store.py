@@ -206,6 +206,11 @@ class Store:
         )
         return [Message(*row) for row in rows]
 
+    def last(self) -> int:
+        """The number of the last message; 0 for none."""
+        (sequence,) = self._db.execute("SELECT coalesce(max(sequence), 0) FROM outbox").fetchone()
+        return int(sequence)
+
     def losses(self) -> list[Loss]:
         """What was lost and not told yet."""
         return [

@@ -1,6 +1,8 @@
-"""A broker's refusals, in one line each: what happened, where, and what to do."""
+"""What it takes to get into the broker; and why it did not, in one line with place and remedy."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
@@ -14,8 +16,30 @@ _BANNED = 0x8A
 _TAKEN_OVER = 0x8E
 
 
+class PasswordFileError(OSError):
+    """The file that is to hold the password cannot be read."""
+
+
+def read_password(settings: MqttSettings) -> str | None:
+    """The password as configured, or as its file says at this moment (without the newline at its end).
+
+    Raises:
+        PasswordFileError: the file cannot be read; the message names the setting.
+    """
+    if settings.password is not None:
+        return settings.password.get_secret_value()
+    if settings.password_file is None:
+        return None
+    try:
+        return Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise PasswordFileError(f"mqtt.password_file: {settings.password_file}: {error.strerror}") from error
+
+
 def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str:
     """Say what is wrong with the broker, naming place and remedy."""
+    if isinstance(error, PasswordFileError):
+        return str(error)
     broker = f"broker {settings.host}:{settings.port}"
     if isinstance(error, TimeoutError):
         return f"{broker} does not answer within {settings.timeout_s:g} s; check mqtt.host and mqtt.port"

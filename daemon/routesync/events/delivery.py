@@ -1,0 +1,158 @@
+"""What goes over one connection: birth, events in order, retained state, last word."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, NoReturn
+
+import structlog
+
+from routesync.events.cloudevents import encode_state
+from routesync.events.hub import EventHub
+from routesync.events.outbox import Outbox
+from routesync.events.session import Publication, Session
+from routesync.events.status import Status
+from routesync.events.store import Message
+
+TICK_S: Final = 1.0
+"""Retained state is published at most this often."""
+_BATCH: Final = 512
+
+log = structlog.get_logger("routesync.events")
+
+
+class Delivery:
+    """The work of one connection; it ends with it.
+
+    Args:
+        session: The connection, open.
+        root: `<root>/<node>`.
+        hub: Tells the losses.
+        outbox: Where the events wait.
+        status_source: What the daemon is at this moment.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        root: str,
+        hub: EventHub,
+        outbox: Outbox,
+        status_source: Callable[[], Status],
+    ) -> None:
+        self.denied: dict[str, str] = {}
+        """Topics below the root that the broker denies, with its words."""
+        self._session = session
+        self._root = root
+        self._hub = hub
+        self._outbox = outbox
+        self._status_source = status_source
+        self._refresh = asyncio.Event()
+        self._status: Status | None = None
+        self._unacknowledged: dict[int, None] = {}  # sequences, in order
+        self._sent = outbox.acknowledged
+        self._progress = asyncio.Event()
+
+    async def run(self) -> NoReturn:
+        """Deliver until the connection breaks.
+
+        Raises:
+            aiomqtt.MqttError: it has broken.
+        """
+        self.post_status(self._status_source())
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._session.broken())
+            tasks.create_task(self._send_events())
+            tasks.create_task(self._send_states())
+        raise AssertionError("the tasks end by raising")
+
+    def refresh(self) -> None:
+        """Send the state now rather than with the next tick."""
+        self._refresh.set()
+
+    async def drained(self) -> None:
+        """Wait until the broker has every event that was emitted up to now."""
+        last = await self._outbox.flush()
+        while self._outbox.acknowledged < last:
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def quiet(self) -> None:
+        """Wait until all that was sent is acknowledged."""
+        await self._session.quiet()
+
+    # ---- events ----
+
+    async def _send_events(self) -> NoReturn:
+        while True:
+            for message in await self._outbox.read(self._sent, _BATCH):
+                await self._session.room()
+                self._post_event(message)
+
+    def _post_event(self, message: Message) -> None:
+        user = [("type", message.type)]
+        if message.target is not None:
+            user.append(("target", message.target))
+        if message.prefix is not None:
+            user.append(("prefix", message.prefix))
+        publication = Publication(f"{self._root}/{message.topic}", message.payload, user=tuple(user))
+        self._session.post(publication, partial(self._event_acknowledged, message))
+        self._unacknowledged[message.sequence] = None
+        self._sent = message.sequence
+
+    def _event_acknowledged(self, message: Message, denial: str | None) -> None:
+        if denial is not None:
+            self._note_denial(message.topic, denial)
+            if message.topic != "event/events/lost":  # telling it could only be denied again
+                self._outbox.lose("denied", time.time())
+        self._unacknowledged.pop(message.sequence, None)
+        self._outbox.acknowledge(next(iter(self._unacknowledged), self._sent + 1) - 1)
+        self._progress.set()
+
+    def _note_denial(self, topic: str, denial: str) -> None:
+        if topic not in self.denied:
+            self.denied[topic] = denial
+            log.error("the broker's access rules deny a topic", topic=f"{self._root}/{topic}", answer=denial)
+
+    # ---- retained state ----
+
+    async def _send_states(self) -> NoReturn:
+        while True:
+            status = self._status_source()
+            if self._status is None or _differ(status, self._status):
+                self.post_status(status)
+            self._refresh.clear()
+            try:
+                await asyncio.wait_for(self._refresh.wait(), TICK_S)
+            except TimeoutError:
+                continue
+
+    def post_status(self, status: Status) -> None:
+        """Publish this status, retained."""
+        self._status = status
+        self._post_state("status", encode_status(status, self._hub))
+
+    def _post_state(self, topic: str, payload: bytes) -> None:
+        self._session.post(
+            Publication(f"{self._root}/{topic}", payload, retain=True),
+            partial(self._state_acknowledged, topic),
+        )
+
+    def _state_acknowledged(self, topic: str, denial: str | None) -> None:
+        if denial is not None:
+            self._note_denial(topic, denial)
+
+
+def encode_status(status: Status, hub: EventHub) -> bytes:
+    """Write a status as a CloudEvent."""
+    at = time.time()
+    stamped = status.model_copy(update={"epoch": hub.identity.epoch, "time": datetime.fromtimestamp(at, UTC)})
+    return encode_state(Status.type_name, hub.identity, stamped, at=at, subject="status", serial=f"{at:.6f}")
+
+
+def _differ(one: Status, other: Status) -> bool:
+    return one.model_copy(update={"time": None}) != other.model_copy(update={"time": None})

@@ -1,0 +1,163 @@
+"""The publisher: keeps a connection to the broker, for good.
+
+Concurrency: `run` is one task; it lives as long as the daemon and survives whatever the broker does. Order: events go
+out by their sequence, several at a time unacknowledged. After a broken connection the unacknowledged ones go out again,
+in order; so a subscriber may see an event twice, but never one before its predecessor was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Final
+
+import aiomqtt
+import structlog
+
+from routesync.events.access import explain, read_password
+from routesync.events.backoff import Backoff
+from routesync.events.delivery import Delivery, encode_status
+from routesync.events.hub import EventHub
+from routesync.events.outbox import Outbox
+from routesync.events.session import Session
+from routesync.events.status import Status, offline
+from routesync.settings import MqttSettings
+
+LAST_WORD_S: Final = 2.0
+"""What saying `offline` may take."""
+
+log = structlog.get_logger("routesync.events")
+
+
+class MqttPublisher:
+    """Carries events and state to a broker.
+
+    Args:
+        settings: The broker.
+        hub: The events' source; losses are told through it.
+        outbox: Where the events wait; the hub puts them there.
+        status_source: What the daemon is at this moment. Called once a second, so it should be cheap.
+        backoff: How long to wait between connections.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        hub: EventHub,
+        outbox: Outbox,
+        status_source: Callable[[], Status],
+        *,
+        backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+    ) -> None:
+        self.state = "connecting"
+        """`connected`, or in one line what is wrong."""
+        self.client_id = settings.client_id or f"routesync-{hub.identity.node}"
+        self._settings = settings
+        self._hub = hub
+        self._outbox = outbox
+        self._status_source = status_source
+        self._backoff = backoff
+        self._root = f"{settings.root}/{hub.identity.node}"
+        self._delivery: Delivery | None = None
+        self._stopping = asyncio.Event()
+        self._stop_by = 0.0
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why events do not get through, one line each; empty when all is well."""
+        found = [] if self.state == "connected" else [self.state]
+        if self._delivery is not None and self._delivery.denied:
+            topics = ", ".join(sorted(self._delivery.denied))
+            found.append(f"the broker's access rules deny publishing to {self._root}: {topics}")
+        if self._outbox.trouble is not None:
+            found.append(self._outbox.trouble)
+        return tuple(found)
+
+    def refresh(self) -> None:
+        """Publish the status now rather than within a second."""
+        if self._delivery is not None:
+            self._delivery.refresh()
+
+    def stop(self, deadline_s: float = 5) -> None:
+        """Make `run` end: it says `stopping`, sends what waits, says `offline`, all within the deadline.
+
+        What does not get through in time stays in the outbox. Returns at once; await the task of `run`.
+        """
+        self._stop_by = time.monotonic() + deadline_s
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Publish until `stop` is called. Where it is cancelled instead, it still says `offline`."""
+        failures = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await self._connection()
+            except* (aiomqtt.MqttError, OSError) as group:
+                if time.monotonic() - began > self._backoff.steady_s:
+                    failures = 0
+                failures += 1
+                self._note_trouble(explain(_first(group), self._settings, self.client_id))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
+
+    def _note_trouble(self, trouble: str) -> None:
+        if self.state in ("connected", "connecting"):
+            log.warning("events do not reach the broker and wait in the outbox", trouble=trouble)
+        elif self.state != trouble:
+            log.warning("events still do not reach the broker", trouble=trouble)
+        self.state = trouble
+
+    def _note_connected(self) -> None:
+        if self.state == "connecting":
+            log.info("connected to the broker", host=self._settings.host, port=self._settings.port)
+        else:
+            log.info("events reach the broker again", waiting=self._outbox.backlog)
+        self.state = "connected"
+
+    async def _connection(self) -> None:
+        session = Session(
+            self._settings,
+            client_id=self.client_id,
+            password=read_password(self._settings),
+            will=self._will(),
+        )
+        async with session:
+            self._note_connected()
+            self._delivery = Delivery(session, self._root, self._hub, self._outbox, self._status_source)
+            try:
+                await self._deliver(self._delivery)
+            finally:
+                delivery, self._delivery = self._delivery, None
+                # Said on every orderly way out, a cancelled task among them; a broken connection leaves it to the will.
+                with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+                    async with asyncio.timeout(LAST_WORD_S):
+                        delivery.post_status(self._offline())
+                        await delivery.quiet()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(delivery.run())
+            await self._stopping.wait()
+            delivery.post_status(self._status_source().model_copy(update={"state": "stopping"}))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._stop_by - time.monotonic()):
+                    await delivery.drained()
+            work.cancel()
+
+    def _offline(self) -> Status:
+        return offline(self._hub.identity.node, epoch=self._hub.identity.epoch)
+
+    def _will(self) -> aiomqtt.Will:
+        return aiomqtt.Will(
+            f"{self._root}/status", encode_status(self._offline(), self._hub), qos=1, retain=True
+        )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
