@@ -36,11 +36,22 @@ PROTOCOLS: Final[Mapping[str, int]] = MappingProxyType(
         "isis": 187,
         "ospf": 188,
         "rip": 189,
+        "ripng": 190,
+        "nhrp": 191,
         "eigrp": 192,
+        "ldp": 193,
+        "sharp": 194,
+        "pbr": 195,
+        "zstatic": 196,
+        "openfabric": 197,
+        "srte": 198,
     }
 )
+"""linux/rtnetlink.h, and from 190 on what FRR adds (zebra/rt_netlink.h); FRR's static routes are `zstatic`."""
 TABLES: Final[Mapping[str, int]] = MappingProxyType({"default": 253, "main": 254, "local": 255})
-SCOPES: Final[Mapping[str, int]] = MappingProxyType({"global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255})
+SCOPES: Final[Mapping[str, int]] = MappingProxyType(
+    {"global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
+)
 TYPES: Final[Mapping[str, int]] = MappingProxyType(
     {
         "unspec": 0,
@@ -97,11 +108,15 @@ class Names(NamedTuple):
 
     @classmethod
     def of_host(cls, directories: Iterable[Path] = RT_DIRECTORIES) -> Self:
-        """Take the built-in names, with the host's rt_protos and rt_tables on top."""
+        """Take the built-in names and add those of the host's rt_protos and rt_tables.
+
+        A file cannot give a built-in name another number: FRR's rt_protos.d/frr.conf says `196 static` (`191 static` in
+        old versions), and a rule for `static` would silently stop to match what ip(8) and everybody else installs.
+        """
         found = tuple(directories)
         return cls(
-            protocols=dict(PROTOCOLS) | _read_files("rt_protos", found),
-            tables=dict(TABLES) | _read_files("rt_tables", found),
+            protocols=_read_files("rt_protos", found) | dict(PROTOCOLS),
+            tables=_read_files("rt_tables", found) | dict(TABLES),
         )
 
     def protocol(self, number: int) -> str:

@@ -1,0 +1,313 @@
+"""How values are written in the configuration: words, ranges, prefixes, addresses, URLs.
+
+Each reader takes what TOML gave (a string, a number, anything) and returns the parsed value, or raises `NotationError`
+with a message in the words of TOML and, where there is one, the remedy. Readers know nothing of where the value stands:
+the loader adds file, line, table and key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from routesync.route import (
+    Address,
+    Family,
+    HopFlag,
+    Prefix,
+    Rewrite,
+    address_family,
+    is_link_local,
+    is_multicast,
+)
+
+MAX_U8: Final = 0xFF
+MAX_U32: Final = 0xFFFF_FFFF
+MAX_LENGTH: Final = 128
+MAX_INTERFACE_NAME: Final = 15
+"""IFNAMSIZ - 1 (linux/if.h)."""
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+
+
+class NotationError(ValueError):
+    """A value that cannot be read: what is wrong with it, and what to write instead."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+
+
+class Span(NamedTuple):
+    """A range of numbers, both ends included."""
+
+    low: int
+    high: int
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self.low <= number <= self.high
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+
+def kind_of(value: object) -> str:
+    """Name a value's type as TOML does, with its article."""
+    match value:
+        case bool():
+            return "a boolean"
+        case str():
+            return "a string"
+        case int():
+            return "an integer"
+        case float():
+            return "a float"
+        case dt.date() | dt.time():
+            return "a date or time"
+        case list() | tuple():
+            return "an array"
+        case dict():
+            return "a table"
+        case _:
+            return type(value).__name__
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Propose the known word that was probably meant, as a remedy; empty where none is close."""
+    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def read_text(value: object, expected: str = "a string") -> str:
+    """Take a string.
+
+    Raises:
+        NotationError: it is none.
+    """
+    if not isinstance(value, str):
+        raise NotationError(f"expected {expected}, got {kind_of(value)}")
+    return value
+
+
+def read_name(value: object) -> str:
+    """Read a name that is fit for topics, file names and metrics labels."""
+    text = read_text(value)
+    if not NAME.fullmatch(text):
+        raise NotationError(
+            f"{text!r} is no valid name",
+            "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit",
+        )
+    return text
+
+
+def read_number(value: object, kind: str, names: Mapping[str, int], highest: int) -> int:
+    """Read a name that stands for a number (a protocol, scope, type, table), or the number itself.
+
+    Raises:
+        NotationError: an unknown name, with the nearest known one and the list; a number outside 0..highest.
+    """
+    if isinstance(value, str):
+        if value in names:
+            return names[value]
+        if not (value.isascii() and value.isdigit()):
+            known = ", ".join(sorted(names, key=lambda name: names[name]))
+            remedy = " ".join(filter(None, (suggest(value, names), f"Known: {known}; or a number")))
+            raise NotationError(f"unknown {kind} {value!r}", remedy)
+        value = int(value[:20])
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise NotationError(
+            f"expected the name or number of a {kind}, or a list of them, got {kind_of(value)}"
+        )
+    if not 0 <= value <= highest:
+        raise NotationError(f"a {kind} is a number between 0 and {highest}")
+    return value
+
+
+def read_flag(value: object) -> int:
+    """Read the name of a hop's flag as its bit."""
+    text = read_text(value, "the name of a flag, or a list of them")
+    if text not in HopFlag.NAMES:
+        known = f"Known: {', '.join(HopFlag.NAMES)}"
+        raise NotationError(
+            f"unknown flag {text!r}", " ".join(filter(None, (suggest(text, HopFlag.NAMES), known)))
+        )
+    return HopFlag.NAMES[text]
+
+
+def read_span(value: object, kind: str, highest: int) -> Span:
+    """Read a number or a range of numbers: 100, "100", "100-200", "1024-", "-50"."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        low = high = value
+    elif isinstance(value, str):
+        parts = re.fullmatch(r"\s*([0-9]{0,20})\s*(-?)\s*([0-9]{0,20})\s*", value)
+        if parts is None or not (parts[1] or parts[3]) or (parts[3] and not parts[2]):
+            raise NotationError(
+                f"{value!r} is no {kind}", 'write a number, or a range like "100-200", "1024-" or "-50"'
+            )
+        low = int(parts[1] or 0)
+        high = int(parts[3]) if parts[3] else (highest if parts[2] else low)
+    else:
+        raise NotationError(
+            f"expected a number, a range as a string, or a list of them, got {kind_of(value)}"
+        )
+    if not (0 <= low <= highest and 0 <= high <= highest):
+        raise NotationError(f"a {kind} is between 0 and {highest}")
+    if low > high:
+        raise NotationError(f"the range {value!r} is empty", f'write the lower end first: "{high}-{low}"')
+    return Span(low, high)
+
+
+def read_prefix(value: object) -> Prefix:
+    """Read a prefix in CIDR form; an address alone is a host prefix.
+
+    Raises:
+        NotationError: no prefix, or host bits are set (the message gives the prefix that was probably meant).
+    """
+    text = read_text(value, "a prefix as a string, or a list of them")
+    if text == "default":
+        raise NotationError(
+            "'default' names no family", "write 0.0.0.0/0, ::/0, or match default_route = true"
+        )
+    if "%" in text:
+        raise NotationError(f"there is an interface in {text!r}", "match it with the key 'interface'")
+    try:
+        return Prefix.parse(text)
+    except ValueError as error:
+        raise NotationError(str(error)) from None
+
+
+def read_family(value: object) -> Family:
+    """Read `ipv4` or `ipv6`."""
+    labels = {family.label: family for family in Family}
+    text = read_text(value, '"ipv4", "ipv6" or a list of them')
+    if text not in labels:
+        raise NotationError(f"unknown family {text!r}", 'write "ipv4" or "ipv6"')
+    return labels[text]
+
+
+def read_interface(value: object) -> str:
+    """Read a glob of interface names."""
+    text = read_text(value, "the name of an interface or a glob as a string, or a list of them")
+    if not text or any(char.isspace() or char in "/\0" for char in text):
+        raise NotationError(f"{text!r} is no interface name or glob", 'write something like "eth0" or "eth*"')
+    if len(text) > MAX_INTERFACE_NAME and not set("*?[") & set(text):
+        raise NotationError(
+            f"no interface has a name as long as {text!r}: {MAX_INTERFACE_NAME} characters at most"
+        )
+    return text
+
+
+def read_next_hop(value: object) -> Address:
+    """Read an address that can be told to loxilb as a gateway: unicast, with more than link scope."""
+    text = read_text(value, "an address as a string, or a list of one for each family")
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        remedy = "leave out the prefix length" if "/" in text else "write an IPv4 or IPv6 address"
+        raise NotationError(f"{text!r} is no address", remedy) from None
+    address = Address(parsed.packed)
+    if "%" in text or parsed.is_unspecified or parsed.is_loopback or text == "255.255.255.255":
+        raise NotationError(
+            f"{text!r} cannot be a next hop", "name an address of this host that loxilb can reach"
+        )
+    if is_link_local(address) or is_multicast(address):
+        raise NotationError(
+            f"{text!r} is link-local or multicast, and loxilb takes no such gateway",
+            "name a global or private unicast address",
+        )
+    return address
+
+
+def read_rewrite(value: str | Iterable[str]) -> Rewrite:
+    """Read a `next_hop` setting: one address, or one of each family."""
+    found: dict[Family, Address] = {}
+    for item in [value] if isinstance(value, str) else value:
+        address = read_next_hop(item)
+        family = address_family(address)
+        if family in found:
+            raise NotationError(f"two {family.label} next hops", "give at most one address of each family")
+        found[family] = address
+    if not found:
+        raise NotationError("the list is empty", "give an address, or leave the key out")
+    return Rewrite(inet=found.get(Family.INET), inet6=found.get(Family.INET6))
+
+
+def read_host(value: object) -> str:
+    """Read a host name or an address."""
+    text = read_text(value)
+    if "://" in text:
+        raise NotationError(
+            "expected a host's name or address, got a URL",
+            "leave out the scheme, and give the port by 'port'",
+        )
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        if len(text) > 253 or not _HOST.fullmatch(text):
+            raise NotationError(f"{text!r} is no host name or address") from None
+    return text
+
+
+def read_url(value: object) -> str:
+    """Read the base URL of an HTTP API; a slash at the end is dropped.
+
+    Raises:
+        NotationError: no http or https URL with a host; credentials, query or fragment in it (these are not echoed).
+    """
+    text = read_text(value, "a URL as a string")
+    example = "write it like http://192.168.10.20:11111"
+    if any(char.isspace() or not char.isprintable() for char in text):
+        raise NotationError("there is white space or a control character in the URL", example)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise NotationError("this is no URL: its host or port cannot be read", example) from None
+    if "@" in parts.netloc:
+        raise NotationError(
+            "there are credentials in the URL", "leave them out, and use 'token' or 'token_file'"
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise NotationError(f"{text!r} is no http or https URL", example)
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise NotationError("there is a query or fragment in the URL", example)
+    if port == 0:
+        raise NotationError("port 0 cannot be connected to", example)
+    try:
+        read_host(host)
+    except NotationError as error:
+        raise NotationError(error.message, example) from None
+    return text.rstrip("/")
+
+
+def read_netns(value: object) -> str:
+    """Read a network namespace: a name below /run/netns, or an absolute path."""
+    text = read_text(value)
+    if "\0" in text or not text or (not text.startswith("/") and ("/" in text or text in (".", ".."))):
+        raise NotationError(
+            f"{text!r} names no network namespace", 'write a name as "ip netns" shows it, or an absolute path'
+        )
+    return text
+
+
+def read_topic(value: object) -> str:
+    """Read a root topic: no wildcards, no empty level (MQTT 5.0, section 4.7)."""
+    text = read_text(value)
+    if (
+        set("#+\0") & set(text)
+        or not all(text.split("/"))
+        or text.startswith("$")
+        or len(text.encode()) > 1024
+    ):
+        raise NotationError(
+            f"{text!r} is no topic to publish below",
+            "write levels joined by '/', without '+', '#' and a leading '$'",
+        )
+    return text

@@ -1,0 +1,154 @@
+"""Which routes are fit to be mirrored: ordered rules, first match wins, then the default.
+
+The policy is pure: it knows routes and rules, and neither the kernel nor loxilb. For each distinct header it keeps a
+plan: the rules that the header leaves in doubt, each with the test that remains, and the verdict after them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Self
+
+from routesync.names import Names
+from routesync.policy.conditions import Header, Test
+from routesync.policy.rules import Rule, RuleError, compile_rule
+from routesync.route import Route, Verdict
+from routesync.settings import PolicySettings
+
+__all__ = ["Policy", "PolicyError"]
+
+RT_TABLE_COMPAT: Final = 252
+"""What rtm_table says for tables above 255 (linux/rtnetlink.h); a table 252 says the same."""
+_MAX_PLANS: Final = 8192
+"""A host has a few dozen distinct headers; with a thousand VRF tables some more. Beyond, start afresh."""
+_WIDTHS: Final[Mapping[int, int]] = {socket.AF_INET: 4, socket.AF_INET6: 16}
+
+
+class PolicyError(Exception):
+    """A rule that cannot be compiled: where it stands (`place`), what is wrong (`message`), what to do (`remedy`)."""
+
+    def __init__(self, place: str, message: str, remedy: str = "") -> None:
+        self.place = place
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{place}: {message}; {remedy}" if remedy else f"{place}: {message}")
+
+
+class _Plan(NamedTuple):
+    doubts: tuple[tuple[Test, Verdict], ...]
+    final: Verdict
+
+
+class Policy:
+    """Compiled rules. Immutable to its users; not to be shared between threads."""
+
+    def __init__(self, rules: tuple[Rule, ...], default: Verdict) -> None:
+        self._rules = rules
+        self._default = default
+        self._plans: dict[tuple[int, int, int | None, int, int, int], _Plan] = {}
+
+    @classmethod
+    def compile(cls, settings: PolicySettings, names: Names) -> Self:
+        """Compile the rules once; the host's names give numbers to protocols and tables.
+
+        Raises:
+            PolicyError: an unknown name of a protocol or table, or two rules of one name.
+        """
+        rules: list[Rule] = []
+        for number, rule in enumerate(settings.rules, 1):
+            place = f"[[policy.rules]] #{number} ({rule.name})"
+            if any(rule.name == other.name for other in rules):
+                raise PolicyError(
+                    f"{place}, key name", f"a rule {rule.name!r} stands above", "name it otherwise"
+                )
+            try:
+                rules.append(compile_rule(rule, names))
+            except RuleError as error:
+                raise PolicyError(
+                    f"{place}, key {error.key}", error.error.message, error.error.remedy
+                ) from None
+        return cls(tuple(rules), Verdict(keep=settings.default_action == "keep", rule="default"))
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules' names, in order."""
+        return tuple(rule.name for rule in self._rules)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is provably without effect: rules that can never match, or always come too late; one line each."""
+        found: list[str] = []
+        for number, rule in enumerate(self._rules):
+            place = f"[[policy.rules]] #{number + 1} ({rule.name})"
+            if not rule.shapes():
+                found.append(
+                    f"{place}: can never match: no prefix is of the family and length that it asks for"
+                )
+                continue
+            for earlier in self._rules[:number]:
+                if rule.always_after(earlier):
+                    found.append(
+                        f"{place}: never gets its turn: rule {earlier.name!r} above matches all it does"
+                    )
+                    break
+        return tuple(found)
+
+    def evaluate(self, route: Route, interfaces: Mapping[int, str]) -> Verdict:
+        """Say what becomes of a route.
+
+        Args:
+            route: the route.
+            interfaces: present names of interfaces by ifindex; a hop whose interface is not in it matches no name.
+        """
+        prefix = route.prefix
+        key = (len(prefix.packed), prefix.length, route.table, route.protocol, route.scope, route.type)
+        doubts, final = self._plans.get(key) or self._plan(key)
+        for test, verdict in doubts:
+            if test(route, interfaces):
+                return verdict
+        return final
+
+    def header_verdict(  # noqa: PLR0917  # the fields of struct rtmsg, called for each message
+        self,
+        family: int,
+        dst_len: int,
+        tos: int,
+        table: int,
+        protocol: int,
+        scope: int,
+        type_: int,
+        flags: int,
+    ) -> Verdict | None:
+        """Say what becomes of a route by the fixed part of its message alone, if that decides.
+
+        The arguments are the fields of struct rtmsg. `tos` and `flags` decide nothing: no rule speaks of TOS, and the
+        flags are those of one hop of perhaps several.
+
+        Returns:
+            The verdict that `evaluate` would give whatever the attributes say, or None: look at them.
+        """
+        del tos, flags
+        width = _WIDTHS.get(family)
+        if width is None:
+            return None
+        key = (width, dst_len, None if table in (0, RT_TABLE_COMPAT) else table, protocol, scope, type_)
+        doubts, final = self._plans.get(key) or self._plan(key)
+        return None if doubts else final
+
+    def _plan(self, key: tuple[int, int, int | None, int, int, int]) -> _Plan:
+        header = Header(*key)
+        doubts: list[tuple[Test, Verdict]] = []
+        final = self._default
+        for rule in self._rules:
+            answer = rule.ask(header)
+            if answer is True:
+                final = rule.verdict
+                break
+            if answer is not False:
+                doubts.append((answer, rule.verdict))
+        plan = _Plan(tuple(doubts), final)
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+        self._plans[key] = plan
+        return plan
