@@ -44,6 +44,7 @@ async def _serve(options: StandinOptions) -> None:
         access_log=None,
         keepalive_timeout=options.idle_s,
         shutdown_timeout=0.1,
+        lingering_time=0.1,  # after an answer to a request that is not whole yet
     )
     await runner.setup()
     try:
