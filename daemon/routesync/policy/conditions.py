@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from routesync.notation import Span
 from routesync.route import Address, Prefix, Route
+from routesync.settings.notation import Span
 
 Interfaces: TypeAlias = Mapping[int, str]
 Test: TypeAlias = Callable[[Route, Interfaces], bool]

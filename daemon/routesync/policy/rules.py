@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from routesync.names import Names
-from routesync.notation import MAX_U8, MAX_U32, NotationError, read_number
 from routesync.policy.conditions import (
     ALL_SHAPES,
     Answer,
@@ -24,6 +23,7 @@ from routesync.policy.conditions import (
 from routesync.policy.hops import GatewayIn, HasFlags, HasGateway, InterfaceLike
 from routesync.route import Verdict
 from routesync.settings import MatchSettings, PrefixMatch, RuleSettings, rewrite_of
+from routesync.settings.notation import MAX_U8, MAX_U32, NotationError, read_number
 
 
 class Rule(NamedTuple):

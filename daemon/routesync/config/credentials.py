@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from routesync.locate import KeyPath
-from routesync.notation import NotationError
+from routesync.config.locate import KeyPath
+from routesync.settings.notation import NotationError
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
 _TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 
-from routesync.notation import NotationError
-from routesync.settings import TlsSettings
+from routesync.settings.notation import NotationError
+from routesync.settings.peers import TlsSettings
 
 
 def client_context(tls: TlsSettings) -> ssl.SSLContext:

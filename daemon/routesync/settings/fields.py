@@ -1,4 +1,4 @@
-"""The types of the configuration's keys: `routesync.notation` in the clothes that pydantic wants.
+"""The types of the configuration's keys: `routesync.settings.notation` in the clothes that pydantic wants.
 
 Each type parses what stands in the file into what the program works with, and tells the JSON schema what may stand
 there.
@@ -14,7 +14,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from routesync.names import SCOPES, TYPES, Names
-from routesync.notation import (
+from routesync.route import Family, Prefix, format_address
+from routesync.settings.notation import (
     MAX_LENGTH,
     MAX_U8,
     MAX_U32,
@@ -34,7 +35,6 @@ from routesync.notation import (
     read_topic,
     read_url,
 )
-from routesync.route import Family, Prefix, format_address
 
 
 class _OneOrMany:

@@ -1,0 +1,183 @@
+"""The loader: from a file to settings that hold, or to a list of all that is wrong with it.
+
+Every problem is told in one line that names file, line, table and key, and what to write instead. Nothing but
+`ConfigError` leaves `load`, whatever stands in the file. Secrets appear in no message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pydantic import ValidationError
+
+from routesync.config.credentials import Credentials
+from routesync.config.locate import KeyPath, key_lines, line_of
+from routesync.config.problems import ConfigError, Problem, place_of, translate, value_at
+from routesync.names import Names
+from routesync.policy import Policy, PolicyError
+from routesync.settings import Settings, TlsSettings
+from routesync.settings.notation import NotationError
+from routesync.settings.tls import client_context
+
+__all__ = ["ConfigError", "Loaded", "Problem", "load", "shipped_configuration"]
+
+
+class Loaded(NamedTuple):
+    """A configuration that holds."""
+
+    settings: Settings
+    path: Path
+    names: Names  # of this host, as the rules were compiled with
+    policy: Policy
+    digest: str  # SHA-256 of the file, in hex
+    origins: Mapping[str, str]  # where each secret came from, by dotted key
+    warnings: tuple[str, ...]  # one line each
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All secrets in the settings, for whoever has to keep them out of what is written."""
+        held = [target.token for target in self.settings.targets]
+        held += [self.settings.mqtt.password] if self.settings.mqtt else []
+        return tuple(secret.get_secret_value() for secret in held if secret is not None)
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | None = None) -> Loaded:
+    """Read, complete and check a configuration.
+
+    Args:
+        path: the TOML file.
+        environ: secrets come from here, and $CREDENTIALS_DIRECTORY, where relative file names are looked for.
+        names: names of protocols and tables; by default those of this host.
+
+    Raises:
+        ConfigError: whatever is wrong, all of it at once.
+    """
+    content = _read(path)
+    text = _decode(path, content)
+    document = _parse(path, text)
+    names = names or Names.of_host()
+    credentials = Credentials(path.absolute().parent, environ)
+    credentials.fill(document)
+
+    found = list(credentials.problems)
+    found += _duplicates(document, ("targets",))
+    found += _duplicates(document, ("policy", "rules"))
+    settings = None
+    try:
+        settings = Settings.model_validate(document, context=names)
+    except ValidationError as error:
+        found += [translate(details, document) for details in error.errors(include_url=False)]
+    if settings is not None:
+        found += _tls_problems(settings)
+    if settings is None or found:
+        lines = key_lines(text)
+        problems = [
+            Problem(str(path), place_of(key, document), line_of(lines, key), error.message, error.remedy)
+            for key, error in found
+        ]
+        raise ConfigError(*sorted(problems, key=lambda problem: problem.line or 0))
+    try:
+        policy = Policy.compile(settings.policy, names)
+    except PolicyError as error:
+        raise ConfigError(Problem(str(path), error.place, None, error.message, error.remedy)) from None
+    warnings = (*credentials.warnings, *policy.warnings)
+    digest = hashlib.sha256(content).hexdigest()
+    return Loaded(settings, path, names, policy, digest, credentials.origins, warnings)
+
+
+def shipped_configuration() -> Path:
+    """The configuration that comes with the program: safe defaults, no target, no broker."""
+    installed = Path(__file__).with_name("routesync.toml")
+    return installed if installed.exists() else Path(__file__).parents[3] / "config" / "routesync.toml"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        remedy = "name an existing file, or start from the shipped config/routesync.toml"
+        raise ConfigError(Problem(str(path), "", None, "no such file", remedy)) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        remedy = "name a file that this user may read"
+        raise ConfigError(Problem(str(path), "", None, f"cannot be read: {reason}", remedy)) from None
+
+
+def _decode(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            Problem(str(path), "", line, "this is not UTF-8", "save the file as UTF-8")
+        ) from None
+
+
+_POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_SECRET: Final = re.compile(r"(pass|token|secret|cred|key|//)", re.IGNORECASE)
+_MAX_SHOWN: Final = 80
+
+
+def _parse(path: Path, text: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(Problem(str(path), "", None, "nested too deeply")) from None
+    except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
+        said = str(error)
+        position = _POSITION.search(said)
+        if position is None:
+            raise ConfigError(
+                Problem(str(path), "", None, "a value cannot be read", "look for huge numbers")
+            ) from None
+        rows = text.replace("\r\n", "\n").split("\n")
+        line = int(position[1]) if position[1] else len(rows)
+        column = f"column {position[2]}" if position[2] else "end of file"
+        shown = _presentable(rows, line)
+        message = f"not valid TOML: {said[: position.start()].lower()}{shown}"
+        raise ConfigError(Problem(str(path), column, line, message)) from None
+
+
+def _presentable(rows: list[str], line: int) -> str:
+    """The line, as far as it certainly has no secret in it: also none that began on a line above."""
+    row = rows[line - 1].strip()
+    above = "\n".join(rows[: line - 1])
+    if not row or above.count('"""') % 2 or above.count("'''") % 2:
+        return ""
+    secret = _SECRET.search(row)
+    if secret:
+        row = f"{row[: secret.end()]}…"
+    return f": {row[:_MAX_SHOWN]}"
+
+
+def _duplicates(document: object, table: tuple[str, ...]) -> Iterator[tuple[KeyPath, NotationError]]:
+    entries = value_at(document, table)
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        name = value_at(entry, ("name",))
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            message = f"{name!r} is the name of #{seen[name] + 1} already"
+            yield (*table, index, "name"), NotationError(message, "give each a name of its own")
+        seen.setdefault(name, index)
+
+
+def _tls_problems(settings: Settings) -> Iterator[tuple[KeyPath, NotationError]]:
+    tables: list[tuple[KeyPath, TlsSettings | None]] = [
+        (("targets", index, "tls"), target.tls) for index, target in enumerate(settings.targets)
+    ]
+    if settings.mqtt is not None:
+        tables.append((("mqtt", "tls"), settings.mqtt.tls))
+    for path, tls in tables:
+        if tls is not None:
+            try:
+                client_context(tls)
+            except NotationError as error:
+                yield path, error
