@@ -70,6 +70,7 @@ class FoundingTopology:
         self.node = f"rs-node-{mark}"
         self.loxilb = f"rs-loxilb-{mark}"
         self.segment = f"rs-segment-{mark}"
+        self._pods = {1, 2, 3}
 
     def __enter__(self) -> Self:
         try:
@@ -98,7 +99,8 @@ class FoundingTopology:
 
     def move_pod_network(self, old: int, new: int) -> None:
         """Take away 10.244.`old`.0/24 and add 10.244.`new`.0/24, as flannel does when a node is replaced."""
-        self._batch(self.node, f"route del 10.244.{old}.0/24", f"route add {_pod_route(new)}")
+        self._batch(self.node, f"route del {_pod_route(old)}", f"route add {_pod_route(new)}")
+        self._pods = self._pods - {old} | {new}
 
     def link_down(self, link: str = "flannel.1") -> None:
         """Take a link down: its IPv4 routes go without any RTM_DELROUTE."""
@@ -106,13 +108,8 @@ class FoundingTopology:
 
     def link_up(self, link: str = "flannel.1") -> None:
         """Bring a link up again, and put back its routes as flannel or the DHCP client would."""
-        routes = [
-            line for line in FOUNDING_TABLE if f" dev {link} " in f"{line} " and "proto kernel" not in line
-        ]
-        # The default route's gateway must be on-link first: the host route and the kernel's own give that.
-        self._batch(
-            self.node, f"link set {link} up", *(f"route replace {route}" for route in reversed(routes))
-        )
+        routes = [line for line in self._routes() if f" dev {link} " in line]
+        self._batch(self.node, f"link set {link} up", *(f"route replace {route}" for route in routes))
 
     def flap_link(self, link: str = "flannel.1") -> None:
         """Take a link down and bring it up again at once."""
@@ -177,11 +174,13 @@ class FoundingTopology:
             f"link add flannel.1 type vxlan id 1 local {NODE_ADDRESS} dev ens3 dstport 8472 nolearning",
             "address add 10.244.0.0/32 dev flannel.1",
             "link set flannel.1 up",
-            f"route add {HOST_ROUTE}",
-            f"route add {_DEFAULT}",
-            *(f"route add {_pod_route(number)}" for number in (1, 2, 3)),
+            *(f"route add {route}" for route in self._routes()),
         )
         self._await_carriers()
+
+    def _routes(self) -> list[str]:
+        """The routes that are not the kernel's own, in an order in which they can be added."""
+        return [HOST_ROUTE, _DEFAULT, *map(_pod_route, sorted(self._pods))]
 
     def _await_carriers(self) -> None:
         """Wait until every carrier is known; the kernel works that out a moment after a link is made."""
