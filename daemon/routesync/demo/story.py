@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from routesync.demo.acts import Story, StoryError
 from routesync.demo.processes import ProcessError, Processes
 from routesync.demo.show import Screen
 from routesync.demo.topology import FoundingTopology, TopologyError

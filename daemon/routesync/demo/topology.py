@@ -14,6 +14,7 @@ Not safe for concurrent use; every method blocks for some milliseconds.
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import time
@@ -66,7 +67,7 @@ class FoundingTopology:
     """
 
     def __init__(self) -> None:
-        mark = secrets.token_hex(3)
+        mark = f"{os.getpid()}-{secrets.token_hex(2)}"
         self.node = f"rs-node-{mark}"
         self.loxilb = f"rs-loxilb-{mark}"
         self.segment = f"rs-segment-{mark}"
