@@ -43,6 +43,8 @@ def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str
     broker = f"broker {settings.host}:{settings.port}"
     if isinstance(error, TimeoutError):
         return f"{broker} does not answer within {settings.timeout_s:g} s; check mqtt.host and mqtt.port"
+    if isinstance(error.__cause__, aiomqtt.MqttCodeError):
+        error = error.__cause__  # why the connection ended
     code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
     words = str(code) if isinstance(code, ReasonCode) else str(error) or type(error).__name__
     match code.value if isinstance(code, ReasonCode) else None:

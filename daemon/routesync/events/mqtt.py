@@ -36,30 +36,32 @@ class MqttPublisher:
 
     Args:
         settings: The broker.
+        node: The node's name.
         hub: The events' source; losses are told through it.
-        outbox: Where the events wait; the hub puts them there.
         status_source: What the daemon is at this moment. Called once a second, so it should be cheap.
+        outbox: Where the events wait, attached to the hub. By default they wait in memory, those of before among them.
         backoff: How long to wait between connections.
     """
 
     def __init__(
         self,
         settings: MqttSettings,
+        node: str,
         hub: EventHub,
-        outbox: Outbox,
         status_source: Callable[[], Status],
         *,
+        outbox: Outbox | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
-        self.client_id = settings.client_id or f"routesync-{hub.identity.node}"
+        self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
         self._hub = hub
-        self._outbox = outbox
+        self._outbox = outbox or _memory_outbox(hub)
         self._status_source = status_source
         self._backoff = backoff
-        self._root = f"{settings.root}/{hub.identity.node}"
+        self._root = f"{settings.root}/{node}"
         self._delivery: Delivery | None = None
         self._stopping = asyncio.Event()
         self._stop_by = 0.0
@@ -154,6 +156,14 @@ class MqttPublisher:
         return aiomqtt.Will(
             f"{self._root}/status", encode_status(self._offline(), self._hub), qos=1, retain=True
         )
+
+
+def _memory_outbox(hub: EventHub) -> Outbox:
+    outbox = Outbox.open(None, hub.identity.node, epoch=hub.identity.epoch)
+    for record in hub.tail:
+        outbox.put(record)
+    hub.attach(outbox)
+    return outbox
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

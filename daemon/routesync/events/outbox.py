@@ -68,7 +68,7 @@ class Outbox:
         self._told: deque[Loss] = deque()
         self._lock = threading.Lock()  # over the two above
         self._news = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
         # the thread's own:
         self._unwritten: deque[Message] = deque()
@@ -76,13 +76,20 @@ class Outbox:
         self._retry_at = 0.0
 
     @classmethod
-    def open(cls, path: Path | None, node: str, bounds: Bounds = Bounds()) -> Self:  # noqa: B008 - immutable
-        """Open the outbox in this file, or in memory for None. Call it in the event loop's thread.
+    def open(
+        cls,
+        path: Path | None,
+        node: str,
+        *,
+        bounds: Bounds = Bounds(),  # noqa: B008 - immutable
+        epoch: str | None = None,
+    ) -> Self:
+        """Open the outbox in this file, or in memory for None.
 
         A damaged file is put aside and a new epoch begins. Where the file cannot be had at all (no directory, no
         permission), memory takes its place, and `trouble` says why.
         """
-        store, trouble = _open_store(path)
+        store, trouble = _open_store(path, epoch)
         if trouble is not None:
             log.error("the outbox cannot be opened", error=trouble)
         outbox = cls(store, node, bounds, trouble=trouble)
@@ -159,6 +166,8 @@ class Outbox:
         await asyncio.to_thread(self._thread.join)
 
     async def _call(self, function: Callable[[], T]) -> T:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def settle(outcome: T | None, error: BaseException | None) -> None:
@@ -181,6 +190,8 @@ class Outbox:
         return await answer
 
     def _tell_loop(self, callback: Callable[..., object], *arguments: object) -> None:
+        if self._loop is None:
+            return  # nobody has asked for anything yet
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(callback, *arguments)
 
@@ -272,14 +283,14 @@ class Outbox:
         return self._unwritten[-1].sequence if self._unwritten else self._store.last()
 
 
-def _open_store(path: Path | None) -> tuple[Store, str | None]:
+def _open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]:
     if path is None:
-        return Store(None), None
+        return Store(None, epoch=epoch), None
     try:
-        return Store(path), None
+        return Store(path, epoch=epoch), None
     except sqlite3.OperationalError as error:
         return Store(
-            None
+            None, epoch=epoch
         ), f"{path}: {error}; events would not survive a restart; check the directory and its owner"
     except sqlite3.DatabaseError as error:
         damage = str(error)
@@ -288,7 +299,7 @@ def _open_store(path: Path | None) -> tuple[Store, str | None]:
     for leftover in (f"{path}-wal", f"{path}-shm"):
         Path(leftover).unlink(missing_ok=True)
     log.error("the outbox was damaged and is put aside; a new epoch begins", error=damage, aside=str(aside))
-    return Store(path), None
+    return Store(path, epoch=epoch), None
 
 
 def _nothing() -> None:

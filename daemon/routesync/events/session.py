@@ -8,7 +8,9 @@ acknowledgement itself is handed on, with its code; that is also what makes many
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Final, NamedTuple, NoReturn
 
 import aiomqtt
@@ -25,6 +27,12 @@ WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
 FAILURES: Final = 0x80
 """Reason codes from this one on say that the publish was not taken (MQTT 5, 2.4)."""
+
+
+_SILENT: Final = logging.getLogger("routesync.events.session")
+"""For aiomqtt and paho: what goes wrong is raised as well, and said once by whoever catches it."""
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
 
 
 class Publication(NamedTuple):
@@ -69,7 +77,18 @@ class Session(aiomqtt.Client):
             timeout=settings.timeout_s,
             keepalive=settings.keepalive_s,
             max_inflight_messages=0,  # the window is ours
+            logger=_SILENT,
         )
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await super().__aexit__(exc_type, exc, tb)
+        if self._disconnected.done():
+            self._disconnected.exception()  # looked at, so that asyncio does not complain that nobody did
 
     def post(self, publication: Publication, acknowledged: Callable[[str | None], None]) -> None:
         """Publish at QoS 1 without waiting.

@@ -72,11 +72,16 @@ class Store:
     take the last commits, but never mixes up the file. No number is ever given twice, even then: numbers are reserved
     ahead on disk, and after anything but an orderly end counting goes on behind the reserve.
 
+    Args:
+        path: The file; None for memory.
+        epoch: What a new one counts in; a new name by default.
+
     Raises:
         sqlite3.Error: the file cannot be opened or is none of ours.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, epoch: str | None = None) -> None:
+        self.epoch = epoch or new_epoch()
         self._db = sqlite3.connect(
             ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=1
         )
@@ -94,10 +99,9 @@ class Store:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            db.execute("INSERT INTO meta VALUES (?, 0, 0, 1)", (new_epoch(),))
+            db.execute("INSERT INTO meta VALUES (?, 0, 0, 1)", (self.epoch,))
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"has schema version {version}, this program knows {SCHEMA_VERSION}")
-        self.epoch: str
         self.epoch, sequence, reserved, clean = db.execute("SELECT * FROM meta").fetchone()
         self.killed = not clean
         self.sequence: int = sequence if clean else reserved

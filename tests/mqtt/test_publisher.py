@@ -1,0 +1,156 @@
+"""The publisher against a real mosquitto: birth, last will, order, refusals, outages."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from routesync.events.backoff import Backoff
+from routesync.events.status import Status
+from support.broker import Broker, broker
+from support.events import NODE, listening, publishing
+from support.waiting import eventually
+
+
+async def test_birth_is_retained_and_a_stop_says_stopping_then_offline(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as before:
+        async with publishing(mosquitto.settings()):
+            await eventually(lambda: before.states == ["online"])
+            async with listening(mosquitto.settings()) as late:
+                await eventually(lambda: late.states == ["online"])
+                assert late.heard[0].retained
+        await eventually(lambda: before.states == ["online", "stopping", "offline"])
+
+
+async def test_a_changed_status_is_published(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
+        await eventually(lambda: listener.states == ["online"])
+        node.status = Status(state="degraded", node=NODE, reasons=("target lb-1 is unreachable",))
+        node.publisher.refresh()
+        await eventually(lambda: listener.states == ["online", "degraded"])
+        assert listener.heard[-1].data["reasons"] == ["target lb-1 is unreachable"]
+
+
+@pytest.mark.parametrize("protocol", ["5.0", "3.1.1"])
+async def test_events_arrive_in_order(mosquitto: Broker, protocol: str) -> None:
+    async with listening(mosquitto.settings(), "routesync/v1/node-1/event/#") as listener:
+        async with publishing(mosquitto.settings(protocol=protocol)) as node:
+            node.emit(1000)
+            await eventually(lambda: len(listener.heard) == 1000)
+        assert listener.sequences == list(range(1, 1001))
+        assert listener.heard[0].topic == "routesync/v1/node-1/event/route/accepted"
+        assert len({heard.envelope["id"] for heard in listener.heard}) == 1000
+
+
+async def test_events_are_delivered_before_a_stop(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener:
+        async with publishing(mosquitto.settings()) as node:
+            await node.connected()
+            node.emit(500)
+        await eventually(lambda: listener.states[-1:] == ["offline"])
+        assert listener.sequences == list(range(1, 501))
+
+
+async def test_a_cancelled_publisher_says_offline(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
+        await node.connected()
+        node.task.cancel()
+        await eventually(lambda: listener.states == ["online", "offline"])
+        await eventually(node.task.cancelled)
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from routesync.settings import MqttSettings
+from support.events import publishing
+
+async def main() -> None:
+    async with publishing(MqttSettings(host=sys.argv[1], port=int(sys.argv[2]))) as node:
+        await node.connected()
+        node.emit(10)
+        await node.outbox.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_last_will_says_offline(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener:
+        tests = Path(__file__).parents[1]
+        killed = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            KILLED,
+            mosquitto.address,
+            str(mosquitto.port),
+            env={"PYTHONPATH": str(tests)},
+        )
+        assert await killed.wait() == -9
+        await eventually(lambda: listener.states[-1:] == ["offline"])
+
+
+async def test_a_wrong_password_is_said_once_with_place_and_remedy(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("wrong\n")
+    with broker(users={"routesync": "right"}) as guarded, capture_logs() as logs:
+        settings = guarded.settings(username="routesync", password_file=str(password))
+        async with publishing(settings) as node:
+            await eventually(lambda: "refuses user 'routesync'" in node.publisher.state)
+            refusals = guarded.log.count("not authorised")
+            await eventually(lambda: guarded.log.count("not authorised") >= refusals + 3)
+            assert "mqtt.password_file" in node.publisher.state
+            assert list(node.publisher.troubles) == [node.publisher.state]
+            assert [line["log_level"] for line in logs] == ["warning"]
+
+            password.write_text("right\n")  # read again on every connect
+            await node.connected()
+            assert [line["log_level"] for line in logs] == ["warning", "info"]
+            assert not list(node.publisher.troubles)
+
+
+async def test_no_broker_is_one_line_and_one_when_it_heals(mosquitto: Broker) -> None:
+    mosquitto.kill()
+    with capture_logs() as logs:
+        async with publishing(mosquitto.settings()) as node:
+            await eventually(lambda: "mqtt.host" in node.publisher.state)
+            node.emit(10)
+            await asyncio.to_thread(mosquitto.start)
+            async with listening(mosquitto.settings()) as listener:
+                await eventually(lambda: listener.sequences == list(range(1, 11)))
+    said = [line["event"] for line in logs]
+    assert said == ["events do not reach the broker and wait in the outbox", "events reach the broker again"]
+
+
+async def test_a_broker_killed_in_a_burst_gets_all_it_has_not_acknowledged_in_order(
+    mosquitto: Broker,
+) -> None:
+    slow = Backoff(first_s=1, limit_s=1)
+    async with publishing(mosquitto.settings(), backoff=slow) as node:
+        async with listening(mosquitto.settings()) as first:
+            await node.connected()
+            node.emit(5000)
+            await eventually(lambda: len(first.events) > 500)
+            await asyncio.to_thread(mosquitto.kill)
+            await eventually(lambda: node.publisher.state != "connected")
+        acknowledged = node.outbox.acknowledged
+        assert 0 < acknowledged < 5000
+        await asyncio.to_thread(mosquitto.start)
+        async with listening(mosquitto.settings()) as second:
+            await eventually(lambda: 5000 in second.sequences)
+            assert second.states == ["online"]
+    assert first.sequences == list(range(1, len(first.events) + 1))
+    assert second.sequences == list(range(acknowledged + 1, 5001))
+
+
+async def test_a_missing_password_file_names_the_setting(mosquitto: Broker) -> None:
+    async with publishing(mosquitto.settings(password_file="/nonexistent/password")) as node:
+        await eventually(
+            lambda: (
+                node.publisher.state == "mqtt.password_file: /nonexistent/password: No such file or directory"
+            )
+        )

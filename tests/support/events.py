@@ -1,0 +1,151 @@
+"""What tests of the event stream need: a node that publishes, and a listener at the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import aiomqtt
+
+from routesync.events.backoff import Backoff
+from routesync.events.hub import EventHub
+from routesync.events.models import RouteAccepted
+from routesync.events.mqtt import MqttPublisher
+from routesync.events.outbox import Outbox
+from routesync.events.status import Status
+from routesync.events.store import Bounds
+from routesync.settings import MqttSettings
+from support.waiting import eventually
+
+NODE = "node-1"
+QUICK = Backoff(first_s=0.05, limit_s=0.1)
+
+
+class Heard(NamedTuple):
+    """A message that a listener got."""
+
+    topic: str
+    retained: bool
+    payload: bytes
+
+    @property
+    def envelope(self) -> dict[str, object]:
+        envelope = json.loads(self.payload)
+        assert isinstance(envelope, dict)
+        return envelope
+
+    @property
+    def data(self) -> dict[str, object]:
+        data = self.envelope["data"]
+        assert isinstance(data, dict)
+        return data
+
+    @property
+    def sequence(self) -> int:
+        return int(str(self.envelope["sequence"]))
+
+
+class Listener:
+    """Collects what a broker delivers."""
+
+    def __init__(self) -> None:
+        self.heard: list[Heard] = []
+
+    @property
+    def events(self) -> list[Heard]:
+        return [heard for heard in self.heard if "/event/" in heard.topic]
+
+    @property
+    def sequences(self) -> list[int]:
+        return [heard.sequence for heard in self.events]
+
+    @property
+    def states(self) -> list[str]:
+        """The states that `status` went through; what was retained is the first of them."""
+        return [str(heard.data["state"]) for heard in self.heard if heard.topic.endswith("/status")]
+
+
+@asynccontextmanager
+async def listening(settings: MqttSettings, topic: str = "routesync/#") -> AsyncIterator[Listener]:
+    """Listen for the length of a `with` block."""
+    listener = Listener()
+
+    async def collect(client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            listener.heard.append(Heard(message.topic.value, message.retain, message.payload))
+
+    password = settings.password.get_secret_value() if settings.password else None
+    async with aiomqtt.Client(
+        settings.host,
+        settings.port,
+        username=settings.username,
+        password=password,
+        protocol=aiomqtt.ProtocolVersion.V5,
+    ) as client:
+        await client.subscribe(topic, qos=1)
+        task = asyncio.create_task(collect(client))
+        try:
+            yield listener
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, aiomqtt.MqttError):
+                await task
+            if client._disconnected.done():
+                client._disconnected.exception()  # else asyncio complains that nobody looked
+
+
+@dataclass
+class Node:
+    """A node that publishes; `status` may be replaced at any time."""
+
+    hub: EventHub
+    outbox: Outbox
+    publisher: MqttPublisher
+    task: asyncio.Task[None]
+    status: Status = field(default_factory=lambda: Status(state="online", node=NODE))
+
+    def emit(self, count: int = 1) -> None:
+        """Emit events of routes that all differ."""
+        for _ in range(count):
+            self.hub.emit(accepted(self.hub.sequence + 1))
+
+    async def connected(self) -> None:
+        await eventually(lambda: self.publisher.state == "connected", what="a connected publisher")
+
+
+def accepted(number: int, *, target: str = "lb-1", gateway: str = "192.0.2.1") -> RouteAccepted:
+    """The `number`th route of many, accepted."""
+    prefix = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
+    return RouteAccepted(target=target, prefix=prefix, family="ipv4", gateway=gateway, rule="default")
+
+
+@asynccontextmanager
+async def publishing(
+    settings: MqttSettings,
+    *,
+    outbox_path: Path | None = None,
+    bounds: Bounds = Bounds(),  # noqa: B008 - immutable
+    node: str = NODE,
+    backoff: Backoff = QUICK,
+) -> AsyncIterator[Node]:
+    """Run a publisher for the length of a `with` block; it is stopped in order unless it has ended before."""
+    outbox = Outbox.open(outbox_path, node, bounds=bounds)
+    hub = EventHub(node, epoch=outbox.identity.epoch, sequence=outbox.first_sequence)
+    hub.attach(outbox)
+    holder: list[Node] = []
+    publisher = MqttPublisher(settings, node, hub, lambda: holder[0].status, outbox=outbox, backoff=backoff)
+    made = Node(hub, outbox, publisher, asyncio.create_task(publisher.run()))
+    holder.append(made)
+    try:
+        yield made
+    finally:
+        publisher.stop()
+        with suppress(asyncio.CancelledError):
+            await made.task
+        await outbox.close()
