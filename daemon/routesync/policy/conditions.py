@@ -83,26 +83,27 @@ def any_of(answers: Iterable[Answer]) -> Answer:
     return test
 
 
-class NetworkSet:
-    """Many prefixes, asked whether an address lies in one of them: one look-up for each distinct length."""
-
-    def __init__(self, networks: Iterable[Prefix]) -> None:
-        by_shift: dict[int, dict[int, set[int]]] = {4: {}, 16: {}}
-        for network in networks:
-            width = len(network.packed)
+def numbers_by_shift(networks: Iterable[Prefix], width: int) -> dict[int, frozenset[int]]:
+    """Gather the networks of one family by the bits to shift an address by, to compare it with all of one length."""
+    found: dict[int, set[int]] = {}
+    for network in networks:
+        if len(network.packed) == width:
             shift = width * 8 - network.length
-            by_shift[width].setdefault(shift, set()).add(int.from_bytes(network.packed, "big") >> shift)
-        self._by_shift = {
-            width: [(shift, frozenset(members)) for shift, members in shifts.items()]
-            for width, shifts in by_shift.items()
-        }
+            found.setdefault(shift, set()).add(int.from_bytes(network.packed, "big") >> shift)
+    return {shift: frozenset(numbers) for shift, numbers in found.items()}
 
-    def __contains__(self, address: Address) -> bool:
+
+def lies_in(networks: Sequence[Prefix]) -> Callable[[Address], bool]:
+    """Make a test whether an address lies in one of the networks: one look-up for each distinct length of theirs."""
+    if all(network.is_host for network in networks):
+        return frozenset(network.packed for network in networks).__contains__
+    shifts = {width: tuple(numbers_by_shift(networks, width).items()) for width in (4, 16)}
+
+    def test(address: Address) -> bool:
         number = int.from_bytes(address, "big")
-        for shift, members in self._by_shift[len(address)]:  # noqa: SIM110  # measured, as above
-            if number >> shift in members:
-                return True
-        return False
+        return any(number >> shift in numbers for shift, numbers in shifts[len(address)])
+
+    return test
 
 
 def _covered(networks: Iterable[Prefix], others: Sequence[Prefix]) -> bool:
@@ -184,7 +185,10 @@ class PrefixTerm:
             yield _packed_in(frozenset(exact)) if exact and header.length else bool(exact)
         if self.within is not None:
             nets = [p for p in self.within if len(p.packed) == header.width and p.length <= header.length]
-            yield _lies_in(NetworkSet(nets)) if nets and all(p.length for p in nets) else bool(nets)
+            by_shift = numbers_by_shift(nets, header.width)
+            yield any(not p.length for p in nets) or any_of(
+                _number_in(n, shift) for shift, n in by_shift.items()
+            )
         if self.covers is not None:
             shift = header.width * 8 - header.length
             numbers = {
@@ -218,10 +222,6 @@ class PrefixTerm:
 
 def _packed_in(members: frozenset[Address]) -> Test:
     return lambda route, _: route.prefix.packed in members
-
-
-def _lies_in(networks: NetworkSet) -> Test:
-    return lambda route, _: route.prefix.packed in networks
 
 
 def _number_in(numbers: frozenset[int], shift: int) -> Test:
@@ -278,8 +278,8 @@ class SourceIn:
 
     def ask(self, _header: Header) -> Answer:
         """Look at the route."""
-        networks = NetworkSet(self.networks)
-        return lambda route, _: route.prefsrc is not None and route.prefsrc in networks
+        inside = lies_in(self.networks)
+        return lambda route, _: route.prefsrc is not None and inside(route.prefsrc)
 
     def implies(self, other: Condition) -> bool:
         """Each network lies in one of the other's."""

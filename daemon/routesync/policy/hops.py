@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from routesync.policy.conditions import Answer, Condition, Header, Interfaces, NetworkSet, Test
+from routesync.policy.conditions import Answer, Condition, Header, Interfaces, Test, lies_in
 from routesync.route import NextHop, Prefix, Route
 
 HopTest: TypeAlias = Callable[[NextHop, Interfaces], bool]
@@ -58,8 +58,8 @@ class GatewayIn:
 
     def ask(self, _header: Header) -> Answer:
         """Look at the route."""
-        networks = NetworkSet(self.networks)
-        return _every_hop(lambda hop, _: hop.gateway is not None and hop.gateway in networks)
+        inside = lies_in(self.networks)
+        return _every_hop(lambda hop, _: hop.gateway is not None and inside(hop.gateway))
 
     def implies(self, other: Condition) -> bool:
         """Each network lies in one of the other's; or the other only wants a gateway."""
@@ -113,7 +113,14 @@ class HasFlags:
     def ask(self, _header: Header) -> Answer:
         """Look at the route: rtm_flags has the flags of a single hop, but not those of several."""
         mask = self.mask
-        return _every_hop(lambda hop, _: hop.flags & mask != 0)
+
+        def test(route: Route, _: Interfaces) -> bool:
+            hops = route.hops
+            if len(hops) == 1:  # the usual case, without the call: most policies ask this of most routes
+                return hops[0].flags & mask != 0
+            return bool(hops) and all(hop.flags & mask for hop in route.live_hops)
+
+        return test
 
     def implies(self, other: Condition) -> bool:
         """A subset of flags."""
