@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,12 +12,14 @@ from typing import Final, NoReturn
 
 import structlog
 
-from routesync.events.cloudevents import encode_state
 from routesync.events.hub import EventHub
+from routesync.events.models import EventsLost
 from routesync.events.outbox import Outbox
+from routesync.events.retained import RetainedState
 from routesync.events.session import Publication, Session
 from routesync.events.status import Status
 from routesync.events.store import Message
+from routesync.events.table import Table
 
 TICK_S: Final = 1.0
 """Retained state is published at most this often."""
@@ -33,15 +36,18 @@ class Delivery:
         root: `<root>/<node>`.
         hub: Tells the losses.
         outbox: Where the events wait.
+        table: The routes.
         status_source: What the daemon is at this moment.
     """
 
     def __init__(
         self,
         session: Session,
+        *,
         root: str,
         hub: EventHub,
         outbox: Outbox,
+        table: Table,
         status_source: Callable[[], Status],
     ) -> None:
         self.denied: dict[str, str] = {}
@@ -52,7 +58,9 @@ class Delivery:
         self._outbox = outbox
         self._status_source = status_source
         self._refresh = asyncio.Event()
-        self._status: Status | None = None
+        self._retained = RetainedState(
+            session, root=root, hub=hub, outbox=outbox, table=table, denied=self._note_denial
+        )
         self._unacknowledged: dict[int, None] = {}  # sequences, in order
         self._sent = outbox.acknowledged
         self._progress = asyncio.Event()
@@ -122,37 +130,21 @@ class Delivery:
 
     async def _send_states(self) -> NoReturn:
         while True:
-            status = self._status_source()
-            if self._status is None or _differ(status, self._status):
-                self.post_status(status)
+            self._tell_losses()
+            await self._retained.publish(self._status_source())
             self._refresh.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._refresh.wait(), TICK_S)
-            except TimeoutError:
-                continue
 
     def post_status(self, status: Status) -> None:
-        """Publish this status, retained."""
-        self._status = status
-        self._post_state("status", encode_status(status, self._hub))
+        """Publish this status at once."""
+        self._retained.post_status(status)
 
-    def _post_state(self, topic: str, payload: bytes) -> None:
-        self._session.post(
-            Publication(f"{self._root}/{topic}", payload, retain=True),
-            partial(self._state_acknowledged, topic),
-        )
-
-    def _state_acknowledged(self, topic: str, denial: str | None) -> None:
-        if denial is not None:
-            self._note_denial(topic, denial)
-
-
-def encode_status(status: Status, hub: EventHub) -> bytes:
-    """Write a status as a CloudEvent."""
-    at = time.time()
-    stamped = status.model_copy(update={"epoch": hub.identity.epoch, "time": datetime.fromtimestamp(at, UTC)})
-    return encode_state(Status.type_name, hub.identity, stamped, at=at, subject="status", serial=f"{at:.6f}")
-
-
-def _differ(one: Status, other: Status) -> bool:
-    return one.model_copy(update={"time": None}) != other.model_copy(update={"time": None})
+    def _tell_losses(self) -> None:
+        losses = self._outbox.untold
+        if not losses:
+            return
+        for loss in losses:
+            since = datetime.fromtimestamp(loss.since, UTC)
+            self._hub.emit(EventsLost(count=loss.lost, since=since, reason=loss.reason))
+        self._outbox.told(losses)

@@ -18,11 +18,13 @@ import structlog
 
 from routesync.events.access import explain, read_password
 from routesync.events.backoff import Backoff
-from routesync.events.delivery import Delivery, encode_status
+from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
 from routesync.events.outbox import Outbox
+from routesync.events.retained import encode_status
 from routesync.events.session import Session
 from routesync.events.status import Status, offline
+from routesync.events.table import Table
 from routesync.settings import MqttSettings
 
 LAST_WORD_S: Final = 2.0
@@ -59,6 +61,10 @@ class MqttPublisher:
         self._settings = settings
         self._hub = hub
         self._outbox = outbox or _memory_outbox(hub)
+        self._table = Table()
+        for record in hub.tail:
+            self._table.put(record)
+        hub.attach(self._table)
         self._status_source = status_source
         self._backoff = backoff
         self._root = f"{settings.root}/{node}"
@@ -128,7 +134,14 @@ class MqttPublisher:
         )
         async with session:
             self._note_connected()
-            self._delivery = Delivery(session, self._root, self._hub, self._outbox, self._status_source)
+            self._delivery = Delivery(
+                session,
+                root=self._root,
+                hub=self._hub,
+                outbox=self._outbox,
+                table=self._table,
+                status_source=self._status_source,
+            )
             try:
                 await self._deliver(self._delivery)
             finally:

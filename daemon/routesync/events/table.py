@@ -1,0 +1,145 @@
+"""The table that the retained buckets show: the routes that each target has from us, folded from the events.
+
+The rules of the fold are part of the contract, since subscribers apply them too: `accepted` and `confirmed` put a
+route; `withdrawn`, `refused`, `conflicting` and `sync/lost` take it away.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from routesync.events.cloudevents import Record
+from routesync.events.models import (
+    RouteAccepted,
+    RouteConfirmed,
+    RouteConflicting,
+    RouteRefused,
+    RouteWithdrawn,
+    SyncCompleted,
+    SyncLost,
+)
+from routesync.events.status import StatusPart, TableManifest
+
+BUCKETS: Final = 64
+"""Retained topics a target. 20,000 routes make buckets of about 30 kB, and a default mosquitto delivers them all."""
+
+
+class TableRow(StatusPart):
+    """One route that a target has from us."""
+
+    prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
+    gateway: str = Field(description="Next hop as told to the target.", examples=["192.168.10.10"])
+    state: Literal["accepted", "confirmed"] = Field(
+        description="`confirmed`: its own table shows the route.", examples=["confirmed"]
+    )
+
+
+class TableBucket(StatusPart):
+    """A part of a target's table: the routes whose prefix hashes into this bucket; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.table.v1"
+
+    target: str = Field(examples=["lb-1"])
+    bucket: int = Field(ge=0, description="CRC-32 of the prefix as text, modulo `buckets`.", examples=[5])
+    buckets: int = Field(ge=1, examples=[BUCKETS])
+    sequence: int = Field(
+        ge=0, description="All events up to this one are in it, no later one.", examples=[1234]
+    )
+    routes: tuple[TableRow, ...]
+
+
+def bucket_of(prefix: str, buckets: int) -> int:
+    """The bucket that a prefix belongs to: the CRC-32 (ISO 3309, as in zlib) of its text, modulo the number."""
+    return zlib.crc32(prefix.encode()) % buckets
+
+
+def row_hash(row: TableRow) -> int:
+    """What a route adds to the digest: the first 8 bytes of SHA-256 over `<prefix> <gateway> <state>`, big-endian."""
+    return int.from_bytes(sha256(f"{row.prefix} {row.gateway} {row.state}".encode()).digest()[:8], "big")
+
+
+class TargetTable:
+    """The routes of one target, in buckets, with count and digest kept up to date."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.complete = False
+        """Whether a comparison with the target was completed since the start."""
+        self.dirty: set[int] = set()
+        """Buckets that changed since they were published."""
+        self.routes = 0
+        self._buckets: tuple[dict[str, TableRow], ...] = tuple({} for _ in range(BUCKETS))
+        self._digest = 0
+        self._sequence = 0
+
+    def change(self, prefix: str, row: TableRow | None, sequence: int) -> None:
+        """Put a route, or take it away."""
+        number = bucket_of(prefix, BUCKETS)
+        bucket = self._buckets[number]
+        before = bucket.get(prefix)
+        if row == before:
+            return
+        if before is not None:
+            self._digest ^= row_hash(before)
+            self.routes -= 1
+        if row is None:
+            del bucket[prefix]
+        else:
+            bucket[prefix] = row
+            self._digest ^= row_hash(row)
+            self.routes += 1
+        self.dirty.add(number)
+        self._sequence = sequence
+
+    def bucket(self, number: int, sequence: int) -> TableBucket:
+        """A bucket as it is at this sequence, which is the last that was given."""
+        return TableBucket(
+            target=self.target,
+            bucket=number,
+            buckets=BUCKETS,
+            sequence=sequence,
+            routes=tuple(self._buckets[number].values()),
+        )
+
+    @property
+    def manifest(self) -> TableManifest:
+        """What a complete copy looks like."""
+        return TableManifest(
+            target=self.target,
+            buckets=BUCKETS,
+            routes=self.routes,
+            digest=f"{self._digest:016x}",
+            sequence=self._sequence,
+        )
+
+
+class Table:
+    """An outlet that folds events into the tables of all targets."""
+
+    def __init__(self) -> None:
+        self._targets: dict[str, TargetTable] = {}
+
+    def __iter__(self) -> Iterator[TargetTable]:
+        return iter(self._targets.values())
+
+    def put(self, record: Record, /) -> None:
+        """Apply an event."""
+        event = record.event
+        if isinstance(event, RouteAccepted | RouteConfirmed):
+            row = TableRow(prefix=event.prefix, gateway=event.gateway or "", state=event.name)
+            self._of(event.target).change(event.prefix, row, record.sequence)
+        elif isinstance(event, RouteWithdrawn | RouteRefused | RouteConflicting | SyncLost):
+            self._of(event.target).change(event.prefix, None, record.sequence)
+        elif isinstance(event, SyncCompleted):
+            self._of(event.target).complete = True
+
+    def _of(self, target: str) -> TargetTable:
+        table = self._targets.get(target)
+        if table is None:
+            table = self._targets[target] = TargetTable(target)
+        return table
