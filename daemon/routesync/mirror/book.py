@@ -41,6 +41,7 @@ class Entry:
         None  # gateway of one that may stand there: the answer was lost, or the ledger says so
     )
     phase: Phase = Phase.PENDING
+    hold_until: float = NEVER  # start-up hold: of the ledger, and not seen in the kernel yet
     failures: int = 0
     changed_at: float = NEVER  # of the last request that may have changed something
     error: str = ""

@@ -45,14 +45,21 @@ class Changes:
     """Carries changes out at one target. The caller holds one token for each call of `make`."""
 
     def __init__(
-        self, target: str, client: LoxilbClient, ledger: Ledger, sink: EventSink, ingestion: Ingestion
+        self,
+        target: str,
+        *,
+        client: LoxilbClient,
+        ledger: Ledger,
+        sink: EventSink,
+        ingestion: Ingestion,
+        bucket: TokenBucket,
     ) -> None:
-        self.bucket: TokenBucket
         self._target = target
         self._client = client
         self._ledger = ledger
         self._sink = sink
         self._ingestion = ingestion
+        self._bucket = bucket
         self._posted = 0
         self._deleted = 0
 
@@ -76,12 +83,12 @@ class Changes:
             await self._another_token()
         wanted = entry.wanted
         if wanted is None:  # the wish changed meanwhile
-            self.bucket.give_back(self._now())
+            self._bucket.give_back(self._now())
             return Outcome.SETTLED
         return await self._post(prefix, entry, wanted, inventory, previous)
 
     async def _another_token(self) -> None:
-        while (wait := self.bucket.take(self._now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
+        while (wait := self._bucket.take(self._now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
             await asyncio.sleep(wait)
 
     @staticmethod
@@ -96,7 +103,7 @@ class Changes:
         try:
             await self._client.add(prefix, wanted.gateway)
         except errors.AlreadyExists:
-            self.bucket.give_back(self._now())
+            self._bucket.give_back(self._now())
             if claimed:
                 return Outcome.DOUBTFUL
             self._ledger.forget(self._target, prefix)
@@ -107,7 +114,7 @@ class Changes:
                 self._ledger.forget(self._target, prefix)
             raise
         except errors.Rejected as error:
-            self.bucket.give_back(self._now())
+            self._bucket.give_back(self._now())
             self._ledger.forget(self._target, prefix)
             entry.claim = None
             self._refused(prefix, entry, wanted, error)
@@ -139,7 +146,7 @@ class Changes:
         try:
             await self._client.delete(prefix)
         except errors.NoSuchRoute:
-            self.bucket.give_back(self._now())  # its kernel had lost it already
+            self._bucket.give_back(self._now())  # its kernel had lost it already
         except (errors.OutcomeUnknown, asyncio.CancelledError):
             entry.claim, entry.ours = gateway, None
             self._touched(entry)

@@ -42,11 +42,14 @@ class TokenBucket:
 
 
 class Ingestion:
-    """An estimate of what a loxilb has accepted from us and not ingested yet."""
+    """An estimate of what a loxilb has accepted from us and not ingested yet.
 
-    def __init__(self, rate: float = INGEST_RATE) -> None:
+    Begun at `start`, it takes for granted that an earlier life of ours has left something waiting.
+    """
+
+    def __init__(self, start: float, rate: float = INGEST_RATE) -> None:
         self._rate = rate
-        self._done_at = float("-inf")
+        self._done_at = start + SETTLE_S / 2
 
     def note(self, now: float) -> None:
         """One more change was accepted, or may have been."""

@@ -1,7 +1,7 @@
 """The reconciler of one target: level-triggered, paced, and careful with what is not ours.
 
-It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target
-that has exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
+It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target that
+has exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
 
 Concurrency: one task (`run`) decides everything; requests run as child tasks, at most `CONCURRENCY` at a time, never two
 for one prefix. All of it, `consider` included, belongs to one event loop.
@@ -27,11 +27,11 @@ from typing import Final
 import structlog
 
 from routesync.events.models import EventSink, SyncCompleted, SyncFailed, SyncStarted, TargetDown, TargetUp
-from routesync.kernel import Link
+from routesync.kernel.surroundings import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.book import Entry, Finding, Phase, compare, count_phases, describe_row
+from routesync.mirror.book import NEVER, Entry, Finding, Phase, compare, count_phases, describe_row
 from routesync.mirror.changes import Changes, Outcome
 from routesync.mirror.ledger import Ledger, LedgerError
 from routesync.mirror.pace import Ingestion, TokenBucket
@@ -63,7 +63,10 @@ def backoff(failures: int, most_s: float, *, first_s: float = RETRY_FIRST_S) -> 
 
 
 class Reconciler:
-    """Keeps one target as it is wanted. `run` is eternal; cancel it to stop (routes stay)."""
+    """Keeps one target as it is wanted. To be made within the event loop.
+
+    `run` is eternal; cancel it to stop (routes stay).
+    """
 
     def __init__(
         self,
@@ -89,7 +92,6 @@ class Reconciler:
         self._sink = sink
         self._links = links
         self._target_addresses = target_addresses
-        self._rate, self._burst = rate, burst
         self._inventory_interval_s = inventory_interval_s
         self._startup_hold_s = startup_hold_s
         self._entries: dict[Prefix, Entry] = {}
@@ -106,8 +108,9 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._busy: set[Prefix] = set()  # the prefixes of these tasks
-        self._ingestion = Ingestion()
-        self._changes = Changes(name, client, ledger, sink, self._ingestion)
+        self._ingestion = Ingestion(self._now())
+        self._bucket = TokenBucket(rate, burst, self._now())
+        self._changes = Changes(name, client=client, ledger=ledger, sink=sink, ingestion=self._ingestion, bucket=self._bucket)
         self._sync_began: float | None = None
         self._sync_base = (0, 0)
 
@@ -120,6 +123,8 @@ class Reconciler:
             if candidate is None:
                 return
             entry = self._entries[prefix] = Entry()
+        if candidate is not None:
+            entry.hold_until = NEVER  # the kernel has it: from now on its going means something
         entry.candidate = candidate
         self._rejudge(prefix, entry)
         self._wake.set()
@@ -134,9 +139,8 @@ class Reconciler:
         for prefix, row in self._ledger.owned(self.name).items():
             entry = self._entries.setdefault(prefix, Entry())
             entry.claim = row.gateway
-            if entry.candidate is None:
-                entry.phase = Phase.WITHDRAWING
-                self._pending.put(prefix, Urgency.WITHDRAW, not_before=now + self._startup_hold_s)
+            entry.hold_until = now + self._startup_hold_s
+            self._schedule(prefix, entry)
 
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
         before = entry.judgement
@@ -179,7 +183,9 @@ class Reconciler:
             return
         not_before = 0.0
         now = self._now()
-        if entry.failures:
+        if need is Urgency.WITHDRAW and entry.hold_until > now:
+            not_before = entry.hold_until
+        elif entry.failures:
             not_before = now + backoff(entry.failures, RETRY_MOST_S)
         elif entry.changed_at + FLAP_S > now:
             not_before = entry.changed_at + FLAP_S
@@ -189,8 +195,6 @@ class Reconciler:
 
     async def run(self) -> None:
         """Connect, work, and when the connection breaks begin again. Returns never."""
-        self._bucket = TokenBucket(self._rate, self._burst, self._now())
-        self._changes.bucket = self._bucket
         try:
             while True:
                 try:
@@ -257,8 +261,11 @@ class Reconciler:
         self._state, self._error = state, text
 
     async def _settle(self) -> None:
-        """Read its table until two readings agree and are not empty: after a start it is empty, then fills."""
-        count = -1
+        """Read its table until two readings agree and are not empty: after a start it is empty, then fills.
+
+        Reading while it fills is dangerous, too, so it is done ever more seldom.
+        """
+        count, gap_s = -1, READ_GAP_S
         while True:
             await self._sleep_quiet()
             started = self._now()
@@ -269,7 +276,8 @@ class Reconciler:
             count = len(inventory.rows)
             if not count and self._state is not TargetState.STARTING:
                 self._state, self._error = TargetState.STARTING, "its table is empty: it is still starting"
-            await asyncio.sleep(READ_GAP_S)
+            await asyncio.sleep(gap_s)
+            gap_s = min(gap_s * 1.5, RECONNECT_MOST_S)
 
     async def _sleep_quiet(self) -> None:
         while (wait := self._ingestion.quiet_in(self._now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)

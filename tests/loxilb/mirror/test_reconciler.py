@@ -1,0 +1,208 @@
+"""The reconciler against the stand-in, on a real kernel: what is wanted comes to stand there, gently."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from routesync.events.models import RouteAccepted, RouteConflicting, RouteRefused, RouteWithdrawn
+from routesync.mirror.book import Phase
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.status import TargetState
+from routesync.mirror.wanted import TargetRules
+from routesync.route import Prefix
+from support.mirror_lab import Lab, candidate
+from support.netns import needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("10.2.0.0/16")
+HERE, THERE = "192.168.10.1", "192.168.10.2"
+
+
+async def synced(reconciler: Reconciler) -> None:
+    await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
+
+
+async def test_what_is_wanted_comes_to_stand_there_and_nothing_else_is_touched(lab: Lab) -> None:
+    await lab.behind_its_back(f"route add 10.9.0.0/16 via {HERE} proto bird")
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        reconciler.consider(Prefix.parse("fd01::/48"), candidate("fd01::/48", "fd00:10::1"))
+        await lab.holds({"10.1.0.0/16": HERE, "fd01::/48": "fd00:10::1"})
+        await synced(reconciler)
+    assert "10.9.0.0/16" in lab.space.ip("route show proto bird")
+    accepted = cast("list[RouteAccepted]", lab.events.of("route/accepted"))
+    assert {(event.prefix, event.gateway, event.rule) for event in accepted} == {
+        ("10.1.0.0/16", HERE, "rule"),
+        ("fd01::/48", "fd00:10::1", "rule"),
+    }
+
+
+async def test_a_route_that_is_gone_is_withdrawn(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        reconciler.consider(B, candidate(str(B), HERE))
+        await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE})
+        reconciler.consider(A, None)
+        await lab.holds({"10.2.0.0/16": HERE})
+        await eventually(lambda: bool(lab.events.of("route/withdrawn")), what="the event")
+    (event,) = cast("list[RouteWithdrawn]", lab.events.of("route/withdrawn"))
+    assert (event.prefix, event.gateway, event.reason) == ("10.1.0.0/16", HERE, "no-route")
+    assert lab.ledger.owned("lb").keys() == {B}
+
+
+async def test_a_changed_gateway_is_replaced(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await lab.holds({"10.1.0.0/16": HERE})
+        reconciler.consider(A, candidate(str(A), THERE))
+        await lab.holds({"10.1.0.0/16": THERE})
+        await synced(reconciler)
+    last = cast("list[RouteAccepted]", lab.events.of("route/accepted"))[-1]
+    assert (last.gateway, last.previous_gateway) == (THERE, HERE)
+
+
+async def test_a_default_route_reaches_only_a_target_that_allows_it(lab: Lab) -> None:
+    default = Prefix.parse("0.0.0.0/0")
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(default, candidate("0.0.0.0/0", HERE))
+        await synced(reconciler)
+        assert lab.static_routes() == {}
+        assert reconciler.view().phases[Phase.BLOCKED] == 1
+    async with lab.mirroring(rules=TargetRules(allow_default=True)) as reconciler:
+        reconciler.consider(default, candidate("0.0.0.0/0", HERE))
+        await lab.holds({"default": HERE})
+
+
+async def test_what_lies_in_a_network_of_the_target_is_not_posted(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        inside = Prefix.parse("192.168.10.1/32")
+        reconciler.consider(inside, candidate("192.168.10.1/32", THERE))
+        await synced(reconciler)
+        assert lab.static_routes() == {}
+        (entry,) = reconciler.entries.values()
+        assert entry.phase is Phase.BLOCKED
+
+
+async def test_a_route_that_somebody_else_holds_is_left_to_them_and_said_once(lab: Lab) -> None:
+    await lab.behind_its_back(f"route add {A} via {THERE} proto bird")
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
+        reconciler.consider(A, None)
+        await synced(reconciler)
+    assert f"via {THERE}" in lab.space.ip(f"route show {A}")
+    (event,) = cast("list[RouteConflicting]", lab.events.of("route/conflicting"))
+    assert event.prefix == "10.1.0.0/16"
+    assert lab.ledger.owned("lb") == {}
+
+
+async def test_somebody_elses_replacement_of_our_route_is_never_deleted(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await lab.holds({"10.1.0.0/16": HERE})
+        await lab.behind_its_back(f"route replace {A} via {THERE} proto bird")
+        reconciler.consider(A, None)
+        await eventually(lambda: not lab.ledger.owned("lb"), what="giving it up")
+        await synced(reconciler)
+    assert f"via {THERE}" in lab.space.ip(f"route show {A}")
+
+
+async def test_an_equal_route_that_is_not_ours_satisfies_us_and_stays(lab: Lab) -> None:
+    await lab.behind_its_back(f"route add {A} via {HERE} proto static")
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await eventually(lambda: reconciler.view().phases[Phase.PRESENT] == 1, what="finding it there")
+        reconciler.consider(A, None)
+        await synced(reconciler)
+    assert lab.static_routes() == {"10.1.0.0/16": HERE}
+
+
+async def test_a_refused_route_is_tried_again_and_taken_when_its_time_has_come(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), "10.77.0.1"))
+        await eventually(lambda: bool(lab.events.of("route/refused")), what="the refusal")
+        (event,) = cast("list[RouteRefused]", lab.events.of("route/refused"))
+        assert event.message.startswith("network is unreachable")
+        await lab.behind_its_back("addr add 10.77.0.2/24 dev ens3")
+        await lab.holds({"10.1.0.0/16": "10.77.0.1"}, within_s=20)
+
+
+async def test_what_the_ledger_knows_is_taken_up_after_a_restart(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        for prefix in (A, B):
+            reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE})
+    posts = lab.standin.state().posts
+    async with lab.mirroring(hold_s=3) as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await synced_or_waiting(reconciler)
+        assert lab.static_routes() == {"10.1.0.0/16": HERE, "10.2.0.0/16": HERE}, "the start-up hold"
+        await lab.holds({"10.1.0.0/16": HERE})
+    assert lab.standin.state().posts == posts, "what stands there is not posted again"
+
+
+async def synced_or_waiting(reconciler: Reconciler) -> None:
+    good = {TargetState.SYNCED, TargetState.SYNCING}
+    await eventually(lambda: reconciler.view().state in good, what="the sync")
+
+
+async def test_a_target_that_is_away_is_mirrored_into_when_it_returns(lab: Lab) -> None:
+    lab.standin.stop()
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await asyncio.wait_for(reconciler.contacted.wait(), 5)
+        assert reconciler.view().state is TargetState.UNREACHABLE
+        lab.standin.start()
+        await lab.holds({"10.1.0.0/16": HERE}, within_s=20)
+    assert len(lab.events.of("target/down")) == 1
+    assert len(lab.events.of("target/up")) == 1
+
+
+async def test_what_is_lost_while_it_is_away_is_made_again(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await lab.holds({"10.1.0.0/16": HERE})
+        lab.standin.stop()
+        lab.space.ip("route flush proto static")
+        reconciler.consider(B, candidate(str(B), HERE))
+        await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE, what="noticing")
+        lab.standin.start()
+        await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE}, within_s=20)
+
+
+async def test_its_empty_table_after_a_start_is_not_believed(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await lab.holds({"10.1.0.0/16": HERE})
+        await synced(reconciler)
+    lab.standin.stop()
+    slow = type(lab.standin)(
+        lab.space.name, lab.standin.socket.parent, "--listen", "none", "--fragile", "strict", "--api-delay", "0",
+        "--fill-delay", "2",
+    )  # fmt: skip
+    slow.launch()
+    lab.standin = slow
+    try:
+        async with lab.mirroring() as reconciler:
+            reconciler.consider(A, candidate(str(A), HERE))
+            await synced(reconciler)
+            assert lab.ledger.owned("lb").keys() == {A}
+            assert slow.state().posts == 0
+    finally:
+        slow.stop()
+
+
+async def test_its_pace_of_ingestion_is_never_outrun(lab: Lab) -> None:
+    async with lab.mirroring() as reconciler:
+        wanted = [Prefix.parse(f"10.{number // 200}.{number % 200}.0/24") for number in range(600)]
+        for prefix in wanted:
+            reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await eventually(lambda: len(lab.static_routes()) == 600, within_s=20, what="600 routes")
+        for prefix in wanted[:300]:
+            reconciler.consider(prefix, None)
+        await eventually(lambda: len(lab.static_routes()) == 300, within_s=20, what="300 withdrawals")
+        await synced(reconciler)
+    assert lab.standin.state().peak_waiting <= 256

@@ -1,0 +1,108 @@
+"""A reconciler at work on a stand-in that dies of any misuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+
+from routesync.events.models import Event
+from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.ledger import Ledger, MemoryLedger
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.wanted import TargetRules
+from routesync.names import PROTOCOLS, TYPES
+from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_address
+from support.netns import Namespace
+from support.standin import StandinProcess
+from support.waiting import eventually
+
+
+def candidate(prefix: str, gateway: str) -> Candidate:
+    """A kept route with one gateway."""
+    hops = (NextHop(parse_address(gateway), 3),)
+    route = Route(Prefix.parse(prefix), 254, 0, 0, PROTOCOLS["bgp"], 0, TYPES["unicast"], hops)
+    return Candidate(route, Verdict(keep=True, rule="rule"))
+
+
+class Events:
+    """An event sink that remembers."""
+
+    def __init__(self) -> None:
+        self.seen: list[Event] = []
+
+    def emit(self, event: Event, /) -> None:
+        self.seen.append(event)
+
+    def of(self, name: str) -> list[Event]:
+        return [event for event in self.seen if f"{event.group}/{event.name}" == name]
+
+
+class Lab:
+    """A stand-in, its kernel, and a reconciler to run beside it."""
+
+    def __init__(self, space: Namespace, standin: StandinProcess) -> None:
+        self.space = space
+        self.standin = standin
+        self.ledger: Ledger = MemoryLedger()
+        self.events = Events()
+
+    @asynccontextmanager
+    async def mirroring(
+        self, *, rules: TargetRules | None = None, rate: float = 240, hold_s: float = 60
+    ) -> AsyncIterator[Reconciler]:
+        """Run a reconciler for the length of a block."""
+        client = LoxilbClient(
+            "http://loxilb", connector=lambda: aiohttp.UnixConnector(str(self.standin.socket))
+        )
+        async with client:
+            reconciler = Reconciler(
+                "lb",
+                client,
+                rules=rules or TargetRules(),
+                ledger=self.ledger,
+                sink=self.events,
+                links=dict,
+                rate=rate,
+                burst=64,
+                inventory_interval_s=600,
+                startup_hold_s=hold_s,
+            )
+            reconciler.load_ledger(asyncio.get_running_loop().time())
+            task = asyncio.create_task(reconciler.run())
+            try:
+                yield reconciler
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        assert self.standin.alive, f"the stand-in died of our doing: {self.standin.log()}"
+
+    async def behind_its_back(self, command: str) -> None:
+        """Change its kernel by ip(8) as somebody else would, and wait until it has taken that in.
+
+        A reading that met this would kill it, and no reader could know.
+        """
+        before = self.standin.state().ingested
+        self.space.ip(command)
+        await eventually(
+            lambda: (state := self.standin.state()).ingested > before and not state.waiting,
+            what=f"ingestion of {command}",
+        )
+
+    def static_routes(self) -> dict[str, str]:
+        """Prefix to gateway of the routes that loxilb made in its kernel."""
+        found: dict[str, str] = {}
+        for family in ("-4", "-6"):
+            for row in json.loads(self.space.ip(f"-j {family} route show proto static") or "[]"):
+                found[row["dst"]] = row["gateway"]
+        return found
+
+    async def holds(self, routes: dict[str, str], *, within_s: float = 10) -> None:
+        """Wait until its kernel has exactly these static routes."""
+        await eventually(
+            lambda: self.static_routes() == routes, within_s=within_s, what=f"{routes} in loxilb's kernel"
+        )
