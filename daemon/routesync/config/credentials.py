@@ -64,6 +64,7 @@ class Credentials:
         file = table.get(f"{key}_file")
         if variable in self._environ:
             table[key] = self._environ[variable]
+            table.pop(f"{key}_file", None)  # what is left is read again on every connect
             self.origins[where] = f"environment variable {variable}"
             if not table[key]:
                 self._complain(
@@ -75,6 +76,7 @@ class Credentials:
             secret = self._read((*path, f"{key}_file"), self._base / file)
             if secret is not None:
                 table[key] = secret
+                table[f"{key}_file"] = str(self._base / file)
                 self.origins[where] = f"file {self._base / file}"
         elif key in table:
             self.origins[where] = "configuration file"

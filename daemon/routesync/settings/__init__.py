@@ -23,6 +23,7 @@ from routesync.settings.peers import MqttSettings, TargetSettings, TlsSettings
 from routesync.settings.rules import MatchSettings, PolicySettings, PrefixMatch, RuleSettings, rewrite_of
 
 __all__ = [
+    "EventsSettings",
     "KernelSettings",
     "LogSettings",
     "MatchSettings",
@@ -89,6 +90,15 @@ class KernelSettings(Model):
         return tables
 
 
+class EventsSettings(Model):
+    """Events that wait for the broker, in outbox.sqlite below the state directory; beyond a bound the oldest go."""
+
+    outbox_events: int = Field(default=200_000, ge=1000, le=10_000_000, description="How many may wait.")
+    outbox_bytes: int = Field(
+        default=256 * 2**20, ge=2**20, le=2**40, description="How much room they may take, in bytes."
+    )
+
+
 class LogSettings(Model):
     """Logs on standard error."""
 
@@ -111,6 +121,7 @@ class Settings(Model):
     policy: PolicySettings = PolicySettings()
     targets: tuple[TargetSettings, ...] = Field(default=(), strict=False)
     mqtt: MqttSettings | None = None
+    events: EventsSettings = EventsSettings()
     log: LogSettings = LogSettings()
 
 

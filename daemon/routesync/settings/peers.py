@@ -142,6 +142,18 @@ class MqttSettings(Model):
     timeout_s: float = Field(
         default=10, gt=0, le=120, description="How long one operation may take, in seconds."
     )
+    will_delay_s: int = Field(
+        default=5,
+        ge=0,
+        le=3600,
+        description="How long we may be gone before the broker says that we are offline, in seconds; MQTT 5 only.",
+    )
+    event_expiry_s: int = Field(
+        default=86400,
+        ge=1,
+        le=2**32 - 1,
+        description="How long the broker keeps an event for a subscriber that is away, in seconds; MQTT 5 only.",
+    )
 
     @model_validator(mode="before")
     @classmethod
