@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.book import describe_row, is_ours
-from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
+from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge, url_address
 from routesync.policy import Policy
-from routesync.route import Address, Candidate, Prefix, Route, Verdict, parse_address
+from routesync.route import Address, Candidate, Prefix, Route, Verdict
 
 
 class Fate(StrEnum):
@@ -114,7 +114,9 @@ def make_plan(
             ends: tuple[AtTarget, ...] = ()
             if wins:
                 candidate = elected[prefix] = Candidate(route, verdict)
-                ends = tuple(_at_target(candidate, target, facts[target.name], addresses) for target in targets)
+                ends = tuple(
+                    _at_target(candidate, target, facts[target.name], addresses) for target in targets
+                )
             planned.append(PlannedRoute(route, verdict, wins, ends))
     deletions = [
         Deletion(target.name, prefix, gateway)
@@ -147,13 +149,3 @@ def _against_inventory(prefix: Prefix, wanted: Wanted, target: TargetInput) -> t
     if owned is not None and is_ours(row, owned):
         return Fate.REPLACE, describe_row(row)
     return Fate.CONFLICT, describe_row(row)
-
-
-def url_address(url: str) -> Address | None:
-    """The address in a target's URL, if it is one and no name."""
-    host = url.partition("://")[2].partition("/")[0]
-    host = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
-    try:
-        return parse_address(host)
-    except ValueError:
-        return None

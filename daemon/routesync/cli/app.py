@@ -28,9 +28,9 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)
+def _version(wanted: bool) -> None:
     if wanted:
-        print(f"routesync {__version__}")  # noqa: T201 (output)
+        print(f"routesync {__version__}")
         raise typer.Exit
 
 
@@ -38,7 +38,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
-    ] = False,  # noqa: FBT002 (typer's flags)
+    ] = False,
 ) -> None:
     pass
 
@@ -51,7 +51,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the daemon."""
-    from routesync.cli import run as command  # noqa: PLC0415 (see the module's docstring)
+    from routesync.cli import run as command
 
     raise typer.Exit(command.run(config or DEFAULT_CONFIG, state or _state_directory()))
 
@@ -59,7 +59,7 @@ def run(
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] = DEFAULT_CONFIG) -> None:
     """Check a configuration file; exit status 78 if it is wrong."""
-    from routesync.cli import check as command  # noqa: PLC0415
+    from routesync.cli import check as command
 
     raise typer.Exit(command.check(file))
 
@@ -67,14 +67,16 @@ def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] 
 @app.command()
 def plan(
     config: ConfigOption = None,
-    state: Annotated[Path | None, typer.Option(help="State directory, to know which routes are ours.")] = None,
-    json: JsonOption = False,  # noqa: FBT002
+    state: Annotated[
+        Path | None, typer.Option(help="State directory, to know which routes are ours.")
+    ] = None,
+    json: JsonOption = False,
     contact: Annotated[
         bool, typer.Option(help="Read each target's table, to tell what stands there already.")
-    ] = True,  # noqa: FBT002
+    ] = True,
 ) -> None:
     """Show what becomes of each of the kernel's routes, and why; change nothing."""
-    from routesync.cli import plan as command  # noqa: PLC0415
+    from routesync.cli import plan as command
 
     raise typer.Exit(
         command.plan(config, DEFAULT_CONFIG, state or _state_directory(), as_json=json, contact=contact)
@@ -84,7 +86,7 @@ def plan(
 @app.command()
 def demo() -> None:
     """Play the founding story in network namespaces of its own; needs root."""
-    from routesync.demo.story import run_demo  # noqa: PLC0415
+    from routesync.demo.story import run_demo
 
     raise typer.Exit(run_demo())
 
@@ -96,7 +98,7 @@ def demo() -> None:
 )
 def standin(context: typer.Context) -> None:
     """Run the loxilb stand-in of demo and tests."""
-    from routesync.standin import parse_options, run_standin  # noqa: PLC0415
+    from routesync.standin import parse_options, run_standin
 
     raise typer.Exit(run_standin(parse_options(context.args)))
 

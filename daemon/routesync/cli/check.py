@@ -31,9 +31,13 @@ def check(file: Path) -> int:
         return EX_CONFIG
     settings = loaded.settings
     targets = ", ".join(f"{target.name} ({target.url})" for target in settings.targets) or "none"
-    broker = f"{settings.mqtt.host}:{settings.mqtt.port}" if settings.mqtt else "none, events go to the log only"
-    print(f"{file}: ok")  # noqa: T201 (output)
-    print(f"  mode {settings.mode}; {len(settings.policy.rules)} rules, then {settings.policy.default_action}")  # noqa: T201
-    print(f"  targets: {targets}")  # noqa: T201
-    print(f"  broker: {broker}")  # noqa: T201
+    broker = (
+        f"{settings.mqtt.host}:{settings.mqtt.port}" if settings.mqtt else "none, events go to the log only"
+    )
+    print(f"{file}: ok")
+    print(
+        f"  mode {settings.mode}; {len(settings.policy.rules)} rules, then {settings.policy.default_action}"
+    )
+    print(f"  targets: {targets}")
+    print(f"  broker: {broker}")
     return 0

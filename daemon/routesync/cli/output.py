@@ -10,7 +10,7 @@ from rich.console import Console
 def complain(text: str) -> None:
     """Say on standard error what is wrong, one line a problem."""
     for line in text.splitlines():
-        print(f"routesync: {line}", file=sys.stderr)  # noqa: T201 (output)
+        print(f"routesync: {line}", file=sys.stderr)
 
 
 def console() -> Console:

@@ -15,15 +15,13 @@ from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import complain, console
 from routesync.config import Loaded, shipped_configuration
 from routesync.kernel import KernelError, TableReading, read_table
-from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
 from routesync.mirror.ledger import read_owned
-from routesync.mirror.wanted import TargetRules
 from routesync.names import Names
 from routesync.plan import AtTarget, Fate, Plan, PlannedRoute, TargetInput, make_plan
-from routesync.policy import Policy
 from routesync.route import Address, Prefix, Route, flag_names, format_address
-from routesync.settings import TargetSettings, resolve_tables, rewrite_of
+from routesync.service.daemon import make_client, target_rules
+from routesync.settings import TargetSettings, resolve_tables
 
 COLOURS: Final[Mapping[str, str]] = {
     "keep": "green",
@@ -45,7 +43,7 @@ def plan(config: Path | None, default_config: Path, state: Path, *, as_json: boo
     if loaded is None:
         return EX_CONFIG
     settings = loaded.settings
-    names = Names.of_host()
+    names = loaded.names
     tables = resolve_tables(settings.kernel, names)
     try:
         reading = read_table(tables=tables, netns=settings.kernel.netns)
@@ -56,12 +54,12 @@ def plan(config: Path | None, default_config: Path, state: Path, *, as_json: boo
     made = make_plan(
         reading.routes,
         {ifindex: link.name for ifindex, link in reading.links.items()},
-        Policy.compile(settings.policy, names),
+        loaded.policy,
         tables,
         targets,
     )
     if as_json:
-        print(json.dumps(_as_json(made, reading, names), indent=2))  # noqa: T201 (output)
+        print(json.dumps(_as_json(made, reading, names), indent=2))
     else:
         _show(made, reading, names, file)
     return 0
@@ -75,7 +73,6 @@ async def _inputs(loaded: Loaded, state: Path, *, contact: bool) -> list[TargetI
 
 
 async def _input(target: TargetSettings, state: Path, *, contact: bool) -> TargetInput:
-    rules = TargetRules(target.allow_default, target.force_connected, rewrite_of(target.next_hop))
     owned: Mapping[Prefix, Address] = {}
     error = None
     inventory = None
@@ -84,18 +81,12 @@ async def _input(target: TargetSettings, state: Path, *, contact: bool) -> Targe
     except (sqlite3.Error, ValueError) as problem:
         error = f"the ledger cannot be read: {problem}"
     if contact:
-        client = LoxilbClient(
-            target.url,
-            connect_timeout_s=target.connect_timeout_s,
-            request_timeout_s=target.request_timeout_s,
-            token=target.read_token,
-        )
         try:
-            async with client:
+            async with make_client(target) as client:
                 inventory = await client.inventory()
         except LoxilbError as problem:
             error = str(problem)
-    return TargetInput(target.name, target.url, rules, inventory, owned, error)
+    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error)
 
 
 def _hops(route: Route, reading: TableReading) -> str:

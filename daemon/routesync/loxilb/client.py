@@ -7,6 +7,7 @@ the meanings of `routesync.loxilb.errors`, and because of two habits of loxilb: 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
@@ -33,11 +34,15 @@ class LoxilbClient:
         connect_timeout_s: float = 3,
         request_timeout_s: float = 10,
         token: Callable[[], str | None] = lambda: None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
         connector: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, connect=connect_timeout_s)
         self._token = token
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
+        self._server_name = server_name
         self._connector = connector or (
             lambda: aiohttp.TCPConnector(limit=16, keepalive_timeout=IDLE_CLOSE_S)
         )
@@ -124,7 +129,13 @@ class LoxilbClient:
         headers = {"Authorization": token} if token else {}
         try:
             async with self._session.request(
-                method, f"{self.url}{BASE_PATH}{path}", json=body, headers=headers, allow_redirects=False
+                method,
+                f"{self.url}{BASE_PATH}{path}",
+                json=body,
+                headers=headers,
+                allow_redirects=False,
+                ssl=self._tls,
+                server_hostname=self._server_name,
             ) as response:
                 answer = bytearray()
                 async for part in response.content.iter_any():

@@ -3,8 +3,8 @@
 It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target that
 has exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
 
-Concurrency: one task (`run`) decides everything; requests run as child tasks, at most `CONCURRENCY` at a time, never two
-for one prefix. All of it, `consider` included, belongs to one event loop.
+Concurrency: one task (`run`) decides everything; requests run as child tasks, at most `CONCURRENCY` at a time, never
+two for one prefix. All of it, `consider` included, belongs to one event loop.
 
 Complicating factors, each of which shaped the code below (all observed on a real loxilb):
 
@@ -110,7 +110,9 @@ class Reconciler:
         self._busy: set[Prefix] = set()  # the prefixes of these tasks
         self._ingestion = Ingestion(self._now())
         self._bucket = TokenBucket(rate, burst, self._now())
-        self._changes = Changes(name, client=client, ledger=ledger, sink=sink, ingestion=self._ingestion, bucket=self._bucket)
+        self._changes = Changes(
+            name, client=client, ledger=ledger, sink=sink, ingestion=self._ingestion, bucket=self._bucket
+        )
         self._sync_began: float | None = None
         self._sync_base = (0, 0)
 

@@ -24,6 +24,7 @@ from routesync.route import (
     format_address,
     is_link_local,
     is_multicast,
+    parse_address,
 )
 
 UNICAST: Final = TYPES["unicast"]
@@ -203,3 +204,13 @@ def _own_gateway(prefix: Prefix, hops: tuple[NextHop, ...]) -> Address | tuple[R
         else:
             return hop.gateway
     return why or (Reason.NO_GATEWAY, "it has no next hop")
+
+
+def url_address(url: str) -> Address | None:
+    """The address in a target's URL, if it is one and no name."""
+    host = url.partition("://")[2].partition("/")[0]
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
+    try:
+        return parse_address(host)
+    except ValueError:
+        return None

@@ -21,25 +21,26 @@ from typing import Final
 
 import structlog
 
-from routesync.config import Loaded, resolve_tables, rewrite_of
+from routesync.config import Loaded
 from routesync.events.hub import EventHub
 from routesync.events.log import log_events
 from routesync.events.models import ConfigLoaded
 from routesync.events.mqtt import MqttPublisher
-from routesync.kernel import KernelSource, Link, Links
+from routesync.events.outbox import Outbox
+from routesync.events.status import Status
+from routesync.kernel import KernelSource, Links
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
 from routesync.mirror.reconciler import Reconciler
-from routesync.mirror.wanted import TargetRules
-from routesync.names import Names
-from routesync.plan import url_address
-from routesync.policy import Policy
+from routesync.mirror.status import TargetView
+from routesync.mirror.wanted import TargetRules, url_address
 from routesync.route import Address, Route, Verdict
 from routesync.service.kernel_reports import KernelReporter
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.status import StatusBuilder
 from routesync.service.supervise import Supervisor, signals
-from routesync.settings import Settings, TargetSettings
+from routesync.settings import Settings, TargetSettings, resolve_tables, rewrite_of
+from routesync.settings.tls import client_context
 
 log = structlog.get_logger(__name__)
 
@@ -70,28 +71,15 @@ class Daemon:
     def __init__(self, loaded: Loaded, *, state: Path, notifier: Notifier) -> None:
         self._loaded = loaded
         self._settings: Settings = loaded.settings
+        self._policy = loaded.policy
         self._state = state
         self._notifier = notifier
-        self._names = Names.of_host()
-        self._policy = Policy.compile(self._settings.policy, self._names)
-        self._hub = EventHub(self._settings.node.name)
         self._reconcilers: list[Reconciler] = []
-        self._tables = resolve_tables(self._settings.kernel, self._names)
-        self._source = KernelSource(
-            tables=self._tables,
-            admit=self._admit,
-            admit_header=self._policy.header_verdict,
-            receive_buffer=self._settings.kernel.receive_buffer,
-            audit_interval_s=self._settings.kernel.audit_interval_s,
-            netns=self._settings.kernel.netns,
-            report=KernelReporter(self._hub, self._names, lambda: self._source.links),
-        )
-        self._status = StatusBuilder(self._settings, self._source, self._hub, self._views)
 
     def _admit(self, route: Route, links: Links) -> Verdict:
         return self._policy.evaluate(route, InterfaceNames(links))
 
-    def _views(self) -> list[object]:
+    def _views(self) -> list[TargetView]:
         return [reconciler.view() for reconciler in self._reconcilers]
 
     async def run(self) -> None:
@@ -104,6 +92,8 @@ class Daemon:
         """
         supervisor = Supervisor()
         async with AsyncExitStack() as stack:
+            await self._open_events(stack)
+            self._open_kernel()
             ledger = self._open_ledger(stack)
             for target in self._settings.targets if self._settings.mode == "mirror" else ():
                 self._reconcilers.append(await self._make_reconciler(target, ledger, stack))
@@ -122,13 +112,45 @@ class Daemon:
             finally:
                 self._notifier.stopping()
 
+    async def _open_events(self, stack: AsyncExitStack) -> None:
+        node = self._settings.node.name
+        if self._settings.mqtt is None:
+            self._hub = EventHub(node)
+            return
+        outbox = Outbox.open(self._state / "outbox.sqlite", node)
+        stack.push_async_callback(outbox.close)
+        self._hub = EventHub(node, epoch=outbox.identity.epoch, sequence=outbox.first_sequence)
+        self._hub.attach(outbox)
+        self._publisher = MqttPublisher(
+            self._settings.mqtt, node, self._hub, self._build_status, outbox=outbox
+        )
+
+    def _build_status(self) -> Status:
+        return self._status.build()  # made after the publisher
+
+    def _open_kernel(self) -> None:
+        kernel = self._settings.kernel
+        self._source = KernelSource(
+            tables=resolve_tables(kernel, self._loaded.names),
+            admit=self._admit,
+            admit_header=self._policy.header_verdict,
+            receive_buffer=kernel.receive_buffer,
+            audit_interval_s=kernel.audit_interval_s,
+            netns=kernel.netns,
+            report=KernelReporter(self._hub, self._loaded.names, lambda: self._source.links),
+        )
+        self._status = StatusBuilder(self._settings, self._source, self._hub, self._views)
+        if self._settings.mqtt is not None:
+            self._status.broker = lambda: self._publisher.state
+            self._status.broker_troubles = lambda: self._publisher.troubles
+
     def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
         try:
             return stack.enter_context(SqliteLedger(self._state))
         except LedgerBusyError:
             raise
         except LedgerError as error:
-            log.error("ledger unusable", error=str(error), consequence="nothing from before is ours to remove")
+            log.error("ledger unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
             self._status.standing_reasons.append(f"ledger: {error}")
             return MemoryLedger()
 
@@ -143,13 +165,7 @@ class Daemon:
     async def _make_reconciler(
         self, target: TargetSettings, ledger: Ledger, stack: AsyncExitStack
     ) -> Reconciler:
-        client = await stack.enter_async_context(
-            LoxilbClient(
-                target.url,
-                connect_timeout_s=target.connect_timeout_s,
-                request_timeout_s=target.request_timeout_s,
-            )
-        )
+        client = await stack.enter_async_context(make_client(target))
         reconciler = Reconciler(
             target.name,
             client,
@@ -175,11 +191,7 @@ class Daemon:
         if self._settings.mqtt is None:
             await log_events(self._hub)
         else:
-            publisher = MqttPublisher(
-                self._settings.mqtt, self._settings.node.name, self._hub, self._status.build
-            )
-            self._status.broker = lambda: publisher.state
-            await publisher.run()
+            await self._publisher.run()
 
     async def _pump(self) -> None:
         table = self._status.table
@@ -200,7 +212,10 @@ class Daemon:
             await reconciler.contacted.wait()
         self._notifier.ready(self._status.line())
         log.info(
-            "ready", **self._status.figures(), took_s=round(time.monotonic() - began, 3), mode=self._settings.mode
+            "ready",
+            **self._status.figures(),
+            took_s=round(time.monotonic() - began, 3),
+            mode=self._settings.mode,
         )
         while True:
             await asyncio.sleep(STATUS_INTERVAL_S)
@@ -208,6 +223,19 @@ class Daemon:
 
     def _reload(self) -> None:
         log.warning("reload is not supported yet; restart to take up a new configuration")
+
+
+def make_client(target: TargetSettings) -> LoxilbClient:
+    """A client for a target, as its configuration says."""
+    token = target.token.get_secret_value() if target.token else None
+    return LoxilbClient(
+        target.url,
+        connect_timeout_s=target.connect_timeout_s,
+        request_timeout_s=target.request_timeout_s,
+        token=lambda: token,
+        tls=client_context(target.tls) if target.tls else None,
+        server_name=target.tls.server_name if target.tls else None,
+    )
 
 
 def target_rules(target: TargetSettings) -> TargetRules:

@@ -43,7 +43,9 @@ class KernelReporter:
             case Dropped():
                 self._dropped(report)
             case BadMessage():
-                log.error("kernel message not understood", error=report.error, remedy="the table is read anew")
+                log.error(
+                    "kernel message not understood", error=report.error, remedy="the table is read anew"
+                )
 
     def _dropped(self, report: Dropped) -> None:
         route = report.route

@@ -75,9 +75,11 @@ class StatusBuilder:
         for view in self._targets():
             if not view.state.healthy:
                 found.append(f"target {view.name}: {view.error or view.state}")
-            for phase in (Phase.REFUSED, Phase.CONFLICTING):
-                if count := view.phases[phase]:
-                    found.append(f"target {view.name}: {count} routes {phase}")
+            found += [
+                f"target {view.name}: {count} routes {phase}"
+                for phase in (Phase.REFUSED, Phase.CONFLICTING)
+                if (count := view.phases[phase])
+            ]
         found += [f"broker: {trouble}" for trouble in self.broker_troubles()]
         return found
 

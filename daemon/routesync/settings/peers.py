@@ -86,6 +86,13 @@ class TargetSettings(Model):
     request_timeout_s: float = Field(
         default=10, gt=0, le=300, description="How long one request may take, in seconds."
     )
+    startup_hold_s: float = Field(
+        default=60,
+        ge=0,
+        le=3600,
+        description="After the start, routes of ours that the kernel does not have are left this long, in seconds: the "
+        "routing daemon may still be coming up.",
+    )
     inventory_interval_s: float = Field(
         default=600,
         ge=10,
