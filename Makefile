@@ -8,11 +8,12 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 READY := .venv/.ready
 LOCKS := packaging/requirements
 # One resolver makes both files; the environment of the one who runs it must not show in them.
 LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL \
-	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --upgrade
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url $(ARGS)
 
 .PHONY: help
 help: ## Show this list
@@ -50,10 +51,14 @@ fuzz: root $(READY) ## Try the properties with many more examples
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=900 $(ARGS)
 
 .PHONY: lock
-lock: ## Resolve the dependencies anew and lock them with hashes (needs uv)
+lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newer ones
 	@command -v uv >/dev/null || { echo 'make lock: uv is missing: pip install uv' >&2; exit 1; }
 	@$(LOCK) pyproject.toml -o $(LOCKS)/runtime.txt
 	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/runtime.txt -o $(LOCKS)/dev.txt
+
+.PHONY: deb
+deb: $(READY) ## Build the Debian package into dist/
+	@packaging/deb/build
 
 .PHONY: clean
 clean: ## Remove everything that was built, the virtual environment too
