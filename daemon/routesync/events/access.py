@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
 from routesync.settings import MqttSettings
+from routesync.settings.notation import NotationError
+from routesync.settings.tls import client_context
 
 # Reason codes of CONNACK and DISCONNECT (MQTT 5, 3.2.2.2 and 3.14.2.1). paho turns those of 3.1.1 into these.
 _IDENTIFIER = 0x85
@@ -36,10 +39,28 @@ def read_password(settings: MqttSettings) -> str | None:
         raise PasswordFileError(f"mqtt.password_file: {settings.password_file}: {error.strerror}") from error
 
 
+def tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
+    """The context for TLS, from the files as they are at this moment; None for plain TCP.
+
+    Raises:
+        NotationError: a file cannot be read or used.
+    """
+    if settings.tls is None:
+        return None
+    context = client_context(settings.tls)
+    name = settings.tls.server_name
+    if name is not None:  # paho always passes the host
+        wrap = context.wrap_socket
+        context.wrap_socket = lambda sock, **options: wrap(sock, **{**options, "server_hostname": name})
+    return context
+
+
 def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str:
     """Say what is wrong with the broker, naming place and remedy."""
     if isinstance(error, PasswordFileError):
         return str(error)
+    if isinstance(error, NotationError):
+        return f"mqtt.tls.{error}"
     broker = f"broker {settings.host}:{settings.port}"
     if isinstance(error, TimeoutError):
         return f"{broker} does not answer within {settings.timeout_s:g} s; check mqtt.host and mqtt.port"

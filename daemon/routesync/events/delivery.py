@@ -20,6 +20,7 @@ from routesync.events.session import Publication, Session
 from routesync.events.status import Status
 from routesync.events.store import Message
 from routesync.events.table import Table
+from routesync.settings import MqttSettings
 
 TICK_S: Final = 1.0
 """Retained state is published at most this often."""
@@ -33,6 +34,7 @@ class Delivery:
 
     Args:
         session: The connection, open.
+        settings: The broker.
         root: `<root>/<node>`.
         hub: Tells the losses.
         outbox: Where the events wait.
@@ -44,6 +46,7 @@ class Delivery:
         self,
         session: Session,
         *,
+        settings: MqttSettings,
         root: str,
         hub: EventHub,
         outbox: Outbox,
@@ -53,6 +56,7 @@ class Delivery:
         self.denied: dict[str, str] = {}
         """Topics below the root that the broker denies, with its words."""
         self._session = session
+        self._settings = settings
         self._root = root
         self._hub = hub
         self._outbox = outbox
@@ -71,9 +75,11 @@ class Delivery:
         Raises:
             aiomqtt.MqttError: it has broken.
         """
-        self.post_status(self._status_source())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._session.broken())
+            if not self._session.is_v5 and await self._session.listen(f"{self._root}/status"):
+                tasks.create_task(self._check_echo())
+            self.post_status(self._status_source())
             tasks.create_task(self._send_events())
             tasks.create_task(self._send_states())
         raise AssertionError("the tasks end by raising")
@@ -107,7 +113,12 @@ class Delivery:
             user.append(("target", message.target))
         if message.prefix is not None:
             user.append(("prefix", message.prefix))
-        publication = Publication(f"{self._root}/{message.topic}", message.payload, user=tuple(user))
+        publication = Publication(
+            f"{self._root}/{message.topic}",
+            message.payload,
+            expiry_s=self._settings.event_expiry_s,
+            user=tuple(user),
+        )
         self._session.post(publication, partial(self._event_acknowledged, message))
         self._unacknowledged[message.sequence] = None
         self._sent = message.sequence
@@ -125,6 +136,15 @@ class Delivery:
         if topic not in self.denied:
             self.denied[topic] = denial
             log.error("the broker's access rules deny a topic", topic=f"{self._root}/{topic}", answer=denial)
+
+    async def _check_echo(self) -> None:
+        """Find out by 3.1.1, whose acknowledgement says nothing, whether at least the birth was taken."""
+        try:
+            await asyncio.wait_for(self._session.echo(), self._settings.timeout_s)
+        except TimeoutError:
+            self._note_denial("status", "it does not come back")
+        else:
+            await self._session.unsubscribe(f"{self._root}/status")
 
     # ---- retained state ----
 

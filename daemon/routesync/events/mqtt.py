@@ -16,16 +16,17 @@ from typing import Final
 import aiomqtt
 import structlog
 
-from routesync.events.access import explain, read_password
+from routesync.events.access import explain, read_password, tls_context
 from routesync.events.backoff import Backoff
 from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
 from routesync.events.outbox import Outbox
 from routesync.events.retained import encode_status
-from routesync.events.session import Session
+from routesync.events.session import Session, last_will
 from routesync.events.status import Status, offline
 from routesync.events.table import Table
 from routesync.settings import MqttSettings
+from routesync.settings.notation import NotationError
 
 LAST_WORD_S: Final = 2.0
 """What saying `offline` may take."""
@@ -103,7 +104,7 @@ class MqttPublisher:
             began = time.monotonic()
             try:
                 await self._connection()
-            except* (aiomqtt.MqttError, OSError) as group:
+            except* (aiomqtt.MqttError, OSError, NotationError) as group:
                 if time.monotonic() - began > self._backoff.steady_s:
                     failures = 0
                 failures += 1
@@ -130,12 +131,14 @@ class MqttPublisher:
             self._settings,
             client_id=self.client_id,
             password=read_password(self._settings),
-            will=self._will(),
+            tls=tls_context(self._settings),
+            will=last_will(self._settings, f"{self._root}/status", encode_status(self._offline(), self._hub)),
         )
         async with session:
             self._note_connected()
             self._delivery = Delivery(
                 session,
+                settings=self._settings,
                 root=self._root,
                 hub=self._hub,
                 outbox=self._outbox,
@@ -164,11 +167,6 @@ class MqttPublisher:
 
     def _offline(self) -> Status:
         return offline(self._hub.identity.node, epoch=self._hub.identity.epoch)
-
-    def _will(self) -> aiomqtt.Will:
-        return aiomqtt.Will(
-            f"{self._root}/status", encode_status(self._offline(), self._hub), qos=1, retain=True
-        )
 
 
 def _memory_outbox(hub: EventHub) -> Outbox:

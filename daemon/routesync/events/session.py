@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NamedTuple, NoReturn
 
 import aiomqtt
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags
 from paho.mqtt.client import Client as PahoClient
-from paho.mqtt.client import ConnectFlags
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -52,11 +53,18 @@ class Session(aiomqtt.Client):
         settings: The broker.
         client_id: Stable and unique at the broker.
         password: As it is now; the file may have changed since the last connection.
+        tls: None for plain TCP.
         will: The last will.
     """
 
     def __init__(
-        self, settings: MqttSettings, *, client_id: str, password: str | None, will: aiomqtt.Will
+        self,
+        settings: MqttSettings,
+        *,
+        client_id: str,
+        password: str | None,
+        tls: ssl.SSLContext | None,
+        will: aiomqtt.Will,
     ) -> None:
         self.is_v5 = settings.protocol == "5.0"
         self._window = WINDOW
@@ -65,6 +73,7 @@ class Session(aiomqtt.Client):
         self._room.set()
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._echo = asyncio.Event()
         super().__init__(
             settings.host,
             settings.port,
@@ -74,6 +83,10 @@ class Session(aiomqtt.Client):
             protocol=aiomqtt.ProtocolVersion.V5 if self.is_v5 else aiomqtt.ProtocolVersion.V311,
             will=will,
             clean_session=None if self.is_v5 else True,
+            # A delayed will is sent at once when its session ends, and a clean start would end it (MQTT 5, 3.1.3.2.2).
+            clean_start=False if self.is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=_connect_properties(settings) if self.is_v5 else None,
+            tls_context=tls,
             timeout=settings.timeout_s,
             keepalive=settings.keepalive_s,
             max_inflight_messages=0,  # the window is ours
@@ -116,14 +129,24 @@ class Session(aiomqtt.Client):
         """Wait until everything is acknowledged."""
         await self._quiet.wait()
 
+    async def listen(self, topic: str) -> bool:
+        """Subscribe to a topic of our own, to see whether what we publish comes back; False if we may not."""
+        (answer,) = await self.subscribe(topic, qos=1)
+        return (answer if isinstance(answer, int) else answer.value) < FAILURES
+
+    async def echo(self) -> None:
+        """Wait until something that we published comes back."""
+        await self._echo.wait()
+
     async def broken(self) -> NoReturn:
         """Wait for the end of the connection.
 
         Raises:
             aiomqtt.MqttError: it has come.
         """
-        async for _ in self.messages:
-            pass  # nothing is subscribed to
+        async for message in self.messages:
+            if not message.retain:
+                self._echo.set()
         raise AssertionError("the iterator ends by raising")
 
     def _on_connect(
@@ -150,6 +173,23 @@ class Session(aiomqtt.Client):
         if not self._in_flight:
             self._quiet.set()
         acknowledged(None if reason_code.value < FAILURES else str(reason_code))
+
+
+def _connect_properties(settings: MqttSettings) -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's own gap
+    properties.SessionExpiryInterval = settings.will_delay_s
+    return properties
+
+
+def last_will(settings: MqttSettings, topic: str, payload: bytes) -> aiomqtt.Will:
+    """The retained message that the broker publishes for us when we are gone for longer than the will's delay."""
+    properties = None
+    if settings.protocol == "5.0":
+        properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]  # paho's own gap
+        properties.WillDelayInterval = settings.will_delay_s
+        properties.ContentType = CONTENT_TYPE
+        properties.PayloadFormatIndicator = 1
+    return aiomqtt.Will(topic, payload, qos=1, retain=True, properties=properties)
 
 
 def _properties(publication: Publication) -> Properties:
