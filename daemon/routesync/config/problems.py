@@ -70,6 +70,8 @@ def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, Notatio
         return path, NotationError(f"unknown key {key!r}", suggest(key, model.model_fields) if model else "")
     if kind == "missing":
         return path, NotationError("this key is missing")
+    if kind == "tuple_type" and isinstance(value_at(document, path), dict):
+        return path, NotationError(_TYPES[kind], f"write [[{_dotted(path)}]]")
     if kind == "literal_error":
         return path, NotationError(f"expected {context['expected']}")
     if kind in _BOUNDS:

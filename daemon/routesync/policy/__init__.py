@@ -89,7 +89,7 @@ class Policy:
             for earlier in self._rules[:number]:
                 if rule.always_after(earlier):
                     found.append(
-                        f"{place}: never gets its turn: rule {earlier.name!r} above matches all it does"
+                        f"{place}: never gets its turn: rule {earlier.name!r} above matches all that it does"
                     )
                     break
         return tuple(found)

@@ -32,6 +32,7 @@ MAX_LENGTH: Final = 128
 MAX_INTERFACE_NAME: Final = 15
 """IFNAMSIZ - 1 (linux/if.h)."""
 
+_MAX_SHOWN: Final = 60
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -79,9 +80,17 @@ def kind_of(value: object) -> str:
             return type(value).__name__
 
 
+def shown(text: str) -> str:
+    """Quote a word for a message, cut where it is very long."""
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Propose the known word that was probably meant, as a remedy; empty where none is close."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    if len(word) > _MAX_SHOWN:
+        return ""
+    words = list(known)
+    close = difflib.get_close_matches(word.lower(), words, n=1) or [it for it in words if it.startswith(word)]
     return f"did you mean {close[0]!r}?" if close else ""
 
 
@@ -101,8 +110,8 @@ def read_name(value: object) -> str:
     text = read_text(value)
     if not NAME.fullmatch(text):
         raise NotationError(
-            f"{text!r} is no valid name",
-            "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit",
+            f"{shown(text)} is no valid name",
+            "use letters, digits, '.', '_' and '-', at most 63, not '.', '_', '-' first",
         )
     return text
 
@@ -119,7 +128,7 @@ def read_number(value: object, kind: str, names: Mapping[str, int], highest: int
         if not (value.isascii() and value.isdigit()):
             known = ", ".join(sorted(names, key=lambda name: names[name]))
             remedy = " ".join(filter(None, (suggest(value, names), f"Known: {known}; or a number")))
-            raise NotationError(f"unknown {kind} {value!r}", remedy)
+            raise NotationError(f"unknown {kind} {shown(value)}", remedy)
         value = int(value[:20])
     if not isinstance(value, int) or isinstance(value, bool):
         raise NotationError(
@@ -136,7 +145,7 @@ def read_flag(value: object) -> int:
     if text not in HopFlag.NAMES:
         known = f"Known: {', '.join(HopFlag.NAMES)}"
         raise NotationError(
-            f"unknown flag {text!r}", " ".join(filter(None, (suggest(text, HopFlag.NAMES), known)))
+            f"unknown flag {shown(text)}", " ".join(filter(None, (suggest(text, HopFlag.NAMES), known)))
         )
     return HopFlag.NAMES[text]
 
@@ -149,7 +158,7 @@ def read_span(value: object, kind: str, highest: int) -> Span:
         parts = re.fullmatch(r"\s*([0-9]{0,20})\s*(-?)\s*([0-9]{0,20})\s*", value)
         if parts is None or not (parts[1] or parts[3]) or (parts[3] and not parts[2]):
             raise NotationError(
-                f"{value!r} is no {kind}", 'write a number, or a range like "100-200", "1024-" or "-50"'
+                f"{shown(value)} is no {kind}", 'write a number, or a range like "100-200", "1024-" or "-50"'
             )
         low = int(parts[1] or 0)
         high = int(parts[3]) if parts[3] else (highest if parts[2] else low)
@@ -160,7 +169,7 @@ def read_span(value: object, kind: str, highest: int) -> Span:
     if not (0 <= low <= highest and 0 <= high <= highest):
         raise NotationError(f"a {kind} is between 0 and {highest}")
     if low > high:
-        raise NotationError(f"the range {value!r} is empty", f'write the lower end first: "{high}-{low}"')
+        raise NotationError(f"the range {value!r} is empty", f'did you mean "{high}-{low}"?')
     return Span(low, high)
 
 
@@ -175,8 +184,10 @@ def read_prefix(value: object) -> Prefix:
         raise NotationError(
             "'default' names no family", "write 0.0.0.0/0, ::/0, or match default_route = true"
         )
+    if len(text) > _MAX_SHOWN:
+        raise NotationError(f"{shown(text)} is not a prefix")
     if "%" in text:
-        raise NotationError(f"there is an interface in {text!r}", "match it with the key 'interface'")
+        raise NotationError(f"there is an interface in {shown(text)}", "match it with the key 'interface'")
     try:
         return Prefix.parse(text)
     except ValueError as error:
@@ -188,7 +199,7 @@ def read_family(value: object) -> Family:
     labels = {family.label: family for family in Family}
     text = read_text(value, '"ipv4", "ipv6" or a list of them')
     if text not in labels:
-        raise NotationError(f"unknown family {text!r}", 'write "ipv4" or "ipv6"')
+        raise NotationError(f"unknown family {shown(text)}", 'write "ipv4" or "ipv6"')
     return labels[text]
 
 
@@ -196,10 +207,13 @@ def read_interface(value: object) -> str:
     """Read a glob of interface names."""
     text = read_text(value, "the name of an interface or a glob as a string, or a list of them")
     if not text or any(char.isspace() or char in "/\0" for char in text):
-        raise NotationError(f"{text!r} is no interface name or glob", 'write something like "eth0" or "eth*"')
+        raise NotationError(
+            f"{shown(text)} is no interface name or glob", 'write something like "eth0" or "eth*"'
+        )
     if len(text) > MAX_INTERFACE_NAME and not set("*?[") & set(text):
         raise NotationError(
-            f"no interface has a name as long as {text!r}: {MAX_INTERFACE_NAME} characters at most"
+            f"no interface has a name as long as {shown(text)}",
+            f"use {MAX_INTERFACE_NAME} characters at most",
         )
     return text
 
@@ -211,16 +225,16 @@ def read_next_hop(value: object) -> Address:
         parsed = ipaddress.ip_address(text)
     except ValueError:
         remedy = "leave out the prefix length" if "/" in text else "write an IPv4 or IPv6 address"
-        raise NotationError(f"{text!r} is no address", remedy) from None
+        raise NotationError(f"{shown(text)} is no address", remedy) from None
     address = Address(parsed.packed)
     if "%" in text or parsed.is_unspecified or parsed.is_loopback or text == "255.255.255.255":
         raise NotationError(
-            f"{text!r} cannot be a next hop", "name an address of this host that loxilb can reach"
+            f"{shown(text)} cannot be a next hop", "name an address of this host that loxilb can reach"
         )
     if is_link_local(address) or is_multicast(address):
+        kind = "link-local" if is_link_local(address) else "multicast"
         raise NotationError(
-            f"{text!r} is link-local or multicast, and loxilb takes no such gateway",
-            "name a global or private unicast address",
+            f"{shown(text)} is {kind}, and loxilb takes no such gateway", "name a wider unicast address"
         )
     return address
 
@@ -251,7 +265,7 @@ def read_host(value: object) -> str:
         ipaddress.ip_address(text)
     except ValueError:
         if len(text) > 253 or not _HOST.fullmatch(text):
-            raise NotationError(f"{text!r} is no host name or address") from None
+            raise NotationError(f"{shown(text)} is no host name or address") from None
     return text
 
 
@@ -275,7 +289,7 @@ def read_url(value: object) -> str:
             "there are credentials in the URL", "leave them out, and use 'token' or 'token_file'"
         )
     if parts.scheme not in ("http", "https") or not host:
-        raise NotationError(f"{text!r} is no http or https URL", example)
+        raise NotationError(f"{shown(text)} is no http or https URL", example)
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise NotationError("there is a query or fragment in the URL", example)
     if port == 0:
@@ -292,7 +306,7 @@ def read_netns(value: object) -> str:
     text = read_text(value)
     if "\0" in text or not text or (not text.startswith("/") and ("/" in text or text in (".", ".."))):
         raise NotationError(
-            f"{text!r} names no network namespace", 'write a name as "ip netns" shows it, or an absolute path'
+            f"{shown(text)} names no network namespace", "write a name below /run/netns, or a path"
         )
     return text
 
@@ -307,7 +321,7 @@ def read_topic(value: object) -> str:
         or len(text.encode()) > 1024
     ):
         raise NotationError(
-            f"{text!r} is no topic to publish below",
+            f"{shown(text)} is no topic to publish below",
             "write levels joined by '/', without '+', '#' and a leading '$'",
         )
     return text

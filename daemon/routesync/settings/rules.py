@@ -134,7 +134,7 @@ class RuleSettings(Model):
     def _name_is_free(cls, name: str) -> str:
         if name == "default":
             raise NotationError(
-                "the name 'default' is that of the default action in verdicts", "give the rule another name"
+                "'default' is what verdicts name the default action by", "give the rule another name"
             )
         return name
 

@@ -1,0 +1,313 @@
+"""Mistakes in a configuration: each one line, with its place and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from routesync.config import ConfigError, load
+from routesync.names import Names
+
+Complaints = Callable[..., list[str]]
+
+RULE = '[[policy.rules]]\nname = "it"\naction = "drop"\n'
+TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[polcy]\n", "1: [polcy]: unknown key 'polcy'; did you mean 'policy'?"),
+        ("mod = 1\n", "1: key mod: unknown key 'mod'; did you mean 'mode'?"),
+        ("xyzzy = 1\n", "1: key xyzzy: unknown key 'xyzzy'"),
+        ("[mqtt]\n", "1: [mqtt], key host: this key is missing"),
+        ('[[policy.rules]]\nname = "it"\n', "1: [[policy.rules]] #1 (it), key action: this key is missing"),
+        ("mode = 3\n", "1: key mode: expected 'mirror' or 'observe'"),
+        ("mqtt = 3\n", "1: key mqtt: expected a table"),
+        ("targets = 3\n", "1: key targets: expected an array of tables"),
+        ("[targets]\n", "1: [targets]: expected an array of tables; write [[targets]]"),
+        ("[policy]\nrules = [1]\n", "2: [[policy.rules]] #1: expected a table"),
+        ("[kernel]\nreceive_buffer = '64M'\n", "2: [kernel], key receive_buffer: expected an integer"),
+        ("[kernel]\naudit_interval_s = true\n", "2: [kernel], key audit_interval_s: expected a number"),
+        ("[kernel]\naudit_interval_s = nan\n", "2: [kernel], key audit_interval_s: expected a finite number"),
+        ("[kernel]\ntables = ['main', 254]\n", "2: [kernel], key tables: table 254 stands twice in the list"),
+        (
+            "[kernel]\ntables = ['main', 'blue']\n",
+            "2: [kernel], key tables #2: unknown table 'blue'; Known: default, main, local; or a number",
+        ),
+        (
+            "[kernel]\ntables = 0\n",
+            '2: [kernel], key tables: 0 is no routing table; name one, such as "main"',
+        ),
+        (
+            "[kernel]\ntables = []\n",
+            "2: [kernel], key tables: the list is empty; name at least one, or leave the key out",
+        ),
+        (
+            "[kernel]\nnetns = 'a/b'\n",
+            "2: [kernel], key netns: 'a/b' names no network namespace; write a name below /run/netns, or a path",
+        ),
+        (
+            RULE + RULE,
+            "5: [[policy.rules]] #2 (it), key name: 'it' is the name of #1 already; give each a name of its own",
+        ),
+        (
+            TARGET + TARGET,
+            "5: [[targets]] #2 (edge), key name: 'edge' is the name of #1 already; give each a name of its own",
+        ),
+    ],
+)
+def test_a_mistake(complaints: Complaints, text: str, expected: str) -> None:
+    assert complaints(text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("match.protcol = 'dhcp'", "match.protcol: unknown key 'protcol'; did you mean 'protocol'?"),
+        ("match.prefix = [{ in = '::/0' }]", "match.prefix #1.in: unknown key 'in'"),
+        ("match.host = 'yes'", "match.host: expected true or false"),
+        ("match.protocol = 256", "match.protocol: a protocol is a number between 0 and 255"),
+        (
+            "match.prefix = '10.1.2.3/8'",
+            "match.prefix: '10.1.2.3/8' has host bits set; did you mean 10.0.0.0/8?",
+        ),
+        ("match.metric = '200-100'", "match.metric: the range '200-100' is empty; did you mean \"100-200\"?"),
+        ("match.metric = 4294967296", "match.metric: a metric is between 0 and 4294967295"),
+        (
+            "match.protocol = true",
+            "match.protocol: expected the name or number of a protocol, or a list of them, got a boolean",
+        ),
+        (
+            "match.prefix = 1979-05-27",
+            (
+                'match.prefix: expected a prefix as a string, a table like { within = "10.0.0.0/8" }, '
+                "or a list of them, got a date or time"
+            ),
+        ),
+        ("match.flags = 1", "match.flags: expected the name of a flag, or a list of them, got an integer"),
+        (
+            "match.scope = 'lnik'",
+            (
+                "match.scope: unknown scope 'lnik'; did you mean 'link'? "
+                "Known: global, site, link, host, nowhere; or a number"
+            ),
+        ),
+        (
+            "match.flags = ['dead', 'linkdwon']",
+            (
+                "match.flags #2: unknown flag 'linkdwon'; did you mean 'linkdown'? "
+                "Known: dead, pervasive, onlink, offload, linkdown, unresolved, trap"
+            ),
+        ),
+        (
+            "match.gateway = '10.0.0.0/33'",
+            "match.gateway: '10.0.0.0/33' is not a prefix like 10.0.0.0/8 or 2001:db8::/32",
+        ),
+        (
+            "match.prefix = 'default'",
+            "match.prefix: 'default' names no family; write 0.0.0.0/0, ::/0, or match default_route = true",
+        ),
+        ("match.prefix = {}", "match.prefix: the table is empty; give exact, within, covers or length"),
+        (
+            "match.metric = 'low'",
+            (
+                "match.metric: 'low' is no metric; "
+                'write a number, or a range like "100-200", "1024-" or "-50"'
+            ),
+        ),
+        (
+            "match.interface = 'sixteen-letters-'",
+            "match.interface: no interface has a name as long as 'sixteen-letters-'; use 15 characters at most",
+        ),
+        (
+            "next_hop = '192.0.2.1'",
+            'next_hop: a dropped route has no next hop; leave the key out, or set action = "keep"',
+        ),
+    ],
+)
+def test_a_mistake_in_a_rule(complaints: Complaints, line: str, expected: str) -> None:
+    assert complaints(f"{RULE}{line}\n") == [f"4: [[policy.rules]] #1 (it), key {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "a b",
+            "'a b' is no valid name; use letters, digits, '.', '_' and '-', at most 63, not '.', '_', '-' first",
+        ),
+        ("default", "'default' is what verdicts name the default action by; give the rule another name"),
+    ],
+)
+def test_a_name_that_will_not_do(complaints: Complaints, name: str, expected: str) -> None:
+    assert complaints(RULE.replace("it", name)) == [f"2: [[policy.rules]] #1 ({name}), key name: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("allow_default = 1", "allow_default: expected true or false"),
+        ("rate = 0", "rate: must be more than 0"),
+        ("burst = 0", "burst: must be at least 1"),
+        ("tls.ca = 1", "tls.ca: unknown key 'ca'; did you mean 'ca_file'?"),
+        (
+            "tls = {}",
+            "tls: TLS settings for an http URL; write https in the URL (loxilb's own port for it is 8091)",
+        ),
+        (
+            "next_hop = ['::2', '::3']",
+            "next_hop: two ipv6 next hops; give at most one address of each family",
+        ),
+        ("next_hop = '192.0.2.1/24'", "next_hop: '192.0.2.1/24' is no address; leave out the prefix length"),
+        (
+            "next_hop = '0.0.0.0'",
+            "next_hop: '0.0.0.0' cannot be a next hop; name an address of this host that loxilb can reach",
+        ),
+        (
+            "next_hop = 'fe80::1'",
+            "next_hop: 'fe80::1' is link-local, and loxilb takes no such gateway; name a wider unicast address",
+        ),
+    ],
+)
+def test_a_mistake_in_a_target(complaints: Complaints, line: str, expected: str) -> None:
+    assert complaints(f"{TARGET}{line}\n") == [f"4: [[targets]] #1 (edge), key {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("host = 'broker'\nport = 70000", "3: [mqtt], key port: must be at most 65535"),
+        (
+            "host = 'broker'\nroot = 'a/#'",
+            (
+                "3: [mqtt], key root: 'a/#' is no topic to publish below; "
+                "write levels joined by '/', without '+', '#' and a leading '$'"
+            ),
+        ),
+        (
+            "host = 'mqtt://broker:1883'",
+            (
+                "2: [mqtt], key host: expected a host's name or address, got a URL; "
+                "leave out the scheme, and give the port by 'port'"
+            ),
+        ),
+    ],
+)
+def test_a_mistake_about_the_broker(complaints: Complaints, text: str, expected: str) -> None:
+    assert complaints(f"[mqtt]\n{text}\n") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("192.168.10.20:11111", "'192.168.10.20:11111' is no http or https URL"),
+        ("ftp://192.168.10.20", "'ftp://192.168.10.20' is no http or https URL"),
+        ("http://", "'http://' is no http or https URL"),
+        ("http://192.168.10.20:x", "this is no URL: its host or port cannot be read"),
+        ("http://192.168.10.20:70000", "this is no URL: its host or port cannot be read"),
+        ("http://192.168.10.20:0", "port 0 cannot be connected to"),
+        ("http://[::1", "this is no URL: its host or port cannot be read"),
+        ("http://a b", "there is white space or a control character in the URL"),
+        ("http://lb/?a=1", "there is a query or fragment in the URL"),
+        ("http://-lb", "'-lb' is no host name or address"),
+    ],
+)
+def test_a_url_that_is_none(complaints: Complaints, url: str, message: str) -> None:
+    (line,) = complaints(f'[[targets]]\nname = "edge"\nurl = "{url}"\n')
+    assert line.startswith(f"3: [[targets]] #1 (edge), key url: {message}; write it like http://")
+
+
+@pytest.mark.parametrize("url", ["http://[2001:db8::1]:11111", "https://lb.example.net/base", "http://lb_1"])
+def test_a_url_that_is_one(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "it.toml"
+    file.write_text(f'[[targets]]\nname = "edge"\nurl = "{url}/"\n')
+    assert load(file, {}, Names()).settings.targets[0].url == url
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(complaints: Complaints) -> None:
+    text = """
+[mqtt]
+prot = 1
+[[policy.rules]]
+name = "it"
+action = "drpo"
+match = { protocol = "dhpc", prefix = ["10.0.0.1/8", { within = "x" }], metric = "5-3" }
+[[targets]]
+url = "ftp://x"
+"""
+    assert [line.split(": ")[:2] for line in complaints(text)] == [
+        ["2", "[mqtt], key host"],
+        ["3", "[mqtt], key prot"],
+        ["6", "[[policy.rules]] #1 (it), key action"],
+        ["7", "[[policy.rules]] #1 (it), key match.protocol"],
+        ["7", "[[policy.rules]] #1 (it), key match.prefix #1"],
+        ["7", "[[policy.rules]] #1 (it), key match.prefix #2.within"],
+        ["7", "[[policy.rules]] #1 (it), key match.metric"],
+        ["8", "[[targets]] #1, key name"],
+        ["9", "[[targets]] #1, key url"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mode = mirror\n", "1: column 8: not valid TOML: invalid value: mode = mirror"),
+        (
+            "\n[mqtt\nhost = 1",
+            "2: column 6: not valid TOML: expected ']' at the end of a table declaration: [mqtt",
+        ),
+        ('a = "', '1: end of file: not valid TOML: unterminated string: a = "'),
+        ("a = 1\r\na = 2\r\n", "2: column 6: not valid TOML: cannot overwrite a value: a = 2"),
+    ],
+)
+def test_what_is_no_toml(complaints: Complaints, text: str, expected: str) -> None:
+    assert complaints(text) == [expected]
+
+
+def test_a_huge_number(complaints: Complaints) -> None:
+    assert complaints(f"a = {'9' * 5000}") == [" a value cannot be read; look for huge numbers"]
+
+
+def test_nesting_without_end(complaints: Complaints) -> None:
+    assert complaints(f"a = {'[' * 100_000}") == [" nested too deeply"]
+
+
+def test_a_file_in_another_encoding(complaints: Complaints) -> None:
+    assert complaints("mode = 'mirror'\n# für\n".encode("latin-1")) == [
+        "2: this is not UTF-8; save the file as UTF-8"
+    ]
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "it.toml"
+    file.write_text("mode = 'observe'\n", encoding="utf-8-sig")
+    assert load(file, {}, Names()).settings.mode == "observe"
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "nix.toml", {})
+    assert str(caught.value).startswith(
+        f"{tmp_path}/nix.toml: no such file; name an existing file, or start from"
+    )
+
+
+def test_a_directory_in_place_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {})
+    assert (
+        str(caught.value)
+        == f"{tmp_path}: cannot be read: Is a directory; name a file that this user may read"
+    )
+
+
+def test_a_path_that_cannot_be_one() -> None:
+    with pytest.raises(ConfigError):
+        load(Path("\0"), {})
+
+
+def test_control_characters_do_not_reach_the_terminal(complaints: Complaints) -> None:
+    assert complaints('"a\\u001b[31m\\nb" = 1\n') == ["1: key a\\x1b[31m\\nb: unknown key 'a\\x1b[31m\\nb'"]

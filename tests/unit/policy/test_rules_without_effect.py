@@ -1,0 +1,81 @@
+"""Rules that can never decide anything are pointed out; others are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from routesync.names import Names
+from routesync.policy import Policy
+from routesync.settings import PolicySettings
+
+
+def warnings(*matches: dict[str, object]) -> tuple[str, ...]:
+    rules = [
+        {"name": f"r{number}", "match": match, "action": "drop"} for number, match in enumerate(matches, 1)
+    ]
+    return Policy.compile(PolicySettings.model_validate({"rules": rules}), Names()).warnings
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ({}, {"protocol": "bgp"}),
+        ({"protocol": ["bgp", "ospf"]}, {"protocol": "bgp", "host": True}),
+        ({"host": True}, {"prefix": ["10.1.2.3", "2001:db8::1"]}),
+        ({"host": True}, {"prefix": {"within": "10.0.0.0/8", "length": 32}}),
+        ({"family": "ipv4"}, {"default_route": True, "prefix": {"within": "0.0.0.0/0"}}),
+        ({"prefix": {"within": "10.0.0.0/8"}}, {"prefix": {"within": ["10.1.0.0/16", "10.2.0.0/16"]}}),
+        ({"prefix": {"within": "10.0.0.0/8"}}, {"prefix": "10.1.0.0/16", "metric": 5}),
+        ({"prefix": {"covers": "10.1.2.3"}}, {"prefix": {"covers": "10.1.2.0/24"}}),
+        ({"prefix": {"covers": "10.1.2.3"}}, {"prefix": "10.1.0.0/16"}),
+        ({"prefix": {"length": "16-"}}, {"prefix": {"within": "10.0.0.0/8", "length": "24-32"}}),
+        ({"metric": "100-200"}, {"metric": [100, "150-160"]}),
+        ({"gateway": True}, {"gateway": "10.0.0.0/8"}),
+        ({"gateway": "10.0.0.0/8"}, {"gateway": ["10.1.0.0/16", "10.2.3.4"]}),
+        ({"interface": "eth*"}, {"interface": ["eth0", "eth1"]}),
+        ({"interface": ["eth*", "*"]}, {"interface": "cni?"}),
+        ({"flags": ["linkdown", "dead"]}, {"flags": "dead"}),
+        ({"source": "10.0.0.0/8"}, {"source": "10.1.2.3"}),
+        ({"table": ["main", 100]}, {"table": 100}),
+    ],
+)
+def test_a_rule_behind_a_wider_one_is_named(earlier: dict[str, object], later: dict[str, object]) -> None:
+    (line,) = warnings(earlier, later)
+    assert line == "[[policy.rules]] #2 (r2): never gets its turn: rule 'r1' above matches all that it does"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ({"protocol": "bgp"}, {"protocol": ["bgp", "ospf"]}),
+        ({"protocol": "bgp"}, {}),
+        ({"protocol": "bgp"}, {"scope": "link"}),
+        ({"host": True}, {"prefix": {"within": "10.0.0.0/8"}}),
+        ({"prefix": {"within": "10.1.0.0/16"}}, {"prefix": {"within": "10.0.0.0/8"}}),
+        ({"prefix": "10.0.0.0/8"}, {"prefix": {"within": "10.0.0.0/8"}}),
+        ({"prefix": {"covers": "10.1.2.0/24"}}, {"prefix": {"covers": "10.1.2.3"}}),
+        ({"metric": "100-200"}, {"metric": "100-201"}),
+        ({"gateway": False}, {"gateway": True}),
+        ({"gateway": "10.0.0.0/8"}, {"gateway": True}),
+        ({"interface": "eth0"}, {"interface": "eth*"}),
+        ({"flags": "dead"}, {"flags": ["linkdown", "dead"]}),
+    ],
+)
+def test_a_rule_that_may_still_decide_is_left_alone(
+    earlier: dict[str, object], later: dict[str, object]
+) -> None:
+    assert warnings(earlier, later) == ()
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"host": True, "default_route": True},
+        {"family": "ipv6", "prefix": "10.0.0.0/8"},
+        {"prefix": {"within": "10.0.0.0/8", "length": "33-"}},
+        {"prefix": {"within": "10.0.0.0/8", "covers": "2001:db8::1"}},
+    ],
+)
+def test_a_rule_that_contradicts_itself_is_named(match: dict[str, object]) -> None:
+    (line,) = warnings(match)
+    assert line.startswith("[[policy.rules]] #1 (r1): can never match")
