@@ -7,20 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import aiohttp
-
+from routesync.standin.faults import Fault
 from routesync.standin.process import StandinProcess, StandinState
 from support.netns import Namespace
 from support.waiting import eventually
 
-__all__ = ["StandinProcess", "StandinState", "ingested", "running_standin", "unix_session"]
+__all__ = [
+    "Fault",
+    "StandinProcess",
+    "StandinState",
+    "doomed_standin",
+    "ingested",
+    "recreate_container",
+    "running_standin",
+]
 
 _QUICK = ("--api-delay", "0", "--fill-delay", "0", "--fill-rate", "100000", "--fragile", "strict")
 
 
 @contextmanager
-def running_standin(space: Namespace, *arguments: str) -> Iterator[StandinProcess]:
-    """Run a stand-in in the namespace for the length of a `with` block.
+def doomed_standin(space: Namespace, *arguments: str) -> Iterator[StandinProcess]:
+    """Run a stand-in in the namespace for the length of a `with` block, whatever becomes of it.
 
     It starts without the original's delays, keeps the original's pace of ingestion, and dies of any GET that meets
     ingestion; further arguments of its command line change that.
@@ -34,9 +41,13 @@ def running_standin(space: Namespace, *arguments: str) -> Iterator[StandinProces
             standin.stop()
 
 
-def unix_session(standin: StandinProcess) -> aiohttp.ClientSession:
-    """A client session that speaks to the stand-in from any namespace; use it with `standin.base_url`."""
-    return aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(standin.socket)))
+@contextmanager
+def running_standin(space: Namespace, *arguments: str) -> Iterator[StandinProcess]:
+    """The same, but when it died of what was done to it, or went deaf, the test fails."""
+    with doomed_standin(space, *arguments) as standin:
+        yield standin
+        assert not standin.died, f"the stand-in died of misuse: {standin.log()}"
+        assert not (standin.alive and standin.state().deaf), "the stand-in was flooded and has gone deaf"
 
 
 async def ingested(standin: StandinProcess, *, within_s: float = 10) -> None:
@@ -44,3 +55,12 @@ async def ingested(standin: StandinProcess, *, within_s: float = 10) -> None:
     await eventually(
         lambda: standin.state().waiting == 0, within_s=within_s, what="ingestion by the stand-in"
     )
+
+
+def recreate_container(space: Namespace, standin: StandinProcess) -> None:
+    """Start loxilb anew as a container runtime does: the process dies, and its namespace begins empty of routes."""
+    standin.kill()
+    for protocol in ("static", "boot"):
+        space.ip(f"-4 route flush proto {protocol}")
+        space.ip(f"-6 route flush proto {protocol}")
+    standin.start()

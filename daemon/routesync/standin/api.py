@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import sys
@@ -13,10 +14,12 @@ from typing import Final
 from aiohttp import web
 
 from routesync.standin import requests, rtnl, wire
+from routesync.standin.auth import Gate
 from routesync.standin.ears import Ears
+from routesync.standin.faults import Fault, Faults
 from routesync.standin.kernel import KernelRoutes
 from routesync.standin.options import StandinOptions
-from routesync.standin.requests import RefusedError
+from routesync.standin.requests import FailedError, RefusedError
 from routesync.standin.table import RouteTable
 from routesync.standin.wire import Answer
 
@@ -46,25 +49,31 @@ class Api:
 
     def __init__(self, options: StandinOptions, kernel: KernelRoutes, table: RouteTable, ears: Ears) -> None:
         self._options = options
+        self._release = options.release
         self._kernel = kernel
         self._table = table
         self._ears = ears
         self._requests = Requests()
+        self._faults = Faults(options.seed)
         self._random = random.Random(options.seed)  # noqa: S311 - a likelihood, not a secret
 
     def application(self) -> web.Application:
         """Build the aiohttp application."""
-        application = web.Application(middlewares=[_speak_as_openapi], client_max_size=1 << 20)
-        application.router.add_routes(
-            [
-                web.post(f"{BASE_PATH}/config/route", self._post),
-                web.delete(f"{BASE_PATH}/config/route/destinationIPNet/{{address}}/{{length}}", self._delete),
-                web.get(f"{BASE_PATH}/config/route/all", self._get_routes, allow_head=False),
-                web.get(f"{BASE_PATH}/config/port/all", self._get_ports, allow_head=False),
-                web.get(f"{BASE_PATH}/version", self._get_version, allow_head=False),
-                web.get("/standin/state", self._get_state, allow_head=False),
-            ]
+        gate = Gate(self._options.manual_token, self._options.userservice)
+        application = web.Application(
+            middlewares=[self._faults.middleware, self._put_errors_in_words, gate.middleware]
         )
+        routes = [
+            web.post(f"{BASE_PATH}/config/route", self._post),
+            web.delete(f"{BASE_PATH}/config/route/destinationIPNet/{{address}}/{{length}}", self._delete),
+            web.get(f"{BASE_PATH}/config/route/all", self._get_routes, allow_head=False),
+            web.get(f"{BASE_PATH}/config/port/all", self._get_ports, allow_head=False),
+            web.get("/standin/state", self._get_state, allow_head=False),
+            web.put("/standin/faults", self._put_faults),
+        ]
+        if self._release.tells_version:
+            routes.append(web.get(f"{BASE_PATH}/version", self._get_version, allow_head=False))
+        application.router.add_routes(routes)
         return application
 
     async def _post(self, request: web.Request) -> web.Response:
@@ -78,10 +87,11 @@ class Api:
                 raw = await request.read()
         except TimeoutError:
             raise requests.body_timeout() from None
-        wish = requests.parse_body(raw)
+        wish = requests.parse_body(raw, complete=self._release.requires_gateway)
         prefix = requests.parse_cidr(wish.destination)
         gateway = requests.parse_gateway(wish.gateway, prefix)
-        protocol = rtnl.RTPROT_STATIC if wish.protocol == "static" else rtnl.RTPROT_BOOT
+        static = wish.protocol == "static" and self._release.honours_static
+        protocol = rtnl.RTPROT_STATIC if static else rtnl.RTPROT_BOOT
         return _outcome(self._kernel.add(prefix, gateway, protocol=protocol))
 
     async def _delete(self, request: web.Request) -> web.Response:
@@ -95,7 +105,7 @@ class Api:
             sys.stderr.write("fatal error: concurrent map iteration and map write\n")
             sys.stderr.flush()
             os._exit(_GO_PANIC_STATUS)
-        return respond(Answer(200, wire.route_rows(self._table.entries())))
+        return _respond(Answer(200, wire.route_rows(self._table.entries(), self._release)))
 
     def _meets_ingestion(self) -> bool:
         """Whether this GET is the one that kills. Strict spares the reading at start, which no client can know of."""
@@ -109,38 +119,53 @@ class Api:
 
     async def _get_ports(self, _request: web.Request) -> web.Response:
         self._requests.port_reads += 1
-        return respond(Answer(200, wire.port_rows(self._ears.ports.values())))
+        return _respond(Answer(200, wire.port_rows(self._ears.ports.values())))
 
     async def _get_version(self, _request: web.Request) -> web.Response:
-        return respond(Answer(200, {"buildInfo": "stand-in", "version": "0.9.8.8"}))
+        return _respond(Answer(200, {"buildInfo": "stand-in", "version": str(self._release)}))
 
     async def _get_state(self, _request: web.Request) -> web.Response:
         """Not of the original: what tests need to know of the stand-in."""
         state = asdict(self._requests) | asdict(self._ears.hearing)
-        return respond(Answer(200, state | {"waiting": self._ears.waiting, "entries": len(self._table)}))
+        state["waiting"] = self._ears.waiting
+        state["entries"] = len(self._table)
+        state["unprogrammed"] = self._table.unprogrammed()
+        state["faults_done"] = self._faults.done
+        return _respond(Answer(200, state))
+
+    async def _put_faults(self, request: web.Request) -> web.Response:
+        """Not of the original: replace the faults in force by those of the body, a list of Fault's fields."""
+        try:
+            self._faults.replace([Fault(**fields) for fields in json.loads(await request.read())])
+        except (TypeError, ValueError) as error:
+            raise RefusedError(wire.refusal(400, 400, f"not a list of faults: {error}")) from None
+        return _respond(wire.SUCCESS)
+
+    @web.middleware
+    async def _put_errors_in_words(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer loxilb's errors as this release does, and what aiohttp itself refuses as go-openapi does."""
+        try:
+            return await handler(request)
+        except FailedError as failed:
+            by_status = self._release.tells_errors_by_status
+            return _respond(wire.failure(str(failed)) if by_status else wire.OLD_FAILURE)
+        except RefusedError as refused:
+            return _respond(refused.answer)
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ",".join(sorted(error.allowed_methods))
+            message = f"method {request.method} is not allowed, but [{allowed}] are"
+            response = _respond(wire.refusal(405, 405, message))
+            response.headers["Allow"] = allowed
+            return response
+        except web.HTTPNotFound:
+            return _respond(wire.refusal(404, 404, f"path {request.path} was not found"))
 
 
-def respond(answer: Answer) -> web.Response:
-    """Make an HTTP response of an answer."""
+def _respond(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=wire.encode(answer.body), content_type="application/json")
 
 
 def _outcome(number: int) -> web.Response:
-    return respond(wire.kernel_failure(number) if number else wire.SUCCESS)
-
-
-@web.middleware
-async def _speak_as_openapi(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer refusals, and what aiohttp itself refuses, as go-openapi does."""
-    try:
-        return await handler(request)
-    except RefusedError as refused:
-        return respond(refused.answer)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ",".join(sorted(error.allowed_methods))
-        message = f"method {request.method} is not allowed, but [{allowed}] are"
-        response = respond(wire.refusal(405, 405, message))
-        response.headers["Allow"] = allowed
-        return response
-    except web.HTTPNotFound:
-        return respond(wire.refusal(404, 404, f"path {request.path} was not found"))
+    if number:
+        raise FailedError(wire.kernel_words(number))
+    return _respond(wire.SUCCESS)

@@ -75,6 +75,9 @@ class Ears:
 
     async def listen(self) -> None:
         """Subscribe, take in what is there, then follow the events, until cancelled."""
+        if self._options.nonlp:
+            self.hearing.filled = True
+            return
         loop = asyncio.get_running_loop()
         with rtnl.open_socket(rtnl.GROUPS, _RECEIVE_BUFFER) as subscription:
             subscription.settimeout(0)
@@ -186,7 +189,7 @@ class Ears:
 
     def _take_route(self, message: Message) -> None:
         route = rtnl.parse_route(message.payload)
-        if route is None or route.table not in (rtnl.RT_TABLE_MAIN, rtnl.RT_TABLE_LOCAL):
+        if route is None or (self._options.release.ignores_other_tables and route.table < rtnl.RT_TABLE_MAIN):
             return
         if not all(self._listens_to(hop.ifindex) for hop in route.hops):
             return

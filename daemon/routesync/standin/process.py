@@ -8,8 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from routesync.standin.faults import Fault
 
 _READY_WITHIN_S: Final = 15
 _STOP_WITHIN_S: Final = 5
@@ -28,6 +31,8 @@ class StandinState(NamedTuple):
     entries: int
     filled: bool  # the kernel's table has been read
     deaf: bool  # too many events waited
+    unprogrammed: int  # entries beyond the capacity of the eBPF tables
+    faults_done: int
 
 
 class StandinError(Exception):
@@ -35,18 +40,24 @@ class StandinError(Exception):
 
 
 class StandinProcess:
-    """A stand-in in a namespace, with its Unix socket in a directory of the caller's.
+    """A stand-in in a namespace, reachable from within it and from here.
 
-    `base_url` holds for a client that speaks over `socket`; by TCP it is reached at port 11111 of any address of the
-    namespace. It may be killed and started again: the kernel's routes stay, as they do under the original.
+    From within it is at port 11111, as the original. From here it is at `url`, on a port of this namespace's loopback
+    address that stays the same over restarts, at `tls_url` where it has a certificate, and on the Unix socket `socket`.
+    It may be killed and started again: the kernel's routes stay, as they do under the original.
+
+    Args:
+        netns: the namespace's name, below /run/netns.
+        directory: where its Unix socket and its log may be.
+        arguments: of its command line.
     """
-
-    base_url: Final = "http://loxilb/netlox/v1"
 
     def __init__(self, netns: str, directory: Path, *arguments: str) -> None:
         self.netns = netns
         self.socket = directory / f"{netns}.sock"
         self._arguments = arguments
+        self._port = 0
+        self._tls_port = 0
         self._log = directory / f"{netns}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -73,15 +84,32 @@ class StandinProcess:
         """Start it and do not wait."""
         self.socket.unlink(missing_ok=True)
         command = ["ip", "netns", "exec", self.netns, sys.executable, "-m", "routesync.standin"]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--listen-unix", str(self.socket), *self._arguments], stdout=log, stderr=log
-            )
+        command += ["--listen-unix", str(self.socket), *self._arguments]
+        with _bound(self._port) as plain, _bound(self._tls_port) as tls, self._log.open("ab") as log:
+            self._port, self._tls_port = plain.getsockname()[1], tls.getsockname()[1]
+            numbers = plain.fileno(), tls.fileno()
+            command += [f"--listen-fd={numbers[0]}", f"--tls-listen-fd={numbers[1]}"]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=numbers)
+
+    @property
+    def url(self) -> str:
+        """The API's root, for clients in this namespace; without /netlox/v1."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def tls_url(self) -> str:
+        """The same over TLS."""
+        return f"https://127.0.0.1:{self._tls_port}"
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def died(self) -> bool:
+        """Whether it ended by itself, of something that it cannot take."""
+        return self._process is not None and (self._process.poll() or 0) > 0
 
     def stop(self) -> None:
         """End it in an orderly way; nothing happens when it has ended."""
@@ -120,6 +148,14 @@ class StandinProcess:
         answer = json.loads(self._ask("GET", "/standin/state"))
         return StandinState(**{name: answer[name] for name in StandinState._fields})
 
+    def inject(self, *faults: Fault) -> None:
+        """Put these faults in force in place of those before; none heals it.
+
+        Raises:
+            OSError: it is not reachable.
+        """
+        self._ask("PUT", "/standin/faults", json.dumps([asdict(fault) for fault in faults]).encode())
+
     def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         connection = _UnixConnection(self.socket)
         try:
@@ -129,6 +165,13 @@ class StandinProcess:
             raise ConnectionError(f"the stand-in in {self.netns}: {error!r}") from error
         finally:
             connection.close()
+
+
+def _bound(port: int) -> socket.socket:
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", port))
+    return made
 
 
 class _UnixConnection(http.client.HTTPConnection):

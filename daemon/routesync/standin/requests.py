@@ -7,7 +7,7 @@ import socket
 from typing import Final, NamedTuple
 
 from routesync.route import Address, Prefix
-from routesync.standin.wire import Answer, failure, refusal
+from routesync.standin.wire import Answer, refusal
 
 _JSON_TYPES: Final = {
     str: "string",
@@ -23,11 +23,15 @@ _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 class RefusedError(Exception):
-    """The request is answered without the kernel being asked."""
+    """go-openapi refuses the request before loxilb's own code sees it."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.body)
         self.answer = answer
+
+
+class FailedError(Exception):
+    """loxilb's own code, or the kernel, has an error; the message is in their words."""
 
 
 class RouteWish(NamedTuple):
@@ -38,8 +42,8 @@ class RouteWish(NamedTuple):
     protocol: str
 
 
-def parse_body(raw: bytes) -> RouteWish:
-    """Read the body of a POST.
+def parse_body(raw: bytes, *, complete: bool) -> RouteWish:
+    """Read the body of a POST; what need not be there is empty when it is missing.
 
     Raises:
         RefusedError: with 400 for what is no JSON or of a wrong type, 422 where a part is missing.
@@ -67,12 +71,10 @@ def parse_body(raw: bytes) -> RouteWish:
                 )
             )
         texts[name] = value
-    destination, gateway = texts["destinationIPNet"], texts["gateway"]
-    if destination is None:
-        raise RefusedError(refusal(422, _REQUIRED, "destinationIPNet in body is required"))
-    if gateway is None:
-        raise RefusedError(refusal(422, _REQUIRED, "gateway in body is required"))
-    return RouteWish(destination, gateway, texts["protocol"] or "")
+    for name in ("destinationIPNet", "gateway"):
+        if complete and texts[name] is None:
+            raise RefusedError(refusal(422, _REQUIRED, f"{name} in body is required"))
+    return RouteWish(texts["destinationIPNet"] or "", texts["gateway"] or "", texts["protocol"] or "")
 
 
 def _unparsable(why: str) -> Answer:
@@ -88,15 +90,15 @@ def parse_cidr(text: str) -> Prefix:
     """Read a prefix as Go's net.ParseCIDR does: host bits are masked away, a bare address is none.
 
     Raises:
-        RefusedError: 400 `invalid CIDR address: …`.
+        FailedError: `invalid CIDR address: …`.
     """
     address_text, slash, length_text = text.partition("/")
     address = _address(address_text)
     if not slash or address is None or not (length_text.isascii() and length_text.isdecimal()):
-        raise RefusedError(failure(f"invalid CIDR address: {text}"))
+        raise FailedError(f"invalid CIDR address: {text}")
     bits, length = len(address) * 8, int(length_text)
     if length > bits:
-        raise RefusedError(failure(f"invalid CIDR address: {text}"))
+        raise FailedError(f"invalid CIDR address: {text}")
     number = int.from_bytes(address, "big") >> bits - length << bits - length
     return Prefix(Address(number.to_bytes(len(address), "big")), length)
 
@@ -105,13 +107,13 @@ def parse_gateway(text: str, prefix: Prefix) -> Address | None:
     """Read a gateway as Go's net.ParseIP does: None, and so none in the route, for anything that is no address.
 
     Raises:
-        RefusedError: 500 when its family is not the prefix's.
+        FailedError: its family is not the prefix's.
     """
     address = _address(text)
     if address is not None and address.startswith(_V4_MAPPED):
         address = Address(address[len(_V4_MAPPED) :])
     if address is not None and len(address) != len(prefix.packed):
-        raise RefusedError(failure("gateway, source, and destination ip are not the same IP family"))
+        raise FailedError("gateway, source, and destination ip are not the same IP family")
     return address
 
 
@@ -119,7 +121,8 @@ def parse_path_prefix(address: str, length: str) -> Prefix:
     """Read the prefix out of the path of a DELETE.
 
     Raises:
-        RefusedError: 422 for a length that is no integer, 400 for a malformed prefix.
+        RefusedError: 422 for a length that is no integer.
+        FailedError: the prefix is malformed.
     """
     try:
         number = int(length)

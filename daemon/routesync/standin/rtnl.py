@@ -37,7 +37,6 @@ GROUPS: Final = 0x1 | 0x4 | 0x10 | 0x100 | 0x40 | 0x400
 """RTMGRP_: link, neighbour, IPv4 and IPv6 address, IPv4 and IPv6 route."""
 
 RT_TABLE_MAIN: Final = 254
-RT_TABLE_LOCAL: Final = 255
 RTPROT_BOOT: Final = 3
 RTPROT_STATIC: Final = 4
 
@@ -62,6 +61,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 _RTMSG: Final = struct.Struct("=8BI")
 _HOP: Final = struct.Struct("=HBBi")
 _INT: Final = struct.Struct("=i")
+_UNSIGNED: Final = struct.Struct("=I")
 _IFINFO: Final = struct.Struct("=BxHiII")
 _IFADDR: Final = struct.Struct("=BBBBi")
 _NDMSG: Final = struct.Struct("=BxxxiHBB")
@@ -171,7 +171,7 @@ def parse_route(payload: bytes) -> RouteNews | None:
     attributes = _attributes(payload, _RTMSG.size)
     destination = attributes.get(_RTA_DST, bytes(4 if family == socket.AF_INET else 16))
     if _RTA_TABLE in attributes:
-        (table,) = _INT.unpack(attributes[_RTA_TABLE])
+        (table,) = _UNSIGNED.unpack(attributes[_RTA_TABLE])
     if _RTA_MULTIPATH in attributes:
         hops = tuple(_multipath(attributes[_RTA_MULTIPATH]))
     else:

@@ -9,13 +9,13 @@ from contextlib import suppress
 
 from aiohttp import web
 
+from routesync.route import Family
 from routesync.standin.api import Api
 from routesync.standin.ears import Ears
 from routesync.standin.kernel import KernelRoutes
+from routesync.standin.listeners import open_sites
 from routesync.standin.options import StandinOptions
 from routesync.standin.table import RouteTable
-
-_BACKLOG = 1024
 
 
 def run_standin(options: StandinOptions) -> int:
@@ -36,7 +36,8 @@ async def _serve(options: StandinOptions) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), options.api_delay_s)
         return
-    table = RouteTable()
+    capacity = {Family.INET: options.capacity, Family.INET6: options.capacity6}
+    table = RouteTable(options.release, marks=options.marks, capacity=capacity)
     ears = Ears(table, options)
     kernel = KernelRoutes()
     runner = web.AppRunner(
@@ -48,11 +49,7 @@ async def _serve(options: StandinOptions) -> None:
     )
     await runner.setup()
     try:
-        if options.listen is not None:
-            host, port = options.listen
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
-        if options.listen_unix is not None:
-            await web.UnixSite(runner, str(options.listen_unix), backlog=_BACKLOG).start()
+        await open_sites(runner, options)
         async with asyncio.TaskGroup() as tasks:
             hearing = tasks.create_task(ears.listen())
             await stop.wait()

@@ -10,17 +10,22 @@ hence the ghosts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from routesync.route import Address, Prefix
+from routesync.route import Address, Family, Prefix
+from routesync.standin.releases import MAIN, Release
 from routesync.standin.rtnl import Hop
 
 MARKS: Final = (32 + 8) * 1024
 """Route marks there are (MaxSysRoutes); an entry beyond them carries -1."""
 
+CAPACITY: Final = {Family.INET: 32 * 1024, Family.INET6: 8 * 1024}
+"""Entries that the eBPF tables hold; what comes beyond is listed and not programmed, and nothing says so."""
+
 _NO_MARK: Final = -1
+_IPV4_DEFAULT: Final = Prefix(Address(bytes(4)), 0)
 _SELF_LENGTH: Final = 32  # of an own address, whatever its family: the original's own mistake
 
 
@@ -34,6 +39,7 @@ class Entry:
     host: bool  # it stands for a neighbour
     interface: bool  # it stands for a device route of full length
     mark: int
+    programmed: bool  # the eBPF table had room for it
 
     @property
     def flags(self) -> str:
@@ -51,7 +57,11 @@ class Entry:
 class RouteTable:
     """loxilb's map of routes, changed by what its ears hear and by nothing else."""
 
-    def __init__(self, marks: int = MARKS) -> None:
+    def __init__(
+        self, release: Release = MAIN, *, marks: int = MARKS, capacity: Mapping[Family, int] = CAPACITY
+    ) -> None:
+        self._release = release
+        self._room = dict(capacity)
         self._entries: dict[Prefix, Entry] = {}
         self._neighbours: set[Hop] = set()
         self._networks: dict[tuple[int, Address], int] = {}
@@ -60,13 +70,20 @@ class RouteTable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def unprogrammed(self) -> int:
+        """Entries that found no room in the eBPF tables."""
+        return sum(not entry.programmed for entry in self._entries.values())
+
     def entries(self) -> Iterable[Entry]:
         """All rows, in no order that means anything."""
         return self._entries.values()
 
     def add_route(self, prefix: Prefix, protocol: int, hops: tuple[Hop, ...]) -> None:
         """Take in a RTM_NEWROUTE."""
-        interface = hops[0].gateway is None and prefix.is_host
+        if len(hops) > 1 and not self._release.knows_ecmp:
+            return
+        prefix = self._known_as(prefix)
+        interface = hops[0].gateway is None and prefix.is_host and self._release.knows_interface_routes
         if interface:
             hops = (Hop(prefix.packed, hops[0].ifindex), *hops[1:])
         if hops[0].gateway is None:
@@ -75,7 +92,7 @@ class RouteTable:
 
     def remove_route(self, prefix: Prefix) -> None:
         """Take in a RTM_DELROUTE: the entry goes, whichever of several routes it stood for."""
-        entry = self._entries.get(prefix)
+        entry = self._entries.get(self._known_as(prefix))
         if entry is None:
             return
         if entry.host and entry.interface:
@@ -137,7 +154,7 @@ class RouteTable:
     ) -> bool:
         """The original's RtAdd: False where it says `rt exists`, which it also does for an equal set of gateways."""
         entry = self._entries.get(prefix)
-        if entry is not None and [hop.gateway for hop in entry.hops] == [hop.gateway for hop in hops]:
+        if entry is not None and self._same_hops(entry.hops, hops):
             if interface and entry.host and not entry.interface:
                 entry.interface = True
                 return True
@@ -148,7 +165,9 @@ class RouteTable:
         if entry is not None:
             self._drop(entry)
         mark = self._marks.popleft() if self._marks else _NO_MARK
-        self._entries[prefix] = Entry(prefix, protocol, hops, host, interface, mark)
+        programmed = self._room[prefix.family] > 0
+        self._room[prefix.family] -= programmed
+        self._entries[prefix] = Entry(prefix, protocol, hops, host, interface, mark, programmed)
         for hop in hops:
             if hop.gateway is not None and hop not in self._neighbours:
                 self.add_neighbour(hop.gateway, hop.ifindex)
@@ -158,6 +177,17 @@ class RouteTable:
         del self._entries[entry.prefix]
         if entry.mark != _NO_MARK:
             self._marks.append(entry.mark)
+        self._room[entry.prefix.family] += entry.programmed
+
+    def _same_hops(self, old: tuple[Hop, ...], new: tuple[Hop, ...]) -> bool:
+        if len(old) != len(new):
+            return False
+        return not self._release.notices_new_gateway or all(
+            a.gateway == b.gateway for a, b in zip(old, new, strict=True)
+        )
+
+    def _known_as(self, prefix: Prefix) -> Prefix:
+        return _IPV4_DEFAULT if prefix.is_default and not self._release.knows_ipv6_default else prefix
 
 
 def _network(address: Address, length: int) -> Prefix:

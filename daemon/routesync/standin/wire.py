@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from routesync.route import format_address
 from routesync.standin.ears import Port
+from routesync.standin.releases import Release
 from routesync.standin.table import Entry
 
 JSON: TypeAlias = "str | int | bool | list[JSON] | dict[str, JSON] | None"
@@ -34,6 +35,10 @@ _MEANINGS: Final = (
 )
 
 
+OLD_FAILURE: Final = Answer(200, {"result": "fail"})
+"""What every error was before 0.9.8.5."""
+
+
 def failure(words: str) -> Answer:
     """Wrap an error's words: loxilb finds the status by looking for pieces of text in them; 500 where it finds none."""
     found = (
@@ -43,9 +48,9 @@ def failure(words: str) -> Answer:
     return Answer(status, {"code": status, "fields": None, "message": message, "result": words})
 
 
-def kernel_failure(number: int) -> Answer:
-    """Wrap an errno in the kernel's words, in lower case as Go has them."""
-    return failure(os.strerror(number).lower())
+def kernel_words(number: int) -> str:
+    """The kernel's words for an errno, in lower case as Go has them."""
+    return os.strerror(number).lower()
 
 
 def refusal(status: int, code: int, message: str) -> Answer:
@@ -53,18 +58,21 @@ def refusal(status: int, code: int, message: str) -> Answer:
     return Answer(status, {"code": code, "message": message})
 
 
-def route_rows(entries: Iterable[Entry]) -> JSON:
+def route_rows(entries: Iterable[Entry], release: Release) -> JSON:
     """The body of GET /config/route/all."""
-    return {"routeAttr": [_route_row(entry) for entry in entries]}
+    return {"routeAttr": [_route_row(entry, release) for entry in entries]}
 
 
-def _route_row(entry: Entry) -> JSON:
+def _route_row(entry: Entry, release: Release) -> JSON:
     row: dict[str, JSON] = {"destinationIPNet": str(entry.prefix), "flags": entry.flags}
     if entry.hops:
         row["gateway"] = ",".join(map(format_address, entry.gateways))
-    known = entry.protocol < len(_PROTOCOL_WORDS)
     row["hardwareMark"] = entry.mark
-    row["protocol"] = _PROTOCOL_WORDS[entry.protocol] if known else str(entry.protocol)
+    if release.names_protocols:
+        known = entry.protocol < len(_PROTOCOL_WORDS)
+        row["protocol"] = _PROTOCOL_WORDS[entry.protocol] if known else str(entry.protocol)
+    elif entry.protocol:
+        row["protocol"] = entry.protocol
     row["statistic"] = {"bytes": 0, "packets": 0}
     return row
 
