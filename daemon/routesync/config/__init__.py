@@ -121,6 +121,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _SECRET: Final = re.compile(r"(pass|token|secret|cred|key|//)", re.IGNORECASE)
+_STATEMENT: Final = re.compile(r"\[|[^=#]+=")
 _MAX_SHOWN: Final = 80
 
 
@@ -145,10 +146,10 @@ def _parse(path: Path, text: str) -> dict[str, object]:
 
 
 def _presentable(rows: list[str], line: int) -> str:
-    """The line, as far as it certainly has no secret in it: also none that began on a line above."""
+    """The line, as far as it has no secret in it; not at all if a value from above may go on in it."""
     row = rows[line - 1].strip()
     above = "\n".join(rows[: line - 1])
-    if not row or above.count('"""') % 2 or above.count("'''") % 2:
+    if not _STATEMENT.match(row) or '"""' in above or "'''" in above:
         return ""
     secret = _SECRET.search(row)
     if secret:

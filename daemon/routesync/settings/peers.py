@@ -100,6 +100,16 @@ class TargetSettings(Model):
         description="How often its table is read when nothing calls for it, in seconds.",
     )
 
+    @field_validator("token")
+    @classmethod
+    def _token_fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value is not None else ""
+        if not (text.isascii() and text.isprintable()):
+            raise NotationError(
+                "there are characters in it that no HTTP header can carry", "use printable ASCII"
+            )
+        return value
+
     @field_validator("next_hop")
     @classmethod
     def _one_next_hop_a_family(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -161,6 +171,18 @@ class MqttSettings(Model):
         le=2**32 - 1,
         description="How long the broker keeps an event for a subscriber that is away, in seconds; MQTT 5 only.",
     )
+
+    @field_validator("password")
+    @classmethod
+    def _password_has_a_user(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # MQTT 3.1.1, section 3.1.2.9: without the user name flag the password flag must be 0.
+        if (
+            value is not None
+            and info.data.get("protocol") == "3.1.1"
+            and info.data.get("username", "") is None
+        ):
+            raise NotationError("MQTT 3.1.1 has no password without a user name", "give username too")
+        return value
 
     @model_validator(mode="before")
     @classmethod

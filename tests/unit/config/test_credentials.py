@@ -1,0 +1,177 @@
+"""Secrets: from the environment, from files, from systemd's credentials; and in no message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from routesync.config import ConfigError, Loaded, load
+from routesync.names import Names
+
+Complaints = Callable[..., list[str]]
+
+SECRET = "hunter2-hunter2"
+TARGET = '[[targets]]\nname = "lb-1.edge"\nurl = "http://192.0.2.1"\n'
+MQTT = '[mqtt]\nhost = "broker"\nusername = "me"\n'
+
+
+def loaded(folder: Path, text: str, **environ: str) -> Loaded:
+    file = folder / "routesync.toml"
+    file.write_text(text)
+    return load(file, environ, Names())
+
+
+def password(of: Loaded) -> str | None:
+    mqtt = of.settings.mqtt
+    return mqtt.password.get_secret_value() if mqtt and mqtt.password else None
+
+
+def token(of: Loaded) -> str | None:
+    secret = of.settings.targets[0].token
+    return secret.get_secret_value() if secret else None
+
+
+def test_a_password_of_the_environment_is_preferred(tmp_path: Path) -> None:
+    for line in ("", 'password = "other"\n', 'password_file = "nix"\n'):
+        it = loaded(tmp_path, MQTT + line, ROUTESYNC_MQTT_PASSWORD=SECRET)
+        assert password(it) == SECRET
+        assert it.origins == {"mqtt.password": "environment variable ROUTESYNC_MQTT_PASSWORD"}
+
+
+def test_a_token_of_the_environment_goes_to_the_target_of_that_name(tmp_path: Path) -> None:
+    other = TARGET.replace("lb-1.edge", "other")
+    it = loaded(tmp_path, TARGET + other, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=SECRET)
+    assert token(it) == SECRET
+    assert it.settings.targets[1].token is None
+    assert it.warnings == ()
+
+
+def test_a_variable_that_nothing_asks_for_is_pointed_out(tmp_path: Path) -> None:
+    it = loaded(
+        tmp_path, TARGET, ROUTESYNC_TARGET_EDGE_TOKEN=SECRET, ROUTESYNC_MQTT_PASSWORD=SECRET, HOME="/"
+    )
+    assert it.warnings == (
+        "environment variable ROUTESYNC_MQTT_PASSWORD: no setting asks for it",
+        "environment variable ROUTESYNC_TARGET_EDGE_TOKEN: no setting asks for it",
+    )
+
+
+def test_a_variable_of_two_targets_is_an_error(complaints: Complaints) -> None:
+    text = TARGET + TARGET.replace("lb-1.edge", "lb_1-edge")
+    (line,) = complaints(text, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=SECRET)
+    assert line.startswith(
+        "4: [[targets]] #2 (lb_1-edge), key token: the variable ROUTESYNC_TARGET_LB_1_EDGE_TOKEN is"
+    )
+
+
+def test_a_file_is_looked_for_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text(f"{SECRET}\n")
+    it = loaded(tmp_path, MQTT + 'password_file = "pw"\n')
+    assert password(it) == SECRET
+    assert it.origins == {"mqtt.password": f"file {tmp_path}/pw"}
+
+
+def test_under_systemd_a_file_is_looked_for_among_the_credentials(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "token").write_text(SECRET)
+    it = loaded(tmp_path, TARGET + 'token_file = "token"\n', CREDENTIALS_DIRECTORY=str(credentials))
+    assert token(it) == SECRET
+
+
+def test_an_absolute_name_is_taken_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{SECRET}\r\n")
+    it = loaded(tmp_path, TARGET + f'token_file = "{file}"\n', CREDENTIALS_DIRECTORY="/nonexistent")
+    assert token(it) == SECRET
+
+
+def test_a_missing_file_is_an_error(complaints: Complaints) -> None:
+    (line,) = complaints(MQTT + 'password_file = "nix"\n', CREDENTIALS_DIRECTORY="/run/credentials/it")
+    assert line == (
+        "4: [mqtt], key password_file: cannot read '/run/credentials/it/nix': No such file or directory; "
+        "create it, readable for this user, or name the credential in systemd's LoadCredential="
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "is empty"), (b"\n", "is empty"), (b"\xff", "it is not UTF-8 text")]
+)
+def test_a_file_without_a_secret_is_an_error(
+    complaints: Complaints, tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "pw").write_bytes(content)
+    (line,) = complaints(MQTT + 'password_file = "pw"\n')
+    assert message in line
+
+
+def test_an_empty_variable_is_an_error(complaints: Complaints) -> None:
+    (line,) = complaints(MQTT, ROUTESYNC_MQTT_PASSWORD="")
+    assert line == (
+        "1: [mqtt], key password: the environment variable ROUTESYNC_MQTT_PASSWORD is empty; set or unset it"
+    )
+
+
+def test_a_secret_and_a_file_with_one_are_one_too_many(complaints: Complaints) -> None:
+    (line,) = complaints(TARGET + f'token = "{SECRET}"\ntoken_file = "it"\n')
+    assert (
+        line == "5: [[targets]] #1 (lb-1.edge), key token_file: token is given as well; leave one of them out"
+    )
+
+
+def test_a_token_that_no_header_can_carry_is_an_error(complaints: Complaints) -> None:
+    (line,) = complaints(TARGET + f'token = "{SECRET}\\nHost: x"\n')
+    assert line == (
+        "4: [[targets]] #1 (lb-1.edge), key token: there are characters in it that no HTTP header can carry; "
+        "use printable ASCII"
+    )
+
+
+def test_mqtt_311_wants_a_user_with_a_password(complaints: Complaints) -> None:
+    (line,) = complaints(f'[mqtt]\nhost = "broker"\nprotocol = "3.1.1"\npassword = "{SECRET}"\n')
+    assert (
+        line == "4: [mqtt], key password: MQTT 3.1.1 has no password without a user name; give username too"
+    )
+
+
+def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
+    it = loaded(tmp_path, MQTT + f'password = "{SECRET}"\n' + TARGET, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=SECRET)
+    assert it.secrets == (SECRET, SECRET)
+    for text in (
+        repr(it),
+        str(it),
+        repr(it.settings),
+        it.settings.model_dump_json(include={"mqtt", "targets"}),
+    ):
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MQTT + f'password = "{SECRET}\n',
+        MQTT + f'pasword = "{SECRET}"\n',
+        MQTT + f'password = ["{SECRET}"]\n',
+        MQTT + f'password = "{SECRET}"\npassword = "{SECRET}"\n',
+        MQTT + f'password = """\n{SECRET}\\z\n"""\n',
+        MQTT + f"password = '''\n{SECRET}\n''' x\n",
+        f'mqtt = {{ host = "broker", username = "{SECRET}" password = "{SECRET}" }}\n'.replace(
+            f'"{SECRET}"', "1", 1
+        )
+        + TARGET,
+        TARGET.replace("http://", f"http://me:{SECRET}@") + "x",
+        TARGET.replace("http://", f"http://me:{SECRET}@"),
+        TARGET + f'token = "{SECRET}\\u0007"\n',
+    ],
+)
+def test_secrets_are_in_no_message(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "it.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {}, Names())
+    assert SECRET not in str(caught.value)
+    assert SECRET not in repr(caught.value.problems)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
