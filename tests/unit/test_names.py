@@ -46,7 +46,7 @@ def test_a_file_takes_no_built_in_name_away(tmp_path: Path) -> None:
 def test_files_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "rt_protos").write_bytes(b"\xff\xfe 77 mine\n78 yours\n")
     (tmp_path / "rt_tables").mkdir()
-    assert Names.of_host([tmp_path]).protocols == {"yours": 78} | PROTOCOLS
+    assert Names.of_host([tmp_path]).protocols == {"yours": 78, **PROTOCOLS}
 
 
 def test_numbers_without_a_name_are_their_digits() -> None:

@@ -30,7 +30,7 @@ def client_context(tls: TlsSettings) -> ssl.SSLContext:
 def _unusable(key: str, file: str | None, error: Exception) -> NotationError:
     if isinstance(error, ssl.SSLError):
         return NotationError(
-            f"{key}: {file!r} is not usable ({error.reason or 'no PEM'})",
+            f"{key}: {file!r} is not usable ({error.reason or 'a part is missing'})",
             "give PEM files that belong together",
         )
     reason = error.strerror if isinstance(error, OSError) else "no such name of a file"

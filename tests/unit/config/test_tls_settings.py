@@ -103,11 +103,11 @@ def test_a_server_that_cannot_prove_who_it_is_is_not_talked_to(
     ("text", "expected"),
     [
         ('ca_file = "nix.pem"', "ca_file: cannot read '{}/nix.pem': No such file or directory; "),
-        ('ca_file = "server.key"', "ca_file: '{}/server.key' is not usable (NO_CERTIFICATE_OR_CRL_FOUND); "),
-        ('cert_file = "server.pem"', "cert_file or key_file: '{}/server.pem' is not usable (PEM_LIB); "),
+        ('ca_file = "server.key"', "ca_file: '{}/server.key' is not usable ("),
+        ('cert_file = "server.pem"', "cert_file or key_file: '{}/server.pem' is not usable ("),
         (
             'cert_file = "server.pem"\nkey_file = "client.key"',
-            "cert_file or key_file: '{}/client.key' is not usable (KEY_VALUES_MISMATCH); ",
+            "cert_file or key_file: '{}/client.key' is not usable (",
         ),
         (
             'cert_file = "locked.pem"\nkey_file = "locked.key"',
