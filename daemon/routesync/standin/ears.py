@@ -9,6 +9,8 @@ again).
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ _LINKS_A_TURN: Final = 32
 _ADDRESSES_A_TURN: Final = 64
 _NEIGHBOURS_A_TURN: Final = 128
 _RECEIVE_BUFFER: Final = 64 << 20
+_READ_SIZE: Final = 1 << 18
 _LO: Final = "lo"  # loxilb never listens to it, except for its addresses
 _FILL_SLICE_S: Final = 0.02
 
@@ -81,7 +84,7 @@ class Ears:
         loop = asyncio.get_running_loop()
         with rtnl.open_socket(rtnl.GROUPS, _RECEIVE_BUFFER) as subscription:
             subscription.settimeout(0)
-            loop.add_reader(subscription, lambda: self._hear(subscription.recv(1 << 18)))
+            loop.add_reader(subscription, self._read, subscription)
             try:
                 await asyncio.sleep(self._options.fill_delay_s)
                 await self._fill()
@@ -90,6 +93,14 @@ class Ears:
                     await asyncio.sleep(self._options.tick_s)
             finally:
                 loop.remove_reader(subscription)
+
+    def _read(self, subscription: socket.socket) -> None:
+        try:
+            self._hear(subscription.recv(_READ_SIZE))
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self.hearing.deaf = True
 
     def _hear(self, datagram: bytes) -> None:
         for message in rtnl.messages(datagram):

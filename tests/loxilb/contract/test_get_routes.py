@@ -8,9 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from support.contract import Kernel, Place, Target
-from support.netns import needs_root
-
-pytestmark = needs_root
 
 
 @pytest.fixture

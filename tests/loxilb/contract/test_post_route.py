@@ -5,9 +5,6 @@ from __future__ import annotations
 import pytest
 
 from support.contract import Kernel, Target
-from support.netns import needs_root
-
-pytestmark = needs_root
 
 SUCCESS = {"result": "Success"}
 

@@ -7,9 +7,6 @@ import json
 import time
 
 from support.contract import Kernel, Target
-from support.netns import needs_root
-
-pytestmark = needs_root
 
 POST_HEAD = "POST /netlox/v1/config/route HTTP/1.1\r\nHost: loxilb\r\nContent-Type: application/json\r\n"
 GET_VERSION = "GET /netlox/v1/version HTTP/1.1\r\nHost: loxilb\r\n\r\n"
