@@ -11,6 +11,7 @@ import aiohttp
 
 from routesync.events.models import Event
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.brakes import Limits
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
@@ -52,7 +53,7 @@ class Lab:
 
     @asynccontextmanager
     async def mirroring(
-        self, *, rules: TargetRules | None = None, rate: float = 240, hold_s: float = 60
+        self, *, rules: TargetRules | None = None, limits: Limits | None = None
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block."""
         client = LoxilbClient(
@@ -66,12 +67,9 @@ class Lab:
                 ledger=self.ledger,
                 sink=self.events,
                 links=dict,
-                rate=rate,
-                burst=64,
-                inventory_interval_s=600,
-                startup_hold_s=hold_s,
+                limits=limits or Limits(),
             )
-            reconciler.load_ledger(asyncio.get_running_loop().time())
+            reconciler.load_ledger()
             task = asyncio.create_task(reconciler.run())
             try:
                 yield reconciler

@@ -27,6 +27,7 @@ class Phase(StrEnum):
     REFUSED = "refused"
     CONFLICTING = "conflicting"
     BLOCKED = "blocked"
+    OVER_CAPACITY = "over-capacity"
     WITHDRAWING = "withdrawing"
 
 
@@ -43,6 +44,7 @@ class Entry:
     phase: Phase = Phase.PENDING
     hold_until: float = NEVER  # start-up hold: of the ledger, and not seen in the kernel yet
     failures: int = 0
+    gap_since: float | None = None  # of a replacement: the old route is deleted, the new one not there yet
     changed_at: float = NEVER  # of the last request that may have changed something
     error: str = ""
 
@@ -63,9 +65,15 @@ class Entry:
             return Urgency.WITHDRAW if self.known else None
         if self.ours == wanted.gateway or self.phase is Phase.PRESENT:
             return None
-        if self.ours is not None or (self.claim is not None and self.claim != wanted.gateway):
+        if self.must_delete or self.gap_since is not None:
             return Urgency.REPLACE
         return Urgency.DEFAULT if prefix.is_default else Urgency.ADD
+
+    @property
+    def must_delete(self) -> bool:
+        """Whether what is ours there has to go before, or instead of, anything else."""
+        known = self.known
+        return known is not None and (self.wanted is None or known != self.wanted.gateway)
 
     @property
     def idle(self) -> bool:

@@ -24,7 +24,6 @@ from routesync.loxilb.wire import Inventory
 from routesync.mirror.book import Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
-from routesync.mirror.pending import Urgency
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix, format_address
 
@@ -39,6 +38,7 @@ class Outcome(Enum):
 
     SETTLED = auto()  # the entry says how
     DOUBTFUL = auto()  # only a reading can tell
+    RESTORED = auto()  # it had been lost there, and is there again
 
 
 class Changes:
@@ -68,24 +68,62 @@ class Changes:
         """Routes posted and deleted since the start."""
         return self._posted, self._deleted
 
-    async def make(self, prefix: Prefix, entry: Entry, need: Urgency, inventory: Inventory) -> Outcome:
+    async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
         """Carry out what the entry needs; for a DELETE the caller has proof that it takes ours.
 
         Raises:
             NotSent, OutcomeUnknown, AccessDenied: nothing, or nothing certain, happened; the entry says which.
+            LedgerError: the intent could not be written, so nothing was sent.
         """
         previous = None
-        if need <= Urgency.REPLACE:
+        if entry.must_delete:
             previous = entry.ours
-            await self._delete(prefix, entry)
-            if need is Urgency.WITHDRAW:
+            replacing = entry.wanted is not None
+            if not await self._delete(prefix, entry) or not replacing:
                 return Outcome.SETTLED
+            entry.gap_since = self._now()
             await self._another_token()
         wanted = entry.wanted
         if wanted is None:  # the wish changed meanwhile
+            entry.gap_since = None
             self._bucket.give_back(self._now())
             return Outcome.SETTLED
         return await self._post(prefix, entry, wanted, inventory, previous)
+
+    async def check(self, prefix: Prefix, entry: Entry) -> Outcome:
+        """Post what stands there already: 409 proves that its kernel has it, 200 that it had lost it.
+
+        Raises:
+            NotSent, OutcomeUnknown, AccessDenied, LedgerError: as `make`.
+        """
+        wanted = entry.wanted
+        if wanted is None:
+            self._bucket.give_back(self._now())
+            return Outcome.SETTLED
+        if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
+            self._ledger.intend(self._target, prefix, wanted.gateway)
+        try:
+            await self._client.add(prefix, wanted.gateway)
+        except errors.AccessDenied:
+            raise
+        except (
+            errors.Rejected
+        ):  # 409: it stands; any other words prove nothing, for it may stand all the same
+            self._bucket.give_back(self._now())
+            if entry.ours is None:
+                self._ledger.forget(self._target, prefix)
+            return Outcome.SETTLED
+        self._touched(entry)
+        self._posted += 1
+        entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
+        self._sink.emit(
+            SyncLost(
+                target=self._target,
+                prefix=str(prefix),
+                detail="a repeated POST was taken: its kernel had lost the route, and has it again",
+            )
+        )
+        return Outcome.RESTORED
 
     async def _another_token(self) -> None:
         while (wait := self._bucket.take(self._now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
@@ -127,6 +165,10 @@ class Changes:
         self._posted += 1
         entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
         entry.phase = Phase.ACCEPTED
+        if entry.gap_since is not None:
+            gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
+            log.info("gateway replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
+            entry.gap_since = None
         self._sink.emit(
             RouteAccepted(
                 target=self._target,
@@ -140,13 +182,16 @@ class Changes:
         )
         return Outcome.SETTLED
 
-    async def _delete(self, prefix: Prefix, entry: Entry) -> None:
+    async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
+        """Delete what is ours there; tell whether it is gone."""
         gateway = entry.ours
         assert gateway is not None  # noqa: S101 (proof names it)
         try:
             await self._client.delete(prefix)
         except errors.NoSuchRoute:
-            self._bucket.give_back(self._now())  # its kernel had lost it already
+            self._bucket.give_back(self._now())
+            if entry.wanted is None and not await self._lay_ghost(prefix, entry, gateway):
+                return False
         except (errors.OutcomeUnknown, asyncio.CancelledError):
             entry.claim, entry.ours = gateway, None
             self._touched(entry)
@@ -155,8 +200,7 @@ class Changes:
             raise
         except errors.Rejected as error:
             raise errors.OutcomeUnknown(f"{error}: an answer that DELETE should never get") from None
-        else:
-            self._deleted += 1
+        self._deleted += 1
         self._touched(entry)
         self._ledger.forget(self._target, prefix)
         entry.ours = entry.claim = None
@@ -164,6 +208,26 @@ class Changes:
         if entry.wanted is None:
             reason = entry.judgement.reason.value if isinstance(entry.judgement, Blocked) else "no-route"
             self._announce_withdrawn(prefix, gateway, reason)
+        return True
+
+    async def _lay_ghost(self, prefix: Prefix, entry: Entry, gateway: Address) -> bool:
+        """Its table shows a route that its kernel has lost: make the route once more, and delete it again.
+
+        Tells whether that went well. While the gateway is off-link there, it cannot: tried again later.
+        """
+        await self._another_token()
+        try:
+            await self._client.add(prefix, gateway)
+        except errors.Rejected as error:
+            self._bucket.give_back(self._now())
+            entry.failures += 1
+            entry.error = f"a ghost in its table, which cannot be removed now: {error.words}"
+            return False
+        self._touched(entry)
+        await self._another_token()
+        await self._client.delete(prefix)
+        log.info("ghost removed", target=self._target, prefix=str(prefix))
+        return True
 
     def _touched(self, entry: Entry) -> None:
         now = self._now()

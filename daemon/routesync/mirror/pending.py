@@ -18,6 +18,7 @@ class Urgency(IntEnum):
     REPLACE = 1
     DEFAULT = 2
     ADD = 3
+    CHECK = 4  # a POST of what stands there already, to prove that it does
 
 
 class Pending:
@@ -28,11 +29,16 @@ class Pending:
         self._urgency: dict[Prefix, Urgency] = {}
         self._due: dict[Prefix, float] = {}
         self._clock: list[tuple[float, Prefix]] = []
+        self._since: dict[Prefix, float] = {}
+        self._counts = [0 for _ in Urgency]
 
-    def put(self, prefix: Prefix, urgency: Urgency, *, not_before: float = 0.0) -> None:
+    def put(self, prefix: Prefix, urgency: Urgency, *, now: float, not_before: float = 0.0) -> None:
         """Let a prefix wait; if it waits already, this urgency and time hold from now on."""
+        since = self._since.get(prefix, now)
         self.discard(prefix)
         self._urgency[prefix] = urgency
+        self._since[prefix] = since
+        self._counts[urgency] += 1
         if not_before:
             self._due[prefix] = not_before
             heapq.heappush(self._clock, (not_before, prefix))
@@ -45,17 +51,23 @@ class Pending:
         if urgency is not None:
             self._ready[urgency].pop(prefix, None)
             self._due.pop(prefix, None)
+            del self._since[prefix]
+            self._counts[urgency] -= 1
 
-    def pop(self, now: float, *, least: Urgency = Urgency.ADD) -> tuple[Prefix, Urgency] | None:
-        """Take the most urgent prefix that may go now and is at least as urgent as `least`."""
+    def pop(
+        self, now: float, *, least: Urgency = Urgency.CHECK, most: Urgency = Urgency.WITHDRAW
+    ) -> tuple[Prefix, Urgency] | None:
+        """Take the most urgent prefix that may go now and is at least as urgent as `least`, at most as `most`."""
         self._ripen(now)
         for urgency in Urgency:
             if urgency > least:
                 break
-            if ready := self._ready[urgency]:
+            if urgency >= most and (ready := self._ready[urgency]):
                 prefix = next(iter(ready))
                 del ready[prefix]
                 del self._urgency[prefix]
+                del self._since[prefix]
+                self._counts[urgency] -= 1
                 return prefix, urgency
         return None
 
@@ -66,10 +78,23 @@ class Pending:
                 del self._due[prefix]
                 self._ready[self._urgency[prefix]][prefix] = None
 
-    def ready(self, now: float, *, least: Urgency = Urgency.ADD) -> bool:
+    def ready(self, now: float, *, least: Urgency = Urgency.CHECK, most: Urgency = Urgency.WITHDRAW) -> bool:
         """Whether `pop` would give something."""
         self._ripen(now)
-        return any(self._ready[urgency] for urgency in Urgency if urgency <= least)
+        return any(self._ready[urgency] for urgency in Urgency if most <= urgency <= least)
+
+    def count(self, urgency: Urgency) -> int:
+        """How many wait with this urgency, also those that may not go yet."""
+        return self._counts[urgency]
+
+    def of(self, urgency: Urgency) -> frozenset[Prefix]:
+        """All that waits with this urgency, also what may not go yet."""
+        return frozenset(prefix for prefix, its in self._urgency.items() if its is urgency)
+
+    def oldest_s(self, now: float) -> float:
+        """How long the longest waiting has waited; what waits for a time of its own does not count."""
+        waits = (now - since for prefix, since in self._since.items() if prefix not in self._due)
+        return max(waits, default=0.0)
 
     def next_due(self) -> float | None:
         """When the next waiting prefix may go, if none may go now."""

@@ -1,7 +1,7 @@
 """The reconciler of one target: level-triggered, paced, and careful with what is not ours.
 
-It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target that
-has exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
+It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target that has
+exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
 
 Concurrency: one task (`run`) decides everything; requests run as child tasks, at most `CONCURRENCY` at a time, never
 two for one prefix. All of it, `consider` included, belongs to one event loop.
@@ -15,13 +15,15 @@ Complicating factors, each of which shaped the code below (all observed on a rea
   reading does not show with our gateway.
 - After its start its table is empty for some seconds, then fills. So at each new connection it is read until two
   readings agree and are not empty.
+- Its table goes on showing routes that its kernel has lost. A repeated POST tells: so one route is posted again every
+  few seconds (the canary), and all of them when it had been lost, at each new connection, and every hour (the sweep).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import structlog
@@ -32,34 +34,35 @@ from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.book import NEVER, Entry, Finding, Phase, compare, count_phases, describe_row
+from routesync.mirror.brakes import Limits, MassWithdrawBrake
 from routesync.mirror.changes import Changes, Outcome
+from routesync.mirror.contact import READ_GAP_S, Contact, Reading
 from routesync.mirror.ledger import Ledger, LedgerError
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Pending, Urgency
 from routesync.mirror.status import TargetState, TargetView
-from routesync.mirror.topology import Sharing, sharing
 from routesync.mirror.wanted import TargetFacts, TargetRules, Wanted, judge
-from routesync.route import Address, Candidate, Prefix
+from routesync.route import Address, Candidate, Family, Prefix
 
 log = structlog.get_logger(__name__)
 
 CONCURRENCY: Final = 8
 FRESH_S: Final = 5.0
 """For so long a reading justifies a DELETE."""
-READ_GAP_S: Final = 1.5
-"""Between two readings: longer than the steps in which loxilb's table fills after a start."""
 FLAP_S: Final = 1.0
 """At most one change per prefix in this time."""
 RETRY_FIRST_S: Final = 1.0
 RETRY_MOST_S: Final = 300.0
+RECONNECT_FIRST_S: Final = 0.5
 RECONNECT_MOST_S: Final = 30.0
 UNKNOWNS_ALLOWED: Final = 3
 """So many answers in a row that make no sense, and the connection is begun anew."""
 
 
-def backoff(failures: int, most_s: float, *, first_s: float = RETRY_FIRST_S) -> float:
+def backoff(failures: int, first_s: float, most_s: float) -> float:
     """Seconds to wait after the n-th failure in a row: doubling, with jitter so that many do not return at once."""
-    return min(most_s, first_s * 2.0 ** min(failures - 1, 16)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+    full_s = min(most_s, first_s * 2.0 ** min(failures - 1, 16))
+    return full_s * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
 
 
 class Reconciler:
@@ -74,31 +77,29 @@ class Reconciler:
         client: LoxilbClient,
         *,
         rules: TargetRules,
+        limits: Limits,
         ledger: Ledger,
         sink: EventSink,
         links: Callable[[], Mapping[int, Link]],
-        rate: float,
-        burst: int,
-        inventory_interval_s: float,
-        startup_hold_s: float,
         target_addresses: Callable[[], frozenset[Address]] = frozenset,
+        request_kernel_reading: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.contacted = asyncio.Event()  # answered, or failed to, at least once
         self.facts = TargetFacts()
         self._client = client
         self._rules = rules
+        self._limits = limits
         self._ledger = ledger
         self._sink = sink
-        self._links = links
         self._target_addresses = target_addresses
-        self._inventory_interval_s = inventory_interval_s
-        self._startup_hold_s = startup_hold_s
         self._entries: dict[Prefix, Entry] = {}
+        self._standing: dict[Prefix, None] = {}  # what is wanted and stands there
         self._pending = Pending()
         self._verify: set[Prefix] = set()  # these wait for a reading
-        self._inventory = Inventory({}, 0)
-        self._read_at = float("-inf")
+        self._over: dict[Prefix, None] = {}  # these wait for room
+        self._occupied = dict.fromkeys(Family, 0)
+        self._reading = Reading(Inventory({}, 0), NEVER)
         self._state = TargetState.CONNECTING
         self._error: str | None = None
         self._version: str | None = None
@@ -109,10 +110,15 @@ class Reconciler:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._busy: set[Prefix] = set()  # the prefixes of these tasks
         self._ingestion = Ingestion(self._now())
-        self._bucket = TokenBucket(rate, burst, self._now())
+        self._bucket = TokenBucket(limits.rate, limits.burst, self._now())
+        self._brake = MassWithdrawBrake(limits.brake_share, limits.brake_minimum, request_kernel_reading)
+        self._contact = Contact(client, links, self._ingestion, self._say_waiting)
         self._changes = Changes(
             name, client=client, ledger=ledger, sink=sink, ingestion=self._ingestion, bucket=self._bucket
         )
+        self._canaries: Iterator[Prefix] = iter(())
+        self._canary_at = NEVER
+        self._sweep_at = NEVER
         self._sync_began: float | None = None
         self._sync_base = (0, 0)
 
@@ -125,8 +131,11 @@ class Reconciler:
             if candidate is None:
                 return
             entry = self._entries[prefix] = Entry()
+        now = self._now()
         if candidate is not None:
             entry.hold_until = NEVER  # the kernel has it: from now on its going means something
+        elif entry.candidate is not None and self._limits.withdraw_delay_s:
+            entry.hold_until = now + self._limits.withdraw_delay_s
         entry.candidate = candidate
         self._rejudge(prefix, entry)
         self._wake.set()
@@ -136,13 +145,30 @@ class Reconciler:
         for prefix in self._entries.keys() - set(prefixes):
             self.consider(prefix, None)
 
-    def load_ledger(self, now: float) -> None:
+    def load_ledger(self) -> None:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
+        now = self._now()
         for prefix, row in self._ledger.owned(self.name).items():
             entry = self._entries.setdefault(prefix, Entry())
             entry.claim = row.gateway
-            entry.hold_until = now + self._startup_hold_s
+            entry.hold_until = now + self._limits.startup_hold_s
             self._schedule(prefix, entry)
+
+    def kernel_was_read(self) -> None:
+        """The kernel's table was read anew, and what that changed was considered."""
+        held = self._brake.held
+        if self._brake.second_reading(self._pending):
+            log.warning("mass withdrawal released", target=self.name, routes=held, by="second reading")
+            self._wake.set()
+
+    def release(self) -> int:
+        """Let a mass withdrawal go that is held back; tell how many routes that is about."""
+        held = self._brake.held
+        if held:
+            self._brake.release()
+            log.warning("mass withdrawal released", target=self.name, routes=held, by="hand")
+            self._wake.set()
+        return held
 
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
         before = entry.judgement
@@ -168,15 +194,9 @@ class Reconciler:
             return  # its task does so when it ends
         need = entry.need(prefix)
         if need is None:
-            self._pending.discard(prefix)
-            self._verify.discard(prefix)
-            if entry.idle:
-                self._entries.pop(prefix, None)
-            elif entry.wanted is None:
-                entry.phase = Phase.BLOCKED
-            elif entry.phase not in {Phase.CONFIRMED, Phase.PRESENT}:
-                entry.phase = Phase.ACCEPTED
+            self._rest_entry(prefix, entry)
             return
+        self._standing.pop(prefix, None)
         if entry.wanted is None:
             entry.phase = Phase.WITHDRAWING
         elif not entry.failures:
@@ -188,10 +208,25 @@ class Reconciler:
         if need is Urgency.WITHDRAW and entry.hold_until > now:
             not_before = entry.hold_until
         elif entry.failures:
-            not_before = now + backoff(entry.failures, RETRY_MOST_S)
-        elif entry.changed_at + FLAP_S > now:
+            not_before = now + backoff(entry.failures, RETRY_FIRST_S, RETRY_MOST_S)
+        elif entry.changed_at + FLAP_S > now and entry.gap_since is None:
             not_before = entry.changed_at + FLAP_S
-        self._pending.put(prefix, need, not_before=not_before)
+        self._pending.put(prefix, need, now=now, not_before=not_before)
+
+    def _rest_entry(self, prefix: Prefix, entry: Entry) -> None:
+        self._pending.discard(prefix)
+        self._verify.discard(prefix)
+        self._over.pop(prefix, None)
+        if entry.wanted is not None:
+            self._standing[prefix] = None
+            if entry.phase not in {Phase.CONFIRMED, Phase.PRESENT}:
+                entry.phase = Phase.ACCEPTED
+            return
+        self._standing.pop(prefix, None)
+        if entry.idle:
+            self._entries.pop(prefix, None)
+        else:
+            entry.phase = Phase.BLOCKED
 
     # -- the eternal task -------------------------------------------------------------------------------------------
 
@@ -217,11 +252,12 @@ class Reconciler:
         if self._in_flight:  # they have deadlines of their own; what they learn is worth the wait
             await asyncio.gather(*self._in_flight, return_exceptions=True)
         self._failures += 1
-        delay = backoff(self._failures, RECONNECT_MOST_S, first_s=0.5)
+        delay = backoff(self._failures, RECONNECT_FIRST_S, RECONNECT_MOST_S)
         text = str(error)
+        if isinstance(error, errors.AccessDenied):
+            text += "; set token_file for this target"
         if self._state is not TargetState.UNREACHABLE:
-            hint = "; set token_file for this target" if isinstance(error, errors.AccessDenied) else ""
-            log.warning("target down", target=self.name, url=self._client.url, error=text + hint)
+            log.warning("target down", target=self.name, url=self._client.url, error=text)
             self._sink.emit(TargetDown(target=self.name, url=self._client.url, error=text))
             if self._sync_began is not None:
                 self._sink.emit(SyncFailed(target=self.name, error=text, retry_in_s=round(delay, 1)))
@@ -231,59 +267,24 @@ class Reconciler:
         await asyncio.sleep(delay)
 
     async def _connect(self) -> None:
-        version = await self._client.version()
-        while (shared := await self._shares_namespace()) is not Sharing.NO:
-            self._say_waiting(shared)
-            self.contacted.set()
-            await asyncio.sleep(READ_GAP_S if shared is Sharing.UNKNOWN else RECONNECT_MOST_S)
-        await self._settle()
+        version, reading = await self._contact.make()
+        self._absorb(reading)
         if self._state is TargetState.UNREACHABLE or self._version is None:
             log.info("target up", target=self.name, url=self._client.url, version=version)
             self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
         self._version, self._failures, self._unknowns, self._error = version, 0, 0, None
         self._state = TargetState.SYNCING
         self._sync_began, self._sync_base = self._now(), self._changes.totals
+        self._sweep_at = self._now()
         wanted = sum(1 for entry in self._entries.values() if entry.wanted)
         self._sink.emit(SyncStarted(target=self.name, wanted=wanted))
         self.contacted.set()
 
-    async def _shares_namespace(self) -> Sharing:
-        return sharing(await self._client.ports(), self._links())
-
-    def _say_waiting(self, shared: Sharing) -> None:
-        state, text = {
-            Sharing.YES: (
-                TargetState.SHARED_NAMESPACE,
-                "it shares this host's network namespace and reads its routes by itself; nothing is mirrored into it",
-            ),
-            Sharing.UNKNOWN: (TargetState.STARTING, "it lists no ports yet, so where it lives is not known"),
-        }[shared]
+    def _say_waiting(self, state: TargetState, why: str) -> None:
         if self._state is not state:
-            log.warning("target not mirrored into", target=self.name, url=self._client.url, why=text)
-        self._state, self._error = state, text
-
-    async def _settle(self) -> None:
-        """Read its table until two readings agree and are not empty: after a start it is empty, then fills.
-
-        Reading while it fills is dangerous, too, so it is done ever more seldom.
-        """
-        count, gap_s = -1, READ_GAP_S
-        while True:
-            await self._sleep_quiet()
-            started = self._now()
-            inventory = await self._client.inventory()
-            if inventory.rows and len(inventory.rows) == count:
-                self._absorb(inventory, started)
-                return
-            count = len(inventory.rows)
-            if not count and self._state is not TargetState.STARTING:
-                self._state, self._error = TargetState.STARTING, "its table is empty: it is still starting"
-            await asyncio.sleep(gap_s)
-            gap_s = min(gap_s * 1.5, RECONNECT_MOST_S)
-
-    async def _sleep_quiet(self) -> None:
-        while (wait := self._ingestion.quiet_in(self._now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
-            await asyncio.sleep(wait)
+            log.warning("target not mirrored into", target=self.name, url=self._client.url, why=why)
+        self._state, self._error = state, why
+        self.contacted.set()
 
     async def _work(self) -> None:
         """Serve the waiting work until the connection is found broken."""
@@ -291,28 +292,43 @@ class Reconciler:
             if self._broken is not None:
                 raise self._broken
             now = self._now()
-            waits: list[float] = []
+            wait_s = self._limits.canary_interval_s
             if self._reading_due(now):
-                wait = max(self._ingestion.quiet_in(now), self._read_at + READ_GAP_S - now)
-                if self._in_flight:
-                    pass  # the last of them wakes us
-                elif wait > 0:
-                    waits.append(wait)
-                else:
+                quiet_in = max(self._ingestion.quiet_in(now), self._reading.started + READ_GAP_S - now)
+                if not self._in_flight and quiet_in <= 0:
                     await self._read()
                     continue
-            least = Urgency.REPLACE if self._verify else Urgency.ADD
-            if len(self._in_flight) < CONCURRENCY and self._pending.ready(now, least=least):
-                wait = self._bucket.take(now)
-                if wait <= 0:
-                    self._launch(now, least)
+                wait_s = min(wait_s, quiet_in) if quiet_in > 0 else wait_s
+            self._order_checks(now)
+            least, most = self._admitted()
+            if len(self._in_flight) < CONCURRENCY and self._pending.ready(now, least=least, most=most):
+                token_in = self._bucket.take(now)
+                if token_in <= 0:
+                    self._launch(now, least, most)
                     continue
-                waits.append(wait)
+                wait_s = min(wait_s, token_in)
             elif (due := self._pending.next_due()) is not None and due > now:
-                waits.append(due - now)
+                wait_s = min(wait_s, due - now)
             self._note_rest()
-            waits.append(self._inventory_interval_s)
-            await self._rest(min(waits))
+            await self._rest(wait_s)
+
+    def _admitted(self) -> tuple[Urgency, Urgency]:
+        """The least and the most urgent work that may go now."""
+        least = Urgency.ADD if self._in_flight else Urgency.CHECK
+        if self._verify:  # it must become quiet, for somebody waits for a reading
+            least = Urgency.REPLACE
+        braked_before = self._brake.held
+        if not self._brake.holds(self._pending, sum(self._occupied.values())):
+            return least, Urgency.WITHDRAW
+        if not braked_before:
+            log.warning(
+                "mass withdrawal held back",
+                target=self.name,
+                routes=self._brake.held,
+                of=sum(self._occupied.values()),
+                remedy="it goes when a second reading of the kernel asks for the same, or by hand",
+            )
+        return least, Urgency.REPLACE
 
     async def _rest(self, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
@@ -325,18 +341,37 @@ class Reconciler:
     def _reading_due(self, now: float) -> bool:
         if self._verify:
             return True
-        age = now - self._read_at
-        return age >= self._inventory_interval_s and not self._in_flight and not self._pending.ready(now)
+        age = now - self._reading.started
+        return (
+            age >= self._limits.inventory_interval_s
+            and not self._in_flight
+            and not self._pending.ready(now, least=Urgency.ADD)
+        )
 
     async def _read(self) -> None:
-        started = self._now()
-        inventory = await self._client.inventory()
-        if not inventory.rows:
+        reading = await self._contact.read()
+        if not reading.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
-        self._absorb(inventory, started)
+        self._absorb(reading)
 
-    def _launch(self, now: float, least: Urgency) -> None:
-        job = self._pending.pop(now, least=least)
+    def _order_checks(self, now: float) -> None:
+        """Order the next canary, or a sweep, when it is time and nothing else is to be done."""
+        if self._in_flight or len(self._pending) - self._pending.count(Urgency.WITHDRAW) > len(self._over):
+            return
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._limits.sweep_interval_s
+            for prefix in self._standing:
+                self._pending.put(prefix, Urgency.CHECK, now=now)
+        elif now >= self._canary_at and self._standing:
+            self._canary_at = now + self._limits.canary_interval_s
+            canary = next(self._canaries, None)
+            if canary is None or canary not in self._standing:
+                self._canaries = iter(tuple(self._standing))
+                canary = next(self._canaries)
+            self._pending.put(canary, Urgency.CHECK, now=now)
+
+    def _launch(self, now: float, least: Urgency, most: Urgency) -> None:
+        job = self._pending.pop(now, least=least, most=most)
         if job is None:
             self._bucket.give_back(now)
             return
@@ -354,26 +389,28 @@ class Reconciler:
             self._broken = errors.OutcomeUnknown(f"internal error: {error!r}")
 
     async def _carry_out(self, prefix: Prefix) -> None:
+        entry = self._entries[prefix]
         try:
-            await self._try(prefix, self._entries[prefix])
+            await self._try(prefix, entry)
         finally:
             self._busy.discard(prefix)
-        self._schedule(prefix, self._entries[prefix])
+        self._schedule(prefix, entry)
 
     async def _try(self, prefix: Prefix, entry: Entry) -> None:
-        need = entry.need(prefix)
-        if need is None or (need <= Urgency.REPLACE and not self._proven(prefix, entry)):
+        if not self._may_go(prefix, entry):
             self._bucket.give_back(self._now())
-            if need is not None:
-                self._verify.add(prefix)
             return
+        held_before = entry.known is not None
         try:
-            outcome = await self._changes.make(prefix, entry, need, self._inventory)
+            if entry.need(prefix) is None:
+                outcome = await self._changes.check(prefix, entry)
+            else:
+                outcome = await self._changes.make(prefix, entry, self._reading.inventory)
         except (errors.NotSent, errors.AccessDenied) as error:
             self._broken = error
         except LedgerError as error:
             self._broken = errors.NotSent(str(error))
-        except errors.OutcomeUnknown as error:
+        except errors.LoxilbError as error:
             self._unknowns += 1
             entry.failures += 1
             entry.error = str(error)
@@ -383,26 +420,59 @@ class Reconciler:
             self._unknowns = 0
             if outcome is Outcome.DOUBTFUL:
                 self._verify.add(prefix)
+            elif outcome is Outcome.RESTORED:
+                log.warning("target had lost a route", target=self.name, prefix=str(prefix))
+                self._sweep_at = self._now()
+        self._count(prefix, held_before, entry)
+
+    def _may_go(self, prefix: Prefix, entry: Entry) -> bool:
+        """Whether a change may be made now; if not, see to it that it will."""
+        need = entry.need(prefix)
+        if need is None:
+            return prefix in self._standing
+        if entry.must_delete:
+            if not self._proven(prefix, entry):
+                self._verify.add(prefix)
+                return False
+        elif entry.known is None and self._occupied[prefix.family] >= self._limits.capacity(prefix.family):
+            entry.phase, entry.error = Phase.OVER_CAPACITY, "max_routes is reached"
+            entry.failures = max(entry.failures, 1)
+            self._over[prefix] = None
+            return False
+        return True
+
+    def _count(self, prefix: Prefix, held_before: bool, entry: Entry) -> None:  # noqa: FBT001 (a fact, no switch)
+        """Keep the number of routes that are, or may be, ours there; let one in where one has gone."""
+        held = entry.known is not None
+        if held == held_before:
+            return
+        self._occupied[prefix.family] += 1 if held else -1
+        if not held:
+            waiting = next((other for other in self._over if other.family is prefix.family), None)
+            if waiting is not None:
+                del self._over[waiting]
+                self._entries[waiting].failures = 0
+                self._schedule(waiting, self._entries[waiting])
 
     def _proven(self, prefix: Prefix, entry: Entry) -> bool:
         """Whether a fresh reading shows the route with our gateway, so that a DELETE takes ours."""
         return (
             entry.ours is not None
-            and self._read_at > entry.changed_at
-            and self._now() - self._read_at <= FRESH_S
-            and self._inventory.shows(prefix, entry.ours)
+            and self._reading.started > entry.changed_at
+            and self._now() - self._reading.started <= FRESH_S
+            and self._reading.inventory.shows(prefix, entry.ours)
         )
 
     # -- what a reading says ----------------------------------------------------------------------------------------
 
-    def _absorb(self, inventory: Inventory, started: float) -> None:
-        self._inventory, self._read_at = inventory, started
+    def _absorb(self, reading: Reading) -> None:
+        self._reading = reading
         waiting, self._verify = self._verify, set()
-        facts = TargetFacts.from_inventory(inventory)
+        facts = TargetFacts.from_inventory(reading.inventory)
         facts_changed = facts != self.facts
         self.facts = facts
         for prefix, entry in list(self._entries.items()):
-            finding = compare(entry, prefix, inventory, started)
+            finding = compare(entry, prefix, reading.inventory, reading.started)
             match finding:
                 case Finding.CONFIRMED:
                     if (
@@ -415,21 +485,26 @@ class Reconciler:
                 case Finding.LOST:
                     self._changes.note_lost(prefix, entry)
                 case Finding.FOREIGN:
-                    self._changes.note_foreign(prefix, entry, describe_row(inventory.rows[prefix]))
+                    self._changes.note_foreign(prefix, entry, describe_row(reading.inventory.rows[prefix]))
                 case Finding.UNTOUCHED:
                     pass
             if facts_changed:
                 if entry.phase is Phase.REFUSED:
                     entry.failures = 0  # its next hop may be on-link there by now
                 self._rejudge(prefix, entry)
-            elif prefix in waiting or finding in {Finding.LOST, Finding.FOREIGN}:
+            elif prefix in waiting or finding is not Finding.UNTOUCHED:
                 self._schedule(prefix, entry)
+        self._occupied = dict.fromkeys(Family, 0)
+        for prefix, entry in self._entries.items():
+            if entry.known is not None:
+                self._occupied[prefix.family] += 1
 
     def _note_rest(self) -> None:
         """When nothing is left to do now, say that the sync is complete, once."""
-        if self._in_flight or self._verify or self._pending.ready(self._now()):
+        if self._in_flight or self._verify or self._pending.ready(self._now(), least=Urgency.ADD):
             return
-        self._state = TargetState.SYNCED if not len(self._pending) else TargetState.SYNCING
+        waiting = len(self._pending) - self._pending.count(Urgency.CHECK)
+        self._state = TargetState.SYNCING if waiting else TargetState.SYNCED
         if self._sync_began is None:
             return
         began, self._sync_began = self._sync_began, None
@@ -455,6 +530,8 @@ class Reconciler:
             wanted=sum(1 for entry in self._entries.values() if entry.wanted),
             phases=count_phases(self._entries),
             waiting=len(self._pending) + len(self._verify) + len(self._in_flight),
+            oldest_s=self._pending.oldest_s(self._now()),
+            braked=self._brake.held,
         )
 
     @property

@@ -36,3 +36,5 @@ class TargetView(NamedTuple):
     wanted: int
     phases: Counter[Phase]
     waiting: int
+    oldest_s: float  # age of the oldest work that could go but for pace or trouble
+    braked: int  # withdrawals that the brake holds back

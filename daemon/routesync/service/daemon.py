@@ -28,8 +28,10 @@ from routesync.events.models import ConfigLoaded
 from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
 from routesync.events.status import Status
+from routesync.events.store import Bounds
 from routesync.kernel import KernelSource, Links
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.brakes import Limits
 from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
@@ -117,7 +119,8 @@ class Daemon:
         if self._settings.mqtt is None:
             self._hub = EventHub(node)
             return
-        outbox = Outbox.open(self._state / "outbox.sqlite", node)
+        bounds = Bounds(self._settings.events.outbox_events, self._settings.events.outbox_bytes)
+        outbox = Outbox.open(self._state / "outbox.sqlite", node, bounds=bounds)
         stack.push_async_callback(outbox.close)
         self._hub = EventHub(node, epoch=outbox.identity.epoch, sequence=outbox.first_sequence)
         self._hub.attach(outbox)
@@ -170,16 +173,14 @@ class Daemon:
             target.name,
             client,
             rules=target_rules(target),
+            limits=target_limits(target),
             ledger=ledger,
             sink=self._hub,
             links=lambda: self._source.links,
-            rate=target.rate / target.writers,
-            burst=max(1, target.burst // target.writers),
-            inventory_interval_s=target.inventory_interval_s,
-            startup_hold_s=target.startup_hold_s,
             target_addresses=self._target_addresses,
+            request_kernel_reading=lambda: self._source.request_resync("mass withdrawal"),
         )
-        reconciler.load_ledger(asyncio.get_running_loop().time())
+        reconciler.load_ledger()
         return reconciler
 
     def _target_addresses(self) -> frozenset[Address]:
@@ -241,3 +242,20 @@ def make_client(target: TargetSettings) -> LoxilbClient:
 def target_rules(target: TargetSettings) -> TargetRules:
     """What the judgement needs of a target's configuration."""
     return TargetRules(target.allow_default, target.force_connected, rewrite_of(target.next_hop))
+
+
+def target_limits(target: TargetSettings) -> Limits:
+    """How a target is treated, its rate divided among all who write to it."""
+    return Limits(
+        rate=target.rate / target.writers,
+        burst=max(1, target.burst // target.writers),
+        inventory_interval_s=target.inventory_interval_s,
+        canary_interval_s=target.canary_interval_s,
+        sweep_interval_s=target.sweep_interval_s,
+        startup_hold_s=target.startup_hold_s,
+        withdraw_delay_s=target.withdraw_delay_s,
+        max_inet=target.max_routes_ipv4,
+        max_inet6=target.max_routes_ipv6,
+        brake_share=target.brake_share,
+        brake_minimum=target.brake_minimum,
+    )

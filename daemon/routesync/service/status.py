@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from routesync import __version__
 from routesync.events.hub import EventHub
@@ -15,6 +16,9 @@ from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
 from routesync.settings import Settings
 from routesync.table import Table
+
+OVERDUE_S: Final = 300.0
+"""Work that has waited longer than this, neither for a time of its own nor for an answer, is worth an alarm."""
 
 
 class StatusBuilder:
@@ -75,9 +79,13 @@ class StatusBuilder:
         for view in self._targets():
             if not view.state.healthy:
                 found.append(f"target {view.name}: {view.error or view.state}")
+            if view.braked:
+                found.append(f"target {view.name}: a mass withdrawal of {view.braked} routes is held back")
+            if view.oldest_s > OVERDUE_S:
+                found.append(f"target {view.name}: work has waited for {view.oldest_s:.0f} s")
             found += [
                 f"target {view.name}: {count} routes {phase}"
-                for phase in (Phase.REFUSED, Phase.CONFLICTING)
+                for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.OVER_CAPACITY)
                 if (count := view.phases[phase])
             ]
         found += [f"broker: {trouble}" for trouble in self.broker_troubles()]

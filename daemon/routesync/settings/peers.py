@@ -86,6 +86,42 @@ class TargetSettings(Model):
     request_timeout_s: float = Field(
         default=10, gt=0, le=300, description="How long one request may take, in seconds."
     )
+    canary_interval_s: float = Field(
+        default=5,
+        ge=0.1,
+        le=3600,
+        description="One route of ours is posted again this often, in seconds, to see that its kernel has not lost it.",
+    )
+    sweep_interval_s: float = Field(
+        default=3600,
+        ge=60,
+        le=7 * 86400,
+        description="All routes of ours are posted again this often, in seconds; at once when one had been lost.",
+    )
+    withdraw_delay_s: float = Field(
+        default=0,
+        ge=0,
+        le=600,
+        description="A route that is gone stays this long, in seconds: longer than a link's flap, and nothing happens.",
+    )
+    max_routes_ipv4: int = Field(
+        default=30_000,
+        ge=0,
+        le=1_000_000,
+        description="How many IPv4 routes it shall have of us; its eBPF table ends at 32,768, its own among them.",
+    )
+    max_routes_ipv6: int = Field(
+        default=8_000, ge=0, le=1_000_000, description="How many IPv6 routes it shall have of us."
+    )
+    brake_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="More withdrawals at once than this share of our routes there wait for a second reading.",
+    )
+    brake_minimum: int = Field(
+        default=50, ge=1, le=1_000_000, description="Fewer withdrawals than this never wait for it."
+    )
     startup_hold_s: float = Field(
         default=60,
         ge=0,

@@ -17,16 +17,16 @@ def drain(pending: Pending, now: float) -> list[Prefix]:
 
 def test_the_urgent_go_first_and_equals_in_their_order() -> None:
     pending = Pending()
-    pending.put(A, Urgency.ADD)
-    pending.put(B, Urgency.ADD)
-    pending.put(C, Urgency.WITHDRAW)
+    pending.put(A, Urgency.ADD, now=0)
+    pending.put(B, Urgency.ADD, now=0)
+    pending.put(C, Urgency.WITHDRAW, now=0)
     assert drain(pending, 0) == [C, A, B]
 
 
 def test_a_prefix_waits_once_and_the_last_wish_counts() -> None:
     pending = Pending()
-    pending.put(A, Urgency.ADD)
-    pending.put(A, Urgency.WITHDRAW)
+    pending.put(A, Urgency.ADD, now=0)
+    pending.put(A, Urgency.WITHDRAW, now=0)
     assert len(pending) == 1
     assert pending.pop(0) == (A, Urgency.WITHDRAW)
     assert pending.pop(0) is None
@@ -34,8 +34,8 @@ def test_a_prefix_waits_once_and_the_last_wish_counts() -> None:
 
 def test_what_may_not_go_yet_is_passed_over_until_its_time() -> None:
     pending = Pending()
-    pending.put(A, Urgency.WITHDRAW, not_before=5)
-    pending.put(B, Urgency.ADD)
+    pending.put(A, Urgency.WITHDRAW, now=0, not_before=5)
+    pending.put(B, Urgency.ADD, now=0)
     assert drain(pending, 4.9) == [B]
     assert pending.next_due() == 5
     assert drain(pending, 5) == [A]
@@ -43,19 +43,19 @@ def test_what_may_not_go_yet_is_passed_over_until_its_time() -> None:
 
 def test_a_new_time_replaces_the_old_one() -> None:
     pending = Pending()
-    pending.put(A, Urgency.ADD, not_before=5)
-    pending.put(A, Urgency.ADD, not_before=9)
+    pending.put(A, Urgency.ADD, now=0, not_before=5)
+    pending.put(A, Urgency.ADD, now=0, not_before=9)
     assert drain(pending, 5) == []
     assert pending.next_due() == 9
-    pending.put(A, Urgency.ADD)
+    pending.put(A, Urgency.ADD, now=0)
     assert drain(pending, 0) == [A]
     assert drain(pending, 10) == []
 
 
 def test_discarded_work_is_not_done_even_when_its_time_comes() -> None:
     pending = Pending()
-    pending.put(A, Urgency.ADD, not_before=5)
-    pending.put(B, Urgency.ADD)
+    pending.put(A, Urgency.ADD, now=0, not_before=5)
+    pending.put(B, Urgency.ADD, now=0)
     pending.discard(A)
     pending.discard(B)
     assert len(pending) == 0
@@ -65,7 +65,25 @@ def test_discarded_work_is_not_done_even_when_its_time_comes() -> None:
 
 def test_work_below_the_asked_urgency_stays() -> None:
     pending = Pending()
-    pending.put(A, Urgency.ADD)
+    pending.put(A, Urgency.ADD, now=0)
     assert not pending.ready(0, least=Urgency.REPLACE)
     assert pending.pop(0, least=Urgency.REPLACE) is None
     assert pending.ready(0)
+
+
+def test_the_age_of_waiting_work_counts_from_its_first_wish() -> None:
+    pending = Pending()
+    pending.put(A, Urgency.ADD, now=10)
+    pending.put(A, Urgency.WITHDRAW, now=15)
+    pending.put(B, Urgency.ADD, now=1, not_before=99)
+    assert pending.oldest_s(20) == 10
+    pending.pop(20)
+    assert pending.oldest_s(20) == 0
+
+
+def test_a_brake_leaves_the_most_urgent_waiting() -> None:
+    pending = Pending()
+    pending.put(A, Urgency.WITHDRAW, now=0)
+    assert not pending.ready(0, most=Urgency.REPLACE)
+    assert pending.pop(0, most=Urgency.REPLACE) is None
+    assert pending.of(Urgency.WITHDRAW) == {A}

@@ -1,0 +1,100 @@
+"""The first moments with a target: who it is, where it lives, and when its table can be believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from routesync.kernel.surroundings import Link
+from routesync.loxilb.client import LoxilbClient
+from routesync.loxilb.wire import Inventory
+from routesync.mirror.pace import Ingestion
+from routesync.mirror.status import TargetState
+from routesync.mirror.topology import Sharing, sharing
+
+READ_GAP_S: Final = 1.5
+"""Between two readings: longer than the steps in which loxilb's table fills after a start."""
+PATIENCE_S: Final = 30.0
+"""The longest pause between two looks at a target that cannot be mirrored into yet."""
+
+_WHY: Final = {
+    Sharing.YES: (
+        TargetState.SHARED_NAMESPACE,
+        "it shares this host's network namespace and reads its routes by itself; nothing is mirrored into it",
+    ),
+    Sharing.UNKNOWN: (TargetState.STARTING, "it lists no ports yet, so where it lives is not known"),
+}
+
+
+class Reading(NamedTuple):
+    """A table that was read, and when that began, in monotonic seconds."""
+
+    inventory: Inventory
+    started: float
+
+
+class Contact:
+    """Makes contact with a target.
+
+    Args:
+        client: the way to it.
+        links: the links of the namespace whose routes are mirrored.
+        ingestion: when it is quiet enough to be read.
+        say: is told why it is not mirrored into yet.
+    """
+
+    def __init__(
+        self,
+        client: LoxilbClient,
+        links: Callable[[], Mapping[int, Link]],
+        ingestion: Ingestion,
+        say: Callable[[TargetState, str], None],
+    ) -> None:
+        self._client = client
+        self._links = links
+        self._ingestion = ingestion
+        self._say = say
+
+    async def make(self) -> tuple[str, Reading]:
+        """Return its version and a table that can be believed, as soon as there is one.
+
+        Raises:
+            LoxilbError: it does not answer, or makes no sense.
+        """
+        version = await self._client.version()
+        while (shared := sharing(await self._client.ports(), self._links())) is not Sharing.NO:
+            self._say(*_WHY[shared])
+            await asyncio.sleep(PATIENCE_S if shared is Sharing.YES else READ_GAP_S)
+        return version, await self._settle()
+
+    async def read(self) -> Reading:
+        """Read its table in a quiet moment.
+
+        Raises:
+            LoxilbError: see its subclasses.
+        """
+        while (wait := self._ingestion.quiet_in(_now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
+            await asyncio.sleep(wait)
+        started = _now()
+        return Reading(await self._client.inventory(), started)
+
+    async def _settle(self) -> Reading:
+        """Read until two readings agree and are not empty: after its start its table is empty, then fills.
+
+        Reading while it fills is dangerous, too, so it is done ever more seldom.
+        """
+        count, gap_s = -1, READ_GAP_S
+        while True:
+            reading = await self.read()
+            if reading.inventory.rows and len(reading.inventory.rows) == count:
+                return reading
+            count = len(reading.inventory.rows)
+            if not count:
+                self._say(TargetState.STARTING, "its table is empty: it is still starting")
+            await asyncio.sleep(gap_s)
+            gap_s = min(gap_s * 1.5, PATIENCE_S)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
