@@ -1,0 +1,150 @@
+"""What loxilb's answers mean: its result first, then the status, then the kernel's words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routesync.loxilb import errors, wire
+from routesync.loxilb.errors import LoxilbError
+from routesync.route import Prefix, parse_address
+
+
+def error_body(code: int, words: str) -> bytes:
+    return json.dumps({"code": code, "fields": None, "message": "err", "result": words}).encode()
+
+
+def test_success_is_success() -> None:
+    wire.judge("POST", 200, b'{"result":"Success"}')
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (409, error_body(409, "file exists"), errors.AlreadyExists),
+        (500, error_body(500, "network is unreachable"), errors.NextHopUnreachable),
+        (404, error_body(404, "no such process"), errors.NoSuchRoute),
+        (404, error_body(404, "no such device"), errors.InvalidRequest),
+        (400, error_body(400, "invalid argument"), errors.InvalidRequest),
+        (400, error_body(400, "invalid CIDR address: x"), errors.InvalidRequest),
+        (422, b'{"code":602,"message":"attribute.gateway in body is required"}', errors.InvalidRequest),
+        (415, b'{"code":415,"message":"unsupported media type"}', errors.InvalidRequest),
+        (
+            500,
+            error_body(500, "gateway, source, and destination ip are not the same IP family"),
+            errors.InvalidRequest,
+        ),
+        (500, b'{"code":500,"message":"invalid token"}', errors.AccessDenied),
+        (401, b'{"code":401,"message":"unauthenticated"}', errors.AccessDenied),
+        (500, error_body(500, "something else"), errors.OutcomeUnknown),
+        (502, b"<html>bad gateway</html>", errors.OutcomeUnknown),
+        (200, b"", errors.OutcomeUnknown),
+        (200, b"<html>a captive portal</html>", errors.OutcomeUnknown),
+        (200, b"[]", errors.OutcomeUnknown),
+    ],
+)
+def test_each_answer_has_its_meaning(status: int, body: bytes, kind: type[LoxilbError]) -> None:
+    with pytest.raises(kind) as caught:
+        wire.judge("POST 10.0.0.0/8", status, body)
+    assert "POST 10.0.0.0/8" in str(caught.value)
+
+
+def test_before_0_9_8_5_a_failure_comes_as_200_and_says_nothing_of_its_cause() -> None:
+    with pytest.raises(errors.LoxilbError):
+        wire.judge("POST", 200, b'{"result":"fail"}')
+
+
+@given(st.integers(100, 599), st.binary(max_size=200))
+def test_no_answer_at_all_is_anything_but_success_or_an_error_of_the_tree(status: int, body: bytes) -> None:
+    try:
+        wire.judge("POST", status, body)
+    except LoxilbError:
+        pass
+    else:
+        assert json.loads(body)["result"] == "Success"
+
+
+def test_an_inventory_is_read_row_by_row_and_odd_rows_are_counted() -> None:
+    body = json.dumps(
+        {
+            "routeAttr": [
+                {
+                    "destinationIPNet": "10.1.0.0/24",
+                    "flags": "Ind",
+                    "gateway": "192.168.10.1",
+                    "protocol": "static",
+                },
+                {
+                    "destinationIPNet": "10.2.0.0/24",
+                    "flags": "Ind",
+                    "gateway": "192.0.2.1, 192.0.2.2",
+                    "protocol": "186",
+                },
+                {"destinationIPNet": "2001:db8::/32", "gateway": "2001:db8::1", "protocol": 4},
+                {"destinationIPNet": "192.168.10.0/24", "flags": "Self"},
+                {"destinationIPNet": "10.3.0.0/40"},
+                {"gateway": "10.0.0.1"},
+                {"destinationIPNet": "nonsense", "gateway": "x"},
+                17,
+            ]
+        }
+    ).encode()
+    inventory = wire.parse_inventory(body, "GET")
+    assert inventory.unreadable == 4
+    assert inventory.rows[Prefix.parse("10.1.0.0/24")].gateways == (parse_address("192.168.10.1"),)
+    assert len(inventory.rows[Prefix.parse("10.2.0.0/24")].gateways) == 2
+    assert inventory.rows[Prefix.parse("2001:db8::/32")].protocol == "4"
+    assert inventory.rows[Prefix.parse("192.168.10.0/24")].gateways == ()
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'{"routeAttr":{}}', b'{"routeAttr":"x"}', b"\xff"])
+def test_a_body_that_is_no_inventory_is_an_unknown_outcome(body: bytes) -> None:
+    with pytest.raises(errors.OutcomeUnknown):
+        wire.parse_inventory(body, "GET")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["routeAttr", "portAttr", "destinationIPNet", "gateway", "flags", "portName", "osId"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=20,
+    )
+)
+def test_any_json_is_read_or_is_an_error_of_the_tree(document: object) -> None:
+    body = json.dumps(document).encode()
+    for parse in (wire.parse_inventory, wire.parse_ports):
+        try:
+            parse(body, "GET")
+        except LoxilbError:
+            continue
+
+
+def test_ports_are_read_with_what_identifies_a_link() -> None:
+    body = json.dumps(
+        {
+            "portAttr": [
+                {
+                    "portName": "eth0",
+                    "portSoftwareInformation": {"osId": 2},
+                    "portHardwareInformation": {"macAddress": "AA:bb:cc:00:11:22"},
+                },
+                {"portName": "vlan3801", "portSoftwareInformation": {"osId": -1}},
+            ]
+        }
+    ).encode()
+    assert wire.parse_ports(body, "GET") == (
+        wire.Port("eth0", 2, "aa:bb:cc:00:11:22"),
+        wire.Port("vlan3801", -1, ""),
+    )
