@@ -1,0 +1,159 @@
+"""The reference of the configuration, docs/configuration.md, made from the JSON Schema and so from the models.
+
+`python -m routesync.config.reference` writes it and the schema anew, in the repository it is run in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from routesync.config.credentials import MQTT_PASSWORD, token_variable
+from routesync.config.schema import Schema, json_schema, json_schema_text
+
+REFERENCE: Final = Path("docs/configuration.md")
+SCHEMA: Final = Path("config/routesync.schema.json")
+
+_HEAD: Final = f"""\
+# Configuration
+
+<!-- Made by `python -m routesync.config.reference` from the models in daemon/routesync/settings: change those. -->
+
+routesync reads one file in [TOML](https://toml.io), `/etc/routesync/routesync.toml`. Every key is optional
+unless it says otherwise, and a key that is not listed here is an error. `routesync check FILE` tells all that
+is wrong with a file, one line for each mistake, and `routesync plan --config FILE` what it would do.
+
+The file that is shipped, [routesync.toml](../config/routesync.toml), names no target and no broker: routesync
+watches and reports. Whole configurations stand in [config/examples](../config/examples). Editors that know JSON
+Schema complete and check the file by [routesync.schema.json](../config/routesync.schema.json).
+
+Where a key takes a value *or an array*, the array means any of its members.
+
+## Secrets
+
+A password or token may stand in the file itself, but better does not:
+
+- `password_file` and `token_file` name a file that holds it. An absolute name is taken as it is; any other is
+  looked for in `$CREDENTIALS_DIRECTORY`, where systemd's `LoadCredential=` puts it, or beside the configuration
+  where that is not set. So are the files of TLS.
+- The environment comes before both: `{MQTT_PASSWORD}`, and for the target `lb-1` `{token_variable("lb-1")}`
+  (upper case, with `_` for `-` and `.`).
+
+No secret is ever shown in a message, a log line or an event.
+
+## How rules are read
+
+A rule matches when all keys of its `match` hold. The first rule that matches a route decides; where none does,
+`default_action`. A dropped route is as if it were absent: another route to its prefix, with a higher metric or
+in a later table, takes its place.
+
+`gateway`, `interface` and `flags` look at the route's next hops and hold when all of them match. Of a multipath
+route, dead and linkdown hops are left out first, unless all are down. A route without hops (blackhole and its
+like) matches none of them, except for `gateway = false`.
+
+A rule that keeps may give a `next_hop`: loxilb is then told to send to that address, whatever gateway the
+kernel uses. It applies to routes of the address's own family, and leaves those of the other family as they are.
+
+Protocols and tables go by their names in iproute2's `rt_protos` and `rt_tables`, or by number. A built-in name
+keeps its number, whatever these files say: `static` is 4, and FRR's own static routes (196) are `zstatic`.
+"""
+
+
+class _Table(NamedTuple):
+    heading: str
+    schema: Schema
+
+
+def markdown() -> str:
+    """Write the reference."""
+    root = json_schema()
+    parts = [_HEAD, "\n## Outside of any table\n\n", *_rows(root, root, only_values=True)]
+    for table in _tables(root, root, ()):
+        parts.append(f"\n## {table.heading}\n\n{table.schema['description']}\n\n")
+        parts += _rows(table.schema, root)
+    return "".join(parts)
+
+
+def _tables(schema: Schema, root: Schema, path: tuple[str, ...]) -> Iterator[_Table]:
+    """All tables, outer before inner."""
+    for key, value in _properties(schema).items():
+        inner, many = _table_of(value, root)
+        if inner is None:
+            continue
+        here = (*path, key)
+        name = ".".join(here)
+        yield _Table(f"`[[{name}]]`" if many else f"`[{name}]`", inner)
+        yield from _tables(inner, root, here)
+
+
+def _table_of(value: Schema, root: Schema) -> tuple[Schema | None, bool]:
+    """The table that stands in a key, and whether it is an array of them."""
+    items = value.get("items")
+    if isinstance(items, dict) and "$ref" in items:
+        return _resolved(items, root), True
+    for choice in (value, *_choices(value)):
+        if "$ref" in choice:
+            resolved = _resolved(choice, root)
+            return next((it for it in _choices(resolved) if "properties" in it), resolved), False
+    return None, False
+
+
+def _rows(schema: Schema, root: Schema, *, only_values: bool = False) -> Iterator[str]:
+    required = schema.get("required")
+    yield "| key | value | default | meaning |\n|---|---|---|---|\n"
+    for key, value in _properties(schema).items():
+        if only_values and _table_of(value, root)[0] is not None:
+            continue
+        must = isinstance(required, list) and key in required
+        default = (
+            "**required**" if must else f"`{json.dumps(value['default'])}`" if "default" in value else ""
+        )
+        meaning = str(value["description"]).replace("<", "\\<").replace("|", "\\|")
+        yield f"| `{key}` | {_kind(value, root)} | {default} | {meaning} |\n"
+
+
+def _kind(value: Schema, root: Schema) -> str:
+    """Say in words what may stand in a key."""
+    if "$ref" in value:
+        resolved = _resolved(value, root)
+        return _kind(resolved, root) if "anyOf" in resolved else "table"
+    if "anyOf" in value:
+        kinds = [_kind(choice, root) for choice in _choices(value) if choice.get("type") != "array"]
+        many = any(choice.get("type") == "array" for choice in _choices(value))
+        return " or ".join([*dict.fromkeys(kinds), *(["array"] if many else [])])
+    if "enum" in value:
+        words = value["enum"]
+        return ", ".join(f"`{word}`" for word in words) if isinstance(words, list) else ""
+    if value.get("type") == "array":
+        return "array of tables"
+    return f"{value.get('type', 'table')}{_bounds(value)}".replace("object", "table")
+
+
+def _bounds(value: Schema) -> str:
+    low, high = value.get("minimum", value.get("exclusiveMinimum")), value.get("maximum")
+    if low is None and high is None:
+        return ""
+    return f", above {low}, up to {high}" if "exclusiveMinimum" in value else f", {low} to {high}"
+
+
+def _properties(schema: Schema) -> dict[str, Schema]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _choices(schema: Schema) -> list[Schema]:
+    choices = schema.get("anyOf")
+    return choices if isinstance(choices, list) else []
+
+
+def _resolved(schema: Schema, root: Schema) -> Schema:
+    defs = root["$defs"]
+    name = str(schema["$ref"]).rpartition("/")[2]
+    return defs[name] if isinstance(defs, dict) else {}
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(markdown(), encoding="utf-8")
+    SCHEMA.write_text(json_schema_text(), encoding="utf-8")
