@@ -51,7 +51,7 @@ def tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     name = settings.tls.server_name
     if name is not None:  # paho always passes the host
         wrap = context.wrap_socket
-        context.wrap_socket = lambda sock, **options: wrap(sock, **{**options, "server_hostname": name})
+        context.wrap_socket = lambda sock, **options: wrap(sock, **{**options, "server_hostname": name})  # type: ignore[method-assign]
     return context
 
 

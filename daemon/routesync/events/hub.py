@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from routesync.events.cloudevents import Identity, Record
-from routesync.events.models import Event
+from routesync.events.flood import DropGate
+from routesync.events.models import Event, RouteDropped
 
 
 class Outlet(Protocol):
@@ -71,6 +72,7 @@ class EventHub:
         self._clock = clock
         self._tail: deque[Record] = deque(maxlen=tail)
         self._outlets: list[Outlet] = []
+        self._drops = DropGate(self.emit)
 
     @property
     def sequence(self) -> int:
@@ -83,7 +85,9 @@ class EventHub:
         return tuple(self._tail)
 
     def emit(self, event: Event, /) -> None:
-        """Number an event and hand it to all outlets."""
+        """Number an event and hand it to all outlets. Drops that come in a flood are summed up instead."""
+        if isinstance(event, RouteDropped) and not self._drops.admits(event):
+            return
         self._sequence += 1
         record = Record(self._sequence, self._clock(), event)
         self._tail.append(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Collection, Iterable
@@ -32,6 +33,9 @@ CREATE TABLE meta (
 ) STRICT;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+
+
+_TRUNCATE_WAL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
 class Message(NamedTuple):
@@ -115,7 +119,7 @@ class Store:
         if self.killed:
             self._add_loss(Loss("killed", None, time.time()))
         db.execute("COMMIT")
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the reserve has to be on disk before it is used
+        db.execute(_TRUNCATE_WAL)  # the reserve has to be on disk before it is used
 
     def _reserve(self, sequence: int) -> bool:
         if sequence <= self._reserved - SEQUENCE_RESERVE // 2:
@@ -162,9 +166,11 @@ class Store:
             self.count, self.size, self._reserved = before
             if db.in_transaction:
                 db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                db.execute(_TRUNCATE_WAL)  # on a full disk, what was written in vain stands in the way
             raise
         if extended:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.execute(_TRUNCATE_WAL)
 
     def _delete_upto(self, sequence: int) -> int:
         count, size = self._db.execute(

@@ -1,0 +1,259 @@
+"""The outbox: order, restarts, kills, bounds, failing disks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from routesync.events import outbox as outbox_module
+from routesync.events.cloudevents import Record
+from routesync.events.outbox import Outbox
+from routesync.events.store import SEQUENCE_RESERVE, Bounds, Message
+from support.events import accepted
+from support.waiting import eventually
+
+
+@asynccontextmanager
+async def opened(path: Path | None, bounds: Bounds = Bounds()) -> AsyncIterator[Outbox]:  # noqa: B008 - immutable
+    outbox = Outbox.open(path, "node-1", bounds=bounds)
+    try:
+        yield outbox
+    finally:
+        await outbox.close()
+
+
+def put(outbox: Outbox, *numbers: int) -> None:
+    for number in numbers:
+        outbox.put(Record(number, 1_700_000_000.0 + number, accepted(number)))
+
+
+async def everything(outbox: Outbox) -> list[int]:
+    """What waits, by number; something has to."""
+    found: list[Message] = []
+    last = await outbox.flush()
+    while not found or found[-1].sequence < last:
+        found += await outbox.read(found[-1].sequence if found else 0, 1000)
+    return [message.sequence for message in found]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "outbox.sqlite"
+
+
+async def test_events_wait_in_order_over_an_orderly_restart(file: Path) -> None:
+    async with opened(file) as outbox:
+        put(outbox, *range(1, 3001))
+        epoch = outbox.identity.epoch
+    async with opened(file) as outbox:
+        assert outbox.first_sequence == 3000
+        assert outbox.identity.epoch == epoch
+        assert await everything(outbox) == list(range(1, 3001))
+        assert outbox.untold == ()
+
+
+async def test_what_is_acknowledged_is_gone(file: Path) -> None:
+    async with opened(file) as outbox:
+        put(outbox, *range(1, 11))
+        outbox.acknowledge(7)
+        assert await everything(outbox) == [8, 9, 10]
+    async with opened(file) as outbox:
+        assert await everything(outbox) == [8, 9, 10]
+
+
+async def test_a_reader_waits_for_the_next_event() -> None:
+    async with opened(None) as outbox:
+        reading = asyncio.create_task(outbox.read(0, 10))
+        await outbox.flush()
+        assert not reading.done()
+        put(outbox, 1)
+        assert [message.sequence for message in await reading] == [1]
+
+
+TESTS = str(Path(__file__).parents[2])
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from routesync.events.cloudevents import Record
+from routesync.events.outbox import Outbox
+from support.events import accepted
+
+async def main() -> None:
+    outbox = Outbox.open(Path(sys.argv[1]), "node-1")
+    for number in range(1, 501):
+        outbox.put(Record(number, 1.0, accepted(number)))
+    await outbox.flush()
+    print(outbox.identity.epoch, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_loses_nothing_that_was_written_and_its_numbers_are_not_given_again(
+    file: Path,
+) -> None:
+    killed = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, file, env={"PYTHONPATH": TESTS}, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await killed.communicate()
+    assert killed.returncode == -9
+    async with opened(file) as outbox:
+        assert outbox.identity.epoch == said.decode().strip()
+        assert await everything(outbox) == list(range(1, 501))
+        assert outbox.first_sequence == SEQUENCE_RESERVE
+        assert [(loss.reason, loss.lost) for loss in outbox.untold] == [("killed", None)]
+
+
+async def test_the_reserve_moves_on_with_the_sequence(file: Path) -> None:
+    outbox = Outbox.open(file, "node-1")
+    put(outbox, SEQUENCE_RESERVE)
+    await outbox.flush()
+    copy = shutil.copyfile(file, file.with_name("copy.sqlite"))  # as a kill at this moment would leave it
+    await outbox.close()
+    async with opened(copy) as after:
+        assert after.first_sequence == 2 * SEQUENCE_RESERVE
+
+
+async def test_beyond_the_bound_in_events_the_oldest_go_and_are_counted(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        for start in range(1, 5001, 100):
+            put(outbox, *range(start, start + 100))
+            await outbox.flush()
+        waiting = await everything(outbox)
+        assert 800 <= len(waiting) <= 1000
+        assert waiting == list(range(5001 - len(waiting), 5001))
+        (loss,) = outbox.untold
+        assert (loss.reason, loss.lost) == ("outbox-full", 5000 - len(waiting))
+
+
+async def test_beyond_the_bound_in_bytes_the_oldest_go(file: Path) -> None:
+    async with opened(file, Bounds(size=100_000)) as outbox:
+        put(outbox, *range(1, 1001))
+        waiting = await everything(outbox)
+        assert waiting[-1] == 1000
+        (loss,) = outbox.untold
+        assert loss.lost == 1000 - len(waiting) > 0
+
+
+async def test_a_loss_is_remembered_until_it_is_told(file: Path) -> None:
+    async with opened(file) as outbox:
+        outbox.lose("denied", 5.0)
+        outbox.lose("denied", 6.0)
+    async with opened(file) as outbox:
+        losses = outbox.untold
+        assert [tuple(loss) for loss in losses] == [("denied", 2, 5.0)]
+        outbox.told(losses)
+        outbox.lose("denied", 7.0)  # meanwhile another
+    async with opened(file) as outbox:
+        assert [(loss.reason, loss.lost) for loss in outbox.untold] == [("denied", 1)]
+
+
+async def test_events_that_the_disk_cannot_keep_up_with_are_counted(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "QUEUE_LIMIT", 100)
+    async with opened(file) as outbox:
+        put(outbox, *range(1, 20_001))  # the loop never yields, and the thread gets little of the interpreter
+        kept = len(await everything(outbox))
+        await eventually(lambda: [loss.lost for loss in outbox.untold] == [20_000 - kept])
+        assert kept >= 100
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(b"not a database at all, " * 200)
+
+
+async def test_a_damaged_file_is_put_aside_and_a_new_epoch_begins(file: Path) -> None:
+    async with opened(file) as outbox:
+        epoch = outbox.identity.epoch
+    damage(file)
+    with capture_logs() as logs:
+        async with opened(file) as outbox:
+            assert outbox.identity.epoch != epoch
+            assert outbox.first_sequence == 0
+            assert outbox.trouble is None
+    assert [line["log_level"] for line in logs] == ["error"]
+    assert len(list(file.parent.glob("outbox.sqlite.damaged-*"))) == 1
+
+
+async def test_without_its_directory_the_outbox_works_in_memory_and_says_so(tmp_path: Path) -> None:
+    async with opened(tmp_path / "absent" / "outbox.sqlite") as outbox:
+        assert outbox.trouble is not None
+        assert "check the directory" in outbox.trouble
+        put(outbox, 1)
+        assert await everything(outbox) == [1]
+
+
+async def test_a_second_daemon_does_not_share_the_file(file: Path) -> None:
+    async with opened(file) as first, opened(file) as second:
+        put(first, 1)
+        put(second, 1)
+        await first.flush()
+        await second.flush()
+        assert first.trouble is None
+        assert second.trouble is not None
+        assert "locked" in second.trouble
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts a small tmpfs")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Fill a disk to the last block."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
+async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(small_disk: Path) -> None:
+    with capture_logs() as logs:
+        async with opened(small_disk / "outbox.sqlite") as outbox:
+            put(outbox, 1)
+            await outbox.flush()
+            ballast = fill(small_disk)
+            put(outbox, *range(2, 2001))
+            assert await everything(outbox) == list(range(1, 2001))
+            assert outbox.trouble is not None
+            assert "full" in outbox.trouble
+            outbox.acknowledge(1900)  # what is gone needs no disk any more
+            ballast.unlink()
+            await eventually(lambda: outbox.trouble is None)
+            assert await everything(outbox) == list(range(1901, 2001))
+            assert outbox.untold == ()
+        assert [line["log_level"] for line in logs] == ["error", "info"]
+        async with opened(small_disk / "outbox.sqlite") as outbox:
+            assert await everything(outbox) == list(range(1901, 2001))
+
+
+async def test_with_a_full_disk_and_no_broker_memory_is_bounded(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MEMORY_LIMIT", 500)
+    async with opened(small_disk / "outbox.sqlite") as outbox:
+        ballast = fill(small_disk)
+        put(outbox, *range(1, 3001))
+        assert await everything(outbox) == list(range(2501, 3001))
+        ballast.unlink()
+        await eventually(lambda: [(loss.reason, loss.lost) for loss in outbox.untold] == [("storage", 2500)])
