@@ -30,7 +30,7 @@ def doomed_standin(space: Namespace, *arguments: str) -> Iterator[StandinProcess
     """Run a stand-in in the namespace for the length of a `with` block, whatever becomes of it.
 
     It starts without the original's delays, keeps the original's pace of ingestion, and dies of any GET that meets
-    ingestion; further arguments of its command line change that.
+    the ingestion of what the API was asked for; further arguments of its command line change that.
     """
     with tempfile.TemporaryDirectory(prefix="standin-") as directory:
         standin = StandinProcess(space.name, Path(directory), *_QUICK, *arguments)

@@ -108,14 +108,14 @@ class Api:
         return _respond(Answer(200, wire.route_rows(self._table.entries(), self._release)))
 
     def _meets_ingestion(self) -> bool:
-        """Whether this GET is the one that kills. Strict spares the reading at start, which no client can know of."""
+        """Whether this GET is the one that kills."""
         match self._options.fragile:
             case "off":
                 return False
             case "likely":
                 return self._random.random() < _DEATH_PER_CHANGE * self._ears.changes_last_second()
             case "strict":
-                return self._ears.hearing.filled and self._ears.waiting > 0
+                return self._ears.api_changes_waiting > 0
 
     async def _get_ports(self, _request: web.Request) -> web.Response:
         self._requests.port_reads += 1

@@ -52,22 +52,29 @@ class Hearing:
 class Ears:
     """Listens to the kernel of this process's network namespace and feeds the table at loxilb's pace."""
 
-    def __init__(self, table: RouteTable, options: StandinOptions) -> None:
+    def __init__(self, table: RouteTable, api_port: int, options: StandinOptions) -> None:
         self.hearing = Hearing()
         self.ports: dict[int, Port] = {}
         self._table = table
+        self._api_port = api_port
         self._options = options
         self._kernel_links: dict[int, str] = {}
         self._links: deque[Message] = deque()
         self._addresses: deque[Message] = deque()
         self._neighbours: deque[Message] = deque()
         self._routes: deque[Message] = deque()
+        self._api_changes_waiting = 0
         self._recent: deque[tuple[float, int]] = deque()
 
     @property
     def waiting(self) -> int:
         """Route events heard and not yet taken in."""
         return len(self._routes)
+
+    @property
+    def api_changes_waiting(self) -> int:
+        """Those of them that the API caused."""
+        return self._api_changes_waiting
 
     def changes_last_second(self) -> int:
         """Route entries that were written during the last second."""
@@ -124,6 +131,7 @@ class Ears:
             self.hearing.deaf = True
             return
         self._routes.append(message)
+        self._api_changes_waiting += message.requester == self._api_port
         self.hearing.peak_waiting = max(self.hearing.peak_waiting, len(self._routes))
 
     def _note_kernel_link(self, message: Message) -> None:
@@ -165,7 +173,9 @@ class Ears:
                 take(queue.popleft())
         routes = min(self._options.batch, len(self._routes))
         for _ in range(routes):
-            self._take_route(self._routes.popleft())
+            message = self._routes.popleft()
+            self._api_changes_waiting -= message.requester == self._api_port
+            self._take_route(message)
         self.hearing.ingested += routes
         if routes:
             self._recent.append((time.monotonic(), routes))

@@ -21,6 +21,12 @@ class KernelRoutes:
     def __init__(self) -> None:
         self._socket = rtnl.open_socket(0, 1 << 16)
 
+    @property
+    def port(self) -> int:
+        """The netlink port of its socket, by which its own changes are known among all that the kernel announces."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
     def add(self, prefix: Prefix, gateway: Address | None, *, protocol: int) -> int:
         """Add a route without a metric, if its key is free (NLM_F_CREATE | NLM_F_EXCL). Returns 0 or an errno."""
         flags = rtnl.NLM_F_CREATE | rtnl.NLM_F_EXCL

@@ -11,7 +11,12 @@ from typing import Literal, get_args
 from routesync.standin.releases import MAIN, Release
 
 Fragility = Literal["off", "likely", "strict"]
-"""How it takes a GET that meets ingestion: unharmed; dies with the original's likelihood; dies every time."""
+"""How it takes a GET that meets ingestion.
+
+off: unharmed. likely: it dies with the original's likelihood. strict: it dies whenever a change that came through its
+own API still waits, so that misuse fails a test for certain; changes that others make to its kernel, which a client of
+the API cannot know of, do not count.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,9 +68,10 @@ _NDMSG: Final = struct.Struct("=BxxxiHBB")
 
 
 class Message(NamedTuple):
-    """One netlink message: its type and what follows the header."""
+    """One netlink message: its type, the port of the socket whose request caused it (0: none), what follows."""
 
     type: int
+    requester: int
     payload: bytes
 
 
@@ -134,8 +135,8 @@ def messages(datagram: bytes) -> Iterator[Message]:
     """Take a datagram apart into its messages."""
     offset = 0
     while offset + _HEADER.size <= len(datagram):
-        length, kind, _, _, _ = _HEADER.unpack_from(datagram, offset)
-        yield Message(kind, datagram[offset + _HEADER.size : offset + length])
+        length, kind, _, _, requester = _HEADER.unpack_from(datagram, offset)
+        yield Message(kind, requester, datagram[offset + _HEADER.size : offset + length])
         offset += length + 3 & ~3
 
 

@@ -38,8 +38,8 @@ async def _serve(options: StandinOptions) -> None:
         return
     capacity = {Family.INET: options.capacity, Family.INET6: options.capacity6}
     table = RouteTable(options.release, marks=options.marks, capacity=capacity)
-    ears = Ears(table, options)
     kernel = KernelRoutes()
+    ears = Ears(table, kernel.port, options)
     runner = web.AppRunner(
         Api(options, kernel, table, ears).application(),
         access_log=None,

@@ -15,17 +15,20 @@ pytestmark = needs_root
 NEVER = ("--tick", "3600")  # after the first look nothing is taken in any more
 
 
-async def test_strict_one_dies_of_a_get_while_an_event_waits(space: Namespace) -> None:
+@pytest.mark.parametrize(("prefix", "gateway"), [("10.1.0.0/16", GATEWAY), ("2001:db8::/32", "fd00:10::1")])
+async def test_strict_one_dies_of_a_get_while_a_change_of_its_api_waits(
+    space: Namespace, prefix: str, gateway: str
+) -> None:
     with doomed_standin(space, *NEVER) as standin:
-        await _get_during_ingestion(standin)
+        await _get_during_ingestion(standin, prefix, gateway)
         assert standin.wait_death(5) == 2
         assert standin.log() == "fatal error: concurrent map iteration and map write"
 
 
-async def _get_during_ingestion(standin: StandinProcess) -> None:
+async def _get_during_ingestion(standin: StandinProcess, prefix: str, gateway: str) -> None:
     caller = Caller(standin)
     assert await caller.rows()
-    await caller.post("10.1.0.0/16")
+    await caller.post(prefix, gateway)
     await eventually(lambda: standin.state().waiting > 0)
     with pytest.raises(aiohttp.ClientError):
         await caller.rows()
@@ -34,11 +37,18 @@ async def _get_during_ingestion(standin: StandinProcess) -> None:
 async def test_a_test_fails_when_its_standin_died(space: Namespace) -> None:
     async def misuse() -> None:
         with running_standin(space, *NEVER) as standin:
-            await _get_during_ingestion(standin)
+            await _get_during_ingestion(standin, "10.1.0.0/16", GATEWAY)
             standin.wait_death(5)
 
     with pytest.raises(AssertionError, match="died of misuse"):
         await misuse()
+
+
+async def test_strict_one_spares_a_get_that_cannot_know_of_foreign_changes(space: Namespace) -> None:
+    with running_standin(space, *NEVER) as standin:
+        space.ip(f"route add 10.1.0.0/16 via {GATEWAY}")
+        await eventually(lambda: standin.state().waiting > 0)
+        assert "10.1.0.0/16" not in await Caller(standin).rows()
 
 
 async def test_likely_one_dies_of_gets_during_ingestion_in_the_end(space: Namespace) -> None:
@@ -59,6 +69,16 @@ async def test_likely_one_dies_of_gets_during_ingestion_in_the_end(space: Namesp
 
         await eventually(dead)
         assert standin.wait_death(5) == 2
+
+
+async def test_strict_one_dies_of_a_get_while_a_deletion_waits(space: Namespace) -> None:
+    space.ip(f"route add 10.1.0.0/16 via {GATEWAY}")
+    with doomed_standin(space, *NEVER) as standin:
+        caller = Caller(standin)
+        await caller.delete("10.1.0.0/16")
+        await eventually(lambda: standin.state().waiting > 0)
+        with pytest.raises(aiohttp.ClientError):
+            await caller.rows()
 
 
 async def test_flooded_one_goes_deaf_until_it_is_restarted(space: Namespace) -> None:
