@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from routesync.config.credentials import Credentials
+from routesync.config.credentials import IN_THE_FILE, Credentials
 from routesync.config.locate import KeyPath, key_lines, line_of
 from routesync.config.problems import ConfigError, Problem, place_of, translate, value_at
 from routesync.names import Names
@@ -76,7 +77,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     if settings is not None:
         found += _tls_problems(settings)
     if settings is None or found:
-        lines = key_lines(text)
+        lines = _lines(text)
         problems = [
             Problem(str(path), place_of(key, document), line_of(lines, key), error.message, error.remedy)
             for key, error in found
@@ -86,7 +87,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         policy = Policy.compile(settings.policy, names)
     except PolicyError as error:
         raise ConfigError(Problem(str(path), error.place, None, error.message, error.remedy)) from None
-    warnings = (*credentials.warnings, *policy.warnings)
+    warnings = (*credentials.warnings, *_exposed(path, credentials.origins), *policy.warnings)
     digest = hashlib.sha256(content).hexdigest()
     return Loaded(settings, path, names, policy, digest, credentials.origins, warnings)
 
@@ -119,6 +120,22 @@ def _decode(path: Path, content: bytes) -> str:
         ) from None
 
 
+def _lines(text: str) -> Mapping[KeyPath, int]:
+    try:
+        return key_lines(text)
+    except RecursionError:  # nested just not too deeply for tomllib
+        return {}
+
+
+def _exposed(path: Path, origins: Mapping[str, str]) -> Iterator[str]:
+    try:
+        readable = path.stat().st_mode & stat.S_IROTH
+    except OSError:  # gone since it was read
+        return
+    if readable and IN_THE_FILE in origins.values():
+        yield f"{path}: every user of this host may read the secret in it; chmod o-r, or give it by a file of its own"
+
+
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _SECRET: Final = re.compile(r"(pass|token|secret|cred|key|//)", re.IGNORECASE)
 _STATEMENT: Final = re.compile(r"\[|[^=#]+=")
@@ -141,7 +158,7 @@ def _parse(path: Path, text: str) -> dict[str, object]:
         line = int(position[1]) if position[1] else len(rows)
         column = f"column {position[2]}" if position[2] else "end of file"
         shown = _presentable(rows, line)
-        message = f"not valid TOML: {said[: position.start()].lower()}{shown}"
+        message = f"not valid TOML: {said[0].lower()}{said[1 : position.start()]}{shown}"
         raise ConfigError(Problem(str(path), column, line, message)) from None
 
 

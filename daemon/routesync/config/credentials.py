@@ -15,6 +15,7 @@ from routesync.config.locate import KeyPath
 from routesync.settings.notation import NotationError
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
+IN_THE_FILE: Final = "configuration file"
 _TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
 
@@ -79,7 +80,7 @@ class Credentials:
                 table[f"{key}_file"] = str(self._base / file)
                 self.origins[where] = f"file {self._base / file}"
         elif key in table:
-            self.origins[where] = "configuration file"
+            self.origins[where] = IN_THE_FILE
 
     def _read(self, path: KeyPath, file: Path) -> str | None:
         try:

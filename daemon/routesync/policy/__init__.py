@@ -77,21 +77,21 @@ class Policy:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is provably without effect: rules that can never match, or always come too late; one line each."""
+        """What is provably without effect, one line each: rules that can never match, or always come too late."""
         found: list[str] = []
         for number, rule in enumerate(self._rules):
+            earlier = next((it for it in self._rules[:number] if rule.always_after(it)), None)
             place = f"[[policy.rules]] #{number + 1} ({rule.name})"
             if not rule.shapes():
                 found.append(
-                    f"{place}: can never match: no prefix is of the family and length that it asks for"
+                    f"{place}: can never match: no prefix has the family and length that it asks for"
                 )
-                continue
-            for earlier in self._rules[:number]:
-                if rule.always_after(earlier):
-                    found.append(
-                        f"{place}: never gets its turn: rule {earlier.name!r} above matches all that it does"
-                    )
-                    break
+            elif earlier is not None:
+                found.append(
+                    f"{place}: never gets its turn: rule {earlier.name!r} above matches all that it does"
+                )
+            if rule.verdict.keep and rule.verdict.report:
+                found.append(f"{place}: report is about drops, and this rule keeps")
         return tuple(found)
 
     def evaluate(self, route: Route, interfaces: Mapping[int, str]) -> Verdict:

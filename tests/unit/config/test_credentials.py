@@ -175,3 +175,15 @@ def test_secrets_are_in_no_message(tmp_path: Path, text: str) -> None:
     assert SECRET not in repr(caught.value.problems)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False)])
+def test_a_file_with_a_secret_that_all_may_read_is_pointed_out(
+    tmp_path: Path, mode: int, *, warned: bool
+) -> None:
+    file = tmp_path / "it.toml"
+    file.write_text(MQTT + f'password = "{SECRET}"\n')
+    file.chmod(mode)
+    assert any("every user" in line for line in load(file, {}, Names()).warnings) is warned
+    file.write_text(MQTT)
+    assert load(file, {}, Names()).warnings == ()

@@ -201,3 +201,10 @@ def test_any_value_in_any_key(file: Path, table: dict[str, object]) -> None:
     key_lines(text)
     tomllib.loads(text)
     attempt(file, text.encode())
+
+
+@pytest.mark.parametrize("nest", ["[{}]", "{{a={}}}", "{{'a'={}}}"])
+def test_any_depth(file: Path, nest: str) -> None:
+    opening, closing = nest.format(" ").split()
+    for depth in range(150, 520, 7):
+        attempt(file, f"x = {opening * depth}1{closing * depth}".encode())

@@ -79,3 +79,9 @@ def test_a_rule_that_may_still_decide_is_left_alone(
 def test_a_rule_that_contradicts_itself_is_named(match: dict[str, object]) -> None:
     (line,) = warnings(match)
     assert line.startswith("[[policy.rules]] #1 (r1): can never match")
+
+
+def test_a_report_of_what_is_kept_is_pointed_out() -> None:
+    rules = [{"name": "it", "action": "keep", "report": True}]
+    made = Policy.compile(PolicySettings.model_validate({"rules": rules}), Names())
+    assert made.warnings == ("[[policy.rules]] #1 (it): report is about drops, and this rule keeps",)
