@@ -1,0 +1,68 @@
+"""The hub: numbers, memory, followers, floods."""
+
+from __future__ import annotations
+
+import asyncio
+
+from routesync.events.hub import EventHub
+from routesync.events.models import RouteDropped, RouteSummary
+from support.events import accepted
+from support.waiting import eventually
+
+
+def dropped(rule: str) -> RouteDropped:
+    return RouteDropped(prefix="192.0.2.1/32", family="ipv4", protocol="dhcp", rule=rule, interface="ens3")
+
+
+def test_events_are_numbered_from_where_counting_stopped() -> None:
+    hub = EventHub("node-1", epoch="e", sequence=41)
+    hub.emit(accepted(1))
+    hub.emit(accepted(2))
+    assert [record.sequence for record in hub.tail] == [42, 43]
+    assert hub.sequence == 43
+
+
+def test_only_the_last_events_are_remembered() -> None:
+    hub = EventHub("node-1", tail=3)
+    for number in range(5):
+        hub.emit(accepted(number))
+    assert [record.sequence for record in hub.tail] == [3, 4, 5]
+
+
+async def test_a_follower_gets_what_comes_while_it_follows() -> None:
+    hub = EventHub("node-1")
+    hub.emit(accepted(1))
+    with hub.follow() as follower:
+        waiting = asyncio.ensure_future(anext(follower))
+        await asyncio.sleep(0)
+        hub.emit(accepted(2))
+        assert (await waiting).sequence == 2
+    hub.emit(accepted(3))
+    with hub.follow() as follower:
+        hub.emit(accepted(4))
+        assert (await anext(follower)).sequence == 4
+
+
+async def test_a_follower_that_lags_misses_events_and_knows_how_many() -> None:
+    hub = EventHub("node-1")
+    with hub.follow(limit=2) as follower:
+        for number in range(5):
+            hub.emit(accepted(number))
+        assert follower.missed == 3
+        assert [(await anext(follower)).sequence, (await anext(follower)).sequence] == [1, 2]
+
+
+async def test_a_flood_of_drops_is_summed_up_by_rule() -> None:
+    hub = EventHub("node-1")
+    for _ in range(100):
+        hub.emit(dropped("dhcp-host-routes"))
+    for _ in range(50):
+        hub.emit(dropped("linkdown"))
+    hub.emit(accepted(1))
+    assert hub.sequence == 11  # ten drops one by one, and what is no drop at all
+    await eventually(lambda: hub.sequence == 12)
+    summary = hub.tail[-1].event
+    assert isinstance(summary, RouteSummary)
+    assert summary.dropped == {"dhcp-host-routes": 90, "linkdown": 50}
+    hub.emit(dropped("linkdown"))
+    assert hub.sequence == 13  # the flood is over

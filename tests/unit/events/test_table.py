@@ -1,0 +1,96 @@
+"""The table that is folded from the events."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routesync.events.cloudevents import Record
+from routesync.events.models import (
+    Event,
+    RouteConfirmed,
+    RouteConflicting,
+    RouteRefused,
+    RouteWithdrawn,
+    SyncLost,
+)
+from routesync.events.table import BUCKETS, Table, TableRow, TargetTable, bucket_of, row_hash
+from support.events import accepted
+
+PREFIX = "10.244.1.0/24"
+
+
+def table_of(events: list[Event]) -> TargetTable:
+    table = Table()
+    for sequence, event in enumerate(events, 1):
+        table.put(Record(sequence, 0.0, event))
+    (target,) = table
+    return target
+
+
+def confirmed(number: int, gateway: str = "192.0.2.1") -> RouteConfirmed:
+    route = accepted(number)
+    return RouteConfirmed(target=route.target, prefix=route.prefix, family="ipv4", gateway=gateway)
+
+
+def endings(number: int) -> list[Event]:
+    """All events that take a route away."""
+    target, prefix = accepted(number).target, accepted(number).prefix
+    return [
+        RouteWithdrawn(target=target, prefix=prefix, family="ipv4", gateway="192.0.2.1", reason="no-route"),
+        RouteRefused(
+            target=target,
+            prefix=prefix,
+            family="ipv4",
+            gateway="192.0.2.1",
+            status=500,
+            message="network is unreachable",
+            retry_in_s=1,
+        ),
+        RouteConflicting(target=target, prefix=prefix, family="ipv4", gateway="192.0.2.1", detail=""),
+        SyncLost(target=target, prefix=prefix, detail=""),
+    ]
+
+
+def test_the_hashes_are_what_other_programs_work_out() -> None:
+    # printf '10.244.1.0/24' | gzip -c | tail -c8 | od -An -tu4
+    assert bucket_of(PREFIX, 64) == 716120245 % 64
+    # printf '10.244.1.0/24 192.168.10.10 confirmed' | sha256sum | cut -c1-16
+    row = TableRow(prefix=PREFIX, gateway="192.168.10.10", state="confirmed")
+    assert f"{row_hash(row):016x}" == "0376f3d276c94a93"
+
+
+def test_a_route_changes_and_goes() -> None:
+    for ending in endings(1):
+        table = table_of([accepted(1), confirmed(1), ending])
+        assert (table.manifest.routes, table.manifest.digest, table.manifest.sequence) == (0, "0" * 16, 3)
+
+
+def test_a_repeated_event_changes_nothing() -> None:
+    table = table_of([confirmed(1), confirmed(1)])
+    assert table.manifest.sequence == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=200), st.integers())
+def test_the_manifest_is_that_of_the_rows_whatever_led_there(
+    changes: list[tuple[int, int]], seed: int
+) -> None:
+    events: list[Event] = [accepted(0)]
+    for number, kind in changes:
+        events.append([accepted(number), confirmed(number), *endings(number)][kind])
+    manifest = table_of(events).manifest
+    rows = [row for bucket in range(BUCKETS) for row in table_of(events).bucket(bucket, 0).routes]
+    random.Random(seed).shuffle(rows)
+    digest = 0
+    for row in rows:
+        digest ^= row_hash(row)
+    assert (manifest.routes, manifest.digest) == (len(rows), f"{digest:016x}")
+
+
+def test_buckets_are_of_about_the_same_size() -> None:
+    table = table_of([accepted(number) for number in range(20_000)])
+    sizes = [len(table.bucket(number, 0).routes) for number in range(BUCKETS)]
+    assert sum(sizes) == 20_000
+    assert max(sizes) < 2 * 20_000 / BUCKETS
