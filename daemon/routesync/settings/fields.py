@@ -7,9 +7,9 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, ValidationInfo
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -19,22 +19,20 @@ from routesync.settings.notation import (
     MAX_LENGTH,
     MAX_U8,
     MAX_U32,
+    NAME,
     NotationError,
     Span,
     kind_of,
     read_family,
     read_flag,
-    read_host,
     read_interface,
     read_name,
-    read_netns,
     read_next_hop,
     read_number,
     read_prefix,
     read_span,
-    read_topic,
-    read_url,
 )
+from routesync.settings.places import read_host, read_netns, read_topic, read_url
 
 
 class _OneOrMany:
@@ -102,9 +100,7 @@ def _parsed(read: Callable[[object], object], written: object = str) -> PlainVal
     return PlainValidator(read, json_schema_input_type=written)
 
 
-NAME_PATTERN: Final = {"pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"}
-
-Name = Annotated[str, _parsed(read_name)]
+Name = Annotated[str, _parsed(read_name, Annotated[str, Field(pattern=f"^{NAME.pattern}$")])]
 """A name that is used in topics, file names and metrics labels."""
 Url = Annotated[str, _parsed(read_url)]
 Host = Annotated[str, _parsed(read_host)]

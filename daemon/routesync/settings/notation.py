@@ -1,4 +1,4 @@
-"""How values are written in the configuration: words, ranges, prefixes, addresses, URLs.
+"""How values are written in the configuration: words, ranges, prefixes, addresses.
 
 Each reader takes what TOML gave (a string, a number, anything) and returns the parsed value, or raises `NotationError`
 with a message in the words of TOML and, where there is one, the remedy. Readers know nothing of where the value stands:
@@ -13,7 +13,6 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from routesync.route import (
     Address,
@@ -34,7 +33,6 @@ MAX_INTERFACE_NAME: Final = 15
 
 _MAX_SHOWN: Final = 60
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 class NotationError(ValueError):
@@ -54,9 +52,6 @@ class Span(NamedTuple):
 
     def __contains__(self, number: object) -> bool:
         return isinstance(number, int) and self.low <= number <= self.high
-
-    def __str__(self) -> str:
-        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
 def kind_of(value: object) -> str:
@@ -251,77 +246,3 @@ def read_rewrite(value: str | Iterable[str]) -> Rewrite:
     if not found:
         raise NotationError("the list is empty", "give an address, or leave the key out")
     return Rewrite(inet=found.get(Family.INET), inet6=found.get(Family.INET6))
-
-
-def read_host(value: object) -> str:
-    """Read a host name or an address."""
-    text = read_text(value)
-    if "://" in text:
-        raise NotationError(
-            "expected a host's name or address, got a URL",
-            "leave out the scheme, and give the port by 'port'",
-        )
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        if len(text) > 253 or not _HOST.fullmatch(text):
-            raise NotationError(f"{shown(text)} is no host name or address") from None
-    return text
-
-
-def read_url(value: object) -> str:
-    """Read the base URL of an HTTP API; a slash at the end is dropped.
-
-    Raises:
-        NotationError: no http or https URL with a host; credentials, query or fragment in it (these are not echoed).
-    """
-    text = read_text(value, "a URL as a string")
-    example = "write it like http://192.168.10.20:11111"
-    if any(char.isspace() or not char.isprintable() for char in text):
-        raise NotationError("there is white space or a control character in the URL", example)
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise NotationError("this is no URL: its host or port cannot be read", example) from None
-    if "@" in parts.netloc:
-        raise NotationError(
-            "there are credentials in the URL", "leave them out, and use 'token' or 'token_file'"
-        )
-    if parts.scheme not in ("http", "https") or not host:
-        raise NotationError(f"{shown(text)} is no http or https URL", example)
-    if parts.query or parts.fragment or "?" in text or "#" in text:
-        raise NotationError("there is a query or fragment in the URL", example)
-    if port == 0:
-        raise NotationError("port 0 cannot be connected to", example)
-    try:
-        read_host(host)
-    except NotationError as error:
-        raise NotationError(error.message, example) from None
-    return text.rstrip("/")
-
-
-def read_netns(value: object) -> str:
-    """Read a network namespace: a name below /run/netns, or an absolute path."""
-    text = read_text(value)
-    if "\0" in text or not text or (not text.startswith("/") and ("/" in text or text in (".", ".."))):
-        raise NotationError(
-            f"{shown(text)} names no network namespace", "write a name below /run/netns, or a path"
-        )
-    return text
-
-
-def read_topic(value: object) -> str:
-    """Read a root topic: no wildcards, no empty level (MQTT 5.0, section 4.7)."""
-    text = read_text(value)
-    if (
-        set("#+\0") & set(text)
-        or not all(text.split("/"))
-        or text.startswith("$")
-        or len(text.encode()) > 1024
-    ):
-        raise NotationError(
-            f"{shown(text)} is no topic to publish below",
-            "write levels joined by '/', without '+', '#' and a leading '$'",
-        )
-    return text
