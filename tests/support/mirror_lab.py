@@ -50,6 +50,10 @@ class Lab:
         self.standin = standin
         self.ledger: Ledger = MemoryLedger()
         self.events = Events()
+        self.kernel_readings = 0  # asked for by the reconciler
+
+    def _count_reading(self) -> None:
+        self.kernel_readings += 1
 
     @asynccontextmanager
     async def mirroring(
@@ -67,6 +71,7 @@ class Lab:
                 ledger=self.ledger,
                 sink=self.events,
                 links=dict,
+                request_kernel_reading=self._count_reading,
                 limits=limits or Limits(),
             )
             reconciler.load_ledger()
@@ -90,6 +95,16 @@ class Lab:
             lambda: (state := self.standin.state()).ingested > before and not state.waiting,
             what=f"ingestion of {command}",
         )
+
+    async def quiet(self) -> None:
+        """Wait until it has ingested all."""
+        await eventually(lambda: not self.standin.state().waiting, what="ingestion")
+
+    async def shows(self, prefix: Prefix) -> bool:
+        """Whether its table has an entry for the prefix; to be asked in quiet only."""
+        connector = aiohttp.UnixConnector(str(self.standin.socket))
+        async with LoxilbClient("http://loxilb", connector=lambda: connector) as client:
+            return prefix in (await client.inventory()).rows
 
     def static_routes(self) -> dict[str, str]:
         """Prefix to gateway of the routes that loxilb made in its kernel."""

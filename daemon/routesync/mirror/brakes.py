@@ -41,7 +41,7 @@ class MassWithdrawBrake:
         self._minimum = minimum
         self._request_reading = request_reading
         self._held: frozenset[Prefix] = frozenset()
-        self._released: frozenset[Prefix] = frozenset()
+        self._released: set[Prefix] = set()
 
     @property
     def held(self) -> int:
@@ -53,8 +53,6 @@ class MassWithdrawBrake:
         count = pending.count(Urgency.WITHDRAW)
         if count < self._minimum or count <= self._share * standing:
             self._held = frozenset()
-            if not count:
-                self._released = frozenset()
             return False
         waiting = pending.of(Urgency.WITHDRAW)
         if waiting <= self._released:
@@ -78,3 +76,7 @@ class MassWithdrawBrake:
         """Let what is held go; what joins it later is looked at anew."""
         self._released |= self._held
         self._held = frozenset()
+
+    def forget(self, prefix: Prefix) -> None:
+        """The prefix is wanted again, or done with: a release does not hold for its next withdrawal."""
+        self._released.discard(prefix)

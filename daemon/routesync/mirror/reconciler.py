@@ -134,6 +134,7 @@ class Reconciler:
         now = self._now()
         if candidate is not None:
             entry.hold_until = NEVER  # the kernel has it: from now on its going means something
+            self._brake.forget(prefix)
         elif entry.candidate is not None and self._limits.withdraw_delay_s:
             entry.hold_until = now + self._limits.withdraw_delay_s
         entry.candidate = candidate
@@ -225,6 +226,7 @@ class Reconciler:
         self._standing.pop(prefix, None)
         if entry.idle:
             self._entries.pop(prefix, None)
+            self._brake.forget(prefix)
         else:
             entry.phase = Phase.BLOCKED
 
@@ -400,7 +402,8 @@ class Reconciler:
         if not self._may_go(prefix, entry):
             self._bucket.give_back(self._now())
             return
-        held_before = entry.known is not None
+        if entry.known is None:
+            self._occupied[prefix.family] += 1  # room for what it may become
         try:
             if entry.need(prefix) is None:
                 outcome = await self._changes.check(prefix, entry)
@@ -423,7 +426,8 @@ class Reconciler:
             elif outcome is Outcome.RESTORED:
                 log.warning("target had lost a route", target=self.name, prefix=str(prefix))
                 self._sweep_at = self._now()
-        self._count(prefix, held_before, entry)
+        if entry.known is None:
+            self._make_room(prefix.family)
 
     def _may_go(self, prefix: Prefix, entry: Entry) -> bool:
         """Whether a change may be made now; if not, see to it that it will."""
@@ -441,18 +445,14 @@ class Reconciler:
             return False
         return True
 
-    def _count(self, prefix: Prefix, held_before: bool, entry: Entry) -> None:  # noqa: FBT001 (a fact, no switch)
-        """Keep the number of routes that are, or may be, ours there; let one in where one has gone."""
-        held = entry.known is not None
-        if held == held_before:
-            return
-        self._occupied[prefix.family] += 1 if held else -1
-        if not held:
-            waiting = next((other for other in self._over if other.family is prefix.family), None)
-            if waiting is not None:
-                del self._over[waiting]
-                self._entries[waiting].failures = 0
-                self._schedule(waiting, self._entries[waiting])
+    def _make_room(self, family: Family) -> None:
+        """One route less is, or may be, ours there: let one in that waits for room."""
+        self._occupied[family] -= 1
+        waiting = next((prefix for prefix in self._over if prefix.family is family), None)
+        if waiting is not None:
+            del self._over[waiting]
+            self._entries[waiting].failures = 0
+            self._schedule(waiting, self._entries[waiting])
 
     def _proven(self, prefix: Prefix, entry: Entry) -> bool:
         """Whether a fresh reading shows the route with our gateway, so that a DELETE takes ours."""
