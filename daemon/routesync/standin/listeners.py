@@ -22,10 +22,16 @@ def tls_context(options: StandinOptions) -> ssl.SSLContext | None:
     if options.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(options.tls_cert, options.tls_key)
-    if options.tls_client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(options.tls_client_ca)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+        if options.tls_client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(options.tls_client_ca)
+    except OSError as error:  # it does not say of which file it speaks
+        files = f"{options.tls_cert}, {options.tls_key}, {options.tls_client_ca}"
+        raise OSError(
+            f"certificate, key and client CA ({files}) do not make a TLS server: {error}"
+        ) from error
     return context
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.contract import Kernel, Place, Target
+from support.contract import Kernel, Target
 
 
 @pytest.fixture
@@ -63,9 +63,7 @@ async def test_ecmp_gateways_are_joined_by_commas(target: Target, kernel: Kernel
     await target.shown(prefix, gateway=f"{target.gateway},{target.other_gateway}")
 
 
-async def test_own_addresses_and_their_networks_are_self(
-    target: Target, kernel: Kernel, place: Place
-) -> None:
+async def test_own_addresses_and_their_networks_are_self(target: Target, kernel: Kernel) -> None:
     rows = {row["destinationIPNet"]: row for row in await target.rows()}
     connected = rows[target.connected]
     assert (connected["flags"], connected["protocol"]) == ("Self", "unspec")
@@ -76,7 +74,6 @@ async def test_own_addresses_and_their_networks_are_self(
         if "/" in word and ipaddress.ip_interface(word) in ipaddress.ip_network(target.connected)
     ]
     assert rows[own.split("/")[0] + "/32"]["flags"] == "Self"
-    assert place.kernel is not None
 
 
 async def test_own_ipv6_address_leaves_a_bogus_row_of_length_32(
@@ -153,6 +150,17 @@ async def test_link_flap_leaves_a_ghost_and_post_then_delete_cures_it(
     assert (await target.post(prefix, "198.51.100.2", protocol="static")).status == 200
     assert (await target.delete(prefix)).status == 200
     await target.not_shown(prefix)
+
+
+async def test_post_fails_while_our_route_stands_when_the_on_link_address_has_gone(
+    target: Target, ghost_link: str, kernel: Kernel, prefix: str
+) -> None:
+    kernel.ip(f"addr add 203.0.113.1/24 dev {ghost_link}")
+    assert (await target.post(prefix, "203.0.113.2")).status == 200
+    kernel.ip(f"addr del 203.0.113.1/24 dev {ghost_link}")
+    reply = await target.post(prefix, "203.0.113.2")
+    assert (reply.status, reply.words) == (500, "network is unreachable")
+    assert len(kernel.routes(prefix)) == 1
 
 
 async def test_removal_of_an_address_leaves_a_ghost(

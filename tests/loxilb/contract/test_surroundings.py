@@ -113,12 +113,9 @@ async def test_ingestion_is_not_faster_than_128_events_per_half_second(unhurried
     started = time.monotonic()
     for prefix in prefixes:
         assert (await unhurried.post(prefix, unhurried.gateway)).status == 200
-    accepted = time.monotonic()
-    assert await unhurried.row(prefixes[-1]) is None
     await asyncio.sleep(1)  # reading meanwhile could kill the original
     await unhurried.shown(prefixes[-1])
     shown = time.monotonic()
     for prefix in prefixes:
         await unhurried.delete(prefix)
-    assert accepted < shown
     assert shown - started >= 3 * 0.5
