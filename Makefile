@@ -28,7 +28,7 @@ demo: root $(READY) ## Play the founding story in network namespaces (KEEP=1: le
 
 .PHONY: test
 test: root $(READY) ## Run the tests; ARGS='-k name' are handed to pytest
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style, types and the direction of imports

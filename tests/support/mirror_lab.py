@@ -72,7 +72,7 @@ class Lab:
                 sink=self.events,
                 links=dict,
                 request_kernel_reading=self._count_reading,
-                limits=limits or Limits(),
+                limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()
             task = asyncio.create_task(reconciler.run())

@@ -15,6 +15,9 @@ class Limits(NamedTuple):
     rate: float = 240  # changes a second
     burst: int = 64
     inventory_interval_s: float = 600
+    reading_gap_s: float = (
+        1.5  # between two readings: longer than the steps in which its table fills after a start
+    )
     canary_interval_s: float = 5
     sweep_interval_s: float = 3600
     startup_hold_s: float = 60

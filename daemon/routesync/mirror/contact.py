@@ -13,8 +13,6 @@ from routesync.mirror.pace import Ingestion
 from routesync.mirror.status import TargetState
 from routesync.mirror.topology import Sharing, sharing
 
-READ_GAP_S: Final = 1.5
-"""Between two readings: longer than the steps in which loxilb's table fills after a start."""
 PATIENCE_S: Final = 30.0
 """The longest pause between two looks at a target that cannot be mirrored into yet."""
 
@@ -41,6 +39,7 @@ class Contact:
         client: the way to it.
         links: the links of the namespace whose routes are mirrored.
         ingestion: when it is quiet enough to be read.
+        gap_s: between two readings; longer than the steps in which its table fills after a start.
         say: is told why it is not mirrored into yet.
     """
 
@@ -49,11 +48,14 @@ class Contact:
         client: LoxilbClient,
         links: Callable[[], Mapping[int, Link]],
         ingestion: Ingestion,
+        *,
+        gap_s: float,
         say: Callable[[TargetState, str], None],
     ) -> None:
         self._client = client
         self._links = links
         self._ingestion = ingestion
+        self._gap_s = gap_s
         self._say = say
 
     async def make(self) -> tuple[str, Reading]:
@@ -65,7 +67,7 @@ class Contact:
         version = await self._client.version()
         while (shared := sharing(await self._client.ports(), self._links())) is not Sharing.NO:
             self._say(*_WHY[shared])
-            await asyncio.sleep(PATIENCE_S if shared is Sharing.YES else READ_GAP_S)
+            await asyncio.sleep(PATIENCE_S if shared is Sharing.YES else self._gap_s)
         return version, await self._settle()
 
     async def read(self) -> Reading:
@@ -84,7 +86,7 @@ class Contact:
 
         Reading while it fills is dangerous, too, so it is done ever more seldom.
         """
-        count, gap_s = -1, READ_GAP_S
+        count, gap_s = -1, self._gap_s
         while True:
             reading = await self.read()
             if reading.inventory.rows and len(reading.inventory.rows) == count:

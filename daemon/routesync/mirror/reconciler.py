@@ -36,7 +36,7 @@ from routesync.loxilb.wire import Inventory
 from routesync.mirror.book import NEVER, Entry, Finding, Phase, compare, count_phases, describe_row
 from routesync.mirror.brakes import Limits, MassWithdrawBrake
 from routesync.mirror.changes import Changes, Outcome
-from routesync.mirror.contact import READ_GAP_S, Contact, Reading
+from routesync.mirror.contact import Contact, Reading
 from routesync.mirror.ledger import Ledger, LedgerError
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Pending, Urgency
@@ -112,7 +112,9 @@ class Reconciler:
         self._ingestion = Ingestion(self._now())
         self._bucket = TokenBucket(limits.rate, limits.burst, self._now())
         self._brake = MassWithdrawBrake(limits.brake_share, limits.brake_minimum, request_kernel_reading)
-        self._contact = Contact(client, links, self._ingestion, self._say_waiting)
+        self._contact = Contact(
+            client, links, self._ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting
+        )
         self._changes = Changes(
             name, client=client, ledger=ledger, sink=sink, ingestion=self._ingestion, bucket=self._bucket
         )
@@ -296,7 +298,9 @@ class Reconciler:
             now = self._now()
             wait_s = self._limits.canary_interval_s
             if self._reading_due(now):
-                quiet_in = max(self._ingestion.quiet_in(now), self._reading.started + READ_GAP_S - now)
+                quiet_in = max(
+                    self._ingestion.quiet_in(now), self._reading.started + self._limits.reading_gap_s - now
+                )
                 if not self._in_flight and quiet_in <= 0:
                     await self._read()
                     continue
