@@ -47,12 +47,7 @@ def tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     """
     if settings.tls is None:
         return None
-    context = client_context(settings.tls)
-    name = settings.tls.server_name
-    if name is not None:  # paho always passes the host
-        wrap = context.wrap_socket
-        context.wrap_socket = lambda sock, **options: wrap(sock, **{**options, "server_hostname": name})  # type: ignore[method-assign]
-    return context
+    return client_context(settings.tls)
 
 
 def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str:

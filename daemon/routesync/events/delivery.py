@@ -55,6 +55,8 @@ class Delivery:
     ) -> None:
         self.denied: dict[str, str] = {}
         """Topics below the root that the broker denies, with its words."""
+        self.probed = False
+        """Whether a publish by 3.1.1 was seen to come back."""
         self._session = session
         self._settings = settings
         self._root = root
@@ -144,6 +146,7 @@ class Delivery:
         except TimeoutError:
             self._note_denial("status", "it does not come back")
         else:
+            self.probed = True
             await self._session.unsubscribe(f"{self._root}/status")
 
     # ---- retained state ----

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, Self
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags
@@ -74,6 +75,7 @@ class Session(aiomqtt.Client):
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._echo = asyncio.Event()
+        self._tls_socket: ssl.SSLSocket | None = None
         super().__init__(
             settings.host,
             settings.port,
@@ -86,12 +88,39 @@ class Session(aiomqtt.Client):
             # A delayed will is sent at once when its session ends, and a clean start would end it (MQTT 5, 3.1.3.2.2).
             clean_start=False if self.is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
             properties=_connect_properties(settings) if self.is_v5 else None,
-            tls_context=tls,
+            tls_context=self._adapted(tls, settings.tls.server_name if settings.tls else None),
             timeout=settings.timeout_s,
             keepalive=settings.keepalive_s,
             max_inflight_messages=0,  # the window is ours
             logger=_SILENT,
         )
+
+    def _adapted(self, context: ssl.SSLContext | None, server_name: str | None) -> ssl.SSLContext | None:
+        """Make up for two things in paho: it checks for no other name than the host, and leaks a failed handshake."""
+        if context is None:
+            return None
+        wrap = context.wrap_socket
+
+        def wrap_socket(
+            sock: socket.socket, server_hostname: str, *, do_handshake_on_connect: bool
+        ) -> ssl.SSLSocket:
+            self._tls_socket = wrap(
+                sock,
+                server_hostname=server_name or server_hostname,
+                do_handshake_on_connect=do_handshake_on_connect,
+            )
+            return self._tls_socket
+
+        context.wrap_socket = wrap_socket  # type: ignore[method-assign, assignment]
+        return context
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except aiomqtt.MqttError:
+            if self._tls_socket is not None:
+                self._tls_socket.close()
+            raise
 
     async def __aexit__(
         self,

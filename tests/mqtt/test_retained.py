@@ -1,0 +1,158 @@
+"""Retained state: the table in buckets, the manifest that vouches for it, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from routesync.events.models import RouteWithdrawn, SyncCompleted
+from routesync.events.status import Status, TargetStatus
+from routesync.events.table import BUCKETS
+from support.broker import Broker
+from support.events import NODE, Listener, Node, accepted, listening, publishing
+from support.waiting import eventually
+
+TARGET = TargetStatus(name="lb-1", url="http://192.0.2.9:11111", state="synced")
+COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
+
+
+def rows(listener: Listener) -> dict[str, dict[str, object]]:
+    """The table as the last message of each bucket has it."""
+    last = {heard.topic: heard for heard in listener.heard if "/table/" in heard.topic}
+    found: dict[str, dict[str, object]] = {}
+    for heard in last.values():
+        if heard.payload:
+            routes = heard.data["routes"]
+            assert isinstance(routes, list)
+            found |= {row["prefix"]: row for row in routes}
+    return found
+
+
+def buckets(listener: Listener) -> set[str]:
+    return {heard.topic for heard in listener.heard if "/table/" in heard.topic and heard.payload}
+
+
+def manifests(listener: Listener) -> list[object]:
+    """The numbers of routes that the last status vouches for."""
+    statuses = [heard.data for heard in listener.heard if heard.topic.endswith("/status")]
+    tables = statuses[-1]["table"] if statuses else []
+    assert isinstance(tables, list)
+    return [table["routes"] for table in tables]
+
+
+def cleared(listener: Listener) -> set[str]:
+    return {heard.topic for heard in listener.heard if "/table/" in heard.topic and not heard.payload}
+
+
+def serve(node: Node, *, routes: int) -> None:
+    node.status = Status(state="online", node=NODE, targets=(TARGET,))
+    node.emit(routes)
+    node.hub.emit(COMPLETED)
+
+
+async def test_a_late_listener_finds_the_whole_table_and_its_manifest(mosquitto: Broker) -> None:
+    async with publishing(mosquitto.settings()) as node:
+        serve(node, routes=300)
+        await node.connected()
+        await eventually(lambda: node.outbox.acknowledged == 301)
+        async with listening(mosquitto.settings()) as late:
+            await eventually(lambda: len(rows(late)) == 300)
+            assert (
+                len(buckets(late)) == BUCKETS
+            )  # empty ones, too: they replace what may stand there from before
+            await eventually(lambda: manifests(late) == [300])
+
+
+async def test_a_table_is_published_when_its_first_comparison_is_complete(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
+        node.emit(10)
+        node.publisher.refresh()
+        await eventually(lambda: len(listener.events) == 10)
+        assert not buckets(listener)
+        node.hub.emit(COMPLETED)
+        node.publisher.refresh()
+        await eventually(lambda: len(rows(listener)) == 10)
+
+
+async def test_a_withdrawn_route_leaves_its_bucket(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
+        serve(node, routes=10)
+        await eventually(lambda: len(rows(listener)) == 10)
+        route = accepted(1)
+        node.hub.emit(
+            RouteWithdrawn(
+                target=route.target,
+                prefix=route.prefix,
+                family="ipv4",
+                gateway=route.gateway,
+                reason="no-route",
+            )
+        )
+        await eventually(lambda: route.prefix not in rows(listener))
+        assert len(rows(listener)) == 9
+
+
+async def test_a_broker_that_lost_its_memory_gets_everything_again(mosquitto: Broker) -> None:
+    async with publishing(mosquitto.settings()) as node:
+        serve(node, routes=50)
+        await node.connected()
+        await eventually(lambda: node.outbox.acknowledged == 51)
+        await asyncio.to_thread(mosquitto.restart)
+        async with listening(mosquitto.settings()) as listener:
+            await eventually(lambda: len(rows(listener)) == 50 and len(buckets(listener)) == BUCKETS)
+            await eventually(lambda: listener.states[-1:] == ["online"])
+
+
+async def test_what_a_former_name_left_behind_is_cleared(mosquitto: Broker, tmp_path: Path) -> None:
+    file = tmp_path / "outbox.sqlite"
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        serve(node, routes=5)
+        await node.connected()
+        await eventually(lambda: node.outbox.acknowledged == 6)
+        async with listening(mosquitto.settings()) as listener:
+            await eventually(lambda: len(buckets(listener)) == BUCKETS)
+    async with publishing(mosquitto.settings(), outbox_path=file, node="renamed") as node:
+        node.status = Status(state="online", node="renamed")
+        await node.connected()
+
+        async def only_the_new_name() -> bool:
+            async with listening(mosquitto.settings(), "routesync/v1/+/status") as marker:
+                await eventually(lambda: bool(marker.heard))
+                return {heard.topic for heard in marker.heard} == {"routesync/v1/renamed/status"}
+
+        await eventually(only_the_new_name)
+        async with listening(mosquitto.settings()) as listener:
+            await eventually(lambda: "online" in listener.states)
+            assert not buckets(listener)
+
+
+async def test_a_target_that_is_no_longer_configured_is_cleared(mosquitto: Broker, tmp_path: Path) -> None:
+    file = tmp_path / "outbox.sqlite"
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        serve(node, routes=5)
+        await node.connected()
+        async with listening(mosquitto.settings()) as listener:
+            await eventually(lambda: len(buckets(listener)) == BUCKETS)
+    async with listening(mosquitto.settings()) as listener:
+        await eventually(lambda: len(buckets(listener)) == BUCKETS)
+        async with publishing(mosquitto.settings(), outbox_path=file) as node:
+            await eventually(lambda: len(cleared(listener)) == BUCKETS)
+            await node.connected()
+
+
+async def test_a_configured_target_that_is_not_back_yet_keeps_its_last_known_table(
+    mosquitto: Broker, tmp_path: Path
+) -> None:
+    file = tmp_path / "outbox.sqlite"
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        serve(node, routes=5)
+        await node.connected()
+        async with listening(mosquitto.settings()) as listener:
+            await eventually(lambda: len(buckets(listener)) == BUCKETS)
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        node.status = Status(state="degraded", node=NODE, targets=(TARGET,))
+        await node.connected()
+        node.publisher.refresh()
+        async with listening(mosquitto.settings()) as listener:
+            await eventually(lambda: listener.states[-1:] == ["degraded"])
+            await eventually(lambda: len(rows(listener)) == 5)
