@@ -109,6 +109,7 @@ class Api:
 
     def _meets_ingestion(self) -> bool:
         """Whether this GET is the one that kills."""
+        self._ears.hear()
         match self._options.fragile:
             case "off":
                 return False
@@ -126,6 +127,7 @@ class Api:
 
     async def _get_state(self, _request: web.Request) -> web.Response:
         """Not of the original: what tests need to know of the stand-in."""
+        self._ears.hear()
         state = asdict(self._requests) | asdict(self._ears.hearing)
         state["waiting"] = self._ears.waiting
         state["entries"] = len(self._table)

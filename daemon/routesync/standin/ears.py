@@ -64,6 +64,7 @@ class Ears:
         self._neighbours: deque[Message] = deque()
         self._routes: deque[Message] = deque()
         self._api_changes_waiting = 0
+        self._subscription: socket.socket | None = None
         self._recent: deque[tuple[float, int]] = deque()
 
     @property
@@ -91,7 +92,8 @@ class Ears:
         loop = asyncio.get_running_loop()
         with rtnl.open_socket(rtnl.GROUPS, _RECEIVE_BUFFER) as subscription:
             subscription.settimeout(0)
-            loop.add_reader(subscription, self._read, subscription)
+            self._subscription = subscription
+            loop.add_reader(subscription, self.hear)
             try:
                 await asyncio.sleep(self._options.fill_delay_s)
                 await self._fill()
@@ -100,16 +102,21 @@ class Ears:
                     await asyncio.sleep(self._options.tick_s)
             finally:
                 loop.remove_reader(subscription)
+                self._subscription = None
 
-    def _read(self, subscription: socket.socket) -> None:
-        try:
-            self._hear(subscription.recv(_READ_SIZE))
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-            self.hearing.deaf = True
+    def hear(self) -> None:
+        """Hear all that the kernel has said until now: `waiting` is exact after it."""
+        while self._subscription is not None:
+            try:
+                self._sort(self._subscription.recv(_READ_SIZE))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.hearing.deaf = True
 
-    def _hear(self, datagram: bytes) -> None:
+    def _sort(self, datagram: bytes) -> None:
         for message in rtnl.messages(datagram):
             match message.type:
                 case rtnl.RTM_NEWROUTE | rtnl.RTM_DELROUTE:
