@@ -57,11 +57,13 @@ class Lab:
 
     @asynccontextmanager
     async def mirroring(
-        self, *, rules: TargetRules | None = None, limits: Limits | None = None
+        self, *, rules: TargetRules | None = None, limits: Limits | None = None, timeout_s: float = 10
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block."""
         client = LoxilbClient(
-            "http://loxilb", connector=lambda: aiohttp.UnixConnector(str(self.standin.socket))
+            "http://loxilb",
+            request_timeout_s=timeout_s,
+            connector=lambda: aiohttp.UnixConnector(str(self.standin.socket)),
         )
         async with client:
             reconciler = Reconciler(

@@ -22,7 +22,9 @@ def lab() -> Iterator[Lab]:
         for side, host in ((space, 20), (peer, 1)):
             side.ip(f"addr add 192.168.10.{host}/24 dev ens3")
             side.ip(f"addr add fd00:10::{host}/64 dev ens3 nodad")
-            side.ip("link set ens3 addrgenmode none")  # no link-local address whose routes come when they like
+            side.ip(
+                "link set ens3 addrgenmode none"
+            )  # no link-local address whose routes come when they like
             side.ip("link set ens3 up")
         eventually_sync(lambda: "LOWER_UP" in space.ip("link show ens3"), what="carrier")
         standin = stack.enter_context(running_standin(space, "--listen", "none"))

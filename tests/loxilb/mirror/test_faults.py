@@ -1,0 +1,109 @@
+"""Whatever goes wrong on the way: in the end the right routes stand there, and nobody else's was touched."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from routesync.mirror.brakes import Limits
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.status import TargetState
+from routesync.route import Prefix
+from routesync.standin.faults import Fault
+from support.mirror_lab import Lab, candidate
+from support.netns import needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+HERE, THERE = "192.168.10.1", "192.168.10.2"
+FOREIGN = "10.200.0.0/16"
+
+FAULTS = {
+    "reset before it is done": Fault("reset", method="POST", times=3),
+    "reset after it is done": Fault("reset", method="POST", times=3, carried_out=True),
+    "half an answer after it is done": Fault("half", method="POST", times=3, carried_out=True),
+    "an answer that is no JSON": Fault("answer", method="POST", times=3, status=200, body="<html>"),
+    "a success that is none": Fault("answer", method="POST", times=3, status=200, body='{"result":"fail"}'),
+    "500 without words": Fault("answer", method="POST", times=3, status=500, body="{}"),
+    "500 although it is done": Fault(
+        "answer", method="POST", times=3, carried_out=True, status=500, body="{}"
+    ),
+    "a slow answer": Fault("slow", times=5, delay_s=0.3),
+    "no answer": Fault("hang", method="POST", times=1),
+    "no answer although it is done": Fault("hang", method="POST", times=1, carried_out=True),
+    "a lost answer to DELETE": Fault("reset", method="DELETE", times=2, carried_out=True),
+    "a DELETE that fails": Fault("answer", method="DELETE", times=2, status=500, body="{}"),
+    "a table that is no JSON": Fault("answer", method="GET", path="route/all", times=2, status=200, body="{"),
+    "half a table": Fault("half", method="GET", path="route/all", times=2),
+    "ports that make no sense": Fault(
+        "answer", method="GET", path="port/all", times=2, status=200, body="[1]"
+    ),
+}
+
+
+async def settled(reconciler: Reconciler) -> None:
+    await eventually(lambda: reconciler.view().state is TargetState.SYNCED, within_s=40, what="the sync")
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_after_a_fault_the_right_routes_stand_there(lab: Lab, fault: Fault) -> None:
+    await lab.behind_its_back(f"route add {FOREIGN} via {THERE} proto bird")
+    first = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 9)]
+    async with lab.mirroring(limits=Limits(canary_interval_s=0.5), timeout_s=1) as reconciler:
+        for prefix in first[:4]:
+            reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await lab.holds({str(prefix): HERE for prefix in first[:4]})
+        await lab.quiet()
+        lab.standin.inject(fault)
+        for prefix in first[:2]:
+            reconciler.consider(prefix, None)
+        reconciler.consider(first[2], candidate(str(first[2]), THERE))
+        for prefix in first[4:]:
+            reconciler.consider(prefix, candidate(str(prefix), HERE))
+        wanted = {str(first[2]): THERE, **{str(prefix): HERE for prefix in first[3:]}}
+        await lab.holds(wanted, within_s=40)
+        await settled(reconciler)
+        assert lab.static_routes() == wanted
+        assert {str(prefix) for prefix in lab.ledger.owned("lb")} == set(wanted)
+    assert f"via {THERE}" in lab.space.ip(f"route show {FOREIGN}")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_it_may_be_killed_and_restarted_under_churn(lab: Lab, seed: int) -> None:
+    """The kernel beneath it outlives it, and its table starts empty."""
+    chance = random.Random(seed)
+    prefixes = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 40)]
+    wanted: dict[str, str] = {}
+    async with lab.mirroring(limits=Limits(canary_interval_s=0.5), timeout_s=1) as reconciler:
+        for _ in range(3):
+            for _ in range(60):
+                prefix = chance.choice(prefixes)
+                gateway = chance.choice((HERE, THERE, None))
+                reconciler.consider(prefix, candidate(str(prefix), gateway) if gateway else None)
+                if gateway:
+                    wanted[str(prefix)] = gateway
+                else:
+                    wanted.pop(str(prefix), None)
+                await asyncio.sleep(chance.random() * 0.02)
+            lab.standin.kill()
+            await asyncio.sleep(chance.random() * 0.3)
+            await asyncio.to_thread(lab.standin.start)
+        await lab.holds(wanted, within_s=60)
+        await settled(reconciler)
+        assert lab.static_routes() == wanted
+
+
+async def test_a_container_made_anew_gets_all_routes_again(lab: Lab) -> None:
+    wanted = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 30)]
+    async with lab.mirroring(limits=Limits(canary_interval_s=0.5), timeout_s=1) as reconciler:
+        for prefix in wanted:
+            reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await lab.holds({str(prefix): HERE for prefix in wanted})
+        await settled(reconciler)
+        lab.standin.kill()
+        lab.space.ip("route flush proto static")
+        await asyncio.to_thread(lab.standin.start)
+        await lab.holds({str(prefix): HERE for prefix in wanted}, within_s=40)
