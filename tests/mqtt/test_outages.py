@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from routesync.events.models import EventsLost
 from routesync.events.store import Bounds
 from support.broker import Broker
-from support.events import accepted, listening, publishing
+from support.events import UNHURRIED, accepted, listening, publishing
 from support.waiting import eventually
 
 BACKLOG = 100_000
@@ -20,16 +21,16 @@ async def test_a_backlog_of_100_000_events_is_delivered_in_order_and_whole(
     mosquitto: Broker, tmp_path: Path
 ) -> None:
     mosquitto.kill()
-    async with publishing(mosquitto.settings(), outbox_path=tmp_path / "outbox.sqlite") as node:
+    async with publishing(
+        mosquitto.settings(), outbox_path=tmp_path / "outbox.sqlite", backoff=UNHURRIED
+    ) as node:
         for _ in range(BACKLOG // 1000):
             node.emit(1000)
             await node.outbox.flush()  # as it would be over an outage of minutes
         assert node.outbox.untold == ()
         await asyncio.to_thread(mosquitto.start)
-        async with listening(mosquitto.settings(), "routesync/+/+/event/#") as listener:
-            await eventually(lambda: len(listener.heard) >= BACKLOG, within_s=60)
-            numbers = [heard.sequence for heard in listener.heard]
-    assert numbers == list(range(1, BACKLOG + 1))
+        payloads = await asyncio.to_thread(mosquitto.collect, "routesync/+/+/event/#", BACKLOG, within_s=60)
+    assert [int(json.loads(payload)["sequence"]) for payload in payloads] == list(range(1, BACKLOG + 1))
 
 
 async def test_a_daemon_restarted_during_an_outage_delivers_what_the_former_one_left(
@@ -100,15 +101,17 @@ async def test_a_frozen_broker_delays_no_emitter(mosquitto: Broker, tmp_path: Pa
         await node.connected()
         mosquitto.freeze()
         try:
-            worst = 0.0
+            took = []
             for number in range(20_000):
                 event = accepted(number)
                 began = time.perf_counter()
                 node.hub.emit(event)
-                worst = max(worst, time.perf_counter() - began)
+                took.append(time.perf_counter() - began)
                 if number % 200 == 0:
                     await asyncio.sleep(0)
-            assert worst < 0.1  # the machine's own pauses; a wait for a disk or a peer would be seconds
+            assert (
+                sorted(took)[-200] < 0.001
+            )  # the 99th percentile, in seconds; the rest is the machine's own pauses
         finally:
             mosquitto.thaw()
         await eventually(lambda: node.outbox.acknowledged == 20_000, within_s=30)
@@ -120,7 +123,7 @@ async def test_what_was_dropped_during_an_outage_is_told_with_its_count(
     mosquitto.kill()
     bounds = Bounds(events=2000)
     async with publishing(
-        mosquitto.settings(), outbox_path=tmp_path / "outbox.sqlite", bounds=bounds
+        mosquitto.settings(), outbox_path=tmp_path / "outbox.sqlite", bounds=bounds, backoff=UNHURRIED
     ) as node:
         node.emit(10_000)
         await node.outbox.flush()

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events.backoff import Backoff
 from routesync.events.status import Status
 from support.broker import Broker, broker
-from support.events import NODE, listening, publishing
+from support.events import NODE, UNHURRIED, listening, publishing
 from support.waiting import eventually
 
 
@@ -116,7 +115,7 @@ async def test_a_wrong_password_is_said_once_with_place_and_remedy(tmp_path: Pat
 async def test_no_broker_is_one_line_and_one_when_it_heals(mosquitto: Broker) -> None:
     mosquitto.kill()
     with capture_logs() as logs:
-        async with publishing(mosquitto.settings()) as node:
+        async with publishing(mosquitto.settings(), backoff=UNHURRIED) as node:
             await eventually(lambda: "mqtt.host" in node.publisher.state)
             node.emit(10)
             await asyncio.to_thread(mosquitto.start)
@@ -129,8 +128,7 @@ async def test_no_broker_is_one_line_and_one_when_it_heals(mosquitto: Broker) ->
 async def test_a_broker_killed_in_a_burst_gets_all_it_has_not_acknowledged_in_order(
     mosquitto: Broker,
 ) -> None:
-    slow = Backoff(first_s=1, limit_s=1)
-    async with publishing(mosquitto.settings(), backoff=slow) as node:
+    async with publishing(mosquitto.settings(), backoff=UNHURRIED) as node:
         async with listening(mosquitto.settings()) as first:
             await node.connected()
             node.emit(5000)

@@ -24,6 +24,8 @@ from support.waiting import eventually
 
 NODE = "node-1"
 QUICK = Backoff(first_s=0.05, limit_s=0.1)
+UNHURRIED = Backoff(first_s=1, limit_s=1)
+"""Leaves a listener the time to be there first, when the broker is back."""
 
 
 class Heard(NamedTuple):

@@ -23,6 +23,13 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from routesync.events.cloudevents import CONTENT_TYPE
+from routesync.events.properties import (
+    PAYLOAD_IS_TEXT,
+    PackedProperties,
+    content_type,
+    expiry,
+    user_properties,
+)
 from routesync.settings import MqttSettings
 
 WINDOW: Final = 64
@@ -35,6 +42,9 @@ _SILENT: Final = logging.getLogger("routesync.events.session")
 """For aiomqtt and paho: what goes wrong is raised as well, and said once by whoever catches it."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
+
+
+_COMMON: Final = PAYLOAD_IS_TEXT + content_type(CONTENT_TYPE)
 
 
 class Publication(NamedTuple):
@@ -221,12 +231,6 @@ def last_will(settings: MqttSettings, topic: str, payload: bytes) -> aiomqtt.Wil
     return aiomqtt.Will(topic, payload, qos=1, retain=True, properties=properties)
 
 
-def _properties(publication: Publication) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own gap
-    properties.ContentType = CONTENT_TYPE
-    properties.PayloadFormatIndicator = 1
-    if publication.expiry_s is not None:
-        properties.MessageExpiryInterval = publication.expiry_s
-    if publication.user:
-        properties.UserProperty = list(publication.user)
-    return properties
+def _properties(publication: Publication) -> PackedProperties:
+    packed = _COMMON + user_properties(publication.user)
+    return PackedProperties(packed if publication.expiry_s is None else packed + expiry(publication.expiry_s))
