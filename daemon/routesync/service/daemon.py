@@ -94,9 +94,10 @@ class Daemon:
         """
         supervisor = Supervisor()
         async with AsyncExitStack() as stack:
-            await self._open_events(stack)
+            ledger, trouble = self._open_ledger(stack)
+            self._open_events(stack)
             self._open_kernel()
-            ledger = self._open_ledger(stack)
+            self._status.standing_reasons += trouble
             for target in self._settings.targets if self._settings.mode == "mirror" else ():
                 self._reconcilers.append(await self._make_reconciler(target, ledger, stack))
             self._name_orphans(ledger)
@@ -114,7 +115,7 @@ class Daemon:
             finally:
                 self._notifier.stopping()
 
-    async def _open_events(self, stack: AsyncExitStack) -> None:
+    def _open_events(self, stack: AsyncExitStack) -> None:
         node = self._settings.node.name
         if self._settings.mqtt is None:
             self._hub = EventHub(node)
@@ -147,15 +148,15 @@ class Daemon:
             self._status.broker = lambda: self._publisher.state
             self._status.broker_troubles = lambda: self._publisher.troubles
 
-    def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
+    def _open_ledger(self, stack: AsyncExitStack) -> tuple[Ledger, list[str]]:
+        """The ledger and, where it is not the durable one, why."""
         try:
-            return stack.enter_context(SqliteLedger(self._state))
+            return stack.enter_context(SqliteLedger(self._state)), []
         except LedgerBusyError:
             raise
         except LedgerError as error:
             log.error("ledger unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
-            self._status.standing_reasons.append(f"ledger: {error}")
-            return MemoryLedger()
+            return MemoryLedger(), [f"ledger: {error}"]
 
     def _name_orphans(self, ledger: Ledger) -> None:
         configured = {target.name for target in self._settings.targets}
