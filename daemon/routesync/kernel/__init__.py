@@ -1,0 +1,49 @@
+"""The kernel's routes by RTNL: a source that follows them, and a one-off reading.
+
+decode, surroundings   messages, from bytes to values
+wire, netlink, once    the socket; dumps
+splice, replica        what an event does; what is held
+judge                  the rules, as injected
+reading, fib, schedule full readings, how they are believed, and when they are due
+source                 all of it, for one namespace
+"""
+
+from __future__ import annotations
+
+from routesync.kernel.errors import DecodeError, KernelError
+from routesync.kernel.judge import Admit, AdmitHeader
+from routesync.kernel.netlink import Sysctls, open_route_socket
+from routesync.kernel.once import TableReading, read_table
+from routesync.kernel.reports import (
+    BadMessage,
+    Drift,
+    Dropped,
+    KernelReport,
+    KernelStats,
+    Overrun,
+    ResyncDone,
+)
+from routesync.kernel.source import KernelSource
+from routesync.kernel.surroundings import InterfaceAddress, Link, Links
+
+__all__ = [
+    "Admit",
+    "AdmitHeader",
+    "BadMessage",
+    "DecodeError",
+    "Drift",
+    "Dropped",
+    "InterfaceAddress",
+    "KernelError",
+    "KernelReport",
+    "KernelSource",
+    "KernelStats",
+    "Link",
+    "Links",
+    "Overrun",
+    "ResyncDone",
+    "Sysctls",
+    "TableReading",
+    "open_route_socket",
+    "read_table",
+]

@@ -1,0 +1,274 @@
+"""Events applied to the replica, and a reading compared with it.
+
+What is known is kept apart from what is in doubt. `doubtful` keys are those of which only a dump can tell; `suspects`
+are keys that the last reading lacked without a reason; `distrusted` puts everything in question (after a loss of
+events, a change of links, other rules). A reading resolves all of it, except for addresses that events touched while
+it ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from routesync.kernel.decode import RTMSG_SIZE, RouteDecoder, unresolved
+from routesync.kernel.errors import DecodeError
+from routesync.kernel.judge import Judge
+from routesync.kernel.netlink import NLM_F_EXCL, RTM_NEWROUTE
+from routesync.kernel.reading import Key, Reading, message_build
+from routesync.kernel.replica import Replica, aliases_at
+from routesync.kernel.reports import Dropped, KernelReport, KernelStats
+from routesync.kernel.splice import (
+    GAP,
+    Aliases,
+    Identity,
+    Spliced,
+    Subtracted,
+    identity,
+    inet6_del,
+    inet6_new,
+    inet_del,
+    inet_new,
+    tidy,
+)
+from routesync.kernel.surroundings import Surroundings
+from routesync.route import Prefix, Route, Verdict
+
+_REPORTED: Final = 1 << 16
+"""So many reported drops are remembered; drops beyond are counted, not reported."""
+
+_RT_TABLE_COMPAT: Final = 252
+_SLICE_S: Final = 0.005
+_INET6_READINGS: Final = 4
+"""After a loss, IPv6 is read so many times again while it churns; what even these miss is the audit's to find."""
+
+
+class Fib:
+    """The replica with its doubts."""
+
+    def __init__(
+        self,
+        tables: Sequence[int],
+        judge: Judge,
+        surroundings: Surroundings,
+        *,
+        stats: KernelStats,
+        report: Callable[[KernelReport], None],
+        order: Callable[[str], None],
+    ) -> None:
+        """Make an empty one.
+
+        Args:
+            tables: the tables read, preferred ones first.
+            judge: the rules.
+            surroundings: links, addresses and nexthop objects; kept up to date by somebody else.
+            stats: where to count.
+            report: called with reports.
+            order: called with a cause when only a reading can tell.
+        """
+        self.replica = Replica()
+        self.decoder = RouteDecoder(surroundings.resolve)
+        self._judge = judge
+        self._surroundings = surroundings
+        self._stats = stats
+        self._report = report
+        self._order = order
+        self._headers = {table if table < 256 else _RT_TABLE_COMPAT for table in tables}
+        self._builds = {
+            message_build(family, table): (table, size)
+            for table in tables
+            for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16))
+        }
+        self._distrusted = True
+        self._doubtful: set[Key] = set()
+        self._suspects: set[Key] = set()
+        self._touched: set[bytes] | None = None  # while a reading runs: addresses that events spoke of
+        self._certain: set[Key] = set()  # of those, the keys of which an event told all
+        self._inet6_readings = 0
+        self._reported: dict[Prefix, dict[Key, Identity]] = {}
+        self._reported_count = 0
+
+    def distrust(self) -> None:
+        """Put everything held in question."""
+        self._distrusted = True
+
+    def event(self, kind: int, flags: int, data: bytes, start: int, end: int) -> None:
+        """Apply an RTM_NEWROUTE or RTM_DELROUTE.
+
+        Raises:
+            DecodeError: not a route message.
+        """
+        if end - start < RTMSG_SIZE:
+            raise DecodeError(f"route message of {end - start} bytes")
+        if data[start + 4] not in self._headers:
+            return
+        self._stats.events += 1
+        if self._touched is None and self._passes_by(kind, data, start):
+            return
+        route = self.decoder.decode(data, start, end)
+        if route is None:
+            return
+        rest = self._judge.rest(route)
+        if rest is None:
+            return
+        key = (route.prefix, rest)
+        if self._touched is not None:
+            self._touched.add(route.prefix.packed)
+        self._suspects.discard(key)
+        held = aliases_at(self.replica.slots(route.prefix), rest)
+        outcome = (
+            self._announced(key, held, route, flags)
+            if kind == RTM_NEWROUTE
+            else self._withdrawn(key, held, route)
+        )
+        self.replica.put(*key, outcome.aliases)
+        if not outcome.certain:
+            self._certain.discard(key)
+            self._doubtful.add(key)
+            self._order("doubt")
+
+    def _passes_by(self, kind: int, data: bytes, start: int) -> bool:
+        """Whether an event is of no concern, told by its header and its prefix without decoding it."""
+        found = self._builds.get(data[start + RTMSG_SIZE : start + RTMSG_SIZE + 12])
+        if found is None:
+            return False
+        table, size = found
+        at = start + RTMSG_SIZE + 12
+        prefix = (data[at : at + size], data[start + 1])
+        if prefix in self.replica or prefix in self._reported:
+            return False
+        if kind != RTM_NEWROUTE and size == 4:
+            return True
+        rule = self._judge.header(data[start : start + RTMSG_SIZE], table)
+        if rule is None:
+            return False
+        if kind == RTM_NEWROUTE:
+            self._stats.dropped[rule] += 1
+        return True
+
+    def _announced(self, key: Key, held: Aliases, route: Route, flags: int) -> Spliced:
+        certain = not unresolved(route)
+        if certain:
+            alias, verdict = self._judge.route(route)
+            if alias is GAP:
+                self._stats.dropped[verdict.rule] += 1
+                self._dropped(key, route, verdict, renewed=True)
+            else:
+                self._forget_reported(key)
+        else:
+            alias = GAP
+        if self._touched is not None and flags & NLM_F_EXCL:
+            self._certain.add(key)
+        spliced = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, alias, flags)
+        return Spliced(spliced.aliases, spliced.certain and certain)
+
+    def _withdrawn(self, key: Key, held: Aliases, route: Route) -> Spliced:
+        self._forget_reported(key)
+        if len(route.prefix.packed) == 4:
+            return inet_del(held, route)
+        spliced = inet6_del(held, route)
+        if isinstance(spliced, Subtracted):
+            alias, _ = self._judge.route(spliced.remaining)
+            left = (*held[: spliced.place], alias, *held[spliced.place + 1 :])
+            return Spliced(tidy(left), certain=False)
+        return spliced
+
+    def _dropped(self, key: Key, route: Route, verdict: Verdict, *, renewed: bool) -> None:
+        """Report a drop, where its rule asks for it, and it is news."""
+        if not verdict.report:
+            return
+        known = self._reported.setdefault(key[0], {})
+        itself = identity(route)
+        if known.get(key) == itself and not renewed:
+            return
+        if key not in known:
+            if self._reported_count >= _REPORTED:
+                return
+            self._reported_count += 1
+        known[key] = itself
+        self._report(Dropped(route, verdict))
+
+    def _forget_reported(self, key: Key) -> None:
+        known = self._reported.get(key[0])
+        if known is not None and known.pop(key, None) is not None:
+            self._reported_count -= 1
+            if not known:
+                del self._reported[key[0]]
+
+    def begin_reading(self) -> Reading:
+        """Begin to note what events touch; to be called before the dump is asked for."""
+        self._touched = set()
+        self._certain = set()
+        return Reading(self._judge, self.decoder, self.replica)
+
+    def abandon_reading(self) -> None:
+        """The reading is void."""
+        self._touched = None
+
+    async def compare(self, reading: Reading) -> list[Prefix]:
+        """Make the replica equal to a whole reading, as far as that is to be believed; return what had to change.
+
+        It yields to the loop now and then; events that come meanwhile touch their addresses as during the reading.
+        """
+        touched = self._touched
+        assert touched is not None  # noqa: S101 - begin_reading() came before
+        distrusted, self._distrusted = self._distrusted, False
+        doubtful, self._doubtful = self._doubtful, set()
+        suspects, self._suspects = self._suspects, set()
+        corrected: list[Prefix] = []
+        open_keys: set[Key] = set()
+        until = time.monotonic() + _SLICE_S
+        for prefix in [*self.replica, *(prefix for prefix in reading.slots if prefix not in self.replica)]:
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + _SLICE_S
+            before, after = self.replica.slots(prefix), reading.tidied(prefix)
+            if prefix.packed in touched:
+                keys = {(prefix, rest) for rest, _ in (*before, *after)} - self._certain
+                open_keys |= keys if distrusted else keys & doubtful
+            elif before != after:
+                rests = {rest for rest, _ in (*before, *after)}
+                changed = [self._settle((prefix, rest), reading, suspects) for rest in rests]
+                if any(changed):
+                    corrected.append(prefix)
+        open_keys |= {key for key in doubtful if key[0].packed in touched and key not in self._certain}
+        churned = any(len(address) == 16 for address in touched)
+        self._touched = None
+        self._doubtful |= open_keys
+        if distrusted and churned and self._inet6_readings < _INET6_READINGS:
+            self._inet6_readings += 1
+            self._distrusted = True
+        else:
+            self._inet6_readings = 0
+        if self._doubtful or self._distrusted:
+            self._order("unsettled")
+        if self._suspects:
+            self._order("unconfirmed")
+        self._settle_reported(reading)
+        return corrected
+
+    def _settle(self, key: Key, reading: Reading, suspects: set[Key]) -> bool:
+        prefix, rest = key
+        held = aliases_at(self.replica.slots(prefix), rest)
+        if held and not reading.saw(prefix, rest) and key not in suspects and not self._explained(held):
+            self._suspects.add(key)
+            return False
+        read = next((aliases for at, aliases in reading.tidied(prefix) if at == rest), ())
+        return self.replica.put(prefix, rest, read)
+
+    def _explained(self, held: Aliases) -> bool:
+        routes = [alias.route for alias in held if alias is not GAP]
+        return all(
+            self._surroundings.explains_absence(route.hops, route.prefsrc, route.nexthop_id)
+            for route in routes
+        )
+
+    def _settle_reported(self, reading: Reading) -> None:
+        for key, (route, verdict) in reading.reported.items():
+            self._dropped(key, route, verdict, renewed=False)
+        gone = [key for known in self._reported.values() for key in known if key not in reading.reported]
+        for key in gone:
+            self._forget_reported(key)

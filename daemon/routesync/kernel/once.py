@@ -1,0 +1,112 @@
+"""One full reading, synchronous and complete: what `plan` explains. Needs no privilege."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from routesync.kernel.decode import RouteDecoder
+from routesync.kernel.errors import DecodeError, KernelError
+from routesync.kernel.netlink import (
+    EMPTY_ERRORS,
+    HEADER,
+    HEADER_SIZE,
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    READ_SIZE,
+    SURROUNDINGS,
+    DumpRequest,
+    Sysctls,
+    error_number,
+    open_route_socket,
+    prepare,
+    read_sysctls,
+    route_requests,
+)
+from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
+from routesync.route import Route
+
+_ATTEMPTS: Final = 5
+_PATIENCE_S: Final = 10
+
+
+class TableReading(NamedTuple):
+    """What the kernel holds: every route of the tables, dropped by no rule, in the kernel's order."""
+
+    routes: tuple[Route, ...]
+    links: Links
+    addresses: tuple[InterfaceAddress, ...]
+    sysctls: Sysctls
+
+
+def read_table(
+    *, tables: Sequence[int], netns: str | None = None, sock: socket.socket | None = None
+) -> TableReading:
+    """Read the tables once.
+
+    IPv6 dumps under churn can miss routes (see `reading`); a single reading cannot know.
+
+    Args:
+        tables: routing tables, preferred ones first.
+        netns: name or path of another network namespace.
+        sock: a bound socket to ask over, instead of opening one; it must not be subscribed to anything.
+
+    Raises:
+        KernelError: no socket, no such namespace, or the kernel does not answer.
+    """
+    own = sock or open_route_socket(netns)
+    try:
+        prepare(own)
+        surroundings = Surroundings()
+        for request in SURROUNDINGS:
+            for kind, data, start, end in _dump(own, request):
+                surroundings.apply(kind, data, start, end)
+        decoder = RouteDecoder(surroundings.resolve)
+        routes = [
+            route
+            for request in route_requests(tuple(dict.fromkeys(tables)))
+            for _, data, start, end in _dump(own, request)
+            if (route := decoder.decode(data, start, end)) is not None
+        ]
+    finally:
+        if sock is None:
+            own.close()
+    addresses = tuple(surroundings.addresses.values())
+    return TableReading(tuple(routes), surroundings.links, addresses, read_sysctls(netns))
+
+
+def _dump(sock: socket.socket, request: DumpRequest) -> list[tuple[int, bytes, int, int]]:
+    for attempt in range(_ATTEMPTS):
+        whole, messages = _dump_once(sock, request, attempt + 1)
+        if whole:
+            return messages
+    raise KernelError(f"the kernel's tables change faster than they can be read ({request})")
+
+
+def _dump_once(
+    sock: socket.socket, request: DumpRequest, sequence: int
+) -> tuple[bool, list[tuple[int, bytes, int, int]]]:
+    """Ask once; tell whether the answer is consistent, and its messages."""
+    messages: list[tuple[int, bytes, int, int]] = []
+    whole = True
+    sock.send(request.encode(sequence))
+    while True:
+        if not select.select([sock], [], [], _PATIENCE_S)[0]:
+            raise KernelError(f"the kernel does not answer {request}")
+        data = sock.recv(READ_SIZE)
+        position = 0
+        while position + HEADER_SIZE <= len(data):
+            length, kind, flags, _, _ = HEADER.unpack_from(data, position)
+            if length < HEADER_SIZE or position + length > len(data):
+                raise DecodeError(f"message of length {length} leads out of its datagram")
+            whole = whole and not flags & NLM_F_DUMP_INTR
+            if kind in (NLMSG_DONE, NLMSG_ERROR):
+                code = error_number(data, position)
+                if code and code not in EMPTY_ERRORS:
+                    raise KernelError(f"the kernel refuses to list {request}: error {code}")
+                return whole, messages
+            messages.append((kind, data, position + HEADER_SIZE, position + length))
+            position += length + 3 & ~3

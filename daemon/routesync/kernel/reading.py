@@ -1,0 +1,141 @@
+"""One full reading of the tables, and how it is compared with what is held.
+
+The answers to a dump come through the same socket as the events, and the kernel queues both in the order in which they
+became true. So what was queued before the first answer is older than the reading, and what an event says after that may
+or may not be in it: addresses that were *touched* between are left as the events have them. Unless the cause of the
+reading puts everything held in question; then they are read again.
+
+What a reading lacks is gone only if the surroundings explain it (its link is down or gone, its nexthop object, its
+source address) or a second reading lacks it too: a dump under churn misses routes that nobody touched, IPv6 ones often
+(fib6_dump_table() skips a *count* of nodes after the tree changed).
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections import Counter
+from typing import Final
+
+from routesync.kernel.decode import RouteDecoder, unresolved
+from routesync.kernel.errors import DecodeError
+from routesync.kernel.judge import Judge
+from routesync.kernel.netlink import HEADER, HEADER_SIZE, RTM_NEWROUTE, DumpRequest
+from routesync.kernel.replica import Replica, Rest, Slots, aliases_at, with_slot
+from routesync.kernel.splice import GAP, Alias, identity, tidy
+from routesync.route import Prefix, Route, Verdict
+
+Key = tuple[Prefix, Rest]
+
+_AF_INET: Final = 2
+_ATTRIBUTE: Final = struct.Struct("=HH")
+
+
+def message_build(family: int, table: int) -> bytes:
+    """How the attributes of a route message begin: RTA_TABLE whole, and the header of RTA_DST.
+
+    That is the order of fib_dump_info() and rt6_fill_node(). It allows to read the prefix without decoding the message;
+    a message of another build takes the long way.
+    """
+    size = 4 if family == _AF_INET else 16
+    return _ATTRIBUTE.pack(8, 15) + table.to_bytes(4, sys.byteorder) + _ATTRIBUTE.pack(size + 4, 1)
+
+
+class Reading:
+    """Collects what the tables hold."""
+
+    def __init__(self, judge: Judge, decoder: RouteDecoder, replica: Replica) -> None:
+        self.slots: dict[Prefix, Slots] = {}
+        self.routes = 0
+        self.dropped: Counter[str] = Counter()
+        self.reported: dict[Key, tuple[Route, Verdict]] = {}
+        self.bad: list[DecodeError] = []
+        self.unresolved = False
+        self._judge = judge
+        self._decoder = decoder
+        self._replica = replica
+        self._last_dropped: tuple[bytes, int] | None = None
+        self._last_kept: tuple[bytes, int] | None = None
+
+    def feed(self, request: DumpRequest, data: bytes, position: int) -> int:
+        """Take in the routes of one datagram of a dump, from a position on.
+
+        Returns:
+            The position of the first message that is no route: the end of the datagram, or NLMSG_DONE.
+
+        Raises:
+            DecodeError: the datagram's structure is broken; its rest is lost.
+        """
+        judge_header = self._judge.header
+        header_at = HEADER.unpack_from
+        replica = self._replica
+        table = request.table
+        size = 4 if request.family == _AF_INET else 16
+        build = message_build(request.family, table)
+        length_of_data = len(data)
+        while position + HEADER_SIZE <= length_of_data:
+            length, kind, _, _, _ = header_at(data, position)
+            if length < HEADER_SIZE or position + length > length_of_data:
+                raise DecodeError(f"message of length {length} leads out of its datagram")
+            if kind != RTM_NEWROUTE:
+                break
+            self.routes += 1
+            rule = judge_header(data[position + 16 : position + 28], table)
+            if rule is not None and data[position + 28 : position + 40] == build:
+                prefix = (data[position + 40 : position + 40 + size], data[position + 17])
+                if prefix not in replica and prefix != self._last_kept:
+                    self.dropped[rule] += 1
+                    self._last_dropped = prefix
+                    position += length + 3 & ~3
+                    continue
+            try:
+                self._take(data, position + HEADER_SIZE, position + length)
+            except DecodeError as error:
+                self.bad.append(error)
+            position += length + 3 & ~3
+        return position
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        route = self._decoder.decode(data, start, end)
+        if route is None:
+            return
+        rest = self._judge.rest(route)
+        if rest is None:
+            return
+        prefix = route.prefix
+        if unresolved(route):
+            self.unresolved = True
+            self._add(prefix, rest, GAP, route)
+            return
+        alias, verdict = self._judge.route(route)
+        if alias is not GAP:
+            if prefix == self._last_dropped and not aliases_at(self.slots.get(prefix, ()), rest):
+                self._add(prefix, rest, GAP, route)
+            self._add(prefix, rest, alias, route)
+            self._last_kept = prefix
+            return
+        self.dropped[verdict.rule] += 1
+        if verdict.report:
+            self.reported[prefix, rest] = (route, verdict)
+        self._last_dropped = prefix
+        if prefix in self._replica or prefix == self._last_kept:
+            self._add(prefix, rest, GAP, route)
+
+    def _add(self, prefix: Prefix, rest: Rest, alias: Alias, route: Route) -> None:
+        slots = self.slots.get(prefix, ())
+        aliases = aliases_at(slots, rest)
+        if (
+            aliases and alias is not GAP and len(prefix.packed) == 16
+        ):  # an IPv6 dump under churn can show one twice
+            shown = identity(route)
+            if any(other is not GAP and identity(other.route) == shown for other in aliases):
+                return
+        self.slots[prefix] = with_slot(slots, rest, (*aliases, alias))
+
+    def saw(self, prefix: Prefix, rest: Rest) -> bool:
+        """Whether any route of the key was in the reading, kept or not."""
+        return bool(aliases_at(self.slots.get(prefix, ()), rest))
+
+    def tidied(self, prefix: Prefix) -> Slots:
+        """What is to be held of a prefix after this reading."""
+        return tuple((rest, kept) for rest, aliases in self.slots.get(prefix, ()) if (kept := tidy(aliases)))

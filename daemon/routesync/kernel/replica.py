@@ -1,0 +1,118 @@
+"""The replica of the kernel's tables: of each prefix the routes that the rules keep, in order of preference.
+
+One flat dictionary from prefix to slots, all of immutable tuples: a prefix costs a few hundred bytes, and one that the
+rules drop costs nothing. The dirty set beside it is level-triggered: it says which prefixes differ from what the
+consumer has, never how they came to, so it stays below what was kept when the consumer last looked plus what is kept
+now, however far the consumer lags behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from routesync.kernel.splice import GAP, Aliases
+from routesync.route import Candidate, Prefix
+
+
+class Rest(NamedTuple):
+    """What a key has beside its prefix, in the order in which candidates are preferred."""
+
+    tos: int
+    rank: int  # position of the table in the list of tables
+    metric: int
+
+
+Slot = tuple[Rest, Aliases]
+Slots = tuple[Slot, ...]
+
+
+def candidates_of(slots: Slots) -> tuple[Candidate, ...]:
+    """All candidates of a prefix, the preferred one first."""
+    return tuple(alias for _, aliases in slots for alias in aliases if alias is not GAP)
+
+
+def aliases_at(slots: Slots, rest: Rest) -> Aliases:
+    """What shares one key; () where nothing is held."""
+    for at, aliases in slots:
+        if at == rest:
+            return aliases
+    return ()
+
+
+def with_slot(slots: Slots, rest: Rest, aliases: Aliases) -> Slots:
+    """The slots with one key's routes set; none takes the key out."""
+    if not slots:
+        return ((rest, aliases),) if aliases else ()
+    others = [slot for slot in slots if slot[0] != rest]
+    if aliases:
+        others.append((rest, aliases))
+        others.sort(key=_rest_of)
+    return tuple(others)
+
+
+def _rest_of(slot: Slot) -> Rest:
+    return slot[0]
+
+
+class Replica:
+    """Candidates per prefix, and which prefixes changed since the consumer last asked."""
+
+    def __init__(self) -> None:
+        self._slots: dict[Prefix, Slots] = {}
+        self._dirty: dict[Prefix, bool] = {}  # value: whether the consumer has candidates of it
+        self._dirty_since = 0.0
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __contains__(self, prefix: object) -> bool:
+        return prefix in self._slots
+
+    def __iter__(self) -> Iterator[Prefix]:
+        return iter(self._slots)
+
+    def slots(self, prefix: Prefix) -> Slots:
+        """What is held of a prefix."""
+        return self._slots.get(prefix, ())
+
+    def put(self, prefix: Prefix, rest: Rest, aliases: Aliases) -> bool:
+        """Set the routes of one key; return whether the candidates of its prefix changed."""
+        before = self._slots.get(prefix, ())
+        after = with_slot(before, rest, aliases)
+        if after == before:
+            return False
+        if after:
+            self._slots[prefix] = after
+        else:
+            del self._slots[prefix]
+        if candidates_of(before) == candidates_of(after):
+            return False
+        if not self._dirty:
+            self._dirty_since = time.monotonic()
+        had = self._dirty.setdefault(prefix, bool(before))
+        if not had and not after:
+            del self._dirty[prefix]  # came and went: the consumer never knew of it
+        return True
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something to tell the consumer."""
+        return bool(self._dirty)
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest change that the consumer has not taken, in seconds."""
+        return time.monotonic() - self._dirty_since if self._dirty else 0.0
+
+    def take(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
+        """The present candidates of each prefix that changed; empties the dirty set."""
+        taken = {prefix: candidates_of(self._slots.get(prefix, ())) for prefix in self._dirty}
+        self._dirty.clear()
+        return taken
+
+    def candidates(self) -> Iterator[tuple[Prefix, tuple[Candidate, ...]]]:
+        """All that is held, prefix by prefix."""
+        for prefix, slots in self._slots.items():
+            yield prefix, candidates_of(slots)

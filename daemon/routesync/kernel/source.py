@@ -1,0 +1,300 @@
+"""The kernel's routes, exactly: subscribe, read, follow, and read again at each doubt.
+
+A source reads one namespace's tables and tells which candidates each changed prefix has now. Events keep the replica
+current within microseconds; every doubt (lost events, a link, address or nexthop that changed, a message not
+understood, an event whose effect cannot be told, the audit's timer) has one remedy: a coalesced reading of everything,
+compared with what is held (`reading`, `fib`, `schedule`).
+
+Losses. ENOBUFS is told once; the kernel then drops events in silence until the queue has been empty, and while dump
+answers stand in it (netlink_overrun(), netlink_rcv_wake()). So a reading counts only if the socket's count of lost
+messages did not move from its request to its end.
+
+Concurrency: all in one event loop's thread. `run` is an eternal task; one consumer awaits `changes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from routesync.kernel.errors import DecodeError
+from routesync.kernel.fib import Fib
+from routesync.kernel.judge import Admit, AdmitHeader, Judge, admit_header_unknown
+from routesync.kernel.netlink import (
+    HEADER,
+    HEADER_SIZE,
+    RTM_DELROUTE,
+    RTM_NEWROUTE,
+    SURROUNDINGS,
+    in_own_namespace,
+    open_route_socket,
+    prepare,
+    read_sysctls,
+    route_requests,
+    subscribe,
+    widen_receive_buffer,
+)
+from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStats, Overrun, ResyncDone
+from routesync.kernel.schedule import Schedule
+from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
+from routesync.kernel.wire import Wire
+from routesync.route import Candidate, Prefix
+
+_BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
+"""Causes that leave in force what is held; all others put it in question."""
+
+_TOLD_ERRORS: Final = 100
+_TOLD_PREFIXES: Final = 100
+
+
+def _unreported(_report: KernelReport) -> None:
+    """Nobody wants to know."""
+
+
+class KernelSource:
+    """Follows the routes of some tables, as far as the rules keep them."""
+
+    def __init__(
+        self,
+        *,
+        tables: Sequence[int],
+        admit: Admit,
+        receive_buffer: int,
+        audit_interval_s: float,
+        netns: str | None = None,
+        sock: socket.socket | None = None,
+        admit_header: AdmitHeader = admit_header_unknown,
+        report: Callable[[KernelReport], None] = _unreported,
+    ) -> None:
+        """Prepare a source; nothing is opened before `run`.
+
+        Args:
+            tables: routing tables to read, preferred ones first.
+            admit: the rules.
+            receive_buffer: wanted size of the socket's buffer, in bytes; granted is `stats.receive_buffer`.
+            audit_interval_s: how often everything is read without a cause.
+            netns: name or path of a network namespace to read instead of our own.
+            sock: a bound NETLINK_ROUTE socket handed over to us, instead of opening one; its namespace is read.
+            admit_header: the rules, where the header of a message is enough to drop it.
+            report: called with each report, in the loop's thread; must not block.
+        """
+        self.synced = asyncio.Event()
+        self.stats = KernelStats()
+        self._tables = tuple(dict.fromkeys(tables))
+        self._receive_buffer = receive_buffer
+        self._netns = netns
+        self._sock = sock
+        self._report = report
+        self._surroundings = Surroundings()
+        self._fresh: Surroundings | None = None
+        self._schedule = Schedule(audit_interval_s)
+        self._judge = Judge(self._tables, admit, admit_header, lambda: self._surroundings.links)
+        self._fib = Fib(
+            self._tables,
+            self._judge,
+            self._surroundings,
+            stats=self.stats,
+            report=report,
+            order=self._schedule.order,
+        )
+        self._wire: Wire | None = None
+        self._lost = 0
+        self._told_errors: set[str] = set()
+        self._news = asyncio.Event()
+        self._first = True
+
+    @property
+    def links(self) -> Links:
+        """The network interfaces, by ifindex."""
+        return self._surroundings.links
+
+    @property
+    def addresses(self) -> Mapping[int, tuple[InterfaceAddress, ...]]:
+        """Our own addresses and the networks that they connect us to, by ifindex."""
+        found: dict[int, tuple[InterfaceAddress, ...]] = {}
+        for address in self._surroundings.addresses.values():
+            found[address.ifindex] = (*found.get(address.ifindex, ()), address)
+        return found
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest change that the consumer has not taken yet, in seconds."""
+        return self._fib.replica.lag_s
+
+    def held(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
+        """All candidates at this moment, delivered or not."""
+        return dict(self._fib.replica.candidates())
+
+    def request_resync(self, cause: str) -> None:
+        """Order a full reading; `cause` is what statistics and reports call it."""
+        self._schedule.order(cause)
+
+    def replace_admit(self, admit: Admit, admit_header: AdmitHeader = admit_header_unknown) -> None:
+        """Put other rules in force; everything is read again and judged by them."""
+        self._judge.replace(admit, admit_header)
+        self._schedule.order("rules")
+
+    async def changes(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
+        """Wait until something changed; return the present candidates of each prefix that did.
+
+        Level-triggered: however many changes a prefix went through since the last call, it is told once, as it is now;
+        no candidates means that it is gone. The first call waits for the first reading and returns the whole table.
+        """
+        await self.synced.wait()
+        while not self._first and not self._fib.replica.dirty:
+            self._news.clear()
+            await self._news.wait()
+        self._first = False
+        self.stats.lag_s = self._fib.replica.lag_s
+        return self._fib.replica.take()
+
+    async def run(self) -> None:
+        """Read and follow until cancelled.
+
+        Raises:
+            KernelError: no socket, no such namespace, too old a kernel: it cannot go on.
+        """
+        sock = self._sock or open_route_socket(self._netns)
+        try:
+            prepare(sock)
+            self.stats.receive_buffer = widen_receive_buffer(sock, self._receive_buffer)
+            subscribe(sock)
+            if self._sock is None or in_own_namespace(sock):
+                self.stats.sysctls = read_sysctls(self._netns if self._sock is None else None)
+            wire = self._wire = Wire(
+                sock, on_event=self._event, on_overrun=self._overrun, on_bad=self._bad, after=self._tell
+            )
+            self._lost = wire.lost
+            wire.start()
+            try:
+                await self._follow(wire)
+            finally:
+                wire.stop()
+                self._wire = None
+        finally:
+            if self._sock is None:
+                sock.close()
+
+    async def _follow(self, wire: Wire) -> None:
+        self._schedule.order("start")
+        reader = asyncio.create_task(self._read_again_and_again(wire), name="kernel readings")
+        try:
+            await asyncio.wait({reader, wire.failed}, return_when=asyncio.FIRST_COMPLETED)
+            (wire.failed if wire.failed.done() else reader).result()
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read_again_and_again(self, wire: Wire) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            causes = await self._schedule.due()
+            if not _BELIEVED.issuperset(causes):
+                self._fib.distrust()
+            started = loop.time()
+            done = await self._read(wire, causes)
+            self._schedule.took(loop.time() - started)
+            if not done:
+                self.stats.void_readings += 1
+                for cause in causes:
+                    self._schedule.order(cause)
+
+    async def _read(self, wire: Wire, causes: tuple[str, ...]) -> bool:
+        """Read everything and compare; return whether it counts."""
+        started = asyncio.get_running_loop().time()
+        lost, generation = wire.lost, self._judge.generation
+        whole = await self._read_surroundings(wire)
+        reading = self._fib.begin_reading()
+        for request in route_requests(self._tables):
+            if not whole:
+                break
+            whole = await wire.dump(request, functools.partial(reading.feed, request))
+        for error in reading.bad:
+            self._count_bad(error)
+        if not whole or generation != self._judge.generation or lost != wire.lost:
+            self._fib.abandon_reading()
+            return False
+        corrected = await self._fib.compare(reading)
+        if reading.unresolved:
+            self._schedule.order("nexthop")
+        stats = self.stats
+        stats.dump_s = asyncio.get_running_loop().time() - started
+        stats.table, stats.table_routes = dict(reading.dropped), reading.routes
+        for cause in causes:
+            stats.resyncs[cause] += 1
+        if causes == ("audit",) and corrected:
+            stats.drift += len(corrected)
+            self._report(Drift(tuple(corrected[:_TOLD_PREFIXES]), len(corrected)))
+        self.synced.set()
+        self._tell()
+        self._report(ResyncDone(causes, stats.dump_s, reading.routes, stats.kept, len(corrected)))
+        return True
+
+    async def _read_surroundings(self, wire: Wire) -> bool:
+        """Read links, addresses and nexthops; answers and events alike go into fresh tables, in their order."""
+        for request in SURROUNDINGS:
+            fresh = self._fresh = Surroundings()
+            try:
+                if not await wire.dump(request, functools.partial(self._take_surroundings, fresh)):
+                    return False
+            finally:
+                self._fresh = None
+            self._surroundings.adopt(request.message_type, fresh)
+        return True
+
+    def _take_surroundings(self, fresh: Surroundings, data: bytes, position: int) -> int:
+        length: int
+        length, kind, _, _, _ = HEADER.unpack_from(data, position)
+        try:
+            fresh.apply(kind, data, position + HEADER_SIZE, position + length)
+        except DecodeError as error:
+            self._count_bad(error)
+        return position + (length + 3 & ~3)
+
+    def _event(self, kind: int, flags: int, data: bytes, start: int, end: int) -> None:
+        try:
+            if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+                self._fib.event(kind, flags, data, start, end)
+                return
+            cause = self._surroundings.apply(kind, data, start, end)
+            if self._fresh is not None:
+                self._fresh.apply(kind, data, start, end)
+            if cause is not None:
+                self._schedule.order(cause)
+        except DecodeError as error:
+            self._bad(error)
+
+    def _overrun(self) -> None:
+        self.stats.overruns += 1
+        self._schedule.order("overrun")
+        self._count_lost()
+
+    def _count_lost(self) -> None:
+        if self._wire is None:
+            return
+        now = self._wire.lost
+        lost = (now - self._lost) & 0xFFFFFFFF  # the kernel's counter has 32 bits
+        self._lost = now
+        self.stats.lost += lost
+        self._report(Overrun(lost, self.stats.receive_buffer))
+
+    def _bad(self, error: DecodeError) -> None:
+        """A message that should have been an event: what it said is lost."""
+        self._count_bad(error)
+        self._schedule.order("bad message")
+
+    def _count_bad(self, error: DecodeError) -> None:
+        self.stats.bad_messages += 1
+        text = str(error)
+        if text not in self._told_errors and len(self._told_errors) < _TOLD_ERRORS:
+            self._told_errors.add(text)
+            self._report(BadMessage(text))
+
+    def _tell(self) -> None:
+        """After a slice of reading: wake the consumer if there is something for it."""
+        self.stats.kept = len(self._fib.replica)
+        if self._fib.replica.dirty:
+            self._news.set()
