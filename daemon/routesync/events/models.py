@@ -333,7 +333,8 @@ class EventsLost(Event):
         Field(
             description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
             "`storage`: it could not be written; `denied`: the broker's access rules; `killed`: the daemon "
-            "was, and its last moments are unknown."
+            "was, and its last moments are unknown.",
+            examples=["outbox-full"],
         ),
     ]
 

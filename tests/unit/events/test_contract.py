@@ -1,0 +1,102 @@
+"""The contract: its documents are current, valid, and true of what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from cloudevents.core.formats.json import JSONFormat
+
+from routesync.events import models
+from routesync.events.cloudevents import Identity, Record, encode
+from routesync.events.contract import (
+    asyncapi,
+    example_bucket,
+    example_event,
+    example_message,
+    example_state,
+    example_status,
+    message_schema,
+    schemas,
+)
+from routesync.events.document import files
+from routesync.events.models import EVENTS, Event, RouteAccepted
+from routesync.events.status import Status
+from routesync.events.table import TableBucket, bucket_of, row_hash
+from support.events import accepted
+
+DOCS = Path(__file__).parents[3] / "docs"
+ASYNCAPI = Path(__file__).parent / "asyncapi" / "3.0.0.json"
+
+
+def test_every_event_model_is_listed() -> None:
+    found = {
+        kind
+        for kind in vars(models).values()
+        if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    }
+    assert found == set(EVENTS)
+    assert len({kind.type_name() for kind in EVENTS}) == len({kind.topic() for kind in EVENTS}) == len(EVENTS)
+
+
+@pytest.mark.parametrize("name", files(DOCS))
+def test_the_files_are_current(name: str) -> None:
+    assert (DOCS / name).read_text() == files(DOCS)[name], "run: python -m routesync.events.document"
+
+
+def test_no_schema_is_left_of_a_type_that_is_gone() -> None:
+    assert {file.stem for file in (DOCS / "events" / "schemas").iterdir()} == set(schemas())
+
+
+def test_asyncapi_is_valid_by_its_official_schema() -> None:
+    jsonschema.Draft7Validator(json.loads(ASYNCAPI.read_text())).validate(asyncapi())
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+def test_examples_follow_their_schemas(kind: type[Event]) -> None:
+    jsonschema.Draft202012Validator(
+        message_schema(kind.type_name()), format_checker=jsonschema.FormatChecker()
+    ).validate(example_message(kind))
+
+
+@pytest.mark.parametrize("state", [example_status(), example_bucket()])
+def test_retained_examples_follow_their_schemas(state: Status | TableBucket) -> None:
+    jsonschema.Draft202012Validator(message_schema(state.type_name)).validate(example_state(state))
+
+
+def test_the_examples_of_the_table_agree_with_each_other() -> None:
+    bucket, (manifest,) = example_bucket(), example_status().table
+    (row,) = bucket.routes
+    assert bucket.bucket == bucket_of(row.prefix, bucket.buckets)
+    assert (manifest.routes, manifest.digest) == (1, f"{row_hash(row):016x}")
+
+
+def test_unknown_fields_are_allowed_by_the_schemas_for_new_ones_may_come() -> None:
+    message = example_message(RouteAccepted)
+    message["data"]["new_field"] = 1
+    jsonschema.Draft202012Validator(message_schema(RouteAccepted.type_name())).validate(message)
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+def test_the_official_sdk_reads_events_back(kind: type[Event]) -> None:
+    event = example_event(kind)
+    read = JSONFormat().read(None, encode(Record(7, 1_700_000_000.5, event), Identity("node-1", "e1")))
+    assert read.get_id() == "e1-7"
+    assert read.get_source() == "/routesync/node-1"
+    assert read.get_type() == kind.type_name()
+    assert read.get_subject() == event.subject
+    assert read.get_extension("sequence") == "00000000000000000007"
+    time = read.get_time()
+    assert time is not None
+    assert time.timestamp() == 1_700_000_000.5
+    data = read.get_data()
+    assert isinstance(data, dict)
+    assert kind.model_validate_json(json.dumps(data)) == event
+
+
+def test_the_subject_is_the_prefix_else_the_target_else_nothing() -> None:
+    assert accepted(1).subject == "10.0.0.1/32"
+    assert models.TargetDown(target="lb-1", url="http://x", error="gone").subject == "lb-1"
+    assert models.KernelOverrun(total=1).subject is None
