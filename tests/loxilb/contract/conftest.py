@@ -27,6 +27,10 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def place() -> Iterator[Place]:
     """The API; as a stand-in it ingests ten times as often as the original, to be quick."""
+    if _REAL and "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.exit(
+            "a real loxilb is tested by one worker only: add -n 0", returncode=pytest.ExitCode.USAGE_ERROR
+        )
     if not _REAL and os.geteuid() != 0:
         pytest.skip("needs root: the stand-in runs in a network namespace")
     with real_place(_REAL) if _REAL else standin_place("--tick", "0.05") as found:

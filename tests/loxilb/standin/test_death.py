@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import aiohttp
 import pytest
 
@@ -51,12 +53,12 @@ async def test_strict_one_spares_a_get_that_cannot_know_of_foreign_changes(space
 
 
 async def test_likely_one_dies_of_gets_during_ingestion_in_the_end(space: Namespace) -> None:
-    space.batch([f"route add 10.0.{n // 250}.{n % 250}/32 via {GATEWAY}" for n in range(1000)])
+    space.batch([f"route add 10.0.{n // 250}.{n % 250}/32 via {GATEWAY}" for n in range(2000)])
     with doomed_standin(
-        space, "--fragile", "likely", "--seed", "1", "--batch", "20", "--tick", "0.01"
+        space, "--fragile", "likely", "--seed", "1", "--batch", "10", "--tick", "0.01"
     ) as standin:
         caller = Caller(standin)
-        space.batch([f"route del 10.0.{n // 250}.{n % 250}/32" for n in range(1000)])
+        space.batch([f"route del 10.0.{n // 250}.{n % 250}/32" for n in range(2000)])
 
         async def dead() -> bool:
             try:
@@ -132,35 +134,27 @@ async def test_recreated_container_begins_without_routes(space: Namespace) -> No
         assert "192.168.10.0/24" in rows
 
 
-async def test_api_is_up_before_the_table_fills(space: Namespace) -> None:
+async def test_api_is_up_before_the_table_fills(space: Namespace, tmp_path: Path) -> None:
     space.batch([f"route add 10.0.{n}.0/24 via {GATEWAY}" for n in range(200)])
-    with running_standin(space) as standin:
-        standin.kill()
-        late = StandinProcess(
-            space.name,
-            standin.socket.parent,
-            "--api-delay",
-            "0.1",
-            "--fill-delay",
-            "0.3",
-            "--fill-rate",
-            "1000",
-        )
-        late.launch()
-        caller = Caller(late)
-        seen: list[int] = []
+    slowly = ("--api-delay=0.1", "--fill-delay=0.7", "--fill-rate=250", "--fragile=off")
+    standin = StandinProcess(space.name, tmp_path, *slowly)
+    standin.launch()
+    caller = Caller(standin)
+    seen: list[int] = []
 
-        async def full() -> bool:
-            try:
-                seen.append(len(await caller.rows()))
-            except aiohttp.ClientConnectorError:
-                return False
-            return seen[-1] > 200
+    async def full() -> bool:
+        try:
+            seen.append(len(await caller.rows()))
+        except aiohttp.ClientConnectorError:  # not up yet
+            return False
+        return seen[-1] > 200
 
+    try:
         await eventually(full)
-        late.stop()
-        assert seen[0] == 0
-        assert any(0 < count <= 200 for count in seen)
+    finally:
+        standin.stop()
+    assert seen[0] == 0
+    assert any(0 < count <= 200 for count in seen)
 
 
 async def test_without_netlink_ears_nothing_reaches_its_table(space: Namespace) -> None:
