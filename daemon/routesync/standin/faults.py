@@ -34,9 +34,7 @@ class Fault:
     kind: FaultKind
     method: str = ""  # "" for every one
     path: str = ""  # part of the path
-    carried_out: bool = (
-        False  # the request is carried out before; with slow it is so in any case, after the delay
-    )
+    carried_out: bool = False  # the request is carried out before; with slow it always is, after the delay
     times: int | None = None  # None: until it is taken back
     share: float = 1  # of the requests that match
     delay_s: float = 0
@@ -77,9 +75,7 @@ class Faults:
         if fault is None:
             return await handler(request)
         if fault.kind == "slow":
-            await (
-                request.read()
-            )  # what was sent in whole is carried out, even if nobody waits for it any more
+            await request.read()  # now: what was sent is carried out, even if nobody waits for it any more
             await asyncio.sleep(fault.delay_s)
             return await handler(request)
         if fault.carried_out:
