@@ -31,7 +31,7 @@ listener 1883 127.0.0.1
 allow_anonymous true
 persistence false
 user root
-log_dest stdout
+log_dest stderr
 log_type all
 """
 
@@ -52,10 +52,12 @@ class Story:
         self._processes = processes
         self._messages: list[Message] = []
         self._listening: asyncio.Task[None] | None = None
-        self.ended_well = False
 
-    async def play(self) -> None:
-        """Tell all of it.
+    async def play(self, *, keep: bool) -> bool:
+        """Tell all of it, and say whether it ended well.
+
+        Args:
+            keep: leave everything running at the end, until a signal comes.
 
         Raises:
             StoryError: a step did not bring about what it should.
@@ -66,10 +68,15 @@ class Story:
         await self._renew_the_lease()
         await self._move_a_pod_network()
         await self._flap_a_link()
-        await self._look_at_the_end()
+        ended_well = await self._look_at_the_end()
+        if keep:
+            await self._keep()
+        ended_well = await self._stop_the_daemon() and ended_well
+        if not ended_well:
+            self._screen.fail(f"The daemon said: {self._processes.said('routesync')}")
+        return ended_well
 
-    async def keep(self) -> None:
-        """Leave everything as it is until a signal comes."""
+    async def _keep(self) -> None:
         node, loxilb = self._topology.node, self._topology.loxilb
         self._screen.act("Everything is left running; Ctrl-C takes it away")
         for command in (
@@ -113,7 +120,9 @@ class Story:
             environment={"STATE_DIRECTORY": str(self._directory / "state")},
         )
         await self._until(lambda: self._loxilb_has(MIRRORED_TABLE), "the routes in loxilb's kernel")
-        await self._until(self._heard("event/sync/completed"), "the event of the completed comparison")
+        await self._until(
+            lambda: self._heard_of("event/sync/completed"), "the event of the completed comparison"
+        )
 
     async def _start_the_broker(self) -> None:
         node = self._topology.node
@@ -166,37 +175,45 @@ class Story:
         self._topology.link_up("flannel.1")
         await self._until(lambda: all(heard() for heard in accepted), "the routes' return, in events")
 
-    async def _look_at_the_end(self) -> None:
+    async def _look_at_the_end(self) -> bool:
         self._screen.act("The end: loxilb's own table")
+        expected = _after_the_move()
         with contextlib.suppress(StoryError):  # what is wrong is shown below
-            await self._until(lambda: self._loxilb_has(_after_the_move()), "the routes in loxilb's kernel")
+            await self._until(lambda: self._loxilb_has(expected), "the routes in loxilb's kernel")
         rows = (await self._inventory()).routeAttr
         self._screen.inventory(rows)
         shown = {f"{row.destinationIPNet} via {row.gateway}" for row in rows if row.protocol == "static"}
         kernel = self._topology.table(self._topology.loxilb)
-        expected = _after_the_move()
-        status = await self._processes.stop("routesync")
-        checks = {
-            "loxilb's kernel has exactly the default route and the four pod networks": self._loxilb_has(
-                expected
-            ),
-            "its own table shows the same": shown
-            == {line.replace("default", "0.0.0.0/0") for line in expected},
-            "the DHCP host route never got there": not any(
-                line.startswith("192.168.10.1 ") for line in kernel
-            )
-            and not any(_tells_of_the_host_route(message) for message in self._messages),
-            "no route was refused or in conflict": not any(
-                message.topic in {"event/route/refused", "event/route/conflicting"}
-                for message in self._messages
-            ),
-            "the daemon stopped in order, and left the routes in place": status == 0
-            and self._loxilb_has(expected),
-        }
         self._screen.act("Is the end right?")
-        for what, holds in checks.items():
-            self._screen.check(what, holds=holds)
-        self.ended_well = all(checks.values())
+        return all(
+            [
+                self._screen.check(
+                    "loxilb's kernel has exactly the default route and the four pod networks",
+                    holds=self._loxilb_has(expected),
+                ),
+                self._screen.check(
+                    "its own table shows the same",
+                    holds=shown == {line.replace("default", "0.0.0.0/0") for line in expected},
+                ),
+                self._screen.check(
+                    "the DHCP host route never got there",
+                    holds=not any(line.startswith("192.168.10.1 ") for line in kernel)
+                    and not self._heard_of("event/route/accepted", prefix=HOST_PREFIX),
+                ),
+                self._screen.check(
+                    "no route was refused or in conflict",
+                    holds=not self._heard_of("event/route/refused")
+                    and not self._heard_of("event/route/conflicting"),
+                ),
+            ]
+        )
+
+    async def _stop_the_daemon(self) -> bool:
+        status = await self._processes.stop("routesync")
+        return self._screen.check(
+            "the daemon stopped in order, and left the routes where they were",
+            holds=status == 0 and self._loxilb_has(_after_the_move()),
+        )
 
     async def _inventory(self) -> Inventory:
         # By its socket: loxilb's network is another namespace's. Read once, when it has taken everything in: a GET
@@ -215,13 +232,17 @@ class Story:
     def _loxilb_has(self, expected: tuple[str, ...]) -> bool:
         return sorted(self._topology.gateway_routes()) == sorted(expected)
 
+    def _heard_of(self, topic: str, *, since: int = 0, **data: str) -> bool:
+        """Whether such a message has come, since so many others had."""
+        return any(
+            message.topic == topic and data.items() <= message.data.items()
+            for message in self._messages[since:]
+        )
+
     def _heard(self, topic: str, **data: str) -> Callable[[], bool]:
         """A condition: such a message came since now."""
         already = len(self._messages)
-        return lambda: any(
-            message.topic == topic and data.items() <= message.data.items()
-            for message in self._messages[already:]
-        )
+        return lambda: self._heard_of(topic, since=already, **data)
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         async def ask() -> bool:
@@ -250,7 +271,3 @@ def _plan_arguments(directory: Path) -> list[str]:
 
 def _after_the_move() -> tuple[str, ...]:
     return tuple(line.replace("10.244.3.0", "10.244.4.0") for line in MIRRORED_TABLE)
-
-
-def _tells_of_the_host_route(message: Message) -> bool:
-    return message.topic == "event/route/accepted" and message.data.get("prefix") == HOST_PREFIX

@@ -100,8 +100,7 @@ class Processes:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            # Also drains its output: a full pipe would keep it from ending.
-            await asyncio.wait_for(process.communicate(), _STOP_WITHIN_S)
+            await asyncio.wait_for(process.wait(), _STOP_WITHIN_S)
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -132,7 +131,8 @@ class Processes:
 
     def said(self, name: str) -> str:
         """The end of what a program said in its log."""
-        return self.log(name).read_text(errors="replace")[-2000:].strip() or "it said nothing"
+        log = self.log(name)
+        return (log.read_text(errors="replace")[-2000:].strip() if log.exists() else "") or "nothing"
 
     def log(self, name: str) -> Path:
         """Where a program's log is."""

@@ -27,16 +27,8 @@ _EVENT_STYLE: Final = {
 }
 # What one reads first, in this order; the rest of an event's data stays out of the line.
 _EVENT_FIELDS: Final = (
-    "prefix",
-    "gateway",
-    "rule",
-    "reason",
-    "code",
-    "detail",
-    "error",
-    "routes",
-    "cause",
-    "corrected",
+    *("prefix", "gateway", "rule", "reason", "detail", "error", "url", "version"),
+    *("wanted", "routes", "cause", "corrected"),
 )
 
 
@@ -137,10 +129,11 @@ class Screen:
         """A line of the story, with rich's markup."""
         self._console.print(f"   {text}")
 
-    def check(self, what: str, *, holds: bool) -> None:
-        """One condition of the end."""
+    def check(self, what: str, *, holds: bool) -> bool:
+        """One condition of the end; returns whether it holds."""
         mark = "[green]ok  [/]" if holds else "[bold red]FAIL[/]"
         self._console.print(f"   {mark} {escape(what)}")
+        return holds
 
     def fail(self, text: str) -> None:
         """Why the story cannot go on."""
@@ -149,8 +142,9 @@ class Screen:
     def verdicts(self, plan: PlanOutput) -> None:
         """The kernel's routes, each with what the rules say of it."""
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for column in ("   route", "next hop", "protocol", "verdict", "rule", "told to loxilb"):
-            table.add_column(column, no_wrap=True)
+        for column in ("   route", "next hop", "proto", "verdict", "rule", "told to loxilb"):
+            # The next hop is what a narrow terminal may break.
+            table.add_column(column, no_wrap=column != "next hop")
         for route in plan.routes:
             keep = route.verdict == "keep"
             end = next(iter(route.targets), None)

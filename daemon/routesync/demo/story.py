@@ -89,7 +89,4 @@ async def _tell(screen: Screen) -> int:
         topology = stack.enter_context(FoundingTopology())
         processes = await stack.enter_async_context(Processes(directory))
         story = Story(screen, directory, topology, processes)
-        await story.play()
-        if os.environ.get("KEEP") == "1":
-            await story.keep()
-        return 0 if story.ended_well else 1
+        return 0 if await story.play(keep=os.environ.get("KEEP") == "1") else 1
