@@ -1,10 +1,10 @@
-"""routesync: mirror the kernel routes that are fit for it into loxilb.
+r"""routesync: mirror the kernel routes that are fit for it into loxilb.
 
 The rooms, in the direction in which a route passes through them (imports point the other way, downwards only;
 import-linter holds that)::
 
     kernel -> policy -> table -> mirror -> loxilb
-                 \\         \\        \\
+                 \         \        \
                   `---------`--------`--> events
 """
 

@@ -7,6 +7,7 @@ the meanings of `routesync.loxilb.errors`, and because of two habits of loxilb: 
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from types import TracebackType
@@ -155,5 +156,6 @@ def _plain(error: BaseException) -> str:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no answer to the connection attempt"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        code = error.os_error.errno  # asyncio's own text repeats the address, and says less
+        return os.strerror(code) if code else str(error.os_error)
     return str(error) or type(error).__name__

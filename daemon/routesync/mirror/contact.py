@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from routesync.kernel.surroundings import Link
+from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.pace import Ingestion

@@ -29,7 +29,7 @@ from typing import Final
 import structlog
 
 from routesync.events.models import EventSink, SyncCompleted, SyncFailed, SyncStarted, TargetDown, TargetUp
-from routesync.kernel.surroundings import Link
+from routesync.kernel import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory

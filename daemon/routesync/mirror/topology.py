@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 
-from routesync.kernel.surroundings import Link
+from routesync.kernel import Link
 from routesync.loxilb.wire import Port
 
 
