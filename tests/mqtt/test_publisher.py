@@ -68,7 +68,8 @@ from routesync.settings import MqttSettings
 from support.events import publishing
 
 async def main() -> None:
-    async with publishing(MqttSettings(host=sys.argv[1], port=int(sys.argv[2]))) as node:
+    settings = MqttSettings(host=sys.argv[1], port=int(sys.argv[2]), will_delay_s=int(sys.argv[3]))
+    async with publishing(settings, node=sys.argv[4]) as node:
         await node.connected()
         node.emit(10)
         await node.outbox.flush()
@@ -78,19 +79,38 @@ asyncio.run(main())
 """
 
 
+async def kill_a_node(mosquitto: Broker, *, will_delay_s: int, name: str = NODE) -> None:
+    """Run a node for a moment in a process of its own, and kill it."""
+    tests = str(Path(__file__).parents[1])
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        KILLED,
+        mosquitto.address,
+        str(mosquitto.port),
+        str(will_delay_s),
+        name,
+        env={"PYTHONPATH": tests},
+    )
+    assert await child.wait() == -9
+
+
 async def test_the_last_will_says_offline(mosquitto: Broker) -> None:
     async with listening(mosquitto.settings()) as listener:
-        tests = Path(__file__).parents[1]
-        killed = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            KILLED,
-            mosquitto.address,
-            str(mosquitto.port),
-            env={"PYTHONPATH": str(tests)},
-        )
-        assert await killed.wait() == -9
-        await eventually(lambda: listener.states[-1:] == ["offline"])
+        await kill_a_node(mosquitto, will_delay_s=0)
+        await eventually(lambda: listener.states == ["online", "offline"])
+
+
+async def test_a_node_that_is_back_before_the_wills_delay_was_never_offline(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener:
+        await kill_a_node(mosquitto, will_delay_s=2)
+        async with publishing(mosquitto.settings(will_delay_s=2)):
+            await eventually(lambda: listener.states == ["online", "online"])
+            await kill_a_node(mosquitto, will_delay_s=2, name="later")
+            await eventually(lambda: listener.states[-1] == "offline")  # so the will of the first is overdue
+            assert [
+                heard.data["node"] for heard in listener.heard if heard.data.get("state") == "offline"
+            ] == ["later"]
 
 
 async def test_a_wrong_password_is_said_once_with_place_and_remedy(tmp_path: Path) -> None:
