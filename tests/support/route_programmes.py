@@ -308,7 +308,7 @@ async def run_programme(programme: Programme, *, patience_s: float = 8) -> None:
             await source.synced.wait()
             for number, step in enumerate(programme.steps):
                 await _perform(node, source, step)
-                await _agree(node, source, rules, table, number, patience_s)
+                await _agree(node, source, rules, table, step=number, patience_s=patience_s)
         if sock is not None:
             sock.close()
 
@@ -340,7 +340,10 @@ async def _perform(node: Namespace, source: KernelSource, step: Step) -> None:
         text = "\n".join(lines) + "\n"
         if step.mode is Mode.BLOCKED:
             command = ["ip", "-n", node.name, "-force", "-batch", "-"]
-            subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+            # Blocking on purpose: the source is to see nothing until all is done.
+            subprocess.run(  # noqa: ASYNC221
+                command, input=text, text=True, capture_output=True, check=False
+            )
             return
         started = await asyncio.create_subprocess_exec(
             *("ip", "-n", node.name, "-force", "-batch", "-"),
@@ -371,6 +374,7 @@ async def _agree(
     source: KernelSource,
     rules: Rules,
     table: Mapping[Prefix, tuple[Candidate, ...]],
+    *,
     step: int,
     patience_s: float,
 ) -> None:
@@ -402,7 +406,7 @@ def _difference(held: Mapping[Prefix, tuple[Route, ...]], wanted: Mapping[Prefix
             lines.append(f"{prefix}")
             lines += [f"    held   {route[1:]}" for route in ours]
             lines += [f"    kernel {route[1:]}" for route in kernels]
-    return "\n".join(["the same routes, but other links"] if not lines else lines)
+    return "\n".join(lines or ["the same routes, but other links"])
 
 
 async def shrink(

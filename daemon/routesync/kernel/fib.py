@@ -32,6 +32,7 @@ from routesync.kernel.splice import (
     inet6_new,
     inet_del,
     inet_new,
+    is_mixed,
     tidy,
 )
 from routesync.kernel.surroundings import Surroundings
@@ -40,6 +41,7 @@ from routesync.route import Prefix, Route, Verdict
 _REPORTED: Final = 1 << 16
 """So many reported drops are remembered; drops beyond are counted, not reported."""
 
+_WATCHED: Final = 1 << 12
 _RT_TABLE_COMPAT: Final = 252
 _SLICE_S: Final = 0.005
 _INET6_READINGS: Final = 4
@@ -87,6 +89,7 @@ class Fib:
         self._suspects: set[Key] = set()
         self._touched: set[bytes] | None = None  # while a reading runs: addresses that events spoke of
         self._certain: set[Key] = set()  # of those, the keys of which an event told all
+        self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something
         self._inet6_readings = 0
         self._reported: dict[Prefix, dict[Key, Identity]] = {}
         self._reported_count = 0
@@ -125,10 +128,21 @@ class Fib:
             else self._withdrawn(key, held, route)
         )
         self.replica.put(*key, outcome.aliases)
-        if not outcome.certain:
+        if not outcome.certain or self._hides(key, outcome.aliases):
             self._certain.discard(key)
             self._doubtful.add(key)
             self._order("doubt")
+
+    def _hides(self, key: Key, aliases: Aliases) -> bool:
+        """Whether a dump may tell less of this key than there is; once it did, it is watched."""
+        if key in self._mixed:
+            return True
+        if len(aliases) < 2 or len(key[0].packed) == 4 or not is_mixed(aliases):
+            return False
+        if len(self._mixed) >= _WATCHED:
+            self._mixed.clear()
+        self._mixed.add(key)
+        return True
 
     def _passes_by(self, kind: int, data: bytes, start: int) -> bool:
         """Whether an event is of no concern, told by its header and its prefix without decoding it."""

@@ -112,6 +112,16 @@ def _is_sibling(route: Route) -> bool:
     return not route.nexthop_id and bool(route.hops) and all(hop.gateway is not None for hop in route.hops)
 
 
+def is_mixed(aliases: Aliases) -> bool:
+    """Whether an IPv6 key has a multipath route and others: dumps leave out what stands between its hops.
+
+    rt6_dump_route()'s caller jumps from a multipath route to its last hop (fib6_dump_node()), over whatever was added
+    between; such a route shows again, without a word, once the hops are gone.
+    """
+    routes = [alias.route for alias in aliases if alias is not GAP]
+    return len(routes) > 1 and any(_is_sibling(route) and len(route.hops) > 1 for route in routes)
+
+
 def _is_odd(route: Route) -> bool:
     """Whether it is of a kind whose merging depends on what RTNL does not tell (RTF_ADDRCONF, RTF_DYNAMIC)."""
     return route.protocol in (_RTPROT_REDIRECT, _RTPROT_KERNEL, _RTPROT_RA) and _is_sibling(route)
