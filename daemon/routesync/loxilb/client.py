@@ -96,14 +96,14 @@ class LoxilbClient:
         return wire.parse_ports(await self._get("/config/port/all"), "GET /config/port/all")
 
     async def version(self) -> str:
-        """Its version, or "before 0.9.2" where it does not know the question.
+        """Its version, or "before 0.9.8" where it does not know the question.
 
         Raises:
             LoxilbError: see its subclasses.
         """
         status, body = await self._call("GET", "/version")
         if status == 404:
-            return "before 0.9.2"
+            return "before 0.9.8"
         self._expect_ok("GET /version", status, body)
         answer = wire.decode(body, "GET /version")
         version = answer.get("version") if isinstance(answer, dict) else None

@@ -10,6 +10,7 @@
           ├── NoSuchRoute         nothing that DELETE could take
           ├── NextHopUnreachable  the gateway is off-link there, or its link is down
           ├── InvalidRequest      this prefix or gateway will never be taken
+          ├── Unexplained         no, without a word why (before v0.9.8.5): only its table can tell
           └── AccessDenied        the token is wrong or missing
 
 loxilb's answers are read in this order: `result` first (up to v0.9.8.4 errors came with status 200), then the status,
@@ -59,6 +60,10 @@ class NextHopUnreachable(Rejected):
 
 class InvalidRequest(Rejected):
     """The request itself is not acceptable, and will not become so."""
+
+
+class Unexplained(Rejected):
+    """Up to v0.9.8.4 every error of the kernel is HTTP 200 with `{"result":"fail"}`."""
 
 
 class AccessDenied(Rejected):

@@ -85,7 +85,8 @@ def judge(request: str, status: int, body: bytes) -> None:
             return
         if not isinstance(result, str):
             raise errors.OutcomeUnknown(f"{request}: HTTP {status} without a result: {body[:60]!r}")
-        # Up to v0.9.8.4 a failure is 200 {"result":"fail"}, and that is all it says.
+        if result == "fail":  # up to v0.9.8.4, and that is all it says
+            raise errors.Unexplained(request, status, "it failed, and this version does not say why")
     words = " ".join(str(part) for part in (result, message) if part) or body[:60].decode("ascii", "replace")
     raise _rejection(request, status, words)
 
@@ -135,8 +136,11 @@ def _parse_row(value: object) -> InventoryRow:
         for part in str(gateway_text).split(",")
         if part.strip()
     )
+    prefix = parse_prefix(str(row["destinationIPNet"]))
+    if prefix.is_default and gateways and len(gateways[0]) != len(prefix.packed):
+        prefix = Prefix(Address(bytes(len(gateways[0]))), 0)  # before v0.9.7, ::/0 is shown as 0.0.0.0/0
     return InventoryRow(
-        parse_prefix(str(row["destinationIPNet"])),
+        prefix,
         gateways,
         frozenset(str(row.get("flags") or "").split()),
         str(row.get("protocol", "")),

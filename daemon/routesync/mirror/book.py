@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from routesync.loxilb.wire import Inventory, InventoryRow
+from routesync.loxilb.wire import InventoryRow
 from routesync.mirror.pending import Urgency
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Candidate, Prefix, format_address
 
 NEVER: Final = float("-inf")
-OUR_PROTOCOLS: Final = frozenset({"static", "4"})
-"""What a route of ours is shown as: we post with protocol static."""
+STATIC: Final = frozenset({"static", "4"})
+STATIC_OR_BOOT: Final = STATIC | {"boot", "3"}
+
+
+def our_protocols(version: str) -> frozenset[str]:
+    """What a route of ours is shown as: we post with protocol static, which is honoured since v0.9.5."""
+    return STATIC_OR_BOOT if version.startswith("before") else STATIC
 
 
 class Phase(StrEnum):
@@ -90,9 +96,9 @@ class Finding(StrEnum):
     UNTOUCHED = "untouched"
 
 
-def is_ours(row: InventoryRow, gateway: Address) -> bool:
+def is_ours(row: InventoryRow, gateway: Address, protocols: frozenset[str] = STATIC) -> bool:
     """Whether a row looks as a route of ours with this gateway would."""
-    return row.gateways == (gateway,) and row.protocol in OUR_PROTOCOLS
+    return row.gateways == (gateway,) and row.protocol in protocols
 
 
 def describe_row(row: InventoryRow) -> str:
@@ -101,23 +107,19 @@ def describe_row(row: InventoryRow) -> str:
     return f"held there by a route via {gateways}, protocol {row.protocol or 'unknown'}"
 
 
-def compare(entry: Entry, prefix: Prefix, inventory: Inventory, read_at: float) -> Finding:
-    """Hold an entry against a table that was read, beginning at `read_at`, when nothing was being ingested.
+def compare(entry: Entry, known: Address, row: InventoryRow | None, protocols: frozenset[str]) -> Finding:
+    """Hold an entry against a table that was read after its last change, when nothing was being ingested.
 
     Ownership follows from it: what is shown as ours is ours, what is not shown is gone, and what is shown otherwise has
     become somebody else's, and is never touched again.
     """
-    known = entry.known
-    if known is None or entry.changed_at >= read_at:
-        return Finding.UNTOUCHED
-    row = inventory.rows.get(prefix)
-    if row is not None and is_ours(row, known):
+    if row is not None and is_ours(row, known, protocols):
         entry.ours, entry.claim = known, None
         return Finding.CONFIRMED
     entry.ours = entry.claim = None
     return Finding.LOST if row is None else Finding.FOREIGN
 
 
-def count_phases(entries: dict[Prefix, Entry]) -> Counter[Phase]:
+def count_phases(entries: Mapping[Prefix, Entry]) -> Counter[Phase]:
     """How many entries are in which phase."""
     return Counter(entry.phase for entry in entries.values())

@@ -21,7 +21,7 @@ from routesync.events.models import (
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.book import Entry, Phase, describe_row, is_ours
+from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.wanted import Blocked, Wanted
@@ -60,6 +60,8 @@ class Changes:
         self._sink = sink
         self._ingestion = ingestion
         self._bucket = bucket
+        self.protocols = STATIC
+        """What a route of ours is shown as by this target's version."""
         self._posted = 0
         self._deleted = 0
 
@@ -87,6 +89,8 @@ class Changes:
         if wanted is None:  # the wish changed meanwhile
             entry.gap_since = None
             self._bucket.give_back(self._now())
+            if previous is not None:
+                self._announce_withdrawn(prefix, previous, _why_unwanted(entry))
             return Outcome.SETTLED
         return await self._post(prefix, entry, wanted, inventory, previous)
 
@@ -123,6 +127,7 @@ class Changes:
                 detail="a repeated POST was taken: its kernel had lost the route, and has it again",
             )
         )
+        self._announce_accepted(prefix, wanted, None)
         return Outcome.RESTORED
 
     async def _another_token(self) -> None:
@@ -147,6 +152,16 @@ class Changes:
             self._ledger.forget(self._target, prefix)
             self._stands_already(prefix, entry, wanted, inventory)
             return Outcome.SETTLED
+        except errors.Unexplained as error:  # there already, or refused
+            self._bucket.give_back(self._now())
+            if claimed:
+                return Outcome.DOUBTFUL
+            self._ledger.forget(self._target, prefix)
+            if prefix in inventory.rows:
+                self._stands_already(prefix, entry, wanted, inventory)
+            else:
+                self._refused(prefix, entry, wanted, error)
+            return Outcome.SETTLED
         except (errors.NotSent, errors.AccessDenied):
             if not claimed:
                 self._ledger.forget(self._target, prefix)
@@ -169,17 +184,7 @@ class Changes:
             gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
             log.info("gateway replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
             entry.gap_since = None
-        self._sink.emit(
-            RouteAccepted(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(wanted.gateway),
-                rule=wanted.rule,
-                degraded=wanted.degraded,
-                previous_gateway=format_address(previous) if previous else None,
-            )
-        )
+        self._announce_accepted(prefix, wanted, previous)
         return Outcome.SETTLED
 
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
@@ -196,18 +201,20 @@ class Changes:
             entry.claim, entry.ours = gateway, None
             self._touched(entry)
             raise
-        except errors.AccessDenied:
+        except (errors.NotSent, errors.AccessDenied):
             raise
-        except errors.Rejected as error:
-            raise errors.OutcomeUnknown(f"{error}: an answer that DELETE should never get") from None
+        except errors.Rejected as error:  # gone already, or not: the next reading tells
+            self._touched(entry)
+            entry.failures += 1
+            entry.error = error.words
+            return False
         self._deleted += 1
         self._touched(entry)
         self._ledger.forget(self._target, prefix)
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
-            reason = entry.judgement.reason.value if isinstance(entry.judgement, Blocked) else "no-route"
-            self._announce_withdrawn(prefix, gateway, reason)
+            self._announce_withdrawn(prefix, gateway, _why_unwanted(entry))
         return True
 
     async def _lay_ghost(self, prefix: Prefix, entry: Entry, gateway: Address) -> bool:
@@ -265,7 +272,7 @@ class Changes:
 
     def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory) -> None:
         row = inventory.rows.get(prefix)
-        if row is not None and is_ours(row, wanted.gateway):
+        if row is not None and is_ours(row, wanted.gateway, self.protocols):
             entry.phase, entry.failures, entry.error = Phase.PRESENT, 0, ""
             return
         detail = describe_row(row) if row else "a route stands in its kernel that its table does not show"
@@ -287,6 +294,19 @@ class Changes:
                     detail=detail,
                 )
             )
+
+    def _announce_accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
+        self._sink.emit(
+            RouteAccepted(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(wanted.gateway),
+                rule=wanted.rule,
+                degraded=wanted.degraded,
+                previous_gateway=format_address(previous) if previous else None,
+            )
+        )
 
     # -- words for what a reading or a judgement says ---------------------------------------------------------------
 
@@ -315,10 +335,12 @@ class Changes:
             )
         )
 
-    def note_lost(self, prefix: Prefix, entry: Entry) -> None:
+    def note_lost(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
         """The target no longer has our route: it is made again if it is still wanted."""
         self._ledger.forget(self._target, prefix)
-        if entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
+        if entry.wanted is None:
+            self._announce_withdrawn(prefix, gateway, _why_unwanted(entry))
+        elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
             self._sink.emit(
                 SyncLost(
                     target=self._target,
@@ -328,7 +350,14 @@ class Changes:
             )
         entry.failures, entry.error = 0, ""
 
-    def note_foreign(self, prefix: Prefix, entry: Entry, detail: str) -> None:
+    def note_foreign(self, prefix: Prefix, entry: Entry, gateway: Address, detail: str) -> None:
         """Somebody else's route stands in the place of ours, which is thus no longer ours to remove."""
         self._ledger.forget(self._target, prefix)
-        self._conflict(prefix, entry, detail)
+        if entry.wanted is None:
+            self._announce_withdrawn(prefix, gateway, "replaced-by-other")
+        else:
+            self._conflict(prefix, entry, detail)
+
+
+def _why_unwanted(entry: Entry) -> str:
+    return entry.judgement.reason.value if isinstance(entry.judgement, Blocked) else "no-route"

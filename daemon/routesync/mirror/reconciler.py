@@ -22,7 +22,6 @@ Complicating factors, each of which shaped the code below (all observed on a rea
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -33,36 +32,25 @@ from routesync.kernel import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.book import NEVER, Entry, Finding, Phase, compare, count_phases, describe_row
-from routesync.mirror.brakes import Limits, MassWithdrawBrake
+from routesync.mirror.book import NEVER, Entry, count_phases, our_protocols
+from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes, Outcome
-from routesync.mirror.contact import Contact, Reading
+from routesync.mirror.contact import Contact
 from routesync.mirror.ledger import Ledger, LedgerError
 from routesync.mirror.pace import Ingestion, TokenBucket
-from routesync.mirror.pending import Pending, Urgency
+from routesync.mirror.pending import Urgency
 from routesync.mirror.status import TargetState, TargetView
-from routesync.mirror.wanted import TargetFacts, TargetRules, Wanted, judge
-from routesync.route import Address, Candidate, Family, Prefix
+from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
+from routesync.mirror.worklist import Worklist, backoff
+from routesync.route import Address, Candidate, Prefix
 
 log = structlog.get_logger(__name__)
 
 CONCURRENCY: Final = 8
-FRESH_S: Final = 5.0
-"""For so long a reading justifies a DELETE."""
-FLAP_S: Final = 1.0
-"""At most one change per prefix in this time."""
-RETRY_FIRST_S: Final = 1.0
-RETRY_MOST_S: Final = 300.0
 RECONNECT_FIRST_S: Final = 0.5
 RECONNECT_MOST_S: Final = 30.0
 UNKNOWNS_ALLOWED: Final = 3
 """So many answers in a row that make no sense, and the connection is begun anew."""
-
-
-def backoff(failures: int, first_s: float, most_s: float) -> float:
-    """Seconds to wait after the n-th failure in a row: doubling, with jitter so that many do not return at once."""
-    full_s = min(most_s, first_s * 2.0 ** min(failures - 1, 16))
-    return full_s * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
 
 
 class Reconciler:
@@ -86,20 +74,12 @@ class Reconciler:
     ) -> None:
         self.name = name
         self.contacted = asyncio.Event()  # answered, or failed to, at least once
-        self.facts = TargetFacts()
         self._client = client
         self._rules = rules
         self._limits = limits
         self._ledger = ledger
         self._sink = sink
         self._target_addresses = target_addresses
-        self._entries: dict[Prefix, Entry] = {}
-        self._standing: dict[Prefix, None] = {}  # what is wanted and stands there
-        self._pending = Pending()
-        self._verify: set[Prefix] = set()  # these wait for a reading
-        self._over: dict[Prefix, None] = {}  # these wait for room
-        self._occupied = dict.fromkeys(Family, 0)
-        self._reading = Reading(Inventory({}, 0), NEVER)
         self._state = TargetState.CONNECTING
         self._error: str | None = None
         self._version: str | None = None
@@ -108,15 +88,21 @@ class Reconciler:
         self._broken: errors.LoxilbError | None = None
         self._wake = asyncio.Event()
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._busy: set[Prefix] = set()  # the prefixes of these tasks
         self._ingestion = Ingestion(self._now())
         self._bucket = TokenBucket(limits.rate, limits.burst, self._now())
-        self._brake = MassWithdrawBrake(limits.brake_share, limits.brake_minimum, request_kernel_reading)
         self._contact = Contact(
             client, links, self._ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting
         )
         self._changes = Changes(
             name, client=client, ledger=ledger, sink=sink, ingestion=self._ingestion, bucket=self._bucket
+        )
+        self._work = Worklist(
+            name,
+            self._changes,
+            judge=self._judge,
+            limits=limits,
+            now=self._now,
+            request_kernel_reading=request_kernel_reading,
         )
         self._canaries: Iterator[Prefix] = iter(())
         self._canary_at = NEVER
@@ -128,109 +114,38 @@ class Reconciler:
 
     def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
         """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks."""
-        entry = self._entries.get(prefix)
-        if entry is None:
-            if candidate is None:
-                return
-            entry = self._entries[prefix] = Entry()
-        now = self._now()
-        if candidate is not None:
-            entry.hold_until = NEVER  # the kernel has it: from now on its going means something
-            self._brake.forget(prefix)
-        elif entry.candidate is not None and self._limits.withdraw_delay_s:
-            entry.hold_until = now + self._limits.withdraw_delay_s
-        entry.candidate = candidate
-        self._rejudge(prefix, entry)
+        self._work.consider(prefix, candidate)
         self._wake.set()
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
         """Take what is not among these prefixes as gone: for a table that is given as a whole."""
-        for prefix in self._entries.keys() - set(prefixes):
-            self.consider(prefix, None)
+        self._work.retain(prefixes)
+        self._wake.set()
 
     def load_ledger(self) -> None:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
-        now = self._now()
-        for prefix, row in self._ledger.owned(self.name).items():
-            entry = self._entries.setdefault(prefix, Entry())
-            entry.claim = row.gateway
-            entry.hold_until = now + self._limits.startup_hold_s
-            self._schedule(prefix, entry)
+        self._work.claim(self._ledger.owned(self.name).items())
 
     def kernel_was_read(self) -> None:
         """The kernel's table was read anew, and what that changed was considered."""
-        held = self._brake.held
-        if self._brake.second_reading(self._pending):
-            log.warning("mass withdrawal released", target=self.name, routes=held, by="second reading")
-            self._wake.set()
+        held = self._work.brake.held
+        if self._work.brake.second_reading(self._work.pending):
+            self._say_released(held, "second reading")
 
     def release(self) -> int:
         """Let a mass withdrawal go that is held back; tell how many routes that is about."""
-        held = self._brake.held
+        held = self._work.brake.held
         if held:
-            self._brake.release()
-            log.warning("mass withdrawal released", target=self.name, routes=held, by="hand")
-            self._wake.set()
+            self._work.brake.release()
+            self._say_released(held, "hand")
         return held
 
-    def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
-        before = entry.judgement
-        if entry.candidate is None:
-            entry.judgement = None
-        else:
-            entry.judgement = judge(entry.candidate, self._rules, self.facts, self._target_addresses())
-        if entry.judgement != before:
-            if (
-                not isinstance(before, Wanted)
-                or entry.wanted is None
-                or before.gateway != entry.wanted.gateway
-            ):
-                entry.failures, entry.error = 0, ""
-                if entry.phase is Phase.PRESENT:
-                    entry.phase = Phase.PENDING
-            self._changes.announce_judgement(prefix, entry)
-        self._schedule(prefix, entry)
+    def _say_released(self, routes: int, by: str) -> None:
+        log.warning("mass withdrawal released", target=self.name, routes=routes, by=by)
+        self._wake.set()
 
-    def _schedule(self, prefix: Prefix, entry: Entry) -> None:
-        """Put the prefix where it belongs: among the waiting, or to rest."""
-        if prefix in self._busy:
-            return  # its task does so when it ends
-        need = entry.need(prefix)
-        if need is None:
-            self._rest_entry(prefix, entry)
-            return
-        self._standing.pop(prefix, None)
-        if entry.wanted is None:
-            entry.phase = Phase.WITHDRAWING
-        elif not entry.failures:
-            entry.phase = Phase.PENDING
-        if prefix in self._verify:
-            return
-        not_before = 0.0
-        now = self._now()
-        if need is Urgency.WITHDRAW and entry.hold_until > now:
-            not_before = entry.hold_until
-        elif entry.failures:
-            not_before = now + backoff(entry.failures, RETRY_FIRST_S, RETRY_MOST_S)
-        elif entry.changed_at + FLAP_S > now and entry.gap_since is None:
-            not_before = entry.changed_at + FLAP_S
-        self._pending.put(prefix, need, now=now, not_before=not_before)
-
-    def _rest_entry(self, prefix: Prefix, entry: Entry) -> None:
-        self._pending.discard(prefix)
-        self._verify.discard(prefix)
-        self._over.pop(prefix, None)
-        if entry.wanted is not None:
-            self._standing[prefix] = None
-            if entry.phase not in {Phase.CONFIRMED, Phase.PRESENT}:
-                entry.phase = Phase.ACCEPTED
-            return
-        self._standing.pop(prefix, None)
-        if entry.idle:
-            self._entries.pop(prefix, None)
-            self._brake.forget(prefix)
-        else:
-            entry.phase = Phase.BLOCKED
+    def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
+        return judge(candidate, self._rules, facts, self._target_addresses())
 
     # -- the eternal task -------------------------------------------------------------------------------------------
 
@@ -240,7 +155,7 @@ class Reconciler:
             while True:
                 try:
                     await self._connect()
-                    await self._work()
+                    await self._serve()
                 except errors.LoxilbError as error:
                     await self._rest_after(error)
         finally:
@@ -272,7 +187,8 @@ class Reconciler:
 
     async def _connect(self) -> None:
         version, reading = await self._contact.make()
-        self._absorb(reading)
+        self._changes.protocols = our_protocols(version)
+        self._work.absorb(reading)
         if self._state is TargetState.UNREACHABLE or self._version is None:
             log.info("target up", target=self.name, url=self._client.url, version=version)
             self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
@@ -280,7 +196,7 @@ class Reconciler:
         self._state = TargetState.SYNCING
         self._sync_began, self._sync_base = self._now(), self._changes.totals
         self._sweep_at = self._now()
-        wanted = sum(1 for entry in self._entries.values() if entry.wanted)
+        wanted = sum(1 for entry in self.entries.values() if entry.wanted)
         self._sink.emit(SyncStarted(target=self.name, wanted=wanted))
         self.contacted.set()
 
@@ -290,8 +206,9 @@ class Reconciler:
         self._state, self._error = state, why
         self.contacted.set()
 
-    async def _work(self) -> None:
+    async def _serve(self) -> None:
         """Serve the waiting work until the connection is found broken."""
+        pending = self._work.pending
         while True:
             if self._broken is not None:
                 raise self._broken
@@ -299,42 +216,24 @@ class Reconciler:
             wait_s = self._limits.canary_interval_s
             if self._reading_due(now):
                 quiet_in = max(
-                    self._ingestion.quiet_in(now), self._reading.started + self._limits.reading_gap_s - now
+                    self._ingestion.quiet_in(now), self._read_at + self._limits.reading_gap_s - now
                 )
                 if not self._in_flight and quiet_in <= 0:
                     await self._read()
                     continue
                 wait_s = min(wait_s, quiet_in) if quiet_in > 0 else wait_s
             self._order_checks(now)
-            least, most = self._admitted()
-            if len(self._in_flight) < CONCURRENCY and self._pending.ready(now, least=least, most=most):
+            least, most = self._work.admitted(idle=not self._in_flight)
+            if len(self._in_flight) < CONCURRENCY and pending.ready(now, least=least, most=most):
                 token_in = self._bucket.take(now)
                 if token_in <= 0:
                     self._launch(now, least, most)
                     continue
                 wait_s = min(wait_s, token_in)
-            elif (due := self._pending.next_due()) is not None and due > now:
+            elif (due := pending.next_due()) is not None and due > now:
                 wait_s = min(wait_s, due - now)
             self._note_rest()
             await self._rest(wait_s)
-
-    def _admitted(self) -> tuple[Urgency, Urgency]:
-        """The least and the most urgent work that may go now."""
-        least = Urgency.ADD if self._in_flight else Urgency.CHECK
-        if self._verify:  # it must become quiet, for somebody waits for a reading
-            least = Urgency.REPLACE
-        braked_before = self._brake.held
-        if not self._brake.holds(self._pending, sum(self._occupied.values())):
-            return least, Urgency.WITHDRAW
-        if not braked_before:
-            log.warning(
-                "mass withdrawal held back",
-                target=self.name,
-                routes=self._brake.held,
-                of=sum(self._occupied.values()),
-                remedy="it goes when a second reading of the kernel asks for the same, or by hand",
-            )
-        return least, Urgency.REPLACE
 
     async def _rest(self, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
@@ -344,45 +243,47 @@ class Reconciler:
             timer.cancel()
         self._wake.clear()
 
+    @property
+    def _read_at(self) -> float:
+        return self._work.reading.started if self._work.reading else NEVER
+
     def _reading_due(self, now: float) -> bool:
-        if self._verify:
+        if self._work.verify:
             return True
-        age = now - self._reading.started
-        return (
-            age >= self._limits.inventory_interval_s
-            and not self._in_flight
-            and not self._pending.ready(now, least=Urgency.ADD)
-        )
+        old = now - self._read_at >= self._limits.inventory_interval_s
+        return old and not self._in_flight and not self._work.pending.ready(now, least=Urgency.ADD)
 
     async def _read(self) -> None:
         reading = await self._contact.read()
         if not reading.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
-        self._absorb(reading)
+        self._work.absorb(reading)
 
     def _order_checks(self, now: float) -> None:
         """Order the next canary, or a sweep, when it is time and nothing else is to be done."""
-        if self._in_flight or len(self._pending) - self._pending.count(Urgency.WITHDRAW) > len(self._over):
+        work = self._work
+        others = len(work.pending) - work.pending.count(Urgency.WITHDRAW)
+        if self._in_flight or others > len(work.over):
             return
         if now >= self._sweep_at:
             self._sweep_at = now + self._limits.sweep_interval_s
-            for prefix in self._standing:
-                self._pending.put(prefix, Urgency.CHECK, now=now)
-        elif now >= self._canary_at and self._standing:
+            for prefix in work.standing:
+                work.pending.put(prefix, Urgency.CHECK, now=now)
+        elif now >= self._canary_at and work.standing:
             self._canary_at = now + self._limits.canary_interval_s
             canary = next(self._canaries, None)
-            if canary is None or canary not in self._standing:
-                self._canaries = iter(tuple(self._standing))
+            if canary is None or canary not in work.standing:
+                self._canaries = iter(tuple(work.standing))
                 canary = next(self._canaries)
-            self._pending.put(canary, Urgency.CHECK, now=now)
+            work.pending.put(canary, Urgency.CHECK, now=now)
 
     def _launch(self, now: float, least: Urgency, most: Urgency) -> None:
-        job = self._pending.pop(now, least=least, most=most)
+        job = self._work.pending.pop(now, least=least, most=most)
         if job is None:
             self._bucket.give_back(now)
             return
         prefix, _ = job
-        self._busy.add(prefix)
+        self._work.busy.add(prefix)
         task = asyncio.get_running_loop().create_task(self._carry_out(prefix))
         self._in_flight.add(task)
         task.add_done_callback(self._landed)
@@ -395,24 +296,25 @@ class Reconciler:
             self._broken = errors.OutcomeUnknown(f"internal error: {error!r}")
 
     async def _carry_out(self, prefix: Prefix) -> None:
-        entry = self._entries[prefix]
+        entry = self.entries[prefix]
         try:
-            await self._try(prefix, entry)
+            if self._work.may_go(prefix, entry):
+                self._work.begin(prefix, entry)
+                await self._request(prefix, entry)
+                self._work.end(prefix, entry)
+            else:
+                self._bucket.give_back(self._now())
         finally:
-            self._busy.discard(prefix)
-        self._schedule(prefix, entry)
+            self._work.busy.discard(prefix)
+        self._work.schedule(prefix, entry)
 
-    async def _try(self, prefix: Prefix, entry: Entry) -> None:
-        if not self._may_go(prefix, entry):
-            self._bucket.give_back(self._now())
-            return
-        if entry.known is None:
-            self._occupied[prefix.family] += 1  # room for what it may become
+    async def _request(self, prefix: Prefix, entry: Entry) -> None:
         try:
             if entry.need(prefix) is None:
                 outcome = await self._changes.check(prefix, entry)
             else:
-                outcome = await self._changes.make(prefix, entry, self._reading.inventory)
+                inventory = self._work.reading.inventory if self._work.reading else Inventory({}, 0)
+                outcome = await self._changes.make(prefix, entry, inventory)
         except (errors.NotSent, errors.AccessDenied) as error:
             self._broken = error
         except LedgerError as error:
@@ -426,88 +328,17 @@ class Reconciler:
         else:
             self._unknowns = 0
             if outcome is Outcome.DOUBTFUL:
-                self._verify.add(prefix)
+                self._work.verify.add(prefix)
             elif outcome is Outcome.RESTORED:
                 log.warning("target had lost a route", target=self.name, prefix=str(prefix))
                 self._sweep_at = self._now()
-        if entry.known is None:
-            self._make_room(prefix.family)
-
-    def _may_go(self, prefix: Prefix, entry: Entry) -> bool:
-        """Whether a change may be made now; if not, see to it that it will."""
-        need = entry.need(prefix)
-        if need is None:
-            return prefix in self._standing
-        if entry.must_delete:
-            if not self._proven(prefix, entry):
-                self._verify.add(prefix)
-                return False
-        elif entry.known is None and self._occupied[prefix.family] >= self._limits.capacity(prefix.family):
-            entry.phase, entry.error = Phase.OVER_CAPACITY, "max_routes is reached"
-            entry.failures = max(entry.failures, 1)
-            self._over[prefix] = None
-            return False
-        return True
-
-    def _make_room(self, family: Family) -> None:
-        """One route less is, or may be, ours there: let one in that waits for room."""
-        self._occupied[family] -= 1
-        waiting = next((prefix for prefix in self._over if prefix.family is family), None)
-        if waiting is not None:
-            del self._over[waiting]
-            self._entries[waiting].failures = 0
-            self._schedule(waiting, self._entries[waiting])
-
-    def _proven(self, prefix: Prefix, entry: Entry) -> bool:
-        """Whether a fresh reading shows the route with our gateway, so that a DELETE takes ours."""
-        return (
-            entry.ours is not None
-            and self._reading.started > entry.changed_at
-            and self._now() - self._reading.started <= FRESH_S
-            and self._reading.inventory.shows(prefix, entry.ours)
-        )
-
-    # -- what a reading says ----------------------------------------------------------------------------------------
-
-    def _absorb(self, reading: Reading) -> None:
-        self._reading = reading
-        waiting, self._verify = self._verify, set()
-        facts = TargetFacts.from_inventory(reading.inventory)
-        facts_changed = facts != self.facts
-        self.facts = facts
-        for prefix, entry in list(self._entries.items()):
-            finding = compare(entry, prefix, reading.inventory, reading.started)
-            match finding:
-                case Finding.CONFIRMED:
-                    if (
-                        entry.wanted
-                        and entry.wanted.gateway == entry.ours
-                        and entry.phase is not Phase.CONFIRMED
-                    ):
-                        entry.phase = Phase.CONFIRMED
-                        self._changes.announce_confirmed(prefix, entry)
-                case Finding.LOST:
-                    self._changes.note_lost(prefix, entry)
-                case Finding.FOREIGN:
-                    self._changes.note_foreign(prefix, entry, describe_row(reading.inventory.rows[prefix]))
-                case Finding.UNTOUCHED:
-                    pass
-            if facts_changed:
-                if entry.phase is Phase.REFUSED:
-                    entry.failures = 0  # its next hop may be on-link there by now
-                self._rejudge(prefix, entry)
-            elif prefix in waiting or finding is not Finding.UNTOUCHED:
-                self._schedule(prefix, entry)
-        self._occupied = dict.fromkeys(Family, 0)
-        for prefix, entry in self._entries.items():
-            if entry.known is not None:
-                self._occupied[prefix.family] += 1
 
     def _note_rest(self) -> None:
         """When nothing is left to do now, say that the sync is complete, once."""
-        if self._in_flight or self._verify or self._pending.ready(self._now(), least=Urgency.ADD):
+        work = self._work
+        if self._in_flight or work.verify or work.pending.ready(self._now(), least=Urgency.ADD):
             return
-        waiting = len(self._pending) - self._pending.count(Urgency.CHECK)
+        waiting = len(work.pending) - work.pending.count(Urgency.CHECK)
         self._state = TargetState.SYNCING if waiting else TargetState.SYNCED
         if self._sync_began is None:
             return
@@ -516,7 +347,7 @@ class Reconciler:
         self._sink.emit(
             SyncCompleted(
                 target=self.name,
-                routes=sum(1 for entry in self._entries.values() if entry.ours),
+                routes=sum(1 for entry in self.entries.values() if entry.ours),
                 posted=posted - self._sync_base[0],
                 deleted=deleted - self._sync_base[1],
                 duration_s=round(self._now() - began, 3),
@@ -525,20 +356,26 @@ class Reconciler:
 
     def view(self) -> TargetView:
         """How this target stands, for status and metrics."""
+        work = self._work
         return TargetView(
             name=self.name,
             url=self._client.url,
             state=self._state,
             version=self._version,
             error=self._error,
-            wanted=sum(1 for entry in self._entries.values() if entry.wanted),
-            phases=count_phases(self._entries),
-            waiting=len(self._pending) + len(self._verify) + len(self._in_flight),
-            oldest_s=self._pending.oldest_s(self._now()),
-            braked=self._brake.held,
+            wanted=sum(1 for entry in self.entries.values() if entry.wanted),
+            phases=count_phases(self.entries),
+            waiting=len(work.pending) + len(work.verify) + len(self._in_flight),
+            oldest_s=work.pending.oldest_s(self._now()),
+            braked=work.brake.held,
         )
+
+    @property
+    def facts(self) -> TargetFacts:
+        """What is known of the target's own place in the network."""
+        return self._work.facts
 
     @property
     def entries(self) -> Mapping[Prefix, Entry]:
         """What is known of each prefix; to read only."""
-        return self._entries
+        return self._work.entries

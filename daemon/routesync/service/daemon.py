@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,7 @@ from routesync.events.status import Status
 from routesync.events.store import Bounds
 from routesync.kernel import KernelSource, Links
 from routesync.loxilb.client import LoxilbClient
+from routesync.loxilb.token import FileToken
 from routesync.mirror.brakes import Limits
 from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
 from routesync.mirror.reconciler import Reconciler
@@ -126,7 +127,12 @@ class Daemon:
         self._hub = EventHub(node, epoch=outbox.identity.epoch, sequence=outbox.first_sequence)
         self._hub.attach(outbox)
         self._publisher = MqttPublisher(
-            self._settings.mqtt, node, self._hub, self._build_status, outbox=outbox
+            self._settings.mqtt,
+            node,
+            self._hub,
+            self._build_status,
+            outbox=outbox,
+            table_interval_s=self._settings.events.table_interval_s,
         )
 
     def _build_status(self) -> Status:
@@ -229,15 +235,21 @@ class Daemon:
 
 def make_client(target: TargetSettings) -> LoxilbClient:
     """A client for a target, as its configuration says."""
-    token = target.token.get_secret_value() if target.token else None
     return LoxilbClient(
         target.url,
         connect_timeout_s=target.connect_timeout_s,
         request_timeout_s=target.request_timeout_s,
-        token=lambda: token,
+        token=_token_of(target),
         tls=client_context(target.tls) if target.tls else None,
         server_name=target.tls.server_name if target.tls else None,
     )
+
+
+def _token_of(target: TargetSettings) -> Callable[[], str | None]:
+    if target.token_file is not None:
+        return FileToken(Path(target.token_file))
+    fixed = target.token.get_secret_value() if target.token else None
+    return lambda: fixed
 
 
 def target_rules(target: TargetSettings) -> TargetRules:
