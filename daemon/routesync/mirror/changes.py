@@ -8,27 +8,20 @@ from typing import Final
 
 import structlog
 
-from routesync.events.models import (
-    EventSink,
-    RouteAccepted,
-    RouteBlocked,
-    RouteConfirmed,
-    RouteConflicting,
-    RouteRefused,
-    RouteWithdrawn,
-    SyncLost,
-)
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
+from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.wanted import Blocked, Wanted
-from routesync.route import Address, Prefix, format_address
+from routesync.route import Address, Prefix
 
 log = structlog.get_logger(__name__)
 
+RETRY_FIRST_S: Final = 1.0
+"""Until a refused route is tried again for the first time."""
 CONFLICT_FAILURES: Final = 6
 """A conflict is looked at again as seldom as after this many failures: nobody but its owner can end it."""
 
@@ -50,14 +43,14 @@ class Changes:
         *,
         client: LoxilbClient,
         ledger: Ledger,
-        sink: EventSink,
+        say: Announcer,
         ingestion: Ingestion,
         bucket: TokenBucket,
     ) -> None:
         self._target = target
         self._client = client
         self._ledger = ledger
-        self._sink = sink
+        self._say = say
         self._ingestion = ingestion
         self._bucket = bucket
         self.protocols = STATIC
@@ -90,7 +83,7 @@ class Changes:
             entry.gap_since = None
             self._bucket.give_back(self._now())
             if previous is not None:
-                self._announce_withdrawn(prefix, previous, _why_unwanted(entry))
+                self._say.withdrawn(prefix, previous, _why_unwanted(entry))
             return Outcome.SETTLED
         return await self._post(prefix, entry, wanted, inventory, previous)
 
@@ -120,14 +113,8 @@ class Changes:
         self._touched(entry)
         self._posted += 1
         entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
-        self._sink.emit(
-            SyncLost(
-                target=self._target,
-                prefix=str(prefix),
-                detail="a repeated POST was taken: its kernel had lost the route, and has it again",
-            )
-        )
-        self._announce_accepted(prefix, wanted, None)
+        self._say.lost(prefix, "a repeated POST was taken: its kernel had lost the route, and has it again")
+        self._say.accepted(prefix, wanted, None)
         return Outcome.RESTORED
 
     async def _another_token(self) -> None:
@@ -184,7 +171,7 @@ class Changes:
             gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
             log.info("gateway replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
             entry.gap_since = None
-        self._announce_accepted(prefix, wanted, previous)
+        self._say.accepted(prefix, wanted, previous)
         return Outcome.SETTLED
 
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
@@ -214,7 +201,7 @@ class Changes:
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
-            self._announce_withdrawn(prefix, gateway, _why_unwanted(entry))
+            self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         return True
 
     async def _lay_ghost(self, prefix: Prefix, entry: Entry, gateway: Address) -> bool:
@@ -241,34 +228,12 @@ class Changes:
         entry.changed_at = now
         self._ingestion.note(now)
 
-    def _announce_withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
-        self._sink.emit(
-            RouteWithdrawn(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(gateway),
-                reason=reason,
-            )
-        )
-
     def _refused(self, prefix: Prefix, entry: Entry, wanted: Wanted, error: errors.Rejected) -> None:
         entry.failures += 1
         entry.error = error.words
-        first = entry.phase is not Phase.REFUSED
+        if entry.phase is not Phase.REFUSED:  # said once, not at every retry
+            self._say.refused(prefix, wanted, error, RETRY_FIRST_S)
         entry.phase = Phase.REFUSED
-        if first:  # said once, not at every retry
-            self._sink.emit(
-                RouteRefused(
-                    target=self._target,
-                    prefix=str(prefix),
-                    family=prefix.family.label,
-                    gateway=format_address(wanted.gateway),
-                    status=error.status,
-                    message=error.words,
-                    retry_in_s=1.0,
-                )
-            )
 
     def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory) -> None:
         row = inventory.rows.get(prefix)
@@ -281,80 +246,26 @@ class Changes:
     def _conflict(self, prefix: Prefix, entry: Entry, detail: str) -> None:
         entry.failures = max(entry.failures + 1, CONFLICT_FAILURES)
         entry.error = detail
-        first = entry.phase is not Phase.CONFLICTING
+        if entry.phase is not Phase.CONFLICTING and entry.wanted is not None:
+            self._say.conflicting(prefix, entry.wanted, detail)
         entry.phase = Phase.CONFLICTING
-        if first and (wanted := entry.wanted):
-            log.warning("route conflicting", target=self._target, prefix=str(prefix), detail=detail)
-            self._sink.emit(
-                RouteConflicting(
-                    target=self._target,
-                    prefix=str(prefix),
-                    family=prefix.family.label,
-                    gateway=format_address(wanted.gateway),
-                    detail=detail,
-                )
-            )
 
-    def _announce_accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
-        self._sink.emit(
-            RouteAccepted(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(wanted.gateway),
-                rule=wanted.rule,
-                degraded=wanted.degraded,
-                previous_gateway=format_address(previous) if previous else None,
-            )
-        )
-
-    # -- words for what a reading or a judgement says ---------------------------------------------------------------
-
-    def announce_judgement(self, prefix: Prefix, entry: Entry) -> None:
-        """Say that the route is not told to the target, and why; a wanted one speaks when it is accepted."""
-        if isinstance(judgement := entry.judgement, Blocked):
-            self._sink.emit(
-                RouteBlocked(
-                    target=self._target,
-                    prefix=str(prefix),
-                    family=prefix.family.label,
-                    reason=judgement.reason.value,
-                    detail=judgement.detail,
-                    rule=judgement.rule,
-                )
-            )
-
-    def announce_confirmed(self, prefix: Prefix, entry: Entry) -> None:
-        """Say that its table shows our route."""
-        self._sink.emit(
-            RouteConfirmed(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(entry.ours) if entry.ours else None,
-            )
-        )
+    # -- what a reading says ----------------------------------------------------------------------------------------
 
     def note_lost(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
         """The target no longer has our route: it is made again if it is still wanted."""
         self._ledger.forget(self._target, prefix)
         if entry.wanted is None:
-            self._announce_withdrawn(prefix, gateway, _why_unwanted(entry))
+            self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
-            self._sink.emit(
-                SyncLost(
-                    target=self._target,
-                    prefix=str(prefix),
-                    detail="its table does not show the route any more",
-                )
-            )
+            self._say.lost(prefix, "its table does not show the route any more")
         entry.failures, entry.error = 0, ""
 
     def note_foreign(self, prefix: Prefix, entry: Entry, gateway: Address, detail: str) -> None:
         """Somebody else's route stands in the place of ours, which is thus no longer ours to remove."""
         self._ledger.forget(self._target, prefix)
         if entry.wanted is None:
-            self._announce_withdrawn(prefix, gateway, "replaced-by-other")
+            self._say.withdrawn(prefix, gateway, "replaced-by-other")
         else:
             self._conflict(prefix, entry, detail)
 

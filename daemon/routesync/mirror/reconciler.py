@@ -32,6 +32,7 @@ from routesync.kernel import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
+from routesync.mirror.announce import Announcer
 from routesync.mirror.book import NEVER, Entry, count_phases, our_protocols
 from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes, Outcome
@@ -93,12 +94,14 @@ class Reconciler:
         self._contact = Contact(
             client, links, self._ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting
         )
+        say = Announcer(name, sink)
         self._changes = Changes(
-            name, client=client, ledger=ledger, sink=sink, ingestion=self._ingestion, bucket=self._bucket
+            name, client=client, ledger=ledger, say=say, ingestion=self._ingestion, bucket=self._bucket
         )
         self._work = Worklist(
             name,
             self._changes,
+            say,
             judge=self._judge,
             limits=limits,
             now=self._now,

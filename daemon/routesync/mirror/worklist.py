@@ -13,9 +13,10 @@ from typing import Final
 
 import structlog
 
+from routesync.mirror.announce import Announcer
 from routesync.mirror.book import NEVER, Entry, Finding, Phase, compare, describe_row
 from routesync.mirror.brakes import Limits, MassWithdrawBrake
-from routesync.mirror.changes import Changes
+from routesync.mirror.changes import RETRY_FIRST_S, Changes
 from routesync.mirror.contact import Reading
 from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
@@ -28,7 +29,6 @@ FRESH_S: Final = 5.0
 """For so long a reading justifies a DELETE."""
 FLAP_S: Final = 1.0
 """At most one change per prefix in this time."""
-RETRY_FIRST_S: Final = 1.0
 RETRY_MOST_S: Final = 300.0
 
 Judge = Callable[[Candidate, TargetFacts], Wanted | Blocked]
@@ -47,6 +47,7 @@ class Worklist:
         self,
         target: str,
         changes: Changes,
+        say: Announcer,
         *,
         judge: Judge,
         limits: Limits,
@@ -64,6 +65,7 @@ class Worklist:
         self.brake = MassWithdrawBrake(limits.brake_share, limits.brake_minimum, request_kernel_reading)
         self._target = target
         self._changes = changes
+        self._say = say
         self._judge = judge
         self._limits = limits
         self._now = now
@@ -113,7 +115,7 @@ class Worklist:
                 entry.failures, entry.error = 0, ""
                 if entry.phase is Phase.PRESENT:
                     entry.phase = Phase.PENDING
-            self._changes.announce_judgement(prefix, entry)
+            self._say.judged(prefix, entry.judgement)
         self.schedule(prefix, entry)
 
     def schedule(self, prefix: Prefix, entry: Entry) -> None:
@@ -251,7 +253,7 @@ class Worklist:
             case Finding.CONFIRMED:
                 if entry.wanted and entry.wanted.gateway == entry.ours and entry.phase is not Phase.CONFIRMED:
                     entry.phase = Phase.CONFIRMED
-                    self._changes.announce_confirmed(prefix, entry)
+                    self._say.confirmed(prefix, known)
             case Finding.LOST:
                 self._changes.note_lost(prefix, entry, known)
             case Finding.FOREIGN:

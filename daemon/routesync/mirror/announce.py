@@ -1,0 +1,111 @@
+"""The words of one target: what happened to a route there, as events and, where it matters, in the log."""
+
+from __future__ import annotations
+
+import structlog
+
+from routesync.events.models import (
+    EventSink,
+    RouteAccepted,
+    RouteBlocked,
+    RouteConfirmed,
+    RouteConflicting,
+    RouteRefused,
+    RouteWithdrawn,
+    SyncLost,
+)
+from routesync.loxilb.errors import Rejected
+from routesync.mirror.wanted import Blocked, Wanted
+from routesync.route import Address, Prefix, format_address
+
+log = structlog.get_logger(__name__)
+
+
+class Announcer:
+    """Says what happens to the routes of one target."""
+
+    def __init__(self, target: str, sink: EventSink) -> None:
+        self._target = target
+        self._sink = sink
+
+    def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
+        """The target took the route."""
+        self._sink.emit(
+            RouteAccepted(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(wanted.gateway),
+                rule=wanted.rule,
+                degraded=wanted.degraded,
+                previous_gateway=format_address(previous) if previous else None,
+            )
+        )
+
+    def confirmed(self, prefix: Prefix, gateway: Address) -> None:
+        """Its table shows our route."""
+        self._sink.emit(
+            RouteConfirmed(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(gateway),
+            )
+        )
+
+    def withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
+        """Our route is no longer there, and shall not be."""
+        self._sink.emit(
+            RouteWithdrawn(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(gateway),
+                reason=reason,
+            )
+        )
+
+    def refused(self, prefix: Prefix, wanted: Wanted, error: Rejected, retry_in_s: float) -> None:
+        """The target does not take the route."""
+        self._sink.emit(
+            RouteRefused(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(wanted.gateway),
+                status=error.status,
+                message=error.words,
+                retry_in_s=retry_in_s,
+            )
+        )
+
+    def conflicting(self, prefix: Prefix, wanted: Wanted, detail: str) -> None:
+        """Somebody else's route holds the prefix."""
+        log.warning("route conflicting", target=self._target, prefix=str(prefix), detail=detail)
+        self._sink.emit(
+            RouteConflicting(
+                target=self._target,
+                prefix=str(prefix),
+                family=prefix.family.label,
+                gateway=format_address(wanted.gateway),
+                detail=detail,
+            )
+        )
+
+    def judged(self, prefix: Prefix, judgement: Wanted | Blocked | None) -> None:
+        """The route is not told to the target, and why; a wanted one speaks when it is accepted."""
+        if isinstance(judgement, Blocked):
+            self._sink.emit(
+                RouteBlocked(
+                    target=self._target,
+                    prefix=str(prefix),
+                    family=prefix.family.label,
+                    reason=judgement.reason.value,
+                    detail=judgement.detail,
+                    rule=judgement.rule,
+                )
+            )
+
+    def lost(self, prefix: Prefix, detail: str) -> None:
+        """The target lost a route of ours by itself."""
+        self._sink.emit(SyncLost(target=self._target, prefix=str(prefix), detail=detail))
