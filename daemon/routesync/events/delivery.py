@@ -39,6 +39,7 @@ class Delivery:
         hub: Tells the losses.
         outbox: Where the events wait.
         table: The routes.
+        table_interval_s: Its buckets are published at most this often.
         status_source: What the daemon is at this moment.
     """
 
@@ -51,6 +52,7 @@ class Delivery:
         hub: EventHub,
         outbox: Outbox,
         table: Table,
+        table_interval_s: float,
         status_source: Callable[[], Status],
     ) -> None:
         self.denied: dict[str, str] = {}
@@ -65,7 +67,13 @@ class Delivery:
         self._status_source = status_source
         self._refresh = asyncio.Event()
         self._retained = RetainedState(
-            session, root=root, hub=hub, outbox=outbox, table=table, denied=self._note_denial
+            session,
+            root=root,
+            hub=hub,
+            outbox=outbox,
+            table=table,
+            interval_s=table_interval_s,
+            denied=self._note_denial,
         )
         self._unacknowledged: dict[int, None] = {}  # sequences, in order
         self._sent = outbox.acknowledged

@@ -43,6 +43,7 @@ class MqttPublisher:
         hub: The events' source; losses are told through it.
         status_source: What the daemon is at this moment. Called once a second, so it should be cheap.
         outbox: Where the events wait, attached to the hub. By default they wait in memory, those of before among them.
+        table_interval_s: The parts of the retained table are published at most this often.
         backoff: How long to wait between connections.
     """
 
@@ -54,6 +55,7 @@ class MqttPublisher:
         status_source: Callable[[], Status],
         *,
         outbox: Outbox | None = None,
+        table_interval_s: float = 1,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
     ) -> None:
         self.state = "connecting"
@@ -68,6 +70,7 @@ class MqttPublisher:
         hub.attach(self._table)
         self._status_source = status_source
         self._backoff = backoff
+        self._table_interval_s = table_interval_s
         self._root = f"{settings.root}/{node}"
         self._delivery: Delivery | None = None
         self._stopping = asyncio.Event()
@@ -143,6 +146,7 @@ class MqttPublisher:
                 hub=self._hub,
                 outbox=self._outbox,
                 table=self._table,
+                table_interval_s=self._table_interval_s,
                 status_source=self._status_source,
             )
             try:

@@ -28,6 +28,7 @@ class RetainedState:
         hub: Knows identity and sequence.
         outbox: Remembers the retained topics over restarts.
         table: The routes.
+        interval_s: Buckets are published at most this often.
         denied: Told of topics (below the root) that the broker denies, with its words.
     """
 
@@ -39,6 +40,7 @@ class RetainedState:
         hub: EventHub,
         outbox: Outbox,
         table: Table,
+        interval_s: float,
         denied: Callable[[str, str], None],
     ) -> None:
         self._session = session
@@ -50,24 +52,32 @@ class RetainedState:
         self._status: Status | None = None
         self._announced: set[str] = set()
         self._remembered: frozenset[str] | None = None
+        self._interval_s = interval_s
+        self._next_at = 0.0
 
     async def publish(self, status: Status) -> None:
         """Publish what differs from what this connection has published."""
         await self._clear_leftovers(status)
+        if time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + self._interval_s
+            await self._publish_buckets()
+        manifest = tuple(table.manifest for table in self._table if table.complete)
+        self.post_status(status.model_copy(update={"table": manifest}))
+
+    async def _publish_buckets(self) -> None:
         for table in self._table:
             if not table.complete:
                 continue
             if table.target not in self._announced:
                 table.dirty.update(range(BUCKETS))
                 self._announced.add(table.target)
-            while table.dirty:
-                bucket = table.bucket(table.dirty.pop(), self._hub.sequence)
+            dirty, table.dirty = sorted(table.dirty), set()
+            for number in dirty:
+                bucket = table.bucket(number, self._hub.sequence)
                 topic = f"table/{bucket.target}/{bucket.bucket}"
                 payload = self._encode(TableBucket.type_name, bucket, topic, str(bucket.sequence))
                 await self._session.room()
                 self._post(topic, payload)
-        manifest = tuple(table.manifest for table in self._table if table.complete)
-        self.post_status(status.model_copy(update={"table": manifest}))
 
     def post_status(self, status: Status) -> None:
         """Publish this status, unless it says nothing new."""

@@ -97,6 +97,13 @@ class EventsSettings(Model):
     outbox_bytes: int = Field(
         default=256 * 2**20, ge=2**20, le=2**40, description="How much room they may take, in bytes."
     )
+    table_interval_s: float = Field(
+        default=1,
+        ge=1,
+        le=3600,
+        description="A part of the retained table is published at most this often, in seconds; "
+        "more spares a broker of many nodes.",
+    )
 
 
 class LogSettings(Model):
