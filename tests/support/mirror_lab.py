@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import aiohttp
 
@@ -17,9 +17,9 @@ from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_address
-from support.netns import Namespace
-from support.standin import StandinProcess
-from support.waiting import eventually
+from support.netns import Namespace, namespace
+from support.standin import StandinProcess, running_standin
+from support.waiting import eventually, eventually_sync
 
 
 def candidate(prefix: str, gateway: str) -> Candidate:
@@ -57,12 +57,18 @@ class Lab:
 
     @asynccontextmanager
     async def mirroring(
-        self, *, rules: TargetRules | None = None, limits: Limits | None = None, timeout_s: float = 10
+        self,
+        *,
+        rules: TargetRules | None = None,
+        limits: Limits | None = None,
+        timeout_s: float = 10,
+        token: Callable[[], str | None] = lambda: None,
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block."""
         client = LoxilbClient(
             "http://loxilb",
             request_timeout_s=timeout_s,
+            token=token,
             connector=lambda: aiohttp.UnixConnector(str(self.standin.socket)),
         )
         async with client:
@@ -116,8 +122,32 @@ class Lab:
                 found[row["dst"]] = row["gateway"]
         return found
 
+    def gateway(self, prefix: Prefix) -> str | None:
+        """The gateway of its kernel's first route of exactly this prefix, whoever made it."""
+        rows = json.loads(self.space.ip(f"-j route show exact {prefix}") or "[]")
+        return str(rows[0]["gateway"]) if rows else None
+
     async def holds(self, routes: dict[str, str], *, within_s: float = 10) -> None:
         """Wait until its kernel has exactly these static routes."""
         await eventually(
             lambda: self.static_routes() == routes, within_s=within_s, what=f"{routes} in loxilb's kernel"
         )
+
+
+@contextmanager
+def laboratory(*arguments: str) -> Iterator[Lab]:
+    """A stand-in with these arguments in a namespace with one neighbour, for the length of a `with` block."""
+    with ExitStack() as stack:
+        space = stack.enter_context(namespace("loxilb"))
+        peer = stack.enter_context(namespace("peer"))
+        space.ip(f"link add ens3 type veth peer name ens3 netns {peer.name}")
+        for side, host in ((space, 20), (peer, 1)):
+            side.ip(f"addr add 192.168.10.{host}/24 dev ens3")
+            side.ip(f"addr add fd00:10::{host}/64 dev ens3 nodad")
+            side.ip(
+                "link set ens3 addrgenmode none"
+            )  # no link-local address whose routes come when they like
+            side.ip("link set ens3 up")
+        eventually_sync(lambda: "LOWER_UP" in space.ip("link show ens3"), what="carrier")
+        standin = stack.enter_context(running_standin(space, "--listen", "none", *arguments))
+        yield Lab(space, standin)
