@@ -81,6 +81,12 @@ class Broker:
         """What mosquitto has said."""
         return (self._directory / "log").read_text()
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def settings(self, **more: object) -> MqttSettings:
         """Settings to reach it by."""
         return MqttSettings.model_validate({"host": self.address, "port": self.port, "timeout_s": 3, **more})

@@ -1,0 +1,129 @@
+"""What one node costs a broker: the figures that docs/scaling.md multiplies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from routesync.events.cloudevents import Identity, Record, encode, encode_state
+from routesync.events.contract import example_status
+from routesync.events.session import Publication
+from routesync.events.table import BUCKETS, Table, TableBucket
+from support.broker import Broker, broker
+from support.events import accepted
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
+
+ROUTES = 5000
+NODES = 100
+PUBLISHES = 20_000
+TICKS_A_SECOND = 100
+IDENTITY = Identity("node-0001", "0123456789ab")
+
+
+@pytest.fixture
+def mosquitto() -> Iterator[Broker]:
+    with broker(extra="max_queued_messages 0") as made:
+        yield made
+
+
+def bucket_payloads() -> list[bytes]:
+    table = Table()
+    for number in range(ROUTES):
+        table.put(Record(number + 1, 0.0, accepted(number)))
+    (target,) = table
+    return [
+        encode_state(
+            TableBucket.type_name,
+            IDENTITY,
+            target.bucket(number, ROUTES),
+            at=0.0,
+            subject=f"table/lb-1/{number}",
+            serial=str(ROUTES),
+        )
+        for number in range(BUCKETS)
+    ]
+
+
+def event_payload() -> bytes:
+    return encode(Record(1, 0.0, accepted(1)), IDENTITY)
+
+
+def resident_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
+
+
+async def publish_all(client: aiomqtt.Client, publications: list[Publication], *, window: int = 64) -> None:
+    left = iter(publications)
+
+    async def publish() -> None:
+        for one in left:
+            await client.publish(one.topic, one.payload, qos=1, retain=one.retain)
+
+    client.pending_calls_threshold = window
+    await asyncio.gather(*(publish() for _ in range(window)))
+
+
+def connect(mosquitto: Broker) -> aiomqtt.Client:
+    return aiomqtt.Client(mosquitto.address, mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5, timeout=60)
+
+
+async def test_retained_state(mosquitto: Broker) -> None:
+    buckets = bucket_payloads()
+    size = sum(map(len, buckets))
+    before = resident_bytes(mosquitto.pid)
+    async with connect(mosquitto) as client:
+        for node in range(NODES):
+            root = f"routesync/v1/node-{node:04}/table/lb-1"
+            await publish_all(
+                client,
+                [Publication(f"{root}/{n}", payload, retain=True) for n, payload in enumerate(buckets)],
+            )
+    grown = (resident_bytes(mosquitto.pid) - before) / NODES
+    status = len(encode_state("status", IDENTITY, example_status(), at=0.0, subject="status", serial="1"))
+    print(
+        f"\na node with {ROUTES} routes: {BUCKETS} retained buckets, {size / 1e3:.0f} kB of payload, "
+        f"{size / ROUTES:.0f} B a route, {size / BUCKETS / 1e3:.1f} kB a bucket; "
+        f"mosquitto grows by {grown / 1e3:.0f} kB; a status of one target {status} B"
+    )
+
+
+@pytest.mark.parametrize("subscribers", [0, 1, 5])
+async def test_events(mosquitto: Broker, subscribers: int) -> None:
+    async def swallow() -> None:
+        async with connect(mosquitto) as client:
+            await client.subscribe("routesync/#", qos=1)
+            ready.append(client)
+            async for _ in client.messages:
+                pass
+
+    ready: list[aiomqtt.Client] = []
+    tasks = [asyncio.create_task(swallow()) for _ in range(subscribers)]
+    while len(ready) < subscribers:  # noqa: ASYNC110 - a moment
+        await asyncio.sleep(0.01)
+    payload = event_payload()
+    topic = "routesync/v1/node-0001/event/route/accepted"
+    async with connect(mosquitto) as client:
+        before = cpu_seconds(mosquitto.pid)
+        await publish_all(client, [Publication(topic, payload)] * PUBLISHES)
+        used = cpu_seconds(mosquitto.pid) - before
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    print(
+        f"\nan event of {len(payload)} B with {subscribers} subscribers: {used / PUBLISHES * 1e6:.0f} us of mosquitto"
+    )
