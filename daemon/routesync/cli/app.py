@@ -25,6 +25,9 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help=f"Configuration file; {DEFAULT_CONFIG} by default.")
 ]
+StateOption = Annotated[
+    Path | None, typer.Option(help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -46,9 +49,7 @@ def _root(
 @app.command()
 def run(
     config: ConfigOption = None,
-    state: Annotated[
-        Path | None, typer.Option(help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default.")
-    ] = None,
+    state: StateOption = None,
 ) -> None:
     """Run the daemon."""
     from routesync.cli import run as command
@@ -67,10 +68,11 @@ def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] 
 @app.command()
 def plan(
     config: ConfigOption = None,
-    state: Annotated[
-        Path | None, typer.Option(help="State directory, to know which routes are ours.")
-    ] = None,
-    json: JsonOption = False,
+    state: StateOption = None,
+    json: StateOption = Annotated[
+    Path | None, typer.Option(help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default.")
+]
+JsonOption = False,
     contact: Annotated[
         bool, typer.Option(help="Read each target's table, to tell what stands there already.")
     ] = True,
@@ -79,8 +81,43 @@ def plan(
     from routesync.cli import plan as command
 
     raise typer.Exit(
-        command.plan(config, DEFAULT_CONFIG, state or _state_directory(), as_json=json, contact=contact)
+        command.plan(config or _present_config(), state or _state_directory(), as_json=json, contact=contact)
     )
+
+
+TargetOption = Annotated[str, typer.Option("--target", "-t", help="Name of the target.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command()
+def adopt(
+    target: TargetOption, config: ConfigOption = None, state: StateOption = None, yes: YesOption = False
+) -> None:
+    """Claim the routes in a target that equal the wanted ones, after showing them."""
+    from routesync.cli import ownership as command
+
+    raise typer.Exit(command.adopt(config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes))
+
+
+@app.command()
+def withdraw(
+    target: TargetOption,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
+) -> None:
+    """Take all of our routes out of a target."""
+    from routesync.cli import ownership as command
+
+    raise typer.Exit(command.withdraw(config or DEFAULT_CONFIG, state or _state_directory(), target, url))
+
+
+@app.command()
+def forget(target: TargetOption, state: StateOption = None, yes: YesOption = False) -> None:
+    """Give up all claims on a target; its routes stay."""
+    from routesync.cli import ownership as command
+
+    raise typer.Exit(command.forget(state or _state_directory(), target, yes=yes))
 
 
 @app.command()
@@ -101,6 +138,12 @@ def standin(context: typer.Context) -> None:
     from routesync.standin import parse_options, run_standin
 
     raise typer.Exit(run_standin(parse_options(context.args)))
+
+
+def _present_config() -> Path:
+    from routesync.config import shipped_configuration
+
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else shipped_configuration()
 
 
 def _state_directory() -> Path:

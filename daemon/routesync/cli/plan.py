@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from rich.text import Text
 
-from routesync.cli.check import EX_CONFIG, load_or_explain
-from routesync.cli.output import complain, console
-from routesync.config import Loaded, shipped_configuration
-from routesync.kernel import KernelError, TableReading, read_table
-from routesync.loxilb.errors import LoxilbError
-from routesync.mirror.ledger import read_owned
+from routesync.cli.output import console
+from routesync.kernel import TableReading
 from routesync.names import Names
-from routesync.plan import AtTarget, Fate, Plan, PlannedRoute, TargetInput, make_plan
-from routesync.route import Address, Prefix, Route, flag_names, format_address
-from routesync.service.daemon import make_client, target_rules
-from routesync.settings import TargetSettings, resolve_tables
+from routesync.plan import AtTarget, Fate, Plan, PlannedRoute, TargetInput
+from routesync.route import Route, flag_names, format_address
 
 COLOURS: Final[Mapping[str, str]] = {
     "keep": "green",
@@ -36,57 +28,16 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-def plan(config: Path | None, default_config: Path, state: Path, *, as_json: bool, contact: bool) -> int:
+def plan(config: Path, state: Path, *, as_json: bool, contact: bool) -> int:
     """Print the plan; return the exit status."""
-    file = config or (default_config if default_config.exists() else shipped_configuration())
-    loaded = load_or_explain(file)
-    if loaded is None:
-        return EX_CONFIG
-    settings = loaded.settings
-    names = loaded.names
-    tables = resolve_tables(settings.kernel, names)
-    try:
-        reading = read_table(tables=tables, netns=settings.kernel.netns)
-    except KernelError as error:
-        complain(str(error))
-        return 1
-    targets = asyncio.run(_inputs(loaded, state, contact=contact))
-    made = make_plan(
-        reading.routes,
-        {ifindex: link.name for ifindex, link in reading.links.items()},
-        loaded.policy,
-        tables,
-        targets,
-    )
+    situation = read_situation(config, state, contact=contact)
+    if isinstance(situation, int):
+        return situation
     if as_json:
-        print(json.dumps(_as_json(made, reading, names), indent=2))
+        print(json.dumps(_as_json(situation.plan, situation.reading, situation.names), indent=2))
     else:
-        _show(made, reading, names, file)
+        _show(situation.plan, situation.reading, situation.names, situation.file)
     return 0
-
-
-async def _inputs(loaded: Loaded, state: Path, *, contact: bool) -> list[TargetInput]:
-    settings = loaded.settings
-    return list(
-        await asyncio.gather(*(_input(target, state, contact=contact) for target in settings.targets))
-    )
-
-
-async def _input(target: TargetSettings, state: Path, *, contact: bool) -> TargetInput:
-    owned: Mapping[Prefix, Address] = {}
-    error = None
-    inventory = None
-    try:
-        owned = read_owned(state, target.name)
-    except (sqlite3.Error, ValueError) as problem:
-        error = f"the ledger cannot be read: {problem}"
-    if contact:
-        try:
-            async with make_client(target) as client:
-                inventory = await client.inventory()
-        except LoxilbError as problem:
-            error = str(problem)
-    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error)
 
 
 def _hops(route: Route, reading: TableReading) -> str:
