@@ -69,10 +69,7 @@ def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] 
 def plan(
     config: ConfigOption = None,
     state: StateOption = None,
-    json: StateOption = Annotated[
-    Path | None, typer.Option(help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default.")
-]
-JsonOption = False,
+    json: JsonOption = False,
     contact: Annotated[
         bool, typer.Option(help="Read each target's table, to tell what stands there already.")
     ] = True,

@@ -10,6 +10,7 @@ from typing import Final
 from rich.text import Text
 
 from routesync.cli.output import console
+from routesync.cli.situation import read_situation
 from routesync.kernel import TableReading
 from routesync.names import Names
 from routesync.plan import AtTarget, Fate, Plan, PlannedRoute, TargetInput

@@ -1,4 +1,4 @@
-"""How things stand, as any process can find out beside the daemon: the kernel's table, the rules, the targets' tables."""
+"""How things stand, as found out without the daemon: the kernel's table, the rules, the targets' tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Situation(NamedTuple):
 
 
 def read_situation(file: Path, state: Path, *, contact: bool) -> Situation | int:
-    """Read and plan; with `contact`, each target's table is read once. On failure complain, and give the exit status."""
+    """Read and plan; with `contact`, each target's table is read once. On failure complain; give the exit status."""
     loaded = load_or_explain(file)
     if loaded is None:
         return EX_CONFIG
