@@ -6,126 +6,24 @@ process of its own with the shipped example configuration.
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTopology
-from support.broker import broker
+from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE
 from support.netns import Namespace, needs_root
-from support.standin import StandinProcess, running_standin
+from support.scene import Scene, founding_scene
 from support.waiting import eventually_sync
 
 pytestmark = needs_root
 
-EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "kubernetes-external-loxilb.toml"
-ROUTESYNC = [sys.executable, "-m", "routesync"]
-
-
-class Scene:
-    """The founding topology with everything running in it, and what came of it."""
-
-    def __init__(self, topology: FoundingTopology, standin: StandinProcess, directory: Path) -> None:
-        self.topology = topology
-        self.standin = standin
-        self.directory = directory
-        self.config = directory / "routesync.toml"
-        self.config.write_text(
-            EXAMPLE.read_text() + '\n[node]\nname = "node"\n\n[mqtt]\nhost = "127.0.0.1"\n'
-        )
-        self.daemon: subprocess.Popen[bytes] | None = None
-
-    def in_node(self, *command: str) -> list[str]:
-        return ["ip", "netns", "exec", self.topology.node, *command]
-
-    def start(self) -> None:
-        """Start the daemon and wait until it says that it is ready."""
-        with (self.directory / "daemon.log").open("ab") as log:
-            self.daemon = subprocess.Popen(
-                self.in_node(
-                    *ROUTESYNC, "run", "--config", str(self.config), "--state", str(self.directory / "state")
-                ),
-                stderr=log,
-                stdout=log,
-            )
-        eventually_sync(lambda: '"event": "ready"' in self.log(), within_s=20, what="readiness of the daemon")
-
-    def stop(self) -> int:
-        assert self.daemon is not None
-        self.daemon.send_signal(signal.SIGTERM)
-        return self.daemon.wait(15)
-
-    def log(self) -> str:
-        return (self.directory / "daemon.log").read_text()
-
-    def events(self) -> list[dict[str, Any]]:
-        """All events that have come over MQTT so far."""
-        lines = (self.directory / "events").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
-    def of(self, kind: str, prefix: str) -> list[dict[str, Any]]:
-        wanted = f"io.routesync.{kind}.v1"
-        return [
-            event for event in self.events() if event["type"] == wanted and event.get("subject") == prefix
-        ]
-
-    def mirrored(self) -> list[str]:
-        return self.topology.gateway_routes()
-
-    def mirror_holds(self, routes: tuple[str, ...] | list[str]) -> None:
-        eventually_sync(
-            lambda: self.mirrored() == sorted(routes, key=lambda line: line.replace("default", "0")),
-            within_s=15,
-            what=f"{routes} in loxilb's kernel, which has {self.mirrored()}",
-        )
-
-    def plan(self) -> dict[str, Any]:
-        done = subprocess.run(
-            self.in_node(
-                *ROUTESYNC,
-                "plan",
-                "--json",
-                "--config",
-                str(self.config),
-                "--state",
-                str(self.directory / "state"),
-            ),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    with ExitStack() as stack:
-        topology = stack.enter_context(FoundingTopology())
-        standin = stack.enter_context(running_standin(Namespace(topology.loxilb)))
-        stack.enter_context(broker(namespace=Namespace(topology.node)))
-        made = Scene(topology, standin, tmp_path)
-        events = stack.enter_context((tmp_path / "events").open("wb"))
-        listener = subprocess.Popen(
-            made.in_node("mosquitto_sub", "-t", "routesync/v1/node/event/#", "-q", "1"), stdout=events
-        )
-        stack.callback(listener.wait)
-        stack.callback(listener.kill)
-        try:
-            yield made
-        finally:
-            if made.daemon is not None and made.daemon.poll() is None:
-                made.daemon.kill()
-                made.daemon.wait()
-            print(made.log() if (tmp_path / "daemon.log").exists() else "")
+    with founding_scene(tmp_path) as made:
+        yield made
 
 
 def test_the_table_that_stands_at_the_start_is_mirrored_as_each_route_deserves(scene: Scene) -> None:

@@ -1,0 +1,81 @@
+"""Which routes are ours, changed by hand: adopt, withdraw, forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from routesync.demo.topology import MIRRORED_TABLE
+from routesync.mirror.ledger import read_owned
+from support.netns import Namespace, needs_root
+from support.scene import Scene, founding_scene
+from support.waiting import eventually_sync
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with founding_scene(tmp_path) as made:
+        yield made
+
+
+def arguments(scene: Scene) -> list[str]:
+    return ["--config", str(scene.config), "--state", str(scene.state), "--target", "edge"]
+
+
+def test_withdraw_takes_out_what_is_ours_and_nothing_else(scene: Scene) -> None:
+    loxilb = Namespace(scene.topology.loxilb)
+    loxilb.ip("route add 10.99.0.0/16 via 192.168.10.1 proto bird")
+    scene.start()
+    scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
+    refused = scene.run("withdraw", *arguments(scene))
+    assert refused.returncode == 1
+    assert "stop it first" in refused.stderr
+    scene.stop()
+    done = scene.run("withdraw", *arguments(scene))
+    assert done.returncode == 0, done.stderr
+    assert "5 routes withdrawn" in done.stdout
+    assert scene.mirrored() == ["10.99.0.0/16 via 192.168.10.1"]
+    assert read_owned(scene.state, "edge") == {}
+
+
+def test_what_is_forgotten_stays_and_can_be_adopted_again(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    scene.stop()
+    forgotten = scene.run("forget", "--state", str(scene.state), "--target", "edge", "--yes")
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert read_owned(scene.state, "edge") == {}
+    assert len(scene.mirrored()) == 5
+
+    declined = scene.run("adopt", *arguments(scene), stdin="n\n")
+    assert declined.returncode == 1
+    assert "10.244.1.0/24 via 192.168.10.10" in declined.stdout
+    assert read_owned(scene.state, "edge") == {}
+
+    adopted = scene.run("adopt", *arguments(scene), "--yes")
+    assert adopted.returncode == 0, adopted.stderr
+    assert len(read_owned(scene.state, "edge")) == 5
+
+
+def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    scene.stop()
+    text = scene.config.read_text()
+    start, end = text.index("[[targets]]"), text.index("[node]")
+    scene.config.write_text(text[:start] + text[end:])
+    scene.start()
+    eventually_sync(
+        lambda: "no longer configured" in scene.log() or "routes left behind" in scene.log(), what="the word"
+    )
+    scene.stop()
+    lost = scene.run("withdraw", *arguments(scene))
+    assert lost.returncode == 78
+    assert "--url" in lost.stderr
+    done = scene.run("withdraw", *arguments(scene), "--url", "http://192.168.10.20:11111")
+    assert done.returncode == 0, done.stderr
+    assert scene.mirrored() == []
