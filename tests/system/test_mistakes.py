@@ -86,7 +86,9 @@ def test_an_unreachable_loxilb_is_said_once_and_retried(tmp_path: Path) -> None:
     text = '[[targets]]\nname = "lb"\nurl = "http://127.0.0.1:9"\n'
     with daemon(tmp_path, text) as (process, log):
         eventually_sync(lambda: ready(log), what="readiness")
-        lines = [line for line in log.read_text().splitlines() if "target down" in line and '"warning"' in line]
+        lines = [
+            line for line in log.read_text().splitlines() if "target down" in line and '"warning"' in line
+        ]
         assert len(lines) == 1
         assert "http://127.0.0.1:9" in lines[0]
         assert "refused" in lines[0]
