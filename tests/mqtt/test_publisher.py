@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from routesync.events.models import ConfigRejected
 from routesync.events.status import Status
+from routesync.settings import MqttSettings
 from support.broker import Broker, broker
 from support.events import NODE, UNHURRIED, listening, publishing
 from support.waiting import eventually
@@ -58,8 +60,49 @@ async def test_a_cancelled_publisher_says_offline(mosquitto: Broker) -> None:
     async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
         await node.connected()
         node.task.cancel()
-        await eventually(lambda: listener.states == ["online", "offline"])
+        node.emit(100)
         await eventually(node.task.cancelled)
+        await eventually(lambda: listener.states == ["online", "stopping", "offline"])
+        assert listener.sequences == list(range(1, 101))
+
+
+async def test_a_cancelled_publisher_does_not_wait_for_a_frozen_broker(mosquitto: Broker) -> None:
+    async with publishing(mosquitto.settings(timeout_s=60)) as node:
+        await node.connected()
+        mosquitto.freeze()
+        node.emit(100)
+        node.task.cancel()
+        await eventually(node.task.cancelled, within_s=9)
+        mosquitto.thaw()
+
+
+async def test_a_server_that_never_answers_is_given_up_and_left() -> None:
+    ended = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the other side closes
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        settings = MqttSettings(host="127.0.0.1", port=port, timeout_s=0.3)
+        async with publishing(settings, backoff=UNHURRIED) as node:
+            await eventually(lambda: "does not answer within 0.3 s" in node.publisher.state)
+            await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_message_that_the_broker_would_not_take_does_not_end_the_connection() -> None:
+    with broker(extra="max_packet_size 1000") as small:
+        async with listening(small.settings()) as listener, publishing(small.settings()) as node:
+            await node.connected()
+            long = ConfigRejected(path="/etc/routesync.toml", errors=("a long line, " * 100,))
+            node.hub.emit(long)
+            node.emit(1)
+            await eventually(lambda: any(heard.topic.endswith("events/lost") for heard in listener.events))
+            assert 2 in listener.sequences
+            assert any("1000 bytes" in denial for denial in node.publisher._delivery.denied.values())  # type: ignore[union-attr]
 
 
 KILLED = """

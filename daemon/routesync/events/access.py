@@ -57,7 +57,7 @@ def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str
     if isinstance(error, NotationError):
         return f"mqtt.tls.{error}"
     broker = f"broker {settings.host}:{settings.port}"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or str(error) == "Operation timed out":  # as aiomqtt says it
         return f"{broker} does not answer within {settings.timeout_s:g} s; check mqtt.host and mqtt.port"
     if isinstance(error.__cause__, aiomqtt.MqttCodeError):
         error = error.__cause__  # why the connection ended

@@ -6,11 +6,12 @@ Source: https://github.com/cloudevents/spec, v1.0.2, `spec.md`, `formats/json-fo
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from routesync.events.models import Event
 
@@ -70,7 +71,7 @@ def encode(record: Record, identity: Identity) -> bytes:
     if (subject := event.subject) is not None:
         envelope["subject"] = subject
     envelope["data"] = event
-    return to_json(envelope)
+    return _write(envelope)
 
 
 def encode_state(
@@ -80,7 +81,7 @@ def encode_state(
 
     It carries no `sequence`: it is no step of the stream. `serial` tells it from others of its subject.
     """
-    return to_json(
+    return _write(
         {
             "specversion": "1.0",
             "id": f"{identity.epoch}-{subject}-{serial}",
@@ -94,3 +95,10 @@ def encode_state(
             "data": data,
         }
     )
+
+
+def _write(envelope: dict[str, object]) -> bytes:
+    try:
+        return to_json(envelope)
+    except PydanticSerializationError:  # half a surrogate pair in words that came from outside
+        return json.dumps(to_jsonable_python(envelope), ensure_ascii=False).encode("utf-8", "replace")

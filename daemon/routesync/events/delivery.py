@@ -129,9 +129,9 @@ class Delivery:
             expiry_s=self._settings.event_expiry_s,
             user=tuple(user),
         )
-        self._session.post(publication, partial(self._event_acknowledged, message))
         self._unacknowledged[message.sequence] = None
         self._sent = message.sequence
+        self._session.post(publication, partial(self._event_acknowledged, message))
 
     def _event_acknowledged(self, message: Message, denial: str | None) -> None:
         if denial is not None:
@@ -145,7 +145,7 @@ class Delivery:
     def _note_denial(self, topic: str, denial: str) -> None:
         if topic not in self.denied:
             self.denied[topic] = denial
-            log.error("the broker's access rules deny a topic", topic=f"{self._root}/{topic}", answer=denial)
+            log.error("the broker denies a topic", topic=f"{self._root}/{topic}", answer=denial)
 
     async def _check_echo(self) -> None:
         """Find out by 3.1.1, whose acknowledgement says nothing, whether at least the birth was taken."""

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Final
 
 import aiomqtt
 import structlog
@@ -22,14 +21,11 @@ from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
 from routesync.events.outbox import Outbox
 from routesync.events.retained import encode_status
-from routesync.events.session import Session, last_will
+from routesync.events.session import FAREWELL_S, Session, last_will
 from routesync.events.status import Status, offline
 from routesync.events.table import Table
 from routesync.settings import MqttSettings
 from routesync.settings.notation import NotationError
-
-LAST_WORD_S: Final = 2.0
-"""What saying `offline` may take."""
 
 log = structlog.get_logger("routesync.events")
 
@@ -82,7 +78,9 @@ class MqttPublisher:
         found = [] if self.state == "connected" else [self.state]
         if self._delivery is not None and self._delivery.denied:
             topics = ", ".join(sorted(self._delivery.denied))
-            found.append(f"the broker's access rules deny publishing to {self._root}: {topics}")
+            found.append(
+                f"the broker denies publishing to {self._root}: {topics}; check its access rules and limits"
+            )
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
@@ -101,7 +99,7 @@ class MqttPublisher:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Publish until `stop` is called. Where it is cancelled instead, it still says `offline`."""
+        """Publish until `stop` is called. A cancellation is a stop with a short deadline."""
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -155,19 +153,28 @@ class MqttPublisher:
                 delivery, self._delivery = self._delivery, None
                 # Said on every orderly way out, a cancelled task among them; a broken connection leaves it to the will.
                 with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-                    async with asyncio.timeout(LAST_WORD_S):
+                    async with asyncio.timeout(FAREWELL_S):
                         delivery.post_status(self._offline())
                         await delivery.quiet()
 
     async def _deliver(self, delivery: Delivery) -> None:
+        cancelled = False
         async with asyncio.TaskGroup() as tasks:
             work = tasks.create_task(delivery.run())
-            await self._stopping.wait()
+            try:
+                await self._stopping.wait()
+            except asyncio.CancelledError:
+                if work.done():  # it was the task group, whose work has failed
+                    raise
+                cancelled = True
+                self.stop(FAREWELL_S)
             delivery.post_status(self._status_source().model_copy(update={"state": "stopping"}))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._stop_by - time.monotonic()):
                     await delivery.drained()
             work.cancel()
+        if cancelled:
+            raise asyncio.CancelledError
 
     def _offline(self) -> Status:
         return offline(self._hub.identity.node, epoch=self._hub.identity.epoch)

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 
@@ -69,7 +69,9 @@ class Outbox:
         self._lock = threading.Lock()  # over the two above
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+        self._defect: Exception | None = None
+        self._asked: set[asyncio.Future[Any]] = set()
+        self._thread = threading.Thread(target=self._guarded, name="outbox", daemon=True)
         # the thread's own:
         self._unwritten: deque[Message] = deque()
         self._deleted = 0
@@ -166,12 +168,17 @@ class Outbox:
         await asyncio.to_thread(self._thread.join)
 
     async def _call(self, function: Callable[[], T]) -> T:
+        if self._defect is not None:
+            raise self._defect
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = self._loop.create_future()
 
+        self._asked.add(answer)
+        answer.add_done_callback(self._asked.discard)
+
         def settle(outcome: T | None, error: BaseException | None) -> None:
-            if answer.cancelled():
+            if answer.done():
                 return
             if error is not None:
                 answer.set_exception(error)
@@ -195,7 +202,21 @@ class Outbox:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(callback, *arguments)
 
+    def _fail(self, error: Exception) -> None:
+        """End those who wait for the thread, which has died; the publisher dies of it, and is not silent about it."""
+        self._defect = error
+        for answer in self._asked:
+            if not answer.done():
+                answer.set_exception(error)
+
     # ---- below runs in the thread ----
+
+    def _guarded(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            log.exception("the outbox has a defect")
+            self._tell_loop(self._fail, error)
 
     def _work(self) -> None:
         while True:

@@ -8,6 +8,7 @@ acknowledgement itself is handed on, with its code; that is also what makes many
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -34,6 +35,8 @@ from routesync.settings import MqttSettings
 
 WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
+FAREWELL_S: Final = 2.0
+"""What an orderly end of the connection may take, and what saying `offline` may."""
 FAILURES: Final = 0x80
 """Reason codes from this one on say that the publish was not taken (MQTT 5, 2.4)."""
 
@@ -84,6 +87,7 @@ class Session(aiomqtt.Client):
         self._room.set()
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._maximum: int | None = None  # bytes of a packet
         self._echo = asyncio.Event()
         self._tls_socket: ssl.SSLSocket | None = None
         super().__init__(
@@ -127,9 +131,8 @@ class Session(aiomqtt.Client):
     async def __aenter__(self) -> Self:
         try:
             return await super().__aenter__()
-        except aiomqtt.MqttError:
-            if self._tls_socket is not None:
-                self._tls_socket.close()
+        except BaseException:
+            self._abandon()
             raise
 
     async def __aexit__(
@@ -138,9 +141,18 @@ class Session(aiomqtt.Client):
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        await super().__aexit__(exc_type, exc, tb)
+        self.timeout = min(self.timeout, FAREWELL_S)
+        with contextlib.suppress(aiomqtt.MqttError):  # of a broker that does not even take a farewell
+            await super().__aexit__(exc_type, exc, tb)
+        self._abandon()
         if self._disconnected.done():
             self._disconnected.exception()  # looked at, so that asyncio does not complain that nobody did
+
+    def _abandon(self) -> None:
+        """Close what aiomqtt leaves open when a connection is refused, does not answer, or is given up."""
+        self._client._sock_close()  # noqa: SLF001 - paho's only way to close at once
+        if self._tls_socket is not None:
+            self._tls_socket.close()
 
     def post(self, publication: Publication, acknowledged: Callable[[str | None], None]) -> None:
         """Publish at QoS 1 without waiting.
@@ -152,6 +164,10 @@ class Session(aiomqtt.Client):
             aiomqtt.MqttError: there is no connection.
         """
         properties = _properties(publication) if self.is_v5 else None
+        if self._maximum is not None and _packet_size(publication, properties) > self._maximum:
+            # sent all the same, it would end the connection, time and again (MQTT 5, 3.1.2.11.4)
+            acknowledged(f"it is larger than the {self._maximum} bytes that the broker takes")
+            return
         info = self._client.publish(publication.topic, publication.payload, 1, publication.retain, properties)
         if info.rc != 0:
             raise aiomqtt.MqttCodeError(info.rc, "cannot publish")
@@ -196,9 +212,12 @@ class Session(aiomqtt.Client):
         reason_code: ReasonCode,
         properties: Properties | None = None,
     ) -> None:
-        maximum = getattr(properties, "ReceiveMaximum", None)
+        window = getattr(properties, "ReceiveMaximum", None)
+        if isinstance(window, int):
+            self._window = min(WINDOW, window)
+        maximum = getattr(properties, "MaximumPacketSize", None)
         if isinstance(maximum, int):
-            self._window = min(WINDOW, maximum)
+            self._maximum = maximum
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(
@@ -212,6 +231,12 @@ class Session(aiomqtt.Client):
         if not self._in_flight:
             self._quiet.set()
         acknowledged(None if reason_code.value < FAILURES else str(reason_code))
+
+
+def _packet_size(publication: Publication, properties: PackedProperties | None) -> int:
+    """The size of the packet, or up to 3 bytes more: fixed header, topic, packet identifier, properties, payload."""
+    packed = b"" if properties is None else properties.packed
+    return 5 + 2 + len(publication.topic.encode()) + 2 + len(packed) + len(publication.payload)
 
 
 def _connect_properties(settings: MqttSettings) -> Properties:

@@ -100,3 +100,9 @@ def test_the_subject_is_the_prefix_else_the_target_else_nothing() -> None:
     assert accepted(1).subject == "10.0.0.1/32"
     assert models.TargetDown(target="lb-1", url="http://x", error="gone").subject == "lb-1"
     assert models.KernelOverrun(total=1).subject is None
+
+
+def test_words_that_are_no_text_do_not_stop_an_event() -> None:
+    event = models.TargetDown(target="lb-1", url="http://x", error="half a pair: \ud800")
+    read = json.loads(encode(Record(1, 0.0, event), Identity("node-1", "e1")))
+    assert read["data"]["error"] == "half a pair: ?"
