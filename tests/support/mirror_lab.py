@@ -15,6 +15,7 @@ from routesync.mirror.brakes import Limits
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
+from routesync.mirror.witness import Witness
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_address
 from support.netns import Namespace, namespace
@@ -63,6 +64,7 @@ class Lab:
         limits: Limits | None = None,
         timeout_s: float = 10,
         token: Callable[[], str | None] = lambda: None,
+        witness: bool = False,
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block."""
         client = LoxilbClient(
@@ -80,6 +82,7 @@ class Lab:
                 sink=self.events,
                 links=dict,
                 request_kernel_reading=self._count_reading,
+                witness=Witness("lb", self.space.name) if witness else None,
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()

@@ -33,7 +33,7 @@ from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.announce import Announcer
-from routesync.mirror.book import NEVER, Entry, count_phases, our_protocols
+from routesync.mirror.book import NEVER, STATIC, Entry, count_phases, our_protocols
 from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes, Outcome
 from routesync.mirror.contact import Contact
@@ -42,7 +42,8 @@ from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import TargetState, TargetView
 from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
-from routesync.mirror.worklist import Worklist, backoff
+from routesync.mirror.witness import Witness
+from routesync.mirror.worklist import WITNESS_LAG_S, Worklist, backoff
 from routesync.route import Address, Candidate, Prefix
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,7 @@ class Reconciler:
         links: Callable[[], Mapping[int, Link]],
         target_addresses: Callable[[], frozenset[Address]] = frozenset,
         request_kernel_reading: Callable[[], None] = lambda: None,
+        witness: Witness | None = None,
     ) -> None:
         self.name = name
         self.contacted = asyncio.Event()  # answered, or failed to, at least once
@@ -106,7 +108,9 @@ class Reconciler:
             limits=limits,
             now=self._now,
             request_kernel_reading=request_kernel_reading,
+            witness=witness,
         )
+        self._witness = witness
         self._canaries: Iterator[Prefix] = iter(())
         self._canary_at = NEVER
         self._sweep_at = NEVER
@@ -154,6 +158,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Connect, work, and when the connection breaks begin again. Returns never."""
+        watching = asyncio.create_task(self._witness.run(self._witnessed)) if self._witness else None
         try:
             while True:
                 try:
@@ -162,9 +167,15 @@ class Reconciler:
                 except errors.LoxilbError as error:
                     await self._rest_after(error)
         finally:
-            for task in self._in_flight:
+            tasks = [*self._in_flight, *([watching] if watching else [])]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._in_flight, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _witnessed(self, prefix: Prefix) -> None:
+        if self._work.witnessed(prefix):
+            asyncio.get_running_loop().call_later(WITNESS_LAG_S, self._witnessed, prefix)
+        self._wake.set()
 
     @staticmethod
     def _now() -> float:
@@ -191,6 +202,8 @@ class Reconciler:
     async def _connect(self) -> None:
         version, reading = await self._contact.make()
         self._changes.protocols = our_protocols(version)
+        if self._witness is not None:
+            self._witness.honours_static = self._changes.protocols == STATIC
         self._work.absorb(reading)
         if self._state is TargetState.UNREACHABLE or self._version is None:
             log.info("target up", target=self.name, url=self._client.url, version=version)

@@ -21,6 +21,7 @@ from routesync.mirror.contact import Reading
 from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
 from routesync.mirror.wanted import Blocked, TargetFacts, Wanted
+from routesync.mirror.witness import Witness
 from routesync.route import Candidate, Family, Prefix
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,8 @@ FRESH_S: Final = 5.0
 FLAP_S: Final = 1.0
 """At most one change per prefix in this time."""
 RETRY_MOST_S: Final = 300.0
+WITNESS_LAG_S: Final = 0.05
+"""What the witness says within this time of a request of ours is looked at again after it."""
 
 Judge = Callable[[Candidate, TargetFacts], Wanted | Blocked]
 
@@ -53,6 +56,7 @@ class Worklist:
         limits: Limits,
         now: Callable[[], float],
         request_kernel_reading: Callable[[], None],
+        witness: Witness | None = None,
     ) -> None:
         self.entries: dict[Prefix, Entry] = {}
         self.standing: dict[Prefix, None] = {}  # what is wanted and stands there
@@ -70,6 +74,7 @@ class Worklist:
         self._limits = limits
         self._now = now
         self._occupied = dict.fromkeys(Family, 0)
+        self._witness = witness
 
     # -- wishes -----------------------------------------------------------------------------------------------------
 
@@ -197,10 +202,13 @@ class Worklist:
         return True
 
     def _proven(self, prefix: Prefix, entry: Entry) -> bool:
-        """Whether a fresh reading shows the route with our gateway, so that a DELETE takes ours."""
+        """Whether the witness, or a fresh reading, shows the route with our gateway, so that a DELETE takes ours."""
+        if entry.ours is None:
+            return False
+        if self._witness is not None and self._witness.ready:
+            return self._witness.shows(prefix, entry.ours)
         return (
-            entry.ours is not None
-            and self.reading is not None
+            self.reading is not None
             and self.reading.started > entry.changed_at
             and self._now() - self.reading.started <= FRESH_S
             and self.reading.inventory.shows(prefix, entry.ours)
@@ -259,3 +267,33 @@ class Worklist:
             case Finding.FOREIGN:
                 self._changes.note_foreign(prefix, entry, known, describe_row(reading.inventory.rows[prefix]))
         return finding
+
+    # -- what the witness says --------------------------------------------------------------------------------------
+
+    def witnessed(self, prefix: Prefix) -> bool:
+        """Its kernel's routes of this prefix changed; tell whether it is too early to say what that means."""
+        entry = self.entries.get(prefix)
+        if entry is None or self._witness is None or not self._witness.ready:
+            return False
+        if prefix in self.busy or entry.changed_at + WITNESS_LAG_S > self._now():
+            return True  # it may be our own doing, and the answer still under way
+        known = entry.known
+        if known is None:
+            if entry.phase in {Phase.CONFLICTING, Phase.PRESENT}:  # whoever was there may be gone
+                entry.phase, entry.failures = Phase.PENDING, 0
+                self.schedule(prefix, entry)
+            return False
+        if self._witness.shows(prefix, known):
+            entry.ours, entry.claim = known, None
+            if entry.wanted and entry.wanted.gateway == known and entry.phase is not Phase.CONFIRMED:
+                entry.phase = Phase.CONFIRMED
+                self._say.confirmed(prefix, known)
+        else:
+            entry.ours = entry.claim = None
+            self._occupied[prefix.family] -= 1
+            if self._witness.first(prefix) is None:
+                self._changes.note_lost(prefix, entry, known)
+            else:
+                self._changes.note_foreign(prefix, entry, known, "its kernel has another route there now")
+        self.schedule(prefix, entry)
+        return False

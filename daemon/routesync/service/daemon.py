@@ -37,6 +37,7 @@ from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, Memory
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.wanted import TargetRules, url_address
+from routesync.mirror.witness import Witness
 from routesync.route import Address, Route, Verdict
 from routesync.service.kernel_reports import KernelReporter
 from routesync.service.notify import Notifier, feed_watchdog
@@ -186,6 +187,7 @@ class Daemon:
             links=lambda: self._source.links,
             target_addresses=self._target_addresses,
             request_kernel_reading=lambda: self._source.request_resync("mass withdrawal"),
+            witness=Witness(target.name, target.witness.netns) if target.witness else None,
         )
         reconciler.load_ledger()
         return reconciler

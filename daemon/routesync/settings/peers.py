@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from routesync.settings.fields import Host, Name, NextHopText, OneOrMany, Topic, Url
+from routesync.settings.fields import Host, Name, NetworkNamespace, NextHopText, OneOrMany, Topic, Url
 from routesync.settings.model import Model
 from routesync.settings.notation import NotationError, read_rewrite
 
@@ -39,6 +39,15 @@ class TlsSettings(Model):
         if value is not None and info.data.get("cert_file", "") is None:
             raise NotationError("a key without a certificate", "give cert_file too")
         return value
+
+
+class WitnessSettings(Model):
+    """The kernel beneath a loxilb, read directly: the best proof of what stands there."""
+
+    netns: NetworkNamespace = Field(
+        description="Network namespace of that loxilb on this host: a name below /run/netns or a path. Entering it "
+        "needs CAP_SYS_ADMIN; while it cannot be read, loxilb's own table serves."
+    )
 
 
 class TargetSettings(Model):
@@ -85,6 +94,9 @@ class TargetSettings(Model):
     )
     request_timeout_s: float = Field(
         default=10, gt=0, le=300, description="How long one request may take, in seconds."
+    )
+    witness: WitnessSettings | None = Field(
+        default=None, description="Where loxilb's namespace is on this host: read its kernel directly."
     )
     canary_interval_s: float = Field(
         default=5,

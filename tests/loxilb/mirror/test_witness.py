@@ -1,0 +1,80 @@
+"""With a witness in loxilb's kernel: what is lost, foreign or gone is known at once, without reading loxilb's table."""
+
+from __future__ import annotations
+
+from routesync.mirror.book import Phase
+from routesync.mirror.brakes import Limits
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.status import TargetState
+from routesync.route import Prefix
+from support.mirror_lab import Lab, candidate
+from support.netns import needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+HERE, THERE = "192.168.10.1", "192.168.10.2"
+A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")
+NO_CHECKS = Limits(canary_interval_s=3600)
+
+
+async def mirrored(lab: Lab, reconciler: Reconciler) -> None:
+    reconciler.consider(A, candidate(str(A), HERE))
+    reconciler.consider(B, candidate(str(B), "fd00:10::1"))
+    await lab.holds({str(A): HERE, str(B): "fd00:10::1"})
+    await eventually(lambda: reconciler.view().phases[Phase.CONFIRMED] == 2, what="confirmation")
+    await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
+
+
+async def test_accepted_becomes_confirmed_and_withdrawn_without_reading_its_table(lab: Lab) -> None:
+    async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
+        await mirrored(lab, reconciler)
+        reads = lab.standin.state().route_reads
+        reconciler.consider(A, None)
+        reconciler.consider(B, candidate(str(B), "fd00:10::2"))
+        await lab.holds({str(B): "fd00:10::2"})
+        assert lab.standin.state().route_reads == reads
+
+
+async def test_what_its_kernel_loses_is_made_again_at_once(lab: Lab) -> None:
+    async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
+        await mirrored(lab, reconciler)
+        lab.space.ip(f"-6 route del {B}")
+        lab.space.ip(f"route del {A}")
+        await lab.holds({str(A): HERE, str(B): "fd00:10::1"}, within_s=5)
+        lab.space.ip(
+            "link set ens3 down"
+        )  # in silence; with it goes its IPv6 address, and so the gateway of B
+        lab.space.ip("link set ens3 up")
+        await lab.holds({str(A): HERE})
+
+
+async def test_somebody_elses_replacement_is_known_at_once_and_never_deleted(lab: Lab) -> None:
+    async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
+        await mirrored(lab, reconciler)
+        lab.space.ip(f"route replace {A} via {THERE} proto bird")
+        await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
+        assert A not in lab.ledger.owned("lb")
+        reconciler.consider(A, None)
+        await eventually(lambda: A not in reconciler.entries, what="giving it up")
+        assert lab.gateway(A) == THERE
+
+
+async def test_somebody_elses_lower_metric_on_ipv6_is_never_deleted(lab: Lab) -> None:
+    """DELETE would take theirs, which stands first."""
+    async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
+        await mirrored(lab, reconciler)
+        lab.space.ip(f"-6 route add {B} via fd00:10::2 metric 20 proto bird")
+        await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
+        reconciler.consider(B, None)
+        await eventually(lambda: B not in reconciler.entries, what="giving it up")
+        assert "metric 20" in lab.space.ip(f"-6 route show {B}")
+
+
+async def test_when_a_conflict_ends_our_route_is_made_at_once(lab: Lab) -> None:
+    await lab.behind_its_back(f"route add {A} via {THERE} proto bird")
+    async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
+        lab.space.ip(f"route del {A}")
+        await lab.holds({str(A): HERE}, within_s=5)
