@@ -59,6 +59,7 @@ def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str
     broker = f"broker {settings.host}:{settings.port}"
     if isinstance(error, TimeoutError) or str(error) == "Operation timed out":  # as aiomqtt says it
         return f"{broker} does not answer within {settings.timeout_s:g} s; check mqtt.host and mqtt.port"
+    ended = isinstance(error.__cause__, aiomqtt.MqttCodeError)
     if isinstance(error.__cause__, aiomqtt.MqttCodeError):
         error = error.__cause__  # why the connection ended
     code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
@@ -76,6 +77,8 @@ def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str
             return f"{broker} has banned the client id {client_id!r}; ask its administrator"
         case value if value == _TAKEN_OVER:
             return f"{broker}: another client connected as {client_id!r}; give each its own mqtt.client_id"
+    if ended:
+        return f"{broker}: the connection ended ({words})"
     if "certificate" in words.lower() or "ssl" in words.lower():
         return f"{broker}: {words}; check mqtt.tls"
     return f"{broker}: {words}; check mqtt.host and mqtt.port"
