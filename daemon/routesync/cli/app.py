@@ -118,6 +118,43 @@ def forget(target: TargetOption, state: StateOption = None, yes: YesOption = Fal
 
 
 @app.command()
+def watch(
+    *,
+    config: ConfigOption = None,
+    broker: Annotated[
+        str | None, typer.Option(help="HOST[:PORT] instead of the configuration's broker.")
+    ] = None,
+    node: Annotated[
+        list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--type", help='Only these, e.g. "route.*"; may be repeated.')
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="Only events of routes inside this prefix.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Follow what nodes publish over MQTT: this one, others, or the fleet."""
+    from routesync.cli import watch as command
+    from routesync.events.reader import Selection
+
+    within = command.read_prefix(prefix) if prefix is not None else None
+    if prefix is not None and within is None:
+        raise typer.Exit(2)
+    selection = Selection(node or (), kind or (), within)
+    raise typer.Exit(command.watch(config or DEFAULT_CONFIG, broker, selection, as_json=json))
+
+
+@app.command()
+def schema(
+    which: Annotated[str, typer.Argument(help="asyncapi, or a type of message.")] = "asyncapi",
+) -> None:
+    """Print the contract of the event stream: AsyncAPI, or the JSON Schema of a type's data."""
+    from routesync.cli import schema as command
+
+    raise typer.Exit(command.schema(which))
+
+
+@app.command()
 def demo() -> None:
     """Play the founding story in network namespaces of its own; needs root."""
     from routesync.demo.story import run_demo
