@@ -23,7 +23,7 @@ from typing import Any, Final, Self, TypeVar
 import structlog
 
 from routesync.events.cloudevents import Identity, Record, encode
-from routesync.events.store import Bounds, Loss, LossReason, Message, Store
+from routesync.events.store import Bounds, Loss, LossReason, Message, Store, open_store
 
 T = TypeVar("T")
 
@@ -35,6 +35,7 @@ _BATCH: Final = 2_000
 _IDLE_S: Final = 1.0
 """Acknowledgements wait this long at most for a transaction to go with."""
 _RETRY_S: Final = 1.0
+_CLOSE_S: Final = 5.0
 
 log = structlog.get_logger("routesync.events")
 
@@ -91,7 +92,7 @@ class Outbox:
         A damaged file is put aside and a new epoch begins. Where the file cannot be had at all (no directory, no
         permission), memory takes its place, and `trouble` says why.
         """
-        store, trouble = _open_store(path, epoch)
+        store, trouble = open_store(path, epoch)
         if trouble is not None:
             log.error("the outbox cannot be opened", error=trouble)
         outbox = cls(store, node, bounds, trouble=trouble)
@@ -140,32 +141,43 @@ class Outbox:
         """The next events behind this number, as soon as there is one."""
         while True:
             self._news.clear()
-            if messages := await self._call(lambda: self._read(after, limit)):
+            try:
+                messages = await self._call(lambda: self._read(after, limit))
+            except sqlite3.Error:  # skipping what cannot be read would lose it
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if messages:
                 return messages
             await self._news.wait()
 
     async def retained(self) -> frozenset[str]:
         """The retained topics that the broker may hold from us."""
-        return await self._call(self._store.retained)
+        with contextlib.suppress(
+            sqlite3.Error
+        ):  # then something may be left behind after a rename; nothing worse
+            return await self._call(self._store.retained)
+        return frozenset()
 
     async def remember_retained(self, topics: Iterable[str]) -> None:
         """Remember these as the retained topics that the broker may hold from us, and no others."""
         remembered = frozenset(topics)
-        with contextlib.suppress(sqlite3.Error):  # then one may be left behind after a rename; nothing worse
+        with contextlib.suppress(sqlite3.Error):
             await self._call(lambda: self._store.remember_retained(remembered))
 
     async def flush(self) -> int:
         """Wait until all that was put is written (or the disk has failed).
 
         Returns:
-            The number of the last event that waits for the broker; 0 for none.
+            The number of the last event that waits for the broker; 0 for none, or where it cannot be known.
         """
-        return await self._call(self._last)
+        with contextlib.suppress(sqlite3.Error):
+            return await self._call(self._last)
+        return 0
 
     async def close(self) -> None:
-        """Write what waits, mark an orderly end, close the file."""
+        """Write what waits, mark an orderly end, close the file; a disk that hangs is left to itself after a while."""
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, _CLOSE_S)
 
     async def _call(self, function: Callable[[], T]) -> T:
         if self._defect is not None:
@@ -173,7 +185,6 @@ class Outbox:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = self._loop.create_future()
-
         self._asked.add(answer)
         answer.add_done_callback(self._asked.discard)
 
@@ -189,6 +200,7 @@ class Outbox:
             try:
                 outcome = function()
             except sqlite3.Error as error:
+                self._failed(error)
                 self._tell_loop(settle, None, error)
             else:
                 self._tell_loop(settle, outcome, None)
@@ -229,7 +241,8 @@ class Outbox:
                 call()
             if closing:
                 with contextlib.suppress(sqlite3.Error):
-                    self._store.close(self._given)
+                    # what could not be written is missed at the next start, as after a kill
+                    self._store.close(None if self._unwritten else self._given)
                 return
 
     def _collect(self, timeout_s: float) -> tuple[list[Record], list[Callable[[], None]], bool]:
@@ -283,13 +296,13 @@ class Outbox:
         self._retry_at = time.monotonic() + _RETRY_S
         if self.trouble is None:
             self.trouble = f"outbox: {error}; events go on through memory and would not survive a restart"
-            log.error("the outbox cannot be written", error=str(error))
+            log.error("the outbox cannot be used", error=str(error))
 
     def _recovered(self) -> None:
         if self._retry_at:
             self._retry_at = 0.0
             self.trouble = None
-            log.info("the outbox can be written again")
+            log.info("the outbox can be used again")
         losses = tuple(self._store.losses())
         with self._lock:
             if not self._told:
@@ -302,25 +315,6 @@ class Outbox:
 
     def _last(self) -> int:
         return self._unwritten[-1].sequence if self._unwritten else self._store.last()
-
-
-def _open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]:
-    if path is None:
-        return Store(None, epoch=epoch), None
-    try:
-        return Store(path, epoch=epoch), None
-    except sqlite3.OperationalError as error:
-        return Store(
-            None, epoch=epoch
-        ), f"{path}: {error}; events would not survive a restart; check the directory and its owner"
-    except sqlite3.DatabaseError as error:
-        damage = str(error)
-    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-    path.replace(aside)
-    for leftover in (f"{path}-wal", f"{path}-shm"):
-        Path(leftover).unlink(missing_ok=True)
-    log.error("the outbox was damaged and is put aside; a new epoch begins", error=damage, aside=str(aside))
-    return Store(path, epoch=epoch), None
 
 
 def _nothing() -> None:

@@ -9,7 +9,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+import structlog
+
 from routesync.events.hub import new_epoch
+
+log = structlog.get_logger("routesync.events")
 
 SCHEMA_VERSION: Final = 1
 SEQUENCE_RESERVE: Final = 2**20
@@ -238,9 +242,43 @@ class Store:
         self._db.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in topics])
         self._db.execute("COMMIT")
 
-    def close(self, sequence: int) -> None:
-        """Mark an orderly end at this number and close."""
+    def close(self, sequence: int | None) -> None:
+        """Close; with a number, mark an orderly end at it."""
         try:
+            if sequence is None:
+                return
             self._db.execute("UPDATE meta SET clean = 1, sequence = ?", (sequence,))
         finally:
             self._db.close()
+
+
+def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]:
+    """Open a store, in memory for None.
+
+    A damaged file is put aside and a new epoch begins. Where the file cannot be had at all, memory takes its place.
+
+    Returns:
+        The store; and why it is not the one that was asked for, or None.
+
+    """
+    if path is None:
+        return Store(None, epoch=epoch), None
+    try:
+        try:
+            return Store(path, epoch=epoch), None
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            _put_aside(path, str(error))
+            return Store(path, epoch=epoch), None
+    except (sqlite3.Error, OSError) as error:
+        trouble = f"{path}: {error}; events would not survive a restart; check the directory and its owner"
+        return Store(None, epoch=epoch), trouble
+
+
+def _put_aside(path: Path, damage: str) -> None:
+    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    path.replace(aside)
+    for leftover in (f"{path}-wal", f"{path}-shm"):
+        Path(leftover).unlink(missing_ok=True)
+    log.error("the outbox was damaged and is put aside; a new epoch begins", error=damage, aside=str(aside))
