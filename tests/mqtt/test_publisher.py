@@ -6,6 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+import aiomqtt
 import pytest
 from structlog.testing import capture_logs
 
@@ -45,6 +46,25 @@ async def test_events_arrive_in_order(mosquitto: Broker, protocol: str) -> None:
         assert listener.sequences == list(range(1, 1001))
         assert listener.heard[0].topic == "routesync/v1/node-1/event/route/accepted"
         assert len({heard.envelope["id"] for heard in listener.heard}) == 1000
+
+
+async def test_events_can_be_filtered_without_parsing_and_expire(mosquitto: Broker) -> None:
+    version = aiomqtt.ProtocolVersion.V5
+    async with (
+        aiomqtt.Client(mosquitto.address, mosquitto.port, protocol=version) as client,
+        publishing(mosquitto.settings(event_expiry_s=60)) as node,
+    ):
+        await client.subscribe("routesync/+/+/event/#", qos=1)
+        node.emit(1)
+        message = await anext(aiter(client.messages))
+        properties = vars(message.properties)
+        assert properties["ContentType"] == "application/cloudevents+json; charset=utf-8"
+        assert properties["UserProperty"] == [
+            ("type", "io.routesync.route.accepted.v1"),
+            ("target", "lb-1"),
+            ("prefix", "10.0.0.1/32"),
+        ]
+        assert 0 < properties["MessageExpiryInterval"] <= 60
 
 
 async def test_events_are_delivered_before_a_stop(mosquitto: Broker) -> None:
