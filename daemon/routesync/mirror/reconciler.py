@@ -133,6 +133,11 @@ class Reconciler:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
         self._work.claim(self._ledger.owned(self.name).items())
 
+    def order_sweep(self) -> None:
+        """Have all routes of ours posted again, as a proof that they stand there, when nothing else is to be done."""
+        self._sweep_at = self._now()
+        self._wake.set()
+
     def kernel_was_read(self) -> None:
         """The kernel's table was read anew, and what that changed was considered."""
         held = self._work.brake.held
@@ -346,8 +351,9 @@ class Reconciler:
             if outcome is Outcome.DOUBTFUL:
                 self._work.verify.add(prefix)
             elif outcome is Outcome.RESTORED:
-                log.warning("target had lost a route", target=self.name, prefix=str(prefix))
-                self._sweep_at = self._now()
+                if self._sweep_at > self._now():  # said once; the sweep finds the others
+                    log.warning("target had lost a route", target=self.name, prefix=str(prefix))
+                self.order_sweep()
 
     def _note_rest(self) -> None:
         """When nothing is left to do now, say that the sync is complete, once."""
