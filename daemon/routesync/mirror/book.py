@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -37,27 +35,87 @@ class Phase(StrEnum):
     WITHDRAWING = "withdrawing"
 
 
-@dataclass(slots=True)
-class Entry:
-    """One prefix at one target. Times are monotonic seconds."""
+class Tally:
+    """How many entries are in which phase, and how many are wanted: kept as it changes, for many look at it often."""
 
-    candidate: Candidate | None = None
-    judgement: Wanted | Blocked | None = None
-    ours: Address | None = None  # gateway of the route of ours that stands there
-    claim: Address | None = (
-        None  # gateway of one that may stand there: the answer was lost, or the ledger says so
+    def __init__(self) -> None:
+        self.phases: Counter[Phase] = Counter()
+        self.wanted = 0
+
+
+class Entry:
+    """One prefix at one target. Times are monotonic seconds.
+
+    Attributes:
+        candidate: the elected route; None: there is none.
+        ours: gateway of the route of ours that stands there.
+        claim: gateway of one that may stand there: the answer was lost, or the ledger says so.
+        hold_until: a withdrawal waits until then.
+        failures: in a row; they make the next try wait.
+        gap_since: of a replacement: the old route is deleted since then, the new one not there yet.
+        changed_at: of the last request that may have changed something.
+        error: why it is not as it is wanted, for people.
+    """
+
+    __slots__ = (
+        "_judgement",
+        "_phase",
+        "_tally",
+        "candidate",
+        "changed_at",
+        "claim",
+        "error",
+        "failures",
+        "gap_since",
+        "hold_until",
+        "ours",
     )
-    phase: Phase = Phase.PENDING
-    hold_until: float = NEVER  # start-up hold: of the ledger, and not seen in the kernel yet
-    failures: int = 0
-    gap_since: float | None = None  # of a replacement: the old route is deleted, the new one not there yet
-    changed_at: float = NEVER  # of the last request that may have changed something
-    error: str = ""
+
+    def __init__(self, tally: Tally) -> None:
+        self.candidate: Candidate | None = None
+        self.ours: Address | None = None
+        self.claim: Address | None = None
+        self.hold_until = NEVER
+        self.failures = 0
+        self.gap_since: float | None = None
+        self.changed_at = NEVER
+        self.error = ""
+        self._tally = tally
+        self._judgement: Wanted | Blocked | None = None
+        self._phase = Phase.PENDING
+        tally.phases[Phase.PENDING] += 1
+
+    def drop(self) -> None:
+        """The entry is thrown away: it no longer counts."""
+        self.judgement = None
+        self._tally.phases[self._phase] -= 1
+
+    @property
+    def phase(self) -> Phase:
+        """Where the route stands in its life."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        if phase is not self._phase:
+            self._tally.phases[self._phase] -= 1
+            self._tally.phases[phase] += 1
+            self._phase = phase
+
+    @property
+    def judgement(self) -> Wanted | Blocked | None:
+        """What shall stand there, or why nothing shall; None: there is no route."""
+        return self._judgement
+
+    @judgement.setter
+    def judgement(self, judgement: Wanted | Blocked | None) -> None:
+        self._tally.wanted += isinstance(judgement, Wanted) - isinstance(self._judgement, Wanted)
+        self._judgement = judgement
 
     @property
     def wanted(self) -> Wanted | None:
         """What shall stand there."""
-        return self.judgement if isinstance(self.judgement, Wanted) else None
+        return self._judgement if isinstance(self._judgement, Wanted) else None
 
     @property
     def known(self) -> Address | None:
@@ -118,8 +176,3 @@ def compare(entry: Entry, known: Address, row: InventoryRow | None, protocols: f
         return Finding.CONFIRMED
     entry.ours = entry.claim = None
     return Finding.LOST if row is None else Finding.FOREIGN
-
-
-def count_phases(entries: Mapping[Prefix, Entry]) -> Counter[Phase]:
-    """How many entries are in which phase."""
-    return Counter(entry.phase for entry in entries.values())

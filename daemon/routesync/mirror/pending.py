@@ -29,15 +29,14 @@ class Pending:
         self._urgency: dict[Prefix, Urgency] = {}
         self._due: dict[Prefix, float] = {}
         self._clock: list[tuple[float, Prefix]] = []
-        self._since: dict[Prefix, float] = {}
+        self._since: dict[Prefix, float] = {}  # of the first wish; the oldest stands first
         self._counts = [0 for _ in Urgency]
 
     def put(self, prefix: Prefix, urgency: Urgency, *, now: float, not_before: float = 0.0) -> None:
         """Let a prefix wait; if it waits already, this urgency and time hold from now on."""
-        since = self._since.get(prefix, now)
-        self.discard(prefix)
+        self._take_out(prefix)
         self._urgency[prefix] = urgency
-        self._since[prefix] = since
+        self._since.setdefault(prefix, now)
         self._counts[urgency] += 1
         if not_before:
             self._due[prefix] = not_before
@@ -47,11 +46,14 @@ class Pending:
 
     def discard(self, prefix: Prefix) -> None:
         """Forget a prefix; it need not wait."""
+        self._take_out(prefix)
+        self._since.pop(prefix, None)
+
+    def _take_out(self, prefix: Prefix) -> None:
         urgency = self._urgency.pop(prefix, None)
         if urgency is not None:
             self._ready[urgency].pop(prefix, None)
             self._due.pop(prefix, None)
-            del self._since[prefix]
             self._counts[urgency] -= 1
 
     def pop(
@@ -93,8 +95,7 @@ class Pending:
 
     def oldest_s(self, now: float) -> float:
         """How long the longest waiting has waited; what waits for a time of its own does not count."""
-        waits = (now - since for prefix, since in self._since.items() if prefix not in self._due)
-        return max(waits, default=0.0)
+        return next((now - since for prefix, since in self._since.items() if prefix not in self._due), 0.0)
 
     def next_due(self) -> float | None:
         """When the next waiting prefix may go, if none may go now."""

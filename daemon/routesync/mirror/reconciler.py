@@ -33,7 +33,7 @@ from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.announce import Announcer
-from routesync.mirror.book import NEVER, STATIC, Entry, count_phases, our_protocols
+from routesync.mirror.book import NEVER, STATIC, Entry, our_protocols
 from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes, Outcome
 from routesync.mirror.contact import Contact
@@ -217,8 +217,7 @@ class Reconciler:
         self._state = TargetState.SYNCING
         self._sync_began, self._sync_base = self._now(), self._changes.totals
         self._sweep_at = self._now()
-        wanted = sum(1 for entry in self.entries.values() if entry.wanted)
-        self._sink.emit(SyncStarted(target=self.name, wanted=wanted))
+        self._sink.emit(SyncStarted(target=self.name, wanted=self._work.tally.wanted))
         self.contacted.set()
 
     def _say_waiting(self, state: TargetState, why: str) -> None:
@@ -244,14 +243,14 @@ class Reconciler:
                     continue
                 wait_s = min(wait_s, quiet_in) if quiet_in > 0 else wait_s
             self._order_checks(now)
-            least, most = self._work.admitted(idle=not self._in_flight)
-            if len(self._in_flight) < CONCURRENCY and pending.ready(now, least=least, most=most):
-                token_in = self._bucket.take(now)
-                if token_in <= 0:
-                    self._launch(now, least, most)
+            if len(self._in_flight) < CONCURRENCY:
+                job, token_in = self._next_job(now, others=len(self._in_flight))
+                if job is not None:
+                    self._launch(job)
                     continue
-                wait_s = min(wait_s, token_in)
-            elif (due := pending.next_due()) is not None and due > now:
+                if token_in > 0:
+                    wait_s = min(wait_s, token_in)
+            if (due := pending.next_due()) is not None and due > now:
                 wait_s = min(wait_s, due - now)
             self._note_rest()
             await self._rest(wait_s)
@@ -298,16 +297,33 @@ class Reconciler:
                 canary = next(self._canaries)
             work.pending.put(canary, Urgency.CHECK, now=now)
 
-    def _launch(self, now: float, least: Urgency, most: Urgency) -> None:
-        job = self._work.pending.pop(now, least=least, most=most)
-        if job is None:
-            self._bucket.give_back(now)
-            return
-        prefix, _ = job
-        self._work.busy.add(prefix)
-        task = asyncio.get_running_loop().create_task(self._carry_out(prefix))
+    def _next_job(self, now: float, *, others: int) -> tuple[Prefix | None, float]:
+        """The next prefix to work on, with a token taken for it; or none, and the seconds until there is a token."""
+        least, most = self._work.admitted(idle=not others)
+        pending = self._work.pending
+        if not pending.ready(now, least=least, most=most):
+            return None, 0.0
+        token_in = self._bucket.take(now)
+        if token_in > 0:
+            return None, token_in
+        job = pending.pop(now, least=least, most=most)
+        return (job[0], 0.0) if job else (None, 0.0)
+
+    def _launch(self, prefix: Prefix) -> None:
+        task = asyncio.get_running_loop().create_task(self._work_on(prefix))
         self._in_flight.add(task)
         task.add_done_callback(self._landed)
+
+    async def _work_on(self, first: Prefix) -> None:
+        """Work on a prefix, and then on whatever may go next."""
+        prefix: Prefix | None = first
+        while prefix is not None:
+            self._work.busy.add(prefix)
+            await self._carry_out(prefix)
+            now = self._now()
+            if self._broken is not None or self._reading_due(now):
+                return
+            prefix, _ = self._next_job(now, others=len(self._in_flight) - 1)
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
@@ -385,8 +401,8 @@ class Reconciler:
             state=self._state,
             version=self._version,
             error=self._error,
-            wanted=sum(1 for entry in self.entries.values() if entry.wanted),
-            phases=count_phases(self.entries),
+            wanted=work.tally.wanted,
+            phases=work.tally.phases.copy(),
             waiting=len(work.pending) + len(work.verify) + len(self._in_flight),
             oldest_s=work.pending.oldest_s(self._now()),
             braked=work.brake.held,

@@ -119,6 +119,13 @@ class TargetRules(NamedTuple):
 LOOPBACK: Final = (Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
 LINK_LOCAL: Final = (Prefix.parse("169.254.0.0/16"), Prefix.parse("fe80::/10"))
 MULTICAST: Final = (Prefix.parse("224.0.0.0/4"), Prefix.parse("ff00::/8"))
+SPECIAL_NETWORKS: Final = (
+    (LINK_LOCAL, Reason.LINK_LOCAL_PREFIX),
+    (MULTICAST, Reason.MULTICAST_PREFIX),
+    (LOOPBACK, Reason.LOOPBACK_PREFIX),
+)
+SPECIAL: Final = {4: frozenset({127, 169, *range(224, 240)}), 16: frozenset({0, 0xFE, 0xFF})}
+"""First bytes of addresses in these networks, by the address's length: a look that spares most routes the rest."""
 LIMITED_BROADCAST: Final = b"\xff\xff\xff\xff"
 
 
@@ -149,13 +156,10 @@ def judge(
         return blocked(Reason.TOS, f"it holds for TOS {route.tos:#04x} only")
     if route.encap:
         return blocked(Reason.ENCAPSULATED, "it encapsulates")
-    for networks, reason in (
-        (LINK_LOCAL, Reason.LINK_LOCAL_PREFIX),
-        (MULTICAST, Reason.MULTICAST_PREFIX),
-        (LOOPBACK, Reason.LOOPBACK_PREFIX),
-    ):
-        if network := _covered(prefix, networks):
-            return blocked(reason, f"it lies in {network}")
+    if prefix.packed[0] in SPECIAL[len(prefix.packed)]:
+        for networks, reason in SPECIAL_NETWORKS:
+            if network := _covered(prefix, networks):
+                return blocked(reason, f"it lies in {network}")
     if prefix.is_default and not rules.allow_default:
         return blocked(Reason.DEFAULT_NOT_ALLOWED, "allow_default is false for this target")
     if not rules.force_connected and (network := _covered(prefix, facts.connected)):
@@ -182,7 +186,7 @@ def judge(
 
 
 def _is_loopback(address: Address) -> bool:
-    return any(network.contains(address) for network in LOOPBACK)
+    return address[0] in SPECIAL[len(address)] and any(network.contains(address) for network in LOOPBACK)
 
 
 def _own_gateway(prefix: Prefix, hops: tuple[NextHop, ...]) -> Address | tuple[Reason, str]:

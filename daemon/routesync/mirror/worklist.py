@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from routesync.mirror.announce import Announcer
-from routesync.mirror.book import NEVER, Entry, Finding, Phase, compare, describe_row
+from routesync.mirror.book import NEVER, Entry, Finding, Phase, Tally, compare, describe_row
 from routesync.mirror.brakes import Limits, MassWithdrawBrake
 from routesync.mirror.changes import RETRY_FIRST_S, Changes
 from routesync.mirror.contact import Reading
@@ -59,6 +59,7 @@ class Worklist:
         witness: Witness | None = None,
     ) -> None:
         self.entries: dict[Prefix, Entry] = {}
+        self.tally = Tally()
         self.standing: dict[Prefix, None] = {}  # what is wanted and stands there
         self.pending = Pending()
         self.verify: set[Prefix] = set()  # these wait for a reading
@@ -84,7 +85,7 @@ class Worklist:
         if entry is None:
             if candidate is None:
                 return
-            entry = self.entries[prefix] = Entry()
+            entry = self.entries[prefix] = Entry(self.tally)
         if candidate is not None:
             entry.hold_until = NEVER  # the kernel has it: from now on its going means something
             self.brake.forget(prefix)
@@ -102,7 +103,7 @@ class Worklist:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
         hold_until = self._now() + self._limits.startup_hold_s
         for prefix, row in rows:
-            entry = self.entries.setdefault(prefix, Entry())
+            entry = self.entries[prefix] = Entry(self.tally)
             entry.claim = row.gateway
             entry.hold_until = hold_until
             self._occupied[prefix.family] += 1
@@ -159,7 +160,8 @@ class Worklist:
             return
         self.standing.pop(prefix, None)
         if entry.idle:
-            self.entries.pop(prefix, None)
+            del self.entries[prefix]
+            entry.drop()
             self.brake.forget(prefix)
         else:
             entry.phase = Phase.BLOCKED
