@@ -116,10 +116,11 @@ def is_mixed(aliases: Aliases) -> bool:
     """Whether an IPv6 key has a multipath route and others: dumps leave out what stands between its hops.
 
     rt6_dump_route()'s caller jumps from a multipath route to its last hop (fib6_dump_node()), over whatever was added
-    between; such a route shows again, without a word, once the hops are gone.
+    between; such a route shows again, without a word, once the hops are gone. A gap may be such a multipath route.
     """
-    routes = [alias.route for alias in aliases if alias is not GAP]
-    return len(routes) > 1 and any(_is_sibling(route) and len(route.hops) > 1 for route in routes)
+    if len(aliases) < 2:
+        return False
+    return any(alias is GAP or (_is_sibling(alias.route) and len(alias.route.hops) > 1) for alias in aliases)
 
 
 def _is_odd(route: Route) -> bool:
