@@ -235,11 +235,17 @@ class Fib:
         corrected: list[Prefix] = []
         open_keys: set[Key] = set()
         until = time.monotonic() + _SLICE_S
-        for prefix in [*self.replica, *(prefix for prefix in reading.slots if prefix not in self.replica)]:
+        replica = self.replica
+        for prefix in [*replica, *(prefix for prefix in reading.slots if prefix not in replica)]:
             if time.monotonic() > until:
                 await asyncio.sleep(0)
                 until = time.monotonic() + _SLICE_S
-            before, after = self.replica.slots(prefix), reading.tidied(prefix)
+            before, after = replica.slots(prefix), reading.tidied(prefix)
+            if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
+                if after:
+                    replica.begin(prefix, after)
+                    corrected.append(prefix)
+                continue
             if prefix.packed in touched:
                 keys = {(prefix, rest) for rest, _ in (*before, *after)} - self._certain
                 open_keys |= keys if distrusted else keys & doubtful

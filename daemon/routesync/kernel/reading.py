@@ -138,4 +138,7 @@ class Reading:
 
     def tidied(self, prefix: Prefix) -> Slots:
         """What is to be held of a prefix after this reading."""
-        return tuple((rest, kept) for rest, aliases in self.slots.get(prefix, ()) if (kept := tidy(aliases)))
+        slots = self.slots.get(prefix, ())
+        if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always
+            return slots if slots[0][1][0] is not GAP else ()
+        return tuple((rest, kept) for rest, aliases in slots if (kept := tidy(aliases)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from routesync.kernel.splice import GAP, Aliases
 from routesync.route import Candidate, Prefix
@@ -30,6 +30,8 @@ Slots = tuple[Slot, ...]
 
 def candidates_of(slots: Slots) -> tuple[Candidate, ...]:
     """All candidates of a prefix, the preferred one first."""
+    if len(slots) == 1 and GAP not in slots[0][1]:  # nearly always
+        return cast("tuple[Candidate, ...]", slots[0][1])
     return tuple(alias for _, aliases in slots for alias in aliases if alias is not GAP)
 
 
@@ -77,6 +79,12 @@ class Replica:
         """What is held of a prefix."""
         return self._slots.get(prefix, ())
 
+    def begin(self, prefix: Prefix, slots: Slots) -> None:
+        """Hold a prefix of which nothing was held."""
+        self._slots[prefix] = slots
+        if candidates_of(slots):
+            self._mark(prefix, known=False)
+
     def put(self, prefix: Prefix, rest: Rest, aliases: Aliases) -> bool:
         """Set the routes of one key; return whether the candidates of its prefix changed."""
         before = self._slots.get(prefix, ())
@@ -89,12 +97,16 @@ class Replica:
             del self._slots[prefix]
         if candidates_of(before) == candidates_of(after):
             return False
-        if not self._dirty:
-            self._dirty_since = time.monotonic()
-        had = self._dirty.setdefault(prefix, bool(before))
+        had = self._mark(prefix, known=bool(before))
         if not had and not after:
             del self._dirty[prefix]  # came and went: the consumer never knew of it
         return True
+
+    def _mark(self, prefix: Prefix, *, known: bool) -> bool:
+        """Mark a prefix dirty; return whether the consumer has candidates of it."""
+        if not self._dirty:
+            self._dirty_since = time.monotonic()
+        return self._dirty.setdefault(prefix, known)
 
     @property
     def dirty(self) -> bool:
