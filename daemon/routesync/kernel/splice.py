@@ -112,15 +112,18 @@ def _is_sibling(route: Route) -> bool:
     return not route.nexthop_id and bool(route.hops) and all(hop.gateway is not None for hop in route.hops)
 
 
+def _may_hide(alias: Alias) -> bool:
+    """Whether other routes of an IPv6 key may stand between the hops of this one, unseen by dumps."""
+    return alias is GAP or (_is_sibling(alias.route) and len(alias.route.hops) > 1)
+
+
 def is_mixed(aliases: Aliases) -> bool:
     """Whether an IPv6 key has a multipath route and others: dumps leave out what stands between its hops.
 
     rt6_dump_route()'s caller jumps from a multipath route to its last hop (fib6_dump_node()), over whatever was added
     between; such a route shows again, without a word, once the hops are gone. A gap may be such a multipath route.
     """
-    if len(aliases) < 2:
-        return False
-    return any(alias is GAP or (_is_sibling(alias.route) and len(alias.route.hops) > 1) for alias in aliases)
+    return len(aliases) > 1 and any(map(_may_hide, aliases))
 
 
 def _is_odd(route: Route) -> bool:
@@ -150,7 +153,13 @@ def inet6_new(held: Aliases, route: Route, alias: Alias, flags: int) -> Spliced:
         place for place, other in enumerate(held) if other is not GAP and _is_sibling(other.route) == sibling
     ]
     if flags & NLM_F_REPLACE:
-        return doubt if GAP in held else Spliced(_put(held, places[0] if places else 0, alias))
+        if GAP in held:
+            return doubt
+        if any(
+            map(_may_hide, held)
+        ):  # what it took may be one that no dump has shown, and may show another now
+            return Spliced(_put(held, places[0], alias) if places else tidy((*held, alias)), certain=False)
+        return Spliced(_put(held, places[0] if places else 0, alias))
     if not sibling:
         return Spliced(tidy((*held, alias)))
     if not places:
@@ -169,16 +178,17 @@ def inet6_del(held: Aliases, route: Route) -> Spliced | Subtracted:
     """
     same = _find(held, route)
     if len(same) == 1:
-        return Spliced(tidy(held[: same[0]] + held[same[0] + 1 :]))
+        left = tidy(held[: same[0]] + held[same[0] + 1 :])
+        return Spliced(left, certain=not _may_hide(held[same[0]]))  # what it hid shows now, without a word
     hop_alone = _is_sibling(route) and len(route.hops) == 1
     if hop_alone:
         gone = (route.hops[0].gateway, route.hops[0].ifindex)
         for place, alias in enumerate(held):
             if alias is GAP or not _is_sibling(alias.route) or len(alias.route.hops) < 2:
                 continue
-            left = tuple(hop for hop in alias.route.hops if (hop.gateway, hop.ifindex) != gone)
-            if len(left) == len(alias.route.hops) - 1:
-                if len(left) == 1:  # a single hop is told without its weight
-                    left = (left[0]._replace(weight=1),)
-                return Subtracted(place, alias.route._replace(hops=left))
+            hops = tuple(hop for hop in alias.route.hops if (hop.gateway, hop.ifindex) != gone)
+            if len(hops) == len(alias.route.hops) - 1:
+                if len(hops) == 1:  # a single hop is told without its weight
+                    hops = (hops[0]._replace(weight=1),)
+                return Subtracted(place, alias.route._replace(hops=hops))
     return Spliced(held, certain=not same and not hop_alone and (not held or GAP in held))
