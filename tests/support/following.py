@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -46,6 +47,7 @@ async def following(
     tables: tuple[int, ...] = (MAIN,),
     receive_buffer: int = 1 << 20,
     audit_interval_s: float = 600,
+    sock: socket.socket | None = None,
 ) -> AsyncIterator[Follower]:
     """Run a source in a namespace until the block ends; it is synced when the block begins."""
     reports: list[KernelReport] = []
@@ -55,7 +57,8 @@ async def following(
         admit_header=admit_header,
         receive_buffer=receive_buffer,
         audit_interval_s=audit_interval_s,
-        netns=node.name,
+        netns=None if sock else node.name,
+        sock=sock,
         report=reports.append,
     )
     running = asyncio.create_task(source.run())

@@ -61,8 +61,12 @@ class Demo:
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
-                fields = stat.read_text().rpartition(")")[2].split()
-                command = stat.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode()
+                name, _, rest = stat.read_text().rpartition(")")
+                fields = rest.split()
+                command = (
+                    f"{name}) {fields[0]} "
+                    + stat.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode()
+                )
             except (FileNotFoundError, ProcessLookupError):
                 continue
             session, state = int(fields[3]), fields[0]

@@ -1,0 +1,371 @@
+"""What the kernel really does, row by row, and that the source follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from routesync.kernel import Links, ResyncDone
+from routesync.kernel.netlink import (
+    HEADER,
+    RTM_DELROUTE,
+    RTM_NEWROUTE,
+    open_route_socket,
+    subscribe,
+)
+from routesync.route import HopFlag, Route, Verdict, format_address
+from support.following import MAIN, Follower, following
+from support.netns import Namespace, needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+FAR = "10.9.0.0/24"
+FAR6 = "2001:db8:9::/64"
+
+
+def gateways(follower: Follower, prefix: str) -> list[list[str]]:
+    """For each candidate of a prefix, in order, the gateways of its hops."""
+    return [
+        [format_address(hop.gateway) for hop in route.hops if hop.gateway]
+        for route in follower.routes(prefix)
+    ]
+
+
+async def told(follower: Follower, prefix: str, wanted: list[list[str]]) -> None:
+    await eventually(lambda: gateways(follower, prefix) == wanted, what=f"{prefix} via {wanted}")
+
+
+class Ears:
+    """A plain subscriber beside the source: what RTNL says of routes."""
+
+    def __init__(self, node: Namespace) -> None:
+        self._sock = open_route_socket(node.name)
+        subscribe(self._sock)
+        self._sock.setblocking(False)
+
+    def heard(self, family: int = socket.AF_INET) -> list[int]:
+        """The types of the route messages since the last call."""
+        kinds: list[int] = []
+        while True:
+            try:
+                data = self._sock.recv(65536)
+            except BlockingIOError:
+                return kinds
+            kind = HEADER.unpack_from(data)[1]
+            if (
+                kind in (RTM_NEWROUTE, RTM_DELROUTE)
+                and data[HEADER.size] == family
+                and data[HEADER.size + 4] == MAIN
+            ):
+                kinds.append(kind)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@pytest.fixture
+def ears(node: Namespace) -> Iterator[Ears]:
+    made = Ears(node)
+    yield made
+    made.close()
+
+
+async def test_a_link_that_goes_down_takes_its_ipv4_routes_without_a_word(
+    node: Namespace, ears: Ears
+) -> None:
+    node.ip(f"route add {FAR} via 192.0.2.2")
+    node.ip("route add 10.9.1.0/24 nexthop via 192.0.2.2 nexthop via 192.0.2.3")
+    async with following(node) as follower:
+        await told(follower, FAR, [["192.0.2.2"]])
+        node.ip("link set e0 down")
+        await told(follower, FAR, [])
+        await told(follower, "10.9.1.0/24", [])
+        assert follower.routes("192.0.2.0/24") == []
+        assert RTM_DELROUTE not in ears.heard()
+
+
+async def test_an_ipv4_multipath_route_keeps_the_hop_that_is_left(node: Namespace) -> None:
+    node.ip(f"route add {FAR} nexthop via 192.0.2.2 nexthop via 198.51.100.2")
+    async with following(node) as follower:
+        node.ip("link set e0 down")
+
+        def dead() -> bool:
+            route = follower.routes(FAR)[0]
+            return [bool(hop.flags & HopFlag.DEAD) for hop in route.hops] == [True, False]
+
+        await eventually(dead)
+        assert len(follower.routes(FAR)[0].live_hops) == 1
+
+
+async def test_ipv6_routes_of_a_link_that_goes_down_may_go_without_a_word(
+    node: Namespace, ears: Ears
+) -> None:
+    node.sysctl("net.ipv6.route.skip_notify_on_dev_down", "1")
+    node.ip(f"-6 route add {FAR6} via 2001:db8:e0::2")
+    async with following(node) as follower:
+        assert follower.source.stats.sysctls.skip_notify_on_dev_down is True
+        node.ip("link set e0 down")
+        await told(follower, FAR6, [])
+        assert RTM_DELROUTE not in ears.heard(socket.AF_INET6)
+
+
+async def test_a_hop_of_an_ipv6_multipath_route_that_loses_its_link_is_told_dead(node: Namespace) -> None:
+    node.ip(f"-6 route add {FAR6} nexthop via 2001:db8:e0::2 nexthop via 2001:db8:e1::2")
+    async with following(node) as follower:
+        await told(follower, FAR6, [["2001:db8:e0::2", "2001:db8:e1::2"]])
+        node.ip("link set p0 down")
+
+        def down() -> bool:
+            return [hop.usable for hop in follower.routes(FAR6)[0].hops] == [False, True]
+
+        await eventually(down)
+
+
+async def test_a_link_that_comes_up_again_makes_its_hops_usable_in_silence(node: Namespace) -> None:
+    node.ip("link set p0 down")
+    node.ip(f"route add {FAR} via 192.0.2.2")
+    async with following(node) as follower:
+        assert not follower.routes(FAR)[0].hops[0].usable
+        node.ip("link set p0 up")
+        await eventually(lambda: follower.routes(FAR)[0].hops[0].usable)
+
+
+async def test_a_nexthop_object_that_goes_takes_its_ipv4_routes_without_a_word(
+    node: Namespace, ears: Ears
+) -> None:
+    node.ip("nexthop add id 7 via 192.0.2.2 dev e0")
+    node.ip(f"route add {FAR} nhid 7")
+    async with following(node) as follower:
+        await told(follower, FAR, [["192.0.2.2"]])
+        ears.heard()
+        node.ip("nexthop del id 7")
+        await told(follower, FAR, [])
+        assert ears.heard() == []
+
+
+@pytest.mark.parametrize("compat", ["0", "1"])
+async def test_a_nexthop_object_that_is_replaced_moves_its_routes(node: Namespace, compat: str) -> None:
+    node.sysctl("net.ipv4.nexthop_compat_mode", compat)
+    node.batch(
+        [
+            "nexthop add id 7 via 192.0.2.2 dev e0",
+            "nexthop add id 8 via 198.51.100.2 dev e1",
+            "nexthop add id 9 group 7,3/8",
+            f"route add {FAR} nhid 7",
+            "route add 10.9.1.0/24 nhid 9",
+        ]
+    )
+    async with following(node) as follower:
+        assert follower.source.stats.sysctls.nexthop_compat_mode is (compat == "1")
+        await told(follower, FAR, [["192.0.2.2"]])
+        await told(follower, "10.9.1.0/24", [["192.0.2.2", "198.51.100.2"]])
+        assert [hop.weight for hop in follower.routes("10.9.1.0/24")[0].hops] == [3, 1]
+        node.ip("nexthop replace id 7 via 192.0.2.3 dev e0")
+        await told(follower, FAR, [["192.0.2.3"]])
+        await told(follower, "10.9.1.0/24", [["192.0.2.3", "198.51.100.2"]])
+        node.ip("route add 10.9.2.0/24 nhid 9")
+        await told(follower, "10.9.2.0/24", [["192.0.2.3", "198.51.100.2"]])
+        node.ip("nexthop del id 8")
+        await told(follower, "10.9.2.0/24", [["192.0.2.3"]])
+
+
+async def test_an_address_that_goes_takes_the_routes_that_have_it_as_source(node: Namespace) -> None:
+    node.ip("addr add 192.0.2.77/32 dev e0")
+    node.ip(f"route add {FAR} via 192.0.2.2 src 192.0.2.77")
+    async with following(node) as follower:
+        await told(follower, FAR, [["192.0.2.2"]])
+        node.ip("addr del 192.0.2.77/32 dev e0")
+        await told(follower, FAR, [])
+
+
+async def test_an_interface_that_is_removed_takes_its_routes(node: Namespace) -> None:
+    node.ip(f"route add {FAR} via 192.0.2.2")
+    async with following(node) as follower:
+        node.ip("link del e0")
+        await told(follower, FAR, [])
+        assert "e0" not in {link.name for link in follower.source.links.values()}
+
+
+async def test_events_that_were_lost_are_made_up_for_on_the_same_descriptor(node: Namespace) -> None:
+    sock = open_route_socket(node.name)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    async with following(node, sock=sock, receive_buffer=2048) as follower:
+        node.batch(
+            [f"route add 10.9.{i}.0/24 via 192.0.2.2" for i in range(200)]
+        )  # the loop stands still meanwhile
+        await eventually(lambda: len(follower.routes()) >= 200)
+        assert follower.source.stats.overruns >= 1
+        assert follower.source.stats.lost > 0
+        node.ip("route del 10.9.7.0/24")
+        await told(follower, "10.9.7.0/24", [])
+        assert follower.source.stats.resyncs["overrun"] >= 1
+    assert sock.fileno() >= 0
+    sock.close()
+
+
+async def test_routes_that_share_a_key_stand_in_the_kernels_order(node: Namespace) -> None:
+    async with following(node) as follower:
+        node.ip(f"route add {FAR} via 192.0.2.2")
+        node.ip(f"route append {FAR} via 192.0.2.3")
+        node.ip(f"route prepend {FAR} via 198.51.100.2")
+        await told(follower, FAR, [["198.51.100.2"], ["192.0.2.2"], ["192.0.2.3"]])
+        node.ip(f"route replace {FAR} via 198.51.100.3")  # takes the place of the first
+        await told(follower, FAR, [["198.51.100.3"], ["192.0.2.2"], ["192.0.2.3"]])
+        node.ip(f"route del {FAR} via 192.0.2.2")
+        await told(follower, FAR, [["198.51.100.3"], ["192.0.2.3"]])
+        assert follower.source.stats.resyncs.total() == 1  # all by events
+
+
+async def test_a_replacement_is_one_announcement_and_no_withdrawal(node: Namespace, ears: Ears) -> None:
+    node.ip(f"route add {FAR} via 192.0.2.2")
+    async with following(node) as follower:
+        ears.heard()
+        node.ip(f"route replace {FAR} via 192.0.2.3")
+        await told(follower, FAR, [["192.0.2.3"]])
+        assert ears.heard() == [RTM_NEWROUTE]
+
+
+async def test_candidates_stand_by_metric_and_the_runner_up_is_there_when_the_first_goes(
+    node: Namespace,
+) -> None:
+    async with following(node) as follower:
+        node.ip(f"route add {FAR} via 192.0.2.3 metric 200")
+        node.ip(f"route add {FAR} via 192.0.2.2 metric 100")
+        await told(follower, FAR, [["192.0.2.2"], ["192.0.2.3"]])
+        node.ip(f"route del {FAR} metric 100")
+        await told(follower, FAR, [["192.0.2.3"]])
+
+
+async def test_a_route_that_changes_into_one_that_the_rules_drop_is_gone(node: Namespace) -> None:
+    async with following(node, admit=drop_dhcp) as follower:
+        node.ip(f"route add {FAR} via 192.0.2.2 proto static")
+        await told(follower, FAR, [["192.0.2.2"]])
+        node.ip(f"route replace {FAR} via 192.0.2.2 proto dhcp")
+        await told(follower, FAR, [])
+        node.ip(f"route append {FAR} via 192.0.2.3 proto static")
+        await told(follower, FAR, [["192.0.2.3"]])
+        node.ip(
+            f"route replace {FAR} via 192.0.2.4 proto static"
+        )  # in place of the dropped one, which is first
+        await told(follower, FAR, [["192.0.2.4"], ["192.0.2.3"]])
+
+
+def drop_dhcp(route: Route, links: Links) -> Verdict:
+    del links
+    return Verdict(keep=route.protocol != 16, rule="no-dhcp")
+
+
+async def test_a_hop_appended_to_an_ipv6_route_and_taken_off_again_changes_just_that_hop(
+    node: Namespace,
+) -> None:
+    async with following(node) as follower:
+        node.ip(f"-6 route add {FAR6} via 2001:db8:e0::2")
+        node.ip(f"-6 route append {FAR6} via 2001:db8:e1::2")
+        await told(follower, FAR6, [["2001:db8:e0::2", "2001:db8:e1::2"]])
+        node.ip(f"-6 route del {FAR6} via 2001:db8:e0::2")
+        await told(follower, FAR6, [["2001:db8:e1::2"]])
+        assert follower.routes(FAR6)[0].metric == 1024
+
+
+async def test_multipath_sets_are_equal_in_any_order(node: Namespace) -> None:
+    async with following(node) as follower:
+        node.ip(f"route add {FAR} nexthop via 198.51.100.2 weight 2 nexthop via 192.0.2.2")
+        node.ip("route add 10.9.1.0/24 nexthop via 192.0.2.2 nexthop via 198.51.100.2 weight 2")
+        await eventually(lambda: len(follower.routes("10.9.1.0/24")) == 1)
+        assert follower.routes(FAR)[0].hops == follower.routes("10.9.1.0/24")[0].hops
+
+
+async def test_several_device_routes_share_an_ipv6_key(node: Namespace) -> None:
+    async with following(node) as follower:
+        devices = {route.hops[0].ifindex for route in follower.routes("fe80::/64")}
+        assert len(devices) == 4
+
+
+async def test_an_ipv4_route_can_have_an_ipv6_gateway(node: Namespace) -> None:
+    async with following(node) as follower:
+        node.ip(f"route add {FAR} via inet6 2001:db8:e0::2 dev e0")
+        await told(follower, FAR, [["2001:db8:e0::2"]])
+
+
+async def test_tables_beyond_255_are_told_apart_and_others_are_not_read(node: Namespace) -> None:
+    node.ip(f"route add {FAR} via 192.0.2.3 table 1000")
+    async with following(node, tables=(1000, MAIN)) as follower:
+        node.ip(f"route add {FAR} via 192.0.2.2")
+        node.ip(f"route add {FAR} via 192.0.2.9 table 1001")
+        node.ip("route add 10.9.1.0/24 via 192.0.2.9 table 77")
+        await told(follower, FAR, [["192.0.2.3"], ["192.0.2.2"]])
+        node.ip("route add 10.9.2.0/24 via 192.0.2.2")
+        await told(follower, "10.9.2.0/24", [["192.0.2.2"]])
+        assert follower.routes("10.9.1.0/24") == []
+
+
+async def test_a_route_with_a_tos_stands_behind_those_without(node: Namespace) -> None:
+    async with following(node) as follower:
+        node.ip(f"route add {FAR} via 192.0.2.2 tos 0x10")
+        node.ip(f"route add {FAR} via 192.0.2.3 metric 500")
+        await told(follower, FAR, [["192.0.2.3"], ["192.0.2.2"]])
+
+
+async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(node: Namespace) -> None:
+    def only_uplink(route: Route, links: Links) -> Verdict:
+        return Verdict(keep=any(links[hop.ifindex].name == "uplink" for hop in route.hops), rule="uplink")
+
+    async with following(node, admit=only_uplink) as follower:
+        node.ip(f"route add {FAR} via 192.0.2.2")
+        assert follower.routes() == []
+        node.ip("link set e0 name uplink")
+        await told(follower, FAR, [["192.0.2.2"]])
+        node.ip("link set uplink name e0")
+        await told(follower, FAR, [])
+
+
+async def test_events_before_and_in_a_reading_do_not_add_up_with_it(node: Namespace) -> None:
+    node.ip(f"route add {FAR} via 192.0.2.2")
+    async with following(node) as follower:
+        for _ in range(20):
+            follower.source.request_resync("start")
+            await asyncio.sleep(0)
+            node.batch(
+                [
+                    f"route append {FAR} via 192.0.2.3",
+                    f"route del {FAR} via 192.0.2.2",
+                    f"route replace {FAR} via 198.51.100.2",
+                ]
+            )
+            await told(follower, FAR, [["198.51.100.2"]])
+            node.batch([f"route replace {FAR} via 192.0.2.2"])
+            await told(follower, FAR, [["192.0.2.2"]])
+
+
+async def test_routes_that_nobody_touched_never_go_while_others_churn(node: Namespace) -> None:
+    stable = [f"2001:db8:a:{i:x}::/64" for i in range(1500)]
+    node.batch([f"route add {prefix} via 2001:db8:e0::2" for prefix in stable])
+    async with following(node) as follower:
+        seen_gone: set[str] = set()
+
+        async def consume() -> None:
+            while True:
+                for prefix, candidates in (await follower.source.changes()).items():
+                    if not candidates and str(prefix) in wanted:
+                        seen_gone.add(str(prefix))
+
+        wanted = set(stable)
+        consumer = asyncio.create_task(consume())
+        lines = [
+            f"route {verb} 2001:db8:a:{i:x}:1::/80 via 2001:db8:e0::3"
+            for i in range(600)
+            for verb in ("add", "del")
+        ]
+        command = ("ip", "-n", node.name, "-batch", "-")
+        while sum(isinstance(report, ResyncDone) for report in follower.reports) < 10:
+            churn = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+            churning = asyncio.create_task(churn.communicate(("\n".join(lines * 5) + "\n").encode()))
+            while not churning.done():
+                follower.source.request_resync("start")
+                await asyncio.sleep(0.01)
+        consumer.cancel()
+        assert not seen_gone
