@@ -46,8 +46,11 @@ format: $(READY) ## Format the code
 bench: root $(READY) ## Measure
 	@$(BIN)/pytest tests/bench --bench -s $(ARGS)
 
+OPERATIONS ?= 100000
 .PHONY: fuzz
-fuzz: root $(READY) ## Try the properties with many more examples
+fuzz: root $(READY) ## Try new programmes of route operations (OPERATIONS=100000), and properties with more examples
+	@ROUTESYNC_FUZZ_OPERATIONS=$(OPERATIONS) ROUTESYNC_FUZZ_SEED=$${SEED:-0} \
+		$(BIN)/pytest tests/kernel/test_differential_fuzz.py -s $(ARGS)
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=900 $(ARGS)
 
 .PHONY: lock

@@ -8,7 +8,7 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -369,6 +369,11 @@ async def _perform(node: Namespace, source: KernelSource, step: Step) -> None:
         await batch(together)
 
 
+def _distinct(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """IPv6 lets routes stand beside each other that are equal in everything, and dumps show some twice: one to us."""
+    return tuple(dict.fromkeys(routes))
+
+
 async def _agree(
     node: Namespace,
     source: KernelSource,
@@ -387,7 +392,7 @@ async def _agree(
         wanted = {
             prefix: kept
             for prefix, routes in oracle.routes.items()
-            if (kept := tuple(route for route in routes if rules.admit(route, links).keep))
+            if (kept := _distinct(route for route in routes if rules.admit(route, links).keep))
         }
         await asyncio.sleep(0)
         held = {prefix: tuple(one.route for one in candidates) for prefix, candidates in table.items()}

@@ -78,6 +78,10 @@ class Demo:
         """The namespaces that it made: their names carry its process id."""
         return [path.name for path in Path("/run/netns").glob(f"rs-*-{self.process.pid}-*")]
 
+    def await_gone(self) -> None:
+        """See that nothing is left; the kernel may take a moment for the processes that were ended."""
+        eventually_sync(lambda: not self.leftovers(), what="the end of all that it made")
+
     def leftovers(self) -> list[str]:
         return [*self.processes(), *self.namespaces(), *map(str, self._temporary.iterdir())]
 
@@ -93,7 +97,7 @@ def test_the_story_ends_well(temporary: Path) -> None:
     demo = Demo(temporary)
     assert demo.end() == 0, demo.output
     assert "FAIL" not in demo.output
-    assert demo.leftovers() == []
+    demo.await_gone()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -108,7 +112,7 @@ def test_a_signal_at_any_moment_leaves_nothing(temporary: Path, moment: str, num
     os.killpg(demo.process.pid, number)
     assert demo.end() == 128 + number, demo.output
     assert "Traceback" not in demo.output
-    assert demo.leftovers() == []
+    demo.await_gone()
 
 
 def test_a_second_signal_does_not_disturb_the_tidying_up(temporary: Path) -> None:
@@ -117,7 +121,7 @@ def test_a_second_signal_does_not_disturb_the_tidying_up(temporary: Path) -> Non
     for _ in range(5):
         os.killpg(demo.process.pid, signal.SIGINT)
     assert demo.end() == 128 + signal.SIGINT, demo.output
-    assert demo.leftovers() == []
+    demo.await_gone()
 
 
 def test_kept_it_stays_until_a_signal(temporary: Path) -> None:
@@ -128,7 +132,7 @@ def test_kept_it_stays_until_a_signal(temporary: Path) -> None:
     assert [command for command in demo.processes() if "routesync run" in command]
     os.killpg(demo.process.pid, signal.SIGINT)
     assert demo.end() == 128 + signal.SIGINT
-    assert demo.leftovers() == []
+    demo.await_gone()
 
 
 def test_killed_it_takes_its_processes_along(temporary: Path) -> None:
