@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from routesync.kernel.decode import RTMSG_SIZE, RouteDecoder, unresolved
@@ -44,6 +44,8 @@ _REPORTED: Final = 1 << 16
 _WATCHED: Final = 1 << 12
 _RT_TABLE_COMPAT: Final = 252
 _SLICE_S: Final = 0.005
+_INET6_ABSENCES: Final = 8
+"""Under churn an IPv6 route is gone when so many readings in a row lacked it; in quiet, as for IPv4, two."""
 _INET6_READINGS: Final = 4
 """After a loss, IPv6 is read so many times again while it churns; what even these miss is the audit's to find."""
 
@@ -86,7 +88,7 @@ class Fib:
         }
         self._distrusted = True
         self._doubtful: set[Key] = set()
-        self._suspects: set[Key] = set()
+        self._suspects: dict[Key, int] = {}  # readings in a row that lacked it
         self._touched: set[bytes] | None = None  # while a reading runs: addresses that events spoke of
         self._certain: set[Key] = set()  # of those, the keys of which an event told all
         self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something
@@ -120,7 +122,7 @@ class Fib:
         key = (route.prefix, rest)
         if self._touched is not None:
             self._touched.add(route.prefix.packed)
-        self._suspects.discard(key)
+        self._suspects.pop(key, None)
         held = aliases_at(self.replica.slots(route.prefix), rest)
         outcome = (
             self._announced(key, held, route, flags)
@@ -231,7 +233,7 @@ class Fib:
         assert touched is not None  # noqa: S101 - begin_reading() came before
         distrusted, self._distrusted = self._distrusted, False
         doubtful, self._doubtful = self._doubtful, set()
-        suspects, self._suspects = self._suspects, set()
+        suspects, self._suspects = self._suspects, {}
         corrected: list[Prefix] = []
         open_keys: set[Key] = set()
         until = time.monotonic() + _SLICE_S
@@ -270,14 +272,20 @@ class Fib:
         self._settle_reported(reading)
         return corrected
 
-    def _settle(self, key: Key, reading: Reading, suspects: set[Key]) -> bool:
+    def _settle(self, key: Key, reading: Reading, suspects: Mapping[Key, int]) -> bool:
         prefix, rest = key
         held = aliases_at(self.replica.slots(prefix), rest)
-        if held and not reading.saw(prefix, rest) and key not in suspects and not self._explained(held):
-            self._suspects.add(key)
-            return False
+        if held and not reading.saw(prefix, rest) and not self._explained(held):
+            lacked = suspects.get(key, 0) + 1
+            if lacked < (_INET6_ABSENCES if self._churns(prefix) else 2):
+                self._suspects[key] = lacked
+                return False
         read = next((aliases for at, aliases in reading.tidied(prefix) if at == rest), ())
         return self.replica.put(prefix, rest, read)
+
+    def _churns(self, prefix: Prefix) -> bool:
+        """Whether dumps of this family could miss routes that nobody touched, for others came and went meanwhile."""
+        return len(prefix.packed) == 16 and any(len(address) == 16 for address in self._touched or ())
 
     def _explained(self, held: Aliases) -> bool:
         routes = [alias.route for alias in held if alias is not GAP]

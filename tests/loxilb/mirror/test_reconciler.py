@@ -136,6 +136,7 @@ async def test_what_the_ledger_knows_is_taken_up_after_a_restart(lab: Lab) -> No
         for prefix in (A, B):
             reconciler.consider(prefix, candidate(str(prefix), HERE))
         await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE})
+        await synced(reconciler)
     async with lab.mirroring(limits=Limits(startup_hold_s=4)) as reconciler:
         reconciler.consider(A, candidate(str(A), HERE))
         await synced_or_waiting(reconciler)
