@@ -78,6 +78,11 @@ def _show(made: Plan, reading: TableReading, names: Names, file: Path) -> None:
         out.print(line)
     for target in made.targets:
         out.print(_target_text(made, target))
+    switches = ", ".join(
+        f"{name} {'unknown' if value is None else int(value)}"
+        for name, value in reading.sysctls._asdict().items()
+    )
+    out.print(Text(f"kernel: {switches}", style="dim"))
 
 
 def _word(planned: PlannedRoute) -> str:
@@ -117,6 +122,7 @@ def _target_text(made: Plan, target: TargetInput) -> Text:
 
 def _as_json(made: Plan, reading: TableReading, names: Names) -> dict[str, object]:
     return {
+        "sysctls": reading.sysctls._asdict(),
         "routes": [_route_json(planned, reading, names) for planned in made.routes],
         "targets": [
             {

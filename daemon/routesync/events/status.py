@@ -24,6 +24,18 @@ class KernelStatus(StatusPart):
     dropped: int = Field(default=0, ge=0, description="Routes that the rules drop.")
     overruns: int = Field(default=0, ge=0, description="Receive buffer overflows since the start.")
     resyncs: int = Field(default=0, ge=0, description="Full dumps since the start.")
+    receive_buffer: int = Field(
+        default=0, ge=0, description="Size of the netlink receive buffer as the kernel accounts it, in bytes."
+    )
+    lag_ms: float = Field(
+        default=0, ge=0, description="Age of the oldest change when changes were last taken, in milliseconds."
+    )
+    skip_notify_on_dev_down: bool | None = Field(
+        default=None, description="net.ipv6.route.skip_notify_on_dev_down; null where it cannot be read."
+    )
+    nexthop_compat_mode: bool | None = Field(
+        default=None, description="net.ipv4.nexthop_compat_mode; null where it cannot be read."
+    )
 
 
 class TargetStatus(StatusPart):
