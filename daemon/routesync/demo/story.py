@@ -27,6 +27,7 @@ _TOOLS: Final = {
     "mosquitto": "mosquitto",
     "mosquitto_sub": "mosquitto-clients",
 }
+_SIGNAL_LAG_S: Final = 0.05
 
 
 def run_demo() -> int:
@@ -58,6 +59,10 @@ async def _interruptible(screen: Screen) -> int:
         except asyncio.CancelledError:
             return 128 + heard[0] if heard else 1
         except (StoryError, ProcessError, TopologyError) as error:
+            # A signal to all of us can end a child before it has its own process group, and before we hear of it.
+            await asyncio.sleep(_SIGNAL_LAG_S)
+            if heard:
+                return 128 + heard[0]
             screen.fail(str(error))
             return 1
 
