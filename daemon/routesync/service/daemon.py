@@ -29,7 +29,7 @@ from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
 from routesync.events.status import Status
 from routesync.events.store import Bounds
-from routesync.kernel import KernelSource, Links
+from routesync.kernel import KernelReport, KernelSource, Links, ResyncDone
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.token import FileToken
 from routesync.mirror.brakes import Limits
@@ -50,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 SLICE: Final = 500
 """Prefixes that the pump handles before it lets other tasks run."""
+READING_CONSIDERED_S: Final = 1.0
+"""After a reading of the kernel, by when all that it changed was considered."""
 STATUS_INTERVAL_S: Final = 1.0
 
 
@@ -139,8 +141,19 @@ class Daemon:
     def _build_status(self) -> Status:
         return self._status.build()  # made after the publisher
 
+    def _heed(self, report: KernelReport) -> None:
+        """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
+        self._reporter(report)
+        if isinstance(report, ResyncDone):
+            asyncio.get_running_loop().call_later(READING_CONSIDERED_S, self._tell_of_reading)
+
+    def _tell_of_reading(self) -> None:
+        for reconciler in self._reconcilers:
+            reconciler.kernel_was_read()
+
     def _open_kernel(self) -> None:
         kernel = self._settings.kernel
+        self._reporter = KernelReporter(self._hub, self._loaded.names, lambda: self._source.links)
         self._source = KernelSource(
             tables=resolve_tables(kernel, self._loaded.names),
             admit=self._admit,
@@ -148,7 +161,7 @@ class Daemon:
             receive_buffer=kernel.receive_buffer,
             audit_interval_s=kernel.audit_interval_s,
             netns=kernel.netns,
-            report=KernelReporter(self._hub, self._loaded.names, lambda: self._source.links),
+            report=self._heed,
         )
         self._status = StatusBuilder(self._settings, self._source, self._hub, self._views)
         if self._settings.mqtt is not None:

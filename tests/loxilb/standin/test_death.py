@@ -82,7 +82,7 @@ async def test_strict_one_dies_of_a_get_while_a_deletion_waits(space: Namespace)
 
 
 async def test_flooded_one_goes_deaf_until_it_is_restarted(space: Namespace) -> None:
-    with doomed_standin(space, "--queue-limit", "20", "--batch", "1", "--tick", "0.02") as standin:
+    with doomed_standin(space, "--queue-limit", "20", "--batch", "1", "--tick", "0.15") as standin:
         caller = Caller(standin)
         for number in range(40):
             assert (await caller.post(f"10.{number}.0.0/16"))[0] == 200
