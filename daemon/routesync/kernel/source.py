@@ -42,7 +42,7 @@ from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStat
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
 from routesync.kernel.wire import Wire
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Prefix, Route
 
 _BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
 """Causes that leave in force what is held; all others put it in question."""
@@ -69,6 +69,7 @@ class KernelSource:
         sock: socket.socket | None = None,
         admit_header: AdmitHeader = admit_header_unknown,
         report: Callable[[KernelReport], None] = _unreported,
+        made: Callable[[Route], None] | None = None,
     ) -> None:
         """Prepare a source; nothing is opened before `run`.
 
@@ -81,6 +82,9 @@ class KernelSource:
             sock: a bound NETLINK_ROUTE socket handed over to us, instead of opening one; its namespace is read.
             admit_header: the rules, where the header of a message is enough to drop it.
             report: called with each report, in the loop's thread; must not block.
+            made: called with each route that an event says was made where no other had its key, before the rules are
+                asked; routes of which the header alone, and nothing held of their prefix, tells that they are dropped
+                may be left out. Must not block.
         """
         self.synced = asyncio.Event()
         self.stats = KernelStats()
@@ -100,6 +104,7 @@ class KernelSource:
             stats=self.stats,
             report=report,
             order=self._schedule.order,
+            made=made,
         )
         self._wire: Wire | None = None
         self._lost = 0
