@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from enum import IntEnum
-from typing import Final, NamedTuple, NewType, Self
+from typing import Final, Literal, NamedTuple, NewType, Self
 
 Address = NewType("Address", bytes)
 """A packed IP address: 4 bytes for IPv4, 16 for IPv6."""
@@ -28,7 +28,7 @@ class Family(IntEnum):
         return 32 if self is Family.INET else 128
 
     @property
-    def label(self) -> str:
+    def label(self) -> Literal["ipv4", "ipv6"]:
         """`ipv4` or `ipv6`, as written in configuration, events and output."""
         return "ipv4" if self is Family.INET else "ipv6"
 

@@ -29,6 +29,8 @@ from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
 from routesync.events.status import Status
 from routesync.events.store import Bounds
+from routesync.guard.guard import Guard
+from routesync.guard.verify import Verifier
 from routesync.kernel import KernelReport, KernelSource, Links, ResyncDone
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.token import FileToken
@@ -39,6 +41,7 @@ from routesync.mirror.status import TargetView
 from routesync.mirror.wanted import TargetRules, url_address
 from routesync.mirror.witness import Witness
 from routesync.route import Address, Route, Verdict
+from routesync.service.guarding import make_guard, make_verifiers
 from routesync.service.kernel_reports import KernelReporter
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.status import StatusBuilder
@@ -81,12 +84,16 @@ class Daemon:
         self._state = state
         self._notifier = notifier
         self._reconcilers: list[Reconciler] = []
+        self._verifiers: list[Verifier] = []
+        self._guard: Guard | None = None
 
     def _admit(self, route: Route, links: Links) -> Verdict:
         return self._policy.evaluate(route, InterfaceNames(links))
 
     def _views(self) -> list[TargetView]:
-        return [reconciler.view() for reconciler in self._reconcilers]
+        return [reconciler.view() for reconciler in self._reconcilers] + [
+            verifier.view() for verifier in self._verifiers
+        ]
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
@@ -104,12 +111,18 @@ class Daemon:
             self._status.standing_reasons += trouble
             for target in self._settings.targets if self._settings.mode == "mirror" else ():
                 self._reconcilers.append(await self._make_reconciler(target, ledger, stack))
+            if self._settings.mode == "guard":
+                await self._set_guard(stack)
             self._name_orphans(ledger)
             stack.enter_context(signals(stop=supervisor.request_stop, reload=self._reload))
             self._hub.emit(ConfigLoaded(path=str(self._loaded.path), digest=self._loaded.digest))
             supervisor.start("events", self._publish)
             for reconciler in self._reconcilers:
                 supervisor.start(f"target {reconciler.name}", reconciler.run)
+            for verifier in self._verifiers:
+                supervisor.start(f"target {verifier.name}", verifier.run)
+            if self._guard is not None:
+                supervisor.start("guard", self._guard.run)
             supervisor.start("pump", self._pump)
             supervisor.start("kernel", self._source.run)
             supervisor.start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
@@ -144,6 +157,8 @@ class Daemon:
     def _heed(self, report: KernelReport) -> None:
         """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
         self._reporter(report)
+        if self._guard is not None:
+            self._guard.heed(report)
         if isinstance(report, ResyncDone):
             asyncio.get_running_loop().call_later(READING_CONSIDERED_S, self._tell_of_reading)
 
@@ -205,6 +220,21 @@ class Daemon:
         reconciler.load_ledger()
         return reconciler
 
+    async def _set_guard(self, stack: AsyncExitStack) -> None:
+        clients = [
+            (target.name, await stack.enter_async_context(make_client(target)))
+            for target in self._settings.targets
+        ]
+        self._verifiers = make_verifiers(clients, self._settings.guard, source=self._source, sink=self._hub)
+        self._guard = make_guard(
+            self._settings,
+            self._loaded.names,
+            evaluate=self._admit,
+            sink=self._hub,
+            verifiers=self._verifiers,
+        )
+        self._status.guard = self._guard.view
+
     def _target_addresses(self) -> frozenset[Address]:
         known = {address for reconciler in self._reconcilers for address in reconciler.facts.addresses}
         configured = (url_address(target.url) for target in self._settings.targets)
@@ -233,6 +263,8 @@ class Daemon:
         await self._source.synced.wait()
         for reconciler in self._reconcilers:
             await reconciler.contacted.wait()
+        for verifier in self._verifiers:
+            await verifier.contacted.wait()
         self._notifier.ready(self._status.line())
         log.info(
             "ready",
