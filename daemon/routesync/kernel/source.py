@@ -106,6 +106,7 @@ class KernelSource:
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
         self._first = True
+        self._auditing = False  # the last reading was the audit, or the second look at what it had lacked
 
     @property
     def links(self) -> Links:
@@ -231,7 +232,9 @@ class KernelSource:
         stats.table, stats.table_routes = dict(reading.dropped), reading.routes
         for cause in causes:
             stats.resyncs[cause] += 1
-        if causes == ("audit",) and corrected:
+        self._auditing = causes == ("audit",) or (self._auditing and causes == ("unconfirmed",))
+        # A link that changed while the audit ran explains what it found: no drift.
+        if self._auditing and corrected and _BELIEVED.issuperset(self._schedule.pending):
             stats.drift += len(corrected)
             self._report(Drift(tuple(corrected[:_TOLD_PREFIXES]), len(corrected)))
         self.synced.set()
