@@ -10,8 +10,10 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 import aiohttp
 
 from routesync.events.models import Event
+from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
+from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
@@ -21,6 +23,9 @@ from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_ad
 from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually, eventually_sync
+
+LO = {1: Link(1, "lo", 0x10049, bytes(6))}
+"""The links of a namespace that has no other."""
 
 
 def candidate(prefix: str, gateway: str) -> Candidate:
@@ -65,6 +70,7 @@ class Lab:
         timeout_s: float = 10,
         token: Callable[[], str | None] = lambda: None,
         witness: bool = False,
+        hold: Hold | None = None,
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block."""
         client = LoxilbClient(
@@ -80,9 +86,10 @@ class Lab:
                 rules=rules or TargetRules(),
                 ledger=self.ledger,
                 sink=self.events,
-                links=dict,
+                links=lambda: LO,
                 request_kernel_reading=self._count_reading,
                 witness=Witness("lb", self.space.name) if witness else None,
+                hold=hold,
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()

@@ -22,7 +22,7 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.pace import Ingestion
-from routesync.mirror.status import TargetState, TargetView
+from routesync.mirror.status import Counters, TargetState, TargetView
 from routesync.mirror.topology import Settling, Sharing
 from routesync.mirror.worklist import backoff
 from routesync.route import Prefix
@@ -104,6 +104,7 @@ class Verifier:
         self._error: str | None = None
         self._version: str | None = None
         self._failures = 0
+        self._connections = self._readings = 0
         self._expected: dict[Prefix, float] = {}  # entries that are to leave, and since when
         self._stuck: dict[Prefix, str] = {}
         self._wake = asyncio.Event()
@@ -137,6 +138,17 @@ class Verifier:
             waiting=0,
             oldest_s=0,
             braked=0,
+            paused=False,
+            paused_since=None,
+            held_at_start=0,
+            over_capacity=0,
+            overdue=False,
+            by_urgency={},
+            in_flight=0,
+            breaker="open" if self._state is TargetState.UNREACHABLE else "closed",
+            counters=Counters(connections=self._connections, readings=self._readings),
+            requests=self._client.requests.copy(),
+            token_wait_s=0,
         )
 
     @staticmethod
@@ -177,6 +189,7 @@ class Verifier:
         if self._version is None or self._state is TargetState.UNREACHABLE:
             self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
         self._version, self._failures = version, 0
+        self._connections += 1
         if shared is Sharing.YES:
             self._say(TargetState.GUARDED, None)
         else:
@@ -216,6 +229,7 @@ class Verifier:
 
     async def _verify(self) -> None:
         started = self._now()
+        self._readings += 1
         inventory = await self._client.inventory()
         if not inventory.rows:  # it is starting, and will read the kernel anew
             return

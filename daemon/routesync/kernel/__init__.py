@@ -1,7 +1,8 @@
 """The kernel's routes by RTNL: a source that follows them, and a one-off reading.
 
 decode, details, surroundings   messages, from bytes to values
-wire, netlink, once    the socket; dumps
+namespaces, netlink    where the socket lives; the socket
+wire, once             events and dumps over it
 splice, replica        what an event does; what is held
 judge                  the rules, as injected
 reading, fib, schedule full readings, how they are believed, and when they are due

@@ -15,6 +15,8 @@ from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
+from routesync.mirror.status import Counters
+from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix
 
@@ -46,6 +48,8 @@ class Changes:
         say: Announcer,
         ingestion: Ingestion,
         bucket: TokenBucket,
+        counters: Counters,
+        tripwire: Tripwire,
     ) -> None:
         self._target = target
         self._client = client
@@ -55,13 +59,9 @@ class Changes:
         self._bucket = bucket
         self.protocols = STATIC
         """What a route of ours is shown as by this target's version."""
-        self._posted = 0
-        self._deleted = 0
-
-    @property
-    def totals(self) -> tuple[int, int]:
-        """Routes posted and deleted since the start."""
-        return self._posted, self._deleted
+        self._counters = counters
+        self._tripwire = tripwire
+        self._missing: set[Prefix] = set()  # lost there by itself, and not made again yet
 
     async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
         """Carry out what the entry needs; for a DELETE the caller has proof that it takes ours.
@@ -100,7 +100,7 @@ class Changes:
         if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
             self._ledger.intend(self._target, prefix, wanted.gateway)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except errors.AccessDenied:
             raise
         except (
@@ -111,7 +111,9 @@ class Changes:
                 self._ledger.forget(self._target, prefix)
             return Outcome.SETTLED
         self._touched(entry)
-        self._posted += 1
+        self._counters.posted += 1
+        self._counters.lost += 1
+        self._counters.repaired += 1
         entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
         self._say.lost(prefix, "a repeated POST was taken: its kernel had lost the route, and has it again")
         self._say.accepted(prefix, wanted, None)
@@ -131,7 +133,7 @@ class Changes:
         claimed = entry.claim is not None
         self._ledger.intend(self._target, prefix, wanted.gateway)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except errors.AlreadyExists:
             self._bucket.give_back(self._now())
             if claimed:
@@ -164,7 +166,10 @@ class Changes:
             self._touched(entry)
             raise
         self._touched(entry)
-        self._posted += 1
+        self._counters.posted += 1
+        if prefix in self._missing:
+            self._missing.discard(prefix)
+            self._counters.repaired += 1
         entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
         entry.phase = Phase.ACCEPTED
         if entry.gap_since is not None:
@@ -173,6 +178,33 @@ class Changes:
             entry.gap_since = None
         self._say.accepted(prefix, wanted, previous)
         return Outcome.SETTLED
+
+    async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        wire = self._tripwire.set(prefix, gateway, entry.candidate)
+        try:
+            await self._client.add(prefix, gateway)
+        except (errors.Rejected, errors.NotSent):
+            self._tripwire.take_down(prefix, wire)
+            raise
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._tripwire.answered(prefix, wire)
+            raise
+        self._tripwire.answered(prefix, wire)
+
+    async def take_back(self, prefix: Prefix, entry: Entry) -> None:
+        """Delete a route of ours that should never have gone there; the caller has proof that it stands alone.
+
+        Raises:
+            LoxilbError: it may stand there still.
+        """
+        gateway = entry.ours
+        await self._client.delete(prefix)
+        self._counters.deleted += 1
+        self._touched(entry)
+        self._ledger.forget(self._target, prefix)
+        entry.ours = entry.claim = None
+        if gateway is not None:
+            self._say.withdrawn(prefix, gateway, "shared-namespace")
 
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
@@ -195,7 +227,7 @@ class Changes:
             entry.failures += 1
             entry.error = error.words
             return False
-        self._deleted += 1
+        self._counters.deleted += 1
         self._touched(entry)
         self._ledger.forget(self._target, prefix)
         entry.ours = entry.claim = None
@@ -211,7 +243,7 @@ class Changes:
         """
         await self._another_token()
         try:
-            await self._client.add(prefix, gateway)
+            await self._add(prefix, entry, gateway)
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
             entry.failures += 1
@@ -220,6 +252,7 @@ class Changes:
         self._touched(entry)
         await self._another_token()
         await self._client.delete(prefix)
+        self._counters.ghosts += 1
         log.info("ghost removed", target=self._target, prefix=str(prefix))
         return True
 
@@ -247,8 +280,13 @@ class Changes:
         entry.failures = max(entry.failures + 1, CONFLICT_FAILURES)
         entry.error = detail
         if entry.phase is not Phase.CONFLICTING and entry.wanted is not None:
+            self._counters.conflicts += 1
             self._say.conflicting(prefix, entry.wanted, detail)
         entry.phase = Phase.CONFLICTING
+
+    def let_go(self, prefix: Prefix) -> None:
+        """Nothing is left to say of the prefix."""
+        self._missing.discard(prefix)
 
     # -- what a reading says ----------------------------------------------------------------------------------------
 
@@ -256,8 +294,11 @@ class Changes:
         """The target no longer has our route: it is made again if it is still wanted."""
         self._ledger.forget(self._target, prefix)
         if entry.wanted is None:
+            self._missing.discard(prefix)
             self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
+            self._counters.lost += 1
+            self._missing.add(prefix)
             self._say.lost(prefix, "its table does not show the route any more")
         entry.failures, entry.error = 0, ""
 
