@@ -47,7 +47,7 @@ RECHECK_S: Final = 10.0
 reading takes: links may change all the time, and tables may be long."""
 RECHECK_SHARE: Final = 20
 RETRY_S: Final = 10.0
-"""After a reading that failed."""
+"""After a reading that failed, or that said otherwise than the one just before."""
 PUT_BACK_REST_S: Final = 3600.0
 """A route that had to be put back is left alone this long: each try is a moment without it."""
 CASES: Final = 1 << 14
@@ -124,9 +124,10 @@ class Guard:
         """Take a report of the kernel side. Cheap, and never blocks."""
         match report:
             case Dropped(route, verdict) if verdict.guard:
-                self._stir(route.prefix, came=True)
+                self._stir(route.prefix)
             case DropEnded(prefix) if prefix in self._cases:
-                self._stir(prefix, came=False)
+                self._cases[prefix].ended(self._now())
+                self._wake.set()
             case ResyncDone() if not _UNMOVING.issuperset(report.causes):
                 for case in self._cases.values():
                     if case.standing:
@@ -135,12 +136,12 @@ class Guard:
             case _:
                 pass
 
-    def _stir(self, prefix: Prefix, *, came: bool) -> None:
+    def _stir(self, prefix: Prefix) -> None:
         case = self._cases.get(prefix)
         if case is None:
             self._make_room()
             case = self._cases[prefix] = Case(self._patience)
-        case.stirred(self._now(), came=came)
+        case.stirred(self._now(), came=True)
         self._wake.set()
 
     def _make_room(self) -> None:
@@ -303,11 +304,11 @@ class Guard:
         """Remove a route if a fresh reading says the same of it; tell whether anything was done."""
         reading = await self._read([route.prefix])
         if reading is None or (route, verdict) not in self._guarded(reading, route.prefix):
-            case.due_at = self._now() + self._patience.settle_s
+            case.due_at = self._now() + RETRY_S
             return False
         finding = self._judge(reading, route)
         if isinstance(finding, Needed):
-            case.due_at = self._now()
+            case.due_at = self._now() + RETRY_S
             return False
         try:
             outcome = await asyncio.to_thread(remove_route, route, self._netns)
@@ -330,7 +331,7 @@ class Guard:
                 for verifier in self._verifiers:
                     verifier.expect(route.prefix)
             case Removal.ABSENT:
-                case.due_at = self._now() + self._patience.settle_s
+                case.due_at = self._now() + RETRY_S
                 return False
             case Removal.PUT_BACK:
                 self._failed += 1

@@ -65,7 +65,7 @@ def judge(route: Route, reading: TableReading, evaluate: Evaluate) -> Redundant 
     """Decide on one guarded route.
 
     Args:
-        route: as it stands in the reading.
+        route: one that stands in the reading.
         reading: all routes that cover its address.
         evaluate: the rules; a route that they would have removed, too, does nobody's work.
     """
@@ -73,7 +73,8 @@ def judge(route: Route, reading: TableReading, evaluate: Evaluate) -> Redundant 
         return Needed(
             Reason.NOT_PLAIN, "it is not a plain host route by DHCP: one link, no gateway, no encapsulation"
         )
-    others = [other for other in reading.routes if other is not route and other.table == route.table]
+    others = [other for other in reading.routes if other.table == route.table]
+    others.remove(route)  # itself, once: an equal twin stays, and makes it ambiguous
     if any(would_match(route, other) for other in others):
         return Needed(
             Reason.AMBIGUOUS, "another route to it is so like it that the kernel could take the wrong one"

@@ -82,6 +82,11 @@ class Case:
         delay_s = max(delay_s, self._patience.settle_s)
         self.due_at = min(self.due_at, max(now + delay_s, self._not_before))
 
+    def ended(self, now: float) -> None:
+        """It was announced that it is gone, or another stands in its place: what comes now is new."""
+        self.said.clear()
+        self.stirred(now, came=False)
+
     def missing(self) -> None:
         """By a look, it does not stand there."""
         self.standing = self.redundant = False
