@@ -184,7 +184,7 @@ class Changes:
         try:
             await self._client.add(prefix, gateway)
         except (errors.Rejected, errors.NotSent):
-            self._tripwire.take_down(prefix, wire)
+            self._tripwire.refused(prefix, wire)
             raise
         except (errors.OutcomeUnknown, asyncio.CancelledError):
             self._tripwire.answered(prefix, wire)

@@ -60,13 +60,20 @@ class Tripwire:
 
     def set(self, prefix: Prefix, gateway: Address, candidate: Candidate | None) -> Wire:
         """Watch out for this route: it is about to be posted. `candidate` is the wished route, if there is one."""
+        wire = self._wires.get(prefix)
+        if wire is not None and wire.gateway == gateway and wire.until > self._now():
+            return wire  # posted a moment ago, and now again as a check: the first one may still come up
         wire = Wire(gateway)
         if candidate is None or not self._as_posted(candidate.route, gateway):
             self._wires[prefix] = wire
         return wire
 
-    def take_down(self, prefix: Prefix, wire: Wire) -> None:
-        """It was not made: what is heard of it is somebody else's."""
+    def refused(self, prefix: Prefix, wire: Wire) -> None:
+        """It was not made now: what is heard of it is somebody else's, unless it was made just before."""
+        if wire.until == _FOREVER:
+            self._take_down(prefix, wire)
+
+    def _take_down(self, prefix: Prefix, wire: Wire) -> None:
         if self._wires.get(prefix) is wire:
             del self._wires[prefix]
 
@@ -77,7 +84,8 @@ class Tripwire:
         self._answers.append((wire.until, prefix, wire))
         while self._answers and self._answers[0][0] <= now:
             _, other, old = self._answers.popleft()
-            self.take_down(other, old)
+            if old.until <= now:  # else it was answered again meanwhile
+                self._take_down(other, old)
         if wire.heard:
             self._trip(prefix, wire)
 
@@ -102,7 +110,7 @@ class Tripwire:
         )
 
     def _trip(self, prefix: Prefix, wire: Wire) -> None:
-        self.take_down(prefix, wire)
+        self._take_down(prefix, wire)
         self.seen[prefix] = wire.gateway
         self._tripped()
 
