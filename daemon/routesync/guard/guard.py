@@ -19,7 +19,7 @@ import structlog
 from routesync.events.models import EventSink
 from routesync.guard.announce import Announcer
 from routesync.guard.redundancy import Needed, Redundant, guarded, judge
-from routesync.guard.returns import NEVER, Case, Patience
+from routesync.guard.returns import NEVER, Case, Key, Patience
 from routesync.guard.verify import Verifier
 from routesync.kernel import (
     DropEnded,
@@ -262,7 +262,7 @@ class Guard:
     ) -> None:
         """One prefix stands, by a reading: tell what is to be told of it, and remove one route of it if that may be."""
         now = self._now()
-        back = case.found(now)
+        back = case.found(now, [_key(route) for route, _ in routes])
         if back is not None:
             self._returned += 1
             self._say.returned(*routes[0], back)
@@ -325,7 +325,7 @@ class Guard:
         match outcome:
             case Removal.DONE:
                 self._removed += 1
-                case.removed(self._now())
+                case.removed(self._now(), _key(route))
                 case.stirred(self._now(), came=False)  # there may be another route of the prefix
                 self._say.removed(route, verdict, finding)
                 for verifier in self._verifiers:
@@ -347,8 +347,12 @@ class Guard:
 
 def _news(case: Case, route: Route, word: str) -> bool:
     """Whether this is not what was told of the route last."""
-    key = (route.table, route.metric, route.hops[0].ifindex if route.hops else 0)
+    key = _key(route)
     if case.said.get(key) == word:
         return False
     case.said[key] = word
     return True
+
+
+def _key(route: Route) -> Key:
+    return (route.table, route.metric, route.hops[0].ifindex if route.hops else 0)
