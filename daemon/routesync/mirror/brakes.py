@@ -46,6 +46,10 @@ class MassWithdrawBrake:
         self._held: frozenset[Prefix] = frozenset()
         self._released: set[Prefix] = set()
 
+    def change(self, share: float, minimum: int) -> None:
+        """Take something else for a mass."""
+        self._share, self._minimum = share, minimum
+
     @property
     def held(self) -> int:
         """Withdrawals that wait for a second reading; 0: the brake is open."""

@@ -133,6 +133,13 @@ class Reconciler:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
         self._work.claim(self._ledger.owned(self.name).items())
 
+    def reconfigure(self, *, rules: TargetRules, limits: Limits) -> None:
+        """Go on by other rules and limits. What stands there and is wanted as before is not touched."""
+        self._rules, self._limits = rules, limits
+        self._bucket.change(limits.rate, limits.burst, self._now())
+        self._work.reconfigure(limits)
+        self._wake.set()
+
     def order_sweep(self) -> None:
         """Have all routes of ours posted again, as a proof that they stand there, when nothing else is to be done."""
         self._sweep_at = self._now()

@@ -109,6 +109,16 @@ class Worklist:
             self._occupied[prefix.family] += 1
             self.schedule(prefix, entry)
 
+    def reconfigure(self, limits: Limits) -> None:
+        """Take other limits, and judge everything again: what decides may have changed, too."""
+        self._limits = limits
+        self.brake.change(limits.brake_share, limits.brake_minimum)
+        waiting, self.over = self.over, {}
+        for prefix in waiting:
+            self.entries[prefix].failures = 0  # there may be room by now
+        for prefix, entry in list(self.entries.items()):
+            self._rejudge(prefix, entry)
+
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
         before = entry.judgement
         entry.judgement = None if entry.candidate is None else self._judge(entry.candidate, self.facts)
