@@ -98,6 +98,7 @@ class Daemon:
         with self.targets.gathering():
             await self.kernel.apply(loaded)
             await self.targets.apply(loaded)
+        self.outlets.refresh()
 
     async def _say_ready(self) -> None:
         began = time.monotonic()

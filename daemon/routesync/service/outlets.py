@@ -85,6 +85,11 @@ class Outlets:
         """Why events do not get through, one line each."""
         return self._publisher.troubles if self._publisher is not None else ()
 
+    def refresh(self) -> None:
+        """Publish the status now rather than within a second."""
+        if self._publisher is not None:
+            self._publisher.refresh()
+
     async def close(self) -> None:
         """Write down what waits; `run` has ended."""
         if self._outbox is not None:
