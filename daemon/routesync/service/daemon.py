@@ -64,6 +64,7 @@ class Daemon:
         self.reloader = Reloader(loaded, self._put_in_force, self.hub, notifier, self.status.line)
         self.status.standing += [
             lambda: trouble,
+            lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
         ]

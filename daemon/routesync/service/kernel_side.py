@@ -22,6 +22,7 @@ from routesync.events.models import EventSink
 from routesync.kernel import (
     Admit,
     AdmitHeader,
+    KernelError,
     KernelReport,
     KernelSource,
     KernelStats,
@@ -33,6 +34,7 @@ from routesync.policy import Policy
 from routesync.route import Candidate, Prefix, Route, Verdict
 from routesync.service.exchange import Exchangeable
 from routesync.service.kernel_reports import KernelReporter
+from routesync.service.supervise import Backoff
 from routesync.settings import resolve_tables
 from routesync.table import Table
 
@@ -42,6 +44,7 @@ SLICE: Final = 500
 """Prefixes that are handled before other tasks run."""
 READING_CONSIDERED_S: Final = 1.0
 """After a reading of the kernel, by when all that it changed was considered."""
+RETRY: Final = Backoff()
 PATIENCE_S: Final = 10.0
 """How long other rules may take until everything was judged by them; then things go on."""
 
@@ -83,11 +86,13 @@ class KernelSide:
     Attributes:
         table: the elected routes, and their runners-up.
         consumers: told of every change of an election.
+        troubles: why the kernel cannot be read at the moment, in one line; empty while it can.
     """
 
     def __init__(self, loaded: Loaded, sink: EventSink, *, sock: socket.socket | None = None) -> None:
         self.table = Table()
         self.consumers: list[Consumer] = []
+        self.troubles: tuple[str, ...] = ()
         self._loaded = loaded
         self._sock = sock
         self._work = Exchangeable()
@@ -149,7 +154,7 @@ class KernelSide:
         self._work.exchange(functools.partial(self._follow, self.source))
 
     async def _follow(self, source: KernelSource) -> None:
-        tasks = [asyncio.create_task(work) for work in (source.run(), self._pump(source))]
+        tasks = [asyncio.create_task(work) for work in (self._read(source), self._pump(source))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -158,6 +163,38 @@ class KernelSide:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, source: KernelSource) -> None:
+        """Read for good. Once there is a table, it is held while the kernel cannot be read, and that is said."""
+        failures = 0
+        while True:
+            reading = asyncio.create_task(source.run())
+            try:
+                await self._until_read(source, reading)
+                failures = 0
+                await reading
+            except KernelError as error:
+                if not source.synced.is_set():
+                    raise
+                if not self.troubles:
+                    log.error("kernel cannot be read", error=str(error), consequence="the routes held stay")  # noqa: TRY400
+                self.troubles = (f"kernel: {error}; the routes of before are held",)
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+            failures += 1
+            await asyncio.sleep(RETRY.delay_s(failures))
+
+    async def _until_read(self, source: KernelSource, reading: asyncio.Task[None]) -> None:
+        """Return after the next full reading; raise what ends the task before."""
+        readings = source.stats.resyncs.total()
+        while source.stats.resyncs.total() == readings:
+            done, _ = await asyncio.wait({reading}, timeout=0.1)
+            if done:
+                reading.result()
+        if self.troubles:
+            log.info("kernel is read again")
+            self.troubles = ()
 
     async def _pump(self, source: KernelSource) -> None:
         changes = await source.changes()
