@@ -8,7 +8,8 @@ ours there is known from the ledger, and nothing is written that stands there al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,10 +50,18 @@ class Targets:
         sink: takes their events.
         supervisor: runs their tasks.
         table: what subscribers are shown of them; forgets those that are taken out.
+        witness_sockets: those that were handed over, by target.
     """
 
     def __init__(
-        self, kernel: KernelSide, ledger: Ledger, sink: EventSink, supervisor: Supervisor, table: EventTable
+        self,
+        kernel: KernelSide,
+        ledger: Ledger,
+        sink: EventSink,
+        supervisor: Supervisor,
+        *,
+        table: EventTable,
+        witness_sockets: Mapping[str, socket.socket],
     ) -> None:
         self.orphans: tuple[str, ...] = ()
         """One line for each target that is not configured and has routes of ours; see `look_for_orphans`."""
@@ -61,6 +70,7 @@ class Targets:
         self._sink = sink
         self._supervisor = supervisor
         self._table = table
+        self._witness_sockets = witness_sockets
         self._held: dict[str, _Held] = {}
         self._configured: dict[str, TargetSettings] = {}
         self._gathered: dict[Prefix, None] | None = None
@@ -161,7 +171,7 @@ class Targets:
             links=lambda: self._kernel.links,
             target_addresses=self._addresses,
             request_kernel_reading=lambda: self._kernel.source.request_resync("mass withdrawal"),
-            witness=Witness(target.name, target.witness.netns) if target.witness else None,
+            witness=self._witness(target),
         )
         reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, way_to(target), target)
@@ -170,6 +180,12 @@ class Targets:
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._supervisor.start(f"target {target.name}", reconciler.run)
+
+    def _witness(self, target: TargetSettings) -> Witness | None:
+        sock = self._witness_sockets.get(target.name)
+        if sock is None and target.witness is None:
+            return None
+        return Witness(target.name, target.witness.netns if target.witness else None, sock=sock)
 
     async def _end(self, name: str) -> None:
         held = self._held.pop(name)
