@@ -28,6 +28,7 @@ from routesync.kernel import (
     KernelStats,
     Links,
     ResyncDone,
+    in_own_namespace,
     open_route_socket,
 )
 from routesync.policy import Policy
@@ -135,9 +136,27 @@ class KernelSide:
                 while self._taking or self.source.lag_s:  # noqa: ASYNC110 - for a moment, and seldom
                     await asyncio.sleep(0.005)
 
+    def probe(self, loaded: Loaded) -> None:
+        """Find out whether the kernel can be read as a configuration wants it.
+
+        Raises:
+            KernelError: it cannot, e.g. for there is no such namespace.
+        """
+        if self._socket_for(loaded) is None:
+            open_route_socket(loaded.settings.kernel.netns).close()
+
+    def _socket_for(self, loaded: Loaded) -> socket.socket | None:
+        """The socket that was handed over, unless another namespace is wanted than the one that it lives in."""
+        if loaded.settings.kernel.netns is None or self._sock is None or not in_own_namespace(self._sock):
+            return self._sock
+        return None
+
     def _make_source(self) -> KernelSource:
         kernel, names = self._loaded.settings.kernel, self._loaded.names
         admit, admit_header = _rules(self._loaded.policy)
+        sock = self._socket_for(self._loaded)
+        if self._sock is not None and sock is None:
+            log.warning("socket from systemd not used", why=f"kernel.netns is {kernel.netns}, it lives here")
         return KernelSource(
             tables=resolve_tables(kernel, names),
             admit=admit,
@@ -145,7 +164,7 @@ class KernelSide:
             receive_buffer=kernel.receive_buffer,
             audit_interval_s=kernel.audit_interval_s,
             netns=kernel.netns,
-            sock=self._sock,
+            sock=sock,
             stats=self._stats,
             report=self._heed,
         )
@@ -231,15 +250,6 @@ class KernelSide:
             return
         for consumer in self.consumers:
             consumer.kernel_was_read(began)
-
-
-def probe(loaded: Loaded) -> None:
-    """Find out whether the kernel can be read as a configuration wants it.
-
-    Raises:
-        KernelError: it cannot, e.g. for there is no such namespace.
-    """
-    open_route_socket(loaded.settings.kernel.netns).close()
 
 
 def _reading(loaded: Loaded) -> object:
