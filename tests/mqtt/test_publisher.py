@@ -10,7 +10,7 @@ import aiomqtt
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events.models import ConfigRejected
+from routesync.events.models import ConfigRejected, RouteDropped
 from routesync.events.status import Status
 from routesync.settings import MqttSettings
 from support.broker import Broker, broker
@@ -74,6 +74,18 @@ async def test_events_are_delivered_before_a_stop(mosquitto: Broker) -> None:
             node.emit(500)
         await eventually(lambda: listener.states[-1:] == ["offline"])
         assert listener.sequences == list(range(1, 501))
+
+
+async def test_a_flood_is_summed_up_before_a_stop(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener:
+        async with publishing(mosquitto.settings()) as node:
+            await node.connected()
+            for _ in range(30):
+                node.hub.emit(
+                    RouteDropped(prefix="192.0.2.1/32", family="ipv4", protocol="dhcp", rule="hosts")
+                )
+        await eventually(lambda: listener.states[-1:] == ["offline"])
+        assert listener.events[-1].data["dropped"] == {"hosts": 20}
 
 
 async def test_a_cancelled_publisher_says_offline(mosquitto: Broker) -> None:

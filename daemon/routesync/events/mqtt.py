@@ -100,6 +100,12 @@ class MqttPublisher:
 
     async def run(self) -> None:
         """Publish until `stop` is called. A cancellation is a stop with a short deadline."""
+        try:
+            await self._keep_connected()
+        finally:
+            self._hub.flush()  # with no broker they wait in the outbox
+
+    async def _keep_connected(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -168,6 +174,7 @@ class MqttPublisher:
                     raise
                 cancelled = True
                 self.stop(FAREWELL_S)
+            self._hub.flush()
             delivery.post_status(self._status_source().model_copy(update={"state": "stopping"}))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._stop_by - time.monotonic()):
