@@ -134,7 +134,7 @@ async def test_a_message_that_the_broker_would_not_take_does_not_end_the_connect
             node.emit(1)
             await eventually(lambda: any(heard.topic.endswith("events/lost") for heard in listener.events))
             assert 2 in listener.sequences
-            assert any("1000 bytes" in denial for denial in node.publisher._delivery.denied.values())  # type: ignore[union-attr]
+            assert any("1000 bytes" in trouble for trouble in node.publisher.troubles)
 
 
 KILLED = """

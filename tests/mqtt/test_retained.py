@@ -6,13 +6,12 @@ import asyncio
 from pathlib import Path
 
 from routesync.events.models import RouteWithdrawn, SyncCompleted
-from routesync.events.status import Status, TargetStatus
+from routesync.events.status import Status
 from routesync.events.table import BUCKETS
 from support.broker import Broker
-from support.events import NODE, Listener, Node, accepted, listening, publishing
+from support.events import NODE, TARGET, Listener, Node, accepted, listening, publishing
 from support.waiting import eventually
 
-TARGET = TargetStatus(name="lb-1", url="http://192.0.2.9:11111", state="synced")
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
 
 
@@ -136,6 +135,7 @@ async def test_a_target_that_is_no_longer_configured_is_cleared(mosquitto: Broke
     async with listening(mosquitto.settings()) as listener:
         await eventually(lambda: len(buckets(listener)) == BUCKETS)
         async with publishing(mosquitto.settings(), outbox_path=file) as node:
+            node.status = Status(state="online", node=NODE)
             await eventually(lambda: len(cleared(listener)) == BUCKETS)
             await node.connected()
 

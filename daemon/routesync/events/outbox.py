@@ -121,9 +121,9 @@ class Outbox:
             told = record.event
             self._losses.add(Loss(told.reason, told.count, told.since.timestamp()))
 
-    def lose(self, reason: LossReason, since: float) -> None:
-        """Count an event as lost."""
-        self._losses.add(Loss(reason, 1, since))
+    def lose(self, reason: LossReason, since: float, count: int | None = 1) -> None:
+        """Count events as lost; None: nobody knows how many."""
+        self._losses.add(Loss(reason, count, since))
 
     @property
     def untold(self) -> tuple[Loss, ...]:

@@ -127,6 +127,10 @@ class Table:
     def __iter__(self) -> Iterator[TargetTable]:
         return iter(self._targets.values())
 
+    def forget(self, target: str) -> None:
+        """Drop a target that is no longer configured."""
+        self._targets.pop(target, None)
+
     def put(self, record: Record, /) -> None:
         """Apply an event."""
         event = record.event
