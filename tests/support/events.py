@@ -73,7 +73,16 @@ class Listener:
     @property
     def states(self) -> list[str]:
         """The states that `status` went through; what was retained is the first of them."""
-        return [str(heard.data["state"]) for heard in self.heard if heard.topic.endswith("/status")]
+        return [state for state in self.states_or_cleared if state]
+
+    @property
+    def states_or_cleared(self) -> list[str]:
+        """The same, with "" where the topic was cleared."""
+        return [
+            str(heard.data["state"]) if heard.payload else ""
+            for heard in self.heard
+            if heard.topic.endswith("/status")
+        ]
 
 
 @asynccontextmanager
