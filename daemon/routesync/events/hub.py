@@ -94,6 +94,10 @@ class EventHub:
         for outlet in self._outlets:
             outlet.put(record)
 
+    def flush(self) -> None:
+        """Tell the drops that wait for a summary now: the daemon is about to end."""
+        self._drops.flush()
+
     def attach(self, outlet: Outlet) -> None:
         """Hand all further events to this outlet, too."""
         self._outlets.append(outlet)

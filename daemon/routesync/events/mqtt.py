@@ -17,11 +17,12 @@ import structlog
 
 from routesync.events.access import explain, read_password, tls_context
 from routesync.events.backoff import Backoff
+from routesync.events.connection import FAREWELL_S
 from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
 from routesync.events.outbox import Outbox
 from routesync.events.retained import encode_status
-from routesync.events.session import FAREWELL_S, Session, last_will
+from routesync.events.session import Session, last_will
 from routesync.events.status import Status, offline
 from routesync.events.table import Table
 from routesync.settings import MqttSettings
@@ -76,7 +77,7 @@ class MqttPublisher:
         """Why events do not get through, one line each; empty when all is well."""
         found = [] if self.state == "connected" else [self.state]
         if self._delivery is not None and self._delivery.denied:
-            topics = ", ".join(sorted(self._delivery.denied))
+            topics = ", ".join(f"{topic} ({answer})" for topic, answer in self._delivery.denials.items())
             found.append(
                 f"the broker denies publishing to {self._root}: {topics}; check its access rules and limits"
             )
@@ -99,6 +100,12 @@ class MqttPublisher:
 
     async def run(self) -> None:
         """Publish until `stop` is called. A cancellation is a stop with a short deadline."""
+        try:
+            await self._keep_connected()
+        finally:
+            self._hub.flush()  # with no broker they wait in the outbox
+
+    async def _keep_connected(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -167,6 +174,7 @@ class MqttPublisher:
                     raise
                 cancelled = True
                 self.stop(FAREWELL_S)
+            self._hub.flush()
             delivery.post_status(self._status_source().model_copy(update={"state": "stopping"}))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._stop_by - time.monotonic()):
