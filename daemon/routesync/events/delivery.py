@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 import structlog
 
 from routesync.events.hub import EventHub
+from routesync.events.measures import DeliveryMeasures
 from routesync.events.models import EventsLost
 from routesync.events.outbox import Outbox
 from routesync.events.retained import RetainedState
@@ -41,6 +42,7 @@ class Delivery:
         table: The routes.
         table_interval_s: Its buckets are published at most this often.
         status_source: What the daemon is at this moment.
+        measures: Counts what the broker took.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Delivery:
         table: Table,
         table_interval_s: float,
         status_source: Callable[[], Status],
+        measures: DeliveryMeasures,
     ) -> None:
         self.denied: dict[str, str] = {}
         """Topics below the root that the broker denies, with its words."""
@@ -65,6 +68,7 @@ class Delivery:
         self._hub = hub
         self._outbox = outbox
         self._status_source = status_source
+        self._measures = measures
         self._refresh = asyncio.Event()
         self._retained = RetainedState(
             session,
@@ -138,6 +142,8 @@ class Delivery:
             self._note_denial(message.topic, denial)
             if message.topic != "event/events/lost":  # telling it could only be denied again
                 self._outbox.lose("denied", time.time())
+        else:
+            self._measures.published += 1
         self._unacknowledged.pop(message.sequence, None)
         self._outbox.acknowledge(next(iter(self._unacknowledged), self._sent + 1) - 1)
         self._progress.set()

@@ -15,7 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -60,6 +60,8 @@ class Outbox:
         """What is wrong with the disk; None where all is well."""
         self.untold: tuple[Loss, ...] = tuple(store.losses())
         """Losses that wait for being told as events."""
+        self.lost: Counter[LossReason] = Counter()
+        """Events that were lost since the start."""
         self._store = store
         self._bounds = bounds
         self._queue: queue.SimpleQueue[Record | Callable[[], None] | None] = queue.SimpleQueue()
@@ -104,6 +106,16 @@ class Outbox:
         """Events that the broker does not have yet, about."""
         return self._store.count + len(self._unwritten) + self._queue.qsize()
 
+    @property
+    def size(self) -> int:
+        """What the waiting events take in the file, in bytes, about."""
+        return self._store.size
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it may hold."""
+        return self._bounds
+
     def put(self, record: Record, /) -> None:
         """Take an event, or count it as lost when too many wait for the disk."""
         self._given = record.sequence
@@ -115,6 +127,7 @@ class Outbox:
     def lose(self, reason: LossReason, since: float) -> None:
         """Count an event as lost."""
         with self._lock:
+            self.lost[reason] += 1
             last = self._losses[-1] if self._losses else None
             if last is not None and last.reason == reason and last.lost is not None:
                 self._losses[-1] = last._replace(lost=last.lost + 1)
@@ -273,13 +286,15 @@ class Outbox:
             return
         if time.monotonic() >= self._retry_at:
             try:
-                self._store.write(
+                trimmed = self._store.write(
                     self._unwritten, acknowledged=acknowledged, losses=losses, told=told, bounds=self._bounds
                 )
             except sqlite3.Error as error:
                 self._failed(error)
             else:
                 self._deleted = acknowledged
+                with self._lock:
+                    self.lost["outbox-full"] += trimmed
                 self._unwritten.clear()
                 self._recovered()
                 return

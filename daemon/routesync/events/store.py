@@ -140,8 +140,11 @@ class Store:
         losses: Iterable[Loss],
         told: Iterable[Loss],
         bounds: Bounds,
-    ) -> None:
+    ) -> int:
         """Add messages, take away what is acknowledged and what exceeds the bounds: all or nothing.
+
+        Returns:
+            How many exceeded the bounds.
 
         Raises:
             sqlite3.Error: nothing was changed.
@@ -160,7 +163,7 @@ class Store:
                 self._add_loss(loss)
             for loss in told:
                 self._subtract_loss(loss)
-            self._trim(bounds)
+            trimmed = self._trim(bounds)
             extended = False
             if messages:
                 self.sequence = max(message.sequence for message in messages)
@@ -175,6 +178,7 @@ class Store:
             raise
         if extended:
             db.execute(_TRUNCATE_WAL)
+        return trimmed
 
     def _delete_upto(self, sequence: int) -> int:
         count, size = self._db.execute(
@@ -186,10 +190,10 @@ class Store:
             self.size -= size
         return int(count)
 
-    def _trim(self, bounds: Bounds) -> None:
+    def _trim(self, bounds: Bounds) -> int:
         """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one."""
         if self.count <= bounds.events and self.size <= bounds.size:
-            return
+            return 0
         count, size = self.count, self.size
         last = 0
         for sequence, row_size in self._db.execute("SELECT sequence, size FROM outbox ORDER BY sequence"):
@@ -198,6 +202,7 @@ class Store:
             count, size, last = count - 1, size - row_size, sequence
         dropped = self._delete_upto(last)
         self._add_loss(Loss("outbox-full", dropped, time.time()))
+        return dropped
 
     def _add_loss(self, loss: Loss) -> None:
         self._db.execute(

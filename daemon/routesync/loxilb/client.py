@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self, get_args
 
 import aiohttp
 
 from routesync.loxilb import errors, wire
+from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
 BASE_PATH: Final = "/netlox/v1"
@@ -23,6 +27,39 @@ IDLE_CLOSE_S: Final = 8.0
 """Below loxilb's 10 s, so that a connection is not used at the moment in which it is closed."""
 MAX_BODY: Final = 64 * 2**20
 """A table of 400,000 routes; more is not loxilb."""
+
+
+Operation = Literal["add", "delete", "inventory", "ports", "version"]
+
+
+class Requests:
+    """Calls to one loxilb: how they ended, and how long they took.
+
+    How one ended is `success`, the `outcome` of its error, or `cancelled`.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[Operation, str]] = Counter()
+        self.durations: dict[Operation, Histogram] = {
+            operation: Histogram(REQUEST_S) for operation in get_args(Operation)
+        }
+
+    @contextmanager
+    def counted(self, operation: Operation) -> Iterator[None]:
+        """Count what happens in a `with` block as one call."""
+        began = time.perf_counter()
+        outcome = "success"
+        try:
+            yield
+        except errors.LoxilbError as error:
+            outcome = error.outcome
+            raise
+        except BaseException:
+            outcome = "cancelled"
+            raise
+        finally:
+            self.outcomes[operation, outcome] += 1
+            self.durations[operation].observe(time.perf_counter() - began)
 
 
 class LoxilbClient:
@@ -40,6 +77,7 @@ class LoxilbClient:
         connector: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
+        self.requests = Requests()
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, connect=connect_timeout_s)
         self._token = token
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
@@ -67,8 +105,9 @@ class LoxilbClient:
             LoxilbError: see its subclasses.
         """
         body = {"destinationIPNet": str(prefix), "gateway": format_address(gateway), "protocol": "static"}
-        status, answer = await self._call("POST", "/config/route", body)
-        wire.judge(f"POST {prefix}", status, answer)
+        with self.requests.counted("add"):
+            status, answer = await self._call("POST", "/config/route", body)
+            wire.judge(f"POST {prefix}", status, answer)
 
     async def delete(self, prefix: Prefix) -> None:
         """Ask to remove the prefix. loxilb takes whichever route stands first there, ours or not.
@@ -76,8 +115,9 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        status, answer = await self._call("DELETE", f"/config/route/destinationIPNet/{prefix}")
-        wire.judge(f"DELETE {prefix}", status, answer)
+        with self.requests.counted("delete"):
+            status, answer = await self._call("DELETE", f"/config/route/destinationIPNet/{prefix}")
+            wire.judge(f"DELETE {prefix}", status, answer)
 
     async def inventory(self) -> wire.Inventory:
         """Read its table. Dangerous while it ingests (it can crash): the caller sees to the quiet.
@@ -85,7 +125,8 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        return wire.parse_inventory(await self._get("/config/route/all"), "GET /config/route/all")
+        with self.requests.counted("inventory"):
+            return wire.parse_inventory(await self._get("/config/route/all"), "GET /config/route/all")
 
     async def ports(self) -> tuple[wire.Port, ...]:
         """Read the links of its namespace.
@@ -93,7 +134,8 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        return wire.parse_ports(await self._get("/config/port/all"), "GET /config/port/all")
+        with self.requests.counted("ports"):
+            return wire.parse_ports(await self._get("/config/port/all"), "GET /config/port/all")
 
     async def version(self) -> str:
         """Its version, or "before 0.9.8" where it does not know the question.
@@ -101,11 +143,12 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        status, body = await self._call("GET", "/version")
-        if status == 404:
-            return "before 0.9.8"
-        self._expect_ok("GET /version", status, body)
-        answer = wire.decode(body, "GET /version")
+        with self.requests.counted("version"):
+            status, body = await self._call("GET", "/version")
+            if status == 404:
+                return "before 0.9.8"
+            self._expect_ok("GET /version", status, body)
+            answer = wire.decode(body, "GET /version")
         version = answer.get("version") if isinstance(answer, dict) else None
         return str(version or "unknown")
 

@@ -55,13 +55,12 @@ class Changes:
         self._bucket = bucket
         self.protocols = STATIC
         """What a route of ours is shown as by this target's version."""
-        self._posted = 0
-        self._deleted = 0
+        self._measures = say.measures
 
     @property
     def totals(self) -> tuple[int, int]:
         """Routes posted and deleted since the start."""
-        return self._posted, self._deleted
+        return self._measures.posted, self._measures.deleted
 
     async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
         """Carry out what the entry needs; for a DELETE the caller has proof that it takes ours.
@@ -111,8 +110,8 @@ class Changes:
                 self._ledger.forget(self._target, prefix)
             return Outcome.SETTLED
         self._touched(entry)
-        self._posted += 1
-        entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
+        self._measures.posted += 1
+        entry.ours, entry.phase, entry.asked_at = wanted.gateway, Phase.ACCEPTED, None
         self._say.lost(prefix, "a repeated POST was taken: its kernel had lost the route, and has it again")
         self._say.accepted(prefix, wanted, None)
         return Outcome.RESTORED
@@ -129,6 +128,7 @@ class Changes:
         self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory, previous: Address | None
     ) -> Outcome:
         claimed = entry.claim is not None
+        asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
         self._ledger.intend(self._target, prefix, wanted.gateway)
         try:
             await self._client.add(prefix, wanted.gateway)
@@ -164,7 +164,8 @@ class Changes:
             self._touched(entry)
             raise
         self._touched(entry)
-        self._posted += 1
+        self._measures.posted += 1
+        self._measures.reached("accepted", asked_at, entry.changed_at)
         entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
         entry.phase = Phase.ACCEPTED
         if entry.gap_since is not None:
@@ -176,7 +177,7 @@ class Changes:
 
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
-        gateway = entry.ours
+        gateway, asked_at = entry.ours, entry.asked_at
         assert gateway is not None  # noqa: S101 (proof names it)
         try:
             await self._client.delete(prefix)
@@ -195,12 +196,13 @@ class Changes:
             entry.failures += 1
             entry.error = error.words
             return False
-        self._deleted += 1
+        self._measures.deleted += 1
         self._touched(entry)
         self._ledger.forget(self._target, prefix)
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
+            self._measures.reached("withdrawn", asked_at, entry.changed_at)
             self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         return True
 
@@ -220,6 +222,7 @@ class Changes:
         self._touched(entry)
         await self._another_token()
         await self._client.delete(prefix)
+        self._measures.ghosts += 1
         log.info("ghost removed", target=self._target, prefix=str(prefix))
         return True
 

@@ -38,13 +38,14 @@ from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes, Outcome
 from routesync.mirror.contact import Contact
 from routesync.mirror.ledger import Ledger, LedgerError
+from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import TargetState, TargetView
 from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import WITNESS_LAG_S, Worklist, backoff
-from routesync.route import Address, Candidate, Prefix
+from routesync.route import Address, Candidate, Family, Prefix
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,8 @@ class Reconciler:
         self._contact = Contact(
             client, links, self._ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting
         )
-        say = Announcer(name, sink)
+        self._measures = Measures()
+        say = Announcer(name, sink, self._measures)
         self._changes = Changes(
             name, client=client, ledger=ledger, say=say, ingestion=self._ingestion, bucket=self._bucket
         )
@@ -119,9 +121,12 @@ class Reconciler:
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks."""
-        self._work.consider(prefix, candidate)
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks.
+
+        `asked_at` is when that change was read off the kernel, in monotonic seconds; None: it was none of the kernel.
+        """
+        self._work.consider(prefix, candidate, asked_at)
         self._wake.set()
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
@@ -195,6 +200,7 @@ class Reconciler:
         if isinstance(error, errors.AccessDenied):
             text += "; set token_file for this target"
         if self._state is not TargetState.UNREACHABLE:
+            self._measures.outages += 1
             log.warning("target down", target=self.name, url=self._client.url, error=text)
             self._sink.emit(TargetDown(target=self.name, url=self._client.url, error=text))
             if self._sync_began is not None:
@@ -209,6 +215,7 @@ class Reconciler:
         self._changes.protocols = our_protocols(version)
         if self._witness is not None:
             self._witness.honours_static = self._changes.protocols == STATIC
+        self._measures.readings += 1
         self._work.absorb(reading)
         if self._state is TargetState.UNREACHABLE or self._version is None:
             log.info("target up", target=self.name, url=self._client.url, version=version)
@@ -277,6 +284,7 @@ class Reconciler:
         reading = await self._contact.read()
         if not reading.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
+        self._measures.readings += 1
         self._work.absorb(reading)
 
     def _order_checks(self, now: float) -> None:
@@ -406,6 +414,11 @@ class Reconciler:
             waiting=len(work.pending) + len(work.verify) + len(self._in_flight),
             oldest_s=work.pending.oldest_s(self._now()),
             braked=work.brake.held,
+            urgencies={urgency: work.pending.count(urgency) for urgency in Urgency},
+            occupied=work.occupied.copy(),
+            capacity={family: self._limits.capacity(family) for family in Family},
+            requests=self._client.requests,
+            measures=self._measures,
         )
 
     @property

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
+from routesync.loxilb.client import Requests
 from routesync.mirror.book import Phase
+from routesync.mirror.measures import Measures
+from routesync.mirror.pending import Urgency
+from routesync.route import Family
 
 
 class TargetState(StrEnum):
@@ -38,3 +43,8 @@ class TargetView(NamedTuple):
     waiting: int
     oldest_s: float  # age of the oldest work that could go but for pace or trouble
     braked: int  # withdrawals that the brake holds back
+    urgencies: Mapping[Urgency, int]  # what waits, also for a time of its own
+    occupied: Mapping[Family, int]  # routes that are, or may be, ours there
+    capacity: Mapping[Family, int]  # how many it shall have of us
+    requests: Requests  # counts on
+    measures: Measures  # counts on

@@ -22,7 +22,7 @@ from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
 from routesync.mirror.wanted import Blocked, TargetFacts, Wanted
 from routesync.mirror.witness import Witness
-from routesync.route import Candidate, Family, Prefix
+from routesync.route import Address, Candidate, Family, Prefix
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +65,7 @@ class Worklist:
         self.verify: set[Prefix] = set()  # these wait for a reading
         self.busy: set[Prefix] = set()  # these are in a request
         self.over: dict[Prefix, None] = {}  # these wait for room
+        self.occupied = dict.fromkeys(Family, 0)  # routes that are, or may be, ours there
         self.reading: Reading | None = None
         self.facts = TargetFacts()
         self.brake = MassWithdrawBrake(limits.brake_share, limits.brake_minimum, request_kernel_reading)
@@ -74,13 +75,15 @@ class Worklist:
         self._judge = judge
         self._limits = limits
         self._now = now
-        self._occupied = dict.fromkeys(Family, 0)
         self._witness = witness
 
     # -- wishes -----------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more."""
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more.
+
+        `asked_at` is when that change was read off the kernel.
+        """
         entry = self.entries.get(prefix)
         if entry is None:
             if candidate is None:
@@ -93,6 +96,8 @@ class Worklist:
             entry.hold_until = self._now() + self._limits.withdraw_delay_s
         entry.candidate = candidate
         self._rejudge(prefix, entry)
+        if entry.need(prefix) is not None:
+            entry.asked_at = asked_at
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
         """Take what is not among these prefixes as gone: for a table that is given as a whole."""
@@ -106,7 +111,7 @@ class Worklist:
             entry = self.entries[prefix] = Entry(self.tally)
             entry.claim = row.gateway
             entry.hold_until = hold_until
-            self._occupied[prefix.family] += 1
+            self.occupied[prefix.family] += 1
             self.schedule(prefix, entry)
 
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
@@ -174,7 +179,7 @@ class Worklist:
         if self.verify:  # it must become quiet, for somebody waits for a reading
             least = Urgency.REPLACE
         braked_before = self.brake.held
-        total = sum(self._occupied.values())
+        total = sum(self.occupied.values())
         if not self.brake.holds(self.pending, total):
             return least, Urgency.WITHDRAW
         if not braked_before:
@@ -196,7 +201,7 @@ class Worklist:
             if not self._proven(prefix, entry):
                 self.verify.add(prefix)
                 return False
-        elif entry.known is None and self._occupied[prefix.family] >= self._limits.capacity(prefix.family):
+        elif entry.known is None and self.occupied[prefix.family] >= self._limits.capacity(prefix.family):
             entry.phase, entry.error = Phase.OVER_CAPACITY, "max_routes is reached"
             entry.failures = max(entry.failures, 1)
             self.over[prefix] = None
@@ -219,13 +224,13 @@ class Worklist:
     def begin(self, prefix: Prefix, entry: Entry) -> None:
         """A request begins: make room for what it may make."""
         if entry.known is None:
-            self._occupied[prefix.family] += 1
+            self.occupied[prefix.family] += 1
 
     def end(self, prefix: Prefix, entry: Entry) -> None:
         """A request has ended: where nothing of ours stands, let one in that waits for room."""
         if entry.known is not None:
             return
-        self._occupied[prefix.family] -= 1
+        self.occupied[prefix.family] -= 1
         waiting = next((other for other in self.over if other.family is prefix.family), None)
         if waiting is not None:
             del self.over[waiting]
@@ -249,10 +254,10 @@ class Worklist:
                 self._rejudge(prefix, entry)
             elif prefix in waiting or finding is not Finding.UNTOUCHED:
                 self.schedule(prefix, entry)
-        self._occupied = dict.fromkeys(Family, 0)
+        self.occupied = dict.fromkeys(Family, 0)
         for prefix, entry in self.entries.items():
             if entry.known is not None:
-                self._occupied[prefix.family] += 1
+                self.occupied[prefix.family] += 1
 
     def _find(self, prefix: Prefix, entry: Entry, reading: Reading) -> Finding:
         known = entry.known
@@ -262,13 +267,18 @@ class Worklist:
         match finding:
             case Finding.CONFIRMED:
                 if entry.wanted and entry.wanted.gateway == entry.ours and entry.phase is not Phase.CONFIRMED:
-                    entry.phase = Phase.CONFIRMED
-                    self._say.confirmed(prefix, known)
+                    self._confirmed(prefix, entry, known)
             case Finding.LOST:
                 self._changes.note_lost(prefix, entry, known)
             case Finding.FOREIGN:
                 self._changes.note_foreign(prefix, entry, known, describe_row(reading.inventory.rows[prefix]))
         return finding
+
+    def _confirmed(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        entry.phase = Phase.CONFIRMED
+        self._say.measures.reached("confirmed", entry.asked_at, self._now())
+        entry.asked_at = None
+        self._say.confirmed(prefix, gateway)
 
     # -- what the witness says --------------------------------------------------------------------------------------
 
@@ -288,11 +298,10 @@ class Worklist:
         if self._witness.shows(prefix, known):
             entry.ours, entry.claim = known, None
             if entry.wanted and entry.wanted.gateway == known and entry.phase is not Phase.CONFIRMED:
-                entry.phase = Phase.CONFIRMED
-                self._say.confirmed(prefix, known)
+                self._confirmed(prefix, entry, known)
         else:
             entry.ours = entry.claim = None
-            self._occupied[prefix.family] -= 1
+            self.occupied[prefix.family] -= 1
             if self._witness.first(prefix) is None:
                 self._changes.note_lost(prefix, entry, known)
             else:

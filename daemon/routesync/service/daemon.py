@@ -40,6 +40,7 @@ from routesync.mirror.wanted import TargetRules, url_address
 from routesync.mirror.witness import Witness
 from routesync.route import Address, Route, Verdict
 from routesync.service.kernel_reports import KernelReporter
+from routesync.service.metrics import Metrics
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.status import StatusBuilder
 from routesync.service.supervise import Supervisor, signals
@@ -167,6 +168,13 @@ class Daemon:
         if self._settings.mqtt is not None:
             self._status.broker = lambda: self._publisher.state
             self._status.broker_troubles = lambda: self._publisher.troubles
+        self.metrics = Metrics(
+            status=lambda: self._status,
+            source=lambda: self._source,
+            targets=self._views,
+            hub=lambda: self._hub,
+            publisher=lambda: None if self._settings.mqtt is None else self._publisher,
+        )
 
     def _open_ledger(self, stack: AsyncExitStack) -> tuple[Ledger, list[str]]:
         """The ledger and, where it is not the durable one, why."""
@@ -220,11 +228,12 @@ class Daemon:
         table = self._status.table
         while True:
             changes = await self._source.changes()
+            asked_at = self._source.changed_at
             for count, (prefix, candidates) in enumerate(changes.items(), 1):
                 change = table.update(prefix, candidates)
                 if change is not None:
                     for reconciler in self._reconcilers:
-                        reconciler.consider(prefix, change.after)
+                        reconciler.consider(prefix, change.after, asked_at)
                 if count % SLICE == 0:
                     await asyncio.sleep(0)
 

@@ -46,7 +46,16 @@ class StatusBuilder:
         self._source = source
         self._hub = hub
         self._targets = targets
-        self._started = datetime.now(UTC)
+        self.started = datetime.now(UTC)
+
+    @property
+    def mode(self) -> str:
+        """What the daemon may do."""
+        return self._settings.mode
+
+    def kept(self) -> Counter[str]:
+        """How many elected routes each rule keeps."""
+        return Counter(candidate.verdict.rule for _, candidate in self.table)
 
     def build(self) -> Status:
         """The whole status, as it is now."""
@@ -58,7 +67,7 @@ class StatusBuilder:
             version=__version__,
             epoch=self._hub.identity.epoch,
             mode=self._settings.mode,
-            started=self._started,
+            started=self.started,
             time=datetime.fromtimestamp(time.time(), UTC),
             kernel=KernelStatus(
                 state="synced" if self._source.synced.is_set() else "reading",
@@ -97,8 +106,7 @@ class StatusBuilder:
 
     def verdicts(self) -> dict[str, int]:
         """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
-        counts = Counter(candidate.verdict.rule for _, candidate in self.table)
-        return dict(sorted((counts + Counter(self._source.stats.table)).items()))
+        return dict(sorted((self.kept() + Counter(self._source.stats.table)).items()))
 
     def figures(self) -> dict[str, int]:
         """The numbers that one looks at first."""
