@@ -189,8 +189,12 @@ class Outbox:
 
     async def close(self) -> None:
         """Write what waits, mark an orderly end, close the file; a disk that hangs is left to itself after a while."""
-        self._queue.put(None)
+        self.end()
         await asyncio.to_thread(self._thread.join, _CLOSE_S)
+
+    def end(self) -> None:
+        """Do as `close`, and do not wait for it."""
+        self._queue.put(None)
 
     async def _call(self, function: Callable[[], T]) -> T:
         if self._defect is not None:

@@ -29,7 +29,6 @@ class Measures:
         posted: POSTs that changed something.
         deleted: DELETEs that did.
         ghosts: routes that its table went on showing after its kernel had lost them, and that were removed.
-        readings: of its table.
         outages: times at which it went from answering to not.
     """
 
@@ -38,7 +37,6 @@ class Measures:
     posted: int = 0
     deleted: int = 0
     ghosts: int = 0
-    readings: int = 0
     outages: int = 0
 
     def reached(self, stage: Stage, asked_at: float | None, now: float) -> None:

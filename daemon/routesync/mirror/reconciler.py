@@ -215,7 +215,6 @@ class Reconciler:
         self._changes.protocols = our_protocols(version)
         if self._witness is not None:
             self._witness.honours_static = self._changes.protocols == STATIC
-        self._measures.readings += 1
         self._work.absorb(reading)
         if self._state is TargetState.UNREACHABLE or self._version is None:
             log.info("target up", target=self.name, url=self._client.url, version=version)
@@ -284,7 +283,6 @@ class Reconciler:
         reading = await self._contact.read()
         if not reading.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
-        self._measures.readings += 1
         self._work.absorb(reading)
 
     def _order_checks(self, now: float) -> None:

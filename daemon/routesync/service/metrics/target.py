@@ -129,12 +129,6 @@ def _doings(views: Sequence[TargetView]) -> Iterator[Metric]:
         (((view.name,), view.measures.ghosts) for view in views),
     )
     yield counters(
-        "target_readings",
-        "Readings of its table.",
-        _ONE,
-        (((view.name,), view.measures.readings) for view in views),
-    )
-    yield counters(
         "target_requests",
         "Requests to its API by outcome; already_exists and no_such_route are answers, not failures.",
         ("target", "operation", "outcome"),
