@@ -38,9 +38,9 @@ Beside them stand the usual `process_*` figures. A dashboard for Grafana is in
 [packaging/grafana](../packaging/grafana/routesync.json), rules for alerts in
 [packaging/prometheus](../packaging/prometheus/routesync.rules.yml).
 
-Times are counted from the moment at which routesync read a change off its netlink socket: messages of the kernel carry
-no time of their own, so what they waited in the receive buffer before that is not seen. Changes that were read together
-count from the oldest of them.
+Times are counted from the moment at which routesync read a change off its netlink socket: messages of the kernel
+carry no time of their own, so what they waited in the receive buffer before that is not seen. Changes that were read
+together count from the oldest of them.
 
 | metric | type | labels | meaning |
 |---|---|---|---|
