@@ -15,7 +15,8 @@ async def test_changes_bear_the_time_at_which_the_oldest_was_read_and_the_first_
 ) -> None:
     async with following(node) as follower:
         await follower.source.changes()
-        assert follower.source.changed_at is None
+        first = follower.source.changed_at
+        assert first is None
         before = time.monotonic()
         node.ip("route add 10.1.0.0/16 via 192.0.2.9")
         await follower.source.changes()

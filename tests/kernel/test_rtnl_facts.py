@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from routesync.kernel import Links, ResyncDone
+from routesync.kernel import Drift, Links, ResyncDone
 from routesync.kernel.netlink import (
+    GROUPS,
     HEADER,
     RTM_DELROUTE,
     RTM_NEWROUTE,
@@ -321,6 +322,25 @@ async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(nod
         await told(follower, FAR, [["192.0.2.2"]])
         node.ip("link set uplink name e0")
         await told(follower, FAR, [])
+
+
+async def test_what_no_event_told_is_found_by_the_audit_and_reported_as_drift(node: Namespace) -> None:
+    node.batch([f"route add {FAR} via 192.0.2.2", "route add 10.9.1.0/24 via 192.0.2.2"])
+    with open_route_socket(node.name) as sock:
+        async with following(node, sock=sock, audit_interval_s=0.2) as follower:
+            for group in GROUPS:  # nothing is announced to us any more, and nothing says so
+                sock.setsockopt(270, 2, group)  # SOL_NETLINK, NETLINK_DROP_MEMBERSHIP
+            node.ip(f"route del {FAR}")
+            node.ip("route replace 10.9.1.0/24 via 192.0.2.3")
+
+            def drifted() -> set[str]:
+                found = (report for report in follower.reports if isinstance(report, Drift))
+                return {str(prefix) for report in found for prefix in report.prefixes}
+
+            await eventually(lambda: drifted() == {FAR, "10.9.1.0/24"})
+            assert follower.source.stats.drift == 2
+            assert gateways(follower, "10.9.1.0/24") == [["192.0.2.3"]]
+            assert follower.routes(FAR) == []
 
 
 async def test_events_before_and_in_a_reading_do_not_add_up_with_it(node: Namespace) -> None:

@@ -23,16 +23,19 @@ from typing import ClassVar
 
 
 class LoxilbError(Exception):
-    """Any failure of a call to a loxilb; the message names the request."""
+    """Any failure of a call to a loxilb; the message names the request.
+
+    Attributes:
+        outcome: one word for counters.
+    """
 
     outcome: ClassVar[str] = "error"
-    """What counters call it."""
 
 
 class NotSent(LoxilbError):  # noqa: N818 (a name that says what it means)
     """No connection, so the request never left."""
 
-    outcome = "not_sent"
+    outcome = "not-sent"
 
 
 class OutcomeUnknown(LoxilbError):  # noqa: N818
@@ -49,6 +52,8 @@ class Rejected(LoxilbError):  # noqa: N818
         words: loxilb's own words, mostly the kernel's.
     """
 
+    outcome = "rejected"
+
     def __init__(self, request: str, status: int, words: str) -> None:
         super().__init__(f"{request}: {words} (HTTP {status})")
         self.status = status
@@ -58,25 +63,25 @@ class Rejected(LoxilbError):  # noqa: N818
 class AlreadyExists(Rejected):
     """EEXIST: a route with this prefix stands at metric 0 (IPv6: 1024)."""
 
-    outcome = "already_exists"
+    outcome = "exists"
 
 
 class NoSuchRoute(Rejected):
     """ESRCH: no route that DELETE could remove."""
 
-    outcome = "no_such_route"
+    outcome = "absent"
 
 
 class NextHopUnreachable(Rejected):
     """ENETUNREACH or EHOSTUNREACH: the gateway is not on a connected network there that is up."""
 
-    outcome = "next_hop_unreachable"
+    outcome = "unreachable"
 
 
 class InvalidRequest(Rejected):
     """The request itself is not acceptable, and will not become so."""
 
-    outcome = "invalid_request"
+    outcome = "invalid"
 
 
 class Unexplained(Rejected):
@@ -88,4 +93,4 @@ class Unexplained(Rejected):
 class AccessDenied(Rejected):
     """The token or login is wrong or missing."""
 
-    outcome = "access_denied"
+    outcome = "denied"

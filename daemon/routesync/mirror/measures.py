@@ -1,4 +1,4 @@
-"""What one target's mirror counts, since the start."""
+"""How changes get through to one target, counted since the start."""
 
 from __future__ import annotations
 
@@ -26,18 +26,10 @@ class Measures:
         fates: routes by what was said of them.
         convergence: time from the kernel's change to each stage. A change counts at the stages that it reaches, from
             when it was read off the kernel; what the first reading found, or came from elsewhere, does not count.
-        posted: POSTs that changed something.
-        deleted: DELETEs that did.
-        ghosts: routes that its table went on showing after its kernel had lost them, and that were removed.
-        outages: times at which it went from answering to not.
     """
 
     fates: Counter[Fate] = field(default_factory=Counter)
     convergence: dict[Stage, Histogram] = field(default_factory=_histograms)
-    posted: int = 0
-    deleted: int = 0
-    ghosts: int = 0
-    outages: int = 0
 
     def reached(self, stage: Stage, asked_at: float | None, now: float) -> None:
         """A change of the kernel, read at `asked_at`, has reached a stage; None: it was no change of the kernel."""

@@ -30,8 +30,8 @@ _HEAD: Final = """\
 
 <!-- Made by `python -m routesync.service.metrics.reference` from daemon/routesync/service/metrics: change that. -->
 
-routesync serves these to Prometheus as OpenMetrics, or in the older text form to those who ask for nothing else. They are
-read off the program's own counters at the moment of the scrape. No label carries a prefix or an address, so their
+routesync serves these to Prometheus as OpenMetrics, or in the older text form to those who ask for nothing else. They
+are read off the program's own counters at the moment of the scrape. No label carries a prefix or an address, so their
 number depends on targets and rules, never on routes.
 
 Beside them stand the usual `process_*` figures. A dashboard for Grafana is in

@@ -13,6 +13,19 @@ from routesync.mirror.status import TargetState, TargetView
 from routesync.service.metrics.families import PREFIX, counters, gauges, histograms
 
 _ONE: Final = ("target",)
+_COUNTERS: Final = (
+    ("target_readings", "Readings of its table.", "readings"),
+    ("target_canaries", "Single routes posted again as a proof.", "canaries"),
+    ("target_sweeps", "Times at which all routes were posted again as a proof.", "sweeps"),
+    ("target_lost_routes", "Routes of ours that it lost by itself.", "lost"),
+    ("target_repaired_routes", "Of these, made again.", "repaired"),
+    ("target_conflicts", "Somebody else's route found in the place of ours.", "conflicts"),
+    (
+        "target_ghosts",
+        "Routes removed that its table went on showing although its kernel had lost them.",
+        "ghosts",
+    ),
+)
 
 
 def metrics(views: Sequence[TargetView]) -> Iterator[Metric]:
@@ -38,11 +51,17 @@ def _contact(views: Sequence[TargetView]) -> Iterator[Metric]:
         _ONE,
         (((view.name,), view.state.healthy) for view in views),
     )
-    yield counters(
-        "target_outages",
-        "Times at which it ceased to answer.",
+    yield gauges(
+        "target_paused",
+        "1 while somebody holds it, and it is left as it is.",
         _ONE,
-        (((view.name,), view.measures.outages) for view in views),
+        (((view.name,), view.paused) for view in views),
+    )
+    yield counters(
+        "target_connections",
+        "Times at which contact was made anew.",
+        _ONE,
+        (((view.name,), view.counters.connections) for view in views),
     )
 
 
@@ -66,7 +85,7 @@ def _routes(views: Sequence[TargetView]) -> Iterator[Metric]:
         (
             ((view.name, urgency.name.lower()), count)
             for view in views
-            for urgency, count in view.urgencies.items()
+            for urgency, count in view.by_urgency.items()
         ),
     )
     yield gauges(
@@ -80,6 +99,18 @@ def _routes(views: Sequence[TargetView]) -> Iterator[Metric]:
         "Withdrawals that the brake on mass withdrawals holds back.",
         _ONE,
         (((view.name,), view.braked) for view in views),
+    )
+    yield gauges(
+        "target_held_at_start",
+        "Withdrawals of routes that the kernel does not have yet, held back after the start.",
+        _ONE,
+        (((view.name,), view.held_at_start) for view in views),
+    )
+    yield gauges(
+        "target_requests_in_flight",
+        "Requests under way.",
+        _ONE,
+        (((view.name,), view.in_flight) for view in views),
     )
     yield gauges(
         "target_occupied_routes",
@@ -119,32 +150,30 @@ def _doings(views: Sequence[TargetView]) -> Iterator[Metric]:
         (
             ((view.name, change), count)
             for view in views
-            for change, count in (("post", view.measures.posted), ("delete", view.measures.deleted))
+            for change, count in (("post", view.counters.posted), ("delete", view.counters.deleted))
         ),
     )
+    for name, text, field in _COUNTERS:
+        yield counters(name, text, _ONE, (((view.name,), getattr(view.counters, field)) for view in views))
     yield counters(
-        "target_ghosts",
-        "Routes removed that its table went on showing although its kernel had lost them.",
+        "target_token_wait_seconds",
+        "For how long work has waited for its turn in the pace that loxilb can take.",
         _ONE,
-        (((view.name,), view.measures.ghosts) for view in views),
+        (((view.name,), view.token_wait_s) for view in views),
     )
     yield counters(
         "target_requests",
-        "Requests to its API by outcome; already_exists and no_such_route are answers, not failures.",
-        ("target", "operation", "outcome"),
+        "Requests to its API by outcome; `exists` (409) and `absent` (404) are answers, not failures.",
+        ("target", "method", "outcome"),
         (
-            ((view.name, operation, outcome), count)
+            ((view.name, method, outcome), count)
             for view in views
-            for (operation, outcome), count in view.requests.outcomes.items()
+            for (method, outcome), count in view.requests.items()
         ),
     )
     yield histograms(
         "target_request_seconds",
         "How long requests to its API took.",
-        ("target", "operation"),
-        (
-            ((view.name, operation), histogram)
-            for view in views
-            for operation, histogram in view.requests.durations.items()
-        ),
+        ("target", "method"),
+        (((view.name, method), histogram) for view in views for method, histogram in view.durations.items()),
     )
