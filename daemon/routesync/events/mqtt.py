@@ -20,6 +20,7 @@ from routesync.events.backoff import Backoff
 from routesync.events.connection import FAREWELL_S
 from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
+from routesync.events.measures import DeliveryMeasures
 from routesync.events.outbox import Outbox
 from routesync.events.retained import encode_status
 from routesync.events.session import Session, last_will
@@ -59,6 +60,7 @@ class MqttPublisher:
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
+        self.measures = DeliveryMeasures()
         self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
         self._hub = hub
@@ -84,6 +86,16 @@ class MqttPublisher:
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where the events wait."""
+        return self._outbox
+
+    @property
+    def denied(self) -> int:
+        """How many topics the broker denies on this connection."""
+        return len(self._delivery.denied) if self._delivery is not None else 0
 
     def refresh(self) -> None:
         """Publish the status now rather than within a second."""
@@ -115,6 +127,7 @@ class MqttPublisher:
                 if time.monotonic() - began > self._backoff.steady_s:
                     failures = 0
                 failures += 1
+                self.measures.failures += 1
                 self._note_trouble(explain(_first(group), self._settings, self.client_id))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
@@ -142,6 +155,7 @@ class MqttPublisher:
             will=last_will(self._settings, f"{self._root}/status", encode_status(self._offline(), self._hub)),
         )
         async with session:
+            self.measures.connections += 1
             self._note_connected()
             self._delivery = Delivery(
                 session,
@@ -152,6 +166,7 @@ class MqttPublisher:
                 table=self._table,
                 table_interval_s=self._table_interval_s,
                 status_source=self._status_source,
+                measures=self.measures,
             )
             try:
                 await self._deliver(self._delivery)

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -110,6 +110,16 @@ class Outbox:
         """Events that the broker does not have yet, about."""
         return self._store.count + len(self._unwritten) + self._queue.qsize()
 
+    @property
+    def size(self) -> int:
+        """What the waiting events take in the file, in bytes, about."""
+        return self._store.size
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it may hold."""
+        return self._bounds
+
     def put(self, record: Record, /) -> None:
         """Take an event, or count it as lost when too many wait for the disk."""
         self._given = record.sequence
@@ -128,6 +138,12 @@ class Outbox:
     def lose(self, reason: LossReason, since: float, count: int | None = 1) -> None:
         """Count events as lost; None: nobody knows how many."""
         self._losses.add(Loss(reason, count, since))
+        self._losses.count(reason, 1 if count is None else count)
+
+    @property
+    def lost(self) -> Mapping[LossReason, int]:
+        """Events that were lost since the start; where nobody knows how many, one."""
+        return self._losses.total
 
     @property
     def untold(self) -> tuple[Loss, ...]:
@@ -187,8 +203,12 @@ class Outbox:
 
     async def close(self) -> None:
         """Write what waits, mark an orderly end, close the file; a disk that hangs is left to itself after a while."""
-        self._queue.put(None)
+        self.end()
         await asyncio.to_thread(self._thread.join, _CLOSE_S)
+
+    def end(self) -> None:
+        """Do as `close`, and do not wait for it."""
+        self._queue.put(None)
 
     async def _call(self, function: Callable[[], T]) -> T:
         if self._defect is not None:
@@ -294,6 +314,7 @@ class Outbox:
                 self._failed(error)
             else:
                 self._losses.written(losses, told, stored)
+                self._losses.count("outbox-full", self._store.take_trimmed())
                 self._deleted = acknowledged
                 self._unwritten.clear()
                 self._note_well()

@@ -53,8 +53,11 @@ PATIENCE_S: Final = 10.0
 class Consumer(Protocol):
     """Who works with the table."""
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, /) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never raises."""
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None, /) -> None:
+        """Take the elected route of a prefix; None: there is none any more. Cheap, and never raises.
+
+        `asked_at` is when the kernel told of it (monotonic seconds); None: it is not news.
+        """
 
     def kernel_was_read(self, began: float, /) -> None:
         """Everything was read anew from that moment on (loop time), and what that changed was considered."""
@@ -218,19 +221,20 @@ class KernelSide:
     async def _pump(self, source: KernelSource) -> None:
         changes = await source.changes()
         gone = [prefix for prefix, _ in self.table if prefix not in changes]
-        await self._take(changes)
-        await self._take(dict.fromkeys(gone, ()))
+        await self._take(changes, source.changed_at)
+        await self._take(dict.fromkeys(gone, ()), source.changed_at)
         self._evaluated.set()
         while True:
-            await self._take(await source.changes())
+            changes = await source.changes()
+            await self._take(changes, source.changed_at)
 
-    async def _take(self, changes: Mapping[Prefix, tuple[Candidate, ...]]) -> None:
+    async def _take(self, changes: Mapping[Prefix, tuple[Candidate, ...]], asked_at: float | None) -> None:
         self._taking = True
         for count, (prefix, candidates) in enumerate(changes.items(), 1):
             change = self.table.update(prefix, candidates)
             if change is not None:
                 for consumer in self.consumers:
-                    consumer.consider(prefix, change.after)
+                    consumer.consider(prefix, change.after, asked_at)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._taking = False

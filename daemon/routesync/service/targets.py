@@ -98,13 +98,13 @@ class Targets:
 
     # -- the table ---------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, /) -> None:
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None, /) -> None:
         """See `Consumer`."""
         if self._gathered is not None:
             self._gathered[prefix] = None
             return
         for held in self._held.values():
-            held.reconciler.consider(prefix, candidate)
+            held.reconciler.consider(prefix, candidate, asked_at)
 
     def kernel_was_read(self, began: float, /) -> None:
         """See `Consumer`."""
