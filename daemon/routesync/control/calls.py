@@ -116,7 +116,7 @@ CALLS: Final = (
         "Hold a target as it is",
         "Nothing is changed there until `resume`; what changes meanwhile is made good then.",
         models.Done,
-        order=models.PauseOrder,
+        order=models.TargetOrder,
         changes=True,
         failures=("bad-request", "unknown-target", "too-large"),
     ),

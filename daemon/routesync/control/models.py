@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from routesync.control.routes import Answer
 from routesync.events.status import Status
@@ -32,7 +32,9 @@ class TargetDetail(Answer):
     waiting: int = Field(default=0, description="Routes that something is to be done about.")
     oldest_s: float = Field(default=0, description="How long the oldest of them waits without a reason of its own.")
     held_back: int = Field(default=0, description="Withdrawals that the mass-withdrawal brake holds; see `release`.")
-    paused: bool = Field(default=False, description="Held as it is by hand; see `resume`.")
+    paused_since: AwareDatetime | None = Field(
+        default=None, description="Since when it is held as it is by hand, see `resume`; null: it is not."
+    )
 
 
 class ConfigInForce(Answer):
@@ -68,12 +70,6 @@ class TargetOrder(Order):
     """Which target an order is for."""
 
     target: str | None = Field(default=None, description="Its name; without it, all of them.", examples=["lb-1"])
-
-
-class PauseOrder(TargetOrder):
-    """Hold a target as it is."""
-
-    reason: str = Field(default="", max_length=200, description="Why, for whoever looks later.")
 
 
 class Done(Answer):
