@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import structlog
 
 from routesync.events.models import (
@@ -12,7 +14,9 @@ from routesync.events.models import (
     RouteConflicting,
     RouteRefused,
     RouteWithdrawn,
+    SyncHeld,
     SyncLost,
+    SyncReleased,
 )
 from routesync.loxilb.errors import Rejected
 from routesync.mirror.wanted import Blocked, Wanted
@@ -109,3 +113,19 @@ class Announcer:
     def lost(self, prefix: Prefix, detail: str) -> None:
         """The target lost a route of ours by itself."""
         self._sink.emit(SyncLost(target=self._target, prefix=str(prefix), detail=detail))
+
+    def braked(self, routes: int, standing: int) -> None:
+        """A mass withdrawal is held back."""
+        log.warning(
+            "mass withdrawal held back",
+            target=self._target,
+            routes=routes,
+            of=standing,
+            remedy="it goes when a second reading of the kernel asks for the same, or by hand",
+        )
+        self._sink.emit(SyncHeld(target=self._target, cause="mass", routes=routes, standing=standing))
+
+    def released(self, routes: int, by: Literal["second-reading", "hand", "kernel"]) -> None:
+        """It is not held back any more."""
+        log.warning("mass withdrawal released", target=self._target, routes=routes, by=by)
+        self._sink.emit(SyncReleased(target=self._target, cause="mass", by=by, routes=routes))

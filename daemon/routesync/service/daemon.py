@@ -33,12 +33,14 @@ from routesync.kernel import KernelReport, KernelSource, Links, ResyncDone
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.token import FileToken
 from routesync.mirror.brakes import Limits
+from routesync.mirror.hold import Hold
+from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
-from routesync.mirror.wanted import TargetRules, url_address
+from routesync.mirror.wanted import TargetRules
 from routesync.mirror.witness import Witness
-from routesync.route import Address, Route, Verdict
+from routesync.route import Route, Verdict
 from routesync.service.kernel_reports import KernelReporter
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.status import StatusBuilder
@@ -81,6 +83,8 @@ class Daemon:
         self._state = state
         self._notifier = notifier
         self._reconcilers: list[Reconciler] = []
+        self._horizon = Horizon(target.url for target in self._settings.targets)
+        self._pumping = False
 
     def _admit(self, route: Route, links: Links) -> Verdict:
         return self._policy.evaluate(route, InterfaceNames(links))
@@ -145,11 +149,16 @@ class Daemon:
         """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
         self._reporter(report)
         if isinstance(report, ResyncDone):
-            asyncio.get_running_loop().call_later(READING_CONSIDERED_S, self._tell_of_reading)
+            loop = asyncio.get_running_loop()
+            began = loop.time() - report.duration_s
+            loop.call_later(READING_CONSIDERED_S, self._tell_of_reading, began)
 
-    def _tell_of_reading(self) -> None:
+    def _tell_of_reading(self, began: float) -> None:
+        if self._pumping:  # what it changed is still being considered
+            asyncio.get_running_loop().call_later(READING_CONSIDERED_S, self._tell_of_reading, began)
+            return
         for reconciler in self._reconcilers:
-            reconciler.kernel_was_read()
+            reconciler.kernel_was_read(began)
 
     def _open_kernel(self) -> None:
         kernel = self._settings.kernel
@@ -198,17 +207,13 @@ class Daemon:
             ledger=ledger,
             sink=self._hub,
             links=lambda: self._source.links,
-            target_addresses=self._target_addresses,
+            horizon=self._horizon,
+            hold=Hold(self._state, target.name),
             request_kernel_reading=lambda: self._source.request_resync("mass withdrawal"),
             witness=Witness(target.name, target.witness.netns) if target.witness else None,
         )
         reconciler.load_ledger()
         return reconciler
-
-    def _target_addresses(self) -> frozenset[Address]:
-        known = {address for reconciler in self._reconcilers for address in reconciler.facts.addresses}
-        configured = (url_address(target.url) for target in self._settings.targets)
-        return frozenset(known) | {address for address in configured if address is not None}
 
     async def _publish(self) -> None:
         if self._settings.mqtt is None:
@@ -219,7 +224,9 @@ class Daemon:
     async def _pump(self) -> None:
         table = self._status.table
         while True:
+            self._pumping = False
             changes = await self._source.changes()
+            self._pumping = True
             for count, (prefix, candidates) in enumerate(changes.items(), 1):
                 change = table.update(prefix, candidates)
                 if change is not None:

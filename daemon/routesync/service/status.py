@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
 
 from routesync import __version__
 from routesync.events.hub import EventHub
@@ -16,9 +15,6 @@ from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
 from routesync.settings import Settings
 from routesync.table import Table
-
-OVERDUE_S: Final = 300.0
-"""Work that has waited longer than this, neither for a time of its own nor for an answer, is worth an alarm."""
 
 
 class StatusBuilder:
@@ -85,7 +81,7 @@ class StatusBuilder:
                 found.append(f"target {view.name}: {view.error or view.state}")
             if view.braked:
                 found.append(f"target {view.name}: a mass withdrawal of {view.braked} routes is held back")
-            if view.oldest_s > OVERDUE_S:
+            if view.overdue:
                 found.append(f"target {view.name}: work has waited for {view.oldest_s:.0f} s")
             found += [
                 f"target {view.name}: {count} routes {phase}"
@@ -136,5 +132,8 @@ def _target_status(view: TargetView) -> TargetStatus:
         blocked=view.phases[Phase.BLOCKED],
         conflicting=view.phases[Phase.CONFLICTING],
         pending=view.waiting,
+        over_capacity=view.over_capacity,
+        held=view.braked + view.held_at_start,
+        paused=view.paused,
         error=view.error,
     )
