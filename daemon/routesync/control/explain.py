@@ -34,7 +34,8 @@ def explain(routes: Iterable[Route], policy: Policy, tables: Sequence[int], word
         words: names for numbers.
     """
     ordered = sorted(
-        dict.fromkeys(routes), key=lambda route: (-route.prefix.length, route.prefix, candidate_order(route, tables))
+        dict.fromkeys(routes),
+        key=lambda route: (-route.prefix.length, route.prefix, candidate_order(route, tables)),
     )
     return [
         _explain(prefix, list(group), policy, words)
@@ -64,7 +65,11 @@ def _explain(prefix: Prefix, routes: list[Route], policy: Policy, words: Words) 
 
 def _why(route: Route, verdict: Verdict, winner: Route | None) -> str:
     action = "keeps" if verdict.keep else "drops"
-    judged = f"no rule matches; default_action {action} it" if verdict.rule == "default" else f"rule {verdict.rule} {action} it"
+    judged = (
+        f"no rule matches; default_action {action} it"
+        if verdict.rule == "default"
+        else f"rule {verdict.rule} {action} it"
+    )
     if not verdict.keep:
         return judged
     return f"{judged}; {'elected' if winner is None else _behind(route, winner)}"
@@ -82,4 +87,3 @@ def _behind(route: Route, winner: Route) -> str:
 
 def _rewritten(rewrite: Rewrite | None) -> tuple[str, ...]:
     return tuple(format_address(hop) for hop in rewrite or () if hop is not None)
-

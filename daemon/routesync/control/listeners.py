@@ -47,7 +47,9 @@ class UnixListener:
     def __init__(self, directory: Path) -> None:
         self.path = directory / SOCKET_NAME
         if len(os.fsencode(self.path)) + len(".new") > _LONGEST:
-            raise ListenError(f"{self.path}: longer than a socket's path can be; set RUNTIME_DIRECTORY to a shorter one")
+            raise ListenError(
+                f"{self.path}: longer than a socket's path can be; set RUNTIME_DIRECTORY to a shorter one"
+            )
         try:
             directory.mkdir(mode=0o750, exist_ok=True)
             self._lock = _lock(directory / LOCK_NAME)

@@ -16,7 +16,9 @@ class RuleCount(Answer):
 
     rule: str = Field(examples=["dhcp-host-routes"])
     action: Literal["keep", "drop"]
-    routes: int = Field(ge=0, description="Kept ones as of now, dropped ones as of the last reading of the kernel.")
+    routes: int = Field(
+        ge=0, description="Kept ones as of now, dropped ones as of the last reading of the kernel."
+    )
 
 
 class TargetDetail(Answer):
@@ -30,8 +32,12 @@ class TargetDetail(Answer):
     wanted: int = 0
     phases: dict[str, int] = Field(default_factory=dict, description="Routes by phase.")
     waiting: int = Field(default=0, description="Routes that something is to be done about.")
-    oldest_s: float = Field(default=0, description="How long the oldest of them waits without a reason of its own.")
-    held_back: int = Field(default=0, description="Withdrawals that the mass-withdrawal brake holds; see `release`.")
+    oldest_s: float = Field(
+        default=0, description="How long the oldest of them waits without a reason of its own."
+    )
+    held_back: int = Field(
+        default=0, description="Withdrawals that the mass-withdrawal brake holds; see `release`."
+    )
     paused_since: AwareDatetime | None = Field(
         default=None, description="Since when it is held as it is by hand, see `resume`; null: it is not."
     )
@@ -69,19 +75,25 @@ class Order(BaseModel):
 class TargetOrder(Order):
     """Which target an order is for."""
 
-    target: str | None = Field(default=None, description="Its name; without it, all of them.", examples=["lb-1"])
+    target: str | None = Field(
+        default=None, description="Its name; without it, all of them.", examples=["lb-1"]
+    )
 
 
 class Done(Answer):
     """What was done, by target."""
 
-    targets: dict[str, str] = Field(description="Name of the target to what was done there.", examples=[{"lb-1": "paused"}])
+    targets: dict[str, str] = Field(
+        description="Name of the target to what was done there.", examples=[{"lb-1": "paused"}]
+    )
 
 
 class Released(Answer):
     """What a brake let go."""
 
-    released: dict[str, int] = Field(description="Name of the target to the number of withdrawals.", examples=[{"lb-1": 120}])
+    released: dict[str, int] = Field(
+        description="Name of the target to the number of withdrawals.", examples=[{"lb-1": 120}]
+    )
 
 
 def _covering(value: object) -> Prefix:
@@ -94,7 +106,9 @@ def _covering(value: object) -> Prefix:
             address = parse_address(text)
             return Prefix(address, len(address) * 8)
     except ValueError:
-        raise ValueError(f"{text!r} is no address or prefix; write 10.1.2.3, 10.0.0.0/8 or 2001:db8::1") from None
+        raise ValueError(
+            f"{text!r} is no address or prefix; write 10.1.2.3, 10.0.0.0/8 or 2001:db8::1"
+        ) from None
     return Prefix.parse(text)
 
 
@@ -107,7 +121,9 @@ def _schema(description: str, example: str) -> WithJsonSchema:
 
 
 Covering = Annotated[Prefix, BeforeValidator(_covering), _schema("An address or a prefix.", "10.244.1.7")]
-Within = Annotated[Prefix, BeforeValidator(_prefix), _schema("Only what lies inside this prefix.", "10.244.0.0/16")]
+Within = Annotated[
+    Prefix, BeforeValidator(_prefix), _schema("Only what lies inside this prefix.", "10.244.0.0/16")
+]
 
 
 class ExplainQuery(Order):
@@ -120,15 +136,24 @@ class RoutesQuery(Order):
     """Which part of the table."""
 
     within: Within | None = None
-    covering: Annotated[
-        Prefix, BeforeValidator(_covering), _schema("Only prefixes that cover this address or prefix.", "10.244.1.7")
-    ] | None = None
+    covering: (
+        Annotated[
+            Prefix,
+            BeforeValidator(_covering),
+            _schema("Only prefixes that cover this address or prefix.", "10.244.1.7"),
+        ]
+        | None
+    ) = None
     family: Literal["ipv4", "ipv6"] | None = None
-    protocol: str | None = Field(default=None, description="Only where a candidate is of this protocol.", examples=["bgp"])
+    protocol: str | None = Field(
+        default=None, description="Only where a candidate is of this protocol.", examples=["bgp"]
+    )
     rule: str | None = Field(default=None, description="Only where this rule kept a candidate.")
     target: str | None = Field(default=None, description="Only how it stands at this target.")
     phase: tuple[str, ...] = Field(
-        default=(), description="Only what is in this phase at a target shown; may be repeated.", examples=[["refused"]]
+        default=(),
+        description="Only what is in this phase at a target shown; may be repeated.",
+        examples=[["refused"]],
     )
     limit: int = Field(default=1_000_000, ge=1, le=1_000_000, description="At most so many.")
 
@@ -137,7 +162,10 @@ class PlanQuery(Order):
     """How much of the plan."""
 
     dropped: int = Field(
-        default=10_000, ge=0, le=1_000_000, description="At most so many routes that the rules drop; the rest is counted."
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="At most so many routes that the rules drop; the rest is counted.",
     )
 
 

@@ -53,13 +53,19 @@ def document() -> Document:
         },
         "servers": [{"url": "http://routesync", "description": "The host's name is not looked at."}],
         "paths": paths,
-        "components": {"schemas": dict(sorted(made["$defs"].items()))},
+        "components": {"schemas": {name: _opened(schema) for name, schema in sorted(made["$defs"].items())}},
     }
 
 
 def text() -> str:
     """Write the document as it is kept in the repository."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _opened(schema: Document) -> Document:
+    """A schema that does not forbid what a later version may add; orders stay closed, for a mistake there is one."""
+    is_order = schema["title"] in {call.order.__name__ for call in CALLS if call.order is not None}
+    return {key: value for key, value in schema.items() if is_order or key != "additionalProperties" or value}
 
 
 def _operation(call: Call) -> Document:
@@ -74,10 +80,20 @@ def _operation(call: Call) -> Document:
 
 def _success(call: Call) -> Document:
     if not isinstance(call.answer, str):
-        return {"description": "Done." if call.changes else "The answer.", "content": {JSON: {"schema": _ref(call.answer)}}}
+        return {
+            "description": "Done." if call.changes else "The answer.",
+            "content": {JSON: {"schema": _ref(call.answer)}},
+        }
     if call.answer == OPENMETRICS:
-        return {"description": "The metrics.", "content": {kind: {"schema": {"type": "string"}} for kind in (OPENMETRICS, _TEXT)}}
-    schema: Document = {"type": "string", "description": "CloudEvents, one a line."} if call.answer == NDJSON else {"type": "object"}
+        return {
+            "description": "The metrics.",
+            "content": {kind: {"schema": {"type": "string"}} for kind in (OPENMETRICS, _TEXT)},
+        }
+    schema: Document = (
+        {"type": "string", "description": "CloudEvents, one a line."}
+        if call.answer == NDJSON
+        else {"type": "object"}
+    )
     return {"description": "The answer.", "content": {call.answer: {"schema": schema}}}
 
 

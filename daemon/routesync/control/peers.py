@@ -30,7 +30,9 @@ def peer_of(transport: asyncio.BaseTransport | None) -> Peer | None:
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is None or sock.family != socket.AF_UNIX:
         return None
-    return Peer(*_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
+    return Peer(
+        *_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    )
 
 
 def may_change(peer: Peer | None, own_uid: int) -> bool:

@@ -16,7 +16,7 @@ from routesync.mirror.wanted import Blocked
 from routesync.names import Names, scope_name, type_name
 from routesync.plan import AtTarget as PlannedEnd
 from routesync.plan import Fate
-from routesync.route import Address, Prefix, Route, Verdict, flag_names, format_address
+from routesync.route import Address, Route, Verdict, flag_names, format_address
 
 KEPT: Final = "keep"
 DROPPED: Final = "drop"

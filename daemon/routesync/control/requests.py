@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar, get_origin
 
+import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +15,8 @@ from routesync.control.calls import JSON
 from routesync.control.models import Order
 from routesync.control.problems import CONTENT_TYPE as PROBLEM_JSON
 from routesync.control.problems import Problem, ProblemError
+
+log = structlog.get_logger(__name__)
 
 SLICE: Final = 50
 """Rows that are made before others have their turn; a row costs some 50 us."""
@@ -97,8 +101,17 @@ async def stream_rows(
         rows: makes its elements; None: one less, after as much work.
         others: makes the other members when all rows are made, in a model that has none of that name.
     """
-    response = web.StreamResponse(headers={"Content-Type": JSON})
-    await response.prepare(request)
+    async with streaming(request, JSON) as response:
+        await _write_rows(response, name, rows, others)
+    return response
+
+
+async def _write_rows(
+    response: web.StreamResponse,
+    name: str,
+    rows: Iterator[BaseModel | None],
+    others: Callable[[], BaseModel],
+) -> None:
     waiting = [b'{"%s":[' % name.encode()]
     separator = b""
     for count, row in enumerate(rows, 1):
@@ -113,7 +126,25 @@ async def stream_rows(
     waiting.append(b"]" + (b"," if len(rest) > 2 else b"") + rest[1:])
     await write(response, b"".join(waiting))
     await response.write_eof()
-    return response
+
+
+@asynccontextmanager
+async def streaming(request: web.Request, content_type: str) -> AsyncIterator[web.StreamResponse]:
+    """An answer that is written piece by piece; whatever breaks it off breaks the connection, for it is not whole."""
+    response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+    try:
+        await response.prepare(request)
+        yield response
+    except (ConnectionError, TimeoutError):  # who asked is gone, or takes nothing any more
+        _break_off(request)
+    except Exception:
+        log.exception("control answer broken off", path=request.path)
+        _break_off(request)
+
+
+def _break_off(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def write(response: web.StreamResponse, data: bytes) -> None:

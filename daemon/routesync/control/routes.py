@@ -16,8 +16,12 @@ class Answer(BaseModel):
 class Hop(Answer):
     """One way out."""
 
-    gateway: str | None = Field(description="Null where the network is on the link itself.", examples=["192.168.10.1"])
-    interface: str | None = Field(description="Null where there is none, as for a blackhole.", examples=["ens3"])
+    gateway: str | None = Field(
+        description="Null where the network is on the link itself.", examples=["192.168.10.1"]
+    )
+    interface: str | None = Field(
+        description="Null where there is none, as for a blackhole.", examples=["ens3"]
+    )
     weight: int = 1
     flags: tuple[str, ...] = Field(default=(), examples=[["linkdown"]])
 
@@ -41,7 +45,9 @@ class JudgedRoute(RouteBody):
     """A route, and what the rules say of it."""
 
     verdict: Literal["keep", "drop"]
-    rule: str = Field(description="The rule that decided; `default` where none matched.", examples=["pod-networks"])
+    rule: str = Field(
+        description="The rule that decided; `default` where none matched.", examples=["pod-networks"]
+    )
     elected: bool = Field(description="Kept, and the best of its prefix: this one is told to the targets.")
 
 
@@ -51,17 +57,26 @@ class TargetRoute(Answer):
     target: str = Field(examples=["lb-1"])
     phase: str = Field(
         description="`pending`, `accepted` (2xx), `confirmed` (its table or kernel showed it), `present` (an equal one "
-        "stands there that is not ours), `refused`, `conflicting`, `blocked`, `over-capacity` or `withdrawing`.",
+        "stands there that is not ours), `refused`, `conflicting`, `blocked`, `over-capacity`, `withdrawing`, or "
+        "`none`: nothing of ours is, or shall be, there.",
         examples=["confirmed"],
     )
     since: AwareDatetime | None = Field(default=None, description="When it came to that phase.")
-    wanted: str | None = Field(default=None, description="The gateway that the target shall have; null: none shall be.")
-    ours: str | None = Field(default=None, description="The gateway of the route of ours that stands, or may stand, there.")
+    wanted: str | None = Field(
+        default=None, description="The gateway that the target shall have; null: none shall be."
+    )
+    ours: str | None = Field(
+        default=None, description="The gateway of the route of ours that stands, or may stand, there."
+    )
     rule: str | None = Field(default=None, description="The rule that kept the route.")
     code: str | None = Field(
-        default=None, description="Why the target is not told of it, as a stable code.", examples=["no-gateway"]
+        default=None,
+        description="Why the target is not told of it, as a stable code.",
+        examples=["no-gateway"],
     )
-    detail: str = Field(default="", description="The same in words; or the target's own, or who holds the prefix.")
+    detail: str = Field(
+        default="", description="The same in words; or the target's own, or who holds the prefix."
+    )
     degraded: bool = Field(default=False, description="One hop stands for several.")
 
 
@@ -86,7 +101,9 @@ class RoutesAnswer(Answer):
 class ExplainedRoute(JudgedRoute):
     """A route, and why it is told to the targets or not."""
 
-    next_hop: tuple[str, ...] = Field(default=(), description="What its rule has the targets told instead of its gateway.")
+    next_hop: tuple[str, ...] = Field(
+        default=(), description="What its rule has the targets told instead of its gateway."
+    )
     why: str = Field(examples=["rule pod-networks keeps it; elected"])
 
 
@@ -94,11 +111,13 @@ class TargetExplained(TargetRoute):
     """How one prefix stands at one target, and what that target was seen to have."""
 
     shown: str | None = Field(
-        default=None, description="What its own table had for exactly this prefix when it was last read; null: nothing."
+        default=None,
+        description="What its own table had for exactly this prefix when it was last read; null: nothing.",
     )
     read: AwareDatetime | None = Field(default=None, description="When its table was last read.")
     witnessed: bool | None = Field(
-        default=None, description="Whether its kernel has the route of ours now; null where there is no witness."
+        default=None,
+        description="Whether its kernel has the route of ours now; null where there is no witness.",
     )
 
 
@@ -110,7 +129,8 @@ class ExplainedPrefix(Answer):
         description="Every route that the kernel has for it now, the preferred one first, dropped ones too."
     )
     held: bool = Field(
-        default=True, description="False: the daemon has not yet taken in what the kernel has now; it will in a moment."
+        default=True,
+        description="False: the daemon has not yet taken in what the kernel has now; it will in a moment.",
     )
     targets: tuple[TargetExplained, ...] = ()
 
@@ -130,7 +150,9 @@ class Explanation(Answer):
     query: str = Field(description="What was asked for, as a prefix.", examples=["10.244.1.7/32"])
     time: AwareDatetime
     source: Literal["daemon", "files"] = "daemon"
-    complete: bool = Field(description="False: the table changed while it was read; something may be missing.")
+    complete: bool = Field(
+        description="False: the table changed while it was read; something may be missing."
+    )
     prefixes: tuple[ExplainedPrefix, ...] = Field(description="The longest first.")
     targets: tuple[TargetState, ...] = ()
 
@@ -184,5 +206,6 @@ class PlanAnswer(Answer):
     routes: tuple[PlannedRoute, ...]
     targets: tuple[TargetPlan, ...]
     left_out: dict[str, int] = Field(
-        default_factory=dict, description="Dropped routes beyond `dropped`, which are not in the list: how many, by rule."
+        default_factory=dict,
+        description="Dropped routes beyond `dropped`, which are not in the list: how many, by rule.",
     )

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from routesync.control.calls import NDJSON
 from routesync.control.models import EventsQuery
-from routesync.control.requests import write
+from routesync.control.requests import streaming, write
 from routesync.events.cloudevents import Identity, Record, encode, encode_state
 from routesync.events.hub import EventHub
 from routesync.events.models import TYPE_PREFIX, Event
@@ -89,8 +89,14 @@ async def stream_events(
     request: web.Request, query: EventsQuery, hub: EventHub, build_status: Callable[[], Status]
 ) -> web.StreamResponse:
     """Follow the events for as long as the reader does."""
-    response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
-    await response.prepare(request)
+    async with streaming(request, NDJSON) as response:
+        await _follow(response, query, hub, build_status)
+    return response
+
+
+async def _follow(
+    response: web.StreamResponse, query: EventsQuery, hub: EventHub, build_status: Callable[[], Status]
+) -> None:
     wants_status = _is_wanted_kind(query, _STATUS_KIND)
     reader = Reader()
     with hub.attached(reader):

@@ -33,7 +33,7 @@ class Subject:
         hub: the events.
         status: builds the status.
         verdicts: how many routes each rule decides on.
-        metrics: the metrics.
+        metrics: the metrics; None: there are none.
     """
 
     loaded: Callable[[], Loaded]
@@ -43,4 +43,4 @@ class Subject:
     hub: Callable[[], EventHub]
     status: Callable[[], Status]
     verdicts: Callable[[], Mapping[str, int]]
-    metrics: Metrics
+    metrics: Metrics | None

@@ -492,6 +492,18 @@ class Reconciler:
         return self._work.facts
 
     @property
+    def reading(self) -> Reading | None:
+        """Its table as it was last read; None: not yet."""
+        return self._work.reading
+
+    def witness_shows(self, prefix: Prefix) -> bool | None:
+        """Whether its kernel has the route of ours now; None: there is no witness, or nothing of ours to look for."""
+        entry = self.entries.get(prefix)
+        if self._witness is None or not self._witness.ready or entry is None or entry.known is None:
+            return None
+        return self._witness.shows(prefix, entry.known)
+
+    @property
     def entries(self) -> Mapping[Prefix, Entry]:
         """What is known of each prefix; to read only."""
         return self._work.entries

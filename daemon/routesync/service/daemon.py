@@ -22,6 +22,9 @@ from typing import Final
 import structlog
 
 from routesync.config import Loaded
+from routesync.control.listeners import runtime_directory
+from routesync.control.server import ControlServer
+from routesync.control.subject import Subject
 from routesync.events.hub import EventHub
 from routesync.events.log import log_events
 from routesync.events.models import ConfigLoaded
@@ -116,12 +119,28 @@ class Daemon:
                 supervisor.start(f"target {reconciler.name}", reconciler.run)
             supervisor.start("pump", self._pump)
             supervisor.start("kernel", self._source.run)
+            supervisor.start("control", self._serve_control)
             supervisor.start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
             supervisor.start("readiness", self._say_ready)
             try:
                 await supervisor.wait()
             finally:
                 self._notifier.stopping()
+
+    async def _serve_control(self) -> None:
+        subject = Subject(
+            loaded=lambda: self._loaded,
+            source=lambda: self._source,
+            table=lambda: self._status.table,
+            targets=lambda: self._reconcilers,
+            hub=lambda: self._hub,
+            status=self._build_status,
+            verdicts=lambda: self._status.verdicts(),
+            metrics=None,
+        )
+        server = ControlServer(subject, runtime_directory())
+        self._status.control_troubles = lambda: server.troubles
+        await server.run()
 
     def _open_events(self, stack: AsyncExitStack) -> None:
         node = self._settings.node.name

@@ -25,6 +25,7 @@ class StatusBuilder:
         standing_reasons: why the daemon is degraded until it is restarted, one line each.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.
+        control_troubles: why the daemon cannot be asked, one line each.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class StatusBuilder:
         self.standing_reasons: list[str] = []
         self.broker: Callable[[], str | None] = lambda: None
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
+        self.control_troubles: Callable[[], Sequence[str]] = tuple
         self._settings = settings
         self._source = source
         self._hub = hub
@@ -89,7 +91,7 @@ class StatusBuilder:
                 if (count := view.phases[phase])
             ]
         found += [f"broker: {trouble}" for trouble in self.broker_troubles()]
-        return found
+        return [*found, *self.control_troubles()]
 
     def verdicts(self) -> dict[str, int]:
         """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
