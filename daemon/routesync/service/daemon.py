@@ -135,7 +135,7 @@ class Daemon:
             targets=lambda: self._reconcilers,
             hub=lambda: self._hub,
             status=self._build_status,
-            verdicts=lambda: self._status.verdicts(),
+            verdicts=self._status.verdicts,
             metrics=None,
         )
         server = ControlServer(subject, runtime_directory())
