@@ -28,6 +28,12 @@ ConfigOption = Annotated[
 StateOption = Annotated[
     Path | None, typer.Option(help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default.")
 ]
+SocketOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The daemon's control socket; control.sock in $RUNTIME_DIRECTORY or /run/routesync by default."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -67,19 +73,32 @@ def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] 
 
 @app.command()
 def plan(
-    config: ConfigOption = None,
+    *,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Plan by this file, without the daemon.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help=f"Do not ask the daemon; plan by {DEFAULT_CONFIG}.")
+    ] = False,
     state: StateOption = None,
+    socket: SocketOption = None,
     json: JsonOption = False,
     contact: Annotated[
-        bool, typer.Option(help="Read each target's table, to tell what stands there already.")
+        bool,
+        typer.Option(help="Without the daemon: read each target's table, to tell what stands there already."),
     ] = True,
 ) -> None:
-    """Show what becomes of each of the kernel's routes, and why; change nothing."""
+    """Show what becomes of each of the kernel's routes, and why; change nothing.
+
+    The running daemon is asked. Where none runs, or a file is named, the file tells the rules and targets.
+    """
     from routesync.cli import plan as command
 
-    raise typer.Exit(
-        command.plan(config or _present_config(), state or _state_directory(), as_json=json, contact=contact)
-    )
+    live = None if config is not None or offline else command.ask_daemon(socket, as_json=json)
+    if live is None:
+        file = config or _present_config()
+        live = command.plan(file, state or _state_directory(), as_json=json, contact=contact)
+    raise typer.Exit(live)
 
 
 TargetOption = Annotated[str, typer.Option("--target", "-t", help="Name of the target.")]
@@ -124,6 +143,10 @@ def watch(
     broker: Annotated[
         str | None, typer.Option(help="HOST[:PORT] instead of the configuration's broker.")
     ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="This host's daemon, over its control socket, without a broker.")
+    ] = False,
+    socket: SocketOption = None,
     node: Annotated[
         list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
     ] = None,
@@ -133,7 +156,10 @@ def watch(
     prefix: Annotated[str | None, typer.Option(help="Only events of routes inside this prefix.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow what nodes publish over MQTT: this one, others, or the fleet."""
+    """Follow what happens: on this node, on others, or on the fleet.
+
+    Over MQTT where the configuration or --broker names a broker; else, or with --local, over the daemon's own socket.
+    """
     from routesync.cli import watch as command
     from routesync.events.reader import Selection
 
@@ -141,7 +167,8 @@ def watch(
     if prefix is not None and within is None:
         raise typer.Exit(2)
     selection = Selection(node or (), kind or (), within)
-    raise typer.Exit(command.watch(config or DEFAULT_CONFIG, broker, selection, as_json=json))
+    way = command.Way(config or DEFAULT_CONFIG, broker, socket, local=local or socket is not None)
+    raise typer.Exit(command.watch(way, selection, as_json=json))
 
 
 @app.command()

@@ -19,7 +19,7 @@ from routesync.control.calls import CALLS, JSON, Call
 from routesync.control.explain import Explained, explain
 from routesync.control.openapi import text as openapi_text
 from routesync.control.peers import may_change, peer_of, who_may
-from routesync.control.present import Words, target_detail, target_fields, wall_clock
+from routesync.control.present import Words, row_text, target_detail, target_fields, wall_clock
 from routesync.control.problems import ProblemError, make
 from routesync.control.requests import answer, problem_answer, read_order, read_query, stream_rows
 from routesync.control.routes import (
@@ -33,7 +33,6 @@ from routesync.control.stream import stream_events
 from routesync.control.subject import Subject
 from routesync.control.tables import Dropped, PlanRows, TableRows
 from routesync.kernel import KernelError
-from routesync.mirror.book import describe_row
 from routesync.mirror.reconciler import Reconciler
 from routesync.route import Prefix, Route
 from routesync.settings import resolve_tables
@@ -309,7 +308,7 @@ def _left_behind(prefix: Prefix) -> Explained:
 def _shown(target: Reconciler, prefix: Prefix) -> str | None:
     """What the target's own table had for a prefix when it was last read."""
     row = target.reading.inventory.rows.get(prefix) if target.reading is not None else None
-    return None if row is None else describe_row(row)
+    return None if row is None else row_text(row)
 
 
 def _at_target(target: Reconciler, prefix: Prefix) -> TargetExplained:

@@ -84,22 +84,6 @@ class Client:
         self.path = path or default_socket()
         self._timeout_s = timeout_s
 
-    def get(self, url: str, model: type[A]) -> A:
-        """Ask for something.
-
-        Raises:
-            ControlError: it came to nothing.
-        """
-        return self._read(self.raw("GET", url), model)
-
-    def post(self, url: str, order: BaseModel, model: type[A]) -> A:
-        """Have something done.
-
-        Raises:
-            ControlError: it came to nothing.
-        """
-        return self._read(self.raw("POST", url, order.model_dump_json().encode()), model)
-
     def raw(self, method: str, url: str, body: bytes | None = None) -> bytes:
         """Make a call, and return the body of its answer.
 
@@ -122,7 +106,12 @@ class Client:
             raise problem_of(answer.status, content, self.path)
         return content
 
-    def _read(self, content: bytes, model: type[A]) -> A:
+    def read(self, content: bytes, model: type[A]) -> A:
+        """Read the body of an answer.
+
+        Raises:
+            NotUnderstood: it is none of this kind.
+        """
         try:
             return model.model_validate_json(content)
         except ValidationError as error:

@@ -96,11 +96,12 @@ class Released(Answer):
     )
 
 
-def _covering(value: object) -> Prefix:
-    """An address or a prefix; of a prefix with host bits the network is meant."""
-    if isinstance(value, Prefix):
-        return value
-    text = str(value)
+def read_covering(text: str) -> Prefix:
+    """Read an address, which stands for its host prefix, or a prefix.
+
+    Raises:
+        ValueError: it is neither; the message says what to write.
+    """
     try:
         if "/" not in text and text != "default":
             address = parse_address(text)
@@ -110,6 +111,10 @@ def _covering(value: object) -> Prefix:
             f"{text!r} is no address or prefix; write 10.1.2.3, 10.0.0.0/8 or 2001:db8::1"
         ) from None
     return Prefix.parse(text)
+
+
+def _covering(value: object) -> Prefix:
+    return value if isinstance(value, Prefix) else read_covering(str(value))
 
 
 def _prefix(value: object) -> Prefix:

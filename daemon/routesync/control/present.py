@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from routesync.control.models import TargetDetail
 from routesync.control.routes import AtTarget, Hop, JudgedRoute, PlannedRoute, TargetRoute
 from routesync.kernel import Links
+from routesync.loxilb.wire import InventoryRow
 from routesync.mirror.book import Entry, Phase
 from routesync.mirror.status import TargetView
 from routesync.mirror.wanted import Blocked
@@ -143,6 +144,13 @@ def _fate(entry: Entry, gateway: Address) -> Fate:
     if entry.known is not None and entry.known != gateway:
         return Fate.REPLACE
     return Fate.POST
+
+
+def row_text(row: InventoryRow) -> str:
+    """A row of a target's own table."""
+    gateways = ", ".join(f"via {format_address(gateway)}" for gateway in row.gateways)
+    flags = f" flags {' '.join(sorted(row.flags))}" if row.flags else ""
+    return f"{gateways or 'on its link'} protocol {row.protocol or 'unknown'}{flags}"
 
 
 def target_detail(view: TargetView) -> TargetDetail:
