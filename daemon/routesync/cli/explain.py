@@ -15,7 +15,6 @@ from routesync.control.routes import ExplainedPrefix, ExplainedRoute, Explanatio
 
 def explain(socket: Path | None, of: str, *, as_json: bool) -> int:
     """Explain; return the exit status: 1 where the kernel has no route that covers it."""
-
     try:
         prefix = read_covering(of)
     except ValueError as error:
