@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from routesync.kernel import Links
+from routesync.kernel.details import RouteDetails
 from routesync.route import Prefix, Route, Verdict
 from support.following import Follower, following
 from support.netns import Namespace, needs_root
@@ -20,7 +21,11 @@ def drop_all(route: Route, links: Links) -> Verdict:
 async def looked_up(follower: Follower, covering: str | None = None) -> list[tuple[str, int]]:
     """Prefix and metric of what a look-up gives."""
     found: list[Route] = []
-    assert await follower.source.look_up(found.append, Prefix.parse(covering) if covering else None)
+
+    def take(route: Route, _details: object) -> None:
+        found.append(route)
+
+    assert await follower.source.look_up(take, Prefix.parse(covering) if covering else None)
     return [(str(route.prefix), route.metric) for route in found]
 
 
@@ -67,6 +72,16 @@ async def test_without_a_prefix_everything_is_found(node: Namespace) -> None:
         assert {"192.0.2.0/24", "198.51.100.0/24", "2001:db8:e0::/64", "2001:db8:e1::/64"} <= found
 
 
+async def test_what_a_route_carries_besides_can_be_read(node: Namespace) -> None:
+    node.ip("route add 10.9.1.0/24 via 192.0.2.2 mtu 1400")
+    found: list[RouteDetails] = []
+    async with following(node, admit=drop_all) as follower:
+        assert await follower.source.look_up(
+            lambda _route, details: found.append(details()), Prefix.parse("10.9.1.0/24")
+        )
+    assert [details.metrics for details in found] == [(("mtu", 1400),)]
+
+
 async def test_look_ups_and_readings_wait_for_each_other_also_when_one_is_given_up(node: Namespace) -> None:
     node.batch([f"route add 10.{i >> 8}.{i & 255}.0/24 via 192.0.2.2" for i in range(20_000)])
     async with following(node) as follower:
@@ -74,7 +89,7 @@ async def test_look_ups_and_readings_wait_for_each_other_also_when_one_is_given_
         void = source.stats.void_readings
         for _ in range(3):
             begun = asyncio.Event()
-            given_up = asyncio.create_task(source.look_up(lambda _route, begun=begun: begun.set()))  # type: ignore[misc]
+            given_up = asyncio.create_task(source.look_up(lambda _route, _details, begun=begun: begun.set()))  # type: ignore[misc]
             await begun.wait()
             given_up.cancel()
             source.request_resync("test")

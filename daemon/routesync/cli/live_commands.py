@@ -94,3 +94,11 @@ def release(target: OneTargetOption = None, socket: SocketOption = None, json: J
     from routesync.cli import orders as command
 
     raise typer.Exit(command.order("release", socket, target, as_json=json))
+
+
+@app.command()
+def reload(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Have the daemon take up its configuration file anew; exit status 78 if it does not hold: then nothing changes."""
+    from routesync.cli import orders as command
+
+    raise typer.Exit(command.reload(socket, as_json=json))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
+from routesync.cli.check import EX_CONFIG
 from routesync.cli.live import explained, print_json
-from routesync.cli.output import Page
-from routesync.control.client import Client
-from routesync.control.models import Done, Released, TargetOrder
+from routesync.cli.output import Page, complain
+from routesync.control.client import Client, Failed
+from routesync.control.models import Done, Released, Reloaded, TargetOrder
 
 Name = Literal["resync", "release", "pause", "resume"]
 
@@ -48,3 +49,24 @@ def _show(done: Mapping[str, str]) -> None:
         page.line((target, "bold"), f": {text}")
     if not done:
         page.line("the daemon mirrors into no target")
+
+
+def reload(socket: Path | None, *, as_json: bool) -> int:
+    """Have the configuration taken up anew; return the exit status: 78 where the file does not hold."""
+
+    def work() -> int:
+        client = Client(socket)
+        try:
+            body = client.raw("POST", "/v1/reload")
+        except Failed as error:
+            if error.problem.name != "rejected":
+                raise
+            complain(f"{error}\nthe configuration before stays in force")
+            return EX_CONFIG
+        if as_json:
+            print_json(body)
+        else:
+            print(f"{client.read(body, Reloaded).config.path} is in force")
+        return 0
+
+    return explained(work)

@@ -71,7 +71,13 @@ def _answer(situation: Situation) -> PlanAnswer:
         source="files",
         sysctls=Switches.model_validate(reading.sysctls._asdict()),
         routes=tuple(
-            words.planned(it.route, it.verdict, elected=it.elected, ends=map(planned_end, it.targets))
+            words.planned(
+                it.route,
+                it.verdict,
+                elected=it.elected,
+                details=reading.details[it.route],
+                ends=map(planned_end, it.targets),
+            )
             for it in made.routes
         ),
         targets=tuple(

@@ -31,8 +31,9 @@ from routesync.control.routes import (
 )
 from routesync.control.stream import stream_events
 from routesync.control.subject import Subject
-from routesync.control.tables import Dropped, PlanRows, TableRows
+from routesync.control.tables import PlanRows, Seen, TableRows
 from routesync.kernel import KernelError
+from routesync.kernel.details import RouteDetails
 from routesync.mirror.reconciler import Reconciler
 from routesync.route import Prefix, Route
 from routesync.settings import resolve_tables
@@ -99,7 +100,7 @@ class Api:
             models.StatusAnswer(
                 status=subject.status(),
                 pid=os.getpid(),
-                config=models.ConfigInForce(path=str(loaded.path), digest=loaded.digest),
+                config=self._in_force(),
                 rules=tuple(
                     models.RuleCount(rule=rule, action=action, routes=verdicts.get(rule, 0))
                     for rule, action in actions
@@ -122,11 +123,11 @@ class Api:
         query = read_query(request, models.PlanQuery)
         subject, loaded, words = self._subject, self._subject.loaded(), self._words()
         with self._long_call():
-            dropped, _ = await self._look_up(
-                lambda: Dropped(loaded.policy, words.interfaces, query.dropped), Dropped.take, None
+            seen, _ = await self._look_up(
+                lambda: Seen(loaded.policy, words.interfaces, query.dropped), Seen.take, None
             )
             tables = resolve_tables(loaded.settings.kernel, loaded.names)
-            rows = PlanRows(subject.table(), subject.targets(), words, tables, dropped)
+            rows = PlanRows(subject.table(), subject.targets(), words, tables, seen)
             switches = Switches.model_validate(subject.source().stats.sysctls._asdict())
             return await stream_rows(request, "routes", iter(rows), lambda: rows.others(switches))
 
@@ -135,7 +136,7 @@ class Api:
         query = read_query(request, models.ExplainQuery)
         loaded = self._subject.loaded()
         with self._long_call():
-            found, complete = await self._look_up(list[Route], list[Route].append, query.of)
+            found, complete = await self._look_up(dict[Route, RouteDetails], _note, query.of)
         explained = explain(
             found, loaded.policy, resolve_tables(loaded.settings.kernel, loaded.names), self._words()
         )
@@ -199,11 +200,7 @@ class Api:
 
     async def ready(self, _request: web.Request) -> web.StreamResponse:
         """Whether the daemon has begun its work."""
-        if not self._subject.source().synced.is_set():
-            raise ProblemError("not-ready", "the kernel's routes are being read for the first time")
-        waiting = [target.name for target in self._subject.targets() if not target.contacted.is_set()]
-        if waiting:
-            raise ProblemError("not-ready", f"not contacted yet: {', '.join(waiting)}")
+        self._require_ready()
         return answer(models.Health(status="ready"))
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
@@ -245,7 +242,26 @@ class Api:
             models.Done(targets={it.name: _said("resumed", not it.paused, it.resume()) for it in chosen})
         )
 
+    async def reload(self, _request: web.Request) -> web.StreamResponse:
+        """Take up the configuration file anew."""
+        self._require_ready()
+        problems = await self._subject.reload()
+        if problems:
+            raise ProblemError("rejected", "\n".join(problems))
+        return answer(models.Reloaded(config=self._in_force()))
+
     # -- what they share --------------------------------------------------------------------------------------------
+
+    def _in_force(self) -> models.ConfigInForce:
+        loaded = self._subject.loaded()
+        return models.ConfigInForce(path=str(loaded.path), digest=loaded.digest)
+
+    def _require_ready(self) -> None:
+        if not self._subject.source().synced.is_set():
+            raise ProblemError("not-ready", "the kernel's routes are being read for the first time")
+        waiting = [target.name for target in self._subject.targets() if not target.contacted.is_set()]
+        if waiting:
+            raise ProblemError("not-ready", f"not contacted yet: {', '.join(waiting)}")
 
     def _words(self) -> Words:
         return Words.of(self._subject.loaded().names, self._subject.source().links)
@@ -272,7 +288,10 @@ class Api:
             self._readers -= 1
 
     async def _look_up(
-        self, begin: Callable[[], T], take: Callable[[T, Route], None], covering: Prefix | None
+        self,
+        begin: Callable[[], T],
+        take: Callable[[T, Route, Callable[[], RouteDetails]], None],
+        covering: Prefix | None,
     ) -> tuple[T, bool]:
         """Read the kernel anew into something that takes its routes; tell also whether the reading was whole.
 
@@ -293,6 +312,10 @@ class Api:
                 raise ProblemError("unavailable", str(error)) from None
             finally:
                 self._kernel_free_at = 2 * loop.time() - started
+
+
+def _note(found: dict[Route, RouteDetails], route: Route, read_details: Callable[[], RouteDetails]) -> None:
+    found[route] = read_details()
 
 
 def _said(done: str, already: bool, trouble: str | None) -> str:  # noqa: FBT001

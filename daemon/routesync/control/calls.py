@@ -132,6 +132,16 @@ CALLS: Final = (
         failures=("bad-request", "unknown-target", "too-large"),
     ),
     Call(
+        "POST",
+        "/v1/reload",
+        "reload",
+        "Take up the configuration file anew",
+        "The same as SIGHUP, and tells what came of it: a file that does not hold changes nothing.",
+        models.Reloaded,
+        changes=True,
+        failures=("rejected", "not-ready"),
+    ),
+    Call(
         "GET",
         "/health/live",
         "live",

@@ -5,12 +5,13 @@ Pure: it is handed what was read, with the daemon or without.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from routesync.control.present import Words
+from routesync.control.present import Words, details_fields
 from routesync.control.routes import ExplainedRoute
+from routesync.kernel.details import RouteDetails
 from routesync.plan import candidate_order
 from routesync.policy import Policy
 from routesync.route import Candidate, Prefix, Rewrite, Route, Verdict, format_address
@@ -24,35 +25,38 @@ class Explained(NamedTuple):
     elected: Candidate | None
 
 
-def explain(routes: Iterable[Route], policy: Policy, tables: Sequence[int], words: Words) -> list[Explained]:
+def explain(
+    routes: Mapping[Route, RouteDetails], policy: Policy, tables: Sequence[int], words: Words
+) -> list[Explained]:
     """Explain the routes of some prefixes, the longest prefix first.
 
     Args:
-        routes: all that the tables have of these prefixes, those of one table in the kernel's order.
+        routes: all that the tables have of these prefixes, with details, those of one table in the kernel's order.
         policy: the rules.
         tables: numbers of the tables, preferred ones first.
         words: names for numbers.
     """
     ordered = sorted(
-        dict.fromkeys(routes),
+        routes,
         key=lambda route: (-route.prefix.length, route.prefix, candidate_order(route, tables)),
     )
     return [
-        _explain(prefix, list(group), policy, words)
+        _explain(prefix, {route: routes[route] for route in group}, policy, words)
         for prefix, group in groupby(ordered, key=lambda route: route.prefix)
     ]
 
 
-def _explain(prefix: Prefix, routes: list[Route], policy: Policy, words: Words) -> Explained:
+def _explain(prefix: Prefix, routes: Mapping[Route, RouteDetails], policy: Policy, words: Words) -> Explained:
     elected: Candidate | None = None
     explained: list[ExplainedRoute] = []
-    for route in routes:
+    for route, details in routes.items():
         verdict = policy.evaluate(route, words.interfaces)
         wins = verdict.keep and elected is None
         explained.append(
             ExplainedRoute.model_validate(
                 {
                     **words.fields(route, verdict, elected=wins),
+                    **details_fields(details),
                     "next_hop": _rewritten(verdict.rewrite),
                     "why": _why(route, verdict, elected.route if elected else None),
                 }

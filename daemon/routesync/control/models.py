@@ -88,6 +88,12 @@ class Done(Answer):
     )
 
 
+class Reloaded(Answer):
+    """A configuration came into force."""
+
+    config: ConfigInForce
+
+
 class Released(Answer):
     """What a brake let go."""
 

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from routesync.control.models import TargetDetail
 from routesync.control.routes import AtTarget, Hop, JudgedRoute, PlannedRoute, TargetRoute
 from routesync.kernel import Links
+from routesync.kernel.details import RouteDetails
 from routesync.loxilb.wire import InventoryRow
 from routesync.mirror.book import Entry, Phase
 from routesync.mirror.status import TargetView
@@ -39,10 +40,16 @@ class Words(NamedTuple):
         return JudgedRoute.model_validate(self.fields(route, verdict, elected=elected))
 
     def planned(
-        self, route: Route, verdict: Verdict, *, elected: bool, ends: Iterable[AtTarget]
+        self,
+        route: Route,
+        verdict: Verdict,
+        *,
+        elected: bool,
+        details: RouteDetails,
+        ends: Iterable[AtTarget],
     ) -> PlannedRoute:
         """A route with what becomes of it."""
-        fields = self.fields(route, verdict, elected=elected)
+        fields = self.fields(route, verdict, elected=elected) | details_fields(details)
         return PlannedRoute.model_validate({**fields, "targets": tuple(ends)})
 
     def fields(self, route: Route, verdict: Verdict, *, elected: bool) -> dict[str, object]:
@@ -70,6 +77,11 @@ class Words(NamedTuple):
             "rule": verdict.rule,
             "elected": elected,
         }
+
+
+def details_fields(details: RouteDetails) -> dict[str, object]:
+    """What the details of a route consist of."""
+    return {**details._asdict(), "metrics": dict(details.metrics)}
 
 
 def _text(address: Address | None) -> str | None:

@@ -39,6 +39,7 @@ TITLES: Final = {
     "unknown-target": (404, "No such target"),
     "wrong-method": (405, "Another method is needed"),
     "conflict": (409, "Not as things stand"),
+    "rejected": (422, "The configuration does not hold; the one before stays in force"),
     "too-large": (413, "The request is too large"),
     "internal": (500, "The daemon failed at this"),
     "busy": (503, "Too many ask at once"),

@@ -51,6 +51,22 @@ class JudgedRoute(RouteBody):
     elected: bool = Field(description="Kept, and the best of its prefix: this one is told to the targets.")
 
 
+class DetailedRoute(JudgedRoute):
+    """A route as it was read just now, with what decides nothing here."""
+
+    metrics: dict[str, int | str] = Field(
+        default_factory=dict,
+        description="By the names of ip-route(8), in the kernel's units.",
+        examples=[{"mtu": 1400}],
+    )
+    preference: Literal["low", "medium", "high"] | None = Field(
+        default=None, description="Of the router that advertised it; IPv6 only."
+    )
+    expires_s: int | None = Field(
+        default=None, description="Seconds until the kernel takes it out; null: it stays."
+    )
+
+
 class TargetRoute(Answer):
     """How one prefix stands at one target."""
 
@@ -98,7 +114,7 @@ class RoutesAnswer(Answer):
     matched: int = Field(description="How many there are; more than are shown, where `limit` was lower.")
 
 
-class ExplainedRoute(JudgedRoute):
+class ExplainedRoute(DetailedRoute):
     """A route, and why it is told to the targets or not."""
 
     next_hop: tuple[str, ...] = Field(
@@ -168,7 +184,7 @@ class AtTarget(Answer):
     degraded: bool = False
 
 
-class PlannedRoute(JudgedRoute):
+class PlannedRoute(DetailedRoute):
     """A route, and what becomes of it."""
 
     targets: tuple[AtTarget, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,7 @@ class Subject:
         hub: the events.
         status: builds the status.
         verdicts: how many routes each rule decides on.
+        reload: has the configuration read again; tells what is wrong with it, one line each.
         metrics: the metrics; None: there are none.
     """
 
@@ -43,4 +44,5 @@ class Subject:
     hub: Callable[[], EventHub]
     status: Callable[[], Status]
     verdicts: Callable[[], Mapping[str, int]]
+    reload: Callable[[], Awaitable[Sequence[str]]]
     metrics: Metrics | None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from routesync.control.models import RoutesQuery
 from routesync.control.present import Words, end_of, target_route
@@ -17,6 +18,7 @@ from routesync.control.routes import (
     Switches,
     TargetPlan,
 )
+from routesync.kernel.details import RouteDetails
 from routesync.mirror.book import Entry
 from routesync.mirror.reconciler import Reconciler
 from routesync.plan import candidate_order
@@ -25,6 +27,7 @@ from routesync.route import Family, Prefix, Route, Verdict, format_address
 from routesync.table import Table
 
 Targets = Sequence[Reconciler]
+NO_DETAILS: Final = RouteDetails()
 
 
 def in_order(prefixes: Collection[Prefix]) -> Iterator[Prefix]:
@@ -93,43 +96,50 @@ class TableRows:
         )
 
 
-class Dropped:
-    """The routes that the rules drop, as they come from a look-up: the first of them, and how many more there are."""
+class Seen:
+    """What a look-up sees, as far as a plan needs it: the first routes that the rules drop, and details of all."""
 
     def __init__(self, policy: Policy, interfaces: Mapping[int, str], limit: int) -> None:
-        self.routes: dict[Prefix, list[tuple[Route, Verdict]]] = {}
+        self.dropped: dict[Prefix, list[tuple[Route, Verdict]]] = {}
         self.left_out: Counter[str] = Counter()
+        self._details: dict[Route, RouteDetails] = {}
         self._policy = policy
         self._interfaces = interfaces
         self._room = limit
 
-    def take(self, route: Route) -> None:
-        """Take a route, if the rules drop it."""
+    def take(self, route: Route, read_details: Callable[[], RouteDetails]) -> None:
+        """Take a route."""
         verdict = self._policy.evaluate(route, self._interfaces)
-        if verdict.keep:
-            return
-        if self._room:
+        if not verdict.keep:
+            if not self._room:
+                self.left_out[verdict.rule] += 1
+                return
             self._room -= 1
-            self.routes.setdefault(route.prefix, []).append((route, verdict))
-        else:
-            self.left_out[verdict.rule] += 1
+            self.dropped.setdefault(route.prefix, []).append((route, verdict))
+        details = read_details()
+        if details != NO_DETAILS:
+            self._details[route] = details
+
+    def details(self, route: Route) -> RouteDetails:
+        """What a route carries besides."""
+        return self._details.get(route, NO_DETAILS)
 
 
 class PlanRows:
     """The rows of the plan."""
 
     def __init__(
-        self, table: Table, targets: Targets, words: Words, tables: Sequence[int], dropped: Dropped
+        self, table: Table, targets: Targets, words: Words, tables: Sequence[int], seen: Seen
     ) -> None:
         self._table = table
         self._targets = targets
         self._words = words
         self._tables = tables
-        self._dropped = dropped
+        self._seen = seen
         self._deletions: dict[str, list[Deletion]] = {target.name: [] for target in targets}
 
     def __iter__(self) -> Iterator[PlannedRoute | None]:
-        known = {*self._table.prefixes(), *self._dropped.routes}
+        known = {*self._table.prefixes(), *self._seen.dropped}
         for target in self._targets:
             known.update(target.entries)
         for prefix in in_order(known):
@@ -148,13 +158,14 @@ class PlanRows:
         kept = self._table.candidates(prefix)
         routes = [
             *((route, verdict, not number) for number, (route, verdict) in enumerate(kept)),
-            *((route, verdict, False) for route, verdict in self._dropped.routes.get(prefix, ())),
+            *((route, verdict, False) for route, verdict in self._seen.dropped.get(prefix, ())),
         ]
         if len(routes) > 1:
             routes.sort(key=lambda row: candidate_order(row[0], self._tables))
         for route, verdict, elected in routes:
             ends = self._ends(prefix) if elected else ()
-            yield self._words.planned(route, verdict, elected=elected, ends=ends)
+            details = self._seen.details(route)
+            yield self._words.planned(route, verdict, elected=elected, details=details, ends=ends)
 
     def _ends(self, prefix: Prefix) -> Iterable[AtTarget]:
         for target in self._targets:
@@ -177,5 +188,5 @@ class PlanRows:
                 )
                 for target in self._targets
             ),
-            left_out=dict(self._dropped.left_out),
+            left_out=dict(self._seen.left_out),
         )

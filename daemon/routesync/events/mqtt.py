@@ -39,6 +39,7 @@ class MqttPublisher:
         hub: The events' source; losses are told through it.
         status_source: What the daemon is at this moment. Called once a second, so it should be cheap.
         outbox: Where the events wait, attached to the hub. By default they wait in memory, those of before among them.
+        table: What the retained buckets show, attached to the hub. By default it begins with what the hub remembers.
         table_interval_s: The parts of the retained table are published at most this often.
         backoff: How long to wait between connections.
     """
@@ -51,6 +52,7 @@ class MqttPublisher:
         status_source: Callable[[], Status],
         *,
         outbox: Outbox | None = None,
+        table: Table | None = None,
         table_interval_s: float = 1,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
     ) -> None:
@@ -60,10 +62,7 @@ class MqttPublisher:
         self._settings = settings
         self._hub = hub
         self._outbox = outbox or _memory_outbox(hub)
-        self._table = Table()
-        for record in hub.tail:
-            self._table.put(record)
-        hub.attach(self._table)
+        self._table = table or _folded(hub)
         self._status_source = status_source
         self._backoff = backoff
         self._table_interval_s = table_interval_s
@@ -186,6 +185,14 @@ def _memory_outbox(hub: EventHub) -> Outbox:
         outbox.put(record)
     hub.attach(outbox)
     return outbox
+
+
+def _folded(hub: EventHub) -> Table:
+    table = Table()
+    for record in hub.tail:
+        table.put(record)
+    hub.attach(table)
+    return table
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -112,6 +112,10 @@ class Outbox:
         else:
             self._queue.put(record)
 
+    def limit(self, bounds: Bounds) -> None:
+        """Hold it to other bounds from now on."""
+        self._bounds = bounds
+
     def lose(self, reason: LossReason, since: float) -> None:
         """Count an event as lost."""
         with self._lock:

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from routesync.kernel.decode import RouteDecoder
+from routesync.kernel.details import RouteDetails, decode_details
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.netlink import HEADER, HEADER_SIZE, RTM_NEWROUTE, DumpRequest
 from routesync.route import Family, Prefix, Route
 
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _RTA_DST: Final = 1
+
+
+Take = Callable[[Route, Callable[[], RouteDetails]], None]
+"""Takes a route, and what reads its details, if that is called before it returns."""
 
 
 class Lookup:
@@ -29,9 +35,7 @@ class Lookup:
         covering: only routes whose prefix covers this one; None: all.
     """
 
-    def __init__(
-        self, decoder: RouteDecoder, take: Callable[[Route], None], covering: Prefix | None = None
-    ) -> None:
+    def __init__(self, decoder: RouteDecoder, take: Take, covering: Prefix | None = None) -> None:
         self.bad = 0
         """Messages that could not be read."""
         self._decoder = decoder
@@ -67,11 +71,10 @@ class Lookup:
     def _decode(self, data: bytes, start: int, end: int) -> None:
         try:
             route = self._decoder.decode(data, start, end)
+            if route is not None and (self._covering is None or route.prefix.covers(self._covering)):
+                self._take(route, partial(decode_details, data, start, end))
         except DecodeError:
             self.bad += 1
-            return
-        if route is not None and (self._covering is None or route.prefix.covers(self._covering)):
-            self._take(route)
 
     def _may_be_wanted(self, data: bytes, start: int, end: int) -> bool:
         """A cheap look that lets some by that are not wanted, and never keeps out one that is."""

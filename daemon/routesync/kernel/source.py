@@ -24,7 +24,8 @@ from typing import Final
 from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.fib import Fib
 from routesync.kernel.judge import Admit, AdmitHeader, Judge, admit_header_unknown
-from routesync.kernel.lookup import Lookup
+from routesync.kernel.lookup import Lookup, Take
+from routesync.kernel.namespaces import Identity, namespace_identity, until_replaced
 from routesync.kernel.netlink import (
     HEADER,
     HEADER_SIZE,
@@ -43,7 +44,7 @@ from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStat
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
 from routesync.kernel.wire import Wire
-from routesync.route import Candidate, Prefix, Route
+from routesync.route import Candidate, Prefix
 
 _BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
 """Causes that leave in force what is held; all others put it in question."""
@@ -68,6 +69,7 @@ class KernelSource:
         audit_interval_s: float,
         netns: str | None = None,
         sock: socket.socket | None = None,
+        stats: KernelStats | None = None,
         admit_header: AdmitHeader = admit_header_unknown,
         report: Callable[[KernelReport], None] = _unreported,
     ) -> None:
@@ -80,11 +82,12 @@ class KernelSource:
             audit_interval_s: how often everything is read without a cause.
             netns: name or path of a network namespace to read instead of our own.
             sock: a bound NETLINK_ROUTE socket handed over to us, instead of opening one; its namespace is read.
+            stats: of a source before this one, to count on in.
             admit_header: the rules, where the header of a message is enough to drop it.
             report: called with each report, in the loop's thread; must not block.
         """
         self.synced = asyncio.Event()
-        self.stats = KernelStats()
+        self.stats = stats or KernelStats()
         self._tables = tuple(dict.fromkeys(tables))
         self._receive_buffer = receive_buffer
         self._netns = netns
@@ -108,6 +111,7 @@ class KernelSource:
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
         self._first = True
+        self._auditing = False  # the last reading was the audit, or the second look at what it had lacked
 
     @property
     def links(self) -> Links:
@@ -140,7 +144,7 @@ class KernelSource:
         self._judge.replace(admit, admit_header)
         self._schedule.order("rules")
 
-    async def look_up(self, take: Callable[[Route], None], covering: Prefix | None = None) -> bool:
+    async def look_up(self, take: Take, covering: Prefix | None = None) -> bool:
         """Read the tables anew, for somebody who asks; what is held stays as it is.
 
         Args:
@@ -183,11 +187,12 @@ class KernelSource:
         return self._fib.replica.take()
 
     async def run(self) -> None:
-        """Read and follow until cancelled.
+        """Read and follow until cancelled. After an error it may be run again; what is held stays until then.
 
         Raises:
-            KernelError: no socket, no such namespace, too old a kernel: it cannot go on.
+            KernelError: no socket, no such namespace (any more), too old a kernel: it cannot go on.
         """
+        named = None if self._netns is None else namespace_identity(self._netns)
         sock = self._sock or open_route_socket(self._netns)
         try:
             prepare(sock)
@@ -201,7 +206,7 @@ class KernelSource:
             self._lost = wire.lost
             wire.start()
             try:
-                await self._follow(wire)
+                await self._follow(wire, named)
             finally:
                 wire.stop()
                 self._wire = None
@@ -209,15 +214,19 @@ class KernelSource:
             if self._sock is None:
                 sock.close()
 
-    async def _follow(self, wire: Wire) -> None:
+    async def _follow(self, wire: Wire, named: Identity | None) -> None:
         self._schedule.order("start")
-        reader = asyncio.create_task(self._read_again_and_again(wire), name="kernel readings")
+        tasks = [asyncio.create_task(self._read_again_and_again(wire), name="kernel readings")]
+        if self._netns is not None and self._sock is None:
+            tasks.append(asyncio.create_task(until_replaced(self._netns, named), name="kernel namespace"))
         try:
-            await asyncio.wait({reader, wire.failed}, return_when=asyncio.FIRST_COMPLETED)
-            (wire.failed if wire.failed.done() else reader).result()
+            done, _ = await asyncio.wait({*tasks, wire.failed}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read_again_and_again(self, wire: Wire) -> None:
         loop = asyncio.get_running_loop()
@@ -261,7 +270,9 @@ class KernelSource:
         stats.table, stats.table_routes = dict(reading.dropped), reading.routes
         for cause in causes:
             stats.resyncs[cause] += 1
-        if causes == ("audit",) and corrected:
+        self._auditing = causes == ("audit",) or (self._auditing and causes == ("unconfirmed",))
+        # A link that changed while the audit ran explains what it found: no drift.
+        if self._auditing and corrected and _BELIEVED.issuperset(self._schedule.pending):
             stats.drift += len(corrected)
             self._report(Drift(tuple(corrected[:_TOLD_PREFIXES]), len(corrected)))
         self.synced.set()

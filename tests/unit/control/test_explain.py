@@ -7,6 +7,7 @@ from pathlib import Path
 from routesync.config import load
 from routesync.control.explain import Explained, explain
 from routesync.control.present import Words
+from routesync.kernel.details import RouteDetails
 from routesync.names import PROTOCOLS, Names
 from routesync.route import NextHop, Prefix, Route, parse_address
 
@@ -33,7 +34,12 @@ def explained(tmp_path: Path, *routes: Route) -> list[Explained]:
     file = tmp_path / "routesync.toml"
     file.write_text(RULES)
     names = Names()
-    return explain(routes, load(file, {}, names).policy, (100, 254), Words(names, {2: "eth0"}))
+    return explain(
+        dict.fromkeys(routes, RouteDetails()),
+        load(file, {}, names).policy,
+        (100, 254),
+        Words(names, {2: "eth0"}),
+    )
 
 
 def why(found: Explained) -> list[str]:
@@ -82,8 +88,3 @@ def test_what_stands_behind_says_why(tmp_path: Path) -> None:
         "stands behind, for its table comes later in [kernel] tables",
         "stands behind, for it holds for TOS 0x08 only",
     ]
-
-
-def test_a_route_that_was_read_twice_is_shown_once(tmp_path: Path) -> None:
-    (found,) = explained(tmp_path, route("10.9.0.0/16"), route("10.9.0.0/16"))
-    assert len(found.routes) == 1
