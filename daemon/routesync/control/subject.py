@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from routesync.config import Loaded
+from routesync.control.models import ConfigInForce
+from routesync.control.problems import ProblemError
 from routesync.events.hub import EventHub
 from routesync.events.status import Status
 from routesync.kernel import KernelSource
@@ -46,3 +48,36 @@ class Subject:
     verdicts: Callable[[], Mapping[str, int]]
     reload: Callable[[], Awaitable[Sequence[str]]]
     metrics: Metrics | None
+
+
+def in_force(subject: Subject) -> ConfigInForce:
+    """The configuration in force."""
+    loaded = subject.loaded()
+    return ConfigInForce(path=str(loaded.path), digest=loaded.digest)
+
+
+def require_ready(subject: Subject) -> None:
+    """Go on only if the daemon has begun its work.
+
+    Raises:
+        ProblemError: it has not; this says what it waits for.
+    """
+    if not subject.source().synced.is_set():
+        raise ProblemError("not-ready", "the kernel's routes are being read for the first time")
+    waiting = [target.name for target in subject.targets() if not target.contacted.is_set()]
+    if waiting:
+        raise ProblemError("not-ready", f"not contacted yet: {', '.join(waiting)}")
+
+
+def chosen(subject: Subject, name: str | None) -> Sequence[Reconciler]:
+    """The target of this name; None: all.
+
+    Raises:
+        ProblemError: there is none.
+    """
+    targets = subject.targets()
+    found = [target for target in targets if name in (None, target.name)]
+    if name is not None and not found:
+        known = ", ".join(target.name for target in targets) or "none"
+        raise ProblemError("unknown-target", f"there is no target {name}; there are: {known}")
+    return found
