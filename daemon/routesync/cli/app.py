@@ -107,12 +107,20 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 @app.command()
 def adopt(
-    target: TargetOption, config: ConfigOption = None, state: StateOption = None, yes: YesOption = False
+    target: TargetOption,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    socket: SocketOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Claim the routes in a target that equal the wanted ones, after showing them."""
     from routesync.cli import ownership as command
+    from routesync.cli import ownership_live
 
-    raise typer.Exit(command.adopt(config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes))
+    done = ownership_live.adopt(socket, target, yes=yes) if config is state is None else None
+    if done is None:
+        done = command.adopt(config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes)
+    raise typer.Exit(done)
 
 
 @app.command()
@@ -120,20 +128,31 @@ def withdraw(
     target: TargetOption,
     config: ConfigOption = None,
     state: StateOption = None,
+    socket: SocketOption = None,
     url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
 ) -> None:
-    """Take all of our routes out of a target."""
+    """Take all of our routes out of a target that the daemon does not mirror into."""
     from routesync.cli import ownership as command
+    from routesync.cli import ownership_live
 
-    raise typer.Exit(command.withdraw(config or DEFAULT_CONFIG, state or _state_directory(), target, url))
+    done = ownership_live.withdraw(socket, target, url) if config is state is None else None
+    if done is None:
+        done = command.withdraw(config or DEFAULT_CONFIG, state or _state_directory(), target, url)
+    raise typer.Exit(done)
 
 
 @app.command()
-def forget(target: TargetOption, state: StateOption = None, yes: YesOption = False) -> None:
-    """Give up all claims on a target; its routes stay."""
+def forget(
+    target: TargetOption, state: StateOption = None, socket: SocketOption = None, yes: YesOption = False
+) -> None:
+    """Give up all claims on a target that the daemon does not mirror into; its routes stay."""
     from routesync.cli import ownership as command
+    from routesync.cli import ownership_live
 
-    raise typer.Exit(command.forget(state or _state_directory(), target, yes=yes))
+    done = ownership_live.forget(socket, target, yes=yes) if state is None else None
+    if done is None:
+        done = command.forget(state or _state_directory(), target, yes=yes)
+    raise typer.Exit(done)
 
 
 @app.command()

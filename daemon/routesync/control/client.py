@@ -67,7 +67,7 @@ def url_of(path: str, parameters: Iterable[tuple[str, object]] = ()) -> str:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
         super().__init__("routesync", timeout=timeout_s)
         self._path = path
 
@@ -80,7 +80,7 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """Calls the daemon at a socket."""
 
-    def __init__(self, path: Path | None = None, *, timeout_s: float = PATIENCE_S) -> None:
+    def __init__(self, path: Path | None = None, *, timeout_s: float | None = PATIENCE_S) -> None:
         self.path = path or default_socket()
         self._timeout_s = timeout_s
 

@@ -4,11 +4,58 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from routesync.control.routes import Answer
 from routesync.events.status import Status
 from routesync.route import Prefix, parse_address
+
+
+def read_covering(text: str) -> Prefix:
+    """Read an address, which stands for its host prefix, or a prefix.
+
+    Raises:
+        ValueError: it is neither; the message says what to write.
+    """
+    try:
+        if "/" not in text and text != "default":
+            address = parse_address(text)
+            return Prefix(address, len(address) * 8)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no address or prefix; write 10.1.2.3, 10.0.0.0/8 or 2001:db8::1"
+        ) from None
+    return Prefix.parse(text)
+
+
+def _covering(value: object) -> Prefix:
+    return value if isinstance(value, Prefix) else read_covering(str(value))
+
+
+def _prefix(value: object) -> Prefix:
+    return value if isinstance(value, Prefix) else Prefix.parse(str(value))
+
+
+def _schema(description: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": description, "examples": [example]})
+
+
+_WRITTEN = PlainSerializer(str, return_type=str)
+
+Covering = Annotated[
+    Prefix, BeforeValidator(_covering), _WRITTEN, _schema("An address or a prefix.", "10.244.1.7")
+]
+Within = Annotated[
+    Prefix, BeforeValidator(_prefix), _WRITTEN, _schema("Only what lies inside this prefix.", "10.244.0.0/16")
+]
 
 
 class RuleCount(Answer):
@@ -80,6 +127,36 @@ class TargetOrder(Order):
     )
 
 
+class AdoptOrder(Order):
+    """Which routes are claimed."""
+
+    target: str = Field(description="Name of the target.", examples=["lb-1"])
+    prefixes: tuple[Within, ...] = Field(default=(), description="Only these; without any, all that can be.")
+
+
+class ForgetOrder(Order):
+    """What is given up."""
+
+    target: str = Field(description="Name of a target that is not mirrored into.", examples=["lb-3"])
+
+
+class WithdrawOrder(ForgetOrder):
+    """What is emptied."""
+
+    url: str | None = Field(
+        default=None,
+        description="Where it is, if it is configured no more.",
+        examples=["http://192.168.10.20:11111"],
+    )
+
+
+class OwnRoutes(Answer):
+    """How many routes were claimed, given up or withdrawn."""
+
+    target: str
+    routes: int
+
+
 class Done(Answer):
     """What was done, by target."""
 
@@ -102,41 +179,6 @@ class Released(Answer):
     )
 
 
-def read_covering(text: str) -> Prefix:
-    """Read an address, which stands for its host prefix, or a prefix.
-
-    Raises:
-        ValueError: it is neither; the message says what to write.
-    """
-    try:
-        if "/" not in text and text != "default":
-            address = parse_address(text)
-            return Prefix(address, len(address) * 8)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is no address or prefix; write 10.1.2.3, 10.0.0.0/8 or 2001:db8::1"
-        ) from None
-    return Prefix.parse(text)
-
-
-def _covering(value: object) -> Prefix:
-    return value if isinstance(value, Prefix) else read_covering(str(value))
-
-
-def _prefix(value: object) -> Prefix:
-    return value if isinstance(value, Prefix) else Prefix.parse(str(value))
-
-
-def _schema(description: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, "examples": [example]})
-
-
-Covering = Annotated[Prefix, BeforeValidator(_covering), _schema("An address or a prefix.", "10.244.1.7")]
-Within = Annotated[
-    Prefix, BeforeValidator(_prefix), _schema("Only what lies inside this prefix.", "10.244.0.0/16")
-]
-
-
 class ExplainQuery(Order):
     """What is to be explained."""
 
@@ -151,6 +193,7 @@ class RoutesQuery(Order):
         Annotated[
             Prefix,
             BeforeValidator(_covering),
+            _WRITTEN,
             _schema("Only prefixes that cover this address or prefix.", "10.244.1.7"),
         ]
         | None

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from routesync.control import models
 from routesync.control.problems import ProblemError
-from routesync.control.requests import answer, read_order
+from routesync.control.requests import answer, explain_mistakes, read_order
 from routesync.control.subject import Subject, chosen, in_force, require_ready
+from routesync.mirror.ledger import LedgerError
 from routesync.mirror.reconciler import Reconciler
+from routesync.settings import TargetSettings
 
 
 class Orders:
@@ -49,6 +52,66 @@ class Orders:
         return answer(
             models.Done(targets={it.name: _said("resumed", not it.paused, it.resume()) for it in targets})
         )
+
+    async def adopt(self, request: web.Request) -> web.StreamResponse:
+        """Claim routes as ours."""
+        order = await read_order(request, models.AdoptOrder)
+        (target,) = chosen(self._subject, order.target)
+        try:
+            adopted = target.adopt(order.prefixes)
+        except LedgerError as error:
+            raise ProblemError("unavailable", str(error)) from None
+        return answer(models.OwnRoutes(target=order.target, routes=adopted))
+
+    async def forget(self, request: web.Request) -> web.StreamResponse:
+        """Give up all claims on a target."""
+        order = await read_order(request, models.ForgetOrder)
+        self._require_left_alone(order.target, "forget")
+        try:
+            forgotten = self._subject.ownership.forget(order.target)
+        except LedgerError as error:
+            raise ProblemError("unavailable", str(error)) from None
+        return answer(models.OwnRoutes(target=order.target, routes=forgotten))
+
+    async def withdraw(self, request: web.Request) -> web.StreamResponse:
+        """Take all of our routes out of a target."""
+        order = await read_order(request, models.WithdrawOrder)
+        self._require_left_alone(order.target, "withdraw from")
+        done = await self._subject.ownership.withdraw(self._settings(order))
+        if done.left:
+            detail = (
+                f"target {order.target}: {done.error}; {done.left} routes are still there, and still ours"
+            )
+            raise ProblemError("unavailable", detail)
+        return answer(models.OwnRoutes(target=order.target, routes=done.withdrawn))
+
+    def _require_left_alone(self, target: str, action: str) -> None:
+        """Go on only with a target that has routes of ours and is not mirrored into."""
+        if any(it.name == target for it in self._subject.targets()):
+            detail = (
+                f"target {target} is mirrored into: its routes would be made again at once; to {action} it, take it "
+                "out of the configuration and `routesync reload` first"
+            )
+            raise ProblemError("conflict", detail)
+        owned = self._subject.ownership.owned()
+        if target not in owned:
+            known = ", ".join(f"{name} ({count})" for name, count in sorted(owned.items())) or "none"
+            raise ProblemError(
+                "unknown-target", f"no route in {target} is ours; targets with routes of ours: {known}"
+            )
+
+    def _settings(self, order: models.WithdrawOrder) -> TargetSettings:
+        """How the target is reached: as it is configured, or at its URL."""
+        for settings in self._subject.loaded().settings.targets:
+            if settings.name == order.target:
+                return settings
+        if order.url is None:
+            detail = f"target {order.target} is not configured; say where it is: --url http://…:11111"
+            raise ProblemError("bad-request", detail)
+        try:
+            return TargetSettings.model_validate({"name": order.target, "url": order.url})
+        except ValidationError as error:
+            raise ProblemError("bad-request", explain_mistakes(error, TargetSettings)) from None
 
     async def reload(self, _request: web.Request) -> web.StreamResponse:
         """Take up the configuration file anew."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from routesync.config import Loaded
 from routesync.control.models import ConfigInForce
@@ -13,6 +13,7 @@ from routesync.events.hub import EventHub
 from routesync.events.status import Status
 from routesync.kernel import KernelSource
 from routesync.mirror.reconciler import Reconciler
+from routesync.settings import TargetSettings
 from routesync.table import Table
 
 
@@ -21,6 +22,27 @@ class Metrics(Protocol):
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Write them as the Accept header wants them; return also the content type."""
+
+
+class Emptied(NamedTuple):
+    """What came of a withdrawal of all our routes."""
+
+    withdrawn: int
+    left: int  # still there, and still ours
+    error: str | None  # why they are
+
+
+class Ownership(Protocol):
+    """Which routes are ours at targets that are not mirrored into, changed by hand."""
+
+    def owned(self) -> Mapping[str, int]:
+        """How many routes are ours, by target."""
+
+    def forget(self, target: str) -> int:
+        """Give up all claims on a target."""
+
+    async def withdraw(self, settings: TargetSettings) -> Emptied:
+        """Take all of our routes out of a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +57,7 @@ class Subject:
         hub: the events.
         status: builds the status.
         verdicts: how many routes each rule decides on.
+        ownership: changes by hand what is ours.
         reload: has the configuration read again; tells what is wrong with it, one line each.
         metrics: the metrics; None: there are none.
     """
@@ -46,6 +69,7 @@ class Subject:
     hub: Callable[[], EventHub]
     status: Callable[[], Status]
     verdicts: Callable[[], Mapping[str, int]]
+    ownership: Ownership
     reload: Callable[[], Awaitable[Sequence[str]]]
     metrics: Metrics | None
 

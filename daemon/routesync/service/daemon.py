@@ -32,6 +32,7 @@ from routesync.service import logs
 from routesync.service.kernel_side import KernelSide, probe
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.outlets import Outlets
+from routesync.service.ownership import Ownership
 from routesync.service.reload import Reloader
 from routesync.service.status import StatusBuilder
 from routesync.service.supervise import Supervisor, signals
@@ -65,6 +66,13 @@ class Daemon:
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
         self.reloader = Reloader(loaded, self._put_in_force, self.hub, notifier, self.status.line)
+        self.ownership = Ownership(
+            ledger,
+            self.hub,
+            links=lambda: self.kernel.links,
+            mirrored=lambda: [reconciler.name for reconciler in self.targets.reconcilers],
+            changed=self.targets.look_for_orphans,
+        )
         self.control = ControlServer(self._subject(), runtime_directory())
         self.status.standing += [
             lambda: trouble,
@@ -82,6 +90,7 @@ class Daemon:
             hub=lambda: self.hub,
             status=self._build_status,
             verdicts=self.status.verdicts,
+            ownership=self.ownership,
             reload=self.reloader.reload,
             metrics=None,
         )
