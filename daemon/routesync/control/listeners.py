@@ -2,7 +2,7 @@
 
 The lock file beside the Unix socket tells a daemon that lives from one that crashed: the lock goes with its holder,
 the socket does not. So a socket whose lock is free is stale and replaced, and one whose lock is held is never touched.
-The new socket gets its mode under another name before it takes its place, so at no moment it stands there with another.
+It has its mode from its first moment: Linux takes that of the unbound socket, less the umask (unix_bind_bsd()).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class UnixListener:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / SOCKET_NAME
-        if len(os.fsencode(self.path)) + len(".new") > _LONGEST:
+        if len(os.fsencode(self.path)) > _LONGEST:
             raise ListenError(
                 f"{self.path}: longer than a socket's path can be; set RUNTIME_DIRECTORY to a shorter one"
             )
@@ -70,17 +70,15 @@ class UnixListener:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(self.path.lstat().st_mode):
                 raise ListenError(f"{self.path}: stands there and is no socket; take it away")
-        new = self.path.with_name(f"{SOCKET_NAME}.new")
-        new.unlink(missing_ok=True)
+            self.path.unlink()
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            made.bind(str(new))
-            new.chmod(MODE)
+            os.fchmod(made.fileno(), MODE)
+            made.bind(str(self.path))
+            self.path.chmod(MODE)  # what the umask took off
             made.listen(_BACKLOG)
-            new.rename(self.path)
         except OSError:
             made.close()
-            new.unlink(missing_ok=True)
             raise
         return made
 

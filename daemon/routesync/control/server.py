@@ -58,9 +58,9 @@ class ControlServer:
                 await self._keep_tcp(tcp)
                 await asyncio.sleep(LOOK_S)
         finally:
+            await asyncio.gather(unix.cleanup(), tcp.cleanup())
             if self._unix is not None:
                 self._unix.close()
-            await asyncio.gather(unix.cleanup(), tcp.cleanup())
 
     async def _keep_unix(self, runner: web.AppRunner) -> None:
         if self._unix is not None:

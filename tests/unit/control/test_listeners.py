@@ -38,8 +38,9 @@ def answers(path: Path) -> bool:
     return True
 
 
-def test_it_is_for_owner_and_group_whatever_the_umask(runtime: Path) -> None:
-    before = os.umask(0o000)
+@pytest.mark.parametrize("umask", [0o000, 0o027, 0o077])
+def test_it_is_for_owner_and_group_whatever_the_umask(runtime: Path, umask: int) -> None:
+    before = os.umask(umask)
     try:
         listener = UnixListener(runtime)
     finally:
