@@ -67,8 +67,8 @@ def shared_scene(tmp_path: Path, config: str, *standin_arguments: str) -> Iterat
         topology = stack.enter_context(FoundingTopology())
         space = Namespace(topology.node)
         standin = stack.enter_context(running_standin(space, *standin_arguments))
-        stack.enter_context(broker(namespace=space))
-        made = SharedScene(topology, standin, tmp_path)
+        mosquitto = stack.enter_context(broker(namespace=space))
+        made = SharedScene(topology, standin, mosquitto, tmp_path)
         made.config.write_text(config)
         events = stack.enter_context((tmp_path / "events").open("wb"))
         listener = subprocess.Popen(

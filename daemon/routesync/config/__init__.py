@@ -90,6 +90,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     warnings = (
         *credentials.warnings,
         *_exposed(path, credentials.origins),
+        *_open_doors(path, settings),
         *policy.warnings,
         *_guard_without_effect(settings),
     )
@@ -152,6 +153,15 @@ def _guard_without_effect(settings: Settings) -> Iterator[str]:
                 f'[[policy.rules]] #{number} ({name}): guard = true takes effect in mode "guard" only, '
                 f'and the mode is "{settings.mode}"'
             )
+
+
+def _open_doors(path: Path, settings: Settings) -> Iterator[str]:
+    listen = settings.control.listen
+    if listen is not None and not listen.is_loopback:
+        yield (
+            f"{path}: [control], key listen: whoever reaches {listen} may read metrics and health; "
+            "127.0.0.1 or [::1] keeps them on this host"
+        )
 
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

@@ -6,7 +6,7 @@ is back within moments, again and again, is wanted by somebody: it is left stand
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, TypeAlias
 
 NEVER: Final = float("inf")
@@ -54,7 +54,7 @@ class Case:
     __slots__ = (
         "_came_at",
         "_not_before",
-        "_patience",
+        "_patience_in_force",
         "_removed_at",
         "contended",
         "due_at",
@@ -63,16 +63,20 @@ class Case:
         "standing",
     )
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Callable[[], Patience]) -> None:
         self.standing = False
         self.redundant = False
         self.contended = 0
         self.due_at = NEVER
         self.said: dict[Key, str] = {}
-        self._patience = patience
+        self._patience_in_force = patience
         self._came_at: float | None = None
         self._removed_at: dict[Key, float] = {}
         self._not_before = 0.0
+
+    @property
+    def _patience(self) -> Patience:
+        return self._patience_in_force()
 
     @property
     def forgettable(self) -> bool:

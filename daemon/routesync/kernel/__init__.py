@@ -7,6 +7,7 @@ splice, replica        what an event does; what is held
 judge                  the rules, as injected
 reading, fib, schedule full readings, how they are believed, and when they are due
 removal                the one change that is ever made: taking a single route out
+lookup                 routes looked up for somebody who asks
 source                 all of it, for one namespace
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from routesync.kernel.details import RouteDetails
 from routesync.kernel.errors import DecodeError, KernelError, NotPermittedError
 from routesync.kernel.judge import Admit, AdmitHeader
-from routesync.kernel.netlink import Sysctls, open_route_socket
+from routesync.kernel.netlink import Sysctls, in_own_namespace, open_route_socket
 from routesync.kernel.once import TableReading, read_table
 from routesync.kernel.removal import Removal, may_change_routes, removable, remove_route, would_match
 from routesync.kernel.reports import (
@@ -53,6 +54,7 @@ __all__ = [
     "RouteDetails",
     "Sysctls",
     "TableReading",
+    "in_own_namespace",
     "may_change_routes",
     "open_route_socket",
     "read_table",

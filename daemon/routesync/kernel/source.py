@@ -21,9 +21,10 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from routesync.kernel.errors import DecodeError
+from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.fib import Fib
 from routesync.kernel.judge import Admit, AdmitHeader, Judge, admit_header_unknown
+from routesync.kernel.lookup import Lookup, Take
 from routesync.kernel.namespaces import Identity, namespace_identity, until_replaced
 from routesync.kernel.netlink import (
     HEADER,
@@ -43,7 +44,7 @@ from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStat
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
 from routesync.kernel.wire import Wire
-from routesync.route import Candidate, Prefix, Route
+from routesync.route import Candidate, Prefix, Route, Verdict
 
 _BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
 """Causes that leave in force what is held; all others put it in question."""
@@ -68,6 +69,7 @@ class KernelSource:
         audit_interval_s: float,
         netns: str | None = None,
         sock: socket.socket | None = None,
+        stats: KernelStats | None = None,
         admit_header: AdmitHeader = admit_header_unknown,
         report: Callable[[KernelReport], None] = _unreported,
         made: Callable[[Route], None] | None = None,
@@ -81,6 +83,7 @@ class KernelSource:
             audit_interval_s: how often everything is read without a cause.
             netns: name or path of a network namespace to read instead of our own.
             sock: a bound NETLINK_ROUTE socket handed over to us, instead of opening one; its namespace is read.
+            stats: of a source before this one, to count on in.
             admit_header: the rules, where the header of a message is enough to drop it.
             report: called with each report, in the loop's thread; must not block.
             made: called with each route that an event says was made where no other had its key, before the rules are
@@ -88,7 +91,7 @@ class KernelSource:
                 may be left out. Must not block.
         """
         self.synced = asyncio.Event()
-        self.stats = KernelStats()
+        self.stats = stats or KernelStats()
         self._tables = tuple(dict.fromkeys(tables))
         self._receive_buffer = receive_buffer
         self._netns = netns
@@ -108,10 +111,14 @@ class KernelSource:
             made=made,
         )
         self._wire: Wire | None = None
+        self._dumps: set[asyncio.Future[bool]] = set()  # asked for by others than us
         self._lost = 0
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
         self._first = True
+        self.changed_at: float | None = None
+        """When the oldest change of those that `changes` returned last was read from the kernel, in monotonic seconds;
+        None: they were the first reading, which holds no change."""
         self._auditing = False  # the last reading was the audit, or the second look at what it had lacked
 
     @property
@@ -136,6 +143,10 @@ class KernelSource:
         """All candidates at this moment, delivered or not."""
         return dict(self._fib.replica.candidates())
 
+    def followed(self) -> list[tuple[Prefix, Verdict]]:
+        """The drops that were told and hold (`Dropped`), for whoever comes later."""
+        return list(self._fib.followed())
+
     def request_resync(self, cause: str) -> None:
         """Order a full reading; `cause` is what statistics and reports call it."""
         self._schedule.order(cause)
@@ -144,6 +155,34 @@ class KernelSource:
         """Put other rules in force; everything is read again and judged by them."""
         self._judge.replace(admit, admit_header)
         self._schedule.order("rules")
+
+    async def look_up(self, take: Take, covering: Prefix | None = None) -> bool:
+        """Read the tables anew, for somebody who asks; what is held stays as it is.
+
+        Args:
+            take: called with each route, dropped by the rules or not; those of one prefix come table by table, in the
+                kernel's order.
+            covering: only routes whose prefix covers this one.
+
+        Returns:
+            Whether it was whole and consistent; else some may have been missed, or come twice.
+
+        Raises:
+            KernelError: nothing is followed at the moment, or the kernel refuses.
+        """
+        lookup = Lookup(self._fib.decoder, take, covering)
+        whole = True
+        for request in route_requests(self._tables):
+            if not lookup.wants(request):
+                continue
+            if self._wire is None:
+                raise KernelError("the kernel's routes are not followed yet")
+            # The kernel refuses another dump while one runs: it is heard to its end, whoever has lost interest.
+            dump = asyncio.ensure_future(self._wire.dump(request, lookup.feed))
+            self._dumps.add(dump)
+            dump.add_done_callback(self._dumps.discard)
+            whole = await asyncio.shield(dump) and whole
+        return whole and not lookup.bad
 
     async def changes(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
         """Wait until something changed; return the present candidates of each prefix that did.
@@ -155,6 +194,7 @@ class KernelSource:
         while not self._first and not self._fib.replica.dirty:
             self._news.clear()
             await self._news.wait()
+        self.changed_at = None if self._first else self._fib.replica.dirty_since
         self._first = False
         self.stats.lag_s = self._fib.replica.lag_s
         return self._fib.replica.take()
@@ -240,6 +280,8 @@ class KernelSource:
             self._schedule.order("nexthop")
         stats = self.stats
         stats.dump_s = asyncio.get_running_loop().time() - started
+        stats.readings += 1
+        stats.readings_s += stats.dump_s
         stats.table, stats.table_routes = dict(reading.dropped), reading.routes
         for cause in causes:
             stats.resyncs[cause] += 1

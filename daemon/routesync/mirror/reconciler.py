@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Literal
 
 import structlog
@@ -55,6 +56,7 @@ from routesync.mirror.crew import Crew
 from routesync.mirror.hold import Hold
 from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger
+from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Breaker, Counters, TargetState, TargetView
@@ -114,7 +116,8 @@ class Reconciler:
         self._contact = Contact(
             client, links, self._ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting
         )
-        self._say = Announcer(name, sink)
+        self._measures = Measures()
+        self._say = Announcer(name, sink, self._measures)
         self._counters = Counters()
         self._tripwire = Tripwire(self._tripped, self._now)
         self._changes = Changes(
@@ -159,9 +162,12 @@ class Reconciler:
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks."""
-        self._work.consider(prefix, candidate)
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks.
+
+        `asked_at` is when that change was read off the kernel, in monotonic seconds; None: it was none of the kernel.
+        """
+        self._work.consider(prefix, candidate, asked_at)
         self._wake.set()
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
@@ -179,7 +185,7 @@ class Reconciler:
         Routes that stand there stay, also where `max_routes` is less than their number now.
         """
         self._rules, self._limits = rules, limits
-        self._bucket.rate, self._bucket.burst = limits.rate, limits.burst
+        self._bucket.change(limits.rate, limits.burst, self._now())
         self._checks.reconfigure(self._now(), limits)
         self._work.reconfigure(limits)
         self.rejudge()
@@ -214,6 +220,18 @@ class Reconciler:
             self._say.released(held, "hand")
             self._wake.set()
         return held
+
+    def adopt(self, prefixes: Collection[Prefix] = ()) -> int:
+        """Claim the routes there that equal the wanted ones and are not ours; tell how many these are.
+
+        They are ours when a reading shows that they stand there still. Without prefixes: all of them.
+
+        Raises:
+            LedgerError: the claim cannot be written.
+        """
+        adopted = self._work.adopt(set(prefixes), partial(self._ledger.intend, self.name))
+        self._wake.set()
+        return adopted
 
     def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
         return judge(candidate, self._rules, facts, self._horizon.addresses)
@@ -535,6 +553,10 @@ class Reconciler:
             breaker=self._breaker,
             counters=replace(self._counters),
             requests=self._client.requests.copy(),
+            durations=self._client.durations,
+            occupied=work.occupied_by_family,
+            capacity={family: self._limits.capacity(family) for family in Family},
+            measures=self._measures,
             token_wait_s=self._bucket.waited_s,
         )
 
@@ -542,6 +564,18 @@ class Reconciler:
     def facts(self) -> TargetFacts:
         """What is known of the target's own place in the network."""
         return self._work.facts
+
+    @property
+    def reading(self) -> Reading | None:
+        """Its table as it was last read; None: not yet."""
+        return self._work.reading
+
+    def witness_shows(self, prefix: Prefix) -> bool | None:
+        """Whether its kernel has the route of ours now; None: there is no witness, or nothing of ours to look for."""
+        entry = self.entries.get(prefix)
+        if self._witness is None or not self._witness.ready or entry is None or entry.known is None:
+            return None
+        return self._witness.shows(prefix, entry.known)
 
     @property
     def entries(self) -> Mapping[Prefix, Entry]:

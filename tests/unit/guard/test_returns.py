@@ -19,7 +19,7 @@ def stood_and_went(case: Case, now: float) -> None:
 
 
 def test_it_is_looked_at_when_it_has_settled_and_then_seldom() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     case.stirred(100, came=True)
     assert case.due_at == 102
     case.stirred(101, came=True)
@@ -31,7 +31,7 @@ def test_it_is_looked_at_when_it_has_settled_and_then_seldom() -> None:
 
 
 def test_a_renewal_is_no_contention() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     for renewal in range(20):
         stood_and_went(case, 1800 * renewal)
         case.stirred(1800 * (renewal + 1) - 2, came=True)
@@ -42,7 +42,7 @@ def test_a_renewal_is_no_contention() -> None:
 
 
 def test_contention_is_answered_ever_more_slowly_up_to_a_bound() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     now = 0.0
     stays = []
     stood_and_went(case, now)
@@ -63,7 +63,7 @@ def test_contention_is_answered_ever_more_slowly_up_to_a_bound() -> None:
 
 
 def test_contention_ends_when_it_stays_away_for_long() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     stood_and_went(case, 0)
     case.stirred(1, came=True)
     assert (back := case.found(3, [KEY])) is not None
@@ -75,7 +75,7 @@ def test_contention_ends_when_it_stays_away_for_long() -> None:
 
 
 def test_an_announcement_from_before_the_removal_is_no_return() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     stood_and_went(case, 100)
     case.stirred(100.01, came=True)  # it was still under way
     case.missing()
@@ -86,7 +86,7 @@ def test_an_announcement_from_before_the_removal_is_no_return() -> None:
 
 
 def test_what_was_left_alone_is_not_looked_at_before_its_time() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     case.stirred(0, came=True)
     case.found(2, [KEY])
     case.leave_alone(2, 3600)
@@ -96,7 +96,7 @@ def test_what_was_left_alone_is_not_looked_at_before_its_time() -> None:
 
 
 def test_what_is_gone_for_good_can_be_forgotten_unless_it_was_removed() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     case.stirred(0, came=True)
     said = [case.forgettable]
     case.missing()
@@ -107,7 +107,7 @@ def test_what_is_gone_for_good_can_be_forgotten_unless_it_was_removed() -> None:
 
 
 def test_another_route_of_the_prefix_is_no_return() -> None:
-    case = Case(PATIENCE)
+    case = Case(lambda: PATIENCE)
     stood_and_went(case, 100)
     case.stirred(100, came=False)
     assert case.found(102, [(254, 1024, 2)]) is None
