@@ -40,7 +40,7 @@ class KernelReporter:
                 self._overruns += 1
                 log.warning("kernel overrun", lost=report.lost, receive_buffer=report.receive_buffer)
                 self._sink.emit(KernelOverrun(total=self._overruns))
-            case Dropped():
+            case Dropped() if report.verdict.report:
                 self._dropped(report)
             case BadMessage():
                 log.error(
