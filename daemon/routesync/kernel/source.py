@@ -111,6 +111,9 @@ class KernelSource:
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
         self._first = True
+        self.changed_at: float | None = None
+        """When the oldest change of those that `changes` returned last was read from the kernel, in monotonic seconds;
+        None: they were the first reading, which holds no change."""
         self._auditing = False  # the last reading was the audit, or the second look at what it had lacked
 
     @property
@@ -182,6 +185,7 @@ class KernelSource:
         while not self._first and not self._fib.replica.dirty:
             self._news.clear()
             await self._news.wait()
+        self.changed_at = None if self._first else self._fib.replica.dirty_since
         self._first = False
         self.stats.lag_s = self._fib.replica.lag_s
         return self._fib.replica.take()
@@ -267,6 +271,8 @@ class KernelSource:
             self._schedule.order("nexthop")
         stats = self.stats
         stats.dump_s = asyncio.get_running_loop().time() - started
+        stats.readings += 1
+        stats.readings_s += stats.dump_s
         stats.table, stats.table_routes = dict(reading.dropped), reading.routes
         for cause in causes:
             stats.resyncs[cause] += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Final, Self, TypeVar
 import aiohttp
 
 from routesync.loxilb import errors, wire
+from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
 BASE_PATH: Final = "/netlox/v1"
@@ -25,6 +27,7 @@ IDLE_CLOSE_S: Final = 8.0
 MAX_BODY: Final = 64 * 2**20
 """A table of 400,000 routes; more is not loxilb."""
 OK: Final = "ok"
+METHODS: Final = ("POST", "DELETE", "GET")
 
 T = TypeVar("T")
 
@@ -46,6 +49,8 @@ class LoxilbClient:
         self.url = url.rstrip("/")
         self.requests: Counter[tuple[str, str]] = Counter()
         """Requests so far by method and outcome: `ok`, or the `outcome` of the error."""
+        self.durations = {method: Histogram(REQUEST_S) for method in METHODS}
+        """How long they took, by method."""
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, connect=connect_timeout_s)
         self._token = token
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
@@ -145,6 +150,7 @@ class LoxilbClient:
         if self._session is None:
             raise RuntimeError("LoxilbClient is used outside its `async with`")
         request = f"{method} {path}"
+        began = time.perf_counter()
         token = self._token()
         headers = {"Authorization": token} if token else {}
         try:
@@ -169,6 +175,8 @@ class LoxilbClient:
             raise errors.OutcomeUnknown(f"{request}: no answer within {self._timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise errors.OutcomeUnknown(f"{request}: {_plain(error)}") from None
+        finally:
+            self.durations[method].observe(time.perf_counter() - began)
 
 
 def _read_version(body: bytes, what: str) -> str:

@@ -111,7 +111,7 @@ class Changes:
         self._counters.posted += 1
         self._counters.lost += 1
         self._counters.repaired += 1
-        entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
+        entry.ours, entry.phase, entry.asked_at = wanted.gateway, Phase.ACCEPTED, None
         self._say.lost(prefix, "a repeated POST was taken: its kernel had lost the route, and has it again")
         self._say.accepted(prefix, wanted, None)
         return Outcome.RESTORED
@@ -128,6 +128,7 @@ class Changes:
         self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory, previous: Address | None
     ) -> Outcome:
         claimed = entry.claim is not None
+        asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
         self._ledger.intend(self._target, prefix, wanted.gateway)
         try:
             await self._client.add(prefix, wanted.gateway)
@@ -164,6 +165,7 @@ class Changes:
             raise
         self._touched(entry)
         self._counters.posted += 1
+        self._say.measures.reached("accepted", asked_at, entry.changed_at)
         if prefix in self._missing:
             self._missing.discard(prefix)
             self._counters.repaired += 1
@@ -178,7 +180,7 @@ class Changes:
 
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
-        gateway = entry.ours
+        gateway, asked_at = entry.ours, entry.asked_at
         assert gateway is not None  # noqa: S101 (proof names it)
         try:
             await self._client.delete(prefix)
@@ -203,6 +205,7 @@ class Changes:
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
+            self._say.measures.reached("withdrawn", asked_at, entry.changed_at)
             self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         return True
 

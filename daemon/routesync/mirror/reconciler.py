@@ -55,13 +55,14 @@ from routesync.mirror.crew import Crew
 from routesync.mirror.hold import Hold
 from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger
+from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Breaker, Counters, TargetState, TargetView
 from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import WITNESS_LAG_S, Worklist, backoff
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Family, Prefix
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,8 @@ class Reconciler:
         self._contact = Contact(
             client, links, self._ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting
         )
-        self._say = Announcer(name, sink)
+        self._measures = Measures()
+        self._say = Announcer(name, sink, self._measures)
         self._counters = Counters()
         self._changes = Changes(
             name,
@@ -155,9 +157,12 @@ class Reconciler:
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks."""
-        self._work.consider(prefix, candidate)
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks.
+
+        `asked_at` is when that change was read off the kernel, in monotonic seconds; None: it was none of the kernel.
+        """
+        self._work.consider(prefix, candidate, asked_at)
         self._wake.set()
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
@@ -496,6 +501,10 @@ class Reconciler:
             breaker=self._breaker,
             counters=replace(self._counters),
             requests=self._client.requests.copy(),
+            durations=self._client.durations,
+            occupied=work.occupied_by_family,
+            capacity={family: self._limits.capacity(family) for family in Family},
+            measures=self._measures,
             token_wait_s=self._bucket.waited_s,
         )
 

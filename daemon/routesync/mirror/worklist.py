@@ -80,6 +80,11 @@ class Worklist:
         return sum(self._occupied.values())
 
     @property
+    def occupied_by_family(self) -> dict[Family, int]:
+        """The same by address family."""
+        return self._occupied.copy()
+
+    @property
     def waiting(self) -> int:
         """How many prefixes wait for their turn, a time of their own or a reading."""
         return len(self.pending) + len(self.verify)
@@ -109,8 +114,11 @@ class Worklist:
 
     # -- wishes -----------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more."""
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more.
+
+        `asked_at` is when that change was read off the kernel.
+        """
         entry = self.entries.get(prefix)
         if entry is None:
             if candidate is None:
@@ -123,6 +131,8 @@ class Worklist:
             entry.hold_until = self._now() + self._limits.withdraw_delay_s
         entry.candidate = candidate
         self._rejudge(prefix, entry)
+        if entry.need(prefix) is not None:
+            entry.asked_at = asked_at
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
         """Take what is not among these prefixes as gone: for a table that is given as a whole."""
@@ -321,13 +331,18 @@ class Worklist:
         match finding:
             case Finding.CONFIRMED:
                 if entry.wanted and entry.wanted.gateway == entry.ours and entry.phase is not Phase.CONFIRMED:
-                    entry.phase = Phase.CONFIRMED
-                    self._say.confirmed(prefix, known)
+                    self._confirmed(prefix, entry, known)
             case Finding.LOST:
                 self._changes.note_lost(prefix, entry, known)
             case Finding.FOREIGN:
                 self._changes.note_foreign(prefix, entry, known, describe_row(reading.inventory.rows[prefix]))
         return finding
+
+    def _confirmed(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        entry.phase = Phase.CONFIRMED
+        self._say.measures.reached("confirmed", entry.asked_at, self._now())
+        entry.asked_at = None
+        self._say.confirmed(prefix, gateway)
 
     # -- what the witness says --------------------------------------------------------------------------------------
 
@@ -347,8 +362,7 @@ class Worklist:
         if self._witness.shows(prefix, known):
             entry.ours, entry.claim = known, None
             if entry.wanted and entry.wanted.gateway == known and entry.phase is not Phase.CONFIRMED:
-                entry.phase = Phase.CONFIRMED
-                self._say.confirmed(prefix, known)
+                self._confirmed(prefix, entry, known)
         else:
             entry.ours = entry.claim = None
             self._occupied[prefix.family] -= 1

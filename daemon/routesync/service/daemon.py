@@ -29,7 +29,9 @@ from routesync.events.models import ConfigLoaded
 from routesync.events.status import Status
 from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
 from routesync.service import logs
-from routesync.service.kernel_side import KernelSide, probe
+from routesync.service.handed import Handed
+from routesync.service.kernel_side import KernelSide
+from routesync.service.metrics import Metrics
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.outlets import Outlets
 from routesync.service.ownership import Ownership
@@ -50,22 +52,44 @@ class Daemon:
         LedgerBusyError: another daemon works on this state directory.
     """
 
-    def __init__(self, loaded: Loaded, *, state: Path, notifier: Notifier, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, loaded: Loaded, *, state: Path, notifier: Notifier, handed: Handed, stack: AsyncExitStack
+    ) -> None:
         self._notifier = notifier
         self.supervisor = Supervisor()
         self.hub = EventHub(loaded.settings.node.name)
         ledger, trouble = _open_ledger(state, stack)
-        self.kernel = KernelSide(loaded, self.hub)
+        self.kernel = KernelSide(loaded, self.hub, sock=handed.kernel)
         self.outlets = Outlets(self.hub, state, self._build_status)
         stack.push_async_callback(self.outlets.close)
         self.targets = Targets(
-            self.kernel, ledger, self.hub, self.supervisor, self.outlets.table, state=state
+            self.kernel,
+            ledger,
+            self.hub,
+            self.supervisor,
+            table=self.outlets.table,
+            witness_sockets=handed.witnesses,
+            state=state,
         )
         stack.push_async_callback(self.targets.close)
         self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self.targets.views)
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
-        self.reloader = Reloader(loaded, self._put_in_force, self.hub, notifier, self.status.line)
+        self.metrics = Metrics(
+            status=lambda: self.status,
+            source=lambda: self.kernel.source,
+            targets=self.targets.views,
+            hub=lambda: self.hub,
+            publisher=lambda: self.outlets.publisher,
+        )
+        self.reloader = Reloader(
+            loaded,
+            probe=self.kernel.probe,
+            put_in_force=self._put_in_force,
+            sink=self.hub,
+            notifier=notifier,
+            status=self.status.line,
+        )
         self.ownership = Ownership(
             ledger,
             self.hub,
@@ -76,6 +100,7 @@ class Daemon:
         self.control = ControlServer(self._subject(), runtime_directory())
         self.status.standing += [
             lambda: trouble,
+            lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
             lambda: self.control.troubles,
@@ -92,7 +117,7 @@ class Daemon:
             verdicts=self.status.verdicts,
             ownership=self.ownership,
             reload=self.reloader.reload,
-            metrics=None,
+            metrics=self.metrics,
         )
 
     async def run(self) -> None:
@@ -103,7 +128,7 @@ class Daemon:
             TaskDied: a part of the daemon ended by itself.
         """
         loaded = self.reloader.loaded
-        probe(loaded)
+        self.kernel.probe(loaded)
         start = self.supervisor.start
         with signals(stop=self.supervisor.request_stop, reload=self.reloader.request):
             await self.outlets.apply(loaded)
@@ -146,7 +171,7 @@ class Daemon:
         return self.status.build()  # made after the outlets
 
 
-async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier) -> None:
+async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed: Handed) -> None:
     """Make a daemon and let it run.
 
     Raises:
@@ -155,7 +180,7 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier) -> None
         TaskDied: a part of the daemon ended by itself.
     """
     async with AsyncExitStack() as stack:
-        await Daemon(loaded, state=state, notifier=notifier, stack=stack).run()
+        await Daemon(loaded, state=state, notifier=notifier, handed=handed, stack=stack).run()
 
 
 def _open_ledger(state: Path, stack: AsyncExitStack) -> tuple[Ledger, list[str]]:

@@ -18,7 +18,6 @@ import structlog
 from routesync.config import ConfigError, Loaded, load
 from routesync.events.models import ConfigLoaded, ConfigRejected, EventSink
 from routesync.kernel import KernelError
-from routesync.service.kernel_side import probe
 from routesync.service.notify import Notifier
 
 log = structlog.get_logger(__name__)
@@ -34,6 +33,7 @@ class Reloader:
 
     Args:
         loaded: the configuration in force.
+        probe: finds out by trying whether one can be put in force; raises KernelError.
         put_in_force: puts one in force that holds.
         sink: takes the events.
         notifier: systemd, which is told that a reload begins, and that it is done.
@@ -43,6 +43,8 @@ class Reloader:
     def __init__(
         self,
         loaded: Loaded,
+        *,
+        probe: Callable[[Loaded], None],
         put_in_force: Callable[[Loaded], Awaitable[None]],
         sink: EventSink,
         notifier: Notifier,
@@ -52,6 +54,7 @@ class Reloader:
         """The configuration in force."""
         self.reasons: Sequence[str] = ()
         """Why the daemon is not as its file says, one line each."""
+        self._probe = probe
         self._put_in_force = put_in_force
         self._sink = sink
         self._notifier = notifier
@@ -87,7 +90,7 @@ class Reloader:
         path = self.loaded.path
         try:
             loaded = await asyncio.to_thread(load, path)
-            probe(loaded)
+            self._probe(loaded)
         except ConfigError as error:
             return self._reject(tuple(map(str, error.problems)))
         except KernelError as error:

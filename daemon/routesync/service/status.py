@@ -6,14 +6,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 from routesync import __version__
 from routesync.events.hub import EventHub
 from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
-from routesync.service.kernel_side import KernelSide
 from routesync.settings import Settings
+from routesync.table import Table
+
+
+class KernelView(Protocol):
+    """What is to be known of the kernel's side."""
+
+    @property
+    def table(self) -> Table:
+        """The elected routes."""
+
+    @property
+    def source(self) -> KernelSource:
+        """Where they come from."""
 
 
 class StatusBuilder:
@@ -29,7 +43,7 @@ class StatusBuilder:
     def __init__(
         self,
         settings: Settings,
-        kernel: KernelSide,
+        kernel: KernelView,
         hub: EventHub,
         targets: Callable[[], Sequence[TargetView]],
     ) -> None:
@@ -40,7 +54,16 @@ class StatusBuilder:
         self._kernel = kernel
         self._hub = hub
         self._targets = targets
-        self._started = datetime.now(UTC)
+        self.started = datetime.now(UTC)
+
+    @property
+    def mode(self) -> str:
+        """What the daemon may do."""
+        return self.settings.mode
+
+    def kept(self) -> Counter[str]:
+        """How many elected routes each rule keeps."""
+        return Counter(candidate.verdict.rule for _, candidate in self._kernel.table)
 
     def build(self) -> Status:
         """The whole status, as it is now."""
@@ -53,7 +76,7 @@ class StatusBuilder:
             version=__version__,
             epoch=self._hub.identity.epoch,
             mode=self.settings.mode,
-            started=self._started,
+            started=self.started,
             time=datetime.fromtimestamp(time.time(), UTC),
             kernel=KernelStatus(
                 state="synced" if source.synced.is_set() else "reading",
@@ -92,8 +115,7 @@ class StatusBuilder:
 
     def verdicts(self) -> dict[str, int]:
         """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
-        counts = Counter(candidate.verdict.rule for _, candidate in self._kernel.table)
-        return dict(sorted((counts + Counter(self._kernel.source.stats.table)).items()))
+        return dict(sorted((self.kept() + Counter(self._kernel.source.stats.table)).items()))
 
     def figures(self) -> dict[str, int]:
         """The numbers that one looks at first."""

@@ -8,7 +8,8 @@ ours there is known from the ledger, and nothing is written that stands there al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class Targets:
         supervisor: runs their tasks.
         table: what subscribers are shown of them; forgets those that are taken out.
         state: the state directory.
+        witness_sockets: those that were handed over, by target.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class Targets:
         ledger: Ledger,
         sink: EventSink,
         supervisor: Supervisor,
-        table: EventTable,
         *,
+        table: EventTable,
         state: Path,
+        witness_sockets: Mapping[str, socket.socket],
     ) -> None:
         self.orphans: tuple[str, ...] = ()
         """One line for each target that is not configured and has routes of ours; see `look_for_orphans`."""
@@ -73,6 +76,7 @@ class Targets:
         self._table = table
         self._state = state
         self._horizon = Horizon()
+        self._witness_sockets = witness_sockets
         self._held: dict[str, _Held] = {}
         self._configured: dict[str, TargetSettings] = {}
         self._gathered: dict[Prefix, None] | None = None
@@ -94,13 +98,13 @@ class Targets:
 
     # -- the table ---------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, /) -> None:
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None, /) -> None:
         """See `Consumer`."""
         if self._gathered is not None:
             self._gathered[prefix] = None
             return
         for held in self._held.values():
-            held.reconciler.consider(prefix, candidate)
+            held.reconciler.consider(prefix, candidate, asked_at)
 
     def kernel_was_read(self, began: float, /) -> None:
         """See `Consumer`."""
@@ -172,7 +176,7 @@ class Targets:
             horizon=self._horizon,
             hold=Hold(self._state, target.name),
             request_kernel_reading=lambda: self._kernel.source.request_resync("mass withdrawal"),
-            witness=Witness(target.name, target.witness.netns) if target.witness else None,
+            witness=self._witness(target),
         )
         reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, way_to(target), target)
@@ -181,6 +185,12 @@ class Targets:
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._supervisor.start(f"target {target.name}", reconciler.run)
+
+    def _witness(self, target: TargetSettings) -> Witness | None:
+        sock = self._witness_sockets.get(target.name)
+        if sock is None and target.witness is None:
+            return None
+        return Witness(target.name, target.witness.netns if target.witness else None, sock=sock)
 
     async def _end(self, name: str) -> None:
         held = self._held.pop(name)
