@@ -12,6 +12,7 @@ import aiohttp
 from routesync.events.models import Event
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
+from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
@@ -65,6 +66,7 @@ class Lab:
         timeout_s: float = 10,
         token: Callable[[], str | None] = lambda: None,
         witness: bool = False,
+        hold: Hold | None = None,
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block."""
         client = LoxilbClient(
@@ -83,6 +85,7 @@ class Lab:
                 links=dict,
                 request_kernel_reading=self._count_reading,
                 witness=Witness("lb", self.space.name) if witness else None,
+                hold=hold,
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()

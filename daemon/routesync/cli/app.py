@@ -22,11 +22,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# readable=False: what cannot be read is explained where it is read, with the remedy
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help=f"Configuration file; {DEFAULT_CONFIG} by default.")
+    Path | None,
+    typer.Option("--config", "-c", readable=False, help=f"Configuration file; {DEFAULT_CONFIG} by default."),
 ]
 StateOption = Annotated[
-    Path | None, typer.Option(help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default.")
+    Path | None,
+    typer.Option(readable=False, help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -58,7 +61,9 @@ def run(
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] = DEFAULT_CONFIG) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(readable=False, help="The configuration file.")] = DEFAULT_CONFIG,
+) -> None:
     """Check a configuration file; exit status 78 if it is wrong."""
     from routesync.cli import check as command
 
@@ -152,6 +157,33 @@ def schema(
     from routesync.cli import schema as command
 
     raise typer.Exit(command.schema(which))
+
+
+@app.command()
+def doctor(
+    *,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    json: JsonOption = False,
+    contact: Annotated[
+        bool, typer.Option(help="Ask targets for their version, and try the broker with one message.")
+    ] = True,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also say why, where all is well.")
+    ] = False,
+) -> None:
+    """Look for what is wrong here, and say what to do; exit status 1 for warnings, 2 for failures."""
+    from routesync.cli import doctor as command
+
+    raise typer.Exit(
+        command.doctor(
+            config or DEFAULT_CONFIG,
+            state or _state_directory(),
+            as_json=json,
+            contact=contact,
+            verbose=verbose,
+        )
+    )
 
 
 @app.command()

@@ -143,12 +143,16 @@ def _as_json(made: Plan, reading: TableReading, names: Names) -> dict[str, objec
 
 def _route_json(planned: PlannedRoute, reading: TableReading, names: Names) -> dict[str, object]:
     route = planned.route
+    details = reading.details[route]
     return {
         "prefix": str(route.prefix),
         "family": route.prefix.family.label,
         "table": names.table(route.table),
         "protocol": names.protocol(route.protocol),
         "metric": route.metric,
+        "metrics": dict(details.metrics),
+        "preference": details.preference,
+        "expires_s": details.expires_s,
         "hops": [
             {
                 "gateway": format_address(hop.gateway) if hop.gateway else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -68,6 +68,8 @@ class EventHub:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.identity = Identity(node, epoch if epoch is not None else new_epoch())
+        self.emitted: Counter[type[Event]] = Counter()
+        """Events since the start, by type."""
         self._sequence = sequence
         self._clock = clock
         self._tail: deque[Record] = deque(maxlen=tail)
@@ -89,10 +91,15 @@ class EventHub:
         if isinstance(event, RouteDropped) and not self._drops.admits(event):
             return
         self._sequence += 1
+        self.emitted[type(event)] += 1
         record = Record(self._sequence, self._clock(), event)
         self._tail.append(record)
         for outlet in self._outlets:
             outlet.put(record)
+
+    def flush(self) -> None:
+        """Tell the drops that wait for a summary now: the daemon is about to end."""
+        self._drops.flush()
 
     def attach(self, outlet: Outlet) -> None:
         """Hand all further events to this outlet, too."""

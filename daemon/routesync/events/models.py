@@ -232,6 +232,65 @@ class SyncLost(Event):
     detail: Detail
 
 
+class SyncHeld(Event):
+    """Withdrawals are held back: what looks like an outage elsewhere shall not become one in loxilb."""
+
+    group = "sync"
+    name = "held"
+
+    target: Target
+    cause: Annotated[
+        Literal["mass", "start-up"],
+        Field(
+            description="`mass`: so many at once wait for a second reading of the kernel, or a hand; `start-up`: "
+            "routes of an earlier life that the kernel does not have, for the routing daemon may still be coming up.",
+            examples=["mass"],
+        ),
+    ]
+    routes: Annotated[Count, Field(description="Withdrawals that wait.")]
+    standing: Annotated[Count, Field(description="Routes of ours in the target, those included.")]
+
+
+class SyncReleased(Event):
+    """Withdrawals that were held back are so no longer."""
+
+    group = "sync"
+    name = "released"
+
+    target: Target
+    cause: Annotated[Literal["mass", "start-up"], Field(description="As in `sync/held`.", examples=["mass"])]
+    by: Annotated[
+        Literal["second-reading", "hand", "kernel", "time"],
+        Field(
+            description="`second-reading`: the kernel was read again and asks for the same; `hand`: a command; "
+            "`kernel`: the routes came back, so that too few are left to hold; `time`: the start-up hold is over.",
+            examples=["second-reading"],
+        ),
+    ]
+    routes: Annotated[Count, Field(description="Withdrawals that go now.")]
+
+
+class SyncOverdue(Event):
+    """Work has waited for longer than it should, neither for a time of its own nor because of a hold."""
+
+    group = "sync"
+    name = "overdue"
+
+    target: Target
+    oldest_s: Annotated[Seconds, Field(description="Age of the oldest, in seconds.")]
+    waiting: Annotated[Count, Field(description="How many prefixes wait.")]
+    error: Annotated[str | None, Field(description="What is in the way, where that is known.")] = None
+
+
+class SyncTimely(Event):
+    """After `sync/overdue`: nothing waits longer than it should any more."""
+
+    group = "sync"
+    name = "timely"
+
+    target: Target
+
+
 class TargetUp(Event):
     """The target answers."""
 
@@ -254,6 +313,47 @@ class TargetDown(Event):
     target: Target
     url: Annotated[str, Field(description="Base of its REST API.", examples=["http://192.168.10.20:11111"])]
     error: Detail
+
+
+class TargetPaused(Event):
+    """Somebody holds the target: until `target/resumed` it is left exactly as it is, neither written nor read."""
+
+    group = "target"
+    name = "paused"
+
+    target: Target
+
+
+class TargetResumed(Event):
+    """The hold is lifted: the target is contacted anew, and gets the difference that has come up."""
+
+    group = "target"
+    name = "resumed"
+
+    target: Target
+    paused_s: Annotated[Seconds, Field(description="How long it was held, in seconds.")]
+
+
+class TargetFull(Event):
+    """The target has as many routes of a family from us as it may have (`max_routes_*`): further ones wait."""
+
+    group = "target"
+    name = "full"
+
+    target: Target
+    family: FamilyLabel
+    limit: Annotated[Count, Field(description="`max_routes_ipv4` or `max_routes_ipv6`.")]
+    waiting: Annotated[Count, Field(description="Routes for which there is no room.")]
+
+
+class TargetRoom(Event):
+    """After `target/full`: there is room for every wanted route of the family again."""
+
+    group = "target"
+    name = "room"
+
+    target: Target
+    family: FamilyLabel
 
 
 class KernelResynced(Event):
@@ -352,8 +452,16 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     SyncCompleted,
     SyncFailed,
     SyncLost,
+    SyncHeld,
+    SyncReleased,
+    SyncOverdue,
+    SyncTimely,
     TargetUp,
     TargetDown,
+    TargetPaused,
+    TargetResumed,
+    TargetFull,
+    TargetRoom,
     KernelResynced,
     KernelOverrun,
     KernelDrift,

@@ -17,11 +17,13 @@ import structlog
 
 from routesync.events.access import explain, read_password, tls_context
 from routesync.events.backoff import Backoff
+from routesync.events.connection import FAREWELL_S
 from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
+from routesync.events.measures import DeliveryMeasures
 from routesync.events.outbox import Outbox
 from routesync.events.retained import encode_status
-from routesync.events.session import FAREWELL_S, Session, last_will
+from routesync.events.session import Session, last_will
 from routesync.events.status import Status, offline
 from routesync.events.table import Table
 from routesync.settings import MqttSettings
@@ -58,6 +60,7 @@ class MqttPublisher:
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
+        self.measures = DeliveryMeasures()
         self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
         self._hub = hub
@@ -76,13 +79,23 @@ class MqttPublisher:
         """Why events do not get through, one line each; empty when all is well."""
         found = [] if self.state == "connected" else [self.state]
         if self._delivery is not None and self._delivery.denied:
-            topics = ", ".join(sorted(self._delivery.denied))
+            topics = ", ".join(f"{topic} ({answer})" for topic, answer in self._delivery.denials.items())
             found.append(
                 f"the broker denies publishing to {self._root}: {topics}; check its access rules and limits"
             )
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where the events wait."""
+        return self._outbox
+
+    @property
+    def denied(self) -> int:
+        """How many topics the broker denies on this connection."""
+        return len(self._delivery.denied) if self._delivery is not None else 0
 
     def refresh(self) -> None:
         """Publish the status now rather than within a second."""
@@ -99,6 +112,12 @@ class MqttPublisher:
 
     async def run(self) -> None:
         """Publish until `stop` is called. A cancellation is a stop with a short deadline."""
+        try:
+            await self._keep_connected()
+        finally:
+            self._hub.flush()  # with no broker they wait in the outbox
+
+    async def _keep_connected(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -108,6 +127,7 @@ class MqttPublisher:
                 if time.monotonic() - began > self._backoff.steady_s:
                     failures = 0
                 failures += 1
+                self.measures.failures += 1
                 self._note_trouble(explain(_first(group), self._settings, self.client_id))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
@@ -135,6 +155,7 @@ class MqttPublisher:
             will=last_will(self._settings, f"{self._root}/status", encode_status(self._offline(), self._hub)),
         )
         async with session:
+            self.measures.connections += 1
             self._note_connected()
             self._delivery = Delivery(
                 session,
@@ -145,6 +166,7 @@ class MqttPublisher:
                 table=self._table,
                 table_interval_s=self._table_interval_s,
                 status_source=self._status_source,
+                measures=self.measures,
             )
             try:
                 await self._deliver(self._delivery)
@@ -167,6 +189,7 @@ class MqttPublisher:
                     raise
                 cancelled = True
                 self.stop(FAREWELL_S)
+            self._hub.flush()
             delivery.post_status(self._status_source().model_copy(update={"state": "stopping"}))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._stop_by - time.monotonic()):

@@ -51,6 +51,9 @@ class TargetStatus(StatusPart):
     blocked: int = Field(default=0, ge=0)
     conflicting: int = Field(default=0, ge=0)
     pending: int = Field(default=0, ge=0)
+    over_capacity: int = Field(default=0, ge=0, description="Routes for which `max_routes_*` leaves no room.")
+    held: int = Field(default=0, ge=0, description="Withdrawals that a brake holds back.")
+    paused: bool = Field(default=False, description="Somebody holds it: it is left exactly as it is.")
     error: str | None = Field(default=None, description="The last error; null where all is well.")
 
 

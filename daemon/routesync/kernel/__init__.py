@@ -1,7 +1,8 @@
 """The kernel's routes by RTNL: a source that follows them, and a one-off reading.
 
-decode, surroundings   messages, from bytes to values
-wire, netlink, once    the socket; dumps
+decode, details, surroundings   messages, from bytes to values
+namespaces, netlink    where the socket lives; the socket
+wire, once             events and dumps over it
 splice, replica        what an event does; what is held
 judge                  the rules, as injected
 reading, fib, schedule full readings, how they are believed, and when they are due
@@ -10,6 +11,7 @@ source                 all of it, for one namespace
 
 from __future__ import annotations
 
+from routesync.kernel.details import RouteDetails
 from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.judge import Admit, AdmitHeader
 from routesync.kernel.netlink import Sysctls, in_own_namespace, open_route_socket
@@ -42,6 +44,7 @@ __all__ = [
     "Links",
     "Overrun",
     "ResyncDone",
+    "RouteDetails",
     "Sysctls",
     "TableReading",
     "in_own_namespace",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from routesync.kernel.decode import RouteDecoder
+from routesync.kernel.details import RouteDetails, decode_details
 from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.netlink import (
     EMPTY_ERRORS,
@@ -40,6 +41,7 @@ class TableReading(NamedTuple):
     links: Links
     addresses: tuple[InterfaceAddress, ...]
     sysctls: Sysctls
+    details: Mapping[Route, RouteDetails]  # of routes that differ in nothing else, the last one's
 
 
 def read_table(
@@ -65,8 +67,8 @@ def read_table(
             for kind, data, start, end in _dump(own, request):
                 surroundings.apply(kind, data, start, end)
         decoder = RouteDecoder(surroundings.resolve)
-        routes = [
-            route
+        found = [
+            (route, decode_details(data, start, end))
             for request in route_requests(tuple(dict.fromkeys(tables)))
             for _, data, start, end in _dump(own, request)
             if (route := decoder.decode(data, start, end)) is not None
@@ -75,7 +77,13 @@ def read_table(
         if sock is None:
             own.close()
     addresses = tuple(surroundings.addresses.values())
-    return TableReading(tuple(routes), surroundings.links, addresses, read_sysctls(netns))
+    return TableReading(
+        tuple(route for route, _ in found),
+        surroundings.links,
+        addresses,
+        read_sysctls(netns),
+        dict(found),
+    )
 
 
 def _dump(sock: socket.socket, request: DumpRequest) -> list[tuple[int, bytes, int, int]]:

@@ -72,4 +72,6 @@ class KernelStats:
     receive_buffer: int = 0  # bytes that the kernel accounts for (socket(7): twice what one can ask for)
     lag_s: float = 0  # age of the oldest change when the consumer last took changes
     dump_s: float = 0  # duration of the last full reading
+    readings: int = 0  # full readings that counted, whatever and however many their causes
+    readings_s: float = 0  # time that they took together
     sysctls: Sysctls = field(default_factory=Sysctls)

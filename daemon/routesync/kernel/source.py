@@ -24,6 +24,7 @@ from typing import Final
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.fib import Fib
 from routesync.kernel.judge import Admit, AdmitHeader, Judge, admit_header_unknown
+from routesync.kernel.namespaces import Identity, namespace_identity, until_replaced
 from routesync.kernel.netlink import (
     HEADER,
     HEADER_SIZE,
@@ -108,6 +109,10 @@ class KernelSource:
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
         self._first = True
+        self.changed_at: float | None = None
+        """When the oldest change of those that `changes` returned last was read from the kernel, in monotonic seconds;
+        None: they were the first reading, which holds no change."""
+        self._auditing = False  # the last reading was the audit, or the second look at what it had lacked
 
     @property
     def links(self) -> Links:
@@ -150,16 +155,18 @@ class KernelSource:
         while not self._first and not self._fib.replica.dirty:
             self._news.clear()
             await self._news.wait()
+        self.changed_at = None if self._first else self._fib.replica.dirty_since
         self._first = False
         self.stats.lag_s = self._fib.replica.lag_s
         return self._fib.replica.take()
 
     async def run(self) -> None:
-        """Read and follow until cancelled.
+        """Read and follow until cancelled. After an error it may be run again; what is held stays until then.
 
         Raises:
-            KernelError: no socket, no such namespace, too old a kernel: it cannot go on.
+            KernelError: no socket, no such namespace (any more), too old a kernel: it cannot go on.
         """
+        named = None if self._netns is None else namespace_identity(self._netns)
         sock = self._sock or open_route_socket(self._netns)
         try:
             prepare(sock)
@@ -173,7 +180,7 @@ class KernelSource:
             self._lost = wire.lost
             wire.start()
             try:
-                await self._follow(wire)
+                await self._follow(wire, named)
             finally:
                 wire.stop()
                 self._wire = None
@@ -181,15 +188,19 @@ class KernelSource:
             if self._sock is None:
                 sock.close()
 
-    async def _follow(self, wire: Wire) -> None:
+    async def _follow(self, wire: Wire, named: Identity | None) -> None:
         self._schedule.order("start")
-        reader = asyncio.create_task(self._read_again_and_again(wire), name="kernel readings")
+        tasks = [asyncio.create_task(self._read_again_and_again(wire), name="kernel readings")]
+        if self._netns is not None and self._sock is None:
+            tasks.append(asyncio.create_task(until_replaced(self._netns, named), name="kernel namespace"))
         try:
-            await asyncio.wait({reader, wire.failed}, return_when=asyncio.FIRST_COMPLETED)
-            (wire.failed if wire.failed.done() else reader).result()
+            done, _ = await asyncio.wait({*tasks, wire.failed}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read_again_and_again(self, wire: Wire) -> None:
         loop = asyncio.get_running_loop()
@@ -230,10 +241,14 @@ class KernelSource:
             self._schedule.order("nexthop")
         stats = self.stats
         stats.dump_s = asyncio.get_running_loop().time() - started
+        stats.readings += 1
+        stats.readings_s += stats.dump_s
         stats.table, stats.table_routes = dict(reading.dropped), reading.routes
         for cause in causes:
             stats.resyncs[cause] += 1
-        if causes == ("audit",) and corrected:
+        self._auditing = causes == ("audit",) or (self._auditing and causes == ("unconfirmed",))
+        # A link that changed while the audit ran explains what it found: no drift.
+        if self._auditing and corrected and _BELIEVED.issuperset(self._schedule.pending):
             stats.drift += len(corrected)
             self._report(Drift(tuple(corrected[:_TOLD_PREFIXES]), len(corrected)))
         self.synced.set()

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import aiohttp
 
 from routesync.loxilb import errors, wire
+from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
 BASE_PATH: Final = "/netlox/v1"
@@ -23,6 +26,10 @@ IDLE_CLOSE_S: Final = 8.0
 """Below loxilb's 10 s, so that a connection is not used at the moment in which it is closed."""
 MAX_BODY: Final = 64 * 2**20
 """A table of 400,000 routes; more is not loxilb."""
+OK: Final = "ok"
+METHODS: Final = ("POST", "DELETE", "GET")
+
+T = TypeVar("T")
 
 
 class LoxilbClient:
@@ -40,6 +47,10 @@ class LoxilbClient:
         connector: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
+        self.requests: Counter[tuple[str, str]] = Counter()
+        """Requests so far by method and outcome: `ok`, or the `outcome` of the error."""
+        self.durations = {method: Histogram(REQUEST_S) for method in METHODS}
+        """How long they took, by method."""
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, connect=connect_timeout_s)
         self._token = token
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
@@ -67,8 +78,7 @@ class LoxilbClient:
             LoxilbError: see its subclasses.
         """
         body = {"destinationIPNet": str(prefix), "gateway": format_address(gateway), "protocol": "static"}
-        status, answer = await self._call("POST", "/config/route", body)
-        wire.judge(f"POST {prefix}", status, answer)
+        await self._change("POST", "/config/route", body, prefix)
 
     async def delete(self, prefix: Prefix) -> None:
         """Ask to remove the prefix. loxilb takes whichever route stands first there, ours or not.
@@ -76,8 +86,7 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        status, answer = await self._call("DELETE", f"/config/route/destinationIPNet/{prefix}")
-        wire.judge(f"DELETE {prefix}", status, answer)
+        await self._change("DELETE", f"/config/route/destinationIPNet/{prefix}", None, prefix)
 
     async def inventory(self) -> wire.Inventory:
         """Read its table. Dangerous while it ingests (it can crash): the caller sees to the quiet.
@@ -85,7 +94,7 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        return wire.parse_inventory(await self._get("/config/route/all"), "GET /config/route/all")
+        return await self._get("/config/route/all", wire.parse_inventory)
 
     async def ports(self) -> tuple[wire.Port, ...]:
         """Read the links of its namespace.
@@ -93,7 +102,7 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        return wire.parse_ports(await self._get("/config/port/all"), "GET /config/port/all")
+        return await self._get("/config/port/all", wire.parse_ports)
 
     async def version(self) -> str:
         """Its version, or "before 0.9.8" where it does not know the question.
@@ -101,18 +110,33 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        status, body = await self._call("GET", "/version")
-        if status == 404:
-            return "before 0.9.8"
-        self._expect_ok("GET /version", status, body)
-        answer = wire.decode(body, "GET /version")
-        version = answer.get("version") if isinstance(answer, dict) else None
-        return str(version or "unknown")
+        version = await self._get("/version", _read_version, absent="before 0.9.8")
+        return version or "unknown"
 
-    async def _get(self, path: str) -> bytes:
-        status, body = await self._call("GET", path)
-        self._expect_ok(f"GET {path}", status, body)
-        return body
+    async def _change(self, method: str, path: str, body: dict[str, str] | None, prefix: Prefix) -> None:
+        try:
+            status, answer = await self._call(method, path, body)
+            wire.judge(f"{method} {prefix}", status, answer)
+        except errors.LoxilbError as error:
+            self.requests[method, error.outcome] += 1
+            raise
+        self.requests[method, OK] += 1
+
+    async def _get(self, path: str, read: Callable[[bytes, str], T], *, absent: T | None = None) -> T:
+        """Ask for something and read the answer; `absent`, where it is given, is what a 404 means."""
+        request = f"GET {path}"
+        try:
+            status, body = await self._call("GET", path)
+            if status == 404 and absent is not None:
+                value = absent
+            else:
+                self._expect_ok(request, status, body)
+                value = read(body, request)
+        except errors.LoxilbError as error:
+            self.requests["GET", error.outcome] += 1
+            raise
+        self.requests["GET", OK] += 1
+        return value
 
     @staticmethod
     def _expect_ok(request: str, status: int, body: bytes) -> None:
@@ -126,6 +150,7 @@ class LoxilbClient:
         if self._session is None:
             raise RuntimeError("LoxilbClient is used outside its `async with`")
         request = f"{method} {path}"
+        began = time.perf_counter()
         token = self._token()
         headers = {"Authorization": token} if token else {}
         try:
@@ -150,6 +175,14 @@ class LoxilbClient:
             raise errors.OutcomeUnknown(f"{request}: no answer within {self._timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise errors.OutcomeUnknown(f"{request}: {_plain(error)}") from None
+        finally:
+            self.durations[method].observe(time.perf_counter() - began)
+
+
+def _read_version(body: bytes, what: str) -> str:
+    answer = wire.decode(body, what)
+    version = answer.get("version") if isinstance(answer, dict) else None
+    return str(version or "")
 
 
 def _plain(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
+from routesync.mirror.status import Counters
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix
 
@@ -46,6 +47,7 @@ class Changes:
         say: Announcer,
         ingestion: Ingestion,
         bucket: TokenBucket,
+        counters: Counters,
     ) -> None:
         self._target = target
         self._client = client
@@ -55,13 +57,8 @@ class Changes:
         self._bucket = bucket
         self.protocols = STATIC
         """What a route of ours is shown as by this target's version."""
-        self._posted = 0
-        self._deleted = 0
-
-    @property
-    def totals(self) -> tuple[int, int]:
-        """Routes posted and deleted since the start."""
-        return self._posted, self._deleted
+        self._counters = counters
+        self._missing: set[Prefix] = set()  # lost there by itself, and not made again yet
 
     async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
         """Carry out what the entry needs; for a DELETE the caller has proof that it takes ours.
@@ -111,8 +108,10 @@ class Changes:
                 self._ledger.forget(self._target, prefix)
             return Outcome.SETTLED
         self._touched(entry)
-        self._posted += 1
-        entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
+        self._counters.posted += 1
+        self._counters.lost += 1
+        self._counters.repaired += 1
+        entry.ours, entry.phase, entry.asked_at = wanted.gateway, Phase.ACCEPTED, None
         self._say.lost(prefix, "a repeated POST was taken: its kernel had lost the route, and has it again")
         self._say.accepted(prefix, wanted, None)
         return Outcome.RESTORED
@@ -129,6 +128,7 @@ class Changes:
         self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory, previous: Address | None
     ) -> Outcome:
         claimed = entry.claim is not None
+        asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
         self._ledger.intend(self._target, prefix, wanted.gateway)
         try:
             await self._client.add(prefix, wanted.gateway)
@@ -164,7 +164,11 @@ class Changes:
             self._touched(entry)
             raise
         self._touched(entry)
-        self._posted += 1
+        self._counters.posted += 1
+        self._say.measures.reached("accepted", asked_at, entry.changed_at)
+        if prefix in self._missing:
+            self._missing.discard(prefix)
+            self._counters.repaired += 1
         entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
         entry.phase = Phase.ACCEPTED
         if entry.gap_since is not None:
@@ -176,7 +180,7 @@ class Changes:
 
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
-        gateway = entry.ours
+        gateway, asked_at = entry.ours, entry.asked_at
         assert gateway is not None  # noqa: S101 (proof names it)
         try:
             await self._client.delete(prefix)
@@ -195,12 +199,13 @@ class Changes:
             entry.failures += 1
             entry.error = error.words
             return False
-        self._deleted += 1
+        self._counters.deleted += 1
         self._touched(entry)
         self._ledger.forget(self._target, prefix)
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
+            self._say.measures.reached("withdrawn", asked_at, entry.changed_at)
             self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         return True
 
@@ -220,6 +225,7 @@ class Changes:
         self._touched(entry)
         await self._another_token()
         await self._client.delete(prefix)
+        self._counters.ghosts += 1
         log.info("ghost removed", target=self._target, prefix=str(prefix))
         return True
 
@@ -247,8 +253,13 @@ class Changes:
         entry.failures = max(entry.failures + 1, CONFLICT_FAILURES)
         entry.error = detail
         if entry.phase is not Phase.CONFLICTING and entry.wanted is not None:
+            self._counters.conflicts += 1
             self._say.conflicting(prefix, entry.wanted, detail)
         entry.phase = Phase.CONFLICTING
+
+    def let_go(self, prefix: Prefix) -> None:
+        """Nothing is left to say of the prefix."""
+        self._missing.discard(prefix)
 
     # -- what a reading says ----------------------------------------------------------------------------------------
 
@@ -256,8 +267,11 @@ class Changes:
         """The target no longer has our route: it is made again if it is still wanted."""
         self._ledger.forget(self._target, prefix)
         if entry.wanted is None:
+            self._missing.discard(prefix)
             self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
+            self._counters.lost += 1
+            self._missing.add(prefix)
             self._say.lost(prefix, "its table does not show the route any more")
         entry.failures, entry.error = 0, ""
 

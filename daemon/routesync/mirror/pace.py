@@ -20,6 +20,9 @@ class TokenBucket:
     def __init__(self, rate: float, burst: int, now: float) -> None:
         self.rate = rate
         self.burst = burst
+        self.waited_s = 0.0
+        """For how long work has waited for a token so far."""
+        self._dry_since: float | None = None
         self._tokens = 0.0
         self._at = now
 
@@ -32,7 +35,12 @@ class TokenBucket:
         self._refill(now)
         if self._tokens >= 1:
             self._tokens -= 1
+            if self._dry_since is not None:
+                self.waited_s += now - self._dry_since
+                self._dry_since = None
             return 0.0
+        if self._dry_since is None:
+            self._dry_since = now
         return (1 - self._tokens) / self.rate
 
     def change(self, rate: float, burst: int, now: float) -> None:

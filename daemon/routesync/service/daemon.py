@@ -28,6 +28,7 @@ from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, Memory
 from routesync.service import logs
 from routesync.service.handed import Handed
 from routesync.service.kernel_side import KernelSide
+from routesync.service.metrics import Metrics
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.outlets import Outlets
 from routesync.service.reload import Reloader
@@ -64,11 +65,19 @@ class Daemon:
             self.supervisor,
             table=self.outlets.table,
             witness_sockets=handed.witnesses,
+            state=state,
         )
         stack.push_async_callback(self.targets.close)
         self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self.targets.views)
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
+        self.metrics = Metrics(
+            status=lambda: self.status,
+            source=lambda: self.kernel.source,
+            targets=self.targets.views,
+            hub=lambda: self.hub,
+            publisher=lambda: self.outlets.publisher,
+        )
         self.reloader = Reloader(
             loaded,
             probe=self.kernel.probe,
@@ -79,6 +88,7 @@ class Daemon:
         )
         self.status.standing += [
             lambda: trouble,
+            lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
         ]

@@ -22,6 +22,7 @@ from routesync.events.models import EventSink
 from routesync.kernel import (
     Admit,
     AdmitHeader,
+    KernelError,
     KernelReport,
     KernelSource,
     KernelStats,
@@ -34,6 +35,7 @@ from routesync.policy import Policy
 from routesync.route import Candidate, Prefix, Route, Verdict
 from routesync.service.exchange import Exchangeable
 from routesync.service.kernel_reports import KernelReporter
+from routesync.service.supervise import Backoff
 from routesync.settings import resolve_tables
 from routesync.table import Table
 
@@ -43,6 +45,7 @@ SLICE: Final = 500
 """Prefixes that are handled before other tasks run."""
 READING_CONSIDERED_S: Final = 1.0
 """After a reading of the kernel, by when all that it changed was considered."""
+RETRY: Final = Backoff()
 PATIENCE_S: Final = 10.0
 """How long other rules may take until everything was judged by them; then things go on."""
 
@@ -50,11 +53,14 @@ PATIENCE_S: Final = 10.0
 class Consumer(Protocol):
     """Who works with the table."""
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, /) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never raises."""
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None, /) -> None:
+        """Take the elected route of a prefix; None: there is none any more. Cheap, and never raises.
 
-    def kernel_was_read(self) -> None:
-        """Everything was read anew, and what that changed was considered."""
+        `asked_at` is when the kernel told of it (monotonic seconds); None: it is not news.
+        """
+
+    def kernel_was_read(self, began: float, /) -> None:
+        """Everything was read anew from that moment on (loop time), and what that changed was considered."""
 
 
 class InterfaceNames(Mapping[int, str]):
@@ -84,11 +90,13 @@ class KernelSide:
     Attributes:
         table: the elected routes, and their runners-up.
         consumers: told of every change of an election.
+        troubles: why the kernel cannot be read at the moment, in one line; empty while it can.
     """
 
     def __init__(self, loaded: Loaded, sink: EventSink, *, sock: socket.socket | None = None) -> None:
         self.table = Table()
         self.consumers: list[Consumer] = []
+        self.troubles: tuple[str, ...] = ()
         self._loaded = loaded
         self._sock = sock
         self._work = Exchangeable()
@@ -168,7 +176,7 @@ class KernelSide:
         self._work.exchange(functools.partial(self._follow, self.source))
 
     async def _follow(self, source: KernelSource) -> None:
-        tasks = [asyncio.create_task(work) for work in (source.run(), self._pump(source))]
+        tasks = [asyncio.create_task(work) for work in (self._read(source), self._pump(source))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -178,22 +186,55 @@ class KernelSide:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _read(self, source: KernelSource) -> None:
+        """Read for good. Once there is a table, it is held while the kernel cannot be read, and that is said."""
+        failures = 0
+        while True:
+            reading = asyncio.create_task(source.run())
+            try:
+                await self._until_read(source, reading)
+                failures = 0
+                await reading
+            except KernelError as error:
+                if not source.synced.is_set():
+                    raise
+                if not self.troubles:
+                    log.error("kernel cannot be read", error=str(error), consequence="the routes held stay")  # noqa: TRY400
+                self.troubles = (f"kernel: {error}; the routes of before are held",)
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+            failures += 1
+            await asyncio.sleep(RETRY.delay_s(failures))
+
+    async def _until_read(self, source: KernelSource, reading: asyncio.Task[None]) -> None:
+        """Return after the next full reading; raise what ends the task before."""
+        readings = source.stats.resyncs.total()
+        while source.stats.resyncs.total() == readings:
+            done, _ = await asyncio.wait({reading}, timeout=0.1)
+            if done:
+                reading.result()
+        if self.troubles:
+            log.info("kernel is read again")
+            self.troubles = ()
+
     async def _pump(self, source: KernelSource) -> None:
         changes = await source.changes()
         gone = [prefix for prefix, _ in self.table if prefix not in changes]
-        await self._take(changes)
-        await self._take(dict.fromkeys(gone, ()))
+        await self._take(changes, source.changed_at)
+        await self._take(dict.fromkeys(gone, ()), source.changed_at)
         self._evaluated.set()
         while True:
-            await self._take(await source.changes())
+            changes = await source.changes()
+            await self._take(changes, source.changed_at)
 
-    async def _take(self, changes: Mapping[Prefix, tuple[Candidate, ...]]) -> None:
+    async def _take(self, changes: Mapping[Prefix, tuple[Candidate, ...]], asked_at: float | None) -> None:
         self._taking = True
         for count, (prefix, candidates) in enumerate(changes.items(), 1):
             change = self.table.update(prefix, candidates)
             if change is not None:
                 for consumer in self.consumers:
-                    consumer.consider(prefix, change.after)
+                    consumer.consider(prefix, change.after, asked_at)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._taking = False
@@ -202,13 +243,17 @@ class KernelSide:
         """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
         self._reporter(report)
         if isinstance(report, ResyncDone):
-            asyncio.get_running_loop().call_later(READING_CONSIDERED_S, self._tell_of_reading)
+            loop = asyncio.get_running_loop()
+            loop.call_later(READING_CONSIDERED_S, self._tell_of_reading, loop.time() - report.duration_s)
             if "rules" in report.causes:
                 self._evaluated.set()
 
-    def _tell_of_reading(self) -> None:
+    def _tell_of_reading(self, began: float) -> None:
+        if self._taking:  # what it changed is still being considered
+            asyncio.get_running_loop().call_later(READING_CONSIDERED_S, self._tell_of_reading, began)
+            return
         for consumer in self.consumers:
-            consumer.kernel_was_read()
+            consumer.kernel_was_read(began)
 
 
 def _reading(loaded: Loaded) -> object:

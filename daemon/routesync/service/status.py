@@ -6,18 +6,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Protocol
 
 from routesync import __version__
 from routesync.events.hub import EventHub
 from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
-from routesync.service.kernel_side import KernelSide
 from routesync.settings import Settings
+from routesync.table import Table
 
-OVERDUE_S: Final = 300.0
-"""Work that has waited longer than this, neither for a time of its own nor for an answer, is worth an alarm."""
+
+class KernelView(Protocol):
+    """What is to be known of the kernel's side."""
+
+    @property
+    def table(self) -> Table:
+        """The elected routes."""
+
+    @property
+    def source(self) -> KernelSource:
+        """Where they come from."""
 
 
 class StatusBuilder:
@@ -33,7 +43,7 @@ class StatusBuilder:
     def __init__(
         self,
         settings: Settings,
-        kernel: KernelSide,
+        kernel: KernelView,
         hub: EventHub,
         targets: Callable[[], Sequence[TargetView]],
     ) -> None:
@@ -44,7 +54,16 @@ class StatusBuilder:
         self._kernel = kernel
         self._hub = hub
         self._targets = targets
-        self._started = datetime.now(UTC)
+        self.started = datetime.now(UTC)
+
+    @property
+    def mode(self) -> str:
+        """What the daemon may do."""
+        return self.settings.mode
+
+    def kept(self) -> Counter[str]:
+        """How many elected routes each rule keeps."""
+        return Counter(candidate.verdict.rule for _, candidate in self._kernel.table)
 
     def build(self) -> Status:
         """The whole status, as it is now."""
@@ -57,7 +76,7 @@ class StatusBuilder:
             version=__version__,
             epoch=self._hub.identity.epoch,
             mode=self.settings.mode,
-            started=self._started,
+            started=self.started,
             time=datetime.fromtimestamp(time.time(), UTC),
             kernel=KernelStatus(
                 state="synced" if source.synced.is_set() else "reading",
@@ -84,7 +103,7 @@ class StatusBuilder:
                 found.append(f"target {view.name}: {view.error or view.state}")
             if view.braked:
                 found.append(f"target {view.name}: a mass withdrawal of {view.braked} routes is held back")
-            if view.oldest_s > OVERDUE_S:
+            if view.overdue:
                 found.append(f"target {view.name}: work has waited for {view.oldest_s:.0f} s")
             found += [
                 f"target {view.name}: {count} routes {phase}"
@@ -96,8 +115,7 @@ class StatusBuilder:
 
     def verdicts(self) -> dict[str, int]:
         """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
-        counts = Counter(candidate.verdict.rule for _, candidate in self._kernel.table)
-        return dict(sorted((counts + Counter(self._kernel.source.stats.table)).items()))
+        return dict(sorted((self.kept() + Counter(self._kernel.source.stats.table)).items()))
 
     def figures(self) -> dict[str, int]:
         """The numbers that one looks at first."""
@@ -135,5 +153,8 @@ def _target_status(view: TargetView) -> TargetStatus:
         blocked=view.phases[Phase.BLOCKED],
         conflicting=view.phases[Phase.CONFLICTING],
         pending=view.waiting,
+        over_capacity=view.over_capacity,
+        held=view.braked + view.held_at_start,
+        paused=view.paused,
         error=view.error,
     )

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -19,12 +20,13 @@ from routesync.config import Loaded
 from routesync.events.models import EventSink
 from routesync.events.table import Table as EventTable
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.hold import Hold
+from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
-from routesync.mirror.wanted import url_address
 from routesync.mirror.witness import Witness
-from routesync.route import Address, Candidate, Prefix
+from routesync.route import Candidate, Prefix
 from routesync.service.kernel_side import SLICE, KernelSide
 from routesync.service.supervise import Supervisor
 from routesync.service.target_parts import Way, make_client, target_limits, target_rules, way_to
@@ -50,6 +52,7 @@ class Targets:
         sink: takes their events.
         supervisor: runs their tasks.
         table: what subscribers are shown of them; forgets those that are taken out.
+        state: the state directory.
         witness_sockets: those that were handed over, by target.
     """
 
@@ -61,6 +64,7 @@ class Targets:
         supervisor: Supervisor,
         *,
         table: EventTable,
+        state: Path,
         witness_sockets: Mapping[str, socket.socket],
     ) -> None:
         self.orphans: tuple[str, ...] = ()
@@ -70,6 +74,8 @@ class Targets:
         self._sink = sink
         self._supervisor = supervisor
         self._table = table
+        self._state = state
+        self._horizon = Horizon()
         self._witness_sockets = witness_sockets
         self._held: dict[str, _Held] = {}
         self._configured: dict[str, TargetSettings] = {}
@@ -92,18 +98,18 @@ class Targets:
 
     # -- the table ---------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, /) -> None:
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None, /) -> None:
         """See `Consumer`."""
         if self._gathered is not None:
             self._gathered[prefix] = None
             return
         for held in self._held.values():
-            held.reconciler.consider(prefix, candidate)
+            held.reconciler.consider(prefix, candidate, asked_at)
 
-    def kernel_was_read(self) -> None:
+    def kernel_was_read(self, began: float, /) -> None:
         """See `Consumer`."""
         for held in self._held.values():
-            held.reconciler.kernel_was_read()
+            held.reconciler.kernel_was_read(began)
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
@@ -126,6 +132,7 @@ class Targets:
         """Put a configuration in force."""
         settings = loaded.settings
         self._configured = {target.name: target for target in settings.targets}
+        self._horizon.configure(target.url for target in settings.targets)
         active = self._configured if settings.mode == "mirror" else {}
         for name, held in list(self._held.items()):
             target = active.get(name)
@@ -139,10 +146,7 @@ class Targets:
                 await self._begin(target)
         for name, held in self._held.items():
             held.settings = active[name]
-            # Also where nothing changed here: next hops are held against the addresses of all targets.
-            held.reconciler.reconfigure(
-                rules=target_rules(held.settings), limits=target_limits(held.settings)
-            )
+            held.reconciler.reconfigure(target_rules(held.settings), target_limits(held.settings))
         self.look_for_orphans()
 
     def look_for_orphans(self) -> None:
@@ -169,7 +173,8 @@ class Targets:
             ledger=self._ledger,
             sink=self._sink,
             links=lambda: self._kernel.links,
-            target_addresses=self._addresses,
+            horizon=self._horizon,
+            hold=Hold(self._state, target.name),
             request_kernel_reading=lambda: self._kernel.source.request_resync("mass withdrawal"),
             witness=self._witness(target),
         )
@@ -189,6 +194,7 @@ class Targets:
 
     async def _end(self, name: str) -> None:
         held = self._held.pop(name)
+        self._horizon.leave(name)
         await self._supervisor.end(f"target {name}")
         await held.client.__aexit__(None, None, None)
 
@@ -196,8 +202,3 @@ class Targets:
         """Close the ways to them; their tasks have ended."""
         for held in self._held.values():
             await held.client.__aexit__(None, None, None)
-
-    def _addresses(self) -> frozenset[Address]:
-        known = {address for reconciler in self.reconcilers for address in reconciler.facts.addresses}
-        configured = (url_address(target.url) for target in self._configured.values())
-        return frozenset(known) | {address for address in configured if address is not None}
