@@ -140,6 +140,14 @@ class Targets:
                 await self._end(name)
                 self._table.forget(name)
             elif way_to(target) != held.way:
+                if target.url != held.settings.url:
+                    log.warning(
+                        "target moved",
+                        target=name,
+                        url=target.url,
+                        before=held.settings.url,
+                        consequence="what is ours there stays there; unless it is the same loxilb, we no longer know it",
+                    )
                 await self._end(name)
         for name, target in active.items():
             if name not in self._held:
