@@ -146,7 +146,7 @@ class Targets:
                         target=name,
                         url=target.url,
                         before=held.settings.url,
-                        consequence="what is ours there stays there; unless it is the same loxilb, we no longer know it",
+                        consequence="unless it is the same loxilb, what is ours in it stays, unknown to us",
                     )
                 await self._end(name)
         for name, target in active.items():
