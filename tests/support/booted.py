@@ -98,6 +98,7 @@ class Machine:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
         )
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stdout}{done.stderr}")
@@ -179,11 +180,15 @@ def _booted(directory: Path, root: Path, netns: str, nspawn: tuple[str, ...]) ->
                 within_s=60,
                 what=f"the boot, see {directory / 'console'}",
             )
-            made = Machine(root, _leader_of(process))
-            yield made
-            os.kill(made._leader, signal.SIGRTMIN + 4)
+            leader = _leader_of(process)
+            yield Machine(root, leader)
+            os.kill(leader, signal.SIGRTMIN + 4)  # power off
             process.wait(60)
         finally:
+            if process.poll() is None and (leader := _leader_of(process)):
+                os.kill(leader, signal.SIGKILL)  # and all of its processes with it
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
             process.kill()
             process.wait()
 
@@ -212,8 +217,13 @@ def _cgroup(name: str) -> Iterator[str]:
     finally:
         for group in groups:
             for inner, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):  # of a machine that did not end; the test has failed anyway
-                    Path(inner).rmdir()
+                eventually_sync(lambda inner=inner: _removed(Path(inner)), what=f"the end of {inner}")  # type: ignore[misc]
+
+
+def _removed(group: Path) -> bool:
+    with suppress(OSError):  # the last process is just going
+        group.rmdir()
+    return not group.exists()
 
 
 def _cgroup_hierarchies() -> Iterator[Path]:
