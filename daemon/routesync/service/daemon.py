@@ -117,7 +117,7 @@ class Daemon:
             verdicts=self.status.verdicts,
             ownership=self.ownership,
             reload=self.reloader.reload,
-            metrics=None,
+            metrics=self.metrics,
         )
 
     async def run(self) -> None:
