@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from support.broker import broker
 from support.netns import Namespace
 from support.scene import Scene
 from support.standin import running_standin
+from support.waiting import eventually_sync
 
 GUARD_RULE = """
 [[policy.rules]]
@@ -42,6 +44,13 @@ class SharedScene(Scene):
 
     def table(self) -> list[str]:
         return self.topology.table(self.topology.node)
+
+    def reload(self) -> None:
+        """Have the configuration read again, and wait until it is in force."""
+        before = len(self.logged("configuration reloaded"))
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGHUP)
+        eventually_sync(lambda: len(self.logged("configuration reloaded")) > before, what="the reload")
 
     def named(self, kind: str) -> list[dict[str, Any]]:
         """The data of all events of a kind, in order."""

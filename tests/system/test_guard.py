@@ -92,6 +92,26 @@ def test_without_being_told_otherwise_nothing_is_removed(tmp_path: Path) -> None
         assert wrote_nothing(scene)
 
 
+def test_a_reload_sets_the_guard_and_takes_it_back(tmp_path: Path) -> None:
+    guarding = guard_config("dry_run = false")
+    observing = guarding.replace('mode = "guard"', 'mode = "observe"')
+    assert observing != guarding
+    with shared_scene(tmp_path, observing) as scene:
+        scene.start()
+        scene.config.write_text(guarding)
+        scene.reload()
+        await_event(scene, "guard.verified")
+        assert scene.table() == OTHERS
+        scene.config.write_text(observing)
+        scene.reload()
+        scene.node.ip(f"route add {HOST_ROUTE}")
+        eventually_sync(lambda: len(scene.named("route.dropped")) > 1, what="the host route in the events")
+        eventually_sync(lambda: scene.status().get("guard") is None, what="a status without a guard")
+        assert len(scene.named("guard.removed")) == 1
+        assert scene.stop() == 0
+        assert scene.table() == list(FOUNDING_TABLE)
+
+
 def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path: Path) -> None:
     with shared_scene(tmp_path, guard_config("dry_run = false", "contended_within_s = 1")) as scene:
         scene.start()

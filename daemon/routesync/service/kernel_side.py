@@ -254,10 +254,6 @@ class KernelSide:
                 await asyncio.sleep(0)
         self._taking = False
 
-    def _overhear(self, route: Route) -> None:
-        for overhearer in self.overhearers:
-            overhearer(route)
-
     def _heed(self, report: KernelReport) -> None:
         """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
         self._reporter(report)
@@ -268,6 +264,10 @@ class KernelSide:
             loop.call_later(READING_CONSIDERED_S, self._tell_of_reading, loop.time() - report.duration_s)
             if "rules" in report.causes:
                 self._evaluated.set()
+
+    def _overhear(self, route: Route) -> None:
+        for overhearer in self.overhearers:
+            overhearer(route)
 
     def _tell_of_reading(self, began: float) -> None:
         if self._taking:  # what it changed is still being considered
