@@ -181,7 +181,7 @@ def test_an_entry_that_stays_is_said_to_need_a_restart(tmp_path: Path) -> None:
 
 def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) -> None:
     text = guard_config()
-    with shared_scene(tmp_path, text.replace('mode = "guard"', 'mode = "observe"')) as scene:
+    with shared_scene(tmp_path, text.replace('mode = "guard"', 'mode = "mirror"')) as scene:
 
         def reload(config: str) -> None:
             before = len(scene.logged("configuration reloaded"))
@@ -191,6 +191,7 @@ def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) ->
             eventually_sync(lambda: len(scene.logged("configuration reloaded")) > before, what="the reload")
 
         scene.start()
+        await_event(scene, "target.refused")
         assert scene.status()["guard"] is None
         reload(text)
         await_event(scene, "guard.would-remove")
@@ -198,7 +199,7 @@ def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) ->
         await_event(scene, "guard.verified")
         assert scene.table() == OTHERS
         reload(
-            text.replace('mode = "guard"', 'mode = "observe"').replace("[guard]", "[guard]\ndry_run = false")
+            text.replace('mode = "guard"', 'mode = "mirror"').replace("[guard]", "[guard]\ndry_run = false")
         )
         dropped = len(scene.named("route.dropped"))
         scene.node.ip(f"route add {HOST_ROUTE}")
