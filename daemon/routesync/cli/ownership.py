@@ -24,7 +24,7 @@ from routesync.mirror.status import TargetState
 from routesync.mirror.wanted import TargetRules
 from routesync.plan import Fate
 from routesync.route import Address, Prefix, format_address
-from routesync.service.daemon import make_client, target_limits
+from routesync.service.target_parts import make_client, target_limits
 from routesync.settings import TargetSettings
 
 POLL_S: Final = 0.1

@@ -97,9 +97,29 @@ class EventHub:
         for outlet in self._outlets:
             outlet.put(record)
 
+    def flush(self) -> None:
+        """Tell the drops that wait for a summary now: the daemon is about to end."""
+        self._drops.flush()
+
     def attach(self, outlet: Outlet) -> None:
         """Hand all further events to this outlet, too."""
         self._outlets.append(outlet)
+
+    def detach(self, outlet: Outlet) -> None:
+        """Hand nothing more to this outlet."""
+        self._outlets.remove(outlet)
+
+    def continue_in(self, epoch: str, sequence: int) -> None:
+        """Count on in an epoch that is kept elsewhere, behind a number that was given there.
+
+        Within one epoch the count never goes back. Events that counted in another are no longer remembered.
+        """
+        if epoch == self.identity.epoch:
+            self._sequence = max(self._sequence, sequence)
+            return
+        self.identity = self.identity._replace(epoch=epoch)
+        self._sequence = sequence
+        self._tail.clear()
 
     @contextmanager
     def follow(self, limit: int = 10_000) -> Iterator[Follower]:

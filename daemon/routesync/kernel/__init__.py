@@ -14,7 +14,7 @@ from __future__ import annotations
 from routesync.kernel.details import RouteDetails
 from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.judge import Admit, AdmitHeader
-from routesync.kernel.netlink import Sysctls, open_route_socket
+from routesync.kernel.netlink import Sysctls, in_own_namespace, open_route_socket
 from routesync.kernel.once import TableReading, read_table
 from routesync.kernel.reports import (
     BadMessage,
@@ -47,6 +47,7 @@ __all__ = [
     "RouteDetails",
     "Sysctls",
     "TableReading",
+    "in_own_namespace",
     "open_route_socket",
     "read_table",
 ]

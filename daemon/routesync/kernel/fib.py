@@ -91,7 +91,8 @@ class Fib:
         self._suspects: dict[Key, int] = {}  # readings in a row that lacked it
         self._touched: set[bytes] | None = None  # while a reading runs: addresses that events spoke of
         self._certain: set[Key] = set()  # of those, the keys of which an event told all
-        self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something
+        self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
+        self._mixed_prefixes: set[Prefix] = set()
         self._inet6_readings = 0
         self._reported: dict[Prefix, dict[Key, Identity]] = {}
         self._reported_count = 0
@@ -136,14 +137,20 @@ class Fib:
             self._order("doubt")
 
     def _hides(self, key: Key, aliases: Aliases) -> bool:
-        """Whether a dump may tell less of this key than there is; once it did, it is watched."""
+        """Whether a dump may tell less of this key than there is; once it did, it is watched.
+
+        What no event and no dump has ever shown, for it was hidden from the first, is beyond anybody: it comes to light
+        with the next reading after what hides it has gone.
+        """
         if key in self._mixed:
             return True
         if len(aliases) < 2 or len(key[0].packed) == 4 or not is_mixed(aliases):
             return False
         if len(self._mixed) >= _WATCHED:
             self._mixed.clear()
+            self._mixed_prefixes.clear()
         self._mixed.add(key)
+        self._mixed_prefixes.add(key[0])
         return True
 
     def _passes_by(self, kind: int, data: bytes, start: int) -> bool:
@@ -154,7 +161,7 @@ class Fib:
         table, size = found
         at = start + RTMSG_SIZE + 12
         prefix = (data[at : at + size], data[start + 1])
-        if prefix in self.replica or prefix in self._reported:
+        if prefix in self.replica or prefix in self._reported or prefix in self._mixed_prefixes:
             return False
         if kind != RTM_NEWROUTE and size == 4:
             return True
@@ -243,6 +250,9 @@ class Fib:
                 await asyncio.sleep(0)
                 until = time.monotonic() + _SLICE_S
             before, after = replica.slots(prefix), reading.tidied(prefix)
+            if len(prefix.packed) == 16 and before != after:
+                for rest, aliases in (*before, *after):
+                    self._hides((prefix, rest), aliases)
             if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
                 if after:
                     replica.begin(prefix, after)

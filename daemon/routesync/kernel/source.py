@@ -68,6 +68,7 @@ class KernelSource:
         audit_interval_s: float,
         netns: str | None = None,
         sock: socket.socket | None = None,
+        stats: KernelStats | None = None,
         admit_header: AdmitHeader = admit_header_unknown,
         report: Callable[[KernelReport], None] = _unreported,
     ) -> None:
@@ -80,11 +81,12 @@ class KernelSource:
             audit_interval_s: how often everything is read without a cause.
             netns: name or path of a network namespace to read instead of our own.
             sock: a bound NETLINK_ROUTE socket handed over to us, instead of opening one; its namespace is read.
+            stats: of a source before this one, to count on in.
             admit_header: the rules, where the header of a message is enough to drop it.
             report: called with each report, in the loop's thread; must not block.
         """
         self.synced = asyncio.Event()
-        self.stats = KernelStats()
+        self.stats = stats or KernelStats()
         self._tables = tuple(dict.fromkeys(tables))
         self._receive_buffer = receive_buffer
         self._netns = netns

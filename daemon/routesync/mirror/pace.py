@@ -43,6 +43,12 @@ class TokenBucket:
             self._dry_since = now
         return (1 - self._tokens) / self.rate
 
+    def change(self, rate: float, burst: int, now: float) -> None:
+        """Fill at another rate from now on; what is there stays, up to the new burst."""
+        self._refill(now)
+        self.rate, self.burst = rate, burst
+        self._tokens = min(float(burst), self._tokens)
+
     def give_back(self, now: float) -> None:
         """Return a token whose request changed nothing."""
         self._refill(now)

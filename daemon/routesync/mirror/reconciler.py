@@ -179,7 +179,7 @@ class Reconciler:
         Routes that stand there stay, also where `max_routes` is less than their number now.
         """
         self._rules, self._limits = rules, limits
-        self._bucket.rate, self._bucket.burst = limits.rate, limits.burst
+        self._bucket.change(limits.rate, limits.burst, self._now())
         self._checks.reconfigure(self._now(), limits)
         self._work.reconfigure(limits)
         self.rejudge()

@@ -7,6 +7,7 @@ once, and so is whoever took a prefix of ours. Without it, or while it cannot be
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -33,18 +34,19 @@ def _keep_all(_route: Route, _links: Links) -> Verdict:
 
 
 class Witness:
-    """Follows the main table of a namespace.
+    """Follows the main table of a namespace: of one by name or path, or of the one that a given socket lives in.
 
     Attributes:
         trouble: why it cannot be read, in one line; None while it can.
         honours_static: whether the loxilb there makes our routes `static` (since v0.9.5), or `boot`.
     """
 
-    def __init__(self, target: str, netns: str) -> None:
+    def __init__(self, target: str, netns: str | None = None, *, sock: socket.socket | None = None) -> None:
         self.trouble: str | None = None
         self.honours_static = True
         self._target = target
-        self._netns = netns
+        self._netns = netns if sock is None else None
+        self._sock = sock
         self._seen: dict[Prefix, tuple[Candidate, ...]] = {}
         self._ready = False
 
@@ -85,6 +87,7 @@ class Witness:
                 receive_buffer=RECEIVE_BUFFER,
                 audit_interval_s=AUDIT_INTERVAL_S,
                 netns=self._netns,
+                sock=self._sock,
             )
             reader = asyncio.create_task(self._take(source, on_change))
             try:
@@ -105,7 +108,9 @@ class Witness:
     async def _take(self, source: KernelSource, on_change: Callable[[Prefix], None]) -> None:
         before, self._seen = self._seen, dict(await source.changes())
         self._ready = True
-        log.info("witness present", target=self._target, netns=self._netns, routes=len(self._seen))
+        log.info(
+            "witness present", target=self._target, netns=self._netns or "handed over", routes=len(self._seen)
+        )
         self.trouble = None
         for prefix in {**before, **self._seen}:
             on_change(prefix)

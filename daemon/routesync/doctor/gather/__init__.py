@@ -34,7 +34,7 @@ from routesync.doctor.gather.peers import ask_local, ask_target
 from routesync.doctor.gather.state import find_daemon, read_state
 from routesync.kernel import TableReading
 from routesync.plan import Fate, TargetInput, make_plan
-from routesync.service.daemon import target_rules
+from routesync.service.target_parts import target_rules
 from routesync.settings import Settings, resolve_tables
 
 __all__ = ["gather"]

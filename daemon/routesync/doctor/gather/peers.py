@@ -7,7 +7,7 @@ from typing import Final
 from routesync.doctor.facts import LocalLoxilb, TargetFacts
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import AccessDenied, LoxilbError
-from routesync.service.daemon import make_client
+from routesync.service.target_parts import make_client
 from routesync.settings import TargetSettings
 
 _LOCAL_URL: Final = "http://127.0.0.1:11111"
