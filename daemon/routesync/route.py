@@ -114,6 +114,12 @@ class Prefix(NamedTuple):
         """Whether every address of `other` lies in this prefix; a prefix covers itself."""
         return other.length >= self.length and self.contains(other.packed)
 
+    def cut(self, length: int) -> Prefix:
+        """The prefix of this length, at most its own, that covers it."""
+        shift = len(self.packed) * 8 - length
+        number = int.from_bytes(self.packed, "big") >> shift << shift
+        return Prefix(Address(number.to_bytes(len(self.packed), "big")), length)
+
     @property
     def sort_key(self) -> tuple[int, bytes, int]:
         """Order for people: IPv4 before IPv6, then by address, then short before long."""

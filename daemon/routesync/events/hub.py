@@ -125,11 +125,17 @@ class EventHub:
     def follow(self, limit: int = 10_000) -> Iterator[Follower]:
         """Follow the events for the length of a `with` block; at most `limit` may wait."""
         follower = Follower(limit)
-        self._outlets.append(follower)
-        try:
+        with self.attached(follower):
             yield follower
+
+    @contextmanager
+    def attached(self, outlet: Outlet) -> Iterator[None]:
+        """Hand the events to this outlet, too, for the length of a `with` block."""
+        self._outlets.append(outlet)
+        try:
+            yield
         finally:
-            self._outlets.remove(follower)
+            self._outlets.remove(outlet)
 
 
 def new_epoch() -> str:

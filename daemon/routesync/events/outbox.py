@@ -15,8 +15,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -65,8 +65,6 @@ class Outbox:
         """Where the hub's counting goes on."""
         self.trouble = trouble
         """What is wrong with the disk; None where all is well."""
-        self.lost: Counter[LossReason] = Counter()
-        """Events that were lost since the start, as far as they could be counted; without what exceeded the bounds."""
         self._place = place
         self._store = store
         self._bounds = bounds
@@ -139,13 +137,13 @@ class Outbox:
 
     def lose(self, reason: LossReason, since: float, count: int | None = 1) -> None:
         """Count events as lost; None: nobody knows how many."""
-        self.lost[reason] += count or 0
         self._losses.add(Loss(reason, count, since))
+        self._losses.count(reason, 1 if count is None else count)
 
     @property
-    def trimmed(self) -> int:
-        """Events that were dropped since the start, for they exceeded the bounds."""
-        return self._store.trimmed
+    def lost(self) -> Mapping[LossReason, int]:
+        """Events that were lost since the start; where nobody knows how many, one."""
+        return self._losses.total
 
     @property
     def untold(self) -> tuple[Loss, ...]:
@@ -316,6 +314,7 @@ class Outbox:
                 self._failed(error)
             else:
                 self._losses.written(losses, told, stored)
+                self._losses.count("outbox-full", self._store.take_trimmed())
                 self._deleted = acknowledged
                 self._unwritten.clear()
                 self._note_well()

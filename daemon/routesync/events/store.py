@@ -108,8 +108,7 @@ class Store:
         self.sequence: int = sequence if clean else reserved
         self._reserved = 0
         self._reserve_settled = False
-        self.trimmed = 0
-        """Events that were dropped since the start, for they exceeded the bounds."""
+        self._trimmed = 0
         self.count: int
         self.size: int
         self.count, self.size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
@@ -149,7 +148,7 @@ class Store:
         Raises:
             sqlite3.Error: nothing was changed.
         """
-        before = (self.count, self.size, self._reserved, self.trimmed)
+        before = (self.count, self.size, self._reserved)
         try:
             with self._transaction():
                 self._db.executemany(
@@ -162,16 +161,22 @@ class Store:
                     self.note_loss(loss)
                 for loss in told:
                     self._subtract_loss(loss)
-                self._trim(bounds, handed_out)
+                trimmed = self._trim(bounds, handed_out)
                 if messages:
                     self.sequence = max(message.sequence for message in messages)
                     self._reserve(self.sequence)
                 untold = self.losses()
         except sqlite3.Error:
-            self.count, self.size, self._reserved, self.trimmed = before
+            self.count, self.size, self._reserved = before
             raise
+        self._trimmed += trimmed
         self._settle_reserve()
         return untold
+
+    def take_trimmed(self) -> int:
+        """How many messages exceeded the bounds since this was asked last."""
+        trimmed, self._trimmed = self._trimmed, 0
+        return trimmed
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -206,10 +211,10 @@ class Store:
             self.size -= size
         return int(count)
 
-    def _trim(self, bounds: Bounds, handed_out: int) -> None:
-        """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one."""
+    def _trim(self, bounds: Bounds, handed_out: int) -> int:
+        """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one; tell how many."""
         if self.count <= bounds.events and self.size <= bounds.size:
-            return
+            return 0
         count, size = self.count, self.size
         last = handed_out
         for sequence, row_size in self._db.execute(
@@ -224,12 +229,12 @@ class Store:
         ).fetchall()
         dropped = self._delete(handed_out, last)
         if not dropped:
-            return
-        self.trimmed += dropped
+            return 0
         self.note_loss(Loss("outbox-full", dropped, time.time()))
         for loss in (loss_told_by(*teller) for teller in tellers):
             if loss is not None:
                 self.note_loss(loss)  # told by an event that is dropped now
+        return dropped
 
     def note_loss(self, loss: Loss) -> None:
         """Remember a loss that is to be told."""

@@ -6,6 +6,7 @@ wire, once             events and dumps over it
 splice, replica        what an event does; what is held
 judge                  the rules, as injected
 reading, fib, schedule full readings, how they are believed, and when they are due
+lookup                 routes looked up for somebody who asks
 source                 all of it, for one namespace
 """
 

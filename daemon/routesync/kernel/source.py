@@ -21,9 +21,10 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from routesync.kernel.errors import DecodeError
+from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.fib import Fib
 from routesync.kernel.judge import Admit, AdmitHeader, Judge, admit_header_unknown
+from routesync.kernel.lookup import Lookup, Take
 from routesync.kernel.namespaces import Identity, namespace_identity, until_replaced
 from routesync.kernel.netlink import (
     HEADER,
@@ -105,6 +106,7 @@ class KernelSource:
             order=self._schedule.order,
         )
         self._wire: Wire | None = None
+        self._dumps: set[asyncio.Future[bool]] = set()  # asked for by others than us
         self._lost = 0
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
@@ -144,6 +146,34 @@ class KernelSource:
         """Put other rules in force; everything is read again and judged by them."""
         self._judge.replace(admit, admit_header)
         self._schedule.order("rules")
+
+    async def look_up(self, take: Take, covering: Prefix | None = None) -> bool:
+        """Read the tables anew, for somebody who asks; what is held stays as it is.
+
+        Args:
+            take: called with each route, dropped by the rules or not; those of one prefix come table by table, in the
+                kernel's order.
+            covering: only routes whose prefix covers this one.
+
+        Returns:
+            Whether it was whole and consistent; else some may have been missed, or come twice.
+
+        Raises:
+            KernelError: nothing is followed at the moment, or the kernel refuses.
+        """
+        lookup = Lookup(self._fib.decoder, take, covering)
+        whole = True
+        for request in route_requests(self._tables):
+            if not lookup.wants(request):
+                continue
+            if self._wire is None:
+                raise KernelError("the kernel's routes are not followed yet")
+            # The kernel refuses another dump while one runs: it is heard to its end, whoever has lost interest.
+            dump = asyncio.ensure_future(self._wire.dump(request, lookup.feed))
+            self._dumps.add(dump)
+            dump.add_done_callback(self._dumps.discard)
+            whole = await asyncio.shield(dump) and whole
+        return whole and not lookup.bad
 
     async def changes(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
         """Wait until something changed; return the present candidates of each prefix that did.

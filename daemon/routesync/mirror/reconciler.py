@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -210,6 +211,18 @@ class Reconciler:
             self._say.released(held, "hand")
             self._wake.set()
         return held
+
+    def adopt(self, prefixes: Collection[Prefix] = ()) -> int:
+        """Claim the routes there that equal the wanted ones and are not ours; tell how many these are.
+
+        They are ours when a reading shows that they stand there still. Without prefixes: all of them.
+
+        Raises:
+            LedgerError: the claim cannot be written.
+        """
+        adopted = self._work.adopt(set(prefixes), partial(self._ledger.intend, self.name))
+        self._wake.set()
+        return adopted
 
     def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
         return judge(candidate, self._rules, facts, self._horizon.addresses)
@@ -499,6 +512,18 @@ class Reconciler:
     def facts(self) -> TargetFacts:
         """What is known of the target's own place in the network."""
         return self._work.facts
+
+    @property
+    def reading(self) -> Reading | None:
+        """Its table as it was last read; None: not yet."""
+        return self._work.reading
+
+    def witness_shows(self, prefix: Prefix) -> bool | None:
+        """Whether its kernel has the route of ours now; None: there is no witness, or nothing of ours to look for."""
+        entry = self.entries.get(prefix)
+        if self._witness is None or not self._witness.ready or entry is None or entry.known is None:
+            return None
+        return self._witness.shows(prefix, entry.known)
 
     @property
     def entries(self) -> Mapping[Prefix, Entry]:

@@ -8,7 +8,7 @@ what its entry says, and is called whenever that may have changed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from routesync.mirror.announce import Announcer
@@ -166,6 +166,20 @@ class Worklist:
     def doubt(self, prefix: Prefix) -> None:
         """Let a prefix wait for a reading."""
         self.verify.setdefault(prefix, self._now())
+
+    def adopt(self, prefixes: Collection[Prefix], intend: Callable[[Prefix, Address], None]) -> int:
+        """Claim what stands there as it is wanted and is not ours, of these prefixes or of all; tell how many."""
+        adopted = 0
+        for prefix, entry in list(self.entries.items()):
+            wanted = entry.wanted
+            if entry.phase is not Phase.PRESENT or wanted is None or (prefixes and prefix not in prefixes):
+                continue
+            intend(prefix, wanted.gateway)
+            entry.claim, entry.phase, entry.failures = wanted.gateway, Phase.PENDING, 0
+            self._occupied[prefix.family] += 1
+            adopted += 1
+            self.schedule(prefix, entry)
+        return adopted
 
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
         before = entry.judgement

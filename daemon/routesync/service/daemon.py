@@ -21,6 +21,9 @@ from typing import Final
 import structlog
 
 from routesync.config import Loaded
+from routesync.control.listeners import runtime_directory
+from routesync.control.server import ControlServer
+from routesync.control.subject import Subject
 from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
 from routesync.events.status import Status
@@ -31,6 +34,7 @@ from routesync.service.kernel_side import KernelSide
 from routesync.service.metrics import Metrics
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.outlets import Outlets
+from routesync.service.ownership import Ownership
 from routesync.service.reload import Reloader
 from routesync.service.status import StatusBuilder
 from routesync.service.supervise import Supervisor, signals
@@ -72,10 +76,10 @@ class Daemon:
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
         self.metrics = Metrics(
-            status=self.status,
-            kernel=self.kernel,
+            status=lambda: self.status,
+            source=lambda: self.kernel.source,
             targets=self.targets.views,
-            hub=self.hub,
+            hub=lambda: self.hub,
             publisher=lambda: self.outlets.publisher,
         )
         self.reloader = Reloader(
@@ -86,12 +90,35 @@ class Daemon:
             notifier=notifier,
             status=self.status.line,
         )
+        self.ownership = Ownership(
+            ledger,
+            self.hub,
+            links=lambda: self.kernel.links,
+            mirrored=lambda: [reconciler.name for reconciler in self.targets.reconcilers],
+            changed=self.targets.look_for_orphans,
+        )
+        self.control = ControlServer(self._subject(), runtime_directory())
         self.status.standing += [
             lambda: trouble,
             lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
+            lambda: self.control.troubles,
         ]
+
+    def _subject(self) -> Subject:
+        return Subject(
+            loaded=lambda: self.reloader.loaded,
+            source=lambda: self.kernel.source,
+            table=lambda: self.kernel.table,
+            targets=lambda: self.targets.reconcilers,
+            hub=lambda: self.hub,
+            status=self._build_status,
+            verdicts=self.status.verdicts,
+            ownership=self.ownership,
+            reload=self.reloader.reload,
+            metrics=self.metrics,
+        )
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
@@ -109,6 +136,7 @@ class Daemon:
             start("events", self.outlets.run)
             await self.targets.apply(loaded)
             start("kernel", self.kernel.run)
+            start("control", self.control.run)
             start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
             start("readiness", self._say_ready)
             try:

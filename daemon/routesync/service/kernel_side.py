@@ -53,10 +53,10 @@ PATIENCE_S: Final = 10.0
 class Consumer(Protocol):
     """Who works with the table."""
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None, /) -> None:
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None, /) -> None:
         """Take the elected route of a prefix; None: there is none any more. Cheap, and never raises.
 
-        `asked_at` is when that change was read off the kernel, in monotonic seconds; None: it was no change there.
+        `asked_at` is when the kernel told of it (monotonic seconds); None: it is not news.
         """
 
     def kernel_was_read(self, began: float, /) -> None:
@@ -221,15 +221,14 @@ class KernelSide:
     async def _pump(self, source: KernelSource) -> None:
         changes = await source.changes()
         gone = [prefix for prefix, _ in self.table if prefix not in changes]
-        await self._take(changes)
-        await self._take(dict.fromkeys(gone, ()))
+        await self._take(changes, source.changed_at)
+        await self._take(dict.fromkeys(gone, ()), source.changed_at)
         self._evaluated.set()
         while True:
-            await self._take(await source.changes(), source.changed_at)
+            changes = await source.changes()
+            await self._take(changes, source.changed_at)
 
-    async def _take(
-        self, changes: Mapping[Prefix, tuple[Candidate, ...]], asked_at: float | None = None
-    ) -> None:
+    async def _take(self, changes: Mapping[Prefix, tuple[Candidate, ...]], asked_at: float | None) -> None:
         self._taking = True
         for count, (prefix, candidates) in enumerate(changes.items(), 1):
             change = self.table.update(prefix, candidates)

@@ -46,14 +46,9 @@ class Outlets:
         self._settings: tuple[MqttSettings | None, EventsSettings] | None = None
         self._outbox: Outbox | None = None
         self._attached = False
-        self._publisher: MqttPublisher | None = None
+        self.publisher: MqttPublisher | None = None
         self._work = Exchangeable()
         hub.attach(self.table)
-
-    @property
-    def publisher(self) -> MqttPublisher | None:
-        """The way to the broker; None: no broker is configured."""
-        return self._publisher
 
     async def run(self) -> None:
         """Send events out until cancelled."""
@@ -67,11 +62,11 @@ class Outlets:
         self._settings = settings
         mqtt, events = settings
         if mqtt is None:
-            self._publisher = None
+            self.publisher = None
             self._set_attached(attached=False)
             self._work.exchange(functools.partial(log_events, self._hub))
             return
-        self._publisher = MqttPublisher(
+        self.publisher = MqttPublisher(
             mqtt,
             self._hub.identity.node,
             self._hub,
@@ -80,20 +75,20 @@ class Outlets:
             table=self.table,
             table_interval_s=events.table_interval_s,
         )
-        self._work.exchange(functools.partial(_publish, self._publisher))
+        self._work.exchange(functools.partial(_publish, self.publisher))
 
     def broker(self) -> str | None:
         """How the broker is reached, in one line; None: no broker is configured."""
-        return self._publisher.state if self._publisher is not None else None
+        return self.publisher.state if self.publisher is not None else None
 
     def troubles(self) -> tuple[str, ...]:
         """Why events do not get through, one line each."""
-        return self._publisher.troubles if self._publisher is not None else ()
+        return self.publisher.troubles if self.publisher is not None else ()
 
     def refresh(self) -> None:
         """Publish the status now rather than within a second."""
-        if self._publisher is not None:
-            self._publisher.refresh()
+        if self.publisher is not None:
+            self.publisher.refresh()
 
     async def close(self) -> None:
         """Write down what waits; `run` has ended."""

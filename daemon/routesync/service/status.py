@@ -6,14 +6,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 from routesync import __version__
 from routesync.events.hub import EventHub
 from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
-from routesync.service.kernel_side import KernelSide
 from routesync.settings import Settings
+from routesync.table import Table
+
+
+class KernelView(Protocol):
+    """What is to be known of the kernel's side."""
+
+    @property
+    def table(self) -> Table:
+        """The elected routes."""
+
+    @property
+    def source(self) -> KernelSource:
+        """Where they come from."""
 
 
 class StatusBuilder:
@@ -29,7 +43,7 @@ class StatusBuilder:
     def __init__(
         self,
         settings: Settings,
-        kernel: KernelSide,
+        kernel: KernelView,
         hub: EventHub,
         targets: Callable[[], Sequence[TargetView]],
     ) -> None:
@@ -41,6 +55,11 @@ class StatusBuilder:
         self._hub = hub
         self._targets = targets
         self.started = datetime.now(UTC)
+
+    @property
+    def mode(self) -> str:
+        """What the daemon may do."""
+        return self.settings.mode
 
     def kept(self) -> Counter[str]:
         """How many elected routes each rule keeps."""

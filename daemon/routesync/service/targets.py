@@ -79,7 +79,7 @@ class Targets:
         self._witness_sockets = witness_sockets
         self._held: dict[str, _Held] = {}
         self._configured: dict[str, TargetSettings] = {}
-        self._gathered: dict[Prefix, float | None] | None = None
+        self._gathered: dict[Prefix, None] | None = None
         kernel.consumers.append(self)
 
     @property
@@ -101,7 +101,7 @@ class Targets:
     def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None, /) -> None:
         """See `Consumer`."""
         if self._gathered is not None:
-            self._gathered[prefix] = asked_at
+            self._gathered[prefix] = None
             return
         for held in self._held.values():
             held.reconciler.consider(prefix, candidate, asked_at)
@@ -123,8 +123,8 @@ class Targets:
             yield
         finally:
             gathered, self._gathered = self._gathered, None
-            for prefix, asked_at in gathered.items():
-                self.consider(prefix, self._kernel.table.elected(prefix), asked_at)
+            for prefix in gathered:
+                self.consider(prefix, self._kernel.table.elected(prefix))
 
     # -- the configuration --------------------------------------------------------------------------------------------
 

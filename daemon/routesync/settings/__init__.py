@@ -16,13 +16,14 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from routesync.names import Names
-from routesync.settings.fields import Name, NetworkNamespace, OneOrMany, TableWord, host_names
+from routesync.settings.fields import ListenAt, Name, NetworkNamespace, OneOrMany, TableWord, host_names
 from routesync.settings.model import Model
 from routesync.settings.notation import MAX_U32, NotationError, read_number
 from routesync.settings.peers import MqttSettings, TargetSettings, TlsSettings
 from routesync.settings.rules import MatchSettings, PolicySettings, PrefixMatch, RuleSettings, rewrite_of
 
 __all__ = [
+    "ControlSettings",
     "EventsSettings",
     "KernelSettings",
     "LogSettings",
@@ -106,6 +107,16 @@ class EventsSettings(Model):
     )
 
 
+class ControlSettings(Model):
+    """How the daemon is asked. Its control socket, control.sock in the runtime directory, is always there."""
+
+    listen: ListenAt | None = Field(
+        default=None,
+        description="ADDRESS:PORT where /metrics and /health are served over TCP, to whoever can reach it, and nothing "
+        "else; use an address of the loopback interface unless others have to ask. Without it: nowhere.",
+    )
+
+
 class LogSettings(Model):
     """Logs on standard error."""
 
@@ -129,6 +140,7 @@ class Settings(Model):
     targets: tuple[TargetSettings, ...] = Field(default=(), strict=False)
     mqtt: MqttSettings | None = None
     events: EventsSettings = EventsSettings()
+    control: ControlSettings = ControlSettings()
     log: LogSettings = LogSettings()
 
 

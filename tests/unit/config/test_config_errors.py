@@ -13,6 +13,7 @@ from routesync.names import Names
 Complaints = Callable[..., list[str]]
 
 RULE = '[[policy.rules]]\nname = "it"\naction = "drop"\n'
+LISTEN = "write it like 127.0.0.1:9469 or [::1]:9469"
 TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
 
 
@@ -48,6 +49,23 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         (
             "[kernel]\nnetns = 'a/b'\n",
             "2: [kernel], key netns: 'a/b' names no network namespace; write a name below /run/netns, or a path",
+        ),
+        (
+            "[control]\nlisten = 'localhost:9469'\n",
+            "2: [control], key listen: 'localhost:9469' has no address of this host; " + LISTEN,
+        ),
+        (
+            "[control]\nlisten = '127.0.0.1'\n",
+            "2: [control], key listen: '127.0.0.1' has no port to listen at; " + LISTEN,
+        ),
+        (
+            "[control]\nlisten = '::1:9469'\n",
+            "2: [control], key listen: in '::1:9469' an IPv6 address stands in brackets, and no other; "
+            + LISTEN,
+        ),
+        (
+            "[control]\nlisten = 9469\n",
+            "2: [control], key listen: expected ADDRESS:PORT as a string, got an integer",
         ),
         (
             RULE + RULE,
@@ -311,3 +329,12 @@ def test_a_path_that_cannot_be_one() -> None:
 
 def test_control_characters_do_not_reach_the_terminal(complaints: Complaints) -> None:
     assert complaints('"a\\u001b[31m\\nb" = 1\n') == ["1: key a\\x1b[31m\\nb: unknown key 'a\\x1b[31m\\nb'"]
+
+
+@pytest.mark.parametrize(("listen", "warned"), [("127.0.0.1:1", 0), ("[::1]:65535", 0), ("0.0.0.0:9469", 1)])
+def test_a_listener_that_others_can_reach_is_warned_of(tmp_path: Path, listen: str, warned: int) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text(f'[control]\nlisten = "{listen}"\n')
+    loaded = load(file, {}, Names())
+    assert str(loaded.settings.control.listen) == listen
+    assert len(loaded.warnings) == warned

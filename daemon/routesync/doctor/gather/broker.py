@@ -69,7 +69,7 @@ class _Probe:
         self._topic = topic
 
     async def run(self, where: str, payload: bytes, *, silent: bool, within_s: float) -> BrokerFacts:
-        listens = await self._session.listen(self._topic, _nothing)
+        listens = await self._session.listen(self._topic, lambda: None)  # messages are read below
         status, reasons = await self._retained() if listens else (None, ())
         facts = BrokerFacts(where, status=status, reasons=reasons)
         if silent:
@@ -105,7 +105,3 @@ class _Probe:
                     if not message.retain:
                         return True
         return False
-
-
-def _nothing() -> None:
-    """What comes is read off the session itself."""

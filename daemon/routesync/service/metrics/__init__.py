@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 
 from routesync.events.hub import EventHub
 from routesync.events.mqtt import MqttPublisher
+from routesync.kernel import KernelSource
 from routesync.mirror.status import TargetView
-from routesync.service.kernel_side import KernelSide
 from routesync.service.metrics import daemon, events, kernel, target
 from routesync.service.status import StatusBuilder
 
@@ -27,25 +27,27 @@ from routesync.service.status import StatusBuilder
 class Metrics(Collector):
     """All metrics of one daemon.
 
+    Each argument is asked at each scrape, so that what a reload exchanges is found by its successor.
+
     Args:
-        status: how the daemon fares.
-        kernel: the kernel side.
+        status: how the daemon fares, and its table.
+        source: the kernel side.
         targets: each target at this moment.
         hub: the events.
-        publisher: the way to the broker at this moment; None: there is none.
+        publisher: the way to the broker; None: there is none.
     """
 
     def __init__(
         self,
         *,
-        status: StatusBuilder,
-        kernel: KernelSide,
+        status: Callable[[], StatusBuilder],
+        source: Callable[[], KernelSource],
         targets: Callable[[], Sequence[TargetView]],
-        hub: EventHub,
+        hub: Callable[[], EventHub],
         publisher: Callable[[], MqttPublisher | None],
     ) -> None:
         self._status = status
-        self._kernel = kernel
+        self._source = source
         self._targets = targets
         self._hub = hub
         self._publisher = publisher
@@ -64,7 +66,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
-        yield from daemon.metrics(self._status)
-        yield from kernel.metrics(self._kernel, self._status.kept())
+        yield from daemon.metrics(self._status())
+        yield from kernel.metrics(self._source(), self._status().kept())
         yield from target.metrics(self._targets())
-        yield from events.metrics(self._hub, self._publisher())
+        yield from events.metrics(self._hub(), self._publisher())

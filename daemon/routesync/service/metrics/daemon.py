@@ -14,7 +14,7 @@ from routesync.service.status import StatusBuilder
 
 def metrics(status: StatusBuilder) -> Iterator[Metric]:
     """Who it is, since when, and whether all is well."""
-    build = {"version": __version__, "python": platform.python_version(), "mode": status.settings.mode}
+    build = {"version": __version__, "python": platform.python_version(), "mode": status.mode}
     yield InfoMetricFamily(f"{PREFIX}_build", "The running program; always 1.", value=build)
     yield gauge(
         "start_time_seconds", "When the daemon started, in seconds since 1970.", status.started.timestamp()

@@ -39,11 +39,7 @@ def _broker(publisher: MqttPublisher) -> Iterator[Metric]:
         "mqtt_lost_events",
         "Events that no subscriber will see, by reason.",
         ("reason",),
-        (
-            ((reason,), outbox.lost[reason] + (outbox.trimmed if reason == "outbox-full" else 0))
-            for reason in get_args(LossReason)
-            if reason != "killed"
-        ),
+        (((reason,), outbox.lost[reason]) for reason in get_args(LossReason) if reason != "killed"),
     )
     yield gauge("mqtt_outbox_events", "Events that wait for the broker.", outbox.backlog)
     yield gauge("mqtt_outbox_bytes", "What they take in the outbox.", outbox.size)

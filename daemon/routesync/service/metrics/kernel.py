@@ -6,18 +6,17 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.metrics_core import Metric, SummaryMetricFamily
 
-from routesync.service.kernel_side import KernelSide
+from routesync.kernel import KernelSource
 from routesync.service.metrics.families import PREFIX, counter, counters, gauge, gauges
 
 
-def metrics(side: KernelSide, kept: Mapping[str, int]) -> Iterator[Metric]:
+def metrics(source: KernelSource, kept: Mapping[str, int]) -> Iterator[Metric]:
     """Everything of the kernel side.
 
     Args:
-        side: the kernel side.
+        source: the kernel side.
         kept: elected routes by the rule that keeps them.
     """
-    source = side.source
     stats = source.stats
     dropped = stats.table.items()
     yield gauges(
@@ -30,11 +29,6 @@ def metrics(side: KernelSide, kept: Mapping[str, int]) -> Iterator[Metric]:
         ],
     )
     yield gauge("kernel_synced", "1 when a first reading is done.", source.synced.is_set())
-    yield gauge(
-        "kernel_unreadable",
-        "1 while the kernel's routes cannot be read and those of before are held.",
-        bool(side.troubles),
-    )
     yield gauge("kernel_table_routes", "Routes that the last full reading saw.", stats.table_routes)
     yield gauge("kernel_prefixes", "Prefixes of which the rules keep a route.", stats.kept)
     yield counter("kernel_events", "Route messages of the kernel in the tables read.", stats.events)

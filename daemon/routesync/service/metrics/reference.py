@@ -12,16 +12,17 @@ from typing import Final, NamedTuple
 
 from prometheus_client.metrics_core import Metric, StateSetMetricFamily
 
-from routesync.config import load, shipped_configuration
 from routesync.events.hub import EventHub
 from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
 from routesync.events.status import offline
-from routesync.service.kernel_side import KernelSide
+from routesync.kernel import KernelSource
+from routesync.route import Verdict
 from routesync.service.metrics import Metrics
 from routesync.service.metrics.families import PREFIX
 from routesync.service.status import StatusBuilder
-from routesync.settings import MqttSettings
+from routesync.settings import MqttSettings, Settings
+from routesync.table import Table
 
 REFERENCE: Final = Path("docs/metrics.md")
 
@@ -84,18 +85,33 @@ def _describe(family: Metric) -> Described:
 _INFO: Final = {f"{PREFIX}_build": ("version", "python", "mode"), f"{PREFIX}_target": ("url", "version")}
 
 
+class _Idle(NamedTuple):
+    table: Table
+    source: KernelSource
+
+
 @contextmanager
 def _sample() -> Iterator[Metrics]:
     """Collectors of a daemon that does nothing."""
     hub = EventHub("node")
-    loaded = load(shipped_configuration())
-    kernel = KernelSide(loaded, hub)
-    status = StatusBuilder(loaded.settings, kernel, hub, tuple)
+    source = KernelSource(
+        tables=(),
+        admit=lambda _route, _links: Verdict(keep=False, rule="none"),
+        receive_buffer=0,
+        audit_interval_s=0,
+    )
+    status = StatusBuilder(Settings(), _Idle(Table(), source), hub, tuple)
     outbox = Outbox.open(None, "node")
     try:
         settings = MqttSettings(host="localhost")
         publisher = MqttPublisher(settings, "node", hub, lambda: offline("node"), outbox=outbox)
-        yield Metrics(status=status, kernel=kernel, targets=tuple, hub=hub, publisher=lambda: publisher)
+        yield Metrics(
+            status=lambda: status,
+            source=lambda: source,
+            targets=tuple,
+            hub=lambda: hub,
+            publisher=lambda: publisher,
+        )
     finally:
         outbox.end()
 
