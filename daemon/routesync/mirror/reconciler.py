@@ -262,7 +262,7 @@ class Reconciler:
         return trouble
 
     def _say_paused(self, trouble: str | None) -> None:
-        log.warning("target paused", target=self.name, url=self._client.url, trouble=trouble)
+        log.warning("target_paused", target=self.name, url=self._client.url, trouble=trouble)
         self._sink.emit(TargetPaused(target=self.name))
 
     def _enter_hold(self) -> None:
@@ -289,7 +289,7 @@ class Reconciler:
             return None
         held_s = max(0.0, time.time() - self._hold.since)
         trouble = self._hold.lift()
-        log.warning("target resumed", target=self.name, url=self._client.url, trouble=trouble)
+        log.warning("target_resumed", target=self.name, url=self._client.url, trouble=trouble)
         self._sink.emit(TargetResumed(target=self.name, paused_s=round(held_s, 1)))
         self._state, self._error, self._failures = TargetState.CONNECTING, None, 0
         self._resumed_at = self._now()
@@ -361,7 +361,7 @@ class Reconciler:
         if isinstance(error, errors.AccessDenied):
             text += "; set token_file for this target"
         if self._state is not TargetState.UNREACHABLE:
-            log.warning("target down", target=self.name, url=self._client.url, error=text)
+            log.warning("target_down", target=self.name, url=self._client.url, error=text)
             self._sink.emit(TargetDown(target=self.name, url=self._client.url, error=text))
             if self._sync_began is not None:
                 self._sink.emit(SyncFailed(target=self.name, error=text, retry_in_s=round(delay, 1)))
@@ -418,7 +418,7 @@ class Reconciler:
             self._witness.honours_static = self._changes.protocols == STATIC
         self._absorb(reading)
         if self._state in {TargetState.UNREACHABLE, TargetState.SHARED_NAMESPACE} or self._version is None:
-            log.info("target up", target=self.name, url=self._client.url, version=version)
+            log.info("target_up", target=self.name, url=self._client.url, version=version)
             self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
         self._version, self._failures, self._error = version, 0, None
         self._crew.start_anew()
@@ -430,7 +430,7 @@ class Reconciler:
 
     def _say_waiting(self, state: TargetState, why: str) -> None:
         if self._state is not state:
-            log.warning("target not mirrored into", target=self.name, url=self._client.url, why=why)
+            log.warning("target_not_mirrored", target=self.name, url=self._client.url, reason=why)
             if state is TargetState.SHARED_NAMESPACE:
                 self._say_refused("shared-namespace", why)
         self._state, self._error = state, why
@@ -494,7 +494,7 @@ class Reconciler:
     def _restored(self, prefix: Prefix) -> None:
         """A check made a route anew that had been lost: a sweep finds the others."""
         if self._checks.sweep_soon(self._now()):
-            log.warning("target had lost a route", target=self.name, prefix=str(prefix))
+            log.warning("target_lost_route", target=self.name, prefix=str(prefix))
         self._wake.set()
 
     def _note_rest(self) -> None:

@@ -203,5 +203,5 @@ def _open_ledger(state: Path, stack: AsyncExitStack) -> tuple[Ledger, list[str]]
     except LedgerBusyError:
         raise
     except LedgerError as error:
-        log.error("ledger unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
+        log.error("ledger_unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
         return MemoryLedger(), [f"ledger: {error}"]

@@ -140,7 +140,7 @@ class KernelSide:
         self._reporter.names = loaded.names
         rules = (before.settings.policy, before.names) != (loaded.settings.policy, loaded.names)
         if _reading(before) != _reading(loaded):
-            log.info("kernel is read anew: its part of the configuration changed")
+            log.info("kernel_reading_changed", reason="its part of the configuration changed")
             self._evaluated.clear()
             self.source = self._make_source()
             self._follow_source()
@@ -173,7 +173,7 @@ class KernelSide:
         admit, admit_header = _rules(self._loaded.policy)
         sock = self._socket_for(self._loaded)
         if self._sock is not None and sock is None:
-            log.warning("socket from systemd not used", why=f"kernel.netns is {kernel.netns}, it lives here")
+            log.warning("socket_not_used", reason=f"kernel.netns is {kernel.netns}, it lives here")
         return KernelSource(
             tables=resolve_tables(kernel, names),
             admit=admit,
@@ -214,7 +214,7 @@ class KernelSide:
                 if not source.synced.is_set():
                     raise
                 if not self.troubles:
-                    log.error("kernel cannot be read", error=str(error), consequence="the routes held stay")  # noqa: TRY400
+                    log.error("kernel_unreadable", error=str(error), consequence="the routes held stay")  # noqa: TRY400
                 self.troubles = (f"kernel: {error}; the routes of before are held",)
             finally:
                 reading.cancel()
@@ -230,7 +230,7 @@ class KernelSide:
             if done:
                 reading.result()
         if self.troubles:
-            log.info("kernel is read again")
+            log.info("kernel_readable")
             self.troubles = ()
 
     async def _pump(self, source: KernelSource) -> None:

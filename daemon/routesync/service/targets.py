@@ -173,7 +173,7 @@ class Targets:
             for name, routes in found.items()
         )
         for name, routes in found.items():
-            log.warning("routes left behind", target=name, routes=routes)
+            log.warning("routes_left_behind", target=name, routes=routes)
 
     async def _begin(self, target: TargetSettings) -> None:
         client = make_client(target)
