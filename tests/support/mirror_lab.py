@@ -7,8 +7,6 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
-import aiohttp
-
 from routesync.events.models import Event
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
@@ -73,7 +71,7 @@ class Lab:
             "http://loxilb",
             request_timeout_s=timeout_s,
             token=token,
-            connector=lambda: aiohttp.UnixConnector(str(self.standin.socket)),
+            unix_socket=self.standin.socket,
         )
         async with client:
             reconciler = Reconciler(
@@ -116,8 +114,7 @@ class Lab:
 
     async def shows(self, prefix: Prefix) -> bool:
         """Whether its table has an entry for the prefix; to be asked in quiet only."""
-        connector = aiohttp.UnixConnector(str(self.standin.socket))
-        async with LoxilbClient("http://loxilb", connector=lambda: connector) as client:
+        async with LoxilbClient("http://loxilb", unix_socket=self.standin.socket) as client:
             return prefix in (await client.inventory()).rows
 
     def static_routes(self) -> dict[str, str]:

@@ -107,3 +107,17 @@ async def test_a_container_made_anew_gets_all_routes_again(lab: Lab) -> None:
         lab.space.ip("route flush proto static")
         await asyncio.to_thread(lab.standin.start)
         await lab.holds({str(prefix): HERE for prefix in wanted}, within_s=40)
+
+
+async def test_a_delete_whose_answer_is_lost_is_not_repeated_blindly(lab: Lab) -> None:
+    """The second would take the route that stood behind ours: somebody else's, with a higher metric."""
+    (prefix,) = [Prefix.parse("10.1.0.0/16")]
+    await lab.behind_its_back(f"route add {prefix} via {THERE} metric 100 proto bird")
+    async with lab.mirroring(limits=Limits(canary_interval_s=0.2)) as reconciler:
+        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await lab.holds({str(prefix): HERE})
+        await settled(reconciler)
+        lab.standin.inject(Fault("reset", method="DELETE", times=1, carried_out=True))
+        reconciler.consider(prefix, None)
+        await eventually(lambda: prefix not in reconciler.entries, within_s=20, what="the withdrawal")
+    assert "metric 100" in lab.space.ip(f"route show {prefix}")
