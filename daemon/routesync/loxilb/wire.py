@@ -26,7 +26,7 @@ class InventoryRow(NamedTuple):
 class Inventory(NamedTuple):
     """loxilb's own table as it showed it; it may show ghosts and lack what is not ingested yet."""
 
-    rows: Mapping[Prefix, InventoryRow]
+    rows: dict[Prefix, InventoryRow]
     unreadable: int  # rows that could not be understood
 
     def shows(self, prefix: Prefix, gateway: Address) -> bool:
