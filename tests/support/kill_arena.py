@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -75,6 +76,8 @@ class Arena:
         self._config = directory / "routesync.toml"
         self._config.write_text(CONFIG)
         self._daemon: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        """What the daemon finds in its environment besides ours."""
 
     @property
     def log(self) -> Path:
@@ -85,7 +88,10 @@ class Arena:
         command += ["--state", str(self._directory / "state")]
         with self.log.open("ab") as log:
             self._daemon = subprocess.Popen(
-                ["ip", "netns", "exec", self.router.name, *command], stdout=log, stderr=log
+                ["ip", "netns", "exec", self.router.name, *command],
+                stdout=log,
+                stderr=log,
+                env=os.environ | self.environment,
             )
 
     def kill(self) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 
 from routesync.events.models import Event
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
 from routesync.mirror.hold import Hold
+from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
@@ -65,25 +66,31 @@ class Lab:
         token: Callable[[], str | None] = lambda: None,
         witness: bool = False,
         hold: Hold | None = None,
+        client: LoxilbClient | None = None,
+        horizon: Horizon | None = None,
+        name: str = "lb",
     ) -> AsyncIterator[Reconciler]:
-        """Run a reconciler for the length of a block."""
-        client = LoxilbClient(
-            "http://loxilb",
-            request_timeout_s=timeout_s,
-            token=token,
-            unix_socket=self.standin.socket,
-        )
-        async with client:
+        """Run a reconciler for the length of a block, with this client, or one that these arguments make."""
+        async with AsyncExitStack() as stack:
             reconciler = Reconciler(
-                "lb",
-                client,
+                name,
+                client
+                or await stack.enter_async_context(
+                    LoxilbClient(
+                        "http://loxilb",
+                        request_timeout_s=timeout_s,
+                        token=token,
+                        unix_socket=self.standin.socket,
+                    )
+                ),
                 rules=rules or TargetRules(),
                 ledger=self.ledger,
                 sink=self.events,
                 links=dict,
                 request_kernel_reading=self._count_reading,
-                witness=Witness("lb", self.space.name) if witness else None,
+                witness=Witness(name, self.space.name) if witness else None,
                 hold=hold,
+                horizon=horizon,
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()

@@ -33,6 +33,8 @@ class Outcome(Enum):
     SETTLED = auto()  # the entry says how
     DOUBTFUL = auto()  # only a reading can tell
     RESTORED = auto()  # it had been lost there, and is there again
+    PROVEN = auto()  # it stands
+    UNPROVEN = auto()  # its gateway is unreachable there: whether it stands, no POST can tell
 
 
 class Changes:
@@ -100,12 +102,13 @@ class Changes:
             await self._client.add(prefix, wanted.gateway)
         except errors.AccessDenied:
             raise
-        except errors.Rejected:
+        except errors.Rejected as error:
             # 409: it stands; any other words prove nothing, for it may stand all the same
             self._bucket.give_back(self._now())
             if entry.ours is None:
                 self._ledger.forget(self._target, prefix)
-            return Outcome.SETTLED
+            unreachable = isinstance(error, errors.NextHopUnreachable)
+            return Outcome.UNPROVEN if unreachable else Outcome.PROVEN
         except (errors.OutcomeUnknown, asyncio.CancelledError):
             self._ingestion.note(self._now())  # it may have been made anew
             raise

@@ -313,6 +313,7 @@ class Reconciler:
             held_at_start=work.held_at_start(now),
             over_capacity=len(work.over),
             overdue=self._alarms.overdue and not self.paused,
+            unreachable_gateways=self._session.unreachable_gateways,
             by_urgency=work.pending.counts,
             in_flight=len(self._session.crew),
             breaker=self._session.breaker,

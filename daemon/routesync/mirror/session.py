@@ -17,9 +17,9 @@ from routesync.events.models import EventSink, SyncCompleted, SyncFailed, SyncSt
 from routesync.kernel import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.book import NEVER, STATIC, our_protocols
+from routesync.mirror.book import NEVER, STATIC, Entry, our_protocols
 from routesync.mirror.brakes import Limits
-from routesync.mirror.changes import Changes
+from routesync.mirror.changes import Changes, Outcome
 from routesync.mirror.checks import Checks
 from routesync.mirror.contact import Contact, Reading
 from routesync.mirror.crew import Crew
@@ -29,7 +29,7 @@ from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Breaker, Counters, TargetState
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import Worklist, backoff
-from routesync.route import Prefix
+from routesync.route import Address, Prefix, format_address
 
 log = structlog.get_logger(__name__)
 
@@ -94,8 +94,13 @@ class Session:
             now=_now,
             landed=self.wake.set,
             reading_due=self._reading_due,
-            restored=self._restored,
+            checked=self._checked,
         )
+
+    @property
+    def unreachable_gateways(self) -> tuple[Address, ...]:
+        """Next hops that its kernel does not reach: whether their routes stand there, nothing can tell."""
+        return tuple(self._checks.unreachable)
 
     @property
     def breaker(self) -> Breaker:
@@ -230,11 +235,22 @@ class Session:
         self._work.absorb(reading)
         self._horizon.see(self._name, self._work.facts.addresses)
 
-    def _restored(self, prefix: Prefix) -> None:
-        """A check made a route anew that had been lost: a sweep finds the others."""
-        if self._checks.sweep_soon(_now()):
+    def _checked(self, prefix: Prefix, entry: Entry, outcome: Outcome) -> None:
+        now = _now()
+        if outcome is Outcome.RESTORED and self._checks.sweep_soon(now):  # the sweep finds the others
             log.warning("target had lost a route", target=self._name, prefix=str(prefix))
+        if entry.wanted is None:
+            return
+        gateway = entry.wanted.gateway
+        if outcome is Outcome.UNPROVEN:
+            if self._checks.unproven(gateway, prefix, now):
+                self._say_gateway("next hop unreachable at target", gateway)
+        elif outcome in {Outcome.PROVEN, Outcome.RESTORED} and self._checks.proven(gateway, prefix, now):
+            self._say_gateway("next hop reachable again at target", gateway)
         self.wake.set()
+
+    def _say_gateway(self, event: str, gateway: Address) -> None:
+        log.warning(event, target=self._name, gateway=format_address(gateway))
 
     def _note_rest(self) -> None:
         """When nothing is left to do now, say that the sync is complete, once."""

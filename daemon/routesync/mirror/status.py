@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from routesync.mirror.book import Phase
 from routesync.mirror.pending import Urgency
+from routesync.route import Address
 
 
 class TargetState(StrEnum):
@@ -67,6 +68,9 @@ class TargetView(NamedTuple):
     held_at_start: int  # withdrawals that the start-up hold holds back
     over_capacity: int  # routes that wait for room
     overdue: bool  # work has waited for longer than it should
+    unreachable_gateways: tuple[
+        Address, ...
+    ]  # its kernel does not reach them: what stands there cannot be told
     by_urgency: Mapping[Urgency, int]  # what waits, also what may not go yet
     in_flight: int  # requests under way
     breaker: Breaker
