@@ -72,17 +72,18 @@ class Lab:
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block, with this client, or one that these arguments make."""
         async with AsyncExitStack() as stack:
-            reconciler = Reconciler(
-                name,
-                client
-                or await stack.enter_async_context(
+            if client is None:
+                client = await stack.enter_async_context(
                     LoxilbClient(
                         "http://loxilb",
                         request_timeout_s=timeout_s,
                         token=token,
                         unix_socket=self.standin.socket,
                     )
-                ),
+                )
+            reconciler = Reconciler(
+                name,
+                client,
                 rules=rules or TargetRules(),
                 ledger=self.ledger,
                 sink=self.events,
