@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from routesync.events import delivery
+from routesync.events.models import SyncCompleted
+from routesync.events.table import BUCKETS
 from support.broker import Broker, ServerTls, broker
 from support.certificates import Authority
-from support.events import NODE, listening, publishing
+from support.events import NODE, Listener, listening, publishing
 from support.waiting import eventually
+
+COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
 
 
 @pytest.fixture
@@ -71,43 +76,118 @@ async def test_a_missing_certificate_file_names_the_setting(mosquitto: Broker) -
         )
 
 
-ACL = f"""
-user routesync
-topic write routesync/v1/{NODE}/status
-topic write routesync/v1/{NODE}/table/#
-topic write routesync/v1/{NODE}/event/events/#
-user listener
-topic read routesync/#
-"""
+ALL = f"routesync/v1/{NODE}"
+DENIED = {
+    "status": f"topic deny {ALL}/status",
+    "table/lb-1/#": f"topic deny {ALL}/table/#",
+    "event/route/accepted": f"topic deny {ALL}/event/route/accepted",
+}
+"""What a broker may deny, and the access rule for it."""
+LISTENER = "user listener\ntopic read routesync/#\n"
+USERS = {"routesync": "one", "listener": "two"}
 
 
-async def test_a_denied_topic_is_noticed_said_once_and_counted_as_loss() -> None:
-    users = {"routesync": "one", "listener": "two"}
-    with broker(users=users, acl=ACL) as guarded, capture_logs() as logs:
-        listener_settings = guarded.settings(username="listener", password="two")
+def rules(*rules: str) -> str:
+    return "\n".join(["user routesync", *rules, f"topic readwrite {ALL}/#", LISTENER])
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "DENIED_S", 0.3)
+
+
+def losses(listener: Listener) -> list[dict[str, object]]:
+    return [heard.data for heard in listener.events if heard.topic.endswith("events/lost")]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("protocol", ["5.0", "3.1.1"])
+@pytest.mark.parametrize("denied", DENIED)
+async def test_a_denied_topic_is_said_and_when_it_is_allowed_again_all_is_made_good(
+    protocol: str, denied: str
+) -> None:
+    with broker(users=USERS, acl=rules(DENIED[denied])) as guarded, capture_logs() as logs:
+        settings = guarded.settings(username="routesync", password="one", protocol=protocol, timeout_s=0.5)
         async with (
-            listening(listener_settings) as listener,
+            listening(guarded.settings(username="listener", password="two")) as listener,
+            publishing(settings) as node,
+        ):
+            await node.connected()
+            node.emit(20)
+            node.hub.emit(COMPLETED)
+            await eventually(lambda: len(node.publisher.troubles) == 1)
+            (trouble,) = node.publisher.troubles
+            assert f"denies publishing to {ALL}: {denied} (" in trouble
+            if denied.startswith("event/"):
+                await eventually(lambda: bool(losses(listener)))
+                assert {loss["reason"] for loss in losses(listener)} == {"denied"}
+
+            guarded.set_acl(rules())
+            guarded.reload()
+
+            def healed() -> bool:
+                if denied.startswith("event/"):
+                    node.emit(1)
+                return not node.publisher.troubles
+
+            await eventually(healed)
+            wanted = BUCKETS if denied.startswith("table/") else 1
+            place = f"{ALL}/{denied.rstrip('#')}"
+            await eventually(
+                lambda: (
+                    len({heard.topic for heard in listener.heard if heard.topic.startswith(place)}) == wanted
+                )
+            )
+    said = [(line["log_level"], line["topic"]) for line in logs if "topic" in line]
+    assert said == [("error", f"{ALL}/{denied}"), ("info", f"{ALL}/{denied}")]
+
+
+async def test_denied_events_are_counted() -> None:
+    with broker(users=USERS, acl=rules(DENIED["event/route/accepted"])) as guarded:
+        async with (
+            listening(guarded.settings(username="listener", password="two")) as listener,
             publishing(guarded.settings(username="routesync", password="one")) as node,
         ):
             await node.connected()
             node.emit(20)
-            await eventually(lambda: any(heard.topic.endswith("events/lost") for heard in listener.events))
-            (trouble,) = node.publisher.troubles
-            assert "denies" in trouble
-            assert "event/route/accepted" in trouble
-            losses = [heard.data for heard in listener.events]
-            assert {loss["reason"] for loss in losses} == {"denied"}
-            await eventually(lambda: sum(int(str(heard.data["count"])) for heard in listener.events) == 20)
-        assert [line["event"] for line in logs if line["log_level"] == "error"] == [
-            "the broker denies a topic"
-        ]
+            await eventually(lambda: sum(int(str(loss["count"])) for loss in losses(listener)) == 20)
+            assert {loss["reason"] for loss in losses(listener)} == {"denied"}
 
 
-async def test_a_denied_status_is_noticed_by_3_1_1_too() -> None:
-    with broker(users={"routesync": "one"}, acl="user routesync\ntopic read routesync/#\n") as guarded:
-        settings = guarded.settings(username="routesync", password="one", protocol="3.1.1", timeout_s=0.5)
-        async with publishing(settings) as node:
-            await eventually(lambda: any("denies" in trouble for trouble in node.publisher.troubles))
+@pytest.mark.parametrize("protocol", ["5.0", "3.1.1"])
+async def test_tls_password_and_access_rules_at_once(
+    authority: Authority, tmp_path: Path, protocol: str
+) -> None:
+    server = authority.issue("server", alternative="DNS:broker.test")
+    client = authority.issue("client", alternative="DNS:node-1")
+    password = tmp_path / "password"
+    password.write_text("one\n")
+    tls = {
+        "ca_file": str(authority.certificate),
+        "cert_file": str(client.certificate),
+        "key_file": str(client.key),
+        "server_name": "broker.test",
+    }
+    pattern = "pattern readwrite routesync/v1/%u/#\n" + LISTENER
+    with broker(
+        users={NODE: "one", "listener": "two"},
+        acl=pattern,
+        tls=ServerTls(authority.certificate, server.certificate, server.key, require_client_certificate=True),
+    ) as guarded:
+        read = guarded.settings(username="listener", password="two", tls=tls)
+        write = guarded.settings(
+            username=NODE, password_file=str(password), tls=tls, protocol=protocol, timeout_s=1
+        )
+        async with listening(read) as listener, publishing(write) as node:
+            node.emit(10)
+            await eventually(lambda: listener.sequences == list(range(1, 11)))
+            assert listener.states == ["online"]
+            assert node.publisher.troubles == ()
+            async with publishing(write, node="stranger") as stranger:
+                await eventually(
+                    lambda: any("denies publishing" in said for said in stranger.publisher.troubles)
+                )
+        assert not [heard for heard in listener.heard if "stranger" in heard.topic]
 
 
 async def test_3_1_1_suspects_nothing_where_all_is_well(mosquitto: Broker) -> None:
@@ -117,6 +197,15 @@ async def test_3_1_1_suspects_nothing_where_all_is_well(mosquitto: Broker) -> No
     ):
         await node.connected()
         node.emit(1)
-        await eventually(lambda: listener.sequences == [1])
-        await eventually(lambda: node.publisher._delivery is not None and node.publisher._delivery.probed)
-        assert list(node.publisher.troubles) == []
+        node.hub.emit(COMPLETED)
+        await eventually(lambda: len(listener.sequences) == 2)
+        await eventually(
+            lambda: (
+                (delivery := node.publisher._delivery) is not None
+                and {"status", "event/route/accepted", "event/sync/completed", "table/lb-1/0"}
+                == {*delivery.echoes._due}
+                and not delivery.echoes._awaited
+                and not delivery.echoes._tasks
+            )
+        )
+        assert node.publisher.troubles == ()

@@ -10,7 +10,7 @@ import aiomqtt
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events.models import ConfigRejected
+from routesync.events.models import ConfigRejected, RouteDropped
 from routesync.events.status import Status
 from routesync.settings import MqttSettings
 from support.broker import Broker, broker
@@ -76,6 +76,18 @@ async def test_events_are_delivered_before_a_stop(mosquitto: Broker) -> None:
         assert listener.sequences == list(range(1, 501))
 
 
+async def test_a_flood_is_summed_up_before_a_stop(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener:
+        async with publishing(mosquitto.settings()) as node:
+            await node.connected()
+            for _ in range(30):
+                node.hub.emit(
+                    RouteDropped(prefix="192.0.2.1/32", family="ipv4", protocol="dhcp", rule="hosts")
+                )
+        await eventually(lambda: listener.states[-1:] == ["offline"])
+        assert listener.events[-1].data["dropped"] == {"hosts": 20}
+
+
 async def test_a_cancelled_publisher_says_offline(mosquitto: Broker) -> None:
     async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
         await node.connected()
@@ -122,7 +134,7 @@ async def test_a_message_that_the_broker_would_not_take_does_not_end_the_connect
             node.emit(1)
             await eventually(lambda: any(heard.topic.endswith("events/lost") for heard in listener.events))
             assert 2 in listener.sequences
-            assert any("1000 bytes" in denial for denial in node.publisher._delivery.denied.values())  # type: ignore[union-attr]
+            assert any("1000 bytes" in trouble for trouble in node.publisher.troubles)
 
 
 KILLED = """

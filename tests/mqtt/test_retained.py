@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
+import aiomqtt
+from structlog.testing import capture_logs
+
 from routesync.events.models import RouteWithdrawn, SyncCompleted
-from routesync.events.status import Status, TargetStatus
+from routesync.events.status import Status
 from routesync.events.table import BUCKETS
-from support.broker import Broker
-from support.events import NODE, Listener, Node, accepted, listening, publishing
+from support.broker import Broker, broker
+from support.events import NODE, TARGET, Listener, Node, accepted, listening, publishing
 from support.waiting import eventually
 
-TARGET = TargetStatus(name="lb-1", url="http://192.0.2.9:11111", state="synced")
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
 
 
@@ -136,6 +139,7 @@ async def test_a_target_that_is_no_longer_configured_is_cleared(mosquitto: Broke
     async with listening(mosquitto.settings()) as listener:
         await eventually(lambda: len(buckets(listener)) == BUCKETS)
         async with publishing(mosquitto.settings(), outbox_path=file) as node:
+            node.status = Status(state="online", node=NODE)
             await eventually(lambda: len(cleared(listener)) == BUCKETS)
             await node.connected()
 
@@ -156,3 +160,101 @@ async def test_a_configured_target_that_is_not_back_yet_keeps_its_last_known_tab
         async with listening(mosquitto.settings()) as listener:
             await eventually(lambda: listener.states[-1:] == ["degraded"])
             await eventually(lambda: len(rows(listener)) == 5)
+
+
+async def test_a_target_taken_out_while_it_runs_is_cleared(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
+        serve(node, routes=5)
+        await eventually(lambda: len(rows(listener)) == 5 and manifests(listener) == [5])
+        node.status = Status(state="online", node=NODE)
+        await eventually(lambda: len(cleared(listener)) == BUCKETS and manifests(listener) == [])
+        async with listening(mosquitto.settings()) as late:
+            await eventually(lambda: late.states == ["online"])
+            assert not buckets(late)
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from routesync.settings import MqttSettings
+from support.events import publishing
+
+async def main() -> None:
+    settings = MqttSettings(host=sys.argv[1], port=int(sys.argv[2]), will_delay_s=1)
+    async with publishing(settings, outbox_path=Path(sys.argv[3]), node="former") as node:
+        await node.connected()
+        while "routesync/v1/former/status" not in await node.outbox.retained():
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_last_will_of_a_former_name_is_cleared_too(mosquitto: Broker, tmp_path: Path) -> None:
+    file = tmp_path / "outbox.sqlite"
+    killed = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        KILLED,
+        mosquitto.address,
+        str(mosquitto.port),
+        file,
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert await killed.wait() == -9
+    settings = mosquitto.settings(will_delay_s=1).model_copy(update={"keepalive_s": 1})
+    former = "routesync/v1/former/status"
+    async with (
+        listening(mosquitto.settings(), former) as listener,
+        publishing(settings, outbox_path=file, node="renamed") as node,
+    ):
+        await eventually(lambda: listener.states_or_cleared[-2:] == ["offline", ""])
+        await eventually_gone(node, former)
+    async with listening(mosquitto.settings()) as late:
+        await eventually(lambda: late.states == ["offline"])  # of the new name alone
+        assert {heard.topic for heard in late.heard if heard.payload} == {"routesync/v1/renamed/status"}
+
+
+async def eventually_gone(node: Node, topic: str) -> None:
+    async def gone() -> bool:
+        return topic not in await node.outbox.retained()
+
+    await eventually(gone)
+
+
+async def test_what_may_not_be_cleared_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "outbox.sqlite"
+    acl = "user one\ntopic write routesync/v1/one/#\nuser two\ntopic write routesync/v1/two/#\n"
+    with broker(users={"one": "1", "two": "2"}, acl=acl) as guarded, capture_logs() as logs:
+        one = guarded.settings(username="one", password="1")
+        async with publishing(one, outbox_path=file, node="one") as node:
+            await node.connected()
+            await eventually(
+                lambda: bool(node.publisher._delivery and node.publisher._delivery._retained._remembered)
+            )
+        two = guarded.settings(username="two", password="2")
+        async with publishing(two, outbox_path=file, node="two"):
+            await eventually(lambda: any("may not be cleared" in line["event"] for line in logs))
+    (line,) = [line for line in logs if "may not be cleared" in line["event"]]
+    assert line["first"].startswith("routesync/v1/one/")
+
+
+async def test_retained_messages_can_be_told_apart_without_parsing(mosquitto: Broker) -> None:
+    async with (
+        aiomqtt.Client(mosquitto.address, mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as client,
+        publishing(mosquitto.settings()) as node,
+    ):
+        await client.subscribe("routesync/+/+/status", qos=1)
+        await client.subscribe("routesync/+/+/table/#", qos=1)
+        serve(node, routes=1)
+        found: dict[str, object] = {}
+        async for message in client.messages:
+            kind = message.topic.value.split("/")[3]
+            found[kind] = vars(message.properties)["UserProperty"]
+            if len(found) == 2:
+                break
+        assert found == {
+            "status": [("type", "io.routesync.status.v1")],
+            "table": [("type", "io.routesync.table.v1"), ("target", "lb-1")],
+        }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,17 +13,20 @@ from typing import NamedTuple
 
 import aiomqtt
 
+from routesync.events.access import tls_context
 from routesync.events.backoff import Backoff
+from routesync.events.connection import Connection
 from routesync.events.hub import EventHub
 from routesync.events.models import RouteAccepted
 from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
-from routesync.events.status import Status
+from routesync.events.status import Status, TargetStatus
 from routesync.events.store import Bounds
 from routesync.settings import MqttSettings
 from support.waiting import eventually
 
 NODE = "node-1"
+TARGET = TargetStatus(name="lb-1", url="http://192.0.2.9:11111", state="synced")
 QUICK = Backoff(first_s=0.05, limit_s=0.1)
 UNHURRIED = Backoff(first_s=1, limit_s=1)
 """Leaves a listener the time to be there first, when the broker is back."""
@@ -69,7 +73,16 @@ class Listener:
     @property
     def states(self) -> list[str]:
         """The states that `status` went through; what was retained is the first of them."""
-        return [str(heard.data["state"]) for heard in self.heard if heard.topic.endswith("/status")]
+        return [state for state in self.states_or_cleared if state]
+
+    @property
+    def states_or_cleared(self) -> list[str]:
+        """The same, with "" where the topic was cleared."""
+        return [
+            str(heard.data["state"]) if heard.payload else ""
+            for heard in self.heard
+            if heard.topic.endswith("/status")
+        ]
 
 
 @asynccontextmanager
@@ -83,13 +96,9 @@ async def listening(settings: MqttSettings, topic: str = "routesync/#") -> Async
             listener.heard.append(Heard(message.topic.value, message.retain, message.payload))
 
     password = settings.password.get_secret_value() if settings.password else None
-    async with aiomqtt.Client(
-        settings.host,
-        settings.port,
-        username=settings.username,
-        password=password,
-        protocol=aiomqtt.ProtocolVersion.V5,
-    ) as client:
+    client_id = f"listener-{secrets.token_hex(4)}"
+    tls = tls_context(settings)
+    async with Connection(settings, client_id=client_id, password=password, tls=tls) as client:
         await client.subscribe(topic, qos=1)
         task = asyncio.create_task(collect(client))
         try:
@@ -98,8 +107,6 @@ async def listening(settings: MqttSettings, topic: str = "routesync/#") -> Async
             task.cancel()
             with suppress(asyncio.CancelledError, aiomqtt.MqttError):
                 await task
-            if client._disconnected.done():
-                client._disconnected.exception()  # else asyncio complains that nobody looked
 
 
 @dataclass
@@ -110,7 +117,7 @@ class Node:
     outbox: Outbox
     publisher: MqttPublisher
     task: asyncio.Task[None]
-    status: Status = field(default_factory=lambda: Status(state="online", node=NODE))
+    status: Status = field(default_factory=lambda: Status(state="online", node=NODE, targets=(TARGET,)))
 
     def emit(self, count: int = 1) -> None:
         """Emit events of routes that all differ."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from routesync.demo.topology import FoundingTopology
-from support.broker import broker
+from support.broker import Broker, broker
 from support.netns import Namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
@@ -24,9 +24,12 @@ ROUTESYNC = [sys.executable, "-m", "routesync"]
 class Scene:
     """The founding topology with everything running in it, and what came of it."""
 
-    def __init__(self, topology: FoundingTopology, standin: StandinProcess, directory: Path) -> None:
+    def __init__(
+        self, topology: FoundingTopology, standin: StandinProcess, mosquitto: Broker, directory: Path
+    ) -> None:
         self.topology = topology
         self.standin = standin
+        self.broker = mosquitto
         self.directory = directory
         self.config = directory / "routesync.toml"
         self.config.write_text(
@@ -113,8 +116,8 @@ def founding_scene(tmp_path: Path) -> Iterator[Scene]:
     with ExitStack() as stack:
         topology = stack.enter_context(FoundingTopology())
         standin = stack.enter_context(running_standin(Namespace(topology.loxilb)))
-        stack.enter_context(broker(namespace=Namespace(topology.node)))
-        made = Scene(topology, standin, tmp_path)
+        mosquitto = stack.enter_context(broker(namespace=Namespace(topology.node)))
+        made = Scene(topology, standin, mosquitto, tmp_path)
         events = stack.enter_context((tmp_path / "events").open("wb"))
         listener = subprocess.Popen(
             made.in_node("mosquitto_sub", "-t", "routesync/v1/node/event/#", "-q", "1"), stdout=events

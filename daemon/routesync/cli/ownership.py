@@ -1,35 +1,27 @@
 """`adopt`, `withdraw`, `forget`: which routes in a loxilb are ours, changed by hand.
 
-They work on the ledger itself, so the daemon must not run meanwhile: the lock of the state directory sees to that.
+A running daemon is asked. Where none runs, or files are named, they work on the ledger itself, and no daemon may run
+on it meanwhile: the lock of the state directory sees to that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from rich.prompt import Confirm
 
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import complain
 from routesync.cli.situation import Situation, read_situation
+from routesync.control.subject import Emptied
 from routesync.events.models import Event
-from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.ledger import LedgerBusyError, LedgerError, SqliteLedger
-from routesync.mirror.reconciler import Reconciler
-from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import TargetRules
 from routesync.plan import Fate
 from routesync.route import Address, Prefix, format_address
-from routesync.service.daemon import make_client, target_limits
+from routesync.service.emptying import empty
 from routesync.settings import TargetSettings
-
-POLL_S: Final = 0.1
-GIVE_UP_S: Final = 30.0
-"""How long a loxilb may be away before a withdrawal gives up."""
 
 
 def adopt(config: Path, state: Path, target: str, *, yes: bool) -> int:
@@ -105,7 +97,7 @@ def withdraw(config: Path, state: Path, target: str, url: str | None) -> int:
     def work(ledger: SqliteLedger) -> int:
         if not ledger.owned(target):
             return _nothing(ledger, target)
-        return asyncio.run(_withdraw(settings, ledger))
+        return _show_emptied(target, asyncio.run(empty(settings, ledger, _Silence())))
 
     return _with_ledger(state, work)
 
@@ -115,42 +107,12 @@ class _Silence:
         """Say nothing: what happens is shown when it is done."""
 
 
-async def _withdraw(settings: TargetSettings, ledger: SqliteLedger) -> int:
-    name, before = settings.name, len(ledger.owned(settings.name))
-    async with make_client(settings) as client:
-        reconciler = _emptying(settings, client, ledger)
-        reconciler.load_ledger()
-        task = asyncio.create_task(reconciler.run())
-        loop = asyncio.get_running_loop()
-        well_at = loop.time()
-        try:
-            while left := len(ledger.owned(name)):
-                if reconciler.view().state is not TargetState.UNREACHABLE:
-                    well_at = loop.time()
-                elif loop.time() - well_at > GIVE_UP_S:
-                    complain(
-                        f"target {name}: {reconciler.view().error}; {left} routes are still there, and still ours"
-                    )
-                    return 1
-                await asyncio.sleep(POLL_S)
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-    print(f"{name}: {before} routes withdrawn")
+def _show_emptied(target: str, done: Emptied) -> int:
+    if done.left:
+        complain(f"target {target}: {done.error}; {done.left} routes are still there, and still ours")
+        return 1
+    print(f"{target}: {done.withdrawn} routes withdrawn")
     return 0
-
-
-def _emptying(settings: TargetSettings, client: LoxilbClient, ledger: SqliteLedger) -> Reconciler:
-    return Reconciler(
-        settings.name,
-        client,
-        rules=TargetRules(),
-        limits=target_limits(settings)._replace(startup_hold_s=0, brake_share=1),
-        ledger=ledger,
-        sink=_Silence(),
-        links=dict,  # it was posted to before: it lives elsewhere
-    )
 
 
 def _nothing(ledger: SqliteLedger, target: str) -> int:
@@ -170,7 +132,10 @@ def _with_ledger(state: Path, work: Callable[[SqliteLedger], int]) -> int:
         with SqliteLedger(state) as ledger:
             return work(ledger)
     except LedgerBusyError:
-        complain(f"{state}: the daemon runs and keeps this ledger; stop it first: systemctl stop routesync")
+        complain(
+            f"{state}: the daemon runs and keeps this ledger; name neither it nor a configuration, to ask the daemon, "
+            "or stop it first: systemctl stop routesync"
+        )
     except LedgerError as error:
         complain(str(error))
     return 1

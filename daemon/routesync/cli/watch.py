@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 from rich.console import Group, RenderableType
@@ -15,7 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from routesync.cli.check import EX_CONFIG, load_or_explain
+from routesync.cli.live import exit_of
 from routesync.cli.output import complain, console
+from routesync.control.client import ControlError, default_socket
+from routesync.control.follow import follow_local
 from routesync.events.reader import Message, Selection, follow
 from routesync.route import Prefix
 from routesync.settings import MqttSettings
@@ -25,21 +28,61 @@ SHOWN: Final = 20
 _COLOURS: Final = {"online": "green", "degraded": "yellow", "stopping": "yellow", "offline": "red"}
 
 
-def watch(config: Path, broker: str | None, selection: Selection, *, as_json: bool) -> int:
+class Way(NamedTuple):
+    """How the events are had."""
+
+    config: Path
+    broker: str | None
+    socket: Path | None
+    local: bool
+
+
+Follow = Callable[[Callable[[str | None], None]], AsyncIterator[Message]]
+
+
+def watch(way: Way, selection: Selection, *, as_json: bool) -> int:
     """Follow until Ctrl-C; return the exit status."""
-    settings = _settings(config, broker)
-    if settings is None:
-        return EX_CONFIG
+    follow_it = _way(way, selection)
+    if isinstance(follow_it, int):
+        return follow_it
     try:
         if as_json or not console().is_terminal:
-            asyncio.run(_print(settings, selection, as_json=as_json))
+            asyncio.run(_print(follow_it, as_json=as_json))
         else:
-            asyncio.run(_show(settings, selection))
+            asyncio.run(_show(follow_it))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:  # whoever read has had enough
         pass
+    except ControlError as error:
+        complain(str(error))
+        return exit_of(error)
     return 0
+
+
+def _way(way: Way, selection: Selection) -> Follow | int:
+    socket = way.socket or default_socket()
+    if not way.local:
+        if way.broker is None and _is_closed(way.config) and socket.exists():
+            return _follow_local(socket, selection)  # the file may hold secrets, and be for the daemon alone
+        settings = _settings(way.config, way.broker)
+        if isinstance(settings, int):
+            return settings
+        if settings is not None:
+            return lambda trouble: follow(settings, selection, trouble)
+    return _follow_local(socket, selection)
+
+
+def _follow_local(socket: Path, selection: Selection) -> Follow:
+    return lambda trouble: follow_local(socket, selection, trouble)
+
+
+def _is_closed(file: Path) -> bool:
+    try:
+        file.open("rb").close()
+    except OSError:
+        return True
+    return False
 
 
 def read_prefix(text: str) -> Prefix | None:
@@ -51,7 +94,8 @@ def read_prefix(text: str) -> Prefix | None:
         return None
 
 
-def _settings(config: Path, broker: str | None) -> MqttSettings | None:
+def _settings(config: Path, broker: str | None) -> MqttSettings | int | None:
+    """The broker; None where there is none; the exit status where that cannot be told."""
     if broker is not None:
         host, colon, port = broker.rpartition(":")
         named = (
@@ -61,16 +105,13 @@ def _settings(config: Path, broker: str | None) -> MqttSettings | None:
             return MqttSettings.model_validate(named)
         except ValidationError as error:
             complain(f"--broker {broker}: {error.errors()[0]['msg']}; write HOST or HOST:PORT")
-            return None
+            return EX_CONFIG
     loaded = load_or_explain(config)
-    if loaded is not None and loaded.settings.mqtt is None:
-        complain(f"{config}: names no broker ([mqtt]); name one with --broker HOST[:PORT]")
-        return None
-    return loaded.settings.mqtt if loaded is not None else None
+    return EX_CONFIG if loaded is None else loaded.settings.mqtt
 
 
-async def _print(settings: MqttSettings, selection: Selection, *, as_json: bool) -> None:
-    async for message in follow(settings, selection, _complain_once()):
+async def _print(follow_it: Follow, *, as_json: bool) -> None:
+    async for message in follow_it(_complain_once()):
         print(message.model_dump_json() if as_json else _line(message).plain, flush=True)
 
 
@@ -86,7 +127,7 @@ def _complain_once() -> Callable[[str | None], None]:
     return trouble
 
 
-async def _show(settings: MqttSettings, selection: Selection) -> None:
+async def _show(follow_it: Follow) -> None:
     view = _View()
     with Live(view.render(), console=console(), refresh_per_second=4, transient=False) as live:
 
@@ -94,7 +135,7 @@ async def _show(settings: MqttSettings, selection: Selection) -> None:
             view.trouble = text
             live.update(view.render())
 
-        async for message in follow(settings, selection, trouble):
+        async for message in follow_it(trouble):
             view.take(message)
             live.update(view.render())
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import structlog
 
+from routesync.events.echoes import UNSEEN, Echoes
 from routesync.events.hub import EventHub
+from routesync.events.measures import DeliveryMeasures
 from routesync.events.models import EventsLost
 from routesync.events.outbox import Outbox
 from routesync.events.retained import RetainedState
@@ -24,9 +26,20 @@ from routesync.settings import MqttSettings
 
 TICK_S: Final = 1.0
 """Retained state is published at most this often."""
+DENIED_S: Final = 60.0
+"""Retained state that the broker denied is sent again after this; an event's topic is not said to be denied for
+longer than ten times this after the last such event."""
 _BATCH: Final = 512
+_TELLER: Final = EventsLost.topic()
 
 log = structlog.get_logger("routesync.events")
+
+
+class Denial(NamedTuple):
+    """What the broker said, and when it did so last, in the loop's time."""
+
+    answer: str
+    at: float
 
 
 class Delivery:
@@ -41,6 +54,7 @@ class Delivery:
         table: The routes.
         table_interval_s: Its buckets are published at most this often.
         status_source: What the daemon is at this moment.
+        measures: Counts what the broker took.
     """
 
     def __init__(
@@ -54,17 +68,25 @@ class Delivery:
         table: Table,
         table_interval_s: float,
         status_source: Callable[[], Status],
+        measures: DeliveryMeasures,
     ) -> None:
-        self.denied: dict[str, str] = {}
-        """Topics below the root that the broker denies, with its words."""
-        self.probed = False
-        """Whether a publish by 3.1.1 was seen to come back."""
+        self.denied: dict[str, Denial] = {}
+        """Topics below the root that the broker denies."""
+        self.echoes = Echoes(
+            session,
+            root=root,
+            timeout_s=settings.timeout_s,
+            retry_s=DENIED_S,
+            missing=self._note_missing,
+            seen=self._note_taken,
+        )
         self._session = session
         self._settings = settings
         self._root = root
         self._hub = hub
         self._outbox = outbox
         self._status_source = status_source
+        self._measures = measures
         self._refresh = asyncio.Event()
         self._retained = RetainedState(
             session,
@@ -73,7 +95,9 @@ class Delivery:
             outbox=outbox,
             table=table,
             interval_s=table_interval_s,
-            denied=self._note_denial,
+            wills_over_s=settings.will_delay_s + 1.5 * settings.keepalive_s,
+            echoes=self.echoes,
+            acknowledged=self._note_answer,
         )
         self._unacknowledged: dict[int, None] = {}  # sequences, in order
         self._sent = outbox.acknowledged
@@ -85,13 +109,15 @@ class Delivery:
         Raises:
             aiomqtt.MqttError: it has broken.
         """
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._session.broken())
-            if not self._session.is_v5 and await self._session.listen(f"{self._root}/status"):
-                tasks.create_task(self._check_echo())
-            self.post_status(self._status_source())
-            tasks.create_task(self._send_events())
-            tasks.create_task(self._send_states())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._session.broken())
+                await self.echoes.prepare("status")
+                self.post_status(self._status_source())
+                tasks.create_task(self._send_events())
+                tasks.create_task(self._send_states())
+        finally:
+            self.echoes.close()
         raise AssertionError("the tasks end by raising")
 
     def refresh(self) -> None:
@@ -115,6 +141,7 @@ class Delivery:
         while True:
             for message in await self._outbox.read(self._sent, _BATCH):
                 await self._session.room()
+                await self.echoes.prepare(message.topic)
                 self._post_event(message)
 
     def _post_event(self, message: Message) -> None:
@@ -134,34 +161,60 @@ class Delivery:
         self._session.post(publication, partial(self._event_acknowledged, message))
 
     def _event_acknowledged(self, message: Message, denial: str | None) -> None:
-        if denial is not None:
-            self._note_denial(message.topic, denial)
-            if message.topic != "event/events/lost":  # telling it could only be denied again
-                self._outbox.lose("denied", time.time())
+        self._note_answer(message.topic, denial)
+        if denial is None:
+            self._measures.published += 1
+        elif message.topic != _TELLER:  # telling it could only be denied again
+            self._outbox.lose("denied", time.time())
         self._unacknowledged.pop(message.sequence, None)
         self._outbox.acknowledge(next(iter(self._unacknowledged), self._sent + 1) - 1)
         self._progress.set()
 
-    def _note_denial(self, topic: str, denial: str) -> None:
-        if topic not in self.denied:
-            self.denied[topic] = denial
-            log.error("the broker denies a topic", topic=f"{self._root}/{topic}", answer=denial)
+    # ---- what the broker denies ----
 
-    async def _check_echo(self) -> None:
-        """Find out by 3.1.1, whose acknowledgement says nothing, whether at least the birth was taken."""
-        try:
-            await asyncio.wait_for(self._session.echo(), self._settings.timeout_s)
-        except TimeoutError:
-            self._note_denial("status", "it does not come back")
+    def _note_answer(self, topic: str, denial: str | None) -> None:
+        if denial is not None:
+            self._note_denial(topic, denial)
+        elif self._session.is_v5:
+            self._note_taken(topic)
         else:
-            self.probed = True
-            await self._session.unsubscribe(f"{self._root}/status")
+            self.echoes.acknowledged(topic)
+
+    def _note_missing(self, topic: str) -> None:
+        self._note_denial(topic, UNSEEN)
+        if topic.startswith("event/") and topic != _TELLER:
+            self._outbox.lose("denied", time.time(), count=None)
+
+    @property
+    def denials(self) -> dict[str, str]:
+        """What the broker denies, with its words; the buckets of a target's table are one."""
+        return {_place(topic): denial.answer for topic, denial in sorted(self.denied.items())}
+
+    def _note_denial(self, topic: str, answer: str) -> None:
+        if _place(topic) not in self.denials:
+            log.error("the broker denies a topic", topic=f"{self._root}/{_place(topic)}", answer=answer)
+        self.denied[topic] = Denial(answer, asyncio.get_running_loop().time())
+
+    def _note_taken(self, topic: str) -> None:
+        if self.denied and self.denied.pop(topic, None) is not None and _place(topic) not in self.denials:
+            log.info("the broker takes a topic again", topic=f"{self._root}/{_place(topic)}")
+
+    def _try_denied_again(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for topic, denial in list(self.denied.items()):
+            if topic.startswith("event/"):
+                if now - denial.at > 10 * DENIED_S:
+                    del self.denied[topic]
+            elif now - denial.at > DENIED_S:
+                self.denied[topic] = denial._replace(at=now)
+                self._retained.send_again(_place(topic))
 
     # ---- retained state ----
 
     async def _send_states(self) -> NoReturn:
         while True:
             self._tell_losses()
+            self._try_denied_again()
             await self._retained.publish(self._status_source())
             self._refresh.clear()
             with contextlib.suppress(TimeoutError):
@@ -179,3 +232,8 @@ class Delivery:
             since = datetime.fromtimestamp(loss.since, UTC)
             self._hub.emit(EventsLost(count=loss.lost, since=since, reason=loss.reason))
         self._outbox.told(losses)
+
+
+def _place(topic: str) -> str:
+    """The topic that a denial is noted by: the buckets of a target's table share one."""
+    return f"{topic.rpartition('/')[0]}/#" if topic.startswith("table/") else topic

@@ -37,6 +37,12 @@ class DropGate:
         self._counted[event.rule] += 1
         return False
 
+    def flush(self) -> None:
+        """Tell now what was counted: there will be no later."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._close()
+
     def _close(self) -> None:
         self._timer, self._passed = None, 0
         if self._counted:

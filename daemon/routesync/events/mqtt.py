@@ -17,11 +17,13 @@ import structlog
 
 from routesync.events.access import explain, read_password, tls_context
 from routesync.events.backoff import Backoff
+from routesync.events.connection import FAREWELL_S
 from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
+from routesync.events.measures import DeliveryMeasures
 from routesync.events.outbox import Outbox
 from routesync.events.retained import encode_status
-from routesync.events.session import FAREWELL_S, Session, last_will
+from routesync.events.session import Session, last_will
 from routesync.events.status import Status, offline
 from routesync.events.table import Table
 from routesync.settings import MqttSettings
@@ -39,6 +41,7 @@ class MqttPublisher:
         hub: The events' source; losses are told through it.
         status_source: What the daemon is at this moment. Called once a second, so it should be cheap.
         outbox: Where the events wait, attached to the hub. By default they wait in memory, those of before among them.
+        table: What the retained buckets show, attached to the hub. By default it begins with what the hub remembers.
         table_interval_s: The parts of the retained table are published at most this often.
         backoff: How long to wait between connections.
     """
@@ -51,19 +54,18 @@ class MqttPublisher:
         status_source: Callable[[], Status],
         *,
         outbox: Outbox | None = None,
+        table: Table | None = None,
         table_interval_s: float = 1,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
+        self.measures = DeliveryMeasures()
         self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
         self._hub = hub
         self._outbox = outbox or _memory_outbox(hub)
-        self._table = Table()
-        for record in hub.tail:
-            self._table.put(record)
-        hub.attach(self._table)
+        self._table = table or _folded(hub)
         self._status_source = status_source
         self._backoff = backoff
         self._table_interval_s = table_interval_s
@@ -77,13 +79,23 @@ class MqttPublisher:
         """Why events do not get through, one line each; empty when all is well."""
         found = [] if self.state == "connected" else [self.state]
         if self._delivery is not None and self._delivery.denied:
-            topics = ", ".join(sorted(self._delivery.denied))
+            topics = ", ".join(f"{topic} ({answer})" for topic, answer in self._delivery.denials.items())
             found.append(
                 f"the broker denies publishing to {self._root}: {topics}; check its access rules and limits"
             )
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where the events wait."""
+        return self._outbox
+
+    @property
+    def denied(self) -> int:
+        """How many topics the broker denies on this connection."""
+        return len(self._delivery.denied) if self._delivery is not None else 0
 
     def refresh(self) -> None:
         """Publish the status now rather than within a second."""
@@ -100,6 +112,12 @@ class MqttPublisher:
 
     async def run(self) -> None:
         """Publish until `stop` is called. A cancellation is a stop with a short deadline."""
+        try:
+            await self._keep_connected()
+        finally:
+            self._hub.flush()  # with no broker they wait in the outbox
+
+    async def _keep_connected(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -109,6 +127,7 @@ class MqttPublisher:
                 if time.monotonic() - began > self._backoff.steady_s:
                     failures = 0
                 failures += 1
+                self.measures.failures += 1
                 self._note_trouble(explain(_first(group), self._settings, self.client_id))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
@@ -136,6 +155,7 @@ class MqttPublisher:
             will=last_will(self._settings, f"{self._root}/status", encode_status(self._offline(), self._hub)),
         )
         async with session:
+            self.measures.connections += 1
             self._note_connected()
             self._delivery = Delivery(
                 session,
@@ -146,6 +166,7 @@ class MqttPublisher:
                 table=self._table,
                 table_interval_s=self._table_interval_s,
                 status_source=self._status_source,
+                measures=self.measures,
             )
             try:
                 await self._deliver(self._delivery)
@@ -168,6 +189,7 @@ class MqttPublisher:
                     raise
                 cancelled = True
                 self.stop(FAREWELL_S)
+            self._hub.flush()
             delivery.post_status(self._status_source().model_copy(update={"state": "stopping"}))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._stop_by - time.monotonic()):
@@ -186,6 +208,14 @@ def _memory_outbox(hub: EventHub) -> Outbox:
         outbox.put(record)
     hub.attach(outbox)
     return outbox
+
+
+def _folded(hub: EventHub) -> Table:
+    table = Table()
+    for record in hub.tail:
+        table.put(record)
+    hub.attach(table)
+    return table
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

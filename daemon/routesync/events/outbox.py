@@ -16,14 +16,17 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import structlog
 
 from routesync.events.cloudevents import Identity, Record, encode
-from routesync.events.store import Bounds, Loss, LossReason, Message, Store, open_store
+from routesync.events.losses import Loss, LossBook, LossReason, loss_told_by
+from routesync.events.models import EventsLost
+from routesync.events.store import REMEDY, Bounds, Message, Store, open_store
 
 T = TypeVar("T")
 
@@ -35,6 +38,8 @@ _BATCH: Final = 2_000
 _IDLE_S: Final = 1.0
 """Acknowledgements wait this long at most for a transaction to go with."""
 _RETRY_S: Final = 1.0
+HEALED_S: Final = 3.0
+"""The disk is said to be well when it has been for so long: one that is nearly full takes some and refuses some."""
 _CLOSE_S: Final = 5.0
 
 log = structlog.get_logger("routesync.events")
@@ -52,22 +57,21 @@ def message_of(record: Record, identity: Identity) -> Message:
 class Outbox:
     """Events on their way to the broker. An `Outlet`; all but `open` belong to the event loop's thread."""
 
-    def __init__(self, store: Store, node: str, bounds: Bounds, *, trouble: str | None = None) -> None:
+    def __init__(
+        self, store: Store, node: str, bounds: Bounds, *, place: str = "memory", trouble: str | None = None
+    ) -> None:
         self.identity = Identity(node, store.epoch)
         self.first_sequence = store.sequence
         """Where the hub's counting goes on."""
         self.trouble = trouble
         """What is wrong with the disk; None where all is well."""
-        self.untold: tuple[Loss, ...] = tuple(store.losses())
-        """Losses that wait for being told as events."""
+        self._place = place
         self._store = store
         self._bounds = bounds
         self._queue: queue.SimpleQueue[Record | Callable[[], None] | None] = queue.SimpleQueue()
         self._given = store.sequence
         self._acknowledged = 0
-        self._losses: deque[Loss] = deque()
-        self._told: deque[Loss] = deque()
-        self._lock = threading.Lock()  # over the two above
+        self._losses = LossBook(store.losses())
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._defect: Exception | None = None
@@ -76,7 +80,9 @@ class Outbox:
         # the thread's own:
         self._unwritten: deque[Message] = deque()
         self._deleted = 0
+        self._handed_out = 0
         self._retry_at = 0.0
+        self._failed_at: float | None = None  # last; None: the disk is well
 
     @classmethod
     def open(
@@ -95,7 +101,7 @@ class Outbox:
         store, trouble = open_store(path, epoch)
         if trouble is not None:
             log.error("the outbox cannot be opened", error=trouble)
-        outbox = cls(store, node, bounds, trouble=trouble)
+        outbox = cls(store, node, bounds, place=str(path or "memory"), trouble=trouble)
         outbox._thread.start()
         return outbox
 
@@ -104,28 +110,49 @@ class Outbox:
         """Events that the broker does not have yet, about."""
         return self._store.count + len(self._unwritten) + self._queue.qsize()
 
+    @property
+    def size(self) -> int:
+        """What the waiting events take in the file, in bytes, about."""
+        return self._store.size
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it may hold."""
+        return self._bounds
+
     def put(self, record: Record, /) -> None:
         """Take an event, or count it as lost when too many wait for the disk."""
         self._given = record.sequence
-        if self._queue.qsize() >= QUEUE_LIMIT:
-            self.lose("queue-full", record.time)
-        else:
+        if self._queue.qsize() < QUEUE_LIMIT:
             self._queue.put(record)
+            return
+        self.lose("queue-full", record.time)
+        if isinstance(record.event, EventsLost):
+            told = record.event
+            self._losses.add(Loss(told.reason, told.count, told.since.timestamp()))
 
-    def lose(self, reason: LossReason, since: float) -> None:
-        """Count an event as lost."""
-        with self._lock:
-            last = self._losses[-1] if self._losses else None
-            if last is not None and last.reason == reason and last.lost is not None:
-                self._losses[-1] = last._replace(lost=last.lost + 1)
-            else:
-                self._losses.append(Loss(reason, 1, since))
+    def limit(self, bounds: Bounds) -> None:
+        """Hold it to other bounds from now on."""
+        self._bounds = bounds
+
+    def lose(self, reason: LossReason, since: float, count: int | None = 1) -> None:
+        """Count events as lost; None: nobody knows how many."""
+        self._losses.add(Loss(reason, count, since))
+        self._losses.count(reason, 1 if count is None else count)
+
+    @property
+    def lost(self) -> Mapping[LossReason, int]:
+        """Events that were lost since the start; where nobody knows how many, one."""
+        return self._losses.total
+
+    @property
+    def untold(self) -> tuple[Loss, ...]:
+        """Losses that wait for being told as events."""
+        return self._losses.untold
 
     def told(self, losses: Iterable[Loss]) -> None:
         """Forget these losses: events that tell them were emitted just now."""
-        with self._lock:
-            self._told.extend(losses)
-        self.untold = ()
+        self._losses.told(losses)
         self._queue.put(_nothing)
 
     @property
@@ -176,8 +203,12 @@ class Outbox:
 
     async def close(self) -> None:
         """Write what waits, mark an orderly end, close the file; a disk that hangs is left to itself after a while."""
-        self._queue.put(None)
+        self.end()
         await asyncio.to_thread(self._thread.join, _CLOSE_S)
+
+    def end(self) -> None:
+        """Do as `close`, and do not wait for it."""
+        self._queue.put(None)
 
     async def _call(self, function: Callable[[], T]) -> T:
         if self._defect is not None:
@@ -265,53 +296,62 @@ class Outbox:
 
     def _write(self) -> None:
         acknowledged = self._acknowledged
-        with self._lock:
-            losses, told = tuple(self._losses), tuple(self._told)
-            self._losses.clear()
-            self._told.clear()
+        losses, told = self._losses.unwritten()
         if not (self._unwritten or losses or told or acknowledged > self._deleted):
+            self._note_well()
             return
         if time.monotonic() >= self._retry_at:
             try:
-                self._store.write(
-                    self._unwritten, acknowledged=acknowledged, losses=losses, told=told, bounds=self._bounds
+                stored = self._store.write(
+                    self._unwritten,
+                    acknowledged=acknowledged,
+                    losses=losses,
+                    told=told,
+                    bounds=self._bounds,
+                    handed_out=self._handed_out,
                 )
             except sqlite3.Error as error:
                 self._failed(error)
             else:
+                self._losses.written(losses, told, stored)
+                self._losses.count("outbox-full", self._store.take_trimmed())
                 self._deleted = acknowledged
                 self._unwritten.clear()
-                self._recovered()
+                self._note_well()
                 return
-        with self._lock:
-            self._losses.extendleft(reversed(losses))
-            self._told.extendleft(reversed(told))
         while self._unwritten and self._unwritten[0].sequence <= acknowledged:
             self._unwritten.popleft()
+        on_its_way = sum(1 for _ in takewhile(lambda m: m.sequence <= self._handed_out, self._unwritten))
         while len(self._unwritten) > MEMORY_LIMIT:
-            self._unwritten.popleft()
+            dropped = self._unwritten[on_its_way]
+            del self._unwritten[on_its_way]
             self.lose("storage", time.time())
+            if (loss := loss_told_by(dropped.type, dropped.payload)) is not None:
+                self._losses.add(loss)
 
     def _failed(self, error: sqlite3.Error) -> None:
-        self._retry_at = time.monotonic() + _RETRY_S
+        self._failed_at = time.monotonic()
+        self._retry_at = self._failed_at + _RETRY_S
         if self.trouble is None:
-            self.trouble = f"outbox: {error}; events go on through memory and would not survive a restart"
+            self.trouble = (
+                f"{self._place}: {error}; events go on through memory and would not survive a restart; "
+                f"{REMEDY}"
+            )
             log.error("the outbox cannot be used", error=str(error))
 
-    def _recovered(self) -> None:
-        if self._retry_at:
-            self._retry_at = 0.0
+    def _note_well(self) -> None:
+        if self._failed_at is not None and time.monotonic() - self._failed_at > HEALED_S:
+            self._failed_at = None
             self.trouble = None
             log.info("the outbox can be used again")
-        losses = tuple(self._store.losses())
-        with self._lock:
-            if not self._told:
-                self.untold = losses
 
     def _read(self, after: int, limit: int) -> list[Message]:
         messages = self._store.read(after, limit)
         messages.extend(m for m in self._unwritten if m.sequence > after)
-        return messages[:limit]
+        found = messages[:limit]
+        if found:
+            self._handed_out = found[-1].sequence
+        return found
 
     def _last(self) -> int:
         return self._unwritten[-1].sequence if self._unwritten else self._store.last()

@@ -1,22 +1,28 @@
 """The retained state of a node over one connection: table buckets, then the status with their manifest.
 
 On each connection everything is published again, for a broker may have lost its memory. What earlier connections, of
-earlier runs too, left behind under a name that is no longer used (a renamed node, target or root) is cleared.
+earlier runs too, left behind under a name that is no longer used (a renamed node, target or root) is cleared: the
+outbox remembers every retained topic that was ever published and not cleared since.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
 
+import structlog
+
 from routesync.events.cloudevents import encode_state
+from routesync.events.echoes import Echoes
 from routesync.events.hub import EventHub
 from routesync.events.outbox import Outbox
 from routesync.events.session import Publication, Session
 from routesync.events.status import Status
-from routesync.events.table import BUCKETS, Table, TableBucket
+from routesync.events.table import BUCKETS, Table, TableBucket, TargetTable
+
+log = structlog.get_logger("routesync.events")
 
 
 class RetainedState:
@@ -29,7 +35,9 @@ class RetainedState:
         outbox: Remembers the retained topics over restarts.
         table: The routes.
         interval_s: Buckets are published at most this often.
-        denied: Told of topics (below the root) that the broker denies, with its words.
+        wills_over_s: From now on, when no last will of an earlier connection, under another name, can come any more.
+        echoes: What comes back.
+        acknowledged: Told of each topic (below the root) that is acknowledged, with the broker's words if it denies it.
     """
 
     def __init__(
@@ -41,33 +49,49 @@ class RetainedState:
         outbox: Outbox,
         table: Table,
         interval_s: float,
-        denied: Callable[[str, str], None],
+        wills_over_s: float,
+        echoes: Echoes,
+        acknowledged: Callable[[str, str | None], None],
     ) -> None:
         self._session = session
         self._root = root
         self._hub = hub
         self._outbox = outbox
         self._table = table
-        self._denied = denied
+        self._echoes = echoes
+        self._acknowledged = acknowledged
         self._status: Status | None = None
         self._announced: set[str] = set()
         self._remembered: frozenset[str] | None = None
         self._interval_s = interval_s
         self._next_at = 0.0
+        self._wills_over_at = time.monotonic() + wills_over_s
+        self._willed: list[str] = []  # cleared, but a last will may still set them again
 
     async def publish(self, status: Status) -> None:
-        """Publish what differs from what this connection has published."""
-        await self._clear_leftovers(status)
+        """Publish what differs from what this connection has published. The targets are those of the status."""
+        targets = {target.name for target in status.targets}
+        self._announced &= targets  # what is cleared below, and comes back, is published whole
+        await self._clear_leftovers(targets)
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + self._interval_s
-            await self._publish_buckets()
-        manifest = tuple(table.manifest for table in self._table if table.complete)
+            await self._publish_buckets(targets)
+        manifest = tuple(table.manifest for table in self._shown(targets))
+        await self._echoes.prepare("status")
         self.post_status(status.model_copy(update={"table": manifest}))
 
-    async def _publish_buckets(self) -> None:
-        for table in self._table:
-            if not table.complete:
-                continue
+    def send_again(self, place: str) -> None:
+        """Publish again, with the next call, `status` or all of `table/<target>/#`: the broker denied it before."""
+        if place == "status":
+            self._status = None
+        else:
+            self._announced.discard(place.split("/")[1])
+
+    def _shown(self, targets: Collection[str]) -> list[TargetTable]:
+        return [table for table in self._table if table.complete and table.target in targets]
+
+    async def _publish_buckets(self, targets: Collection[str]) -> None:
+        for table in self._shown(targets):
             if table.target not in self._announced:
                 table.dirty.update(range(BUCKETS))
                 self._announced.add(table.target)
@@ -77,7 +101,9 @@ class RetainedState:
                 topic = f"table/{bucket.target}/{bucket.bucket}"
                 payload = self._encode(TableBucket.type_name, bucket, topic, str(bucket.sequence))
                 await self._session.room()
-                self._post(topic, payload)
+                if number == 0:
+                    await self._echoes.prepare(topic)
+                self._post(topic, payload, ("type", TableBucket.type_name), ("target", bucket.target))
 
     def post_status(self, status: Status) -> None:
         """Publish this status, unless it says nothing new."""
@@ -85,34 +111,49 @@ class RetainedState:
         if news == self._status:
             return
         self._status = news
-        self._post("status", encode_status(status, self._hub))
+        self._post("status", encode_status(status, self._hub), ("type", Status.type_name))
 
-    async def _clear_leftovers(self, status: Status) -> None:
-        targets = {target.name for target in status.targets} | {table.target for table in self._table}
+    async def _clear_leftovers(self, targets: Iterable[str]) -> None:
         expected = frozenset(f"{self._root}/{topic}" for topic in _topics(targets))
-        if expected == self._remembered:
-            return
-        before = await self._outbox.retained()
-        leftovers = sorted(before - expected)
-        await self._outbox.remember_retained(before | expected)
-        for topic in leftovers:
-            await self._session.room()
-            self._session.post(Publication(topic, b"", retain=True), _unheeded)
-        if leftovers:
-            await self._session.quiet()
+        if expected != self._remembered:
+            before = await self._outbox.retained()
+            leftovers = sorted(before - expected)
+            await self._outbox.remember_retained(before | expected)
+            if leftovers:
+                await self._clear(leftovers)
+                self._willed += [topic for topic in leftovers if topic.endswith("/status")]
+                await self._outbox.remember_retained(expected | {*self._willed})
+            self._remembered = expected
+        elif self._willed and time.monotonic() >= self._wills_over_at:
+            await self._clear(self._willed)
+            self._willed = []
             await self._outbox.remember_retained(expected)
-        self._remembered = expected
+
+    async def _clear(self, topics: list[str]) -> None:
+        denied: list[str] = []
+
+        def note(topic: str, denial: str | None) -> None:
+            if denial is not None:
+                denied.append(topic)
+
+        for topic in topics:
+            await self._session.room()
+            self._session.post(Publication(topic, b"", retain=True), partial(note, topic))
+        await self._session.quiet()
+        if denied:
+            log.warning(
+                "retained state under a former name may not be cleared and stays at the broker",
+                topics=len(denied),
+                first=denied[0],
+                remedy="publish an empty retained message to each as a user who may",
+            )
 
     def _encode(self, kind: str, data: TableBucket, topic: str, serial: str) -> bytes:
         return encode_state(kind, self._hub.identity, data, at=time.time(), subject=topic, serial=serial)
 
-    def _post(self, topic: str, payload: bytes) -> None:
-        publication = Publication(f"{self._root}/{topic}", payload, retain=True)
+    def _post(self, topic: str, payload: bytes, *user: tuple[str, str]) -> None:
+        publication = Publication(f"{self._root}/{topic}", payload, retain=True, user=user)
         self._session.post(publication, partial(self._acknowledged, topic))
-
-    def _acknowledged(self, topic: str, denial: str | None) -> None:
-        if denial is not None:
-            self._denied(topic, denial)
 
 
 def encode_status(status: Status, hub: EventHub) -> bytes:
@@ -127,7 +168,3 @@ def _topics(targets: Iterable[str]) -> Iterable[str]:
     for target in targets:
         for bucket in range(BUCKETS):
             yield f"table/{target}/{bucket}"
-
-
-def _unheeded(_denial: str | None) -> None:
-    """A leftover that may not be cleared stays; whoever denies it has to clear it."""

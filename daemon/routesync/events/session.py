@@ -1,4 +1,4 @@
-"""One MQTT connection: aiomqtt's, with what it hides.
+"""The publisher's connection: it hands on each acknowledgement.
 
 aiomqtt 2.5 awaits each publish by an Event and a timer of its own, and drops the reason code of the acknowledgement
 (MQTT 5, 3.4.2.1), so that a publish which the broker's access rules deny looks like one that was taken. Here the
@@ -8,13 +8,9 @@ acknowledgement itself is handed on, with its code; that is also what makes many
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import socket
 import ssl
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, NamedTuple, NoReturn, Self
+from typing import Any, Final, NamedTuple, NoReturn
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags
@@ -24,6 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from routesync.events.cloudevents import CONTENT_TYPE
+from routesync.events.connection import Connection
 from routesync.events.properties import (
     PAYLOAD_IS_TEXT,
     PackedProperties,
@@ -35,17 +32,8 @@ from routesync.settings import MqttSettings
 
 WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
-FAREWELL_S: Final = 2.0
-"""What an orderly end of the connection may take, and what saying `offline` may."""
 FAILURES: Final = 0x80
 """Reason codes from this one on say that the publish was not taken (MQTT 5, 2.4)."""
-
-
-_SILENT: Final = logging.getLogger("routesync.events.session")
-"""For aiomqtt and paho: what goes wrong is raised as well, and said once by whoever catches it."""
-_SILENT.addHandler(logging.NullHandler())
-_SILENT.propagate = False
-
 
 _COMMON: Final = PAYLOAD_IS_TEXT + content_type(CONTENT_TYPE)
 
@@ -60,7 +48,7 @@ class Publication(NamedTuple):
     user: tuple[tuple[str, str], ...] = ()
 
 
-class Session(aiomqtt.Client):
+class Session(Connection):
     """A connection that hands on each acknowledgement.
 
     Args:
@@ -68,7 +56,7 @@ class Session(aiomqtt.Client):
         client_id: Stable and unique at the broker.
         password: As it is now; the file may have changed since the last connection.
         tls: None for plain TCP.
-        will: The last will.
+        will: The last will; None for a connection whose end nobody is to hear of.
     """
 
     def __init__(
@@ -78,7 +66,7 @@ class Session(aiomqtt.Client):
         client_id: str,
         password: str | None,
         tls: ssl.SSLContext | None,
-        will: aiomqtt.Will,
+        will: aiomqtt.Will | None,
     ) -> None:
         self.is_v5 = settings.protocol == "5.0"
         self._window = WINDOW
@@ -88,71 +76,19 @@ class Session(aiomqtt.Client):
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._maximum: int | None = None  # bytes of a packet
-        self._echo = asyncio.Event()
-        self._tls_socket: ssl.SSLSocket | None = None
+        self._listeners: dict[str, Callable[[], None]] = {}  # by topic
         super().__init__(
-            settings.host,
-            settings.port,
-            username=settings.username,
+            settings,
+            client_id=client_id,
             password=password,
-            identifier=client_id,
-            protocol=aiomqtt.ProtocolVersion.V5 if self.is_v5 else aiomqtt.ProtocolVersion.V311,
+            tls=tls,
             will=will,
             clean_session=None if self.is_v5 else True,
             # A delayed will is sent at once when its session ends, and a clean start would end it (MQTT 5, 3.1.3.2.2).
             clean_start=False if self.is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
             properties=_connect_properties(settings) if self.is_v5 else None,
-            tls_context=self._adapted(tls, settings.tls.server_name if settings.tls else None),
-            timeout=settings.timeout_s,
-            keepalive=settings.keepalive_s,
             max_inflight_messages=0,  # the window is ours
-            logger=_SILENT,
         )
-
-    def _adapted(self, context: ssl.SSLContext | None, server_name: str | None) -> ssl.SSLContext | None:
-        """Make up for two things in paho: it checks for no other name than the host, and leaks a failed handshake."""
-        if context is None:
-            return None
-        wrap = context.wrap_socket
-
-        def wrap_socket(
-            sock: socket.socket, server_hostname: str, *, do_handshake_on_connect: bool
-        ) -> ssl.SSLSocket:
-            self._tls_socket = wrap(
-                sock,
-                server_hostname=server_name or server_hostname,
-                do_handshake_on_connect=do_handshake_on_connect,
-            )
-            return self._tls_socket
-
-        context.wrap_socket = wrap_socket  # type: ignore[method-assign, assignment]
-        return context
-
-    async def __aenter__(self) -> Self:
-        try:
-            return await super().__aenter__()
-        except BaseException:
-            self._abandon()
-            raise
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.timeout = min(self.timeout, FAREWELL_S)
-        with contextlib.suppress(aiomqtt.MqttError):  # of a broker that does not even take a farewell
-            await super().__aexit__(exc_type, exc, tb)
-        self._abandon()
-        if self._disconnected.done():
-            self._disconnected.exception()  # looked at, so that asyncio does not complain that nobody did
-
-    def _abandon(self) -> None:
-        """Close what aiomqtt leaves open when a connection is refused, does not answer, or is given up."""
-        self._client._sock_close()  # noqa: SLF001 - paho's only way to close at once
-        if self._tls_socket is not None:
-            self._tls_socket.close()
 
     def post(self, publication: Publication, acknowledged: Callable[[str | None], None]) -> None:
         """Publish at QoS 1 without waiting.
@@ -184,14 +120,15 @@ class Session(aiomqtt.Client):
         """Wait until everything is acknowledged."""
         await self._quiet.wait()
 
-    async def listen(self, topic: str) -> bool:
-        """Subscribe to a topic of our own, to see whether what we publish comes back; False if we may not."""
+    async def listen(self, topic: str, came: Callable[[], None]) -> bool:
+        """Subscribe to a topic of our own; False if we may not. `came` is called when something comes, but retained.
+
+        Raises:
+            aiomqtt.MqttError: the connection has broken.
+        """
+        self._listeners[topic] = came
         (answer,) = await self.subscribe(topic, qos=1)
         return (answer if isinstance(answer, int) else answer.value) < FAILURES
-
-    async def echo(self) -> None:
-        """Wait until something that we published comes back."""
-        await self._echo.wait()
 
     async def broken(self) -> NoReturn:
         """Wait for the end of the connection.
@@ -200,8 +137,8 @@ class Session(aiomqtt.Client):
             aiomqtt.MqttError: it has come.
         """
         async for message in self.messages:
-            if not message.retain:
-                self._echo.set()
+            if not message.retain and (came := self._listeners.get(message.topic.value)) is not None:
+                came()
         raise AssertionError("the iterator ends by raising")
 
     def _on_connect(

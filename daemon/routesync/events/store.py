@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
 from routesync.events.hub import new_epoch
+from routesync.events.losses import Loss, loss_told_by
+from routesync.events.models import EventsLost
 
 log = structlog.get_logger("routesync.events")
 
 SCHEMA_VERSION: Final = 1
 SEQUENCE_RESERVE: Final = 2**20
-
-LossReason = Literal["outbox-full", "queue-full", "storage", "denied", "killed"]
 
 _SCHEMA: Final = f"""
 CREATE TABLE outbox (
@@ -39,6 +39,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
+REMEDY: Final = "check the directory, its owner, and the room on its disk"
 _TRUNCATE_WAL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
@@ -56,14 +57,6 @@ class Message(NamedTuple):
     def size(self) -> int:
         """What it counts for against the bound in bytes."""
         return len(self.payload) + len(self.topic) + len(self.type) + 64
-
-
-class Loss(NamedTuple):
-    """Events that are gone; `lost` None: nobody knows how many."""
-
-    reason: LossReason
-    lost: int | None
-    since: float
 
 
 class Bounds(NamedTuple):
@@ -114,6 +107,8 @@ class Store:
         self.killed = not clean
         self.sequence: int = sequence if clean else reserved
         self._reserved = 0
+        self._reserve_settled = False
+        self._trimmed = 0
         self.count: int
         self.size: int
         self.count, self.size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
@@ -121,16 +116,17 @@ class Store:
         db.execute("UPDATE meta SET clean = 0")
         self._reserve(self.sequence)
         if self.killed:
-            self._add_loss(Loss("killed", None, time.time()))
+            self.note_loss(Loss("killed", None, time.time()))
         db.execute("COMMIT")
         db.execute(_TRUNCATE_WAL)  # the reserve has to be on disk before it is used
+        self._reserve_settled = True
 
-    def _reserve(self, sequence: int) -> bool:
+    def _reserve(self, sequence: int) -> None:
         if sequence <= self._reserved - SEQUENCE_RESERVE // 2:
-            return False
+            return
         self._reserved = sequence + SEQUENCE_RESERVE
+        self._reserve_settled = False
         self._db.execute("UPDATE meta SET reserved = ?", (self._reserved,))
-        return True
 
     def write(
         self,
@@ -140,68 +136,112 @@ class Store:
         losses: Iterable[Loss],
         told: Iterable[Loss],
         bounds: Bounds,
-    ) -> None:
+        handed_out: int = 0,
+    ) -> list[Loss]:
         """Add messages, take away what is acknowledged and what exceeds the bounds: all or nothing.
+
+        What was handed out is on its way to the broker, so it is not dropped: it would be counted, and yet arrive.
+
+        Returns:
+            The losses that are to be told from now on.
 
         Raises:
             sqlite3.Error: nothing was changed.
         """
-        db = self._db
         before = (self.count, self.size, self._reserved)
-        db.execute("BEGIN IMMEDIATE")
         try:
-            db.executemany(
-                "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)", [(*m, m.size) for m in messages]
-            )
-            self.count += len(messages)
-            self.size += sum(message.size for message in messages)
-            self._delete_upto(acknowledged)
-            for loss in losses:
-                self._add_loss(loss)
-            for loss in told:
-                self._subtract_loss(loss)
-            self._trim(bounds)
-            extended = False
-            if messages:
-                self.sequence = max(message.sequence for message in messages)
-                extended = self._reserve(self.sequence)
-            db.execute("COMMIT")
-        except BaseException:
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)", [(*m, m.size) for m in messages]
+                )
+                self.count += len(messages)
+                self.size += sum(message.size for message in messages)
+                self._delete(-1, acknowledged)
+                for loss in losses:
+                    self.note_loss(loss)
+                for loss in told:
+                    self._subtract_loss(loss)
+                trimmed = self._trim(bounds, handed_out)
+                if messages:
+                    self.sequence = max(message.sequence for message in messages)
+                    self._reserve(self.sequence)
+                untold = self.losses()
+        except sqlite3.Error:
             self.count, self.size, self._reserved = before
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            with contextlib.suppress(sqlite3.Error):
-                db.execute(_TRUNCATE_WAL)  # on a full disk, what was written in vain stands in the way
             raise
-        if extended:
-            db.execute(_TRUNCATE_WAL)
+        self._trimmed += trimmed
+        self._settle_reserve()
+        return untold
 
-    def _delete_upto(self, sequence: int) -> int:
+    def take_trimmed(self) -> int:
+        """How many messages exceeded the bounds since this was asked last."""
+        trimmed, self._trimmed = self._trimmed, 0
+        return trimmed
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute(_TRUNCATE_WAL)  # on a full disk, what was written in vain stands in the way
+            raise
+
+    def _settle_reserve(self) -> None:
+        """Bring an extended reserve to the disk itself; should that fail, half of it is still left for the next try."""
+        if self._reserve_settled:
+            return
+        with contextlib.suppress(sqlite3.Error):  # what is written stays written
+            self._db.execute(_TRUNCATE_WAL)
+            self._reserve_settled = True
+
+    def _delete(self, after: int, upto: int) -> int:
+        where = "WHERE sequence > ? AND sequence <= ?"
         count, size = self._db.execute(
-            "SELECT count(*), coalesce(sum(size), 0) FROM outbox WHERE sequence <= ?", (sequence,)
+            f"SELECT count(*), coalesce(sum(size), 0) FROM outbox {where}",  # noqa: S608 - of our own making
+            (after, upto),
         ).fetchone()
         if count:
-            self._db.execute("DELETE FROM outbox WHERE sequence <= ?", (sequence,))
+            self._db.execute(f"DELETE FROM outbox {where}", (after, upto))  # noqa: S608
             self.count -= count
             self.size -= size
         return int(count)
 
-    def _trim(self, bounds: Bounds) -> None:
-        """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one."""
+    def _trim(self, bounds: Bounds, handed_out: int) -> int:
+        """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one; tell how many."""
         if self.count <= bounds.events and self.size <= bounds.size:
-            return
+            return 0
         count, size = self.count, self.size
-        last = 0
-        for sequence, row_size in self._db.execute("SELECT sequence, size FROM outbox ORDER BY sequence"):
+        last = handed_out
+        for sequence, row_size in self._db.execute(
+            "SELECT sequence, size FROM outbox WHERE sequence > ? ORDER BY sequence", (handed_out,)
+        ):
             if count <= bounds.events * 0.9 and size <= bounds.size * 0.9:
                 break
             count, size, last = count - 1, size - row_size, sequence
-        dropped = self._delete_upto(last)
-        self._add_loss(Loss("outbox-full", dropped, time.time()))
+        tellers = self._db.execute(
+            "SELECT type, payload FROM outbox WHERE sequence > ? AND sequence <= ? AND type = ?",
+            (handed_out, last, EventsLost.type_name()),
+        ).fetchall()
+        dropped = self._delete(handed_out, last)
+        if not dropped:
+            return 0
+        self.note_loss(Loss("outbox-full", dropped, time.time()))
+        for loss in (loss_told_by(*teller) for teller in tellers):
+            if loss is not None:
+                self.note_loss(loss)  # told by an event that is dropped now
+        return dropped
 
-    def _add_loss(self, loss: Loss) -> None:
+    def note_loss(self, loss: Loss) -> None:
+        """Remember a loss that is to be told."""
         self._db.execute(
-            "INSERT INTO loss VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", loss
+            "INSERT INTO loss VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET count = count + excluded.count, since = min(since, excluded.since)",
+            loss,
         )
 
     def _subtract_loss(self, loss: Loss) -> None:
@@ -237,10 +277,9 @@ class Store:
 
     def remember_retained(self, topics: Iterable[str]) -> None:
         """Remember these as the retained topics that the broker may hold from us, and no others."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("DELETE FROM retained")
-        self._db.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in topics])
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.execute("DELETE FROM retained")
+            self._db.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in topics])
 
     def close(self, sequence: int | None) -> None:
         """Close; with a number, mark an orderly end at it."""
@@ -270,10 +309,14 @@ def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]
             raise
         except sqlite3.DatabaseError as error:
             _put_aside(path, str(error))
-            return Store(path, epoch=epoch), None
+            store = Store(path, epoch=epoch)
+            store.note_loss(Loss("storage", None, time.time()))
+            return store, None
     except (sqlite3.Error, OSError) as error:
-        trouble = f"{path}: {error}; events would not survive a restart; check the directory and its owner"
-        return Store(None, epoch=epoch), trouble
+        return Store(None, epoch=epoch), (
+            f"{path}: {error}; events go through memory and would not survive a restart, and those of before wait in "
+            f"the file; {REMEDY}, then restart"
+        )
 
 
 def _put_aside(path: Path, damage: str) -> None:

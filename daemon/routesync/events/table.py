@@ -70,8 +70,8 @@ class TargetTable:
         self.target = target
         self.complete = False
         """Whether a comparison with the target was completed since the start."""
-        self.dirty: set[int] = set()
-        """Buckets that changed since they were published."""
+        self.dirty: set[int] = set(range(BUCKETS))
+        """Buckets that changed since they were published; at first all, empty ones too."""
         self.routes = 0
         self._buckets: tuple[dict[str, TableRow], ...] = tuple({} for _ in range(BUCKETS))
         self._digest = 0
@@ -126,6 +126,10 @@ class Table:
 
     def __iter__(self) -> Iterator[TargetTable]:
         return iter(self._targets.values())
+
+    def forget(self, target: str) -> None:
+        """Keep no table of this target any more; what was published of it is cleared."""
+        self._targets.pop(target, None)
 
     def put(self, record: Record, /) -> None:
         """Apply an event."""

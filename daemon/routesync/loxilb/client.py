@@ -7,6 +7,7 @@ No pacing and no retries here: the caller decides when and whether. Every failur
 from __future__ import annotations
 
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Final, Self, TypeVar
 
 from routesync.loxilb import errors, wire
 from routesync.loxilb.http import Answer, Http
+from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
 BASE_PATH: Final = "/netlox/v1"
 OK: Final = "ok"
+METHODS: Final = ("POST", "DELETE", "GET")
 _JSON: Final = "Content-Type: application/json"
 _COMMON: Final = ("Accept: application/json", "User-Agent: routesync")
 
@@ -52,6 +55,8 @@ class LoxilbClient:
         self.url = url.rstrip("/")
         self.requests: Counter[tuple[str, str]] = Counter()
         """Requests so far by method and outcome: `ok`, or the `outcome` of the error."""
+        self.durations = {method: Histogram(REQUEST_S) for method in METHODS}
+        """How long they took, by method."""
         self._token = token
         self._known_token: str | None = None
         self._http = Http(
@@ -118,10 +123,13 @@ class LoxilbClient:
     async def _change(self, method: str, path: str, body: bytes, prefix: Prefix) -> None:
         try:
             self._renew_credentials()
+            began = time.perf_counter()
             try:
                 answer = await self._http.send(self._head(method, path) if path else self._post_head, body)
             except (errors.NotSent, errors.OutcomeUnknown) as error:
                 raise type(error)(f"{method} {prefix}: {error}") from None
+            finally:
+                self.durations[method].observe(time.perf_counter() - began)
             if answer != wire.SUCCESS:
                 wire.judge(f"{method} {prefix}", answer.status, answer.body)
         except errors.LoxilbError as error:
@@ -134,10 +142,13 @@ class LoxilbClient:
         request = f"GET {path}"
         try:
             self._renew_credentials()
+            began = time.perf_counter()
             try:
                 answer = await self._http.send(self._head("GET", path))
             except (errors.NotSent, errors.OutcomeUnknown) as error:
                 raise type(error)(f"{request}: {error}") from None
+            finally:
+                self.durations["GET"].observe(time.perf_counter() - began)
             if answer.status == 404 and absent is not None:
                 value = absent
             else:

@@ -19,6 +19,7 @@ from routesync.events.models import (
     SyncReleased,
 )
 from routesync.loxilb.errors import Rejected
+from routesync.mirror.measures import Measures
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix, format_address
 
@@ -28,12 +29,14 @@ log = structlog.get_logger(__name__)
 class Announcer:
     """Says what happens to the routes of one target."""
 
-    def __init__(self, target: str, sink: EventSink) -> None:
+    def __init__(self, target: str, sink: EventSink, measures: Measures) -> None:
+        self.measures = measures
         self._target = target
         self._sink = sink
 
     def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
         """The target took the route."""
+        self.measures.fates["accepted"] += 1
         self._sink.emit(
             RouteAccepted(
                 target=self._target,
@@ -48,6 +51,7 @@ class Announcer:
 
     def confirmed(self, prefix: Prefix, gateway: Address) -> None:
         """Its table shows our route."""
+        self.measures.fates["confirmed"] += 1
         self._sink.emit(
             RouteConfirmed(
                 target=self._target,
@@ -59,6 +63,7 @@ class Announcer:
 
     def withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
         """Our route is no longer there, and shall not be."""
+        self.measures.fates["withdrawn"] += 1
         self._sink.emit(
             RouteWithdrawn(
                 target=self._target,
@@ -71,6 +76,7 @@ class Announcer:
 
     def refused(self, prefix: Prefix, wanted: Wanted, error: Rejected, retry_in_s: float) -> None:
         """The target does not take the route."""
+        self.measures.fates["refused"] += 1
         self._sink.emit(
             RouteRefused(
                 target=self._target,
@@ -85,6 +91,7 @@ class Announcer:
 
     def conflicting(self, prefix: Prefix, wanted: Wanted, detail: str) -> None:
         """Somebody else's route holds the prefix."""
+        self.measures.fates["conflicting"] += 1
         log.warning("route conflicting", target=self._target, prefix=str(prefix), detail=detail)
         self._sink.emit(
             RouteConflicting(
@@ -99,6 +106,7 @@ class Announcer:
     def judged(self, prefix: Prefix, judgement: Wanted | Blocked | None) -> None:
         """The route is not told to the target, and why; a wanted one speaks when it is accepted."""
         if isinstance(judgement, Blocked):
+            self.measures.fates["blocked"] += 1
             self._sink.emit(
                 RouteBlocked(
                     target=self._target,
@@ -112,6 +120,7 @@ class Announcer:
 
     def lost(self, prefix: Prefix, detail: str) -> None:
         """The target lost a route of ours by itself."""
+        self.measures.fates["lost"] += 1
         self._sink.emit(SyncLost(target=self._target, prefix=str(prefix), detail=detail))
 
     def braked(self, routes: int, standing: int) -> None:

@@ -57,12 +57,14 @@ class Entry:
         changed_at: of the last request that may have changed something.
         since: when it came into its present phase.
         error: why it is not as it is wanted, for people.
+        asked_at: when the kernel's change was read that what is being done goes back to; None: it goes back to none.
     """
 
     __slots__ = (
         "_judgement",
         "_phase",
         "_tally",
+        "asked_at",
         "candidate",
         "changed_at",
         "claim",
@@ -83,6 +85,7 @@ class Entry:
         self.gap_since: float | None = None
         self.changed_at = NEVER
         self.error = ""
+        self.asked_at: float | None = None
         self._tally = tally
         self._judgement: Wanted | Blocked | None = None
         self._phase = Phase.PENDING

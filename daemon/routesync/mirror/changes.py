@@ -16,6 +16,7 @@ from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.status import Counters
+from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix
 
@@ -50,6 +51,7 @@ class Changes:
         ingestion: Ingestion,
         bucket: TokenBucket,
         counters: Counters,
+        tripwire: Tripwire,
     ) -> None:
         self._target = target
         self._client = client
@@ -60,6 +62,7 @@ class Changes:
         self.protocols = STATIC
         """What a route of ours is shown as by this target's version."""
         self._counters = counters
+        self._tripwire = tripwire
         self._missing: set[Prefix] = set()  # lost there by itself, and not made again yet
 
     async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
@@ -99,7 +102,7 @@ class Changes:
         if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
             self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=True)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except errors.AccessDenied:
             raise
         except errors.Rejected as error:
@@ -118,7 +121,7 @@ class Changes:
         self._counters.posted += 1
         self._counters.lost += 1
         self._counters.repaired += 1
-        entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
+        entry.ours, entry.phase, entry.asked_at = wanted.gateway, Phase.ACCEPTED, None
         self._say.lost(prefix, "a repeated POST was taken: its kernel had lost the route, and has it again")
         self._say.accepted(prefix, wanted, None)
         return Outcome.RESTORED
@@ -135,11 +138,12 @@ class Changes:
         self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory, previous: Address | None
     ) -> Outcome:
         claimed = entry.claim is not None
+        asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
         row = inventory.rows.get(prefix)
         doubtful = not claimed and row is not None and is_ours(row, wanted.gateway, self.protocols)
         self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=doubtful)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except (errors.NotSent, errors.AccessDenied):
             if not claimed:
                 self._ledger.forget(self._target, prefix)
@@ -168,6 +172,7 @@ class Changes:
             self._ledger.intend(self._target, prefix, wanted.gateway)
         self._touched(entry)
         self._counters.posted += 1
+        self._say.measures.reached("accepted", asked_at, entry.changed_at)
         if prefix in self._missing:
             self._missing.discard(prefix)
             self._counters.repaired += 1
@@ -180,9 +185,36 @@ class Changes:
         self._say.accepted(prefix, wanted, previous)
         return Outcome.SETTLED
 
+    async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        wire = self._tripwire.set(prefix, gateway, entry.candidate)
+        try:
+            await self._client.add(prefix, gateway)
+        except (errors.Rejected, errors.NotSent):
+            self._tripwire.refused(prefix, wire)
+            raise
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._tripwire.answered(prefix, wire)
+            raise
+        self._tripwire.answered(prefix, wire)
+
+    async def take_back(self, prefix: Prefix, entry: Entry) -> None:
+        """Delete a route of ours that should never have gone there; the caller has proof that it stands alone.
+
+        Raises:
+            LoxilbError: it may stand there still.
+        """
+        gateway = entry.ours
+        await self._client.delete(prefix)
+        self._counters.deleted += 1
+        self._touched(entry)
+        self._ledger.forget(self._target, prefix)
+        entry.ours = entry.claim = None
+        if gateway is not None:
+            self._say.withdrawn(prefix, gateway, "shared-namespace")
+
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
-        gateway = entry.ours
+        gateway, asked_at = entry.ours, entry.asked_at
         assert gateway is not None  # noqa: S101 (proof names it)
         try:
             await self._client.delete(prefix)
@@ -207,6 +239,7 @@ class Changes:
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
+            self._say.measures.reached("withdrawn", asked_at, entry.changed_at)
             self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
         return True
 
@@ -217,7 +250,7 @@ class Changes:
         """
         await self._another_token()
         try:
-            await self._client.add(prefix, gateway)
+            await self._add(prefix, entry, gateway)
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
             entry.failures += 1

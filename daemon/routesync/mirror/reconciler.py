@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -37,16 +38,19 @@ from routesync.mirror.announce import Announcer
 from routesync.mirror.book import NEVER, Entry
 from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes
+from routesync.mirror.contact import Reading
 from routesync.mirror.hold import Hold
 from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger
+from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.session import Session
 from routesync.mirror.status import Counters, TargetView
+from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import WITNESS_LAG_S, Worklist
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Family, Prefix, Route
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +88,9 @@ class Reconciler:
         self._resumed_at = NEVER
         self._serving: asyncio.Task[None] | None = None
         self._bucket = TokenBucket(limits.rate, limits.burst, self._now())
-        self._say = Announcer(name, sink)
+        self._measures = Measures()
+        self._say = Announcer(name, sink, self._measures)
+        self._tripwire = Tripwire(self._tripped, self._now)
         self._counters = Counters()
         ingestion = Ingestion(self._now())
         changes = Changes(
@@ -95,6 +101,7 @@ class Reconciler:
             ingestion=ingestion,
             bucket=self._bucket,
             counters=self._counters,
+            tripwire=self._tripwire,
         )
         self._work = Worklist(
             changes,
@@ -118,6 +125,7 @@ class Reconciler:
             ingestion=ingestion,
             bucket=self._bucket,
             witness=witness,
+            tripwire=self._tripwire,
         )
         self._alarms = Alarms(name, self._work, sink)
         self._horizon.join(name, self.rejudge)
@@ -133,9 +141,12 @@ class Reconciler:
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks."""
-        self._work.consider(prefix, candidate)
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks.
+
+        `asked_at` is when that change was read off the kernel, in monotonic seconds; None: it was none of the kernel.
+        """
+        self._work.consider(prefix, candidate, asked_at)
         self._session.wake.set()
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
@@ -153,10 +164,18 @@ class Reconciler:
         Routes that stand there stay, also where `max_routes` is less than their number now.
         """
         self._rules = rules
-        self._bucket.rate, self._bucket.burst = limits.rate, limits.burst
+        self._bucket.change(limits.rate, limits.burst, self._now())
         self._session.reconfigure(limits)
         self._work.reconfigure(limits)
         self.rejudge()
+
+    def overhear(self, route: Route) -> None:
+        """Our own kernel says that a route was made where none had its key: is it one that we posted? Cheap."""
+        self._tripwire.heard(route)
+
+    def _tripped(self) -> None:
+        self._session.crew.broken = self._tripwire.error
+        self._session.wake.set()
 
     def rejudge(self) -> None:
         """Judge every elected route anew: what is known of targets changed."""
@@ -183,6 +202,18 @@ class Reconciler:
             self._say.released(held, "hand")
             self._session.wake.set()
         return held
+
+    def adopt(self, prefixes: Collection[Prefix] = ()) -> int:
+        """Claim the routes there that equal the wanted ones and are not ours; tell how many these are.
+
+        They are ours when a reading shows that they stand there still. Without prefixes: all of them.
+
+        Raises:
+            LedgerError: the claim cannot be written.
+        """
+        adopted = self._work.adopt(set(prefixes), partial(self._ledger.intend, self.name))
+        self._session.wake.set()
+        return adopted
 
     def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
         return judge(candidate, self._rules, facts, self._horizon.addresses)
@@ -319,6 +350,10 @@ class Reconciler:
             breaker=self._session.breaker,
             counters=replace(self._counters),
             requests=self._client.requests.copy(),
+            durations=self._client.durations,
+            occupied=work.occupied_by_family,
+            capacity={family: self._session.limits.capacity(family) for family in Family},
+            measures=self._measures,
             token_wait_s=self._bucket.waited_s,
         )
 
@@ -326,6 +361,18 @@ class Reconciler:
     def facts(self) -> TargetFacts:
         """What is known of the target's own place in the network."""
         return self._work.facts
+
+    @property
+    def reading(self) -> Reading | None:
+        """Its table as it was last read; None: not yet."""
+        return self._work.reading
+
+    def witness_shows(self, prefix: Prefix) -> bool | None:
+        """Whether its kernel has the route of ours now; None: there is no witness, or nothing of ours to look for."""
+        entry = self.entries.get(prefix)
+        if self._witness is None or not self._witness.ready or entry is None or entry.known is None:
+            return None
+        return self._witness.shows(prefix, entry.known)
 
     @property
     def entries(self) -> Mapping[Prefix, Entry]:

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 
-from routesync.events.models import EventSink, SyncCompleted, SyncFailed, SyncStarted, TargetDown, TargetUp
+from routesync.events.models import (
+    EventSink,
+    SyncCompleted,
+    SyncFailed,
+    SyncStarted,
+    TargetDown,
+    TargetRefused,
+    TargetUp,
+)
 from routesync.kernel import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
@@ -21,15 +29,17 @@ from routesync.mirror.book import NEVER, STATIC, Entry, our_protocols
 from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes, Outcome
 from routesync.mirror.checks import Checks
-from routesync.mirror.contact import Contact, Reading
+from routesync.mirror.contact import PATIENCE_S, Contact, Reading
 from routesync.mirror.crew import Crew
 from routesync.mirror.horizon import Horizon
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Breaker, Counters, TargetState
+from routesync.mirror.tripwire import OwnRouteSeenError, Tripwire
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import Worklist, backoff
-from routesync.route import Address, Prefix, format_address
+from routesync.names import PROTOCOLS
+from routesync.route import Address, Family, Prefix, format_address
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +75,7 @@ class Session:
         ingestion: Ingestion,
         bucket: TokenBucket,
         witness: Witness | None,
+        tripwire: Tripwire,
     ) -> None:
         self.state = TargetState.CONNECTING
         self.error: str | None = None
@@ -81,6 +92,7 @@ class Session:
         self._horizon = horizon
         self._ingestion = ingestion
         self._witness = witness
+        self._tripwire = tripwire
         self._failures = 0
         self._sync_began: float | None = None
         self._sync_base = (0, 0)
@@ -137,6 +149,8 @@ class Session:
             try:
                 await self._connect()
                 await self._serve()
+            except OwnRouteSeenError as error:
+                await self._refuse(error)
             except errors.LoxilbError as error:
                 await self._rest_after(error)
 
@@ -157,15 +171,49 @@ class Session:
         self.contacted.set()
         await asyncio.sleep(delay)
 
+    async def _refuse(self, error: OwnRouteSeenError) -> None:
+        """It lives in our own namespace after all: undo what came up here, and begin anew with its ports."""
+        await self.crew.settle()
+        self._contact.disprove()
+        seen, self._tripwire.seen = self._tripwire.seen, {}
+        left = [str(prefix) for prefix, gateway in seen.items() if not await self._take_back(prefix, gateway)]
+        log.error("target refused", target=self._name, url=self._client.url, why=str(error), left=left)
+        self.state, self.error = TargetState.SHARED_NAMESPACE, str(error)
+        self._sync_began = None
+        self._say_refused("own-route-seen", str(error))
+        self.contacted.set()
+        await asyncio.sleep(PATIENCE_S)
+
+    async def _take_back(self, prefix: Prefix, gateway: Address) -> bool:
+        """Delete a route of ours that came up here; tell whether it is gone.
+
+        Of IPv4 it is the only one with metric 0, as it could be made, so DELETE takes it. Of IPv6 there may be one with
+        a lower metric than 1024, which DELETE would take instead.
+        """
+        entry = self._work.entries.get(prefix)
+        if entry is None or entry.ours != gateway or prefix.family is not Family.INET:
+            return False
+        try:
+            await self._changes.take_back(prefix, entry)
+        except errors.LoxilbError as error:
+            log.warning("route not taken back", target=self._name, prefix=str(prefix), error=str(error))
+            return False
+        self._work.schedule(prefix, entry)
+        return True
+
+    def _say_refused(self, reason: Literal["shared-namespace", "own-route-seen"], detail: str) -> None:
+        self._sink.emit(TargetRefused(target=self._name, url=self._client.url, reason=reason, detail=detail))
+
     async def _connect(self) -> None:
         version, reading = await self._contact.make()
         self._counters.connections += 1
         self._counters.readings += 2
         self._changes.protocols = our_protocols(version)
+        self._tripwire.protocols = frozenset(PROTOCOLS.get(word, -1) for word in self._changes.protocols)
         if self._witness is not None:
             self._witness.honours_static = self._changes.protocols == STATIC
         self._absorb(reading)
-        if self.state is TargetState.UNREACHABLE or self.version is None:
+        if self.state in {TargetState.UNREACHABLE, TargetState.SHARED_NAMESPACE} or self.version is None:
             log.info("target up", target=self._name, url=self._client.url, version=version)
             self._sink.emit(TargetUp(target=self._name, url=self._client.url, version=version))
         self.version, self._failures, self.error = version, 0, None
@@ -179,6 +227,8 @@ class Session:
     def _say_waiting(self, state: TargetState, why: str) -> None:
         if self.state is not state:
             log.warning("target not mirrored into", target=self._name, url=self._client.url, why=why)
+            if state is TargetState.SHARED_NAMESPACE:
+                self._say_refused("shared-namespace", why)
         self.state, self.error = state, why
         self.contacted.set()
 
@@ -186,8 +236,8 @@ class Session:
         """Serve the waiting work until the connection is found broken."""
         pending = self._work.pending
         while True:
-            if self.crew.broken is not None:
-                raise self.crew.broken
+            if (error := self._tripwire.error or self.crew.broken) is not None:
+                raise error
             now = _now()
             wait_s = self.limits.canary_interval_s
             if self._reading_due(now):

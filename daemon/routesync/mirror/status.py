@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from routesync.measure import Histogram
 from routesync.mirror.book import Phase
+from routesync.mirror.measures import Measures
 from routesync.mirror.pending import Urgency
-from routesync.route import Address
+from routesync.route import Address, Family
 
 
 class TargetState(StrEnum):
@@ -22,12 +24,14 @@ class TargetState(StrEnum):
     SYNCING = "syncing"
     SYNCED = "synced"
     UNREACHABLE = "unreachable"
+    GUARDED = "guarded"  # mode guard: it shares our namespace, and is read after each removal
+    ELSEWHERE = "elsewhere"  # mode guard: it does not, so there is nothing to do for it
     PAUSED = "paused"
 
     @property
     def healthy(self) -> bool:
         """Whether an operator may sleep."""
-        return self in {TargetState.SYNCED, TargetState.SYNCING}
+        return self in {TargetState.SYNCED, TargetState.SYNCING, TargetState.GUARDED}
 
 
 Breaker = Literal["closed", "open", "half-open"]
@@ -76,4 +80,8 @@ class TargetView(NamedTuple):
     breaker: Breaker
     counters: Counters
     requests: Mapping[tuple[str, str], int]  # by method and outcome, since the start
+    durations: Mapping[str, Histogram]  # of requests by method; they count on
+    occupied: Mapping[Family, int]  # routes that are, or may be, ours there
+    capacity: Mapping[Family, int]  # how many it shall have of us
+    measures: Measures  # counts on
     token_wait_s: float  # for how long work has waited for a token, since the start

@@ -8,7 +8,7 @@ what its entry says, and is called whenever that may have changed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from routesync.mirror.announce import Announcer
@@ -20,7 +20,7 @@ from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
 from routesync.mirror.wanted import Blocked, TargetFacts, Wanted
 from routesync.mirror.witness import Witness
-from routesync.route import Candidate, Family, Prefix
+from routesync.route import Address, Candidate, Family, Prefix
 
 FRESH_S: Final = 5.0
 """For so long a reading justifies a DELETE."""
@@ -80,6 +80,11 @@ class Worklist:
         return sum(self._occupied.values())
 
     @property
+    def occupied_by_family(self) -> dict[Family, int]:
+        """The same by address family."""
+        return self._occupied.copy()
+
+    @property
     def waiting(self) -> int:
         """How many prefixes wait for their turn, a time of their own or a reading."""
         return len(self.pending) + len(self.verify)
@@ -109,8 +114,11 @@ class Worklist:
 
     # -- wishes -----------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more."""
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more.
+
+        `asked_at` is when that change was read off the kernel.
+        """
         entry = self.entries.get(prefix)
         if entry is None:
             if candidate is None:
@@ -123,6 +131,8 @@ class Worklist:
             entry.hold_until = self._now() + self._limits.withdraw_delay_s
         entry.candidate = candidate
         self._rejudge(prefix, entry)
+        if entry.need(prefix) is not None:
+            entry.asked_at = asked_at
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
         """Take what is not among these prefixes as gone: for a table that is given as a whole."""
@@ -159,6 +169,20 @@ class Worklist:
     def doubt(self, prefix: Prefix) -> None:
         """Let a prefix wait for a reading."""
         self.verify.setdefault(prefix, self._now())
+
+    def adopt(self, prefixes: Collection[Prefix], intend: Callable[[Prefix, Address], None]) -> int:
+        """Claim what stands there as it is wanted and is not ours, of these prefixes or of all; tell how many."""
+        adopted = 0
+        for prefix, entry in list(self.entries.items()):
+            wanted = entry.wanted
+            if entry.phase is not Phase.PRESENT or wanted is None or (prefixes and prefix not in prefixes):
+                continue
+            intend(prefix, wanted.gateway)
+            entry.claim, entry.phase, entry.failures = wanted.gateway, Phase.PENDING, 0
+            self._occupied[prefix.family] += 1
+            adopted += 1
+            self.schedule(prefix, entry)
+        return adopted
 
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
         before = entry.judgement
@@ -312,13 +336,18 @@ class Worklist:
         match finding:
             case Finding.CONFIRMED:
                 if entry.wanted and entry.wanted.gateway == entry.ours and entry.phase is not Phase.CONFIRMED:
-                    entry.phase = Phase.CONFIRMED
-                    self._say.confirmed(prefix, known)
+                    self._confirmed(prefix, entry, known)
             case Finding.LOST:
                 self._changes.note_lost(prefix, entry, known)
             case Finding.FOREIGN:
                 self._changes.note_foreign(prefix, entry, known, describe_row(reading.inventory.rows[prefix]))
         return finding
+
+    def _confirmed(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        entry.phase = Phase.CONFIRMED
+        self._say.measures.reached("confirmed", entry.asked_at, self._now())
+        entry.asked_at = None
+        self._say.confirmed(prefix, gateway)
 
     # -- what the witness says --------------------------------------------------------------------------------------
 
@@ -338,8 +367,7 @@ class Worklist:
         if self._witness.shows(prefix, known):
             entry.ours, entry.claim = known, None
             if entry.wanted and entry.wanted.gateway == known and entry.phase is not Phase.CONFIRMED:
-                entry.phase = Phase.CONFIRMED
-                self._say.confirmed(prefix, known)
+                self._confirmed(prefix, entry, known)
         else:
             entry.ours = entry.claim = None
             self._occupied[prefix.family] -= 1

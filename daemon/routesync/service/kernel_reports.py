@@ -18,7 +18,7 @@ class KernelReporter:
 
     def __init__(self, sink: EventSink, names: Names, links: Callable[[], Links]) -> None:
         self._sink = sink
-        self._names = names
+        self.names = names
         self._links = links
         self._overruns = 0
 
@@ -40,7 +40,7 @@ class KernelReporter:
                 self._overruns += 1
                 log.warning("kernel overrun", lost=report.lost, receive_buffer=report.receive_buffer)
                 self._sink.emit(KernelOverrun(total=self._overruns))
-            case Dropped():
+            case Dropped() if report.verdict.report:
                 self._dropped(report)
             case BadMessage():
                 log.error(
@@ -54,7 +54,7 @@ class KernelReporter:
             RouteDropped(
                 prefix=str(route.prefix),
                 family=route.prefix.family.label,
-                protocol=self._names.protocol(route.protocol),
+                protocol=self.names.protocol(route.protocol),
                 rule=report.verdict.rule,
                 interface=link.name if link else None,
             )

@@ -6,59 +6,86 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 from routesync import __version__
 from routesync.events.hub import EventHub
 from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
 from routesync.route import format_address
+from routesync.service.guarding import guard_status
 from routesync.settings import Settings
 from routesync.table import Table
+
+
+class KernelView(Protocol):
+    """What is to be known of the kernel's side."""
+
+    @property
+    def table(self) -> Table:
+        """The elected routes."""
+
+    @property
+    def source(self) -> KernelSource:
+        """Where they come from."""
 
 
 class StatusBuilder:
     """Puts the status together from all rooms, when asked.
 
     Attributes:
-        table: the table that the pump keeps.
-        standing_reasons: why the daemon is degraded until it is restarted, one line each.
+        settings: the configuration in force.
+        standing: tell why the daemon is degraded beside what its targets and its broker say, one line each.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.
+        guard: tells how the guard stands; None: it is not its mode.
     """
 
     def __init__(
         self,
         settings: Settings,
-        source: KernelSource,
+        kernel: KernelView,
         hub: EventHub,
         targets: Callable[[], Sequence[TargetView]],
     ) -> None:
-        self.table = Table()
-        self.standing_reasons: list[str] = []
+        self.standing: list[Callable[[], Sequence[str]]] = []
         self.broker: Callable[[], str | None] = lambda: None
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
-        self._settings = settings
-        self._source = source
+        self.guard: Callable[[], GuardView | None] = lambda: None
+        self.settings = settings
+        self._kernel = kernel
         self._hub = hub
         self._targets = targets
-        self._started = datetime.now(UTC)
+        self.started = datetime.now(UTC)
+
+    @property
+    def mode(self) -> str:
+        """What the daemon may do."""
+        return self.settings.mode
+
+    def kept(self) -> Counter[str]:
+        """How many elected routes each rule keeps."""
+        return Counter(candidate.verdict.rule for _, candidate in self._kernel.table)
 
     def build(self) -> Status:
         """The whole status, as it is now."""
         reasons = self.reasons()
-        stats = self._source.stats
+        source = self._kernel.source
+        stats = source.stats
+        guard = self.guard()
         return Status(
             state="degraded" if reasons else "online",
             node=self._hub.identity.node,
             version=__version__,
             epoch=self._hub.identity.epoch,
-            mode=self._settings.mode,
-            started=self._started,
+            mode=self.settings.mode,
+            started=self.started,
             time=datetime.fromtimestamp(time.time(), UTC),
             kernel=KernelStatus(
-                state="synced" if self._source.synced.is_set() else "reading",
+                state="synced" if source.synced.is_set() else "reading",
                 routes=stats.kept,
                 dropped=sum(stats.table.values()),
                 overruns=stats.overruns,
@@ -70,13 +97,14 @@ class StatusBuilder:
             ),
             targets=tuple(_target_status(view) for view in self._targets()),
             verdicts=self.verdicts(),
+            guard=guard_status(guard) if guard else None,
             broker=self.broker(),
             reasons=tuple(reasons),
         )
 
     def reasons(self) -> list[str]:
         """Why the daemon is degraded, one line each; none: all is well."""
-        found = list(self.standing_reasons)
+        found = [reason for reasons in self.standing for reason in reasons()]
         for view in self._targets():
             if not view.state.healthy:
                 found.append(f"target {view.name}: {view.error or view.state}")
@@ -92,20 +120,21 @@ class StatusBuilder:
                 for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.OVER_CAPACITY)
                 if (count := view.phases[phase])
             ]
+        if (guard := self.guard()) is not None:
+            found += guard.troubles
         found += [f"broker: {trouble}" for trouble in self.broker_troubles()]
         return found
 
     def verdicts(self) -> dict[str, int]:
         """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
-        counts = Counter(candidate.verdict.rule for _, candidate in self.table)
-        return dict(sorted((counts + Counter(self._source.stats.table)).items()))
+        return dict(sorted((self.kept() + Counter(self._kernel.source.stats.table)).items()))
 
     def figures(self) -> dict[str, int]:
         """The numbers that one looks at first."""
         views = self._targets()
         return {
-            "kept": len(self.table),
-            "dropped": sum(self._source.stats.table.values()),
+            "kept": len(self._kernel.table),
+            "dropped": sum(self._kernel.source.stats.table.values()),
             "wanted": sum(view.wanted for view in views),
             "mirrored": sum(_mirrored(view) for view in views),
         }
@@ -116,6 +145,9 @@ class StatusBuilder:
         text = f"{figures['kept']} routes kept, {figures['dropped']} dropped"
         for view in self._targets():
             text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.wanted} mirrored"
+        if (guard := self.guard()) is not None:
+            word = "would be removed" if guard.dry_run else "to be removed"
+            text += f"; guard: {guard.redundant} {word}, {guard.removed} removed"
         reasons = self.reasons()
         return f"degraded: {reasons[0]}; {text}" if reasons else text
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
+from routesync.events.cloudevents import Record
+from routesync.events.flood import PER_SECOND, WINDOW_S
 from routesync.events.hub import EventHub
 from routesync.events.models import RouteDropped, RouteSummary
 from support.events import accepted
@@ -66,3 +69,53 @@ async def test_a_flood_of_drops_is_summed_up_by_rule() -> None:
     assert summary.dropped == {"dhcp-host-routes": 90, "linkdown": 50}
     hub.emit(dropped("linkdown"))
     assert hub.sequence == 13  # the flood is over
+
+
+def test_it_goes_on_in_an_epoch_that_is_kept_elsewhere() -> None:
+    hub = EventHub("node-1")
+    hub.emit(accepted(1))
+    hub.continue_in("kept", 41)
+    assert (hub.identity.node, hub.identity.epoch, hub.tail) == ("node-1", "kept", ())
+    hub.emit(accepted(2))
+    assert hub.sequence == 42
+    hub.continue_in("kept", 7)
+    hub.emit(accepted(3))
+    assert [record.sequence for record in hub.tail] == [42, 43], "a number is never given twice"
+
+
+async def test_under_a_lasting_flood_there_is_one_summary_a_second_at_most() -> None:
+    hub = EventHub("node-1")
+    loop = asyncio.get_running_loop()
+    told: list[float] = []
+
+    class Summaries:
+        def put(self, record: Record, /) -> None:
+            if isinstance(record.event, RouteSummary):
+                told.append(loop.time())
+
+    hub.attach(Summaries())
+    dropping = 0
+    while len(told) < 2:
+        hub.emit(dropped("dhcp-host-routes"))
+        dropping += 1
+        await asyncio.sleep(0)
+    assert all(later - earlier > WINDOW_S - 0.001 for earlier, later in pairwise(told))
+    hub.flush()
+    one_by_one = sum(isinstance(record.event, RouteDropped) for record in hub.tail)
+    summed_up = sum(
+        sum(record.event.dropped.values()) for record in hub.tail if isinstance(record.event, RouteSummary)
+    )
+    assert one_by_one + summed_up == dropping
+    assert one_by_one <= (len(told) + 1) * PER_SECOND
+
+
+async def test_a_flood_that_the_end_cuts_short_is_summed_up_all_the_same() -> None:
+    hub = EventHub("node-1")
+    for _ in range(30):
+        hub.emit(dropped("linkdown"))
+    hub.flush()
+    assert isinstance(hub.tail[-1].event, RouteSummary)
+    assert hub.tail[-1].event.dropped == {"linkdown": 20}
+    sequence = hub.sequence
+    hub.flush()
+    assert hub.sequence == sequence

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 
 from routesync.events import outbox as outbox_module
 from routesync.events.cloudevents import Record
+from routesync.events.models import EventsLost
 from routesync.events.outbox import Outbox
 from routesync.events.store import SEQUENCE_RESERVE, Bounds, Message
 from support.events import accepted
@@ -43,6 +45,10 @@ async def everything(outbox: Outbox) -> list[int]:
     while not found or found[-1].sequence < last:
         found += await outbox.read(found[-1].sequence if found else 0, 1000)
     return [message.sequence for message in found]
+
+
+def untold(outbox: Outbox) -> list[tuple[str, int | None]]:
+    return [(loss.reason, loss.lost) for loss in outbox.untold]
 
 
 @pytest.fixture
@@ -111,7 +117,7 @@ async def test_a_killed_process_loses_nothing_that_was_written_and_its_numbers_a
         assert outbox.identity.epoch == said.decode().strip()
         assert await everything(outbox) == list(range(1, 501))
         assert outbox.first_sequence == SEQUENCE_RESERVE
-        assert [(loss.reason, loss.lost) for loss in outbox.untold] == [("killed", None)]
+        assert untold(outbox) == [("killed", None)]
 
 
 async def test_the_reserve_moves_on_with_the_sequence(file: Path) -> None:
@@ -155,7 +161,7 @@ async def test_a_loss_is_remembered_until_it_is_told(file: Path) -> None:
         outbox.told(losses)
         outbox.lose("denied", 7.0)  # meanwhile another
     async with opened(file) as outbox:
-        assert [(loss.reason, loss.lost) for loss in outbox.untold] == [("denied", 1)]
+        assert untold(outbox) == [("denied", 1)]
 
 
 async def test_events_that_the_disk_cannot_keep_up_with_are_counted(
@@ -167,6 +173,40 @@ async def test_events_that_the_disk_cannot_keep_up_with_are_counted(
         kept = len(await everything(outbox))
         await eventually(lambda: [loss.lost for loss in outbox.untold] == [20_000 - kept])
         assert kept >= 100
+
+
+async def test_the_event_that_told_a_loss_may_be_lost_too_and_its_count_is_not(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        put(outbox, *range(1, 1101))
+        await outbox.flush()
+        (first,) = outbox.untold
+        assert first.lost is not None
+        lost = EventsLost(
+            count=first.lost, since=datetime.fromtimestamp(first.since, UTC), reason="outbox-full"
+        )
+        outbox.put(Record(1101, 1_700_000_000.0, lost))
+        outbox.told([first])
+        await outbox.flush()
+        assert untold(outbox) == []
+        put(outbox, *range(1102, 3101))
+        waiting = await everything(outbox)
+        (loss,) = outbox.untold
+        assert (loss.reason, loss.lost) == (
+            "outbox-full",
+            3100 - len(waiting),
+        )  # every number that is missing
+
+
+async def test_what_is_on_its_way_to_the_broker_is_not_dropped(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        put(outbox, *range(1, 901))
+        await outbox.flush()
+        sent = await outbox.read(0, 100)
+        put(outbox, *range(901, 1501))
+        waiting = await everything(outbox)
+        assert waiting[:100] == [message.sequence for message in sent] == list(range(1, 101))
+        (loss,) = outbox.untold
+        assert loss.lost == 1500 - len(waiting) == waiting[100] - 101
 
 
 def damage(file: Path) -> None:
@@ -182,6 +222,7 @@ async def test_a_damaged_file_is_put_aside_and_a_new_epoch_begins(file: Path) ->
             assert outbox.identity.epoch != epoch
             assert outbox.first_sequence == 0
             assert outbox.trouble is None
+            assert untold(outbox) == [("storage", None)]
     assert [line["log_level"] for line in logs] == ["error"]
     assert len(list(file.parent.glob("outbox.sqlite.damaged-*"))) == 1
 
@@ -236,7 +277,8 @@ async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(small_disk: 
             put(outbox, *range(2, 2001))
             assert await everything(outbox) == list(range(1, 2001))
             assert outbox.trouble is not None
-            assert "full" in outbox.trouble
+            assert f"{small_disk}/outbox.sqlite: database or disk is full" in outbox.trouble
+            assert "the room on its disk" in outbox.trouble
             outbox.acknowledge(1900)  # what is gone needs no disk any more
             ballast.unlink()
             await eventually(lambda: outbox.trouble is None)
@@ -256,4 +298,52 @@ async def test_with_a_full_disk_and_no_broker_memory_is_bounded(
         put(outbox, *range(1, 3001))
         assert await everything(outbox) == list(range(2501, 3001))
         ballast.unlink()
-        await eventually(lambda: [(loss.reason, loss.lost) for loss in outbox.untold] == [("storage", 2500)])
+        await eventually(lambda: untold(outbox) == [("storage", 2500)])
+
+
+async def test_what_is_lost_while_the_disk_is_full_is_told_while_it_is_full(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MEMORY_LIMIT", 500)
+    async with opened(small_disk / "outbox.sqlite") as outbox:
+        ballast = fill(small_disk)
+        put(outbox, *range(1, 2001))
+        await outbox.flush()
+        losses = outbox.untold
+        assert [(loss.reason, loss.lost) for loss in losses] == [("storage", 1500)]
+        outbox.told(losses)
+        assert untold(outbox) == []
+        put(outbox, 2001)
+        await outbox.flush()
+        assert untold(outbox) == [("storage", 1)]
+        ballast.unlink()
+        await eventually(lambda: outbox.trouble is None)
+        assert untold(outbox) == [("storage", 1)]
+
+
+async def test_retained_topics_that_a_full_disk_does_not_take_stand_in_nobodys_way(small_disk: Path) -> None:
+    async with opened(small_disk / "outbox.sqlite") as outbox:
+        ballast = fill(small_disk)
+        await outbox.remember_retained([f"routesync/v1/node-1/table/lb-1/{n}" for n in range(10_000)])
+        put(outbox, *range(1, 11))
+        assert await everything(outbox) == list(range(1, 11))
+        ballast.unlink()
+        await eventually(lambda: outbox.trouble is None)
+        await outbox.remember_retained(["routesync/v1/node-1/status"])
+        assert await outbox.retained() == {"routesync/v1/node-1/status"}
+    async with opened(small_disk / "outbox.sqlite") as outbox:
+        assert await everything(outbox) == list(range(1, 11))
+
+
+async def test_a_disk_that_is_full_at_the_start_is_said_with_its_remedy(small_disk: Path) -> None:
+    async with opened(small_disk / "outbox.sqlite") as outbox:
+        put(outbox, *range(1, 11))
+    ballast = fill(small_disk)
+    async with opened(small_disk / "outbox.sqlite") as outbox:
+        assert outbox.trouble is not None
+        assert "the room on its disk, then restart" in outbox.trouble
+        put(outbox, 1)
+        assert await everything(outbox) == [1]
+    ballast.unlink()
+    async with opened(small_disk / "outbox.sqlite") as outbox:
+        assert await everything(outbox) == list(range(1, 11))

@@ -1,0 +1,126 @@
+"""The eternal task that keeps the control socket open, and the TCP listener where one is configured.
+
+Neither is worth the daemon's end: what cannot be had is said once, stands among the reasons why the daemon is degraded,
+and is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from routesync.control.api import Api
+from routesync.control.listeners import ListenError, UnixListener, listen_tcp
+from routesync.control.subject import Subject
+from routesync.settings.places import Listen
+
+log = structlog.get_logger(__name__)
+
+LOOK_S: Final = 2.0
+"""So often it is looked whether the sockets are as they should be."""
+FAREWELL_S: Final = 1.0
+"""For so long what is being answered may go on when the daemon stops."""
+
+_SILENT: Final = logging.getLogger("routesync.control.requests")
+"""For aiohttp: what a caller does wrong is told to the caller."""
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+class ControlServer:
+    """Serves the calls on one daemon."""
+
+    def __init__(self, subject: Subject, runtime: Path) -> None:
+        self._subject = subject
+        self._runtime = runtime
+        self._troubles: dict[str, str] = {}
+        self._unix: UnixListener | None = None
+        self._tcp: Listen | None = None
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why the daemon cannot be asked, one line each; none: it can."""
+        return tuple(self._troubles.values())
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        api = Api(self._subject)
+        unix = await _runner(api.application(over_tcp=False))
+        tcp = await _runner(api.application(over_tcp=True))
+        try:
+            while True:
+                await self._keep_unix(unix)
+                await self._keep_tcp(tcp)
+                await asyncio.sleep(LOOK_S)
+        finally:
+            await asyncio.gather(unix.cleanup(), tcp.cleanup())
+            if self._unix is not None:
+                self._unix.close()
+
+    async def _keep_unix(self, runner: web.AppRunner) -> None:
+        if self._unix is not None:
+            if self._unix.stands:
+                return
+            log.warning("control socket taken away", path=str(self._unix.path), consequence="made again")
+            await _close_sites(runner)
+            self._unix.close()
+            self._unix = None
+        try:
+            self._unix = UnixListener(self._runtime)
+        except ListenError as error:
+            self._note("control socket", str(error))
+            return
+        await web.SockSite(runner, self._unix.socket).start()
+        self._note("control socket", None)
+
+    async def _keep_tcp(self, runner: web.AppRunner) -> None:
+        wanted = self._subject.loaded().settings.control.listen
+        if wanted == self._tcp:
+            return
+        await _close_sites(runner)
+        self._tcp = None
+        if wanted is None:
+            self._note("control listener", None)
+            return
+        try:
+            sock = listen_tcp(wanted)
+        except ListenError as error:
+            self._note("control listener", str(error))
+            return
+        await web.SockSite(runner, sock).start()
+        self._tcp = wanted
+        self._note("control listener", None)
+
+    def _note(self, what: str, trouble: str | None) -> None:
+        """Say it once when it breaks and once when it heals."""
+        before = self._troubles.get(what)
+        if trouble is None:
+            if self._troubles.pop(what, None) is not None:
+                log.info("control serves again", what=what)
+            return
+        self._troubles[what] = f"{what}: {trouble}"
+        if before != self._troubles[what]:
+            log.warning(
+                "control cannot be served",
+                what=what,
+                error=trouble,
+                consequence="the daemon works on without it",
+            )
+
+
+async def _runner(app: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(
+        app, access_log=None, logger=_SILENT, shutdown_timeout=FAREWELL_S, handler_cancellation=True
+    )
+    await runner.setup()
+    return runner
+
+
+async def _close_sites(runner: web.AppRunner) -> None:
+    for site in tuple(runner.sites):
+        await site.stop()
