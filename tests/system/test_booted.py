@@ -237,7 +237,7 @@ def test_dead_peers_are_no_reason_to_start_again(site: Site) -> None:
     site.broker.kill()
     site.topology.move_pod_network(3, 8)  # so that it has something to say to both
     eventually_sync(lambda: node.show("StatusText").startswith("degraded"), within_s=30, what="the word")
-    eventually_sync(lambda: bool(node.said("target down")), within_s=30, what="a word of loxilb's death")
+    eventually_sync(lambda: bool(node.said("target_down")), within_s=30, what="a word of loxilb's death")
 
     def fed() -> int:
         return int(node.show("WatchdogTimestampMonotonic"))  # in microseconds
@@ -288,7 +288,7 @@ def test_secrets_come_by_credentials_that_nobody_else_may_read(tmp_path: Path) -
         text = text.replace('name = "edge"', 'name = "edge"\ntoken_file = "edge-token"')
         site.start(text)
         site.mirror_holds(MIRRORED_TABLE)
-        eventually_sync(lambda: bool(node.said("connected to the broker")), what="the broker's welcome")
+        eventually_sync(lambda: bool(node.said("broker_up")), what="the broker's welcome")
         node.systemctl("reload", "routesync")  # whoever looks at the file then has to find them, too
         assert password not in node.journal()
         assert token not in node.journal()
@@ -320,7 +320,7 @@ def test_a_witness_without_the_right_to_enter_namespaces(site: Site) -> None:
     node.systemctl("enable", "routesync-witness@edge.socket")
     site.start()
     site.mirror_holds(MIRRORED_TABLE)
-    eventually_sync(lambda: bool(node.said("witness present")), what="the witness")
+    eventually_sync(lambda: bool(node.said("witness_present")), what="the witness")
     site.topology.move_pod_network(3, 8)
     site.mirror_holds([line.replace("10.244.3.0", "10.244.8.0") for line in MIRRORED_TABLE])
     assert site.standin.state().route_reads <= 2, "those of the first contact; a withdrawal needs none"

@@ -94,7 +94,7 @@ class Guarding:
         on = settings.mode == "guard" and not self._kernel.readable_only
         self._troubles = (ELSEWHERE,) if settings.mode == "guard" and not on else ()
         for trouble in self._troubles:
-            log.error("guard cannot work", why=trouble)
+            log.error("guard_cannot_work", reason=trouble)
         place = (resolve_tables(settings.kernel, loaded.names), settings.kernel.netns)
         if self._guard is not None and (not on or place != self._place):
             await self._supervisor.end("guard")
