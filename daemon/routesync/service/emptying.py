@@ -18,6 +18,8 @@ from routesync.mirror.wanted import TargetRules
 from routesync.service.target_parts import make_client, target_limits
 from routesync.settings import TargetSettings
 
+_NO_LINKS: Final = {1: Link(1, "lo", 0, b"")}
+"""Those of a namespace that nobody shares; without any links it would be left open where the target lives."""
 POLL_S: Final = 0.1
 GIVE_UP_S: Final = 30.0
 """How long a loxilb may be away before a withdrawal gives up."""
@@ -28,7 +30,7 @@ async def empty(
     ledger: Ledger,
     sink: EventSink,
     *,
-    links: Callable[[], Mapping[int, Link]] = dict,
+    links: Callable[[], Mapping[int, Link]] = lambda: _NO_LINKS,
     go_on: Callable[[], str | None] = lambda: None,
 ) -> Emptied:
     """Withdraw all that the ledger has of a target; nobody else may work on it meanwhile.
@@ -37,7 +39,7 @@ async def empty(
         settings: how it is reached and treated.
         ledger: says what is ours there.
         sink: takes the events.
-        links: this host's; by default none: it was posted to before, so it lives elsewhere.
+        links: this host's; by default none that it could share: it was posted to before, so it lives elsewhere.
         go_on: asked again and again; gives a reason to end.
     """
     name, before = settings.name, len(ledger.owned(settings.name))
@@ -51,7 +53,9 @@ async def empty(
         try:
             while ledger.owned(name) and error is None:
                 view = reconciler.view()
-                if view.state is not TargetState.UNREACHABLE:
+                if view.state is TargetState.SHARED_NAMESPACE:  # here, DELETE could take routes of our own host
+                    error = view.error
+                elif view.state is not TargetState.UNREACHABLE:
                     well_at = loop.time()
                 elif loop.time() - well_at > GIVE_UP_S:
                     error = view.error
