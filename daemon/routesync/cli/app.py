@@ -122,7 +122,15 @@ def watch(
     *,
     config: ConfigOption = None,
     broker: Annotated[
-        str | None, typer.Option(help="HOST[:PORT] instead of the configuration's broker.")
+        str | None,
+        typer.Option(
+            help="Instead of the configuration's: HOST[:PORT] or mqtt[s]://[USER@]HOST[:PORT][/ROOT]; "
+            "$ROUTESYNC_MQTT_PASSWORD is USER's password."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
     ] = None,
     node: Annotated[
         list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
@@ -141,7 +149,7 @@ def watch(
     if prefix is not None and within is None:
         raise typer.Exit(2)
     selection = Selection(node or (), kind or (), within)
-    raise typer.Exit(command.watch(config or DEFAULT_CONFIG, broker, selection, as_json=json))
+    raise typer.Exit(command.watch(config or DEFAULT_CONFIG, broker, ca_file, selection, as_json=json))
 
 
 @app.command()

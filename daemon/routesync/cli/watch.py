@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from routesync.cli.broker import REMEDIES, named_broker
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import complain, console
+from routesync.events.access import Remedies
 from routesync.events.reader import Message, Selection, follow
 from routesync.route import Prefix
 from routesync.settings import MqttSettings
 
 SHOWN: Final = 20
-"""Events that the live view keeps in sight."""
+"""Events that the live view keeps in sight, at most."""
+REFRESHES_A_SECOND: Final = 4
 _COLOURS: Final = {"online": "green", "degraded": "yellow", "stopping": "yellow", "offline": "red"}
 
 
-def watch(config: Path, broker: str | None, selection: Selection, *, as_json: bool) -> int:
+def watch(
+    config: Path, broker: str | None, ca_file: Path | None, selection: Selection, *, as_json: bool
+) -> int:
     """Follow until Ctrl-C; return the exit status."""
-    settings = _settings(config, broker)
+    if ca_file is not None and broker is None:
+        complain("--ca-file is for --broker; the configuration has mqtt.tls.ca_file")
+        return 2
+    settings = named_broker(broker, ca_file) if broker is not None else _configured_broker(config)
     if settings is None:
         return EX_CONFIG
+    remedies = Remedies() if broker is None else REMEDIES
     try:
         if as_json or not console().is_terminal:
-            asyncio.run(_print(settings, selection, as_json=as_json))
+            asyncio.run(_print(settings, selection, remedies, as_json=as_json))
         else:
-            asyncio.run(_show(settings, selection))
+            asyncio.run(_show(settings, selection, remedies))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:  # whoever read has had enough
@@ -51,27 +59,18 @@ def read_prefix(text: str) -> Prefix | None:
         return None
 
 
-def _settings(config: Path, broker: str | None) -> MqttSettings | None:
-    if broker is not None:
-        host, colon, port = broker.rpartition(":")
-        named = (
-            {"host": host.strip("[]"), "port": int(port)} if colon and port.isdecimal() else {"host": broker}
-        )
-        try:
-            return MqttSettings.model_validate(named)
-        except ValidationError as error:
-            complain(f"--broker {broker}: {error.errors()[0]['msg']}; write HOST or HOST:PORT")
-            return None
+def _configured_broker(config: Path) -> MqttSettings | None:
     loaded = load_or_explain(config)
-    if loaded is not None and loaded.settings.mqtt is None:
-        complain(f"{config}: names no broker ([mqtt]); name one with --broker HOST[:PORT]")
+    if loaded is None:
         return None
-    return loaded.settings.mqtt if loaded is not None else None
+    if loaded.settings.mqtt is None:
+        complain(f"{config}: names no broker ([mqtt]); name one with --broker HOST[:PORT]")
+    return loaded.settings.mqtt
 
 
-async def _print(settings: MqttSettings, selection: Selection, *, as_json: bool) -> None:
-    async for message in follow(settings, selection, _complain_once()):
-        print(message.model_dump_json() if as_json else _line(message).plain, flush=True)
+async def _print(settings: MqttSettings, selection: Selection, remedies: Remedies, *, as_json: bool) -> None:
+    async for message in follow(settings, selection, _complain_once(), remedies):
+        print(message.text if as_json else _line(message).plain, flush=True)
 
 
 def _complain_once() -> Callable[[str | None], None]:
@@ -86,46 +85,83 @@ def _complain_once() -> Callable[[str | None], None]:
     return trouble
 
 
-async def _show(settings: MqttSettings, selection: Selection) -> None:
-    view = _View()
-    with Live(view.render(), console=console(), refresh_per_second=4, transient=False) as live:
+async def _show(settings: MqttSettings, selection: Selection, remedies: Remedies) -> None:
+    terminal = Console(highlight=False)
+    view = _View(terminal)
+    with Live(view.render(), console=terminal, auto_refresh=False) as live:
 
-        def trouble(text: str | None) -> None:
-            view.trouble = text
-            live.update(view.render())
+        async def refresh() -> None:
+            while True:
+                await asyncio.sleep(1 / REFRESHES_A_SECOND)
+                if view.changed:
+                    view.changed = False
+                    live.update(view.render(), refresh=True)
 
-        async for message in follow(settings, selection, trouble):
-            view.take(message)
-            live.update(view.render())
+        refreshing = asyncio.create_task(refresh())
+        try:
+            chosen = selection._replace(with_status=True)
+            async for message in follow(settings, chosen, view.note_trouble, remedies):
+                view.take(message)
+        finally:
+            refreshing.cancel()
 
 
 class _View:
     """Nodes above, the last events below."""
 
-    def __init__(self) -> None:
-        self.trouble: str | None = None
+    def __init__(self, terminal: Console) -> None:
+        self.changed = True
+        self._terminal = terminal
+        self._trouble: str | None = "connecting"
         self._nodes: dict[str, Message] = {}
         self._events: deque[Text] = deque(maxlen=SHOWN)
 
     def take(self, message: Message) -> None:
+        self.changed = True
         if message.kind == "status":
             self._nodes[message.node] = message
         else:
             self._events.append(_line(message))
 
+    def note_trouble(self, trouble: str | None) -> None:
+        self.changed = self.changed or trouble != self._trouble
+        self._trouble = trouble
+
     def render(self) -> RenderableType:
-        nodes = Table("node", "state", "routes", "targets", "because", box=None, pad_edge=False)
-        for name, message in sorted(self._nodes.items()):
-            state = str(message.data.get("state"))
-            nodes.add_row(
-                name,
+        """What fits the terminal: the nodes, those with troubles first, and the last events."""
+        room = max(self._terminal.height - 4, 4)
+        events = list(self._events)[-max(room - len(self._nodes), room // 2) :]
+        nodes = sorted(self._nodes.values(), key=lambda message: (_state(message) == "online", message.node))
+        shown = nodes[: max(room - len(events), 1)]
+        table = Table("node", "state", "routes", "targets", "because", box=None, pad_edge=False)
+        for message in shown:
+            state = _state(message)
+            table.add_row(
+                message.node,
                 Text(state, style=_COLOURS.get(state, "")),
                 _routes(message),
                 _targets(message),
                 "; ".join(map(str, _list(message, "reasons"))),
             )
-        trouble = [Text(self.trouble, style="red")] if self.trouble else []
-        return Group(*trouble, nodes, Text(), *self._events)
+        left = nodes[len(shown) :]
+        states = Counter(map(_state, left))
+        more = ", ".join(f"{count} {state}" for state, count in states.items())
+        return Group(
+            *([Text(self._trouble, style="red")] if self._trouble else []),
+            table,
+            Text(f"and {more}" if left else "", style="dim"),
+            *(_cut(line, self._terminal.width) for line in events),
+        )
+
+
+def _cut(line: Text, width: int) -> Text:
+    cut = line.copy()
+    cut.truncate(width, overflow="ellipsis")
+    return cut
+
+
+def _state(message: Message) -> str:
+    return str(message.data.get("state"))
 
 
 def _list(message: Message, name: str) -> list[object]:
@@ -145,7 +181,9 @@ def _targets(message: Message) -> str:
 def _line(message: Message) -> Text:
     """One event in one line: time, node, what, about what, and the rest of its data."""
     rest = " ".join(
-        f"{name}={value}" for name, value in message.data.items() if value not in (None, message.subject)
+        f"{name}={value}"
+        for name, value in message.data.items()
+        if value not in (None, False, message.subject) and name != "family"
     )
     if message.kind == "status":
         rest = " ".join([str(message.data.get("state")), *map(str, _list(message, "reasons"))])
