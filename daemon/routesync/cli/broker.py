@@ -50,7 +50,7 @@ def _read(text: str) -> dict[str, object]:
         raise ValueError(f"{url.scheme} is no scheme of MQTT over TCP")
     if url.password is not None:
         raise ValueError(f"a password on the command line is seen by others; put it into ${MQTT_PASSWORD}")
-    if url.query or url.fragment:
+    if {"?", "#"} & {*text}:
         raise ValueError("? and # have no meaning here")
     if not url.hostname:
         raise ValueError("names no host")

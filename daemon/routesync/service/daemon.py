@@ -53,6 +53,7 @@ SLICE: Final = 500
 READING_CONSIDERED_S: Final = 1.0
 """After a reading of the kernel, by when all that it changed was considered."""
 STATUS_INTERVAL_S: Final = 1.0
+SETTLE_INTERVAL_S: Final = 1.0
 
 
 class InterfaceNames(Mapping[int, str]):
@@ -102,6 +103,7 @@ class Daemon:
             self._open_events(stack)
             self._open_kernel()
             self._status.standing_reasons += trouble
+            self._status.storage_trouble = lambda: ledger.trouble
             for target in self._settings.targets if self._settings.mode == "mirror" else ():
                 self._reconcilers.append(await self._make_reconciler(target, ledger, stack))
             self._name_orphans(ledger)
@@ -114,6 +116,7 @@ class Daemon:
             supervisor.start("kernel", self._source.run)
             supervisor.start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
             supervisor.start("readiness", self._say_ready)
+            supervisor.start("ledger", lambda: _settle(ledger))
             try:
                 await supervisor.wait()
             finally:
@@ -246,6 +249,12 @@ class Daemon:
 
     def _reload(self) -> None:
         log.warning("reload is not supported yet; restart to take up a new configuration")
+
+
+async def _settle(ledger: Ledger) -> None:
+    while True:
+        await asyncio.sleep(SETTLE_INTERVAL_S)
+        ledger.settle()
 
 
 def make_client(target: TargetSettings) -> LoxilbClient:

@@ -27,6 +27,7 @@ class StatusBuilder:
     Attributes:
         table: the table that the pump keeps.
         standing_reasons: why the daemon is degraded until it is restarted, one line each.
+        storage_trouble: tells in one line why what is written would not outlive a crash; None: it would.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.
     """
@@ -40,6 +41,7 @@ class StatusBuilder:
     ) -> None:
         self.table = Table()
         self.standing_reasons: list[str] = []
+        self.storage_trouble: Callable[[], str | None] = lambda: None
         self.broker: Callable[[], str | None] = lambda: None
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
         self._settings = settings
@@ -80,6 +82,8 @@ class StatusBuilder:
     def reasons(self) -> list[str]:
         """Why the daemon is degraded, one line each; none: all is well."""
         found = list(self.standing_reasons)
+        if (trouble := self.storage_trouble()) is not None:
+            found.append(f"ledger: {trouble}")
         for view in self._targets():
             if not view.state.healthy:
                 found.append(f"target {view.name}: {view.error or view.state}")
