@@ -27,9 +27,11 @@ class Announcer:
     def __init__(self, target: str, sink: EventSink) -> None:
         self._target = target
         self._sink = sink
+        self._standing: dict[Prefix, Address] = {}  # what subscribers take to stand there
 
     def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
         """The target took the route."""
+        self._standing[prefix] = wanted.gateway
         self._sink.emit(
             RouteAccepted(
                 target=self._target,
@@ -44,6 +46,7 @@ class Announcer:
 
     def confirmed(self, prefix: Prefix, gateway: Address) -> None:
         """Its table shows our route."""
+        self._standing[prefix] = gateway
         self._sink.emit(
             RouteConfirmed(
                 target=self._target,
@@ -55,6 +58,7 @@ class Announcer:
 
     def withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
         """Our route is no longer there, and shall not be."""
+        self._standing.pop(prefix, None)
         self._sink.emit(
             RouteWithdrawn(
                 target=self._target,
@@ -65,8 +69,14 @@ class Announcer:
             )
         )
 
+    def gone(self, prefix: Prefix, reason: str) -> None:
+        """Our route is not there; should subscribers have it otherwise, it is withdrawn for them, too."""
+        if (gateway := self._standing.get(prefix)) is not None:
+            self.withdrawn(prefix, gateway, reason)
+
     def refused(self, prefix: Prefix, wanted: Wanted, error: Rejected, retry_in_s: float) -> None:
         """The target does not take the route."""
+        self._standing.pop(prefix, None)
         self._sink.emit(
             RouteRefused(
                 target=self._target,
@@ -81,6 +91,7 @@ class Announcer:
 
     def conflicting(self, prefix: Prefix, wanted: Wanted, detail: str) -> None:
         """Somebody else's route holds the prefix."""
+        self._standing.pop(prefix, None)
         log.warning("route conflicting", target=self._target, prefix=str(prefix), detail=detail)
         self._sink.emit(
             RouteConflicting(
@@ -108,4 +119,5 @@ class Announcer:
 
     def lost(self, prefix: Prefix, detail: str) -> None:
         """The target lost a route of ours by itself."""
+        self._standing.pop(prefix, None)
         self._sink.emit(SyncLost(target=self._target, prefix=str(prefix), detail=detail))

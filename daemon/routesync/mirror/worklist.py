@@ -16,7 +16,7 @@ import structlog
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import NEVER, Entry, Finding, Phase, Tally, compare, describe_row
 from routesync.mirror.brakes import Limits, MassWithdrawBrake
-from routesync.mirror.changes import RETRY_FIRST_S, Changes
+from routesync.mirror.changes import RETRY_FIRST_S, Changes, why_unwanted
 from routesync.mirror.contact import Reading
 from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
@@ -159,6 +159,7 @@ class Worklist:
                 entry.phase = Phase.ACCEPTED
             return
         self.standing.pop(prefix, None)
+        self._say.gone(prefix, why_unwanted(entry))
         if entry.idle:
             del self.entries[prefix]
             entry.drop()
