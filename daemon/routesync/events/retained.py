@@ -69,13 +69,10 @@ class RetainedState:
         self._willed: list[str] = []  # cleared, but a last will may still set them again
 
     async def publish(self, status: Status) -> None:
-        """Publish what differs from what this connection has published. The targets are those of the status."""
-        targets = {target.name for target in status.targets}
-        for table in list(self._table):
-            if table.target not in targets:
-                self._table.forget(table.target)
-                self._announced.discard(table.target)
-        await self._clear_leftovers(targets)
+        """Publish what differs from what this connection has published."""
+        for gone in self._table.list_targets(target.name for target in status.targets):
+            self._announced.discard(gone)
+        await self._clear_leftovers(self._table.targets)
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + self._interval_s
             await self._publish_buckets()

@@ -7,7 +7,7 @@ route; `withdrawn`, `refused`, `conflicting` and `sync/lost` take it away.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import ClassVar, Final, Literal
 
@@ -123,13 +123,24 @@ class Table:
 
     def __init__(self) -> None:
         self._targets: dict[str, TargetTable] = {}
+        self._listed: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[TargetTable]:
         return iter(self._targets.values())
 
-    def forget(self, target: str) -> None:
-        """Drop a target that is no longer configured."""
-        self._targets.pop(target, None)
+    @property
+    def targets(self) -> frozenset[str]:
+        """The targets that are configured, or spoken of."""
+        return self._listed | self._targets.keys()
+
+    def list_targets(self, names: Iterable[str]) -> frozenset[str]:
+        """Take these as the ones that are configured; tell which no longer are. Those are forgotten."""
+        listed = frozenset(names)
+        gone = self._listed - listed
+        for name in gone:
+            self._targets.pop(name, None)
+        self._listed = listed
+        return gone
 
     def put(self, record: Record, /) -> None:
         """Apply an event."""
