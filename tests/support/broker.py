@@ -51,6 +51,7 @@ class Broker:
             "log_type error",
             "log_type warning",
             "log_type notice",
+            "log_type subscribe",
             f"listener {self.port} {address}",
         ]
         if users is None:
@@ -141,10 +142,14 @@ class Broker:
         """Let it go on."""
         self._signal(signal.SIGCONT)
 
-    def collect(self, topic: str, count: int, *, within_s: float) -> list[bytes]:
+    def collect(
+        self, topic: str, count: int, *, within_s: float, user: str | None = None, password: str = ""
+    ) -> list[bytes]:
         """Subscribe at QoS 1 from another process, which costs ours nothing; returns that many payloads."""
         command = ["mosquitto_sub", "-h", self.address, "-p", str(self.port), "-V", "mqttv5", "-q", "1"]
         command += ["-t", topic, "-C", str(count), "-W", str(round(within_s)), "-F", "%p"]
+        if user is not None:
+            command += ["-u", user, "-P", password, "-i", user]
         return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.splitlines()
 
     def kill(self) -> None:
