@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from routesync.demo.topology import MIRRORED_TABLE
+from routesync.events.contract import message_schema
 from support.bad_brokers import bad_broker
 from support.disks import fill, small_disk
 from support.netns import Namespace, needs_root
@@ -98,6 +101,14 @@ def test_a_broker_in_trouble_delays_no_route(scene: Scene, trouble: Trouble) -> 
 # -- the daemon killed, the disk full ---------------------------------------------------------------------------------
 
 
+@cache
+def validator(type_name: str) -> jsonschema.Draft202012Validator:
+    """Of the published schema of this type."""
+    return jsonschema.Draft202012Validator(
+        message_schema(type_name), format_checker=jsonschema.FormatChecker()
+    )
+
+
 def followed(file: Path) -> tuple[Copy, list[dict[str, Any]]]:
     """What a subscriber has who got all of this; and the events by their id, in order of arrival."""
     copy = Copy()
@@ -105,6 +116,8 @@ def followed(file: Path) -> tuple[Copy, list[dict[str, Any]]]:
     for line in file.read_bytes().splitlines():
         copy.apply(line)
         message = json.loads(line) if line else {}
+        if message:
+            validator(message["type"]).validate(message)
         if "sequence" in message:
             events.setdefault(message["id"], message)
     return copy, list(events.values())
