@@ -82,6 +82,10 @@ class Broker:
         """What mosquitto has said."""
         return (self._directory / "log").read_text()
 
+    def subscriptions(self, topic: str) -> int:
+        """How often somebody has subscribed to this topic at QoS 1."""
+        return self.log.count(f" 1 {topic}\n")
+
     @property
     def pid(self) -> int:
         """Its process."""
