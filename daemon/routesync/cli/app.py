@@ -165,7 +165,15 @@ def watch(
     *,
     config: ConfigOption = None,
     broker: Annotated[
-        str | None, typer.Option(help="HOST[:PORT] instead of the configuration's broker.")
+        str | None,
+        typer.Option(
+            help="Instead of the configuration's: HOST[:PORT] or mqtt[s]://[USER@]HOST[:PORT][/ROOT]; "
+            "$ROUTESYNC_MQTT_PASSWORD is USER's password."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="This host's daemon, over its control socket, without a broker.")
@@ -191,7 +199,7 @@ def watch(
     if prefix is not None and within is None:
         raise typer.Exit(2)
     selection = Selection(node or (), kind or (), within)
-    way = command.Way(config or DEFAULT_CONFIG, broker, socket, local=local or socket is not None)
+    way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     raise typer.Exit(command.watch(way, selection, as_json=json))
 
 
