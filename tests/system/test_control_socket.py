@@ -90,7 +90,7 @@ def test_orders_are_carried_out_and_answered_as_the_document_says(alone: Served)
         schema = whole["paths"][f"/v1/{name}"]["post"]["responses"]["200"]["content"][JSON]["schema"]
         jsonschema.Draft202012Validator({**schema, "components": whole["components"]}).validate(reply.json)
         assert "lb" in json.dumps(reply.json)
-    assert alone.log().count('"event": "control"') >= 4
+    assert alone.log().count('"event": "control_call"') >= 4
     assert "uid 0 (root)" in alone.log()
 
 
@@ -269,7 +269,7 @@ def test_the_group_may_read_the_owner_and_root_may_change_and_strangers_nothing(
         status, said = ask(STRANGER, "status")
         assert status == NOT_ALLOWED
         assert f"you may not open it; it is for the group {OWNER.gid}: use sudo, or" in said
-        assert '"control refused"' in daemon.log()
+        assert '"control_refused"' in daemon.log()
 
 
 # -- the socket's own life -----------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_a_crashed_daemons_socket_is_taken_over_and_a_live_ones_is_not() -> None
         assert first.wait(15) == 0
         daemon.serves()  # the second one tries on
         eventually_sync(
-            lambda: "control serves again" in daemon.log(), what="the second one's word that it heals"
+            lambda: "control_serves_again" in daemon.log(), what="the second one's word that it heals"
         )
         assert daemon.log().count("another routesync serves there") == 1, "it is said once"
         assert daemon.stop() == 0
@@ -307,7 +307,7 @@ def test_without_a_runtime_directory_the_daemon_goes_on_and_says_so() -> None:
     with served() as daemon:
         daemon.runtime.write_text("a file where a directory should be")
         process = daemon.start()
-        eventually_sync(lambda: "control cannot be served" in daemon.log(), what="the word")
+        eventually_sync(lambda: "control_not_served" in daemon.log(), what="the word")
         done = daemon.run("status")
         assert done.returncode == NOT_RUNNING
         assert "routesync does not run here: there is no" in done.stderr

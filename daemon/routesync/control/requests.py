@@ -141,7 +141,7 @@ async def streaming(request: web.Request, content_type: str) -> AsyncIterator[we
     except (ConnectionError, TimeoutError):  # who asked is gone, or takes nothing any more
         _break_off(request)
     except Exception:
-        log.exception("control answer broken off", path=request.path)
+        log.exception("control_answer_broken_off", path=request.path)
         _break_off(request)
 
 

@@ -10,12 +10,13 @@ import structlog
 
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.wire import Inventory, InventoryRow
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.status import Counters
+from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix
 
@@ -33,6 +34,8 @@ class Outcome(Enum):
     SETTLED = auto()  # the entry says how
     DOUBTFUL = auto()  # only a reading can tell
     RESTORED = auto()  # it had been lost there, and is there again
+    PROVEN = auto()  # it stands
+    UNPROVEN = auto()  # its gateway is unreachable there: whether it stands, no POST can tell
 
 
 class Changes:
@@ -48,6 +51,7 @@ class Changes:
         ingestion: Ingestion,
         bucket: TokenBucket,
         counters: Counters,
+        tripwire: Tripwire,
     ) -> None:
         self._target = target
         self._client = client
@@ -58,6 +62,7 @@ class Changes:
         self.protocols = STATIC
         """What a route of ours is shown as by this target's version."""
         self._counters = counters
+        self._tripwire = tripwire
         self._missing: set[Prefix] = set()  # lost there by itself, and not made again yet
 
     async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
@@ -95,18 +100,23 @@ class Changes:
             self._bucket.give_back(self._now())
             return Outcome.SETTLED
         if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
-            self._ledger.intend(self._target, prefix, wanted.gateway)
+            self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=True)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except errors.AccessDenied:
             raise
-        except (
-            errors.Rejected
-        ):  # 409: it stands; any other words prove nothing, for it may stand all the same
+        except errors.Rejected as error:
+            # 409: it stands; any other words prove nothing, for it may stand all the same
             self._bucket.give_back(self._now())
             if entry.ours is None:
                 self._ledger.forget(self._target, prefix)
-            return Outcome.SETTLED
+            unreachable = isinstance(error, errors.NextHopUnreachable)
+            return Outcome.UNPROVEN if unreachable else Outcome.PROVEN
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._ingestion.note(self._now())  # it may have been made anew
+            raise
+        if entry.ours is None:
+            self._ledger.intend(self._target, prefix, wanted.gateway)
         self._touched(entry)
         self._counters.posted += 1
         self._counters.lost += 1
@@ -129,40 +139,37 @@ class Changes:
     ) -> Outcome:
         claimed = entry.claim is not None
         asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
-        self._ledger.intend(self._target, prefix, wanted.gateway)
+        row = inventory.rows.get(prefix)
+        doubtful = not claimed and row is not None and is_ours(row, wanted.gateway, self.protocols)
+        self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=doubtful)
         try:
-            await self._client.add(prefix, wanted.gateway)
-        except errors.AlreadyExists:
-            self._bucket.give_back(self._now())
-            if claimed:
-                return Outcome.DOUBTFUL
-            self._ledger.forget(self._target, prefix)
-            self._stands_already(prefix, entry, wanted, inventory)
-            return Outcome.SETTLED
-        except errors.Unexplained as error:  # there already, or refused
-            self._bucket.give_back(self._now())
-            if claimed:
-                return Outcome.DOUBTFUL
-            self._ledger.forget(self._target, prefix)
-            if prefix in inventory.rows:
-                self._stands_already(prefix, entry, wanted, inventory)
-            else:
-                self._refused(prefix, entry, wanted, error)
-            return Outcome.SETTLED
+            await self._add(prefix, entry, wanted.gateway)
         except (errors.NotSent, errors.AccessDenied):
             if not claimed:
                 self._ledger.forget(self._target, prefix)
             raise
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
+            if (
+                claimed
+            ):  # it may stand all the same: an unreachable gateway is refused before that is looked at
+                return Outcome.DOUBTFUL
             self._ledger.forget(self._target, prefix)
-            entry.claim = None
-            self._refused(prefix, entry, wanted, error)
+            # Unexplained: there already, or refused; its table tells
+            if isinstance(error, errors.AlreadyExists) or (
+                isinstance(error, errors.Unexplained) and row is not None
+            ):
+                self._stands_already(prefix, entry, wanted, row)
+            else:
+                self._refused(prefix, entry, wanted, error)
             return Outcome.SETTLED
         except (errors.OutcomeUnknown, asyncio.CancelledError):
-            entry.claim, entry.ours = wanted.gateway, None
+            if not doubtful:
+                entry.claim, entry.ours = wanted.gateway, None
             self._touched(entry)
             raise
+        if doubtful:  # it had gone meanwhile, so this one is ours
+            self._ledger.intend(self._target, prefix, wanted.gateway)
         self._touched(entry)
         self._counters.posted += 1
         self._say.measures.reached("accepted", asked_at, entry.changed_at)
@@ -173,10 +180,37 @@ class Changes:
         entry.phase = Phase.ACCEPTED
         if entry.gap_since is not None:
             gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
-            log.info("gateway replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
+            log.info("gateway_replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
             entry.gap_since = None
         self._say.accepted(prefix, wanted, previous)
         return Outcome.SETTLED
+
+    async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        wire = self._tripwire.set(prefix, gateway, entry.candidate)
+        try:
+            await self._client.add(prefix, gateway)
+        except (errors.Rejected, errors.NotSent):
+            self._tripwire.refused(prefix, wire)
+            raise
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._tripwire.answered(prefix, wire)
+            raise
+        self._tripwire.answered(prefix, wire)
+
+    async def take_back(self, prefix: Prefix, entry: Entry) -> None:
+        """Delete a route of ours that should never have gone there; the caller has proof that it stands alone.
+
+        Raises:
+            LoxilbError: it may stand there still.
+        """
+        gateway = entry.ours
+        await self._client.delete(prefix)
+        self._counters.deleted += 1
+        self._touched(entry)
+        self._ledger.forget(self._target, prefix)
+        entry.ours = entry.claim = None
+        if gateway is not None:
+            self._say.withdrawn(prefix, gateway, "shared-namespace")
 
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
@@ -216,7 +250,7 @@ class Changes:
         """
         await self._another_token()
         try:
-            await self._client.add(prefix, gateway)
+            await self._add(prefix, entry, gateway)
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
             entry.failures += 1
@@ -226,7 +260,7 @@ class Changes:
         await self._another_token()
         await self._client.delete(prefix)
         self._counters.ghosts += 1
-        log.info("ghost removed", target=self._target, prefix=str(prefix))
+        log.info("ghost_removed", target=self._target, prefix=str(prefix))
         return True
 
     def _touched(self, entry: Entry) -> None:
@@ -241,8 +275,7 @@ class Changes:
             self._say.refused(prefix, wanted, error, RETRY_FIRST_S)
         entry.phase = Phase.REFUSED
 
-    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory) -> None:
-        row = inventory.rows.get(prefix)
+    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, row: InventoryRow | None) -> None:
         if row is not None and is_ours(row, wanted.gateway, self.protocols):
             entry.phase, entry.failures, entry.error = Phase.PRESENT, 0, ""
             return
@@ -256,6 +289,10 @@ class Changes:
             self._counters.conflicts += 1
             self._say.conflicting(prefix, entry.wanted, detail)
         entry.phase = Phase.CONFLICTING
+
+    def give_up(self, prefix: Prefix) -> None:
+        """Nothing proves that what may stand there is ours, so it is not."""
+        self._ledger.forget(self._target, prefix)
 
     def let_go(self, prefix: Prefix) -> None:
         """Nothing is left to say of the prefix."""

@@ -11,9 +11,12 @@ from typing import Protocol
 from routesync import __version__
 from routesync.events.hub import EventHub
 from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
+from routesync.route import format_address
+from routesync.service.guarding import guard_status
 from routesync.settings import Settings
 from routesync.table import Table
 
@@ -38,6 +41,7 @@ class StatusBuilder:
         standing: tell why the daemon is degraded beside what its targets and its broker say, one line each.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.
+        guard: tells how the guard stands; None: it is not its mode.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class StatusBuilder:
         self.standing: list[Callable[[], Sequence[str]]] = []
         self.broker: Callable[[], str | None] = lambda: None
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
+        self.guard: Callable[[], GuardView | None] = lambda: None
         self.settings = settings
         self._kernel = kernel
         self._hub = hub
@@ -70,6 +75,7 @@ class StatusBuilder:
         reasons = self.reasons()
         source = self._kernel.source
         stats = source.stats
+        guard = self.guard()
         return Status(
             state="degraded" if reasons else "online",
             node=self._hub.identity.node,
@@ -91,6 +97,7 @@ class StatusBuilder:
             ),
             targets=tuple(_target_status(view) for view in self._targets()),
             verdicts=self.verdicts(),
+            guard=guard_status(guard) if guard else None,
             broker=self.broker(),
             reasons=tuple(reasons),
         )
@@ -103,6 +110,9 @@ class StatusBuilder:
                 found.append(f"target {view.name}: {view.error or view.state}")
             if view.braked:
                 found.append(f"target {view.name}: a mass withdrawal of {view.braked} routes is held back")
+            if view.unreachable_gateways:
+                names = ", ".join(map(format_address, view.unreachable_gateways[:3]))
+                found.append(f"target {view.name}: its kernel does not reach the next hop {names}")
             if view.overdue:
                 found.append(f"target {view.name}: work has waited for {view.oldest_s:.0f} s")
             found += [
@@ -133,6 +143,9 @@ class StatusBuilder:
         text = f"{figures['kept']} routes kept, {figures['dropped']} dropped"
         for view in self._targets():
             text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.wanted} mirrored"
+        if (guard := self.guard()) is not None:
+            word = "would be removed" if guard.dry_run else "to be removed"
+            text += f"; guard: {guard.redundant} {word}, {guard.removed} removed"
         reasons = self.reasons()
         return f"degraded: {reasons[0]}; {text}" if reasons else text
 
