@@ -63,7 +63,7 @@ def test_routes_are_followed_through_jumps_of_the_clock(arena: Arena, tmp_path: 
         eventually_sync(lambda: arena.standin.state().posts > posts, within_s=10, what="a canary")  # noqa: B023
     log = arena.log.read_text()
     arena.kill()
-    assert "target down" not in log
+    assert "target_down" not in log
     assert '"warning"' not in log.replace("start-up hold", ""), log
     years = {json.loads(line)["timestamp"][:4] for line in log.splitlines()}
     assert len(years) == 3, "the jumps reached the daemon"

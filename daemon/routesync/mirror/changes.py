@@ -180,7 +180,7 @@ class Changes:
         entry.phase = Phase.ACCEPTED
         if entry.gap_since is not None:
             gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
-            log.info("gateway replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
+            log.info("gateway_replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
             entry.gap_since = None
         self._say.accepted(prefix, wanted, previous)
         return Outcome.SETTLED
@@ -260,7 +260,7 @@ class Changes:
         await self._another_token()
         await self._client.delete(prefix)
         self._counters.ghosts += 1
-        log.info("ghost removed", target=self._target, prefix=str(prefix))
+        log.info("ghost_removed", target=self._target, prefix=str(prefix))
         return True
 
     def _touched(self, entry: Entry) -> None:

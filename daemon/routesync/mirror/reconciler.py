@@ -244,7 +244,7 @@ class Reconciler:
         return trouble
 
     def _say_paused(self, trouble: str | None) -> None:
-        log.warning("target paused", target=self.name, url=self._client.url, trouble=trouble)
+        log.warning("target_paused", target=self.name, url=self._client.url, trouble=trouble)
         self._sink.emit(TargetPaused(target=self.name))
 
     def _enter_hold(self) -> None:
@@ -267,7 +267,7 @@ class Reconciler:
             return None
         held_s = max(0.0, time.time() - self._hold.since)
         trouble = self._hold.lift()
-        log.warning("target resumed", target=self.name, url=self._client.url, trouble=trouble)
+        log.warning("target_resumed", target=self.name, url=self._client.url, trouble=trouble)
         self._sink.emit(TargetResumed(target=self.name, paused_s=round(held_s, 1)))
         self._session.leave_hold()
         self._resumed_at = self._now()

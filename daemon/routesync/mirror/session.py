@@ -162,7 +162,7 @@ class Session:
         if isinstance(error, errors.AccessDenied):
             text += "; set token_file for this target"
         if self.state is not TargetState.UNREACHABLE:
-            log.warning("target down", target=self._name, url=self._client.url, error=text)
+            log.warning("target_down", target=self._name, url=self._client.url, error=text)
             self._sink.emit(TargetDown(target=self._name, url=self._client.url, error=text))
             if self._sync_began is not None:
                 self._sink.emit(SyncFailed(target=self._name, error=text, retry_in_s=round(delay, 1)))
@@ -177,7 +177,7 @@ class Session:
         self._contact.disprove()
         seen, self._tripwire.seen = self._tripwire.seen, {}
         left = [str(prefix) for prefix, gateway in seen.items() if not await self._take_back(prefix, gateway)]
-        log.error("target refused", target=self._name, url=self._client.url, why=str(error), left=left)
+        log.error("target_refused", target=self._name, url=self._client.url, reason=str(error), left=left)
         self.state, self.error = TargetState.SHARED_NAMESPACE, str(error)
         self._sync_began = None
         self._say_refused("own-route-seen", str(error))
@@ -196,7 +196,7 @@ class Session:
         try:
             await self._changes.take_back(prefix, entry)
         except errors.LoxilbError as error:
-            log.warning("route not taken back", target=self._name, prefix=str(prefix), error=str(error))
+            log.warning("route_not_taken_back", target=self._name, prefix=str(prefix), error=str(error))
             return False
         self._work.schedule(prefix, entry)
         return True
@@ -214,7 +214,7 @@ class Session:
             self._witness.honours_static = self._changes.protocols == STATIC
         self._absorb(reading)
         if self.state in {TargetState.UNREACHABLE, TargetState.SHARED_NAMESPACE} or self.version is None:
-            log.info("target up", target=self._name, url=self._client.url, version=version)
+            log.info("target_up", target=self._name, url=self._client.url, version=version)
             self._sink.emit(TargetUp(target=self._name, url=self._client.url, version=version))
         self.version, self._failures, self.error = version, 0, None
         self.crew.start_anew()
@@ -226,7 +226,7 @@ class Session:
 
     def _say_waiting(self, state: TargetState, why: str) -> None:
         if self.state is not state:
-            log.warning("target not mirrored into", target=self._name, url=self._client.url, why=why)
+            log.warning("target_not_mirrored", target=self._name, url=self._client.url, reason=why)
             if state is TargetState.SHARED_NAMESPACE:
                 self._say_refused("shared-namespace", why)
         self.state, self.error = state, why
@@ -288,19 +288,16 @@ class Session:
     def _checked(self, prefix: Prefix, entry: Entry, outcome: Outcome) -> None:
         now = _now()
         if outcome is Outcome.RESTORED and self._checks.sweep_soon(now):  # the sweep finds the others
-            log.warning("target had lost a route", target=self._name, prefix=str(prefix))
+            log.warning("target_lost_route", target=self._name, prefix=str(prefix))
         if entry.wanted is None:
             return
         gateway = entry.wanted.gateway
         if outcome is Outcome.UNPROVEN:
             if self._checks.unproven(gateway, prefix, now):
-                self._say_gateway("next hop unreachable at target", gateway)
+                log.warning("next_hop_unreachable", target=self._name, gateway=format_address(gateway))
         elif outcome in {Outcome.PROVEN, Outcome.RESTORED} and self._checks.proven(gateway, prefix, now):
-            self._say_gateway("next hop reachable again at target", gateway)
+            log.info("next_hop_reachable", target=self._name, gateway=format_address(gateway))
         self.wake.set()
-
-    def _say_gateway(self, event: str, gateway: Address) -> None:
-        log.warning(event, target=self._name, gateway=format_address(gateway))
 
     def _note_rest(self) -> None:
         """When nothing is left to do now, say that the sync is complete, once."""

@@ -3,6 +3,7 @@
 ::
 
     KernelSide --elected--> Targets: a Reconciler each --> loxilb
+        |    `---reports--> Guarding (mode guard) --> kernel
         |                      |
         `------- events -------'--> EventHub --> Outlets: MQTT, log
 
@@ -108,8 +109,12 @@ class Daemon:
             lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
+            lambda: self.guarding.troubles,
             lambda: self.control.troubles,
         ]
+
+    def _views(self) -> list[TargetView]:
+        return self.targets.views() + self.guarding.views()
 
     def _subject(self) -> Subject:
         return Subject(
@@ -124,9 +129,6 @@ class Daemon:
             reload=self.reloader.reload,
             metrics=self.metrics,
         )
-
-    def _views(self) -> list[TargetView]:
-        return [*self.targets.views(), *self.guarding.views()]
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
@@ -201,5 +203,5 @@ def _open_ledger(state: Path, stack: AsyncExitStack) -> tuple[Ledger, list[str]]
     except LedgerBusyError:
         raise
     except LedgerError as error:
-        log.error("ledger unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
+        log.error("ledger_unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
         return MemoryLedger(), [f"ledger: {error}"]

@@ -120,8 +120,6 @@ class StatusBuilder:
                 for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.OVER_CAPACITY)
                 if (count := view.phases[phase])
             ]
-        if (guard := self.guard()) is not None:
-            found += guard.troubles
         found += [f"broker: {trouble}" for trouble in self.broker_troubles()]
         return found
 
