@@ -87,7 +87,7 @@ def test_orders_are_carried_out_and_answered_as_the_document_says(alone: Served)
         schema = whole["paths"][f"/v1/{name}"]["post"]["responses"]["200"]["content"][JSON]["schema"]
         jsonschema.Draft202012Validator({**schema, "components": whole["components"]}).validate(reply.json)
         assert "lb" in json.dumps(reply.json)
-    assert alone.log().count('"event": "control"') >= 4
+    assert alone.log().count('"event": "control_call"') >= 4
     assert "uid 0 (root)" in alone.log()
 
 
@@ -191,6 +191,19 @@ def test_what_is_no_request_is_refused_and_costs_nothing(alone: Served, noise: b
     assert "Traceback" not in alone.log()
 
 
+def test_metrics_come_in_the_format_that_is_asked_for(alone: Served) -> None:
+    plain = alone.call("GET", "/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=")
+    assert b"\nroutesync_" in plain.body
+    with connect(alone.socket) as caller:
+        caller.sendall(
+            b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+        )
+        head, _, body = b"".join(iter(lambda: caller.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert b"application/openmetrics-text" in head
+    assert body.endswith(b"# EOF\n")
+
+
 # -- over TCP ------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +218,7 @@ def test_over_tcp_there_are_health_and_metrics_and_nothing_else(alone: Served) -
 
     assert '"live"' in ask("/health/live")
     assert '"ready"' in ask("/health/ready")
+    assert "routesync_" in ask("/metrics")
     assert "404" in ask("/v1/status")
     assert "the rest is asked at the control socket" in ask("/v1/status")
 
@@ -236,7 +250,7 @@ def test_the_group_may_read_the_owner_and_root_may_change_and_strangers_nothing(
         status, said = ask(STRANGER, "status")
         assert status == NOT_ALLOWED
         assert f"you may not open it; it is for the group {OWNER.gid}: use sudo, or" in said
-        assert '"control refused"' in daemon.log()
+        assert '"control_refused"' in daemon.log()
 
 
 # -- the socket's own life -----------------------------------------------------------------------------------
@@ -263,7 +277,7 @@ def test_a_crashed_daemons_socket_is_taken_over_and_a_live_ones_is_not() -> None
         assert first.wait(15) == 0
         daemon.serves()  # the second one tries on
         eventually_sync(
-            lambda: "control serves again" in daemon.log(), what="the second one's word that it heals"
+            lambda: "control_serves_again" in daemon.log(), what="the second one's word that it heals"
         )
         assert daemon.log().count("another routesync serves there") == 1, "it is said once"
         assert daemon.stop() == 0
@@ -274,7 +288,7 @@ def test_without_a_runtime_directory_the_daemon_goes_on_and_says_so() -> None:
     with served() as daemon:
         daemon.runtime.write_text("a file where a directory should be")
         process = daemon.start()
-        eventually_sync(lambda: "control cannot be served" in daemon.log(), what="the word")
+        eventually_sync(lambda: "control_not_served" in daemon.log(), what="the word")
         done = daemon.run("status")
         assert done.returncode == NOT_RUNNING
         assert "routesync does not run here: there is no" in done.stderr

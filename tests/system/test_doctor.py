@@ -27,6 +27,13 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """One in which no daemon is ever started."""
+    with founding_scene(tmp_path_factory.mktemp("idle")) as made:
+        yield made
+
+
 def doctor(
     scene: Scene, *arguments: str, confined: bool = False
 ) -> tuple[int, dict[str, list[dict[str, Any]]]]:
@@ -67,8 +74,8 @@ def process_named(scene: Scene, name: str) -> Iterator[int]:
             process.kill()
 
 
-def test_before_there_is_any_configuration(scene: Scene, tmp_path: Path) -> None:
-    status, found = doctor(scene, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
+def test_before_there_is_any_configuration(idle: Scene, tmp_path: Path) -> None:
+    status, found = doctor(idle, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
     assert status == 1
     assert found["config"][0]["level"] == "warn"
     (route,) = found["dhcp-host-routes"]
@@ -81,21 +88,21 @@ def test_before_there_is_any_configuration(scene: Scene, tmp_path: Path) -> None
 
 
 def test_a_loxilb_that_shares_the_namespace_is_found_and_its_version_weighed(
-    scene: Scene, tmp_path: Path
+    idle: Scene, tmp_path: Path
 ) -> None:
     nothing = ["--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none")]
-    node = Namespace(scene.topology.node)
+    node = Namespace(idle.topology.node)
     for release, level in (("0.9.1", "fail"), ("0.9.8.8", "ok")):
-        with running_standin(node, "--loxilb-version", release), process_named(scene, "loxilb") as pid:
-            _, found = doctor(scene, *nothing)
+        with running_standin(node, "--loxilb-version", release), process_named(idle, "loxilb") as pid:
+            _, found = doctor(idle, *nothing)
         assert [finding["subject"] for finding in found["shared-namespace"]] == [f"process {pid}"]
         assert found["dhcp-host-routes"][0]["level"] == level, release
         assert found["loxilb-version"][0]["level"] == {"fail": "warn"}.get(level, level)
 
 
-def test_a_running_dhcp_client_is_named_as_far_as_can_be_told(scene: Scene, tmp_path: Path) -> None:
-    with process_named(scene, "dhcpcd"):
-        _, found = doctor(scene, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
+def test_a_running_dhcp_client_is_named_as_far_as_can_be_told(idle: Scene, tmp_path: Path) -> None:
+    with process_named(idle, "dhcpcd"):
+        _, found = doctor(idle, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
     assert "probably written by dhcpcd" in found["dhcp-host-routes"][0]["summary"]
 
 
@@ -155,17 +162,18 @@ def test_without_privilege_it_says_what_it_cannot_see(scene: Scene) -> None:
     assert found["dhcp-host-routes"][0]["subject"] == "192.168.10.1/32"
 
 
-def test_a_wrong_file_is_told_line_by_line_and_the_rest_is_checked(scene: Scene) -> None:
-    scene.config.write_text('[polcy]\n[mqtt]\nport = "many"\n')
-    status, found = doctor(scene, *ours(scene))
+def test_a_wrong_file_is_told_line_by_line_and_the_rest_is_checked(idle: Scene, tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text('[polcy]\n[mqtt]\nport = "many"\n')
+    status, found = doctor(idle, "--config", str(file), "--state", str(tmp_path))
     assert status == 2
     assert len(found["config"]) >= 2
     assert all(finding["level"] == "fail" for finding in found["config"])
     assert found["dhcp-host-routes"][0]["subject"] == "192.168.10.1/32"
 
 
-def test_people_get_lines_that_they_can_read(scene: Scene) -> None:
-    done = scene.run("doctor", "--no-contact", *ours(scene))
+def test_people_get_lines_that_they_can_read(idle: Scene) -> None:
+    done = idle.run("doctor", "--no-contact", *ours(idle))
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[-1].endswith(" fail")

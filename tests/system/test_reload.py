@@ -44,7 +44,7 @@ def lines(scene: Scene, event: str) -> list[dict[str, object]]:
     return [line for line in found if line["event"] == event]
 
 
-def reload(scene: Scene, outcome: str = "configuration reloaded") -> None:
+def reload(scene: Scene, outcome: str = "config_reloaded") -> None:
     before = len(lines(scene, outcome))
     assert scene.daemon is not None
     scene.daemon.send_signal(signal.SIGHUP)
@@ -149,18 +149,18 @@ def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scen
         bad = [
             number for number, line in enumerate(scene.config.read_text().splitlines(), 1) if "dorp" in line
         ]
-        reload(scene, "configuration rejected")
+        reload(scene, "config_rejected")
         place = f"{scene.config}:{bad[0]}"
         eventually_sync(lambda: place in str(status(scene).get("reasons")), what="the reason in the status")
-        problems = [str(line["problem"]) for line in lines(scene, "configuration rejected")]
+        problems = [str(line["problem"]) for line in lines(scene, "config_rejected")]
         assert len(problems) == 2
         assert problems[0].startswith(f"{place}: [[policy.rules]] #1 (dhcp-host-routes), key action: ")
         (rejected,) = [event for event in scene.events() if ".config.rejected." in event["type"]]
         assert rejected["data"]["errors"] == problems
 
         scene.config.write_text(good + '\n[kernel]\nnetns = "rs-nowhere"\n')
-        reload(scene, "configuration rejected")
-        assert "netns" in str(lines(scene, "configuration rejected")[-1])
+        reload(scene, "config_rejected")
+        assert "netns" in str(lines(scene, "config_rejected")[-1])
 
         Namespace(scene.topology.node).ip("route add 10.99.0.0/16 via 192.168.10.1")
         scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
@@ -216,7 +216,7 @@ def test_other_tables_are_read_without_a_restart(scene: Scene) -> None:
         edit(scene, ("[mqtt]", '[log]\nlevel = "debug"\n\n[kernel]\ntables = ["main", 100]\n\n[mqtt]'))
         reload(scene)
         scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
-        eventually_sync(lambda: bool(lines(scene, "kernel resynced")), what="a debug line")
+        eventually_sync(lambda: bool(lines(scene, "kernel_resynced")), what="a debug line")
         edit(scene, ('tables = ["main", 100]', 'tables = "main"'), ('name = "node"', 'name = "other"'))
         reload(scene)
         scene.mirror_holds(MIRRORED_TABLE)

@@ -56,9 +56,9 @@ class Api:
         async def guarded(request: web.Request) -> web.StreamResponse:
             peer = peer_of(request.transport)
             if not may_change(peer, os.geteuid()):
-                log.warning("control refused", call=call.name, peer=str(peer))
+                log.warning("control_refused", call=call.name, peer=str(peer))
                 raise ProblemError("not-permitted", f"only {who_may()} may {call.name}; you are {peer}")
-            log.info("control", call=call.name, peer=str(peer))
+            log.info("control_call", call=call.name, peer=str(peer))
             return await carry_out(request)
 
         return guarded
@@ -101,5 +101,5 @@ async def _in_words(request: web.Request, handler: Handler, elsewhere: str) -> w
     except (ConnectionError, TimeoutError):  # who asked is gone, or takes nothing
         raise
     except Exception as error:
-        log.exception("control call failed", path=request.path)
+        log.exception("control_call_failed", path=request.path)
         return problem_answer(make("internal", f"{type(error).__name__}; the log says more"))

@@ -66,7 +66,7 @@ class ControlServer:
         if self._unix is not None:
             if self._unix.stands:
                 return
-            log.warning("control socket taken away", path=str(self._unix.path), consequence="made again")
+            log.warning("control_socket_taken_away", path=str(self._unix.path), consequence="made again")
             await _close_sites(runner)
             self._unix.close()
             self._unix = None
@@ -101,12 +101,12 @@ class ControlServer:
         before = self._troubles.get(what)
         if trouble is None:
             if self._troubles.pop(what, None) is not None:
-                log.info("control serves again", what=what)
+                log.info("control_serves_again", what=what)
             return
         self._troubles[what] = f"{what}: {trouble}"
         if before != self._troubles[what]:
             log.warning(
-                "control cannot be served",
+                "control_not_served",
                 what=what,
                 error=trouble,
                 consequence="the daemon works on without it",

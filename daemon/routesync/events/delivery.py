@@ -192,12 +192,12 @@ class Delivery:
 
     def _note_denial(self, topic: str, answer: str) -> None:
         if _place(topic) not in self.denials:
-            log.error("the broker denies a topic", topic=f"{self._root}/{_place(topic)}", answer=answer)
+            log.error("broker_denies_topic", topic=f"{self._root}/{_place(topic)}", answer=answer)
         self.denied[topic] = Denial(answer, asyncio.get_running_loop().time())
 
     def _note_taken(self, topic: str) -> None:
         if self.denied and self.denied.pop(topic, None) is not None and _place(topic) not in self.denials:
-            log.info("the broker takes a topic again", topic=f"{self._root}/{_place(topic)}")
+            log.info("broker_takes_topic", topic=f"{self._root}/{_place(topic)}")
 
     def _try_denied_again(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -61,6 +61,7 @@ class MqttPublisher:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
         self.measures = DeliveryMeasures()
+        self._said: set[str] = set()  # the troubles that were logged since it was connected
         self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
         self._hub = hub
@@ -134,16 +135,16 @@ class MqttPublisher:
 
     def _note_trouble(self, trouble: str) -> None:
         if self.state in ("connected", "connecting"):
-            log.warning("events do not reach the broker and wait in the outbox", trouble=trouble)
-        elif self.state != trouble:
-            log.warning("events still do not reach the broker", trouble=trouble)
+            self._said = {trouble}
+            log.warning("broker_down", error=trouble, consequence="events wait in the outbox")
+        elif trouble not in self._said:  # each trouble once, however they take turns
+            self._said.add(trouble)
+            log.warning("broker_still_down", error=trouble)
         self.state = trouble
 
     def _note_connected(self) -> None:
-        if self.state == "connecting":
-            log.info("connected to the broker", host=self._settings.host, port=self._settings.port)
-        else:
-            log.info("events reach the broker again", waiting=self._outbox.backlog)
+        waiting = self._outbox.backlog
+        log.info("broker_up", host=self._settings.host, port=self._settings.port, waiting=waiting)
         self.state = "connected"
 
     async def _connection(self) -> None:

@@ -100,7 +100,7 @@ class Outbox:
         """
         store, trouble = open_store(path, epoch)
         if trouble is not None:
-            log.error("the outbox cannot be opened", error=trouble)
+            log.error("outbox_not_opened", error=trouble)
         outbox = cls(store, node, bounds, place=str(path or "memory"), trouble=trouble)
         outbox._thread.start()
         return outbox
@@ -258,7 +258,7 @@ class Outbox:
         try:
             self._work()
         except Exception as error:
-            log.exception("the outbox has a defect")
+            log.exception("outbox_defect")
             self._tell_loop(self._fail, error)
 
     def _work(self) -> None:
@@ -337,13 +337,13 @@ class Outbox:
                 f"{self._place}: {error}; events go on through memory and would not survive a restart; "
                 f"{REMEDY}"
             )
-            log.error("the outbox cannot be used", error=str(error))
+            log.error("outbox_failing", error=str(error))
 
     def _note_well(self) -> None:
         if self._failed_at is not None and time.monotonic() - self._failed_at > HEALED_S:
             self._failed_at = None
             self.trouble = None
-            log.info("the outbox can be used again")
+            log.info("outbox_recovered")
 
     def _read(self, after: int, limit: int) -> list[Message]:
         messages = self._store.read(after, limit)

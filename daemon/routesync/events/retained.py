@@ -142,7 +142,7 @@ class RetainedState:
         await self._session.quiet()
         if denied:
             log.warning(
-                "retained state under a former name may not be cleared and stays at the broker",
+                "retained_state_stays",
                 topics=len(denied),
                 first=denied[0],
                 remedy="publish an empty retained message to each as a user who may",

@@ -324,4 +324,4 @@ def _put_aside(path: Path, damage: str) -> None:
     path.replace(aside)
     for leftover in (f"{path}-wal", f"{path}-shm"):
         Path(leftover).unlink(missing_ok=True)
-    log.error("the outbox was damaged and is put aside; a new epoch begins", error=damage, aside=str(aside))
+    log.error("outbox_damaged", error=damage, aside=str(aside), consequence="a new epoch begins")

@@ -45,7 +45,7 @@ class Alarms:
         held = self._work.held_at_start(now)
         if held and not self._start_up:
             standing = self._work.occupied
-            log.warning("start-up hold", target=self._target, routes=held, of=standing)
+            log.warning("startup_hold", target=self._target, routes=held, of=standing)
             self._sink.emit(SyncHeld(target=self._target, cause="start-up", routes=held, standing=standing))
             self._start_up = held
 
@@ -60,13 +60,13 @@ class Alarms:
         if overdue:
             waiting = self._work.waiting
             log.warning(
-                "work overdue", target=self._target, oldest_s=round(oldest_s), waiting=waiting, error=error
+                "work_overdue", target=self._target, oldest_s=round(oldest_s), waiting=waiting, error=error
             )
             self._sink.emit(
                 SyncOverdue(target=self._target, oldest_s=round(oldest_s, 1), waiting=waiting, error=error)
             )
         else:
-            log.info("work timely again", target=self._target)
+            log.info("work_timely", target=self._target)
             self._sink.emit(SyncTimely(target=self._target))
 
     def _look_at_start_up(self, now: float) -> None:
@@ -77,7 +77,7 @@ class Alarms:
             return
         over = self._work.start_up_is_over(now)
         routes = self._start_up if over else 0
-        log.info("start-up hold released", target=self._target, routes=routes)
+        log.info("startup_hold_released", target=self._target, routes=routes)
         self._sink.emit(
             SyncReleased(
                 target=self._target, cause="start-up", by="time" if over else "kernel", routes=routes
@@ -91,12 +91,12 @@ class Alarms:
                 self._full.add(family)
                 limit = limits.capacity(family)
                 log.warning(
-                    "target full", target=self._target, family=family.label, limit=limit, waiting=waiting
+                    "target_full", target=self._target, family=family.label, limit=limit, waiting=waiting
                 )
                 self._sink.emit(
                     TargetFull(target=self._target, family=family.label, limit=limit, waiting=waiting)
                 )
             elif not waiting and family in self._full:
                 self._full.remove(family)
-                log.info("target has room", target=self._target, family=family.label)
+                log.info("target_has_room", target=self._target, family=family.label)
                 self._sink.emit(TargetRoom(target=self._target, family=family.label))

@@ -92,7 +92,7 @@ class Announcer:
     def conflicting(self, prefix: Prefix, wanted: Wanted, detail: str) -> None:
         """Somebody else's route holds the prefix."""
         self.measures.fates["conflicting"] += 1
-        log.warning("route conflicting", target=self._target, prefix=str(prefix), detail=detail)
+        log.warning("route_conflicting", target=self._target, prefix=str(prefix), detail=detail)
         self._sink.emit(
             RouteConflicting(
                 target=self._target,
@@ -126,7 +126,7 @@ class Announcer:
     def braked(self, routes: int, standing: int) -> None:
         """A mass withdrawal is held back."""
         log.warning(
-            "mass withdrawal held back",
+            "withdrawals_held",
             target=self._target,
             routes=routes,
             of=standing,
@@ -136,5 +136,5 @@ class Announcer:
 
     def released(self, routes: int, by: Literal["second-reading", "hand", "kernel"]) -> None:
         """It is not held back any more."""
-        log.warning("mass withdrawal released", target=self._target, routes=routes, by=by)
+        log.warning("withdrawals_released", target=self._target, routes=routes, by=by)
         self._sink.emit(SyncReleased(target=self._target, cause="mass", by=by, routes=routes))

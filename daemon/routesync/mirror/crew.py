@@ -116,7 +116,7 @@ class Crew:
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("reconciler error", target=self._target, error=repr(error), exc_info=error)
+            log.error("reconciler_error", target=self._target, error=repr(error), exc_info=error)
             self.broken = errors.OutcomeUnknown(f"internal error: {error!r}")
         self._tell_landed()
 

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
+from routesync.loxilb.client import LoxilbClient
 from routesync.measure import Histogram
 from routesync.mirror.book import Phase
 from routesync.mirror.measures import Measures
@@ -24,12 +25,14 @@ class TargetState(StrEnum):
     SYNCING = "syncing"
     SYNCED = "synced"
     UNREACHABLE = "unreachable"
+    GUARDED = "guarded"  # mode guard: it shares our namespace, and is read after each removal
+    ELSEWHERE = "elsewhere"  # mode guard: it does not, so there is nothing to do for it
     PAUSED = "paused"
 
     @property
     def healthy(self) -> bool:
         """Whether an operator may sleep."""
-        return self in {TargetState.SYNCED, TargetState.SYNCING}
+        return self in {TargetState.SYNCED, TargetState.SYNCING, TargetState.GUARDED}
 
 
 Breaker = Literal["closed", "open", "half-open"]
@@ -80,3 +83,43 @@ class TargetView(NamedTuple):
     capacity: Mapping[Family, int]  # how many it shall have of us
     measures: Measures  # counts on
     token_wait_s: float  # for how long work has waited for a token, since the start
+
+    @classmethod
+    def unmirrored(
+        cls,
+        name: str,
+        client: LoxilbClient,
+        *,
+        state: TargetState,
+        version: str | None,
+        error: str | None,
+        counters: Counters,
+    ) -> Self:
+        """A target that nothing is mirrored into."""
+        return cls(
+            name=name,
+            url=client.url,
+            state=state,
+            version=version,
+            error=error,
+            wanted=0,
+            phases=Counter(),
+            waiting=0,
+            oldest_s=0,
+            braked=0,
+            paused=False,
+            paused_since=None,
+            held_at_start=0,
+            over_capacity=0,
+            overdue=False,
+            by_urgency={},
+            in_flight=0,
+            breaker="open" if state is TargetState.UNREACHABLE else "closed",
+            counters=counters,
+            requests=client.requests.copy(),
+            durations=client.durations,
+            occupied={},
+            capacity={},
+            measures=Measures(),
+            token_wait_s=0,
+        )

@@ -95,7 +95,7 @@ class Witness:
             except KernelError as error:
                 if self.trouble is None:
                     log.warning(
-                        "witness lost", target=self._target, error=str(error), consequence="readings serve"
+                        "witness_lost", target=self._target, error=str(error), consequence="readings serve"
                     )
                 self.trouble = str(error)
             finally:
@@ -109,7 +109,7 @@ class Witness:
         before, self._seen = self._seen, dict(await source.changes())
         self._ready = True
         log.info(
-            "witness present", target=self._target, netns=self._netns or "handed over", routes=len(self._seen)
+            "witness_present", target=self._target, netns=self._netns or "handed over", routes=len(self._seen)
         )
         self.trouble = None
         for prefix in {**before, **self._seen}:

@@ -3,6 +3,7 @@
 ::
 
     KernelSide --elected--> Targets: a Reconciler each --> loxilb
+        |    `---reports--> Guarding (mode guard) --> kernel
         |                      |
         `------- events -------'--> EventHub --> Outlets: MQTT, log
 
@@ -28,7 +29,9 @@ from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
 from routesync.events.status import Status
 from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
+from routesync.mirror.status import TargetView
 from routesync.service import logs
+from routesync.service.guarding import Guarding
 from routesync.service.handed import Handed
 from routesync.service.kernel_side import KernelSide
 from routesync.service.metrics import Metrics
@@ -72,13 +75,16 @@ class Daemon:
             state=state,
         )
         stack.push_async_callback(self.targets.close)
-        self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self.targets.views)
+        self.guarding = Guarding(self.kernel, self.hub, self.supervisor)
+        stack.push_async_callback(self.guarding.close)
+        self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self._views)
+        self.status.guard = self.guarding.view
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
         self.metrics = Metrics(
             status=lambda: self.status,
             source=lambda: self.kernel.source,
-            targets=self.targets.views,
+            targets=self._views,
             hub=lambda: self.hub,
             publisher=lambda: self.outlets.publisher,
         )
@@ -103,8 +109,12 @@ class Daemon:
             lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
+            lambda: self.guarding.troubles,
             lambda: self.control.troubles,
         ]
+
+    def _views(self) -> list[TargetView]:
+        return self.targets.views() + self.guarding.views()
 
     def _subject(self) -> Subject:
         return Subject(
@@ -135,6 +145,7 @@ class Daemon:
             self.hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
             start("events", self.outlets.run)
             await self.targets.apply(loaded)
+            await self.guarding.apply(loaded)
             start("kernel", self.kernel.run)
             start("control", self.control.run)
             start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
@@ -153,12 +164,14 @@ class Daemon:
         with self.targets.gathering():
             await self.kernel.apply(loaded)
             await self.targets.apply(loaded)
+        await self.guarding.apply(loaded)
         self.outlets.refresh()
 
     async def _say_ready(self) -> None:
         began = time.monotonic()
         await self.kernel.source.synced.wait()
         await self.targets.contacted()
+        await self.guarding.contacted()
         self._notifier.ready(self.status.line())
         took_s = round(time.monotonic() - began, 3)
         log.info("ready", **self.status.figures(), took_s=took_s, mode=self.status.settings.mode)
@@ -190,5 +203,5 @@ def _open_ledger(state: Path, stack: AsyncExitStack) -> tuple[Ledger, list[str]]
     except LedgerBusyError:
         raise
     except LedgerError as error:
-        log.error("ledger unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
+        log.error("ledger_unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
         return MemoryLedger(), [f"ledger: {error}"]

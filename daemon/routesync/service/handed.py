@@ -61,7 +61,7 @@ def _route_socket(descriptor: int, name: str) -> socket.socket | None:
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError:  # a FIFO or a file
-        log.warning("descriptor not taken", name=name, why="it is no socket")
+        log.warning("descriptor_not_taken", name=name, reason="it is no socket")
         os.close(descriptor)
         return None
     kind = (sock.family, sock.type, sock.proto)
@@ -72,5 +72,5 @@ def _route_socket(descriptor: int, name: str) -> socket.socket | None:
 
 
 def _refuse(sock: socket.socket, name: str, why: str) -> None:
-    log.warning("descriptor not taken", name=name, why=why)
+    log.warning("descriptor_not_taken", name=name, reason=why)
     sock.close()

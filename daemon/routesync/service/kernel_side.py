@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -90,12 +90,16 @@ class KernelSide:
     Attributes:
         table: the elected routes, and their runners-up.
         consumers: told of every change of an election.
+        observers: told of every report of the kernel side. Cheap, and never raise.
+        overhearers: told of every route that the kernel says was made where none had its key. Cheap, and never raise.
         troubles: why the kernel cannot be read at the moment, in one line; empty while it can.
     """
 
     def __init__(self, loaded: Loaded, sink: EventSink, *, sock: socket.socket | None = None) -> None:
         self.table = Table()
         self.consumers: list[Consumer] = []
+        self.observers: list[Callable[[KernelReport], None]] = []
+        self.overhearers: list[Callable[[Route], None]] = []
         self.troubles: tuple[str, ...] = ()
         self._loaded = loaded
         self._sock = sock
@@ -105,6 +109,16 @@ class KernelSide:
         self._stats = KernelStats()
         self._reporter = KernelReporter(sink, loaded.names, lambda: self.links)
         self.source = self._make_source()
+
+    @property
+    def readable_only(self) -> bool:
+        """Whether what is read lies in another namespace, reached by a socket that was handed over alone."""
+        sock = self._socket_for(self._loaded)
+        return sock is not None and not in_own_namespace(sock)
+
+    def admit(self, route: Route, links: Links) -> Verdict:
+        """What the rules in force say of a route."""
+        return self._loaded.policy.evaluate(route, InterfaceNames(links))
 
     @property
     def links(self) -> Links:
@@ -126,7 +140,7 @@ class KernelSide:
         self._reporter.names = loaded.names
         rules = (before.settings.policy, before.names) != (loaded.settings.policy, loaded.names)
         if _reading(before) != _reading(loaded):
-            log.info("kernel is read anew: its part of the configuration changed")
+            log.info("kernel_reading_changed", reason="its part of the configuration changed")
             self._evaluated.clear()
             self.source = self._make_source()
             self._follow_source()
@@ -159,7 +173,7 @@ class KernelSide:
         admit, admit_header = _rules(self._loaded.policy)
         sock = self._socket_for(self._loaded)
         if self._sock is not None and sock is None:
-            log.warning("socket from systemd not used", why=f"kernel.netns is {kernel.netns}, it lives here")
+            log.warning("socket_not_used", reason=f"kernel.netns is {kernel.netns}, it lives here")
         return KernelSource(
             tables=resolve_tables(kernel, names),
             admit=admit,
@@ -170,6 +184,7 @@ class KernelSide:
             sock=sock,
             stats=self._stats,
             report=self._heed,
+            made=self._overhear,
         )
 
     def _follow_source(self) -> None:
@@ -199,7 +214,7 @@ class KernelSide:
                 if not source.synced.is_set():
                     raise
                 if not self.troubles:
-                    log.error("kernel cannot be read", error=str(error), consequence="the routes held stay")  # noqa: TRY400
+                    log.error("kernel_unreadable", error=str(error), consequence="the routes held stay")  # noqa: TRY400
                 self.troubles = (f"kernel: {error}; the routes of before are held",)
             finally:
                 reading.cancel()
@@ -215,7 +230,7 @@ class KernelSide:
             if done:
                 reading.result()
         if self.troubles:
-            log.info("kernel is read again")
+            log.info("kernel_readable")
             self.troubles = ()
 
     async def _pump(self, source: KernelSource) -> None:
@@ -242,11 +257,17 @@ class KernelSide:
     def _heed(self, report: KernelReport) -> None:
         """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
         self._reporter(report)
+        for observer in self.observers:
+            observer(report)
         if isinstance(report, ResyncDone):
             loop = asyncio.get_running_loop()
             loop.call_later(READING_CONSIDERED_S, self._tell_of_reading, loop.time() - report.duration_s)
             if "rules" in report.causes:
                 self._evaluated.set()
+
+    def _overhear(self, route: Route) -> None:
+        for overhearer in self.overhearers:
+            overhearer(route)
 
     def _tell_of_reading(self, began: float) -> None:
         if self._taking:  # what it changed is still being considered

@@ -96,19 +96,19 @@ class Reloader:
         except KernelError as error:
             return self._reject((f"{path}: [kernel], key netns: {error}",))
         for warning in loaded.warnings:
-            log.warning("configuration warning", warning=warning)
+            log.warning("config_warning", warning=warning)
         loaded, reasons = _keep_fixed(self.loaded, loaded)
         for reason in reasons:
-            log.warning("configuration not wholly in force", reason=reason)
+            log.warning("config_partly_in_force", reason=reason)
         await self._put_in_force(loaded)
         self.loaded, self.reasons = loaded, reasons
-        log.info("configuration reloaded", path=str(path), digest=loaded.digest)
+        log.info("config_reloaded", path=str(path), digest=loaded.digest)
         self._sink.emit(ConfigLoaded(path=str(path), digest=loaded.digest))
         return ()
 
     def _reject(self, problems: Outcome) -> Outcome:
         for problem in problems:
-            log.error("configuration rejected", problem=problem, consequence="the one in force stays")
+            log.error("config_rejected", problem=problem, consequence="the one in force stays")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         self.reasons = (f"configuration rejected, the one before is in force: {problems[0]}{more}",)
         self._sink.emit(ConfigRejected(path=str(self.loaded.path), errors=problems))
