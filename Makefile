@@ -42,6 +42,13 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
+.PHONY: docs
+docs: $(READY) ## Write what is generated anew: references, schemas, AsyncAPI, OpenAPI
+	@$(BIN)/python -m routesync.config.reference
+	@$(BIN)/python -m routesync.events.document
+	@$(BIN)/python -m routesync.control.openapi
+	@$(BIN)/python -m routesync.service.metrics.reference
+
 .PHONY: bench
 bench: root $(READY) ## Measure
 	@$(BIN)/pytest tests/bench --bench -s $(ARGS)

@@ -28,7 +28,7 @@ from routesync.mirror.wanted import TargetRules
 from routesync.route import Prefix, Route, Verdict, parse_address
 from routesync.standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
 from support.bench import median, percentile, record
-from support.mirror_lab import Events, candidate, laboratory
+from support.mirror_lab import LO, Events, candidate, laboratory
 from support.netns import Namespace, namespace, needs_root
 from support.standin import running_standin
 from support.waiting import eventually, eventually_sync
@@ -60,7 +60,13 @@ async def mirroring(socket: Path, directory: Path, limits: Limits) -> AsyncItera
     with SqliteLedger(directory / "state") as ledger:
         async with client:
             reconciler = Reconciler(
-                "lb", client, rules=TargetRules(), limits=limits, ledger=ledger, sink=Events(), links=dict
+                "lb",
+                client,
+                rules=TargetRules(),
+                limits=limits,
+                ledger=ledger,
+                sink=Events(),
+                links=lambda: LO,
             )
             task = asyncio.create_task(reconciler.run())
             try:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 import aiohttp
 
 from routesync.events.models import Event
+from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
 from routesync.mirror.hold import Hold
@@ -22,6 +23,9 @@ from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_ad
 from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually, eventually_sync
+
+LO = {1: Link(1, "lo", 0x10049, bytes(6))}
+"""The links of a namespace that has no other."""
 
 
 def candidate(prefix: str, gateway: str) -> Candidate:
@@ -82,7 +86,7 @@ class Lab:
                 rules=rules or TargetRules(),
                 ledger=self.ledger,
                 sink=self.events,
-                links=dict,
+                links=lambda: LO,
                 request_kernel_reading=self._count_reading,
                 witness=Witness("lb", self.space.name) if witness else None,
                 hold=hold,

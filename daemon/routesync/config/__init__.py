@@ -92,6 +92,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         *_exposed(path, credentials.origins),
         *_open_doors(path, settings),
         *policy.warnings,
+        *_guard_without_effect(settings),
     )
     digest = hashlib.sha256(content).hexdigest()
     return Loaded(settings, path, names, policy, digest, credentials.origins, warnings)
@@ -148,6 +149,19 @@ def _open_doors(path: Path, settings: Settings) -> Iterator[str]:
             f"{path}: [control], key listen: whoever reaches {listen} may read metrics and health; "
             "127.0.0.1 or [::1] keeps them on this host"
         )
+
+
+def _guard_without_effect(settings: Settings) -> Iterator[str]:
+    guarded = [number for number, rule in enumerate(settings.policy.rules, 1) if rule.guard]
+    if settings.mode == "guard" and not guarded:
+        yield 'mode "guard" removes nothing: no rule says guard = true'
+    if settings.mode != "guard":
+        for number in guarded:
+            name = settings.policy.rules[number - 1].name
+            yield (
+                f'[[policy.rules]] #{number} ({name}): guard = true takes effect in mode "guard" only, '
+                f'and the mode is "{settings.mode}"'
+            )
 
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

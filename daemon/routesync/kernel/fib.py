@@ -20,7 +20,7 @@ from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import NLM_F_EXCL, RTM_NEWROUTE
 from routesync.kernel.reading import Key, Reading, message_build
 from routesync.kernel.replica import Replica, aliases_at
-from routesync.kernel.reports import Dropped, KernelReport, KernelStats
+from routesync.kernel.reports import DropEnded, Dropped, KernelReport, KernelStats
 from routesync.kernel.splice import (
     GAP,
     Aliases,
@@ -62,6 +62,7 @@ class Fib:
         stats: KernelStats,
         report: Callable[[KernelReport], None],
         order: Callable[[str], None],
+        made: Callable[[Route], None] | None = None,
     ) -> None:
         """Make an empty one.
 
@@ -72,6 +73,7 @@ class Fib:
             stats: where to count.
             report: called with reports.
             order: called with a cause when only a reading can tell.
+            made: called with a route that an event says was made where no other had its key.
         """
         self.replica = Replica()
         self.decoder = RouteDecoder(surroundings.resolve)
@@ -80,6 +82,7 @@ class Fib:
         self._stats = stats
         self._report = report
         self._order = order
+        self._made = made
         self._headers = {table if table < 256 else _RT_TABLE_COMPAT for table in tables}
         self._builds = {
             message_build(family, table): (table, size)
@@ -183,8 +186,11 @@ class Fib:
                 self._forget_reported(key)
         else:
             alias = GAP
-        if self._touched is not None and flags & NLM_F_EXCL:
-            self._certain.add(key)
+        if flags & NLM_F_EXCL:
+            if self._touched is not None:
+                self._certain.add(key)
+            if self._made is not None:
+                self._made(route)
         spliced = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, alias, flags)
         return Spliced(spliced.aliases, spliced.certain and certain)
 
@@ -200,10 +206,10 @@ class Fib:
         return spliced
 
     def _dropped(self, key: Key, route: Route, verdict: Verdict, *, renewed: bool) -> None:
-        """Report a drop, where its rule asks for it, and it is news."""
-        if not verdict.report:
+        """Report a drop, where its rule follows its drops, and it is news."""
+        if not verdict.followed:
             return
-        known = self._reported.setdefault(key[0], {})
+        known = self._reported.get(key[0], {})
         itself = identity(route)
         if known.get(key) == itself and not renewed:
             return
@@ -211,7 +217,7 @@ class Fib:
             if self._reported_count >= _REPORTED:
                 return
             self._reported_count += 1
-        known[key] = itself
+        self._reported.setdefault(key[0], known)[key] = itself
         self._report(Dropped(route, verdict))
 
     def _forget_reported(self, key: Key) -> None:
@@ -220,6 +226,12 @@ class Fib:
             self._reported_count -= 1
             if not known:
                 del self._reported[key[0]]
+            self._report(DropEnded(key[0]))
+
+    def forget_told(self) -> None:
+        """Take no drop as told."""
+        self._reported.clear()
+        self._reported_count = 0
 
     def begin_reading(self) -> Reading:
         """Begin to note what events touch; to be called before the dump is asked for."""

@@ -33,6 +33,7 @@ NLMSG_DONE: Final = 3
 NLMSG_MIN_TYPE: Final = 16
 
 NLM_F_REQUEST: Final = 0x1
+NLM_F_ACK: Final = 0x4
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_REPLACE: Final = 0x100
 NLM_F_EXCL: Final = 0x200

@@ -37,10 +37,16 @@ class Overrun(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A rule that asks for reports dropped a route; said once for each change."""
+    """A route was dropped by a rule that wants its drops followed; said once for each change."""
 
     route: Route
     verdict: Verdict
+
+
+class DropEnded(NamedTuple):
+    """A drop that was told holds no longer: the route is gone, or kept, or another stands in its place."""
+
+    prefix: Prefix
 
 
 class BadMessage(NamedTuple):
@@ -49,7 +55,7 @@ class BadMessage(NamedTuple):
     error: str
 
 
-KernelReport = ResyncDone | Drift | Overrun | Dropped | BadMessage
+KernelReport = ResyncDone | Drift | Overrun | Dropped | DropEnded | BadMessage
 
 
 @dataclass(slots=True)

@@ -44,7 +44,7 @@ from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStat
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
 from routesync.kernel.wire import Wire
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Prefix, Route
 
 _BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
 """Causes that leave in force what is held; all others put it in question."""
@@ -72,6 +72,7 @@ class KernelSource:
         stats: KernelStats | None = None,
         admit_header: AdmitHeader = admit_header_unknown,
         report: Callable[[KernelReport], None] = _unreported,
+        made: Callable[[Route], None] | None = None,
     ) -> None:
         """Prepare a source; nothing is opened before `run`.
 
@@ -85,6 +86,9 @@ class KernelSource:
             stats: of a source before this one, to count on in.
             admit_header: the rules, where the header of a message is enough to drop it.
             report: called with each report, in the loop's thread; must not block.
+            made: called with each route that an event says was made where no other had its key, before the rules are
+                asked; routes of which the header alone, and nothing held of their prefix, tells that they are dropped
+                may be left out. Must not block.
         """
         self.synced = asyncio.Event()
         self.stats = stats or KernelStats()
@@ -104,6 +108,7 @@ class KernelSource:
             stats=self.stats,
             report=report,
             order=self._schedule.order,
+            made=made,
         )
         self._wire: Wire | None = None
         self._dumps: set[asyncio.Future[bool]] = set()  # asked for by others than us
@@ -141,6 +146,11 @@ class KernelSource:
     def request_resync(self, cause: str) -> None:
         """Order a full reading; `cause` is what statistics and reports call it."""
         self._schedule.order(cause)
+
+    def tell_drops_again(self) -> None:
+        """Report every drop that a rule follows anew, by another reading: somebody listens who did not before."""
+        self._fib.forget_told()
+        self._schedule.order("listener")
 
     def replace_admit(self, admit: Admit, admit_header: AdmitHeader = admit_header_unknown) -> None:
         """Put other rules in force; everything is read again and judged by them."""

@@ -16,6 +16,7 @@ from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.status import Counters
+from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix
 
@@ -48,6 +49,7 @@ class Changes:
         ingestion: Ingestion,
         bucket: TokenBucket,
         counters: Counters,
+        tripwire: Tripwire,
     ) -> None:
         self._target = target
         self._client = client
@@ -58,6 +60,7 @@ class Changes:
         self.protocols = STATIC
         """What a route of ours is shown as by this target's version."""
         self._counters = counters
+        self._tripwire = tripwire
         self._missing: set[Prefix] = set()  # lost there by itself, and not made again yet
 
     async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
@@ -97,7 +100,7 @@ class Changes:
         if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
             self._ledger.intend(self._target, prefix, wanted.gateway)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except errors.AccessDenied:
             raise
         except (
@@ -131,7 +134,7 @@ class Changes:
         asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
         self._ledger.intend(self._target, prefix, wanted.gateway)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except errors.AlreadyExists:
             self._bucket.give_back(self._now())
             if claimed:
@@ -178,6 +181,33 @@ class Changes:
         self._say.accepted(prefix, wanted, previous)
         return Outcome.SETTLED
 
+    async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        wire = self._tripwire.set(prefix, gateway, entry.candidate)
+        try:
+            await self._client.add(prefix, gateway)
+        except (errors.Rejected, errors.NotSent):
+            self._tripwire.refused(prefix, wire)
+            raise
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._tripwire.answered(prefix, wire)
+            raise
+        self._tripwire.answered(prefix, wire)
+
+    async def take_back(self, prefix: Prefix, entry: Entry) -> None:
+        """Delete a route of ours that should never have gone there; the caller has proof that it stands alone.
+
+        Raises:
+            LoxilbError: it may stand there still.
+        """
+        gateway = entry.ours
+        await self._client.delete(prefix)
+        self._counters.deleted += 1
+        self._touched(entry)
+        self._ledger.forget(self._target, prefix)
+        entry.ours = entry.claim = None
+        if gateway is not None:
+            self._say.withdrawn(prefix, gateway, "shared-namespace")
+
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
         gateway, asked_at = entry.ours, entry.asked_at
@@ -216,7 +246,7 @@ class Changes:
         """
         await self._another_token()
         try:
-            await self._client.add(prefix, gateway)
+            await self._add(prefix, entry, gateway)
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
             entry.failures += 1

@@ -65,9 +65,9 @@ class Ingestion:
         self._rate = rate
         self._done_at = start + SETTLE_S / 2
 
-    def note(self, now: float) -> None:
-        """One more change was accepted, or may have been."""
-        self._done_at = max(self._done_at, now) + 1 / self._rate
+    def note(self, now: float, changes: int = 1) -> None:
+        """One more change was accepted, or may have been; or so many."""
+        self._done_at = max(self._done_at, now) + changes / self._rate
 
     def quiet_in(self, now: float) -> float:
         """Seconds until everything is ingested for certain; 0: it is quiet."""

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 
@@ -38,6 +38,7 @@ from routesync.events.models import (
     SyncStarted,
     TargetDown,
     TargetPaused,
+    TargetRefused,
     TargetResumed,
     TargetUp,
 )
@@ -50,7 +51,7 @@ from routesync.mirror.book import NEVER, STATIC, Entry, our_protocols
 from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes
 from routesync.mirror.checks import Checks
-from routesync.mirror.contact import Contact, Reading
+from routesync.mirror.contact import PATIENCE_S, Contact, Reading
 from routesync.mirror.crew import Crew
 from routesync.mirror.hold import Hold
 from routesync.mirror.horizon import Horizon
@@ -59,10 +60,12 @@ from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Breaker, Counters, TargetState, TargetView
+from routesync.mirror.tripwire import OwnRouteSeenError, Tripwire
 from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import WITNESS_LAG_S, Worklist, backoff
-from routesync.route import Candidate, Family, Prefix
+from routesync.names import PROTOCOLS
+from routesync.route import Address, Candidate, Family, Prefix, Route
 
 log = structlog.get_logger(__name__)
 
@@ -116,6 +119,7 @@ class Reconciler:
         self._measures = Measures()
         self._say = Announcer(name, sink, self._measures)
         self._counters = Counters()
+        self._tripwire = Tripwire(self._tripped, self._now)
         self._changes = Changes(
             name,
             client=client,
@@ -124,6 +128,7 @@ class Reconciler:
             ingestion=self._ingestion,
             bucket=self._bucket,
             counters=self._counters,
+            tripwire=self._tripwire,
         )
         self._work = Worklist(
             self._changes,
@@ -184,6 +189,10 @@ class Reconciler:
         self._checks.reconfigure(self._now(), limits)
         self._work.reconfigure(limits)
         self.rejudge()
+
+    def overhear(self, route: Route) -> None:
+        """Our own kernel says that a route was made where none had its key: is it one that we posted? Cheap."""
+        self._tripwire.heard(route)
 
     def rejudge(self) -> None:
         """Judge every elected route anew: what is known of targets changed."""
@@ -324,6 +333,8 @@ class Reconciler:
             try:
                 await self._connect()
                 await self._serve()
+            except OwnRouteSeenError as error:
+                await self._refuse(error)
             except errors.LoxilbError as error:
                 await self._rest_after(error)
 
@@ -359,15 +370,54 @@ class Reconciler:
         self.contacted.set()
         await asyncio.sleep(delay)
 
+    def _tripped(self) -> None:
+        self._crew.broken = self._tripwire.error
+        self._wake.set()
+
+    async def _refuse(self, error: OwnRouteSeenError) -> None:
+        """It lives in our own namespace after all: undo what came up here, and begin anew with its ports."""
+        await self._crew.settle()
+        self._contact.disprove()
+        seen, self._tripwire.seen = self._tripwire.seen, {}
+        left = [str(prefix) for prefix, gateway in seen.items() if not await self._take_back(prefix, gateway)]
+        log.error("target_refused", target=self.name, url=self._client.url, reason=str(error), left=left)
+        self._state = TargetState.SHARED_NAMESPACE
+        self._error = str(error)
+        self._sync_began = None
+        self._say_refused("own-route-seen", str(error))
+        self.contacted.set()
+        await asyncio.sleep(PATIENCE_S)
+
+    async def _take_back(self, prefix: Prefix, gateway: Address) -> bool:
+        """Delete a route of ours that came up here; tell whether it is gone.
+
+        Of IPv4 it is the only one with metric 0, as it could be made, so DELETE takes it. Of IPv6 there may be one with
+        a lower metric than 1024, which DELETE would take instead.
+        """
+        entry = self.entries.get(prefix)
+        if entry is None or entry.ours != gateway or prefix.family is not Family.INET:
+            return False
+        try:
+            await self._changes.take_back(prefix, entry)
+        except errors.LoxilbError as error:
+            log.warning("route_not_taken_back", target=self.name, prefix=str(prefix), error=str(error))
+            return False
+        self._work.schedule(prefix, entry)
+        return True
+
+    def _say_refused(self, reason: Literal["shared-namespace", "own-route-seen"], detail: str) -> None:
+        self._sink.emit(TargetRefused(target=self.name, url=self._client.url, reason=reason, detail=detail))
+
     async def _connect(self) -> None:
         version, reading = await self._contact.make()
         self._counters.connections += 1
         self._counters.readings += 2
         self._changes.protocols = our_protocols(version)
+        self._tripwire.protocols = frozenset(PROTOCOLS.get(word, -1) for word in self._changes.protocols)
         if self._witness is not None:
             self._witness.honours_static = self._changes.protocols == STATIC
         self._absorb(reading)
-        if self._state is TargetState.UNREACHABLE or self._version is None:
+        if self._state in {TargetState.UNREACHABLE, TargetState.SHARED_NAMESPACE} or self._version is None:
             log.info("target_up", target=self.name, url=self._client.url, version=version)
             self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
         self._version, self._failures, self._error = version, 0, None
@@ -381,6 +431,8 @@ class Reconciler:
     def _say_waiting(self, state: TargetState, why: str) -> None:
         if self._state is not state:
             log.warning("target_not_mirrored", target=self.name, url=self._client.url, reason=why)
+            if state is TargetState.SHARED_NAMESPACE:
+                self._say_refused("shared-namespace", why)
         self._state, self._error = state, why
         self.contacted.set()
 
@@ -388,8 +440,8 @@ class Reconciler:
         """Serve the waiting work until the connection is found broken."""
         pending = self._work.pending
         while True:
-            if self._crew.broken is not None:
-                raise self._crew.broken
+            if (error := self._tripwire.error or self._crew.broken) is not None:
+                raise error
             now = self._now()
             wait_s = self._limits.canary_interval_s
             if self._reading_due(now):

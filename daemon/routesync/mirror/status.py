@@ -24,12 +24,14 @@ class TargetState(StrEnum):
     SYNCING = "syncing"
     SYNCED = "synced"
     UNREACHABLE = "unreachable"
+    GUARDED = "guarded"  # mode guard: it shares our namespace, and is read after each removal
+    ELSEWHERE = "elsewhere"  # mode guard: it does not, so there is nothing to do for it
     PAUSED = "paused"
 
     @property
     def healthy(self) -> bool:
         """Whether an operator may sleep."""
-        return self in {TargetState.SYNCED, TargetState.SYNCING}
+        return self in {TargetState.SYNCED, TargetState.SYNCING, TargetState.GUARDED}
 
 
 Breaker = Literal["closed", "open", "half-open"]

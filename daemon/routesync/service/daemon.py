@@ -28,7 +28,9 @@ from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
 from routesync.events.status import Status
 from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
+from routesync.mirror.status import TargetView
 from routesync.service import logs
+from routesync.service.guarding import Guarding
 from routesync.service.handed import Handed
 from routesync.service.kernel_side import KernelSide
 from routesync.service.metrics import Metrics
@@ -72,13 +74,17 @@ class Daemon:
             state=state,
         )
         stack.push_async_callback(self.targets.close)
-        self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self.targets.views)
+        self.guarding = Guarding(self.kernel, self.hub, self.supervisor)
+        stack.push_async_callback(self.guarding.close)
+        self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self._views)
+        self.status.guard = self.guarding.view
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
         self.metrics = Metrics(
             status=lambda: self.status,
             source=lambda: self.kernel.source,
-            targets=self.targets.views,
+            kernel_troubles=lambda: self.kernel.troubles,
+            targets=self._views,
             hub=lambda: self.hub,
             publisher=lambda: self.outlets.publisher,
         )
@@ -120,6 +126,9 @@ class Daemon:
             metrics=self.metrics,
         )
 
+    def _views(self) -> list[TargetView]:
+        return [*self.targets.views(), *self.guarding.views()]
+
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
 
@@ -135,6 +144,7 @@ class Daemon:
             self.hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
             start("events", self.outlets.run)
             await self.targets.apply(loaded)
+            await self.guarding.apply(loaded)
             start("kernel", self.kernel.run)
             start("control", self.control.run)
             start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
@@ -153,12 +163,14 @@ class Daemon:
         with self.targets.gathering():
             await self.kernel.apply(loaded)
             await self.targets.apply(loaded)
+        await self.guarding.apply(loaded)
         self.outlets.refresh()
 
     async def _say_ready(self) -> None:
         began = time.monotonic()
         await self.kernel.source.synced.wait()
         await self.targets.contacted()
+        await self.guarding.contacted()
         self._notifier.ready(self.status.line())
         took_s = round(time.monotonic() - began, 3)
         log.info("ready", **self.status.figures(), took_s=took_s, mode=self.status.settings.mode)

@@ -64,7 +64,7 @@ class KernelReporter:
                 self._overruns += 1
                 self._log_overrun(report)
                 self._sink.emit(KernelOverrun(total=self._overruns))
-            case Dropped():
+            case Dropped() if report.verdict.report:
                 self._dropped(report)
             case BadMessage():
                 log.error(

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -90,12 +90,16 @@ class KernelSide:
     Attributes:
         table: the elected routes, and their runners-up.
         consumers: told of every change of an election.
+        listeners: called with each report of the kernel.
+        overhearers: called with each route that was made where no other had its key, kept or not.
         troubles: why the kernel cannot be read at the moment, in one line; empty while it can.
     """
 
     def __init__(self, loaded: Loaded, sink: EventSink, *, sock: socket.socket | None = None) -> None:
         self.table = Table()
         self.consumers: list[Consumer] = []
+        self.listeners: list[Callable[[KernelReport], None]] = []
+        self.overhearers: list[Callable[[Route], None]] = []
         self.troubles: tuple[str, ...] = ()
         self._loaded = loaded
         self._sock = sock
@@ -110,6 +114,10 @@ class KernelSide:
     def links(self) -> Links:
         """The network interfaces, by ifindex."""
         return self.source.links
+
+    def evaluate(self, route: Route, links: Links) -> Verdict:
+        """What the rules in force say of a route."""
+        return self._loaded.policy.evaluate(route, InterfaceNames(links))
 
     async def run(self) -> None:
         """Follow the kernel until cancelled.
@@ -170,6 +178,7 @@ class KernelSide:
             sock=sock,
             stats=self._stats,
             report=self._heed,
+            made=self._overhear,
         )
 
     def _follow_source(self) -> None:
@@ -242,11 +251,17 @@ class KernelSide:
     def _heed(self, report: KernelReport) -> None:
         """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
         self._reporter(report)
+        for listener in self.listeners:
+            listener(report)
         if isinstance(report, ResyncDone):
             loop = asyncio.get_running_loop()
             loop.call_later(READING_CONSIDERED_S, self._tell_of_reading, loop.time() - report.duration_s)
             if "rules" in report.causes:
                 self._evaluated.set()
+
+    def _overhear(self, route: Route) -> None:
+        for overhearer in self.overhearers:
+            overhearer(route)
 
     def _tell_of_reading(self, began: float) -> None:
         if self._taking:  # what it changed is still being considered

@@ -11,9 +11,11 @@ from typing import Protocol
 from routesync import __version__
 from routesync.events.hub import EventHub
 from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
+from routesync.service.guarding import guard_status
 from routesync.settings import Settings
 from routesync.table import Table
 
@@ -38,6 +40,7 @@ class StatusBuilder:
         standing: tell why the daemon is degraded beside what its targets and its broker say, one line each.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.
+        guard: tells how the guard stands; None: it is not its mode.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class StatusBuilder:
         self.standing: list[Callable[[], Sequence[str]]] = []
         self.broker: Callable[[], str | None] = lambda: None
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
+        self.guard: Callable[[], GuardView | None] = lambda: None
         self.settings = settings
         self._kernel = kernel
         self._hub = hub
@@ -70,6 +74,7 @@ class StatusBuilder:
         reasons = self.reasons()
         source = self._kernel.source
         stats = source.stats
+        guard = self.guard()
         return Status(
             state="degraded" if reasons else "online",
             node=self._hub.identity.node,
@@ -91,6 +96,7 @@ class StatusBuilder:
             ),
             targets=tuple(_target_status(view) for view in self._targets()),
             verdicts=self.verdicts(),
+            guard=guard_status(guard) if guard else None,
             broker=self.broker(),
             reasons=tuple(reasons),
         )
@@ -110,6 +116,8 @@ class StatusBuilder:
                 for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.OVER_CAPACITY)
                 if (count := view.phases[phase])
             ]
+        if (guard := self.guard()) is not None:
+            found += guard.troubles
         found += [f"broker: {trouble}" for trouble in self.broker_troubles()]
         return found
 
@@ -133,6 +141,9 @@ class StatusBuilder:
         text = f"{figures['kept']} routes kept, {figures['dropped']} dropped"
         for view in self._targets():
             text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.wanted} mirrored"
+        if (guard := self.guard()) is not None:
+            word = "would be removed" if guard.dry_run else "to be removed"
+            text += f"; guard: {guard.redundant} {word}, {guard.removed} removed"
         reasons = self.reasons()
         return f"degraded: {reasons[0]}; {text}" if reasons else text
 

@@ -26,7 +26,7 @@ from routesync.mirror.ledger import Ledger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.witness import Witness
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Prefix, Route
 from routesync.service.kernel_side import SLICE, KernelSide
 from routesync.service.supervise import Supervisor
 from routesync.service.target_parts import Way, make_client, target_limits, target_rules, way_to
@@ -81,6 +81,7 @@ class Targets:
         self._configured: dict[str, TargetSettings] = {}
         self._gathered: dict[Prefix, None] | None = None
         kernel.consumers.append(self)
+        kernel.overhearers.append(self._overhear)
 
     @property
     def reconcilers(self) -> list[Reconciler]:
@@ -110,6 +111,10 @@ class Targets:
         """See `Consumer`."""
         for held in self._held.values():
             held.reconciler.kernel_was_read(began)
+
+    def _overhear(self, route: Route) -> None:
+        for held in self._held.values():
+            held.reconciler.overhear(route)
 
     @contextmanager
     def gathering(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from routesync.names import Names
 from routesync.settings.fields import ListenAt, Name, NetworkNamespace, OneOrMany, TableWord, host_names
+from routesync.settings.guard import GuardSettings
 from routesync.settings.model import Model
 from routesync.settings.notation import MAX_U32, NotationError, read_number
 from routesync.settings.peers import MqttSettings, TargetSettings, TlsSettings
@@ -25,6 +26,7 @@ from routesync.settings.rules import MatchSettings, PolicySettings, PrefixMatch,
 __all__ = [
     "ControlSettings",
     "EventsSettings",
+    "GuardSettings",
     "KernelSettings",
     "LogSettings",
     "MatchSettings",
@@ -131,12 +133,15 @@ class LogSettings(Model):
 class Settings(Model):
     """The whole of routesync.toml."""
 
-    mode: Literal["mirror", "observe"] = Field(
-        default="mirror", description="mirror: write to the targets. observe: change nothing anywhere."
+    mode: Literal["mirror", "observe", "guard"] = Field(
+        default="mirror",
+        description="mirror: write to the targets. observe: change nothing anywhere. guard: write to no target, and "
+        "take redundant DHCP host routes out of the kernel that it shares with loxilb.",
     )
     node: NodeSettings = Field(default_factory=NodeSettings)
     kernel: KernelSettings = KernelSettings()
     policy: PolicySettings = PolicySettings()
+    guard: GuardSettings = GuardSettings()
     targets: tuple[TargetSettings, ...] = Field(default=(), strict=False)
     mqtt: MqttSettings | None = None
     events: EventsSettings = EventsSettings()
