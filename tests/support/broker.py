@@ -145,6 +145,8 @@ class Broker:
         """Subscribe at QoS 1 from another process, which costs ours nothing; returns that many payloads."""
         command = ["mosquitto_sub", "-h", self.address, "-p", str(self.port), "-V", "mqttv5", "-q", "1"]
         command += ["-t", topic, "-C", str(count), "-W", str(round(within_s)), "-F", "%p"]
+        if self._namespace is not None:
+            command = ["ip", "netns", "exec", self._namespace.name, *command]
         return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.splitlines()
 
     def kill(self) -> None:

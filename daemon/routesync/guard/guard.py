@@ -19,7 +19,7 @@ import structlog
 from routesync.events.models import EventSink
 from routesync.guard.announce import Announcer
 from routesync.guard.redundancy import Needed, Redundant, guarded, judge
-from routesync.guard.returns import NEVER, Case, Patience
+from routesync.guard.returns import NEVER, Case, Key, Patience
 from routesync.guard.verify import Verifier
 from routesync.kernel import (
     DropEnded,
@@ -108,7 +108,8 @@ class Guard:
         self._tables = tables
         self._netns = netns
         self._evaluate = evaluate
-        self._verifiers = tuple(verifiers)
+        self.verifiers = tuple(verifiers)
+        """Of the loxilbs that are to lose their entry, too."""
         self._links: Links = {}
         self._say = Announcer(sink, lambda: self._links)
         self._cases: dict[Prefix, Case] = {}
@@ -124,7 +125,7 @@ class Guard:
         """Take a report of the kernel side. Cheap, and never blocks."""
         match report:
             case Dropped(route, verdict) if verdict.guard:
-                self._stir(route.prefix)
+                self.stir(route.prefix)
             case DropEnded(prefix) if prefix in self._cases:
                 self._cases[prefix].ended(self._now())
                 self._wake.set()
@@ -136,11 +137,12 @@ class Guard:
             case _:
                 pass
 
-    def _stir(self, prefix: Prefix) -> None:
+    def stir(self, prefix: Prefix) -> None:
+        """There may be a guarded route of this prefix: have a look when it has settled."""
         case = self._cases.get(prefix)
         if case is None:
             self._make_room()
-            case = self._cases[prefix] = Case(self._patience)
+            case = self._cases[prefix] = Case(lambda: self._patience)
         case.stirred(self._now(), came=True)
         self._wake.set()
 
@@ -163,7 +165,7 @@ class Guard:
             f"guard: {prefix} came back at once {self._cases[prefix].contended} times in a row"
             for prefix in contended[:10]
         ]
-        troubles += [trouble for verifier in self._verifiers for trouble in verifier.troubles]
+        troubles += [trouble for verifier in self.verifiers for trouble in verifier.troubles]
         return GuardView(
             dry_run=self._dry_run,
             permitted=self._permitted,
@@ -175,6 +177,14 @@ class Guard:
             failed=self._failed,
             troubles=tuple(troubles),
         )
+
+    def reconfigure(self, *, dry_run: bool, patience: Patience, rate: float, burst: int) -> None:
+        """Go on by other settings; what is known of routes is kept, and all are looked at anew."""
+        self._dry_run, self._patience = dry_run, patience
+        self._bucket.rate, self._bucket.burst = rate, burst
+        for prefix, case in self._cases.items():
+            if case.standing:
+                self.stir(prefix)
 
     # -- the eternal task -------------------------------------------------------------------------------------------
 
@@ -214,7 +224,7 @@ class Guard:
         if self._permitted:
             log.info("guard_permitted")
         elif self._dry_run:
-            log.info("guard_not_permitted_dry_run", reason=NO_PERMISSION, consequence="none in a dry run")
+            log.info("guard_lacks_permission", reason=NO_PERMISSION, consequence="none in a dry run")
         else:
             log.error("guard_not_permitted", reason=NO_PERMISSION)
 
@@ -228,11 +238,11 @@ class Guard:
             )
         except KernelError as error:
             if self._trouble is None:
-                log.error("guard_kernel_unreadable", error=str(error))  # noqa: TRY400
+                log.error("guard_cannot_read", error=str(error))  # noqa: TRY400
             self._trouble = str(error)
             return None
         if self._trouble is not None:
-            log.info("guard_kernel_readable")
+            log.info("guard_reads_again")
             self._trouble = None
         self._links = reading.links
         self._recheck_s = max(RECHECK_S, RECHECK_SHARE * (self._now() - began))
@@ -262,11 +272,11 @@ class Guard:
     ) -> None:
         """One prefix stands, by a reading: tell what is to be told of it, and remove one route of it if that may be."""
         now = self._now()
-        back = case.found(now)
+        back = case.found(now, [_key(route) for route, _ in routes])
         if back is not None:
             self._returned += 1
             self._say.returned(*routes[0], back)
-            for verifier in self._verifiers:
+            for verifier in self.verifiers:
                 verifier.excuse(prefix)
         findings = [(route, verdict, self._judge(reading, route)) for route, verdict in routes]
         case.redundant = any(isinstance(finding, Redundant) for *_, finding in findings)
@@ -325,10 +335,10 @@ class Guard:
         match outcome:
             case Removal.DONE:
                 self._removed += 1
-                case.removed(self._now())
+                case.removed(self._now(), _key(route))
                 case.stirred(self._now(), came=False)  # there may be another route of the prefix
                 self._say.removed(route, verdict, finding)
-                for verifier in self._verifiers:
+                for verifier in self.verifiers:
                     verifier.expect(route.prefix)
             case Removal.ABSENT:
                 case.due_at = self._now() + RETRY_S
@@ -347,8 +357,12 @@ class Guard:
 
 def _news(case: Case, route: Route, word: str) -> bool:
     """Whether this is not what was told of the route last."""
-    key = (route.table, route.metric, route.hops[0].ifindex if route.hops else 0)
+    key = _key(route)
     if case.said.get(key) == word:
         return False
     case.said[key] = word
     return True
+
+
+def _key(route: Route) -> Key:
+    return (route.table, route.metric, route.hops[0].ifindex if route.hops else 0)

@@ -6,9 +6,13 @@ is back within moments, again and again, is wanted by somebody: it is left stand
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple, TypeAlias
 
 NEVER: Final = float("inf")
+
+Key: TypeAlias = tuple[int, int, int]
+"""What tells the routes of one prefix apart: table, metric, ifindex."""
 
 
 class Patience(NamedTuple):
@@ -50,7 +54,7 @@ class Case:
     __slots__ = (
         "_came_at",
         "_not_before",
-        "_patience",
+        "_patience_in_force",
         "_removed_at",
         "contended",
         "due_at",
@@ -59,21 +63,25 @@ class Case:
         "standing",
     )
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Callable[[], Patience]) -> None:
         self.standing = False
         self.redundant = False
         self.contended = 0
         self.due_at = NEVER
-        self.said: dict[tuple[int, int, int], str] = {}
-        self._patience = patience
+        self.said: dict[Key, str] = {}
+        self._patience_in_force = patience
         self._came_at: float | None = None
-        self._removed_at: float | None = None
+        self._removed_at: dict[Key, float] = {}
         self._not_before = 0.0
+
+    @property
+    def _patience(self) -> Patience:
+        return self._patience_in_force()
 
     @property
     def forgettable(self) -> bool:
         """Whether nothing is lost when it is forgotten."""
-        return not self.standing and self.due_at == NEVER and self._removed_at is None
+        return not self.standing and self.due_at == NEVER and not self._removed_at
 
     def stirred(self, now: float, *, came: bool, delay_s: float = 0) -> None:
         """Something was announced: have a look when it has settled, and after `delay_s` at the earliest."""
@@ -94,15 +102,16 @@ class Case:
         self.said.clear()
         self._came_at = None
 
-    def found(self, now: float) -> Return | None:
-        """By a look, it stands there; tell whether that is a return, of which nothing was told yet."""
+    def found(self, now: float, keys: Collection[Key]) -> Return | None:
+        """By a look, these routes of it stand there; tell whether that is a return, of which nothing was told yet."""
         self.standing = True
         came_at, self._came_at = self._came_at, now
         self.due_at = now + self._patience.check_interval_s
-        if self._removed_at is None:
+        back = [self._removed_at.pop(key) for key in keys if key in self._removed_at]
+        if not back:
             return None
         came_at = now if came_at is None else came_at
-        away_s, self._removed_at = max(0.0, came_at - self._removed_at), None
+        away_s = max(0.0, came_at - max(back))
         self.contended = self.contended + 1 if away_s < self._patience.contended_within_s else 0
         stays_s = self._patience.stays_s(self.contended)
         if came_at + stays_s > now:
@@ -117,9 +126,10 @@ class Case:
         """Do not look at it for so long, whatever is announced."""
         self.due_at = self._not_before = now + seconds
 
-    def removed(self, now: float) -> None:
-        """We took it out."""
+    def removed(self, now: float, key: Key) -> None:
+        """We took one of its routes out."""
         self.standing = self.redundant = False
         self.due_at = NEVER
         self.said.clear()
-        self._came_at, self._removed_at = None, now
+        self._came_at = None
+        self._removed_at[key] = now

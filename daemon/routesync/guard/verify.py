@@ -10,7 +10,6 @@ The entry that a host route makes is `Ind Host Interface`, in old versions `Self
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -21,7 +20,6 @@ from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion
 from routesync.mirror.status import Counters, TargetState, TargetView
 from routesync.mirror.topology import Settling, Sharing
@@ -100,7 +98,7 @@ class Verifier:
         self._links = links
         self._quiet = quiet
         self._sink = sink
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._state = TargetState.CONNECTING
         self._error: str | None = None
         self._version: str | None = None
@@ -128,32 +126,13 @@ class Verifier:
 
     def view(self) -> TargetView:
         """How this target stands, for status and metrics."""
-        return TargetView(
-            name=self.name,
-            url=self._client.url,
+        return TargetView.unmirrored(
+            self.name,
+            self._client,
             state=self._state,
             version=self._version,
             error=self._error,
-            wanted=0,
-            phases=Counter(),
-            waiting=0,
-            oldest_s=0,
-            braked=0,
-            paused=False,
-            paused_since=None,
-            held_at_start=0,
-            over_capacity=0,
-            overdue=False,
-            by_urgency={},
-            in_flight=0,
-            breaker="open" if self._state is TargetState.UNREACHABLE else "closed",
             counters=Counters(connections=self._connections, readings=self._readings),
-            requests=self._client.requests.copy(),
-            durations=self._client.durations,
-            occupied={},
-            capacity={},
-            measures=Measures(),
-            token_wait_s=0,
         )
 
     @staticmethod
@@ -202,8 +181,10 @@ class Verifier:
 
     def _say(self, state: TargetState, why: str | None) -> None:
         if state is not self._state:
-            said = log.info if state is TargetState.GUARDED else log.warning
-            said(f"target {state}", target=self.name, url=self._client.url, why=why)
+            if state is TargetState.GUARDED:
+                log.info("target_guarded", target=self.name, url=self._client.url)
+            else:
+                log.warning("target_not_guarded", target=self.name, url=self._client.url, reason=why)
         self._state, self._error = state, why
         self.contacted.set()
 
@@ -243,9 +224,9 @@ class Verifier:
                 continue
             if not has_entry(inventory, prefix):
                 del self._expected[prefix]
-                log.info("guard_route_left_target", target=self.name, prefix=str(prefix))
+                log.info("guard_verified", target=self.name, prefix=str(prefix))
                 self._sink.emit(GuardVerified(target=self.name, prefix=str(prefix)))
-            elif started - since >= self._timeout_s:
+            elif started - since >= self.timeout_s:
                 del self._expected[prefix]
                 self._say_stuck(
                     prefix, "entry-stays", "its table still has the entry; restart loxilb to be rid of it"
@@ -253,18 +234,18 @@ class Verifier:
 
     def _expire(self) -> None:
         """Give up on what could not be seen: some time after it should have been."""
-        late = self._now() - self._timeout_s - 2 * READ_GAP_S
+        late = self._now() - self.timeout_s - 2 * READ_GAP_S
         for prefix in [prefix for prefix, since in self._expected.items() if since < late]:
             del self._expected[prefix]
             self._say_stuck(
                 prefix,
                 "not-read",
-                f"its table could not be read, or was never at rest, within {self._timeout_s:g} s; "
+                f"its table could not be read, or was never at rest, within {self.timeout_s:g} s; "
                 "whether its entry left is not known",
             )
 
     def _say_stuck(self, prefix: Prefix, reason: str, detail: str) -> None:
-        log.warning("guard_route_may_stand", target=self.name, prefix=str(prefix), detail=detail)
+        log.warning("guard_stuck", target=self.name, prefix=str(prefix), detail=detail)
         self._stuck[prefix] = f"{prefix}: {detail}"
         self._sink.emit(
             GuardStuck.model_validate(

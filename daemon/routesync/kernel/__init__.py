@@ -6,8 +6,8 @@ wire, once             events and dumps over it
 splice, replica        what an event does; what is held
 judge                  the rules, as injected
 reading, fib, schedule full readings, how they are believed, and when they are due
-lookup                 routes looked up for somebody who asks
 removal                the one change that is ever made: taking a single route out
+lookup                 routes looked up for somebody who asks
 source                 all of it, for one namespace
 """
 

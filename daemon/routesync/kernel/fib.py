@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from routesync.kernel.decode import RTMSG_SIZE, RouteDecoder, unresolved
@@ -97,7 +97,7 @@ class Fib:
         self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
         self._mixed_prefixes: set[Prefix] = set()
         self._inet6_readings = 0
-        self._reported: dict[Prefix, dict[Key, Identity]] = {}
+        self._reported: dict[Prefix, dict[Key, tuple[Identity, Verdict]]] = {}
         self._reported_count = 0
 
     def distrust(self) -> None:
@@ -210,7 +210,7 @@ class Fib:
         if not verdict.followed:
             return
         known = self._reported.get(key[0], {})
-        itself = identity(route)
+        itself = (identity(route), verdict)
         if known.get(key) == itself and not renewed:
             return
         if key not in known:
@@ -228,10 +228,11 @@ class Fib:
                 del self._reported[key[0]]
             self._report(DropEnded(key[0]))
 
-    def forget_told(self) -> None:
-        """Take no drop as told."""
-        self._reported.clear()
-        self._reported_count = 0
+    def followed(self) -> Iterator[tuple[Prefix, Verdict]]:
+        """The drops that were told and hold, each with its verdict."""
+        for prefix, known in self._reported.items():
+            for _, verdict in known.values():
+                yield prefix, verdict
 
     def begin_reading(self) -> Reading:
         """Begin to note what events touch; to be called before the dump is asked for."""

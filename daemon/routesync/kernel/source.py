@@ -44,7 +44,7 @@ from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStat
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
 from routesync.kernel.wire import Wire
-from routesync.route import Candidate, Prefix, Route
+from routesync.route import Candidate, Prefix, Route, Verdict
 
 _BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
 """Causes that leave in force what is held; all others put it in question."""
@@ -143,14 +143,13 @@ class KernelSource:
         """All candidates at this moment, delivered or not."""
         return dict(self._fib.replica.candidates())
 
+    def followed(self) -> list[tuple[Prefix, Verdict]]:
+        """The drops that were told and hold (`Dropped`), for whoever comes later."""
+        return list(self._fib.followed())
+
     def request_resync(self, cause: str) -> None:
         """Order a full reading; `cause` is what statistics and reports call it."""
         self._schedule.order(cause)
-
-    def tell_drops_again(self) -> None:
-        """Report every drop that a rule follows anew, by another reading: somebody listens who did not before."""
-        self._fib.forget_told()
-        self._schedule.order("listener")
 
     def replace_admit(self, admit: Admit, admit_header: AdmitHeader = admit_header_unknown) -> None:
         """Put other rules in force; everything is read again and judged by them."""

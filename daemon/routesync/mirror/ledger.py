@@ -28,9 +28,14 @@ class LedgerBusyError(LedgerError):
 
 
 class Row(NamedTuple):
-    """One route that may be ours."""
+    """One route that may be ours.
+
+    `doubtful`: an equal route of somebody else stood there before we asked, as far as could be seen. If no answer came,
+    what stands there is rather theirs.
+    """
 
     gateway: Address
+    doubtful: bool = False
 
 
 class Ledger(Protocol):
@@ -39,7 +44,7 @@ class Ledger(Protocol):
     def owned(self, target: str) -> dict[Prefix, Row]:
         """Every route that may be ours at this target."""
 
-    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+    def intend(self, target: str, prefix: Prefix, gateway: Address, *, doubtful: bool = False) -> None:
         """Write, durably against a crash of this process, that the route is about to be made."""
 
     def forget(self, target: str, prefix: Prefix) -> None:
@@ -59,9 +64,9 @@ class MemoryLedger:
         """See `Ledger`."""
         return dict(self._rows.get(target, {}))
 
-    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+    def intend(self, target: str, prefix: Prefix, gateway: Address, *, doubtful: bool = False) -> None:
         """See `Ledger`."""
-        self._rows.setdefault(target, {})[prefix] = Row(gateway)
+        self._rows.setdefault(target, {})[prefix] = Row(gateway, doubtful)
 
     def forget(self, target: str, prefix: Prefix) -> None:
         """See `Ledger`."""
@@ -77,10 +82,16 @@ CREATE TABLE IF NOT EXISTS route (
     target TEXT NOT NULL,
     prefix TEXT NOT NULL,
     gateway TEXT NOT NULL,
+    doubtful INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (target, prefix)
 ) WITHOUT ROWID
 """
-VERSION = 1
+_INTEND = (
+    "INSERT INTO route VALUES (?, ?, ?, ?) "
+    "ON CONFLICT DO UPDATE SET gateway = excluded.gateway, doubtful = excluded.doubtful"
+)
+VERSION = 2
+"""1 had no `doubtful`."""
 
 
 class SqliteLedger:
@@ -112,11 +123,13 @@ class SqliteLedger:
         if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("the file is damaged")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in {0, VERSION}:
+        if version not in {0, 1, VERSION}:
             raise sqlite3.DatabaseError(
                 f"written by a newer routesync (format {version}, this one knows {VERSION})"
             )
         self._db.execute(_SCHEMA)
+        if version == 1:
+            self._db.execute("ALTER TABLE route ADD COLUMN doubtful INTEGER NOT NULL DEFAULT 0")
         self._db.execute(f"PRAGMA user_version={VERSION}")
 
     def __enter__(self) -> Self:
@@ -136,12 +149,9 @@ class SqliteLedger:
         """See `Ledger`."""
         return _owned(self._db, target)
 
-    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+    def intend(self, target: str, prefix: Prefix, gateway: Address, *, doubtful: bool = False) -> None:
         """See `Ledger`."""
-        self._write(
-            "INSERT INTO route VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET gateway = excluded.gateway",
-            (target, str(prefix), format_address(gateway)),
-        )
+        self._write(_INTEND, (target, str(prefix), format_address(gateway), doubtful))
 
     def forget(self, target: str, prefix: Prefix) -> None:
         """See `Ledger`."""
@@ -151,7 +161,7 @@ class SqliteLedger:
         """See `Ledger`."""
         return dict(self._db.execute("SELECT target, count(*) FROM route GROUP BY target"))
 
-    def _write(self, statement: str, values: tuple[str, ...]) -> None:
+    def _write(self, statement: str, values: tuple[str | bool, ...]) -> None:
         try:
             self._db.execute(statement, values)
         except sqlite3.Error as error:
@@ -170,12 +180,15 @@ def read_owned(directory: Path, target: str) -> dict[Prefix, Address]:
     if not path.exists():
         return {}
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        return {prefix: row.gateway for prefix, row in _owned(database, target).items()}
+        return {prefix: row.gateway for prefix, row in _owned(database, target).items() if not row.doubtful}
 
 
 def _owned(database: sqlite3.Connection, target: str) -> dict[Prefix, Row]:
-    rows = database.execute("SELECT prefix, gateway FROM route WHERE target = ?", (target,))
-    return {parse_prefix(prefix): Row(parse_address(gateway)) for prefix, gateway in rows}
+    rows = database.execute("SELECT prefix, gateway, doubtful FROM route WHERE target = ?", (target,))
+    return {
+        parse_prefix(prefix): Row(parse_address(gateway), bool(doubtful))
+        for prefix, gateway, doubtful in rows
+    }
 
 
 def _lock(directory: Path) -> int:

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
+from routesync.loxilb.client import LoxilbClient
 from routesync.measure import Histogram
 from routesync.mirror.book import Phase
 from routesync.mirror.measures import Measures
 from routesync.mirror.pending import Urgency
-from routesync.route import Family
+from routesync.route import Address, Family
 
 
 class TargetState(StrEnum):
@@ -72,6 +73,9 @@ class TargetView(NamedTuple):
     held_at_start: int  # withdrawals that the start-up hold holds back
     over_capacity: int  # routes that wait for room
     overdue: bool  # work has waited for longer than it should
+    unreachable_gateways: tuple[
+        Address, ...
+    ]  # its kernel does not reach them: what stands there cannot be told
     by_urgency: Mapping[Urgency, int]  # what waits, also what may not go yet
     in_flight: int  # requests under way
     breaker: Breaker
@@ -82,3 +86,44 @@ class TargetView(NamedTuple):
     capacity: Mapping[Family, int]  # how many it shall have of us
     measures: Measures  # counts on
     token_wait_s: float  # for how long work has waited for a token, since the start
+
+    @classmethod
+    def unmirrored(
+        cls,
+        name: str,
+        client: LoxilbClient,
+        *,
+        state: TargetState,
+        version: str | None,
+        error: str | None,
+        counters: Counters,
+    ) -> Self:
+        """A target that nothing is mirrored into."""
+        return cls(
+            name=name,
+            url=client.url,
+            state=state,
+            version=version,
+            error=error,
+            wanted=0,
+            phases=Counter(),
+            waiting=0,
+            oldest_s=0,
+            braked=0,
+            paused=False,
+            paused_since=None,
+            held_at_start=0,
+            over_capacity=0,
+            overdue=False,
+            unreachable_gateways=(),
+            by_urgency={},
+            in_flight=0,
+            breaker="open" if state is TargetState.UNREACHABLE else "closed",
+            counters=counters,
+            requests=client.requests.copy(),
+            durations=client.durations,
+            occupied={},
+            capacity={},
+            measures=Measures(),
+            token_wait_s=0,
+        )

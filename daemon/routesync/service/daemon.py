@@ -3,6 +3,7 @@
 ::
 
     KernelSide --elected--> Targets: a Reconciler each --> loxilb
+        |    `---reports--> Guarding (mode guard) --> kernel
         |                      |
         `------- events -------'--> EventHub --> Outlets: MQTT, log
 
@@ -109,8 +110,12 @@ class Daemon:
             lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
+            lambda: self.guarding.troubles,
             lambda: self.control.troubles,
         ]
+
+    def _views(self) -> list[TargetView]:
+        return self.targets.views() + self.guarding.views()
 
     def _subject(self) -> Subject:
         return Subject(
@@ -125,9 +130,6 @@ class Daemon:
             reload=self.reloader.reload,
             metrics=self.metrics,
         )
-
-    def _views(self) -> list[TargetView]:
-        return [*self.targets.views(), *self.guarding.views()]
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.

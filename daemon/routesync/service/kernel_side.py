@@ -90,15 +90,15 @@ class KernelSide:
     Attributes:
         table: the elected routes, and their runners-up.
         consumers: told of every change of an election.
-        listeners: called with each report of the kernel.
-        overhearers: called with each route that was made where no other had its key, kept or not.
+        observers: told of every report of the kernel side. Cheap, and never raise.
+        overhearers: told of every route that the kernel says was made where none had its key. Cheap, and never raise.
         troubles: why the kernel cannot be read at the moment, in one line; empty while it can.
     """
 
     def __init__(self, loaded: Loaded, sink: EventSink, *, sock: socket.socket | None = None) -> None:
         self.table = Table()
         self.consumers: list[Consumer] = []
-        self.listeners: list[Callable[[KernelReport], None]] = []
+        self.observers: list[Callable[[KernelReport], None]] = []
         self.overhearers: list[Callable[[Route], None]] = []
         self.troubles: tuple[str, ...] = ()
         self._loaded = loaded
@@ -111,13 +111,19 @@ class KernelSide:
         self.source = self._make_source()
 
     @property
+    def readable_only(self) -> bool:
+        """Whether what is read lies in another namespace, reached by a socket that was handed over alone."""
+        sock = self._socket_for(self._loaded)
+        return sock is not None and not in_own_namespace(sock)
+
+    def admit(self, route: Route, links: Links) -> Verdict:
+        """What the rules in force say of a route."""
+        return self._loaded.policy.evaluate(route, InterfaceNames(links))
+
+    @property
     def links(self) -> Links:
         """The network interfaces, by ifindex."""
         return self.source.links
-
-    def evaluate(self, route: Route, links: Links) -> Verdict:
-        """What the rules in force say of a route."""
-        return self._loaded.policy.evaluate(route, InterfaceNames(links))
 
     async def run(self) -> None:
         """Follow the kernel until cancelled.
@@ -251,8 +257,8 @@ class KernelSide:
     def _heed(self, report: KernelReport) -> None:
         """Take a report of the kernel side; a reading may be the second one that a mass withdrawal waits for."""
         self._reporter(report)
-        for listener in self.listeners:
-            listener(report)
+        for observer in self.observers:
+            observer(report)
         if isinstance(report, ResyncDone):
             loop = asyncio.get_running_loop()
             loop.call_later(READING_CONSIDERED_S, self._tell_of_reading, loop.time() - report.duration_s)

@@ -145,6 +145,14 @@ class Targets:
                 await self._end(name)
                 self._table.forget(name)
             elif way_to(target) != held.way:
+                if target.url != held.settings.url:
+                    log.warning(
+                        "target_moved",
+                        target=name,
+                        url=target.url,
+                        before=held.settings.url,
+                        consequence="unless it is the same loxilb, what is ours in it stays, unknown to us",
+                    )
                 await self._end(name)
         for name, target in active.items():
             if name not in self._held:

@@ -331,15 +331,6 @@ def test_control_characters_do_not_reach_the_terminal(complaints: Complaints) ->
     assert complaints('"a\\u001b[31m\\nb" = 1\n') == ["1: key a\\x1b[31m\\nb: unknown key 'a\\x1b[31m\\nb'"]
 
 
-@pytest.mark.parametrize(("listen", "warned"), [("127.0.0.1:1", 0), ("[::1]:65535", 0), ("0.0.0.0:9469", 1)])
-def test_a_listener_that_others_can_reach_is_warned_of(tmp_path: Path, listen: str, warned: int) -> None:
-    file = tmp_path / "routesync.toml"
-    file.write_text(f'[control]\nlisten = "{listen}"\n')
-    loaded = load(file, {}, Names())
-    assert str(loaded.settings.control.listen) == listen
-    assert len(loaded.warnings) == warned
-
-
 @pytest.mark.parametrize(
     "match",
     [
@@ -396,3 +387,12 @@ def test_guard_without_effect_is_a_warning(tmp_path: Path) -> None:
     assert said == (
         f'{file}:1: [[policy.rules]] #1 (it): guard = true takes effect in mode "guard" only, and the mode is "mirror"'
     )
+
+
+@pytest.mark.parametrize(("listen", "warned"), [("127.0.0.1:1", 0), ("[::1]:65535", 0), ("0.0.0.0:9469", 1)])
+def test_a_listener_that_others_can_reach_is_warned_of(tmp_path: Path, listen: str, warned: int) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text(f'[control]\nlisten = "{listen}"\n')
+    loaded = load(file, {}, Names())
+    assert str(loaded.settings.control.listen) == listen
+    assert len(loaded.warnings) == warned
