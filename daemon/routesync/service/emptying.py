@@ -18,11 +18,11 @@ from routesync.mirror.wanted import TargetRules
 from routesync.service.target_parts import make_client, target_limits
 from routesync.settings import TargetSettings
 
-_NO_LINKS: Final = {1: Link(1, "lo", 0, b"")}
-"""Those of a namespace that nobody shares; without any links it would be left open where the target lives."""
 POLL_S: Final = 0.1
 GIVE_UP_S: Final = 30.0
 """How long a loxilb may be away before a withdrawal gives up."""
+NO_LINK_OF_ITS: Final = {1: Link(1, "lo", 0, bytes(6))}
+"""Links by which a loxilb is found to live elsewhere, wherever it lives; none at all would mean: not known yet."""
 
 
 async def empty(
@@ -30,7 +30,7 @@ async def empty(
     ledger: Ledger,
     sink: EventSink,
     *,
-    links: Callable[[], Mapping[int, Link]] = lambda: _NO_LINKS,
+    links: Callable[[], Mapping[int, Link]] = lambda: NO_LINK_OF_ITS,
     go_on: Callable[[], str | None] = lambda: None,
 ) -> Emptied:
     """Withdraw all that the ledger has of a target; nobody else may work on it meanwhile.
@@ -39,7 +39,7 @@ async def empty(
         settings: how it is reached and treated.
         ledger: says what is ours there.
         sink: takes the events.
-        links: this host's; by default none that it could share: it was posted to before, so it lives elsewhere.
+        links: this host's; by default as good as none: it was posted to before, so it lives elsewhere.
         go_on: asked again and again; gives a reason to end.
     """
     name, before = settings.name, len(ledger.owned(settings.name))
