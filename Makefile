@@ -60,6 +60,11 @@ fuzz: root $(READY) ## Try new programmes of route operations (OPERATIONS=100000
 		$(BIN)/pytest tests/kernel/test_differential_fuzz.py -s $(ARGS)
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=900 $(ARGS)
 
+KILLS ?= 200
+.PHONY: kill
+kill: root $(READY) ## Kill the daemon at moments of chance (KILLS=200) and look at both kernels after each time
+	@ROUTESYNC_KILLS=$(KILLS) ROUTESYNC_KILLS_SEED=$${SEED:-0} $(BIN)/pytest tests/system/test_kills.py -s $(ARGS)
+
 .PHONY: lock
 lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newer ones
 	@command -v uv >/dev/null || { echo 'make lock: uv is missing: pip install uv' >&2; exit 1; }

@@ -56,7 +56,7 @@ def null_api(directory: Path) -> Iterator[Path]:
 @asynccontextmanager
 async def mirroring(socket: Path, directory: Path, limits: Limits) -> AsyncIterator[Reconciler]:
     """A reconciler with a real ledger, on an API behind a Unix socket."""
-    client = LoxilbClient("http://loxilb", connector=lambda: aiohttp.UnixConnector(str(socket), limit=16))
+    client = LoxilbClient("http://loxilb", unix_socket=socket)
     with SqliteLedger(directory / "state") as ledger:
         async with client:
             reconciler = Reconciler(

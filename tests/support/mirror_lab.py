@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 
-import aiohttp
-
+from routesync.events.cloudevents import Record
 from routesync.events.models import Event
+from routesync.events.table import BUCKETS, Table
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
 from routesync.mirror.hold import Hold
+from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
 from routesync.mirror.witness import Witness
 from routesync.names import PROTOCOLS, TYPES
-from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_address
+from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, format_address, parse_address
 from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually, eventually_sync
@@ -71,31 +72,40 @@ class Lab:
         token: Callable[[], str | None] = lambda: None,
         witness: bool = False,
         hold: Hold | None = None,
+        client: LoxilbClient | None = None,
+        horizon: Horizon | None = None,
+        name: str = "lb",
     ) -> AsyncIterator[Reconciler]:
-        """Run a reconciler for the length of a block."""
-        client = LoxilbClient(
-            "http://loxilb",
-            request_timeout_s=timeout_s,
-            token=token,
-            connector=lambda: aiohttp.UnixConnector(str(self.standin.socket)),
-        )
-        async with client:
+        """Run a reconciler for the length of a block, with this client, or one that these arguments make."""
+        async with AsyncExitStack() as stack:
+            if client is None:
+                client = await stack.enter_async_context(
+                    LoxilbClient(
+                        "http://loxilb",
+                        request_timeout_s=timeout_s,
+                        token=token,
+                        unix_socket=self.standin.socket,
+                    )
+                )
             reconciler = Reconciler(
-                "lb",
+                name,
                 client,
                 rules=rules or TargetRules(),
                 ledger=self.ledger,
                 sink=self.events,
                 links=lambda: LO,
                 request_kernel_reading=self._count_reading,
-                witness=Witness("lb", self.space.name) if witness else None,
+                witness=Witness(name, self.space.name) if witness else None,
                 hold=hold,
+                horizon=horizon,
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()
+            began = len(self.events.seen)
             task = asyncio.create_task(reconciler.run())
             try:
                 yield reconciler
+                told_is_true(self.events.seen[began:], reconciler)
             finally:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -120,8 +130,7 @@ class Lab:
 
     async def shows(self, prefix: Prefix) -> bool:
         """Whether its table has an entry for the prefix; to be asked in quiet only."""
-        connector = aiohttp.UnixConnector(str(self.standin.socket))
-        async with LoxilbClient("http://loxilb", connector=lambda: connector) as client:
+        async with LoxilbClient("http://loxilb", unix_socket=self.standin.socket) as client:
             return prefix in (await client.inventory()).rows
 
     def static_routes(self) -> dict[str, str]:
@@ -142,6 +151,27 @@ class Lab:
         await eventually(
             lambda: self.static_routes() == routes, within_s=within_s, what=f"{routes} in loxilb's kernel"
         )
+
+
+def told_is_true(events: list[Event], reconciler: Reconciler) -> None:
+    """Hold the table that subscribers make of the events against what the reconciler knows; all that rests is told."""
+    table = Table()
+    for sequence, event in enumerate(events, 1):
+        table.put(Record(sequence, 0.0, event))
+    told = {
+        Prefix.parse(row.prefix): row.gateway
+        for target in table
+        for number in range(BUCKETS)
+        for row in target.bucket(number, 0).routes
+    }
+    resting = {prefix for prefix, entry in reconciler.entries.items() if entry.need(prefix) is None}
+    known = {
+        prefix: format_address(entry.ours)
+        for prefix, entry in reconciler.entries.items()
+        if prefix in resting and entry.ours is not None
+    }
+    unsettled = reconciler.entries.keys() - resting
+    assert {prefix: gateway for prefix, gateway in told.items() if prefix not in unsettled} == known
 
 
 @contextmanager

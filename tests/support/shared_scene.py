@@ -47,10 +47,10 @@ class SharedScene(Scene):
 
     def reload(self) -> None:
         """Have the configuration read again, and wait until it is in force."""
-        before = len(self.logged("configuration reloaded"))
+        before = len(self.logged("config_reloaded"))
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGHUP)
-        eventually_sync(lambda: len(self.logged("configuration reloaded")) > before, what="the reload")
+        eventually_sync(lambda: len(self.logged("config_reloaded")) > before, what="the reload")
 
     def named(self, kind: str) -> list[dict[str, Any]]:
         """The data of all events of a kind, in order."""

@@ -7,6 +7,7 @@ did, whatever happens.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def test_of_the_founding_table_only_the_host_route_is_removed_and_loxilb_loses_i
         assert await_event(scene, "guard.verified") == [{"target": "here", "prefix": HOST}]
         assert scene.table() == OTHERS
         assert any("docker0" in line and "linkdown" in line for line in scene.table())
-        assert len(scene.logged("guard removed a route")) == 1
+        assert len(scene.logged("guard_removed")) == 1
         assert wrote_nothing(scene)
 
         eventually_sync(lambda: scene.status().get("state") == "online", what="a status without reasons")
@@ -125,7 +126,7 @@ def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path:
         await_event(scene, "guard.removed", 4)
         eventually_sync(lambda: scene.table() == OTHERS, what="the others")
         assert scene.named("guard.failed") == []
-        assert scene.logged("guarded route is back at once: somebody wants it there") == []
+        assert scene.logged("guard_contended") == []
 
 
 def test_one_that_is_back_at_once_again_and_again_is_told_and_not_fought(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_target_elsewhere_is_said_to_be_none_of_its_business(tmp_path: Path) -
         body = json.dumps({"portAttr": [foreign]})
         scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
         scene.start()
-        eventually_sync(lambda: bool(scene.logged("target elsewhere")), what="word of it")
+        eventually_sync(lambda: bool(scene.logged("target_not_guarded")), what="word of it")
         await_event(scene, "guard.removed")  # the route is redundant all the same
         eventually_sync(lambda: scene.status()["targets"][0]["state"] == "elsewhere", what="status")
         assert "another network namespace" in str(scene.status()["reasons"])
@@ -176,6 +177,36 @@ def test_an_entry_that_stays_is_said_to_need_a_restart(tmp_path: Path) -> None:
         eventually_sync(lambda: "restart loxilb" in str(scene.status()["reasons"]), what="the reason")
         assert HOST_ROUTE not in scene.table()
         scene.standin.stop()  # its deafness is what was wanted
+
+
+def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) -> None:
+    text = guard_config()
+    with shared_scene(tmp_path, text.replace('mode = "guard"', 'mode = "mirror"')) as scene:
+
+        def reload(config: str) -> None:
+            before = len(scene.logged("configuration reloaded"))
+            scene.config.write_text(config)
+            assert scene.daemon is not None
+            scene.daemon.send_signal(signal.SIGHUP)
+            eventually_sync(lambda: len(scene.logged("configuration reloaded")) > before, what="the reload")
+
+        scene.start()
+        await_event(scene, "target.refused")
+        assert scene.status()["guard"] is None
+        reload(text)
+        await_event(scene, "guard.would-remove")
+        reload(text.replace("[guard]", "[guard]\ndry_run = false"))
+        await_event(scene, "guard.verified")
+        assert scene.table() == OTHERS
+        reload(
+            text.replace('mode = "guard"', 'mode = "mirror"').replace("[guard]", "[guard]\ndry_run = false")
+        )
+        dropped = len(scene.named("route.dropped"))
+        scene.node.ip(f"route add {HOST_ROUTE}")
+        await_event(scene, "route.dropped", dropped + 1)
+        eventually_sync(lambda: scene.status()["guard"] is None, what="the status without it")
+        assert scene.table() == list(FOUNDING_TABLE)
+        assert len(scene.named("guard.removed")) == 1
 
 
 @contextmanager
@@ -199,7 +230,8 @@ def plain_daemon(space: Namespace, directory: Path, config: str, *prefix: str) -
 
 def told(log: Path, event: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event]
+    own = (line for line in lines if "sequence" not in line)  # without a broker, events are logged, too
+    return [line for line in own if line["event"] == event]
 
 
 NO_BROKER = (
@@ -227,8 +259,8 @@ def cloud() -> Iterator[Namespace]:
 def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespace, tmp_path: Path) -> None:
     before = cloud.ip("route show")
     with plain_daemon(cloud, tmp_path, NO_BROKER) as log:
-        eventually_sync(lambda: bool(told(log, "guard leaves a route")), what="a verdict")
-        (left,) = told(log, "guard leaves a route")
+        eventually_sync(lambda: bool(told(log, "guard_skipped")), what="a verdict")
+        (left,) = told(log, "guard_skipped")
         assert (left["prefix"], left["reason"]) == ("10.0.0.1/32", "only-by-gateway")
         assert cloud.ip("route show") == before
 
@@ -237,7 +269,7 @@ def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespa
         cloud.ip("addr del 10.0.0.5/32 dev ens3")
         cloud.ip("route replace 10.0.0.1 dev ens3 proto dhcp scope link src 10.0.0.5 metric 100")
         cloud.ip("route replace default via 10.0.0.1 dev ens3 proto dhcp src 10.0.0.5 metric 100")
-        eventually_sync(lambda: bool(told(log, "guard removed a route")), within_s=30, what="removal")
+        eventually_sync(lambda: bool(told(log, "guard_removed")), within_s=30, what="removal")
         assert "\n10.0.0.1 dev" not in cloud.ip("route show")
         assert "default via 10.0.0.1" in cloud.ip("route show")
 
@@ -257,15 +289,13 @@ def test_without_the_capability_it_says_so_once_and_goes_on(tmp_path: Path) -> N
             ]
         )
         with plain_daemon(space, tmp_path, NO_BROKER, *UNPRIVILEGED) as log:
-            eventually_sync(lambda: bool(told(log, "guard could not remove a route")), what="the failure")
-            (failed,) = told(log, "guard could not remove a route")
+            eventually_sync(lambda: bool(told(log, "guard_failed")), what="the failure")
+            (failed,) = told(log, "guard_failed")
             assert failed["reason"] == "not-permitted"
             assert "CAP_NET_ADMIN" in failed["detail"]
-            assert len(told(log, "guard may not remove routes")) == 1
+            assert len(told(log, "guard_not_permitted")) == 1
             space.ip("route del 192.168.10.1")
             space.ip(f"route add {HOST_ROUTE}")
-            eventually_sync(
-                lambda: len(told(log, "guard could not remove a route")) == 2, what="that it goes on looking"
-            )
-            assert len(told(log, "guard may not remove routes")) == 1
+            eventually_sync(lambda: len(told(log, "guard_failed")) == 2, what="that it goes on looking")
+            assert len(told(log, "guard_not_permitted")) == 1
             assert "192.168.10.1 dev ens3" in space.ip("route show")

@@ -27,8 +27,8 @@ def test_it_is_refused_in_one_line_in_the_status_and_as_an_event(tmp_path: Path)
         eventually_sync(lambda: bool(scene.named("target.refused")), what="the event")
         (refused,) = scene.named("target.refused")
         assert (refused["target"], refused["reason"]) == ("here", "shared-namespace")
-        (line,) = scene.logged("target not mirrored into")
-        assert "shares this host's network namespace" in line["why"]
+        (line,) = scene.logged("target_not_mirrored")
+        assert "shares this host's network namespace" in line["reason"]
 
         def seen() -> bool:
             status = scene.status()
@@ -59,7 +59,7 @@ def test_when_its_ports_lie_the_first_route_that_comes_up_here_ends_it(tmp_path:
         eventually_sync(lambda: scene.table() == before, what="the table as it was")
         state = scene.standin.state()
         assert 1 <= state.posts <= 60, "it stopped at once"
-        (line,) = scene.logged("target refused")
+        (line,) = scene.logged("target_refused")
         assert line["left"] == []
         eventually_sync(
             lambda: scene.status()["targets"][0]["state"] == "shared-namespace", what="the status"

@@ -23,6 +23,6 @@ async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) 
                 log.warning("events_left_out", count=follower.missed)
                 follower.missed = 0
             event = record.event
-            name = f"{event.group}_{event.name}"
+            name = f"{event.group}_{event.name}".replace("-", "_")
             log.info(name, sequence=record.sequence, **event.model_dump(mode="json"))
     raise AssertionError("a follower never ends")

@@ -51,13 +51,13 @@ class Announcer:
     def would_remove(self, route: Route, verdict: Verdict, finding: Redundant) -> None:
         """A dry run: it would go."""
         about = self._subject(route, verdict)
-        log.info("guard would remove a route", **about, covered_by=str(finding.by))
+        log.info("guard_would_remove", **about, covered_by=str(finding.by))
         self._sink.emit(GuardWouldRemove(**about, covered_by=str(finding.by)))
 
     def removed(self, route: Route, verdict: Verdict, finding: Redundant) -> None:
         """It was taken out."""
         about = self._subject(route, verdict)
-        log.warning("guard removed a route", **about, covered_by=str(finding.by))
+        log.warning("guard_removed", **about, covered_by=str(finding.by))
         self._sink.emit(GuardRemoved(**about, covered_by=str(finding.by)))
 
     def returned(self, route: Route, verdict: Verdict, what: Return) -> None:
@@ -69,9 +69,9 @@ class Announcer:
             "stays_s": round(what.stays_s, 3),
         }
         if what.contended:
-            log.warning("guarded route is back at once: somebody wants it there", **about, **figures)
+            log.warning("guard_contended", **about, **figures)
         else:
-            log.info("guarded route is back", **about, **figures)
+            log.info("guard_returned", **about, **figures)
         self._sink.emit(
             GuardReturned(
                 **about, away_s=figures["away_s"], contended=what.contended, stays_s=figures["stays_s"]
@@ -81,7 +81,7 @@ class Announcer:
     def skipped(self, route: Route, verdict: Verdict, finding: Needed) -> None:
         """It stays."""
         about = self._subject(route, verdict)
-        log.info("guard leaves a route", **about, reason=finding.reason.value, detail=finding.detail)
+        log.info("guard_skipped", **about, reason=finding.reason.value, detail=finding.detail)
         self._sink.emit(GuardSkipped(**about, reason=finding.reason.value, detail=finding.detail))
 
     def failed(
@@ -93,5 +93,5 @@ class Announcer:
     ) -> None:
         """It should have gone and did not."""
         about = self._subject(route, verdict)
-        log.error("guard could not remove a route", **about, reason=reason, detail=detail)
+        log.error("guard_failed", **about, reason=reason, detail=detail)
         self._sink.emit(GuardFailed(**about, reason=reason, detail=detail))

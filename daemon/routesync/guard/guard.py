@@ -217,16 +217,16 @@ class Guard:
         try:
             self._permitted = await asyncio.to_thread(may_change_routes, self._netns)
         except KernelError as error:
-            log.warning("guard cannot ask for its permission", error=str(error))
+            log.warning("guard_permission_unknown", error=str(error))
             return
         if self._permitted is before or (before is None and self._permitted):
             return
         if self._permitted:
-            log.info("guard may remove routes again")
+            log.info("guard_permitted")
         elif self._dry_run:
-            log.info("guard could not remove routes", why=NO_PERMISSION, consequence="none in a dry run")
+            log.info("guard_lacks_permission", reason=NO_PERMISSION, consequence="none in a dry run")
         else:
-            log.error("guard may not remove routes", why=NO_PERMISSION)
+            log.error("guard_not_permitted", reason=NO_PERMISSION)
 
     async def _read(self, prefixes: Sequence[Prefix]) -> TableReading | None:
         """Read what covers these prefixes; None: it cannot be read, which was said."""
@@ -238,11 +238,11 @@ class Guard:
             )
         except KernelError as error:
             if self._trouble is None:
-                log.error("guard cannot read the kernel", error=str(error))  # noqa: TRY400
+                log.error("guard_cannot_read", error=str(error))  # noqa: TRY400
             self._trouble = str(error)
             return None
         if self._trouble is not None:
-            log.info("guard can read the kernel again")
+            log.info("guard_reads_again")
             self._trouble = None
         self._links = reading.links
         self._recheck_s = max(RECHECK_S, RECHECK_SHARE * (self._now() - began))
@@ -324,7 +324,7 @@ class Guard:
             outcome = await asyncio.to_thread(remove_route, route, self._netns)
         except NotPermittedError:
             self._permitted = False
-            log.error("guard may not remove routes", why=NO_PERMISSION)  # noqa: TRY400
+            log.error("guard_not_permitted", reason=NO_PERMISSION)  # noqa: TRY400
             self._fail_unpermitted(case, route, verdict)
             return False
         except KernelError as error:

@@ -154,7 +154,7 @@ class Verifier:
 
     def _lost(self, error: str) -> None:
         if self._state is not TargetState.UNREACHABLE:
-            log.warning("target down", target=self.name, url=self._client.url, error=error)
+            log.warning("target_down", target=self.name, url=self._client.url, error=error)
             self._sink.emit(TargetDown(target=self.name, url=self._client.url, error=error))
         self._state, self._error = TargetState.UNREACHABLE, error
         self.contacted.set()
@@ -181,8 +181,10 @@ class Verifier:
 
     def _say(self, state: TargetState, why: str | None) -> None:
         if state is not self._state:
-            said = log.info if state is TargetState.GUARDED else log.warning
-            said(f"target {state}", target=self.name, url=self._client.url, why=why)
+            if state is TargetState.GUARDED:
+                log.info("target_guarded", target=self.name, url=self._client.url)
+            else:
+                log.warning("target_not_guarded", target=self.name, url=self._client.url, reason=why)
         self._state, self._error = state, why
         self.contacted.set()
 
@@ -222,7 +224,7 @@ class Verifier:
                 continue
             if not has_entry(inventory, prefix):
                 del self._expected[prefix]
-                log.info("guarded route left the target, too", target=self.name, prefix=str(prefix))
+                log.info("guard_verified", target=self.name, prefix=str(prefix))
                 self._sink.emit(GuardVerified(target=self.name, prefix=str(prefix)))
             elif started - since >= self.timeout_s:
                 del self._expected[prefix]
@@ -243,9 +245,7 @@ class Verifier:
             )
 
     def _say_stuck(self, prefix: Prefix, reason: str, detail: str) -> None:
-        log.warning(
-            "guarded route may stand in the target", target=self.name, prefix=str(prefix), detail=detail
-        )
+        log.warning("guard_stuck", target=self.name, prefix=str(prefix), detail=detail)
         self._stuck[prefix] = f"{prefix}: {detail}"
         self._sink.emit(
             GuardStuck.model_validate(

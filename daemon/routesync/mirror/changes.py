@@ -10,7 +10,7 @@ import structlog
 
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.wire import Inventory, InventoryRow
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
@@ -34,6 +34,8 @@ class Outcome(Enum):
     SETTLED = auto()  # the entry says how
     DOUBTFUL = auto()  # only a reading can tell
     RESTORED = auto()  # it had been lost there, and is there again
+    PROVEN = auto()  # it stands
+    UNPROVEN = auto()  # its gateway is unreachable there: whether it stands, no POST can tell
 
 
 class Changes:
@@ -83,7 +85,7 @@ class Changes:
             entry.gap_since = None
             self._bucket.give_back(self._now())
             if previous is not None:
-                self._say.withdrawn(prefix, previous, _why_unwanted(entry))
+                self._say.withdrawn(prefix, previous, why_unwanted(entry))
             return Outcome.SETTLED
         return await self._post(prefix, entry, wanted, inventory, previous)
 
@@ -98,18 +100,23 @@ class Changes:
             self._bucket.give_back(self._now())
             return Outcome.SETTLED
         if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
-            self._ledger.intend(self._target, prefix, wanted.gateway)
+            self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=True)
         try:
             await self._add(prefix, entry, wanted.gateway)
         except errors.AccessDenied:
             raise
-        except (
-            errors.Rejected
-        ):  # 409: it stands; any other words prove nothing, for it may stand all the same
+        except errors.Rejected as error:
+            # 409: it stands; any other words prove nothing, for it may stand all the same
             self._bucket.give_back(self._now())
             if entry.ours is None:
                 self._ledger.forget(self._target, prefix)
-            return Outcome.SETTLED
+            unreachable = isinstance(error, errors.NextHopUnreachable)
+            return Outcome.UNPROVEN if unreachable else Outcome.PROVEN
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._ingestion.note(self._now())  # it may have been made anew
+            raise
+        if entry.ours is None:
+            self._ledger.intend(self._target, prefix, wanted.gateway)
         self._touched(entry)
         self._counters.posted += 1
         self._counters.lost += 1
@@ -132,40 +139,38 @@ class Changes:
     ) -> Outcome:
         claimed = entry.claim is not None
         asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
-        self._ledger.intend(self._target, prefix, wanted.gateway)
+        row = inventory.rows.get(prefix)
+        doubtful = not claimed and row is not None and is_ours(row, wanted.gateway, self.protocols)
+        self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=doubtful)
         try:
             await self._add(prefix, entry, wanted.gateway)
-        except errors.AlreadyExists:
-            self._bucket.give_back(self._now())
-            if claimed:
-                return Outcome.DOUBTFUL
-            self._ledger.forget(self._target, prefix)
-            self._stands_already(prefix, entry, wanted, inventory)
-            return Outcome.SETTLED
-        except errors.Unexplained as error:  # there already, or refused
-            self._bucket.give_back(self._now())
-            if claimed:
-                return Outcome.DOUBTFUL
-            self._ledger.forget(self._target, prefix)
-            if prefix in inventory.rows:
-                self._stands_already(prefix, entry, wanted, inventory)
-            else:
-                self._refused(prefix, entry, wanted, error)
-            return Outcome.SETTLED
         except (errors.NotSent, errors.AccessDenied):
             if not claimed:
                 self._ledger.forget(self._target, prefix)
+            self._say.gone(prefix, "replacement-failed")  # the former one, which is deleted
             raise
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
+            if (
+                claimed
+            ):  # it may stand all the same: an unreachable gateway is refused before that is looked at
+                return Outcome.DOUBTFUL
             self._ledger.forget(self._target, prefix)
-            entry.claim = None
-            self._refused(prefix, entry, wanted, error)
+            # Unexplained: there already, or refused; its table tells
+            if isinstance(error, errors.AlreadyExists) or (
+                isinstance(error, errors.Unexplained) and row is not None
+            ):
+                self._stands_already(prefix, entry, wanted, row)
+            else:
+                self._refused(prefix, entry, wanted, error)
             return Outcome.SETTLED
         except (errors.OutcomeUnknown, asyncio.CancelledError):
-            entry.claim, entry.ours = wanted.gateway, None
+            if not doubtful:
+                entry.claim, entry.ours = wanted.gateway, None
             self._touched(entry)
             raise
+        if doubtful:  # it had gone meanwhile, so this one is ours
+            self._ledger.intend(self._target, prefix, wanted.gateway)
         self._touched(entry)
         self._counters.posted += 1
         self._say.measures.reached("accepted", asked_at, entry.changed_at)
@@ -236,7 +241,7 @@ class Changes:
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
             self._say.measures.reached("withdrawn", asked_at, entry.changed_at)
-            self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
+            self._say.withdrawn(prefix, gateway, why_unwanted(entry))
         return True
 
     async def _lay_ghost(self, prefix: Prefix, entry: Entry, gateway: Address) -> bool:
@@ -271,8 +276,7 @@ class Changes:
             self._say.refused(prefix, wanted, error, RETRY_FIRST_S)
         entry.phase = Phase.REFUSED
 
-    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory) -> None:
-        row = inventory.rows.get(prefix)
+    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, row: InventoryRow | None) -> None:
         if row is not None and is_ours(row, wanted.gateway, self.protocols):
             entry.phase, entry.failures, entry.error = Phase.PRESENT, 0, ""
             return
@@ -287,6 +291,10 @@ class Changes:
             self._say.conflicting(prefix, entry.wanted, detail)
         entry.phase = Phase.CONFLICTING
 
+    def give_up(self, prefix: Prefix) -> None:
+        """Nothing proves that what may stand there is ours, so it is not."""
+        self._ledger.forget(self._target, prefix)
+
     def let_go(self, prefix: Prefix) -> None:
         """Nothing is left to say of the prefix."""
         self._missing.discard(prefix)
@@ -298,7 +306,7 @@ class Changes:
         self._ledger.forget(self._target, prefix)
         if entry.wanted is None:
             self._missing.discard(prefix)
-            self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
+            self._say.withdrawn(prefix, gateway, why_unwanted(entry))
         elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
             self._counters.lost += 1
             self._missing.add(prefix)
@@ -314,5 +322,6 @@ class Changes:
             self._conflict(prefix, entry, detail)
 
 
-def _why_unwanted(entry: Entry) -> str:
+def why_unwanted(entry: Entry) -> str:
+    """The reason code of a withdrawal."""
     return entry.judgement.reason.value if isinstance(entry.judgement, Blocked) else "no-route"

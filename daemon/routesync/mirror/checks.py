@@ -14,7 +14,7 @@ from routesync.mirror.brakes import Limits
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Counters
 from routesync.mirror.worklist import Worklist
-from routesync.route import Prefix
+from routesync.route import Address, Prefix
 
 
 class Checks:
@@ -26,6 +26,25 @@ class Checks:
         self._canaries: Iterator[Prefix] = iter(())
         self._canary_at = NEVER
         self._sweep_at = NEVER
+        self.unreachable: dict[Address, Prefix] = {}
+        """Next hops that its kernel does not reach, each with the route by which that is looked at again."""
+        self._look_at = NEVER
+
+    def unproven(self, gateway: Address, prefix: Prefix, now: float) -> bool:
+        """A next hop is unreachable there, so nobody knows whether its routes stand; tell whether that is new."""
+        if gateway in self.unreachable:
+            return False
+        self.unreachable[gateway] = prefix
+        self._look_at = max(self._look_at, now)
+        return True
+
+    def proven(self, gateway: Address, prefix: Prefix, now: float) -> bool:
+        """A route stands there; tell whether that ends what was unproven, so that a sweep looks after all others."""
+        if self.unreachable.get(gateway) != prefix:
+            return False
+        del self.unreachable[gateway]
+        self._sweep_at = now
+        return True
 
     def sweep_soon(self, now: float) -> bool:
         """Have all routes of ours posted again; tell whether that was not due anyway."""
@@ -49,6 +68,14 @@ class Checks:
             self._counters.sweeps += 1
             for prefix in work.standing:
                 work.pending.put(prefix, Urgency.CHECK, now=now)
+        elif self.unreachable and now >= self._look_at:
+            self._look_at = now + limits.canary_interval_s
+            for gateway, prefix in tuple(self.unreachable.items()):
+                wanted = work.entries[prefix].wanted if prefix in work.standing else None
+                if wanted is None or wanted.gateway != gateway:  # another one, if there is any, will tell
+                    del self.unreachable[gateway]
+                else:
+                    work.pending.put(prefix, Urgency.CHECK, now=now)
         elif now >= self._canary_at and work.standing:
             self._canary_at = now + limits.canary_interval_s
             self._counters.canaries += 1

@@ -46,7 +46,7 @@ class Crew:
         now: Callable[[], float],
         landed: Callable[[], None],
         reading_due: Callable[[float], bool],
-        restored: Callable[[Prefix], None],
+        checked: Callable[[Prefix, Entry, Outcome], None],
     ) -> None:
         self.broken: errors.LoxilbError | None = None
         self.halted = False
@@ -57,7 +57,7 @@ class Crew:
         self._now = now
         self._tell_landed = landed
         self._reading_due = reading_due
-        self._restored = restored
+        self._checked = checked
         self._unknowns = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -136,10 +136,11 @@ class Crew:
     async def _request(self, prefix: Prefix, entry: Entry) -> None:
         try:
             if entry.need(prefix) is None:
-                outcome = await self._changes.check(prefix, entry)
+                self._checked(prefix, entry, await self._changes.check(prefix, entry))
             else:
                 inventory = self._work.reading.inventory if self._work.reading else Inventory({}, 0)
-                outcome = await self._changes.make(prefix, entry, inventory)
+                if await self._changes.make(prefix, entry, inventory) is Outcome.DOUBTFUL:
+                    self._work.doubt(prefix)
         except (errors.NotSent, errors.AccessDenied) as error:
             self.broken = error
         except LedgerError as error:
@@ -152,7 +153,3 @@ class Crew:
                 self.broken = error
         else:
             self._unknowns = 0
-            if outcome is Outcome.DOUBTFUL:
-                self._work.doubt(prefix)
-            elif outcome is Outcome.RESTORED:
-                self._restored(prefix)

@@ -13,7 +13,7 @@ from routesync.measure import Histogram
 from routesync.mirror.book import Phase
 from routesync.mirror.measures import Measures
 from routesync.mirror.pending import Urgency
-from routesync.route import Family
+from routesync.route import Address, Family
 
 
 class TargetState(StrEnum):
@@ -73,6 +73,9 @@ class TargetView(NamedTuple):
     held_at_start: int  # withdrawals that the start-up hold holds back
     over_capacity: int  # routes that wait for room
     overdue: bool  # work has waited for longer than it should
+    unreachable_gateways: tuple[
+        Address, ...
+    ]  # its kernel does not reach them: what stands there cannot be told
     by_urgency: Mapping[Urgency, int]  # what waits, also what may not go yet
     in_flight: int  # requests under way
     breaker: Breaker
@@ -112,6 +115,7 @@ class TargetView(NamedTuple):
             held_at_start=0,
             over_capacity=0,
             overdue=False,
+            unreachable_gateways=(),
             by_urgency={},
             in_flight=0,
             breaker="open" if state is TargetState.UNREACHABLE else "closed",

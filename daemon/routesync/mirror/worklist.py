@@ -14,7 +14,7 @@ from typing import Final
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import NEVER, Entry, Finding, Phase, Tally, compare, describe_row
 from routesync.mirror.brakes import Limits, MassWithdrawBrake
-from routesync.mirror.changes import RETRY_FIRST_S, Changes
+from routesync.mirror.changes import RETRY_FIRST_S, Changes, why_unwanted
 from routesync.mirror.contact import Reading
 from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
@@ -143,6 +143,9 @@ class Worklist:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
         hold_until = self._start_up_until = self._now() + self._limits.startup_hold_s
         for prefix, row in rows:
+            if row.doubtful:
+                self._changes.give_up(prefix)
+                continue
             entry = self.entries[prefix] = Entry(self.tally)
             entry.claim = row.gateway
             entry.hold_until = hold_until
@@ -231,6 +234,7 @@ class Worklist:
                 entry.phase = Phase.ACCEPTED
             return
         self.standing.pop(prefix, None)
+        self._say.gone(prefix, why_unwanted(entry))
         if entry.idle:
             del self.entries[prefix]
             entry.drop()
@@ -294,6 +298,8 @@ class Worklist:
         """A request has ended: where nothing of ours stands, let one in that waits for room."""
         if entry.known is not None:
             return
+        if self.reading is not None:  # what we took out is not to be taken for somebody else's
+            self.reading.inventory.rows.pop(prefix, None)
         self._occupied[prefix.family] -= 1
         waiting = next((other for other in self.over if other.family is prefix.family), None)
         if waiting is not None:

@@ -15,6 +15,7 @@ from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
+from routesync.route import format_address
 from routesync.service.guarding import guard_status
 from routesync.settings import Settings
 from routesync.table import Table
@@ -109,6 +110,9 @@ class StatusBuilder:
                 found.append(f"target {view.name}: {view.error or view.state}")
             if view.braked:
                 found.append(f"target {view.name}: a mass withdrawal of {view.braked} routes is held back")
+            if view.unreachable_gateways:
+                names = ", ".join(map(format_address, view.unreachable_gateways[:3]))
+                found.append(f"target {view.name}: its kernel does not reach the next hop {names}")
             if view.overdue:
                 found.append(f"target {view.name}: work has waited for {view.oldest_s:.0f} s")
             found += [

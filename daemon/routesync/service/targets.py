@@ -147,7 +147,7 @@ class Targets:
             elif way_to(target) != held.way:
                 if target.url != held.settings.url:
                     log.warning(
-                        "target moved",
+                        "target_moved",
                         target=name,
                         url=target.url,
                         before=held.settings.url,

@@ -10,7 +10,7 @@ import pytest
 
 from routesync.events.models import TargetRefused
 from routesync.kernel import KernelSource
-from routesync.mirror import contact, reconciler, tripwire
+from routesync.mirror import contact, session, tripwire
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
 from routesync.names import PROTOCOLS
@@ -34,7 +34,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(reconciler, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(session, "PATIENCE_S", 0.2)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from routesync.events.hub import EventHub
 from routesync.events.mqtt import MqttPublisher
 from routesync.kernel import KernelSource
 from routesync.mirror.status import TargetView
-from routesync.service.metrics import daemon, events, kernel, target
+from routesync.service.metrics import daemon, events, guard, kernel, target
 from routesync.service.status import StatusBuilder
 
 
@@ -69,4 +69,5 @@ class Metrics(Collector):
         yield from daemon.metrics(self._status())
         yield from kernel.metrics(self._source(), self._status().kept())
         yield from target.metrics(self._targets())
+        yield from guard.metrics(self._status().guard())
         yield from events.metrics(self._hub(), self._publisher())
