@@ -42,6 +42,13 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
+.PHONY: docs
+docs: $(READY) ## Write what is generated anew: references, schemas, AsyncAPI, OpenAPI
+	@$(BIN)/python -m routesync.config.reference
+	@$(BIN)/python -m routesync.events.document
+	@$(BIN)/python -m routesync.control.openapi
+	@$(BIN)/python -m routesync.service.metrics.reference
+
 .PHONY: bench
 bench: root $(READY) ## Measure
 	@$(BIN)/pytest tests/bench --bench -s $(ARGS)
@@ -52,6 +59,11 @@ fuzz: root $(READY) ## Try new programmes of route operations (OPERATIONS=100000
 	@ROUTESYNC_FUZZ_OPERATIONS=$(OPERATIONS) ROUTESYNC_FUZZ_SEED=$${SEED:-0} \
 		$(BIN)/pytest tests/kernel/test_differential_fuzz.py -s $(ARGS)
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=900 $(ARGS)
+
+KILLS ?= 200
+.PHONY: kill
+kill: root $(READY) ## Kill the daemon at moments of chance (KILLS=200) and look at both kernels after each time
+	@ROUTESYNC_KILLS=$(KILLS) ROUTESYNC_KILLS_SEED=$${SEED:-0} $(BIN)/pytest tests/system/test_kills.py -s $(ARGS)
 
 .PHONY: lock
 lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newer ones

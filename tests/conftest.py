@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Generator
 from typing import Final
 
@@ -25,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # the daemons of this process serve their control socket there, not at the host's own place
+    runtime = os.environ["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="routesync-run-")
+    config.add_cleanup(lambda: shutil.rmtree(runtime, ignore_errors=True))
     config.addinivalue_line(
         "markers", f"real_loxilb: needs a real loxilb, named by {REAL_LOXILB}; else left out"
     )

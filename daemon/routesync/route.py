@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from enum import IntEnum
-from typing import Final, NamedTuple, NewType, Self
+from typing import Final, Literal, NamedTuple, NewType, Self
 
 Address = NewType("Address", bytes)
 """A packed IP address: 4 bytes for IPv4, 16 for IPv6."""
@@ -28,7 +28,7 @@ class Family(IntEnum):
         return 32 if self is Family.INET else 128
 
     @property
-    def label(self) -> str:
+    def label(self) -> Literal["ipv4", "ipv6"]:
         """`ipv4` or `ipv6`, as written in configuration, events and output."""
         return "ipv4" if self is Family.INET else "ipv6"
 
@@ -88,6 +88,14 @@ class Prefix(NamedTuple):
             raise ValueError(f"{text!r} is not a prefix like 10.0.0.0/8 or 2001:db8::/32") from None
         return cls(Address(network.network_address.packed), network.prefixlen)
 
+    @classmethod
+    def of(cls, address: Address, length: int) -> Self:
+        """The network of this length that the address lies in."""
+        bits = len(address) * 8 - length
+        return cls(
+            Address((int.from_bytes(address, "big") >> bits << bits).to_bytes(len(address), "big")), length
+        )
+
     @property
     def family(self) -> Family:
         """The address family."""
@@ -113,6 +121,12 @@ class Prefix(NamedTuple):
     def covers(self, other: Prefix) -> bool:
         """Whether every address of `other` lies in this prefix; a prefix covers itself."""
         return other.length >= self.length and self.contains(other.packed)
+
+    def cut(self, length: int) -> Prefix:
+        """The prefix of this length, at most its own, that covers it."""
+        shift = len(self.packed) * 8 - length
+        number = int.from_bytes(self.packed, "big") >> shift << shift
+        return Prefix(Address(number.to_bytes(len(self.packed), "big")), length)
 
     @property
     def sort_key(self) -> tuple[int, bytes, int]:
@@ -212,6 +226,12 @@ class Verdict(NamedTuple):
     rule: str  # the deciding rule's name; "default" where none matched
     rewrite: Rewrite | None = None
     report: bool = False  # a drop that is worth an event of its own
+    guard: bool = False  # a drop that is to be taken out of the kernel, where that is safe
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody wants to be told of each route so dropped, of its coming and of its going."""
+        return self.report or self.guard
 
 
 class Candidate(NamedTuple):

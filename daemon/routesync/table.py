@@ -45,6 +45,10 @@ class Table:
         """All candidates of exactly this prefix, the elected one first."""
         return self._candidates.get(prefix, ())
 
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """All prefixes at this moment."""
+        return tuple(self._candidates)
+
     def __iter__(self) -> Iterator[tuple[Prefix, Candidate]]:
         for prefix, candidates in self._candidates.items():
             yield prefix, candidates[0]

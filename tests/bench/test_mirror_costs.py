@@ -28,7 +28,7 @@ from routesync.mirror.wanted import TargetRules
 from routesync.route import Prefix, Route, Verdict, parse_address
 from routesync.standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
 from support.bench import median, percentile, record
-from support.mirror_lab import Events, candidate, laboratory
+from support.mirror_lab import LO, Events, candidate, laboratory
 from support.netns import Namespace, namespace, needs_root
 from support.standin import running_standin
 from support.waiting import eventually, eventually_sync
@@ -56,11 +56,17 @@ def null_api(directory: Path) -> Iterator[Path]:
 @asynccontextmanager
 async def mirroring(socket: Path, directory: Path, limits: Limits) -> AsyncIterator[Reconciler]:
     """A reconciler with a real ledger, on an API behind a Unix socket."""
-    client = LoxilbClient("http://loxilb", connector=lambda: aiohttp.UnixConnector(str(socket), limit=16))
+    client = LoxilbClient("http://loxilb", unix_socket=socket)
     with SqliteLedger(directory / "state") as ledger:
         async with client:
             reconciler = Reconciler(
-                "lb", client, rules=TargetRules(), limits=limits, ledger=ledger, sink=Events(), links=dict
+                "lb",
+                client,
+                rules=TargetRules(),
+                limits=limits,
+                ledger=ledger,
+                sink=Events(),
+                links=lambda: LO,
             )
             task = asyncio.create_task(reconciler.run())
             try:

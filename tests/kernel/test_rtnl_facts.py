@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from routesync.kernel import Links, ResyncDone
+from routesync.kernel import Drift, Links, ResyncDone
 from routesync.kernel.netlink import (
+    GROUPS,
     HEADER,
     RTM_DELROUTE,
     RTM_NEWROUTE,
@@ -207,6 +208,32 @@ async def test_events_that_were_lost_are_made_up_for_on_the_same_descriptor(node
     sock.close()
 
 
+@pytest.mark.parametrize("joined", [True, False], ids=["subscribed", "not subscribed"])
+async def test_what_waits_in_a_socket_that_is_handed_over_is_older_than_the_first_reading(
+    node: Namespace, *, joined: bool
+) -> None:
+    sock = open_route_socket(node.name)
+    if joined:
+        subscribe(sock)
+    # played on top of what the first reading says, these would leave routes that are gone, or others' order
+    node.batch(
+        [
+            f"route add {FAR} via 192.0.2.2",
+            f"route append {FAR} via 192.0.2.3",
+            f"route del {FAR} via 192.0.2.2",
+            "route add 10.9.1.0/24 via 192.0.2.2",
+            f"route replace {FAR} via 198.51.100.2",
+            "route del 10.9.1.0/24",
+        ]
+    )
+    async with following(node, sock=sock) as follower:
+        assert gateways(follower, FAR) == [["198.51.100.2"]]
+        assert follower.routes("10.9.1.0/24") == []
+        node.ip("route add 10.9.1.0/24 via 192.0.2.3")
+        await told(follower, "10.9.1.0/24", [["192.0.2.3"]])
+    sock.close()
+
+
 async def test_routes_that_share_a_key_stand_in_the_kernels_order(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2")
@@ -271,6 +298,42 @@ async def test_a_hop_appended_to_an_ipv6_route_and_taken_off_again_changes_just_
         assert follower.routes(FAR6)[0].metric == 1024
 
 
+def bgp_header(*header: int) -> Verdict | None:
+    return drop_bgp if header[4] == 186 else None
+
+
+drop_bgp = Verdict(keep=False, rule="no-bgp")
+
+
+def no_bgp(route: Route, _links: Links) -> Verdict:
+    return drop_bgp if route.protocol == 186 else Verdict(keep=True, rule="default")
+
+
+@pytest.mark.parametrize("when", ["before the start", "while it runs"])
+async def test_a_route_that_a_dropped_multipath_set_hid_from_dumps_is_there_when_the_set_goes(
+    node: Namespace, when: str
+) -> None:
+    node.ip("nexthop add id 4 via 2001:db8:e1::3 dev e1")
+    kept_and_dropped = (
+        f"route add {FAR6} via 2001:db8:e1::3 proto bgp",
+        f"route append {FAR6} nhid 4 proto static",
+    )
+    if when == "before the start":
+        node.batch(list(kept_and_dropped))
+    async with following(node, admit=no_bgp, admit_header=bgp_header) as follower:
+        if when == "while it runs":
+            node.batch(list(kept_and_dropped))
+        await told(follower, FAR6, [["2001:db8:e1::3"]])
+        node.ip(
+            f"route append {FAR6} via 2001:db8:e1::2 proto bgp"
+        )  # now a set, told as one: the other is hidden
+        assert "nhid" not in node.ip(f"-6 route show {FAR6}")
+        await told(follower, FAR6, [])
+        node.ip(f"-6 route del {FAR6} proto bgp")
+        assert "nhid" in node.ip(f"-6 route show {FAR6}")
+        await told(follower, FAR6, [["2001:db8:e1::3"]])
+
+
 async def test_multipath_sets_are_equal_in_any_order(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} nexthop via 198.51.100.2 weight 2 nexthop via 192.0.2.2")
@@ -321,6 +384,25 @@ async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(nod
         await told(follower, FAR, [["192.0.2.2"]])
         node.ip("link set uplink name e0")
         await told(follower, FAR, [])
+
+
+async def test_what_no_event_told_is_found_by_the_audit_and_reported_as_drift(node: Namespace) -> None:
+    node.batch([f"route add {FAR} via 192.0.2.2", "route add 10.9.1.0/24 via 192.0.2.2"])
+    with open_route_socket(node.name) as sock:
+        async with following(node, sock=sock, audit_interval_s=0.2) as follower:
+            for group in GROUPS:  # nothing is announced to us any more, and nothing says so
+                sock.setsockopt(270, 2, group)  # SOL_NETLINK, NETLINK_DROP_MEMBERSHIP
+            node.ip(f"route del {FAR}")
+            node.ip("route replace 10.9.1.0/24 via 192.0.2.3")
+
+            def drifted() -> set[str]:
+                found = (report for report in follower.reports if isinstance(report, Drift))
+                return {str(prefix) for report in found for prefix in report.prefixes}
+
+            await eventually(lambda: drifted() == {FAR, "10.9.1.0/24"})
+            assert follower.source.stats.drift == 2
+            assert gateways(follower, "10.9.1.0/24") == [["192.0.2.3"]]
+            assert follower.routes(FAR) == []
 
 
 async def test_events_before_and_in_a_reading_do_not_add_up_with_it(node: Namespace) -> None:

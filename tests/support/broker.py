@@ -154,6 +154,8 @@ class Broker:
         command += ["-t", topic, "-C", str(count), "-W", str(round(within_s)), "-F", "%p"]
         if user is not None:
             command += ["-u", user, "-P", password, "-i", user]
+        if self._namespace is not None:
+            command = ["ip", "netns", "exec", self._namespace.name, *command]
         return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.splitlines()
 
     def kill(self) -> None:

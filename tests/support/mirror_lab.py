@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-
-import aiohttp
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 
 from routesync.events.cloudevents import Record
 from routesync.events.models import Event
 from routesync.events.table import BUCKETS, Table
+from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
+from routesync.mirror.hold import Hold
+from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
@@ -23,6 +24,9 @@ from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, format_a
 from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually, eventually_sync
+
+LO = {1: Link(1, "lo", 0x10049, bytes(6))}
+"""The links of a namespace that has no other."""
 
 
 def candidate(prefix: str, gateway: str) -> Candidate:
@@ -67,24 +71,33 @@ class Lab:
         timeout_s: float = 10,
         token: Callable[[], str | None] = lambda: None,
         witness: bool = False,
+        hold: Hold | None = None,
+        client: LoxilbClient | None = None,
+        horizon: Horizon | None = None,
+        name: str = "lb",
     ) -> AsyncIterator[Reconciler]:
-        """Run a reconciler for the length of a block."""
-        client = LoxilbClient(
-            "http://loxilb",
-            request_timeout_s=timeout_s,
-            token=token,
-            connector=lambda: aiohttp.UnixConnector(str(self.standin.socket)),
-        )
-        async with client:
+        """Run a reconciler for the length of a block, with this client, or one that these arguments make."""
+        async with AsyncExitStack() as stack:
+            if client is None:
+                client = await stack.enter_async_context(
+                    LoxilbClient(
+                        "http://loxilb",
+                        request_timeout_s=timeout_s,
+                        token=token,
+                        unix_socket=self.standin.socket,
+                    )
+                )
             reconciler = Reconciler(
-                "lb",
+                name,
                 client,
                 rules=rules or TargetRules(),
                 ledger=self.ledger,
                 sink=self.events,
-                links=dict,
+                links=lambda: LO,
                 request_kernel_reading=self._count_reading,
-                witness=Witness("lb", self.space.name) if witness else None,
+                witness=Witness(name, self.space.name) if witness else None,
+                hold=hold,
+                horizon=horizon,
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()
@@ -117,8 +130,7 @@ class Lab:
 
     async def shows(self, prefix: Prefix) -> bool:
         """Whether its table has an entry for the prefix; to be asked in quiet only."""
-        connector = aiohttp.UnixConnector(str(self.standin.socket))
-        async with LoxilbClient("http://loxilb", connector=lambda: connector) as client:
+        async with LoxilbClient("http://loxilb", unix_socket=self.standin.socket) as client:
             return prefix in (await client.inventory()).rows
 
     def static_routes(self) -> dict[str, str]:

@@ -36,6 +36,12 @@ class Namespace:
         """Run a command inside the namespace."""
         return self._run(["ip", "netns", "exec", self.name, *command], check=check)
 
+    def make_anew(self) -> None:
+        """Put another namespace in its place, as a container runtime does."""
+        for verb in ("del", "add"):
+            subprocess.run(["ip", "netns", verb, self.name], check=True)
+        self.ip("link set lo up")
+
     def sysctl(self, key: str, value: str) -> None:
         """Set a sysctl inside the namespace."""
         self.run(["sysctl", "-qw", f"{key}={value}"])

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from routesync.kernel import AdmitHeader, KernelSource, Links, open_route_socket
 from routesync.kernel.judge import admit_header_unknown
-from routesync.route import Candidate, Prefix, Route, Verdict
+from routesync.route import Candidate, Family, Prefix, Route, Verdict
 from support.netns import Namespace, namespace
 from support.route_oracle import read_oracle
 
@@ -369,9 +369,12 @@ async def _perform(node: Namespace, source: KernelSource, step: Step) -> None:
         await batch(together)
 
 
-def _distinct(routes: Iterable[Route]) -> tuple[Route, ...]:
-    """IPv6 lets routes stand beside each other that are equal in everything, and dumps show some twice: one to us."""
-    return tuple(dict.fromkeys(routes))
+def _distinct(prefix: Prefix, routes: Iterable[Route]) -> tuple[Route, ...]:
+    """IPv6 lets routes stand beside each other that are equal in everything, and dumps show some twice: one to us.
+
+    IPv4 routes that share a key differ in something, be it in what a Route does not tell (an MTU): those are two.
+    """
+    return tuple(dict.fromkeys(routes) if prefix.family is Family.INET6 else routes)
 
 
 async def _agree(
@@ -392,7 +395,7 @@ async def _agree(
         wanted = {
             prefix: kept
             for prefix, routes in oracle.routes.items()
-            if (kept := _distinct(route for route in routes if rules.admit(route, links).keep))
+            if (kept := _distinct(prefix, (route for route in routes if rules.admit(route, links).keep)))
         }
         await asyncio.sleep(0)
         held = {prefix: tuple(one.route for one in candidates) for prefix, candidates in table.items()}

@@ -45,7 +45,8 @@ class Scene:
         )
 
     def in_node(self, *command: str) -> list[str]:
-        return ["ip", "netns", "exec", self.topology.node, *command]
+        runtime = f"RUNTIME_DIRECTORY={self.directory / 'run'}"
+        return ["ip", "netns", "exec", self.topology.node, "env", runtime, *command]
 
     def start(self) -> None:
         """Start the daemon and wait until it says that it is ready."""

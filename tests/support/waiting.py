@@ -23,10 +23,16 @@ async def eventually(
         await asyncio.sleep(0.01)
 
 
-def eventually_sync(condition: Callable[[], bool], *, within_s: float = 10, what: str = "condition") -> None:
-    """The same, for tests without an event loop."""
+def eventually_sync(
+    condition: Callable[[], bool],
+    *,
+    within_s: float = 10,
+    what: str = "condition",
+    but: Callable[[], str] = str,
+) -> None:
+    """The same, for tests without an event loop; `but` says what is there instead."""
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come within {within_s} s")
+            raise AssertionError(f"{what} did not come within {within_s} s; {but()}")
         time.sleep(0.01)

@@ -141,7 +141,7 @@ def test_what_changed_while_the_daemon_was_killed_is_made_good(scene: Scene) -> 
 def test_without_loxilb_and_broker_it_runs_degraded_and_recovers(scene: Scene) -> None:
     scene.standin.stop()
     scene.start()
-    assert "target down" in scene.log()
+    assert "target_down" in scene.log()
     started = time.monotonic()
     scene.standin.start()
     scene.mirror_holds(MIRRORED_TABLE)

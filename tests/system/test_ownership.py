@@ -70,7 +70,7 @@ def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: Scene) 
     scene.config.write_text(text[:start] + text[end:])
     scene.start()
     eventually_sync(
-        lambda: "no longer configured" in scene.log() or "routes left behind" in scene.log(), what="the word"
+        lambda: "no longer configured" in scene.log() or "routes_left_behind" in scene.log(), what="the word"
     )
     scene.stop()
     lost = scene.run("withdraw", *arguments(scene))

@@ -1,5 +1,6 @@
 """The command `routesync`."""
 
+from routesync.cli import live_commands
 from routesync.cli.app import main
 
-__all__ = ["main"]
+__all__ = ["live_commands", "main"]

@@ -22,11 +22,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# readable=False: what cannot be read is explained where it is read, with the remedy
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help=f"Configuration file; {DEFAULT_CONFIG} by default.")
+    Path | None,
+    typer.Option("--config", "-c", readable=False, help=f"Configuration file; {DEFAULT_CONFIG} by default."),
 ]
 StateOption = Annotated[
-    Path | None, typer.Option(help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default.")
+    Path | None,
+    typer.Option(readable=False, help="State directory; $STATE_DIRECTORY or /var/lib/routesync by default."),
+]
+SocketOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The daemon's control socket; control.sock in $RUNTIME_DIRECTORY or /run/routesync by default."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -58,7 +67,9 @@ def run(
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] = DEFAULT_CONFIG) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(readable=False, help="The configuration file.")] = DEFAULT_CONFIG,
+) -> None:
     """Check a configuration file; exit status 78 if it is wrong."""
     from routesync.cli import check as command
 
@@ -67,54 +78,106 @@ def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] 
 
 @app.command()
 def plan(
-    config: ConfigOption = None,
+    *,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Plan by this file, without the daemon.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help=f"Do not ask the daemon; plan by {DEFAULT_CONFIG}.")
+    ] = False,
     state: StateOption = None,
+    socket: SocketOption = None,
     json: JsonOption = False,
     contact: Annotated[
-        bool, typer.Option(help="Read each target's table, to tell what stands there already.")
+        bool,
+        typer.Option(help="Without the daemon: read each target's table, to tell what stands there already."),
     ] = True,
 ) -> None:
-    """Show what becomes of each of the kernel's routes, and why; change nothing."""
+    """Show what becomes of each of the kernel's routes, and why; change nothing.
+
+    The running daemon is asked. Where none runs, or a file is named, the file tells the rules and targets.
+    """
     from routesync.cli import plan as command
 
-    raise typer.Exit(
-        command.plan(config or _present_config(), state or _state_directory(), as_json=json, contact=contact)
-    )
+    live = None if config is not None or offline else command.ask_daemon(socket, as_json=json)
+    if live is None:
+        file = config or _present_config()
+        live = command.plan(file, state or _state_directory(), as_json=json, contact=contact)
+    raise typer.Exit(live)
 
 
 TargetOption = Annotated[str, typer.Option("--target", "-t", help="Name of the target.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+def _require_yes(yes: bool, json: bool) -> None:
+    if json and not yes:
+        raise typer.BadParameter("--json asks nothing: say --yes, too")
+
+
 @app.command()
 def adopt(
-    target: TargetOption, config: ConfigOption = None, state: StateOption = None, yes: YesOption = False
+    *,
+    target: TargetOption,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    socket: SocketOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Claim the routes in a target that equal the wanted ones, after showing them."""
     from routesync.cli import ownership as command
+    from routesync.cli import ownership_live
 
-    raise typer.Exit(command.adopt(config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes))
+    _require_yes(yes, json)
+    done = ownership_live.adopt(socket, target, yes=yes, as_json=json) if config is state is None else None
+    if done is None:
+        done = command.adopt(
+            config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes, as_json=json
+        )
+    raise typer.Exit(done)
 
 
 @app.command()
 def withdraw(
+    *,
     target: TargetOption,
     config: ConfigOption = None,
     state: StateOption = None,
+    socket: SocketOption = None,
     url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
+    json: JsonOption = False,
 ) -> None:
-    """Take all of our routes out of a target."""
+    """Take all of our routes out of a target that the daemon does not mirror into."""
     from routesync.cli import ownership as command
+    from routesync.cli import ownership_live
 
-    raise typer.Exit(command.withdraw(config or DEFAULT_CONFIG, state or _state_directory(), target, url))
+    done = ownership_live.withdraw(socket, target, url, as_json=json) if config is state is None else None
+    if done is None:
+        done = command.withdraw(
+            config or DEFAULT_CONFIG, state or _state_directory(), target, url, as_json=json
+        )
+    raise typer.Exit(done)
 
 
 @app.command()
-def forget(target: TargetOption, state: StateOption = None, yes: YesOption = False) -> None:
-    """Give up all claims on a target; its routes stay."""
+def forget(
+    *,
+    target: TargetOption,
+    state: StateOption = None,
+    socket: SocketOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Give up all claims on a target that the daemon does not mirror into; its routes stay."""
     from routesync.cli import ownership as command
+    from routesync.cli import ownership_live
 
-    raise typer.Exit(command.forget(state or _state_directory(), target, yes=yes))
+    _require_yes(yes, json)
+    done = ownership_live.forget(socket, target, yes=yes, as_json=json) if state is None else None
+    if done is None:
+        done = command.forget(state or _state_directory(), target, yes=yes, as_json=json)
+    raise typer.Exit(done)
 
 
 @app.command()
@@ -132,6 +195,10 @@ def watch(
         Path | None,
         typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
     ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="This host's daemon, over its control socket, without a broker.")
+    ] = False,
+    socket: SocketOption = None,
     node: Annotated[
         list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
     ] = None,
@@ -141,7 +208,10 @@ def watch(
     prefix: Annotated[str | None, typer.Option(help="Only events of routes inside this prefix.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow what nodes publish over MQTT: this one, others, or the fleet."""
+    """Follow what happens: on this node, on others, or on the fleet.
+
+    Over MQTT where the configuration or --broker names a broker; else, or with --local, over the daemon's own socket.
+    """
     from routesync.cli import watch as command
     from routesync.events.reader import Selection
 
@@ -149,7 +219,8 @@ def watch(
     if prefix is not None and within is None:
         raise typer.Exit(2)
     selection = Selection(node or (), kind or (), within)
-    raise typer.Exit(command.watch(config or DEFAULT_CONFIG, broker, ca_file, selection, as_json=json))
+    way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
+    raise typer.Exit(command.watch(way, selection, as_json=json))
 
 
 @app.command()
@@ -160,6 +231,33 @@ def schema(
     from routesync.cli import schema as command
 
     raise typer.Exit(command.schema(which))
+
+
+@app.command()
+def doctor(
+    *,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    json: JsonOption = False,
+    contact: Annotated[
+        bool, typer.Option(help="Ask targets for their version, and try the broker with one message.")
+    ] = True,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also say why, where all is well.")
+    ] = False,
+) -> None:
+    """Look for what is wrong here, and say what to do; exit status 1 for warnings, 2 for failures."""
+    from routesync.cli import doctor as command
+
+    raise typer.Exit(
+        command.doctor(
+            config or DEFAULT_CONFIG,
+            state or _state_directory(),
+            as_json=json,
+            contact=contact,
+            verbose=verbose,
+        )
+    )
 
 
 @app.command()

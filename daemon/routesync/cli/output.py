@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from rich.console import Console
+from rich.text import Text
+
+_NARROW: Final = 20
+"""Columns below which wrapping makes nothing clearer."""
 
 
 def complain(text: str) -> None:
@@ -16,3 +24,62 @@ def complain(text: str) -> None:
 def console() -> Console:
     """A console for standard output: colour on a terminal only, and never a line cut short elsewhere."""
     return Console(soft_wrap=True, highlight=False)
+
+
+class Page:
+    """Lines for standard output. On a terminal long ones go on below, indented; elsewhere each stays whole."""
+
+    def __init__(self) -> None:
+        self._console = console()
+        self._width = shutil.get_terminal_size().columns if self._console.is_terminal else None
+
+    def line(self, *parts: str | tuple[str, str] | Text, hang: int = 0) -> None:
+        """Print a line made of parts, each plain or with its style; what does not fit hangs at this column."""
+        text = Text.assemble(*parts)
+        text.rstrip()
+        if self._width is None or self._width - hang < _NARROW or text.cell_len <= self._width:
+            self._console.print(text)
+            return
+        first, *_ = text.wrap(self._console, self._width, tab_size=1)
+        self._console.print(first)
+        rest = text[len(first.plain) :]
+        rest = rest[len(rest.plain) - len(rest.plain.lstrip()) :]
+        for more in rest.wrap(self._console, self._width - hang, tab_size=1):
+            self._console.print(Text(" " * hang) + more)
+
+    def rows(self, rows: Sequence[Sequence[str | tuple[str, str]]], *, indent: int = 0) -> None:
+        """Print rows in columns as wide as their widest value; the last column takes what is left."""
+        if not rows:
+            return
+        columns = range(len(rows[0]) - 1)
+        widths = [max(len(_plain(row[column])) for row in rows) for column in columns]
+        hang = indent + sum(widths) + 2 * len(widths)
+        for row in rows:
+            parts: list[str | tuple[str, str]] = [" " * indent]
+            for column in columns:
+                parts += (row[column], " " * (widths[column] - len(_plain(row[column])) + 2))
+            self.line(*parts, row[-1], hang=hang)
+
+
+def _plain(cell: str | tuple[str, str]) -> str:
+    return cell if isinstance(cell, str) else cell[0]
+
+
+def moment(time: datetime) -> str:
+    """A time as people look for it in a log, and how long ago that was."""
+    ago = span(datetime.now(UTC) - time)
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S} ({ago} ago)"
+
+
+def span(length: timedelta) -> str:
+    """A length of time in its two largest units."""
+    seconds = max(0, int(length.total_seconds()))
+    for unit, size, smaller, small_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if seconds >= size:
+            rest = seconds % size // small_size
+            return f"{seconds // size} {unit} {rest} {smaller}" if rest else f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -1,38 +1,30 @@
 """`adopt`, `withdraw`, `forget`: which routes in a loxilb are ours, changed by hand.
 
-They work on the ledger itself, so the daemon must not run meanwhile: the lock of the state directory sees to that.
+A running daemon is asked. Where none runs, or files are named, they work on the ledger itself, and no daemon may run
+on it meanwhile: the lock of the state directory sees to that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from rich.prompt import Confirm
 
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import complain
+from routesync.cli.ownership_live import report
 from routesync.cli.situation import Situation, read_situation
 from routesync.events.models import Event
-from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.ledger import LedgerBusyError, LedgerError, SqliteLedger
-from routesync.mirror.reconciler import Reconciler
-from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import TargetRules
 from routesync.plan import Fate
-from routesync.route import Address, Prefix, format_address
-from routesync.service.daemon import make_client, target_limits
+from routesync.route import format_address
+from routesync.service.emptying import empty
 from routesync.settings import TargetSettings
 
-POLL_S: Final = 0.1
-GIVE_UP_S: Final = 30.0
-"""How long a loxilb may be away before a withdrawal gives up."""
 
-
-def adopt(config: Path, state: Path, target: str, *, yes: bool) -> int:
+def adopt(config: Path, state: Path, target: str, *, yes: bool, as_json: bool) -> int:
     """Claim the routes in a target that equal the wanted ones; return the exit status."""
     situation = read_situation(config, state, contact=True)
     if isinstance(situation, int):
@@ -50,45 +42,45 @@ def adopt(config: Path, state: Path, target: str, *, yes: bool) -> int:
         if end.target == target and end.fate is Fate.STANDS and end.gateway is not None
     ]
     strange = [(prefix, gateway) for prefix, gateway in found if prefix not in asked.owned]
-    for prefix, gateway in strange:
-        print(f"{prefix} via {format_address(gateway)}")
     if not strange:
-        print(f"{target}: nothing to adopt; {len(found)} wanted routes stand there, all of them ours")
-        return 0
+        told = f"nothing to adopt; {len(found)} wanted routes stand there, all of them ours"
+        return report(target, 0, told, as_json=as_json)
+    if not as_json:
+        for prefix, gateway in strange:
+            print(f"{prefix} via {format_address(gateway)}")
     if not yes and not Confirm.ask(
         f"Claim these {len(strange)} routes in {target} as ours, to be withdrawn when unwanted?"
     ):
         return 1
-    return _with_ledger(state, lambda ledger: _claim(ledger, target, strange))
+
+    def claim(ledger: SqliteLedger) -> int:
+        for prefix, gateway in strange:
+            ledger.intend(target, prefix, gateway)
+        return report(target, len(strange), f"{len(strange)} routes adopted", as_json=as_json)
+
+    return _with_ledger(state, claim)
 
 
-def _claim(ledger: SqliteLedger, target: str, routes: list[tuple[Prefix, Address]]) -> int:
-    for prefix, gateway in routes:
-        ledger.intend(target, prefix, gateway)
-    print(f"{target}: {len(routes)} routes adopted")
-    return 0
-
-
-def forget(state: Path, target: str, *, yes: bool) -> int:
+def forget(state: Path, target: str, *, yes: bool, as_json: bool) -> int:
     """Give up all claims on a target; its routes stay. Return the exit status."""
 
     def work(ledger: SqliteLedger) -> int:
         owned = ledger.owned(target)
         if not owned:
-            return _nothing(ledger, target)
+            return _nothing(ledger, target, as_json=as_json)
         if not yes and not Confirm.ask(
             f"Forget that {len(owned)} routes in {target} are ours? They stay there."
         ):
             return 1
         for prefix in owned:
             ledger.forget(target, prefix)
-        print(f"{target}: {len(owned)} routes forgotten; they stay where they are")
-        return 0
+        told = f"{len(owned)} routes forgotten; they stay where they are"
+        return report(target, len(owned), told, as_json=as_json)
 
     return _with_ledger(state, work)
 
 
-def withdraw(config: Path, state: Path, target: str, url: str | None) -> int:
+def withdraw(config: Path, state: Path, target: str, url: str | None, *, as_json: bool) -> int:
     """Take all of our routes out of a target; return the exit status."""
     loaded = load_or_explain(config)
     if loaded is None:
@@ -104,8 +96,12 @@ def withdraw(config: Path, state: Path, target: str, url: str | None) -> int:
 
     def work(ledger: SqliteLedger) -> int:
         if not ledger.owned(target):
-            return _nothing(ledger, target)
-        return asyncio.run(_withdraw(settings, ledger))
+            return _nothing(ledger, target, as_json=as_json)
+        done = asyncio.run(empty(settings, ledger, _Silence()))
+        if done.left:
+            complain(f"target {target}: {done.error}; {done.left} routes are still there, and still ours")
+            return 1
+        return report(target, done.withdrawn, f"{done.withdrawn} routes withdrawn", as_json=as_json)
 
     return _with_ledger(state, work)
 
@@ -115,48 +111,9 @@ class _Silence:
         """Say nothing: what happens is shown when it is done."""
 
 
-async def _withdraw(settings: TargetSettings, ledger: SqliteLedger) -> int:
-    name, before = settings.name, len(ledger.owned(settings.name))
-    async with make_client(settings) as client:
-        reconciler = _emptying(settings, client, ledger)
-        reconciler.load_ledger()
-        task = asyncio.create_task(reconciler.run())
-        loop = asyncio.get_running_loop()
-        well_at = loop.time()
-        try:
-            while left := len(ledger.owned(name)):
-                if reconciler.view().state is not TargetState.UNREACHABLE:
-                    well_at = loop.time()
-                elif loop.time() - well_at > GIVE_UP_S:
-                    complain(
-                        f"target {name}: {reconciler.view().error}; {left} routes are still there, and still ours"
-                    )
-                    return 1
-                await asyncio.sleep(POLL_S)
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-    print(f"{name}: {before} routes withdrawn")
-    return 0
-
-
-def _emptying(settings: TargetSettings, client: LoxilbClient, ledger: SqliteLedger) -> Reconciler:
-    return Reconciler(
-        settings.name,
-        client,
-        rules=TargetRules(),
-        limits=target_limits(settings)._replace(startup_hold_s=0, brake_share=1),
-        ledger=ledger,
-        sink=_Silence(),
-        links=dict,  # it was posted to before: it lives elsewhere
-    )
-
-
-def _nothing(ledger: SqliteLedger, target: str) -> int:
+def _nothing(ledger: SqliteLedger, target: str, *, as_json: bool) -> int:
     known = ", ".join(f"{name} ({count})" for name, count in sorted(ledger.targets().items())) or "none"
-    print(f"{target}: no route in it is ours; targets with routes of ours: {known}")
-    return 0
+    return report(target, 0, f"no route in it is ours; targets with routes of ours: {known}", as_json=as_json)
 
 
 def _unknown_target(situation: Situation, target: str) -> int:
@@ -170,7 +127,10 @@ def _with_ledger(state: Path, work: Callable[[SqliteLedger], int]) -> int:
         with SqliteLedger(state) as ledger:
             return work(ledger)
     except LedgerBusyError:
-        complain(f"{state}: the daemon runs and keeps this ledger; stop it first: systemctl stop routesync")
+        complain(
+            f"{state}: the daemon runs and keeps this ledger; name neither it nor a configuration, to ask the daemon, "
+            "or stop it first: systemctl stop routesync"
+        )
     except LedgerError as error:
         complain(str(error))
     return 1

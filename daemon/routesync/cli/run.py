@@ -10,7 +10,8 @@ from routesync.cli.output import complain
 from routesync.kernel import KernelError
 from routesync.mirror.ledger import LedgerBusyError
 from routesync.service import logs
-from routesync.service.daemon import Daemon
+from routesync.service.daemon import run_daemon
+from routesync.service.handed import take_handed
 from routesync.service.notify import Notifier
 from routesync.service.supervise import TaskDied
 
@@ -23,7 +24,9 @@ def run(config: Path, state: Path) -> int:
     settings = loaded.settings
     logs.configure(settings.log.level, settings.log.format, secrets=loaded.secrets)
     try:
-        asyncio.run(Daemon(loaded, state=state, notifier=Notifier.from_environment()).run())
+        asyncio.run(
+            run_daemon(loaded, state=state, notifier=Notifier.from_environment(), handed=take_handed())
+        )
     except LedgerBusyError as error:
         complain(str(error))
         return EX_CONFIG

@@ -17,7 +17,7 @@ from routesync.mirror.ledger import read_owned
 from routesync.names import Names
 from routesync.plan import Plan, TargetInput, make_plan
 from routesync.route import Address, Prefix
-from routesync.service.daemon import make_client, target_rules
+from routesync.service.target_parts import make_client, target_rules
 from routesync.settings import TargetSettings, resolve_tables
 
 

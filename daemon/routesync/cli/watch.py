@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +15,10 @@ from rich.text import Text
 
 from routesync.cli.broker import REMEDIES, named_broker
 from routesync.cli.check import EX_CONFIG, load_or_explain
+from routesync.cli.live import exit_of
 from routesync.cli.output import complain, console
+from routesync.control.client import ControlError, default_socket
+from routesync.control.follow import follow_local
 from routesync.events.access import Remedies
 from routesync.events.reader import Message, Selection, follow
 from routesync.route import Prefix
@@ -24,30 +27,76 @@ from routesync.settings import MqttSettings
 SHOWN: Final = 20
 """Events that the live view keeps in sight, at most."""
 REFRESHES_A_SECOND: Final = 4
+EX_USAGE: Final = 2
 _COLOURS: Final = {"online": "green", "degraded": "yellow", "stopping": "yellow", "offline": "red"}
 
 
-def watch(
-    config: Path, broker: str | None, ca_file: Path | None, selection: Selection, *, as_json: bool
-) -> int:
+class Way(NamedTuple):
+    """How the events are had."""
+
+    config: Path
+    broker: str | None
+    ca_file: Path | None
+    socket: Path | None
+    local: bool
+
+
+Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[Message]]
+
+
+def watch(way: Way, selection: Selection, *, as_json: bool) -> int:
     """Follow until Ctrl-C; return the exit status."""
-    if ca_file is not None and broker is None:
-        complain("--ca-file is for --broker; the configuration has mqtt.tls.ca_file")
-        return 2
-    settings = named_broker(broker, ca_file) if broker is not None else _configured_broker(config)
-    if settings is None:
-        return EX_CONFIG
-    remedies = Remedies() if broker is None else REMEDIES
+    follow_it = _way(way)
+    if isinstance(follow_it, int):
+        return follow_it
     try:
         if as_json or not console().is_terminal:
-            asyncio.run(_print(settings, selection, remedies, as_json=as_json))
+            asyncio.run(_print(follow_it, selection, as_json=as_json))
         else:
-            asyncio.run(_show(settings, selection, remedies))
+            asyncio.run(_show(follow_it, selection))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:  # whoever read has had enough
         pass
+    except ControlError as error:
+        complain(str(error))
+        return exit_of(error)
     return 0
+
+
+def _way(way: Way) -> Follow | int:
+    if way.ca_file is not None and way.broker is None:
+        complain("--ca-file is for --broker; the configuration has mqtt.tls.ca_file")
+        return EX_USAGE
+    socket = way.socket or default_socket()
+    if way.local:
+        return _local(socket)
+    if way.broker is not None:
+        named = named_broker(way.broker, way.ca_file)
+        return EX_CONFIG if named is None else _over_mqtt(named, REMEDIES)
+    if _is_closed(way.config) and socket.exists():
+        return _local(socket)  # the file may hold secrets, and be for the daemon alone
+    loaded = load_or_explain(way.config)
+    if loaded is None:
+        return EX_CONFIG
+    configured = loaded.settings.mqtt
+    return _local(socket) if configured is None else _over_mqtt(configured, Remedies())
+
+
+def _local(socket: Path) -> Follow:
+    return lambda selection, trouble: follow_local(socket, selection, trouble)
+
+
+def _over_mqtt(settings: MqttSettings, remedies: Remedies) -> Follow:
+    return lambda selection, trouble: follow(settings, selection, trouble, remedies)
+
+
+def _is_closed(file: Path) -> bool:
+    try:
+        file.open("rb").close()
+    except OSError:
+        return True
+    return False
 
 
 def read_prefix(text: str) -> Prefix | None:
@@ -59,17 +108,8 @@ def read_prefix(text: str) -> Prefix | None:
         return None
 
 
-def _configured_broker(config: Path) -> MqttSettings | None:
-    loaded = load_or_explain(config)
-    if loaded is None:
-        return None
-    if loaded.settings.mqtt is None:
-        complain(f"{config}: names no broker ([mqtt]); name one with --broker HOST[:PORT]")
-    return loaded.settings.mqtt
-
-
-async def _print(settings: MqttSettings, selection: Selection, remedies: Remedies, *, as_json: bool) -> None:
-    async for message in follow(settings, selection, _complain_once(), remedies):
+async def _print(follow_it: Follow, selection: Selection, *, as_json: bool) -> None:
+    async for message in follow_it(selection, _complain_once()):
         print(message.text if as_json else _line(message).plain, flush=True)
 
 
@@ -85,7 +125,7 @@ def _complain_once() -> Callable[[str | None], None]:
     return trouble
 
 
-async def _show(settings: MqttSettings, selection: Selection, remedies: Remedies) -> None:
+async def _show(follow_it: Follow, selection: Selection) -> None:
     terminal = Console(highlight=False)
     view = _View(terminal)
     with Live(view.render(), console=terminal, auto_refresh=False) as live:
@@ -100,7 +140,7 @@ async def _show(settings: MqttSettings, selection: Selection, remedies: Remedies
         refreshing = asyncio.create_task(refresh())
         try:
             chosen = selection._replace(with_status=True)
-            async for message in follow(settings, chosen, view.note_trouble, remedies):
+            async for message in follow_it(chosen, view.note_trouble):
                 view.take(message)
         finally:
             refreshing.cancel()

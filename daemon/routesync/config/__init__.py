@@ -87,7 +87,13 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         policy = Policy.compile(settings.policy, names)
     except PolicyError as error:
         raise ConfigError(Problem(str(path), error.place, None, error.message, error.remedy)) from None
-    warnings = (*credentials.warnings, *_exposed(path, credentials.origins), *policy.warnings)
+    warnings = (
+        *credentials.warnings,
+        *_exposed(path, credentials.origins),
+        *_open_doors(path, settings),
+        *policy.warnings,
+        *_guard_without_effect(settings),
+    )
     digest = hashlib.sha256(content).hexdigest()
     return Loaded(settings, path, names, policy, digest, credentials.origins, warnings)
 
@@ -134,6 +140,28 @@ def _exposed(path: Path, origins: Mapping[str, str]) -> Iterator[str]:
         return
     if readable and IN_THE_FILE in origins.values():
         yield f"{path}: every user of this host may read the secret in it; chmod o-r, or give it by a file of its own"
+
+
+def _guard_without_effect(settings: Settings) -> Iterator[str]:
+    guarded = [number for number, rule in enumerate(settings.policy.rules, 1) if rule.guard]
+    if settings.mode == "guard" and not guarded:
+        yield 'mode "guard" removes nothing: no rule says guard = true'
+    if settings.mode != "guard":
+        for number in guarded:
+            name = settings.policy.rules[number - 1].name
+            yield (
+                f'[[policy.rules]] #{number} ({name}): guard = true takes effect in mode "guard" only, '
+                f'and the mode is "{settings.mode}"'
+            )
+
+
+def _open_doors(path: Path, settings: Settings) -> Iterator[str]:
+    listen = settings.control.listen
+    if listen is not None and not listen.is_loopback:
+        yield (
+            f"{path}: [control], key listen: whoever reaches {listen} may read metrics and health; "
+            "127.0.0.1 or [::1] keeps them on this host"
+        )
 
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

@@ -84,6 +84,7 @@ class Story:
             f"ip -n {loxilb} route",
             f"ip netns exec {node} mosquitto_sub -v -t '{_ROOT_TOPIC}/#'",
             f"ip netns exec {node} {' '.join(routesync_command('plan', '--config', str(CONFIGURATION)))}",
+            f"{' '.join(routesync_command('status', '--socket', str(self._directory / 'run' / 'control.sock')))}",
             f"curl --unix-socket {self._socket} http://loxilb/netlox/v1/config/route/all",
             f"tail -f {self._processes.log('routesync')}",
         ):
@@ -117,7 +118,10 @@ class Story:
             "routesync",
             self._topology.node,
             routesync_command("run", "--config", str(CONFIGURATION)),
-            environment={"STATE_DIRECTORY": str(self._directory / "state")},
+            environment={
+                "STATE_DIRECTORY": str(self._directory / "state"),
+                "RUNTIME_DIRECTORY": str(self._directory / "run"),
+            },
         )
         await self._until(lambda: self._loxilb_has(MIRRORED_TABLE), "the routes in loxilb's kernel")
         await self._until(

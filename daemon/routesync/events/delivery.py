@@ -14,6 +14,7 @@ import structlog
 
 from routesync.events.echoes import UNSEEN, Echoes
 from routesync.events.hub import EventHub
+from routesync.events.measures import DeliveryMeasures
 from routesync.events.models import EventsLost
 from routesync.events.outbox import Outbox
 from routesync.events.retained import RetainedState
@@ -53,6 +54,7 @@ class Delivery:
         table: The routes.
         table_interval_s: Its buckets are published at most this often.
         status_source: What the daemon is at this moment.
+        measures: Counts what the broker took.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Delivery:
         table: Table,
         table_interval_s: float,
         status_source: Callable[[], Status],
+        measures: DeliveryMeasures,
     ) -> None:
         self.denied: dict[str, Denial] = {}
         """Topics below the root that the broker denies."""
@@ -83,6 +86,7 @@ class Delivery:
         self._hub = hub
         self._outbox = outbox
         self._status_source = status_source
+        self._measures = measures
         self._refresh = asyncio.Event()
         self._retained = RetainedState(
             session,
@@ -158,7 +162,9 @@ class Delivery:
 
     def _event_acknowledged(self, message: Message, denial: str | None) -> None:
         self._note_answer(message.topic, denial)
-        if denial is not None and message.topic != _TELLER:  # telling it could only be denied again
+        if denial is None:
+            self._measures.published += 1
+        elif message.topic != _TELLER:  # telling it could only be denied again
             self._outbox.lose("denied", time.time())
         self._unacknowledged.pop(message.sequence, None)
         self._outbox.acknowledge(next(iter(self._unacknowledged), self._sent + 1) - 1)
@@ -186,12 +192,12 @@ class Delivery:
 
     def _note_denial(self, topic: str, answer: str) -> None:
         if _place(topic) not in self.denials:
-            log.error("the broker denies a topic", topic=f"{self._root}/{_place(topic)}", answer=answer)
+            log.error("broker_denies_topic", topic=f"{self._root}/{_place(topic)}", answer=answer)
         self.denied[topic] = Denial(answer, asyncio.get_running_loop().time())
 
     def _note_taken(self, topic: str) -> None:
         if self.denied and self.denied.pop(topic, None) is not None and _place(topic) not in self.denials:
-            log.info("the broker takes a topic again", topic=f"{self._root}/{_place(topic)}")
+            log.info("broker_takes_topic", topic=f"{self._root}/{_place(topic)}")
 
     def _try_denied_again(self) -> None:
         now = asyncio.get_running_loop().time()

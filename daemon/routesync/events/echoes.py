@@ -72,7 +72,7 @@ class Echoes:
             return
         self._off = True
         log.warning(
-            "whether the broker takes our messages cannot be seen",
+            "broker_denials_unseen",
             topic=f"{self._root}/{topic}",
             reason="by MQTT 3.1.1 one has to read them, and it denies that",
             remedy="allow reading, or set mqtt.protocol to 5.0",

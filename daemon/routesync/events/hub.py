@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -68,6 +68,8 @@ class EventHub:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.identity = Identity(node, epoch if epoch is not None else new_epoch())
+        self.emitted: Counter[type[Event]] = Counter()
+        """Events since the start, by type."""
         self._sequence = sequence
         self._clock = clock
         self._tail: deque[Record] = deque(maxlen=tail)
@@ -89,6 +91,7 @@ class EventHub:
         if isinstance(event, RouteDropped) and not self._drops.admits(event):
             return
         self._sequence += 1
+        self.emitted[type(event)] += 1
         record = Record(self._sequence, self._clock(), event)
         self._tail.append(record)
         for outlet in self._outlets:
@@ -102,15 +105,37 @@ class EventHub:
         """Hand all further events to this outlet, too."""
         self._outlets.append(outlet)
 
+    def detach(self, outlet: Outlet) -> None:
+        """Hand nothing more to this outlet."""
+        self._outlets.remove(outlet)
+
+    def continue_in(self, epoch: str, sequence: int) -> None:
+        """Count on in an epoch that is kept elsewhere, behind a number that was given there.
+
+        Within one epoch the count never goes back. Events that counted in another are no longer remembered.
+        """
+        if epoch == self.identity.epoch:
+            self._sequence = max(self._sequence, sequence)
+            return
+        self.identity = self.identity._replace(epoch=epoch)
+        self._sequence = sequence
+        self._tail.clear()
+
     @contextmanager
     def follow(self, limit: int = 10_000) -> Iterator[Follower]:
         """Follow the events for the length of a `with` block; at most `limit` may wait."""
         follower = Follower(limit)
-        self._outlets.append(follower)
-        try:
+        with self.attached(follower):
             yield follower
+
+    @contextmanager
+    def attached(self, outlet: Outlet) -> Iterator[None]:
+        """Hand the events to this outlet, too, for the length of a `with` block."""
+        self._outlets.append(outlet)
+        try:
+            yield
         finally:
-            self._outlets.remove(follower)
+            self._outlets.remove(outlet)
 
 
 def new_epoch() -> str:

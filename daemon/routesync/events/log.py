@@ -16,13 +16,13 @@ async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) 
     A log that cannot keep up costs lines, never time of those who emit: how many is logged in their place.
     """
     log: FilteringBoundLogger = logger or structlog.get_logger("routesync.events")
-    log.info("no broker is configured ([mqtt]): events go to the log only")
+    log.info("events_only_logged", reason="no broker is configured ([mqtt])")
     with hub.follow() as follower:
         async for record in follower:
             if follower.missed:
-                log.warning("events were left out of the log", count=follower.missed)
+                log.warning("events_left_out", count=follower.missed)
                 follower.missed = 0
             event = record.event
-            said = f"{event.group} {event.name}"
-            log.info(said, sequence=record.sequence, **event.model_dump(mode="json"))
+            name = f"{event.group}_{event.name}".replace("-", "_")
+            log.info(name, sequence=record.sequence, **event.model_dump(mode="json"))
     raise AssertionError("a follower never ends")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -41,14 +42,21 @@ class LossBook:
 
     def __init__(self, stored: Iterable[Loss]) -> None:
         self._lock = threading.Lock()
+        self.total: Counter[LossReason] = Counter()
+        """Events that were lost since the start, told or not."""
         self._stored = tuple(stored)
         self._new: tuple[Loss, ...] = ()
         self._told: tuple[Loss, ...] = ()
 
     def add(self, loss: Loss) -> None:
-        """Count a loss."""
+        """Note a loss that is to be told, be it for the second time."""
         with self._lock:
             self._new = _sum((*self._new, loss))
+
+    def count(self, reason: LossReason, lost: int) -> None:
+        """Count events that are gone now, for the total."""
+        with self._lock:
+            self.total[reason] += lost
 
     def told(self, losses: Iterable[Loss]) -> None:
         """Forget these: events that tell them are on their way."""

@@ -232,6 +232,65 @@ class SyncLost(Event):
     detail: Detail
 
 
+class SyncHeld(Event):
+    """Withdrawals are held back: what looks like an outage elsewhere shall not become one in loxilb."""
+
+    group = "sync"
+    name = "held"
+
+    target: Target
+    cause: Annotated[
+        Literal["mass", "start-up"],
+        Field(
+            description="`mass`: so many at once wait for a second reading of the kernel, or a hand; `start-up`: "
+            "routes of an earlier life that the kernel does not have, for the routing daemon may still be coming up.",
+            examples=["mass"],
+        ),
+    ]
+    routes: Annotated[Count, Field(description="Withdrawals that wait.")]
+    standing: Annotated[Count, Field(description="Routes of ours in the target, those included.")]
+
+
+class SyncReleased(Event):
+    """Withdrawals that were held back are so no longer."""
+
+    group = "sync"
+    name = "released"
+
+    target: Target
+    cause: Annotated[Literal["mass", "start-up"], Field(description="As in `sync/held`.", examples=["mass"])]
+    by: Annotated[
+        Literal["second-reading", "hand", "kernel", "time"],
+        Field(
+            description="`second-reading`: the kernel was read again and asks for the same; `hand`: a command; "
+            "`kernel`: the routes came back, so that too few are left to hold; `time`: the start-up hold is over.",
+            examples=["second-reading"],
+        ),
+    ]
+    routes: Annotated[Count, Field(description="Withdrawals that go now.")]
+
+
+class SyncOverdue(Event):
+    """Work has waited for longer than it should, neither for a time of its own nor because of a hold."""
+
+    group = "sync"
+    name = "overdue"
+
+    target: Target
+    oldest_s: Annotated[Seconds, Field(description="Age of the oldest, in seconds.")]
+    waiting: Annotated[Count, Field(description="How many prefixes wait.")]
+    error: Annotated[str | None, Field(description="What is in the way, where that is known.")] = None
+
+
+class SyncTimely(Event):
+    """After `sync/overdue`: nothing waits longer than it should any more."""
+
+    group = "sync"
+    name = "timely"
+
+    target: Target
+
+
 class TargetUp(Event):
     """The target answers."""
 
@@ -254,6 +313,70 @@ class TargetDown(Event):
     target: Target
     url: Annotated[str, Field(description="Base of its REST API.", examples=["http://192.168.10.20:11111"])]
     error: Detail
+
+
+class TargetRefused(Event):
+    """Nothing is mirrored into the target: it lives in the network namespace whose routes are read.
+
+    What is written there would come back as a route of this host. Mirroring begins when the target was connected to
+    anew and its ports say that it lives elsewhere.
+    """
+
+    group = "target"
+    name = "refused"
+
+    target: Target
+    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://127.0.0.1:11111"])]
+    reason: Annotated[
+        Literal["shared-namespace", "own-route-seen"],
+        Field(
+            description="`shared-namespace`: its ports are this host's links; `own-route-seen`: a route that we told "
+            "it came up in this host's own kernel.",
+            examples=["shared-namespace"],
+        ),
+    ]
+    detail: Detail
+
+
+class TargetPaused(Event):
+    """Somebody holds the target: until `target/resumed` it is left exactly as it is, neither written nor read."""
+
+    group = "target"
+    name = "paused"
+
+    target: Target
+
+
+class TargetResumed(Event):
+    """The hold is lifted: the target is contacted anew, and gets the difference that has come up."""
+
+    group = "target"
+    name = "resumed"
+
+    target: Target
+    paused_s: Annotated[Seconds, Field(description="How long it was held, in seconds.")]
+
+
+class TargetFull(Event):
+    """The target has as many routes of a family from us as it may have (`max_routes_*`): further ones wait."""
+
+    group = "target"
+    name = "full"
+
+    target: Target
+    family: FamilyLabel
+    limit: Annotated[Count, Field(description="`max_routes_ipv4` or `max_routes_ipv6`.")]
+    waiting: Annotated[Count, Field(description="Routes for which there is no room.")]
+
+
+class TargetRoom(Event):
+    """After `target/full`: there is room for every wanted route of the family again."""
+
+    group = "target"
+    name = "room"
+
+    target: Target
+    family: FamilyLabel
 
 
 class KernelResynced(Event):
@@ -288,6 +411,124 @@ class KernelDrift(Event):
         tuple[str, ...],
         Field(description="The first hundred of them.", max_length=100, examples=[["10.244.1.0/24"]]),
     ]
+
+
+GuardedInterface = Annotated[
+    str | None,
+    Field(description="The link that the route leads to; null where it is gone.", examples=["ens3"]),
+]
+CoveredBy = Annotated[
+    str, Field(description="The route that reaches the same neighbour.", examples=["192.168.10.0/24"])
+]
+
+
+class GuardWouldRemove(Event):
+    """In a dry run: the route is redundant and would be removed from the kernel. Told once for each time it comes."""
+
+    group = "guard"
+    name = "would-remove"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    covered_by: CoveredBy
+
+
+class GuardRemoved(Event):
+    """A redundant route was removed from the kernel."""
+
+    group = "guard"
+    name = "removed"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    covered_by: CoveredBy
+
+
+class GuardReturned(Event):
+    """A route that was removed is back: a lease was renewed, or somebody wants it there."""
+
+    group = "guard"
+    name = "returned"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    away_s: Annotated[Seconds, Field(description="How long it was gone, in seconds.")]
+    contended: Annotated[
+        int, Field(ge=0, description="How often in a row it came back at once; 0: it did not.", examples=[0])
+    ]
+    stays_s: Annotated[
+        Seconds, Field(description="How long it is left there before it is looked at again, in seconds.")
+    ]
+
+
+class GuardSkipped(Event):
+    """A route stays in the kernel, and why. Told once for each time it comes, and when the reason changes."""
+
+    group = "guard"
+    name = "skipped"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    reason: Annotated[Reason, Field(examples=["only-by-gateway"])]
+    detail: Detail
+
+
+class GuardFailed(Event):
+    """A route should have been removed and was not."""
+
+    group = "guard"
+    name = "failed"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    reason: Annotated[
+        Literal["not-permitted", "put-back", "kernel"],
+        Field(
+            description="`not-permitted`: CAP_NET_ADMIN is missing; `put-back`: without it packets would have gone "
+            "another way, so it was made again; `kernel`: the kernel refused or did not answer.",
+            examples=["not-permitted"],
+        ),
+    ]
+    detail: Detail
+
+
+class GuardVerified(Event):
+    """After a removal, the target's own table no longer has the route either."""
+
+    group = "guard"
+    name = "verified"
+
+    target: Target
+    prefix: PrefixText
+
+
+class GuardStuck(Event):
+    """After a removal, the target's own table still has the route, or it could not be seen that it has not."""
+
+    group = "guard"
+    name = "stuck"
+
+    target: Target
+    prefix: PrefixText
+    reason: Annotated[
+        Literal["entry-stays", "not-read"],
+        Field(
+            description="`entry-stays`: the target needs a restart to lose it; `not-read`: its table could not be read "
+            "in time, or was never at rest.",
+            examples=["entry-stays"],
+        ),
+    ]
+    detail: Detail
 
 
 class ConfigLoaded(Event):
@@ -352,11 +593,27 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     SyncCompleted,
     SyncFailed,
     SyncLost,
+    SyncHeld,
+    SyncReleased,
+    SyncOverdue,
+    SyncTimely,
     TargetUp,
     TargetDown,
+    TargetRefused,
+    TargetPaused,
+    TargetResumed,
+    TargetFull,
+    TargetRoom,
     KernelResynced,
     KernelOverrun,
     KernelDrift,
+    GuardWouldRemove,
+    GuardRemoved,
+    GuardReturned,
+    GuardSkipped,
+    GuardFailed,
+    GuardVerified,
+    GuardStuck,
     ConfigLoaded,
     ConfigRejected,
     EventsLost,

@@ -20,6 +20,7 @@ from routesync.events.backoff import Backoff
 from routesync.events.connection import FAREWELL_S
 from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
+from routesync.events.measures import DeliveryMeasures
 from routesync.events.outbox import Outbox
 from routesync.events.retained import encode_status
 from routesync.events.session import Session, last_will
@@ -40,6 +41,7 @@ class MqttPublisher:
         hub: The events' source; losses are told through it.
         status_source: What the daemon is at this moment. Called once a second, so it should be cheap.
         outbox: Where the events wait, attached to the hub. By default they wait in memory, those of before among them.
+        table: What the retained buckets show, attached to the hub. By default it begins with what the hub remembers.
         table_interval_s: The parts of the retained table are published at most this often.
         backoff: How long to wait between connections.
     """
@@ -52,19 +54,19 @@ class MqttPublisher:
         status_source: Callable[[], Status],
         *,
         outbox: Outbox | None = None,
+        table: Table | None = None,
         table_interval_s: float = 1,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
+        self.measures = DeliveryMeasures()
+        self._said: set[str] = set()  # the troubles that were logged since it was connected
         self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
         self._hub = hub
         self._outbox = outbox or _memory_outbox(hub)
-        self._table = Table()
-        for record in hub.tail:
-            self._table.put(record)
-        hub.attach(self._table)
+        self._table = table or _folded(hub)
         self._status_source = status_source
         self._backoff = backoff
         self._table_interval_s = table_interval_s
@@ -85,6 +87,16 @@ class MqttPublisher:
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where the events wait."""
+        return self._outbox
+
+    @property
+    def denied(self) -> int:
+        """How many topics the broker denies on this connection."""
+        return len(self._delivery.denied) if self._delivery is not None else 0
 
     def refresh(self) -> None:
         """Publish the status now rather than within a second."""
@@ -116,22 +128,23 @@ class MqttPublisher:
                 if time.monotonic() - began > self._backoff.steady_s:
                     failures = 0
                 failures += 1
+                self.measures.failures += 1
                 self._note_trouble(explain(_first(group), self._settings, self.client_id))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
 
     def _note_trouble(self, trouble: str) -> None:
         if self.state in ("connected", "connecting"):
-            log.warning("events do not reach the broker and wait in the outbox", trouble=trouble)
-        elif self.state != trouble:
-            log.warning("events still do not reach the broker", trouble=trouble)
+            self._said = {trouble}
+            log.warning("broker_down", error=trouble, consequence="events wait in the outbox")
+        elif trouble not in self._said:  # each trouble once, however they take turns
+            self._said.add(trouble)
+            log.warning("broker_still_down", error=trouble)
         self.state = trouble
 
     def _note_connected(self) -> None:
-        if self.state == "connecting":
-            log.info("connected to the broker", host=self._settings.host, port=self._settings.port)
-        else:
-            log.info("events reach the broker again", waiting=self._outbox.backlog)
+        waiting = self._outbox.backlog
+        log.info("broker_up", host=self._settings.host, port=self._settings.port, waiting=waiting)
         self.state = "connected"
 
     async def _connection(self) -> None:
@@ -143,6 +156,7 @@ class MqttPublisher:
             will=last_will(self._settings, f"{self._root}/status", encode_status(self._offline(), self._hub)),
         )
         async with session:
+            self.measures.connections += 1
             self._note_connected()
             self._delivery = Delivery(
                 session,
@@ -153,6 +167,7 @@ class MqttPublisher:
                 table=self._table,
                 table_interval_s=self._table_interval_s,
                 status_source=self._status_source,
+                measures=self.measures,
             )
             try:
                 await self._deliver(self._delivery)
@@ -194,6 +209,14 @@ def _memory_outbox(hub: EventHub) -> Outbox:
         outbox.put(record)
     hub.attach(outbox)
     return outbox
+
+
+def _folded(hub: EventHub) -> Table:
+    table = Table()
+    for record in hub.tail:
+        table.put(record)
+    hub.attach(table)
+    return table
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

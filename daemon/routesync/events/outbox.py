@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -100,7 +100,7 @@ class Outbox:
         """
         store, trouble = open_store(path, epoch)
         if trouble is not None:
-            log.error("the outbox cannot be opened", error=trouble)
+            log.error("outbox_not_opened", error=trouble)
         outbox = cls(store, node, bounds, place=str(path or "memory"), trouble=trouble)
         outbox._thread.start()
         return outbox
@@ -109,6 +109,16 @@ class Outbox:
     def backlog(self) -> int:
         """Events that the broker does not have yet, about."""
         return self._store.count + len(self._unwritten) + self._queue.qsize()
+
+    @property
+    def size(self) -> int:
+        """What the waiting events take in the file, in bytes, about."""
+        return self._store.size
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it may hold."""
+        return self._bounds
 
     def put(self, record: Record, /) -> None:
         """Take an event, or count it as lost when too many wait for the disk."""
@@ -121,9 +131,19 @@ class Outbox:
             told = record.event
             self._losses.add(Loss(told.reason, told.count, told.since.timestamp()))
 
+    def limit(self, bounds: Bounds) -> None:
+        """Hold it to other bounds from now on."""
+        self._bounds = bounds
+
     def lose(self, reason: LossReason, since: float, count: int | None = 1) -> None:
         """Count events as lost; None: nobody knows how many."""
         self._losses.add(Loss(reason, count, since))
+        self._losses.count(reason, 1 if count is None else count)
+
+    @property
+    def lost(self) -> Mapping[LossReason, int]:
+        """Events that were lost since the start; where nobody knows how many, one."""
+        return self._losses.total
 
     @property
     def untold(self) -> tuple[Loss, ...]:
@@ -183,8 +203,12 @@ class Outbox:
 
     async def close(self) -> None:
         """Write what waits, mark an orderly end, close the file; a disk that hangs is left to itself after a while."""
-        self._queue.put(None)
+        self.end()
         await asyncio.to_thread(self._thread.join, _CLOSE_S)
+
+    def end(self) -> None:
+        """Do as `close`, and do not wait for it."""
+        self._queue.put(None)
 
     async def _call(self, function: Callable[[], T]) -> T:
         if self._defect is not None:
@@ -234,7 +258,7 @@ class Outbox:
         try:
             self._work()
         except Exception as error:
-            log.exception("the outbox has a defect")
+            log.exception("outbox_defect")
             self._tell_loop(self._fail, error)
 
     def _work(self) -> None:
@@ -290,6 +314,7 @@ class Outbox:
                 self._failed(error)
             else:
                 self._losses.written(losses, told, stored)
+                self._losses.count("outbox-full", self._store.take_trimmed())
                 self._deleted = acknowledged
                 self._unwritten.clear()
                 self._note_well()
@@ -312,13 +337,13 @@ class Outbox:
                 f"{self._place}: {error}; events go on through memory and would not survive a restart; "
                 f"{REMEDY}"
             )
-            log.error("the outbox cannot be used", error=str(error))
+            log.error("outbox_failing", error=str(error))
 
     def _note_well(self) -> None:
         if self._failed_at is not None and time.monotonic() - self._failed_at > HEALED_S:
             self._failed_at = None
             self.trouble = None
-            log.info("the outbox can be used again")
+            log.info("outbox_recovered")
 
     def _read(self, after: int, limit: int) -> list[Message]:
         messages = self._store.read(after, limit)

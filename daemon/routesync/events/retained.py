@@ -8,7 +8,7 @@ outbox remembers every retained topic that was ever published and not cleared si
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -20,7 +20,7 @@ from routesync.events.hub import EventHub
 from routesync.events.outbox import Outbox
 from routesync.events.session import Publication, Session
 from routesync.events.status import Status
-from routesync.events.table import BUCKETS, Table, TableBucket
+from routesync.events.table import BUCKETS, Table, TableBucket, TargetTable
 
 log = structlog.get_logger("routesync.events")
 
@@ -69,14 +69,14 @@ class RetainedState:
         self._willed: list[str] = []  # cleared, but a last will may still set them again
 
     async def publish(self, status: Status) -> None:
-        """Publish what differs from what this connection has published."""
-        for gone in self._table.list_targets(target.name for target in status.targets):
-            self._announced.discard(gone)
-        await self._clear_leftovers(self._table.targets)
+        """Publish what differs from what this connection has published. The targets are those of the status."""
+        targets = {target.name for target in status.targets}
+        self._announced &= targets  # what is cleared below, and comes back, is published whole
+        await self._clear_leftovers(targets)
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + self._interval_s
-            await self._publish_buckets()
-        manifest = tuple(table.manifest for table in self._table if table.complete)
+            await self._publish_buckets(targets)
+        manifest = tuple(table.manifest for table in self._shown(targets))
         await self._echoes.prepare("status")
         self.post_status(status.model_copy(update={"table": manifest}))
 
@@ -87,10 +87,11 @@ class RetainedState:
         else:
             self._announced.discard(place.split("/")[1])
 
-    async def _publish_buckets(self) -> None:
-        for table in self._table:
-            if not table.complete:
-                continue
+    def _shown(self, targets: Collection[str]) -> list[TargetTable]:
+        return [table for table in self._table if table.complete and table.target in targets]
+
+    async def _publish_buckets(self, targets: Collection[str]) -> None:
+        for table in self._shown(targets):
             if table.target not in self._announced:
                 table.dirty.update(range(BUCKETS))
                 self._announced.add(table.target)
@@ -141,7 +142,7 @@ class RetainedState:
         await self._session.quiet()
         if denied:
             log.warning(
-                "retained state under a former name may not be cleared and stays at the broker",
+                "retained_state_stays",
                 topics=len(denied),
                 first=denied[0],
                 remedy="publish an empty retained message to each as a user who may",

@@ -56,7 +56,7 @@ class Session(Connection):
         client_id: Stable and unique at the broker.
         password: As it is now; the file may have changed since the last connection.
         tls: None for plain TCP.
-        will: The last will.
+        will: The last will; None for a connection whose end nobody is to hear of.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Session(Connection):
         client_id: str,
         password: str | None,
         tls: ssl.SSLContext | None,
-        will: aiomqtt.Will,
+        will: aiomqtt.Will | None,
     ) -> None:
         self.is_v5 = settings.protocol == "5.0"
         self._window = WINDOW

@@ -51,7 +51,31 @@ class TargetStatus(StatusPart):
     blocked: int = Field(default=0, ge=0)
     conflicting: int = Field(default=0, ge=0)
     pending: int = Field(default=0, ge=0)
+    over_capacity: int = Field(default=0, ge=0, description="Routes for which `max_routes_*` leaves no room.")
+    held: int = Field(default=0, ge=0, description="Withdrawals that a brake holds back.")
+    paused: bool = Field(default=False, description="Somebody holds it: it is left exactly as it is.")
     error: str | None = Field(default=None, description="The last error; null where all is well.")
+
+
+class GuardStatus(StatusPart):
+    """What mode "guard" does; counts are since the start."""
+
+    dry_run: bool = Field(description="Whether removals are only told.")
+    permitted: bool | None = Field(
+        description="Whether routes may be removed; null where it is not known yet."
+    )
+    standing: int = Field(
+        default=0, ge=0, description="Routes that are to be guarded and stand in the kernel."
+    )
+    redundant: int = Field(
+        default=0, ge=0, description="Of these, those that would be, or wait to be, removed."
+    )
+    contended: int = Field(
+        default=0, ge=0, description="Of these, those that came back at once, and wait long."
+    )
+    removed: int = Field(default=0, ge=0)
+    returned: int = Field(default=0, ge=0)
+    failed: int = Field(default=0, ge=0)
 
 
 class TableManifest(StatusPart):
@@ -79,6 +103,7 @@ class Status(StatusPart):
     kernel: KernelStatus | None = None
     targets: tuple[TargetStatus, ...] = ()
     verdicts: dict[str, int] = Field(default_factory=dict, description="Number of routes by deciding rule.")
+    guard: GuardStatus | None = Field(default=None, description="In mode guard; else null.")
     broker: str | None = Field(default=None, description="`connected`, or what is wrong.")
     reasons: tuple[str, ...] = Field(default=(), description="Why it is degraded, one line each.")
     table: tuple[TableManifest, ...] = Field(default=(), description="The manifest of the retained table.")

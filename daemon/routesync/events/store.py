@@ -108,6 +108,7 @@ class Store:
         self.sequence: int = sequence if clean else reserved
         self._reserved = 0
         self._reserve_settled = False
+        self._trimmed = 0
         self.count: int
         self.size: int
         self.count, self.size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
@@ -160,7 +161,7 @@ class Store:
                     self.note_loss(loss)
                 for loss in told:
                     self._subtract_loss(loss)
-                self._trim(bounds, handed_out)
+                trimmed = self._trim(bounds, handed_out)
                 if messages:
                     self.sequence = max(message.sequence for message in messages)
                     self._reserve(self.sequence)
@@ -168,8 +169,14 @@ class Store:
         except sqlite3.Error:
             self.count, self.size, self._reserved = before
             raise
+        self._trimmed += trimmed
         self._settle_reserve()
         return untold
+
+    def take_trimmed(self) -> int:
+        """How many messages exceeded the bounds since this was asked last."""
+        trimmed, self._trimmed = self._trimmed, 0
+        return trimmed
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -204,10 +211,10 @@ class Store:
             self.size -= size
         return int(count)
 
-    def _trim(self, bounds: Bounds, handed_out: int) -> None:
-        """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one."""
+    def _trim(self, bounds: Bounds, handed_out: int) -> int:
+        """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one; tell how many."""
         if self.count <= bounds.events and self.size <= bounds.size:
-            return
+            return 0
         count, size = self.count, self.size
         last = handed_out
         for sequence, row_size in self._db.execute(
@@ -222,11 +229,12 @@ class Store:
         ).fetchall()
         dropped = self._delete(handed_out, last)
         if not dropped:
-            return
+            return 0
         self.note_loss(Loss("outbox-full", dropped, time.time()))
         for loss in (loss_told_by(*teller) for teller in tellers):
             if loss is not None:
                 self.note_loss(loss)  # told by an event that is dropped now
+        return dropped
 
     def note_loss(self, loss: Loss) -> None:
         """Remember a loss that is to be told."""
@@ -316,4 +324,4 @@ def _put_aside(path: Path, damage: str) -> None:
     path.replace(aside)
     for leftover in (f"{path}-wal", f"{path}-shm"):
         Path(leftover).unlink(missing_ok=True)
-    log.error("the outbox was damaged and is put aside; a new epoch begins", error=damage, aside=str(aside))
+    log.error("outbox_damaged", error=damage, aside=str(aside), consequence="a new epoch begins")

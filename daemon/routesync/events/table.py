@@ -7,7 +7,7 @@ route; `withdrawn`, `refused`, `conflicting` and `sync/lost` take it away.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import ClassVar, Final, Literal
 
@@ -70,8 +70,8 @@ class TargetTable:
         self.target = target
         self.complete = False
         """Whether a comparison with the target was completed since the start."""
-        self.dirty: set[int] = set()
-        """Buckets that changed since they were published."""
+        self.dirty: set[int] = set(range(BUCKETS))
+        """Buckets that changed since they were published; at first all, empty ones too."""
         self.routes = 0
         self._buckets: tuple[dict[str, TableRow], ...] = tuple({} for _ in range(BUCKETS))
         self._digest = 0
@@ -123,24 +123,13 @@ class Table:
 
     def __init__(self) -> None:
         self._targets: dict[str, TargetTable] = {}
-        self._listed: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[TargetTable]:
         return iter(self._targets.values())
 
-    @property
-    def targets(self) -> frozenset[str]:
-        """The targets that are configured, or spoken of."""
-        return self._listed | self._targets.keys()
-
-    def list_targets(self, names: Iterable[str]) -> frozenset[str]:
-        """Take these as the ones that are configured; tell which no longer are. Those are forgotten."""
-        listed = frozenset(names)
-        gone = self._listed - listed
-        for name in gone:
-            self._targets.pop(name, None)
-        self._listed = listed
-        return gone
+    def forget(self, target: str) -> None:
+        """Keep no table of this target any more; what was published of it is cleared."""
+        self._targets.pop(target, None)
 
     def put(self, record: Record, /) -> None:
         """Apply an event."""

@@ -1,22 +1,28 @@
 """The kernel's routes by RTNL: a source that follows them, and a one-off reading.
 
-decode, surroundings   messages, from bytes to values
-wire, netlink, once    the socket; dumps
+decode, details, surroundings   messages, from bytes to values
+namespaces, netlink    where the socket lives; the socket
+wire, once             events and dumps over it
 splice, replica        what an event does; what is held
 judge                  the rules, as injected
 reading, fib, schedule full readings, how they are believed, and when they are due
+removal                the one change that is ever made: taking a single route out
+lookup                 routes looked up for somebody who asks
 source                 all of it, for one namespace
 """
 
 from __future__ import annotations
 
-from routesync.kernel.errors import DecodeError, KernelError
+from routesync.kernel.details import RouteDetails
+from routesync.kernel.errors import DecodeError, KernelError, NotPermittedError
 from routesync.kernel.judge import Admit, AdmitHeader
-from routesync.kernel.netlink import Sysctls, open_route_socket
+from routesync.kernel.netlink import Sysctls, in_own_namespace, open_route_socket
 from routesync.kernel.once import TableReading, read_table
+from routesync.kernel.removal import Removal, may_change_routes, removable, remove_route, would_match
 from routesync.kernel.reports import (
     BadMessage,
     Drift,
+    DropEnded,
     Dropped,
     KernelReport,
     KernelStats,
@@ -32,6 +38,7 @@ __all__ = [
     "BadMessage",
     "DecodeError",
     "Drift",
+    "DropEnded",
     "Dropped",
     "InterfaceAddress",
     "KernelError",
@@ -40,10 +47,18 @@ __all__ = [
     "KernelStats",
     "Link",
     "Links",
+    "NotPermittedError",
     "Overrun",
+    "Removal",
     "ResyncDone",
+    "RouteDetails",
     "Sysctls",
     "TableReading",
+    "in_own_namespace",
+    "may_change_routes",
     "open_route_socket",
     "read_table",
+    "removable",
+    "remove_route",
+    "would_match",
 ]

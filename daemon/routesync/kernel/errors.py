@@ -1,7 +1,8 @@
 """What can go wrong on the kernel side.
 
 KernelError           the source cannot go on: no socket, no such namespace, refused by the kernel
-└── DecodeError       a message that does not follow rtnetlink(7); costs one re-dump, never the source
+├── DecodeError       a message that does not follow rtnetlink(7); costs one re-dump, never the source
+└── NotPermittedError the kernel lets us change nothing; what we read is not concerned
 """
 
 from __future__ import annotations
@@ -13,3 +14,7 @@ class KernelError(Exception):
 
 class DecodeError(KernelError):
     """Bytes that are no message of rtnetlink(7)."""
+
+
+class NotPermittedError(KernelError):
+    """A change that needs a privilege which we lack."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from routesync.kernel.decode import RTMSG_SIZE, RouteDecoder, unresolved
@@ -20,7 +20,7 @@ from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import NLM_F_EXCL, RTM_NEWROUTE
 from routesync.kernel.reading import Key, Reading, message_build
 from routesync.kernel.replica import Replica, aliases_at
-from routesync.kernel.reports import Dropped, KernelReport, KernelStats
+from routesync.kernel.reports import DropEnded, Dropped, KernelReport, KernelStats
 from routesync.kernel.splice import (
     GAP,
     Aliases,
@@ -62,6 +62,7 @@ class Fib:
         stats: KernelStats,
         report: Callable[[KernelReport], None],
         order: Callable[[str], None],
+        made: Callable[[Route], None] | None = None,
     ) -> None:
         """Make an empty one.
 
@@ -72,6 +73,7 @@ class Fib:
             stats: where to count.
             report: called with reports.
             order: called with a cause when only a reading can tell.
+            made: called with a route that an event says was made where no other had its key.
         """
         self.replica = Replica()
         self.decoder = RouteDecoder(surroundings.resolve)
@@ -80,6 +82,7 @@ class Fib:
         self._stats = stats
         self._report = report
         self._order = order
+        self._made = made
         self._headers = {table if table < 256 else _RT_TABLE_COMPAT for table in tables}
         self._builds = {
             message_build(family, table): (table, size)
@@ -91,9 +94,10 @@ class Fib:
         self._suspects: dict[Key, int] = {}  # readings in a row that lacked it
         self._touched: set[bytes] | None = None  # while a reading runs: addresses that events spoke of
         self._certain: set[Key] = set()  # of those, the keys of which an event told all
-        self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something
+        self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
+        self._mixed_prefixes: set[Prefix] = set()
         self._inet6_readings = 0
-        self._reported: dict[Prefix, dict[Key, Identity]] = {}
+        self._reported: dict[Prefix, dict[Key, tuple[Identity, Verdict]]] = {}
         self._reported_count = 0
 
     def distrust(self) -> None:
@@ -136,14 +140,20 @@ class Fib:
             self._order("doubt")
 
     def _hides(self, key: Key, aliases: Aliases) -> bool:
-        """Whether a dump may tell less of this key than there is; once it did, it is watched."""
+        """Whether a dump may tell less of this key than there is; once it did, it is watched.
+
+        What no event and no dump has ever shown, for it was hidden from the first, is beyond anybody: it comes to light
+        with the next reading after what hides it has gone.
+        """
         if key in self._mixed:
             return True
         if len(aliases) < 2 or len(key[0].packed) == 4 or not is_mixed(aliases):
             return False
         if len(self._mixed) >= _WATCHED:
             self._mixed.clear()
+            self._mixed_prefixes.clear()
         self._mixed.add(key)
+        self._mixed_prefixes.add(key[0])
         return True
 
     def _passes_by(self, kind: int, data: bytes, start: int) -> bool:
@@ -154,7 +164,7 @@ class Fib:
         table, size = found
         at = start + RTMSG_SIZE + 12
         prefix = (data[at : at + size], data[start + 1])
-        if prefix in self.replica or prefix in self._reported:
+        if prefix in self.replica or prefix in self._reported or prefix in self._mixed_prefixes:
             return False
         if kind != RTM_NEWROUTE and size == 4:
             return True
@@ -176,8 +186,11 @@ class Fib:
                 self._forget_reported(key)
         else:
             alias = GAP
-        if self._touched is not None and flags & NLM_F_EXCL:
-            self._certain.add(key)
+        if flags & NLM_F_EXCL:
+            if self._touched is not None:
+                self._certain.add(key)
+            if self._made is not None:
+                self._made(route)
         spliced = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, alias, flags)
         return Spliced(spliced.aliases, spliced.certain and certain)
 
@@ -193,18 +206,18 @@ class Fib:
         return spliced
 
     def _dropped(self, key: Key, route: Route, verdict: Verdict, *, renewed: bool) -> None:
-        """Report a drop, where its rule asks for it, and it is news."""
-        if not verdict.report:
+        """Report a drop, where its rule follows its drops, and it is news."""
+        if not verdict.followed:
             return
-        known = self._reported.setdefault(key[0], {})
-        itself = identity(route)
+        known = self._reported.get(key[0], {})
+        itself = (identity(route), verdict)
         if known.get(key) == itself and not renewed:
             return
         if key not in known:
             if self._reported_count >= _REPORTED:
                 return
             self._reported_count += 1
-        known[key] = itself
+        self._reported.setdefault(key[0], known)[key] = itself
         self._report(Dropped(route, verdict))
 
     def _forget_reported(self, key: Key) -> None:
@@ -213,6 +226,13 @@ class Fib:
             self._reported_count -= 1
             if not known:
                 del self._reported[key[0]]
+            self._report(DropEnded(key[0]))
+
+    def followed(self) -> Iterator[tuple[Prefix, Verdict]]:
+        """The drops that were told and hold, each with its verdict."""
+        for prefix, known in self._reported.items():
+            for _, verdict in known.values():
+                yield prefix, verdict
 
     def begin_reading(self) -> Reading:
         """Begin to note what events touch; to be called before the dump is asked for."""
@@ -243,6 +263,9 @@ class Fib:
                 await asyncio.sleep(0)
                 until = time.monotonic() + _SLICE_S
             before, after = replica.slots(prefix), reading.tidied(prefix)
+            if len(prefix.packed) == 16 and before != after:
+                for rest, aliases in (*before, *after):
+                    self._hides((prefix, rest), aliases)
             if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
                 if after:
                     replica.begin(prefix, after)

@@ -63,7 +63,7 @@ class Judge:
         return (Candidate(route, verdict) if verdict.keep else GAP), verdict
 
     def header(self, header: bytes, table: int) -> str | None:
-        """Name the rule that drops every route of this header without asking for a report; None: look at the route."""
+        """Name the rule that drops every route of this header and does not follow it; None: look at the route."""
         key = (header, table)
         try:
             return self._memo[key]
@@ -73,7 +73,7 @@ class Judge:
         verdict = None
         if not flags & RTM_F_CLONED and not src_len:
             verdict = self._admit_header(family, dst_len, tos, table, protocol, scope, kind, flags)
-        rule = None if verdict is None or verdict.keep or verdict.report else verdict.rule
+        rule = None if verdict is None or verdict.keep or verdict.followed else verdict.rule
         if len(self._memo) >= _MEMO_SIZE:
             self._memo.clear()
         self._memo[key] = rule

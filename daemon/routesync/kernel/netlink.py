@@ -5,18 +5,15 @@ Constants are those of linux/netlink.h, linux/rtnetlink.h and linux/nexthop.h.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import socket
 import struct
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from routesync.kernel.errors import KernelError
+from routesync.kernel.namespaces import in_namespace
 
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
@@ -36,6 +33,7 @@ NLMSG_DONE: Final = 3
 NLMSG_MIN_TYPE: Final = 16
 
 NLM_F_REQUEST: Final = 0x1
+NLM_F_ACK: Final = 0x4
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_REPLACE: Final = 0x100
 NLM_F_EXCL: Final = 0x200
@@ -53,7 +51,6 @@ _SO_MEMINFO: Final = 55  # since Linux 4.12
 _SO_NETNS_COOKIE: Final = 71  # since Linux 5.14
 _SK_MEMINFO_DROPS: Final = 8
 _MEMINFO: Final = struct.Struct("9I")
-_CLONE_NEWNET: Final = 0x40000000
 
 GROUPS: Final = (1, 5, 9, 7, 11, 32)
 """RTNLGRP_LINK, IPV4_IFADDR, IPV6_IFADDR, IPV4_ROUTE, IPV6_ROUTE, NEXTHOP: as a bind mask, 0x80000551."""
@@ -66,59 +63,12 @@ READ_SIZE: Final = 1 << 16
 EMPTY_ERRORS: Final = (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 """Answers to a dump that mean: there is nothing of the kind (no such table, no nexthop objects in this kernel)."""
 
-T = TypeVar("T")
-
 
 class Sysctls(NamedTuple):
     """Switches of the namespace that change what the kernel announces; None: not readable."""
 
     skip_notify_on_dev_down: bool | None = None  # net.ipv6.route.…: IPv6 routes go silently with their link
     nexthop_compat_mode: bool | None = None  # net.ipv4.…: routes carry the hops of their nexthop object
-
-
-def in_namespace(netns: str | None, work: Callable[[], T]) -> T:
-    """Run `work` inside a network namespace, in a thread of its own that ends with it.
-
-    Args:
-        netns: a name below /run/netns, or a path; None runs it where we are.
-        work: makes what shall live there, e.g. a socket; it then works from anywhere.
-
-    Raises:
-        KernelError: there is no such namespace, or we may not enter it (CAP_SYS_ADMIN, setns(2)).
-    """
-    if netns is None:
-        return work()
-    path = Path(netns) if "/" in netns else Path("/run/netns") / netns
-    outcome: list[T] = []
-    trouble: list[Exception] = []
-
-    def enter() -> None:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                    code = ctypes.get_errno()
-                    raise OSError(code, os.strerror(code))
-            finally:
-                os.close(descriptor)
-            outcome.append(work())
-        except Exception as error:  # noqa: BLE001 - carried over to the calling thread
-            trouble.append(error)
-
-    thread = threading.Thread(target=enter, name="routesync-netns")
-    thread.start()
-    thread.join()
-    if trouble:
-        error = trouble[0]
-        if isinstance(error, OSError):
-            remedy = {
-                errno.ENOENT: "; `ip netns list` shows the names",
-                errno.EPERM: "; entering one needs CAP_SYS_ADMIN, or hand the socket over by systemd",
-            }.get(error.errno or 0, "")
-            raise KernelError(f"network namespace {str(path)!r}: {error.strerror}{remedy}") from error
-        raise error
-    return outcome[0]
 
 
 def open_route_socket(netns: str | None = None) -> socket.socket:

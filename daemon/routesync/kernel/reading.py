@@ -115,7 +115,7 @@ class Reading:
             self._last_kept = prefix
             return
         self.dropped[verdict.rule] += 1
-        if verdict.report:
+        if verdict.followed:
             self.reported[prefix, rest] = (route, verdict)
         self._last_dropped = prefix
         if prefix in self._replica or prefix == self._last_kept:

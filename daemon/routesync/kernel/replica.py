@@ -64,7 +64,8 @@ class Replica:
     def __init__(self) -> None:
         self._slots: dict[Prefix, Slots] = {}
         self._dirty: dict[Prefix, bool] = {}  # value: whether the consumer has candidates of it
-        self._dirty_since = 0.0
+        self.dirty_since = 0.0
+        """When the oldest change that the consumer has not taken was made, in monotonic seconds."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -105,7 +106,7 @@ class Replica:
     def _mark(self, prefix: Prefix, *, known: bool) -> bool:
         """Mark a prefix dirty; return whether the consumer has candidates of it."""
         if not self._dirty:
-            self._dirty_since = time.monotonic()
+            self.dirty_since = time.monotonic()
         return self._dirty.setdefault(prefix, known)
 
     @property
@@ -116,7 +117,7 @@ class Replica:
     @property
     def lag_s(self) -> float:
         """Age of the oldest change that the consumer has not taken, in seconds."""
-        return time.monotonic() - self._dirty_since if self._dirty else 0.0
+        return time.monotonic() - self.dirty_since if self._dirty else 0.0
 
     def take(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
         """The present candidates of each prefix that changed; empties the dirty set."""

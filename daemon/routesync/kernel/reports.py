@@ -37,10 +37,16 @@ class Overrun(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A rule that asks for reports dropped a route; said once for each change."""
+    """A route was dropped by a rule that wants its drops followed; said once for each change."""
 
     route: Route
     verdict: Verdict
+
+
+class DropEnded(NamedTuple):
+    """A drop that was told holds no longer: the route is gone, or kept, or another stands in its place."""
+
+    prefix: Prefix
 
 
 class BadMessage(NamedTuple):
@@ -49,7 +55,7 @@ class BadMessage(NamedTuple):
     error: str
 
 
-KernelReport = ResyncDone | Drift | Overrun | Dropped | BadMessage
+KernelReport = ResyncDone | Drift | Overrun | Dropped | DropEnded | BadMessage
 
 
 @dataclass(slots=True)
@@ -72,4 +78,6 @@ class KernelStats:
     receive_buffer: int = 0  # bytes that the kernel accounts for (socket(7): twice what one can ask for)
     lag_s: float = 0  # age of the oldest change when the consumer last took changes
     dump_s: float = 0  # duration of the last full reading
+    readings: int = 0  # full readings that counted, whatever and however many their causes
+    readings_s: float = 0  # time that they took together
     sysctls: Sysctls = field(default_factory=Sysctls)

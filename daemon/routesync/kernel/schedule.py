@@ -35,9 +35,9 @@ class Schedule:
         self._wake.set()
 
     @property
-    def pending(self) -> bool:
-        """Whether a reading is ordered."""
-        return bool(self._causes)
+    def pending(self) -> frozenset[str]:
+        """The causes for which a reading is ordered."""
+        return frozenset(self._causes)
 
     async def due(self) -> tuple[str, ...]:
         """Wait until a reading is due; return its causes, `audit` alone when nothing else called for it."""

@@ -21,9 +21,11 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from routesync.kernel.errors import DecodeError
+from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.fib import Fib
 from routesync.kernel.judge import Admit, AdmitHeader, Judge, admit_header_unknown
+from routesync.kernel.lookup import Lookup, Take
+from routesync.kernel.namespaces import Identity, namespace_identity, until_replaced
 from routesync.kernel.netlink import (
     HEADER,
     HEADER_SIZE,
@@ -42,7 +44,7 @@ from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStat
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
 from routesync.kernel.wire import Wire
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Prefix, Route, Verdict
 
 _BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
 """Causes that leave in force what is held; all others put it in question."""
@@ -67,8 +69,10 @@ class KernelSource:
         audit_interval_s: float,
         netns: str | None = None,
         sock: socket.socket | None = None,
+        stats: KernelStats | None = None,
         admit_header: AdmitHeader = admit_header_unknown,
         report: Callable[[KernelReport], None] = _unreported,
+        made: Callable[[Route], None] | None = None,
     ) -> None:
         """Prepare a source; nothing is opened before `run`.
 
@@ -79,11 +83,15 @@ class KernelSource:
             audit_interval_s: how often everything is read without a cause.
             netns: name or path of a network namespace to read instead of our own.
             sock: a bound NETLINK_ROUTE socket handed over to us, instead of opening one; its namespace is read.
+            stats: of a source before this one, to count on in.
             admit_header: the rules, where the header of a message is enough to drop it.
             report: called with each report, in the loop's thread; must not block.
+            made: called with each route that an event says was made where no other had its key, before the rules are
+                asked; routes of which the header alone, and nothing held of their prefix, tells that they are dropped
+                may be left out. Must not block.
         """
         self.synced = asyncio.Event()
-        self.stats = KernelStats()
+        self.stats = stats or KernelStats()
         self._tables = tuple(dict.fromkeys(tables))
         self._receive_buffer = receive_buffer
         self._netns = netns
@@ -100,12 +108,18 @@ class KernelSource:
             stats=self.stats,
             report=report,
             order=self._schedule.order,
+            made=made,
         )
         self._wire: Wire | None = None
+        self._dumps: set[asyncio.Future[bool]] = set()  # asked for by others than us
         self._lost = 0
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
         self._first = True
+        self.changed_at: float | None = None
+        """When the oldest change of those that `changes` returned last was read from the kernel, in monotonic seconds;
+        None: they were the first reading, which holds no change."""
+        self._auditing = False  # the last reading was the audit, or the second look at what it had lacked
 
     @property
     def links(self) -> Links:
@@ -129,6 +143,10 @@ class KernelSource:
         """All candidates at this moment, delivered or not."""
         return dict(self._fib.replica.candidates())
 
+    def followed(self) -> list[tuple[Prefix, Verdict]]:
+        """The drops that were told and hold (`Dropped`), for whoever comes later."""
+        return list(self._fib.followed())
+
     def request_resync(self, cause: str) -> None:
         """Order a full reading; `cause` is what statistics and reports call it."""
         self._schedule.order(cause)
@@ -137,6 +155,34 @@ class KernelSource:
         """Put other rules in force; everything is read again and judged by them."""
         self._judge.replace(admit, admit_header)
         self._schedule.order("rules")
+
+    async def look_up(self, take: Take, covering: Prefix | None = None) -> bool:
+        """Read the tables anew, for somebody who asks; what is held stays as it is.
+
+        Args:
+            take: called with each route, dropped by the rules or not; those of one prefix come table by table, in the
+                kernel's order.
+            covering: only routes whose prefix covers this one.
+
+        Returns:
+            Whether it was whole and consistent; else some may have been missed, or come twice.
+
+        Raises:
+            KernelError: nothing is followed at the moment, or the kernel refuses.
+        """
+        lookup = Lookup(self._fib.decoder, take, covering)
+        whole = True
+        for request in route_requests(self._tables):
+            if not lookup.wants(request):
+                continue
+            if self._wire is None:
+                raise KernelError("the kernel's routes are not followed yet")
+            # The kernel refuses another dump while one runs: it is heard to its end, whoever has lost interest.
+            dump = asyncio.ensure_future(self._wire.dump(request, lookup.feed))
+            self._dumps.add(dump)
+            dump.add_done_callback(self._dumps.discard)
+            whole = await asyncio.shield(dump) and whole
+        return whole and not lookup.bad
 
     async def changes(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
         """Wait until something changed; return the present candidates of each prefix that did.
@@ -148,16 +194,18 @@ class KernelSource:
         while not self._first and not self._fib.replica.dirty:
             self._news.clear()
             await self._news.wait()
+        self.changed_at = None if self._first else self._fib.replica.dirty_since
         self._first = False
         self.stats.lag_s = self._fib.replica.lag_s
         return self._fib.replica.take()
 
     async def run(self) -> None:
-        """Read and follow until cancelled.
+        """Read and follow until cancelled. After an error it may be run again; what is held stays until then.
 
         Raises:
-            KernelError: no socket, no such namespace, too old a kernel: it cannot go on.
+            KernelError: no socket, no such namespace (any more), too old a kernel: it cannot go on.
         """
+        named = None if self._netns is None else namespace_identity(self._netns)
         sock = self._sock or open_route_socket(self._netns)
         try:
             prepare(sock)
@@ -171,7 +219,7 @@ class KernelSource:
             self._lost = wire.lost
             wire.start()
             try:
-                await self._follow(wire)
+                await self._follow(wire, named)
             finally:
                 wire.stop()
                 self._wire = None
@@ -179,15 +227,19 @@ class KernelSource:
             if self._sock is None:
                 sock.close()
 
-    async def _follow(self, wire: Wire) -> None:
+    async def _follow(self, wire: Wire, named: Identity | None) -> None:
         self._schedule.order("start")
-        reader = asyncio.create_task(self._read_again_and_again(wire), name="kernel readings")
+        tasks = [asyncio.create_task(self._read_again_and_again(wire), name="kernel readings")]
+        if self._netns is not None and self._sock is None:
+            tasks.append(asyncio.create_task(until_replaced(self._netns, named), name="kernel namespace"))
         try:
-            await asyncio.wait({reader, wire.failed}, return_when=asyncio.FIRST_COMPLETED)
-            (wire.failed if wire.failed.done() else reader).result()
+            done, _ = await asyncio.wait({*tasks, wire.failed}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read_again_and_again(self, wire: Wire) -> None:
         loop = asyncio.get_running_loop()
@@ -228,10 +280,14 @@ class KernelSource:
             self._schedule.order("nexthop")
         stats = self.stats
         stats.dump_s = asyncio.get_running_loop().time() - started
+        stats.readings += 1
+        stats.readings_s += stats.dump_s
         stats.table, stats.table_routes = dict(reading.dropped), reading.routes
         for cause in causes:
             stats.resyncs[cause] += 1
-        if causes == ("audit",) and corrected:
+        self._auditing = causes == ("audit",) or (self._auditing and causes == ("unconfirmed",))
+        # A link that changed while the audit ran explains what it found: no drift.
+        if self._auditing and corrected and _BELIEVED.issuperset(self._schedule.pending):
             stats.drift += len(corrected)
             self._report(Drift(tuple(corrected[:_TOLD_PREFIXES]), len(corrected)))
         self.synced.set()

@@ -48,7 +48,7 @@ _AGAIN: Final = (errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.EA
 
 
 class Wire:
-    """Reads the socket in the loop; one dump at a time."""
+    """Reads the socket in the loop; one dump at a time, others wait for their turn."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class Wire:
         self._answered: asyncio.Future[int] | None = None
         self._whole = True
         self._heard = 0.0
+        self._turn = asyncio.Lock()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
@@ -108,6 +109,10 @@ class Wire:
         Raises:
             KernelError: the kernel refuses it for good.
         """
+        async with self._turn:
+            return await self._dump(request, take)
+
+    async def _dump(self, request: DumpRequest, take: Take) -> bool:
         loop = asyncio.get_running_loop()
         self._sequence = (self._sequence + 1) & 0x7FFFFFFF
         self._take = take

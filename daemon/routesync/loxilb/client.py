@@ -1,32 +1,45 @@
 """One loxilb's REST API, as far as routes go.
 
-No pacing and no retries here: the caller decides when and whether. aiohttp is wrapped so that every failure has one of
-the meanings of `routesync.loxilb.errors`, and because of two habits of loxilb: it closes idle connections after 10 s
-(so ours are given up after 8), and its token goes into `Authorization` raw, without "Bearer".
+No pacing and no retries here: the caller decides when and whether. Every failure has one of the meanings of
+`routesync.loxilb.errors`. A habit of loxilb: its token goes into `Authorization` raw, without "Bearer".
 """
 
 from __future__ import annotations
 
-import os
 import ssl
+import time
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
-
-import aiohttp
+from typing import Final, Self, TypeVar
 
 from routesync.loxilb import errors, wire
+from routesync.loxilb.http import Answer, Http
+from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
 BASE_PATH: Final = "/netlox/v1"
-IDLE_CLOSE_S: Final = 8.0
-"""Below loxilb's 10 s, so that a connection is not used at the moment in which it is closed."""
-MAX_BODY: Final = 64 * 2**20
-"""A table of 400,000 routes; more is not loxilb."""
+OK: Final = "ok"
+METHODS: Final = ("POST", "DELETE", "GET")
+_JSON: Final = "Content-Type: application/json"
+_COMMON: Final = ("Accept: application/json", "User-Agent: routesync")
+
+T = TypeVar("T")
 
 
 class LoxilbClient:
-    """Calls to one loxilb. Use as an async context manager; safe for concurrent calls."""
+    """Calls to one loxilb. Use as an async context manager; safe for concurrent calls.
+
+    Args:
+        url: base of its API, without /netlox/v1.
+        connect_timeout_s: how long connecting may take.
+        request_timeout_s: how long an answer may take.
+        token: what --manualtoken of loxilb wants, asked for each request.
+        tls: how to speak TLS, for an https URL.
+        server_name: the name that its certificate is to have.
+        unix_socket: reach it through this socket instead of TCP.
+    """
 
     def __init__(
         self,
@@ -37,28 +50,33 @@ class LoxilbClient:
         token: Callable[[], str | None] = lambda: None,
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
-        connector: Callable[[], aiohttp.BaseConnector] | None = None,
+        unix_socket: Path | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, connect=connect_timeout_s)
+        self.requests: Counter[tuple[str, str]] = Counter()
+        """Requests so far by method and outcome: `ok`, or the `outcome` of the error."""
+        self.durations = {method: Histogram(REQUEST_S) for method in METHODS}
+        """How long they took, by method."""
         self._token = token
-        self._tls: ssl.SSLContext | bool = True if tls is None else tls
-        self._server_name = server_name
-        self._connector = connector or (
-            lambda: aiohttp.TCPConnector(limit=16, keepalive_timeout=IDLE_CLOSE_S)
+        self._known_token: str | None = None
+        self._http = Http(
+            self.url,
+            tls=tls,
+            server_name=server_name,
+            unix_socket=unix_socket,
+            connect_timeout_s=connect_timeout_s,
+            request_timeout_s=request_timeout_s,
         )
-        self._session: aiohttp.ClientSession | None = None
+        self._credentials: tuple[str, ...] = ()
+        self._post_head = self._head("POST", "/config/route", _JSON)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(connector=self._connector(), timeout=self._timeout)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._http.close()
 
     async def add(self, prefix: Prefix, gateway: Address) -> None:
         """Ask for a route. Accepted is not programmed: loxilb ingests it later, from its own kernel.
@@ -66,9 +84,8 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        body = {"destinationIPNet": str(prefix), "gateway": format_address(gateway), "protocol": "static"}
-        status, answer = await self._call("POST", "/config/route", body)
-        wire.judge(f"POST {prefix}", status, answer)
+        text = f'{{"destinationIPNet":"{prefix}","gateway":"{format_address(gateway)}","protocol":"static"}}'
+        await self._change("POST", "", text.encode("ascii"), prefix)
 
     async def delete(self, prefix: Prefix) -> None:
         """Ask to remove the prefix. loxilb takes whichever route stands first there, ours or not.
@@ -76,8 +93,7 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        status, answer = await self._call("DELETE", f"/config/route/destinationIPNet/{prefix}")
-        wire.judge(f"DELETE {prefix}", status, answer)
+        await self._change("DELETE", f"/config/route/destinationIPNet/{prefix}", b"", prefix)
 
     async def inventory(self) -> wire.Inventory:
         """Read its table. Dangerous while it ingests (it can crash): the caller sees to the quiet.
@@ -85,7 +101,7 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        return wire.parse_inventory(await self._get("/config/route/all"), "GET /config/route/all")
+        return await self._get("/config/route/all", wire.parse_inventory)
 
     async def ports(self) -> tuple[wire.Port, ...]:
         """Read the links of its namespace.
@@ -93,7 +109,7 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        return wire.parse_ports(await self._get("/config/port/all"), "GET /config/port/all")
+        return await self._get("/config/port/all", wire.parse_ports)
 
     async def version(self) -> str:
         """Its version, or "before 0.9.8" where it does not know the question.
@@ -101,61 +117,72 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        status, body = await self._call("GET", "/version")
-        if status == 404:
-            return "before 0.9.8"
-        self._expect_ok("GET /version", status, body)
-        answer = wire.decode(body, "GET /version")
-        version = answer.get("version") if isinstance(answer, dict) else None
-        return str(version or "unknown")
+        version = await self._get("/version", _read_version, absent="before 0.9.8")
+        return version or "unknown"
 
-    async def _get(self, path: str) -> bytes:
-        status, body = await self._call("GET", path)
-        self._expect_ok(f"GET {path}", status, body)
-        return body
+    async def _change(self, method: str, path: str, body: bytes, prefix: Prefix) -> None:
+        try:
+            self._renew_credentials()
+            began = time.perf_counter()
+            try:
+                answer = await self._http.send(self._head(method, path) if path else self._post_head, body)
+            except (errors.NotSent, errors.OutcomeUnknown) as error:
+                raise type(error)(f"{method} {prefix}: {error}") from None
+            finally:
+                self.durations[method].observe(time.perf_counter() - began)
+            if answer != wire.SUCCESS:
+                wire.judge(f"{method} {prefix}", answer.status, answer.body)
+        except errors.LoxilbError as error:
+            self.requests[method, error.outcome] += 1
+            raise
+        self.requests[method, OK] += 1
+
+    async def _get(self, path: str, read: Callable[[bytes, str], T], *, absent: T | None = None) -> T:
+        """Ask for something and read the answer; `absent`, where it is given, is what a 404 means."""
+        request = f"GET {path}"
+        try:
+            self._renew_credentials()
+            began = time.perf_counter()
+            try:
+                answer = await self._http.send(self._head("GET", path))
+            except (errors.NotSent, errors.OutcomeUnknown) as error:
+                raise type(error)(f"{request}: {error}") from None
+            finally:
+                self.durations["GET"].observe(time.perf_counter() - began)
+            if answer.status == 404 and absent is not None:
+                value = absent
+            else:
+                self._expect_ok(request, answer)
+                value = read(answer.body, request)
+        except errors.LoxilbError as error:
+            self.requests["GET", error.outcome] += 1
+            raise
+        self.requests["GET", OK] += 1
+        return value
+
+    def _head(self, method: str, path: str, *fields: str) -> bytes:
+        return self._http.head(method, BASE_PATH + path, *_COMMON, *self._credentials, *fields)
+
+    def _renew_credentials(self) -> None:
+        token = self._token()
+        if token == self._known_token:
+            return
+        if token and not (token.isascii() and token.isprintable()):
+            raise errors.NotSent("there are characters in the token that no HTTP header can carry")
+        self._known_token = token
+        self._credentials = (f"Authorization: {token}",) if token else ()
+        self._post_head = self._head("POST", "/config/route", _JSON)
 
     @staticmethod
-    def _expect_ok(request: str, status: int, body: bytes) -> None:
-        if status != 200:
-            words = body[:80].decode("ascii", "replace")
-            if status in {401, 403} or "invalid token" in words:
-                raise errors.AccessDenied(request, status, words)
-            raise errors.OutcomeUnknown(f"{request}: HTTP {status}: {words}")
-
-    async def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> tuple[int, bytes]:
-        if self._session is None:
-            raise RuntimeError("LoxilbClient is used outside its `async with`")
-        request = f"{method} {path}"
-        token = self._token()
-        headers = {"Authorization": token} if token else {}
-        try:
-            async with self._session.request(
-                method,
-                f"{self.url}{BASE_PATH}{path}",
-                json=body,
-                headers=headers,
-                allow_redirects=False,
-                ssl=self._tls,
-                server_hostname=self._server_name,
-            ) as response:
-                answer = bytearray()
-                async for part in response.content.iter_any():
-                    answer += part
-                    if len(answer) > MAX_BODY:
-                        raise errors.OutcomeUnknown(f"{request}: the answer is longer than {MAX_BODY} bytes")
-                return response.status, bytes(answer)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise errors.NotSent(f"{request}: cannot connect to {self.url}: {_plain(error)}") from None
-        except TimeoutError:
-            raise errors.OutcomeUnknown(f"{request}: no answer within {self._timeout.total:g} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise errors.OutcomeUnknown(f"{request}: {_plain(error)}") from None
+    def _expect_ok(request: str, answer: Answer) -> None:
+        if answer.status != 200:
+            words = answer.body[:80].decode("ascii", "replace")
+            if answer.status in {401, 403} or "invalid token" in words:
+                raise errors.AccessDenied(request, answer.status, words)
+            raise errors.OutcomeUnknown(f"{request}: HTTP {answer.status}: {words}")
 
 
-def _plain(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "no answer to the connection attempt"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        code = error.os_error.errno  # asyncio's own text repeats the address, and says less
-        return os.strerror(code) if code else str(error.os_error)
-    return str(error) or type(error).__name__
+def _read_version(body: bytes, what: str) -> str:
+    answer = wire.decode(body, what)
+    version = answer.get("version") if isinstance(answer, dict) else None
+    return str(version or "")

@@ -19,17 +19,29 @@ then the kernel's words. A 5xx without words that are known is OutcomeUnknown.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class LoxilbError(Exception):
-    """Any failure of a call to a loxilb; the message names the request."""
+    """Any failure of a call to a loxilb; the message names the request.
+
+    Attributes:
+        outcome: one word for counters.
+    """
+
+    outcome: ClassVar[str] = "error"
 
 
 class NotSent(LoxilbError):  # noqa: N818 (a name that says what it means)
     """No connection, so the request never left."""
 
+    outcome = "not-sent"
+
 
 class OutcomeUnknown(LoxilbError):  # noqa: N818
     """The connection broke, the deadline passed, or the answer makes no sense: done or not, nobody knows."""
+
+    outcome = "unknown"
 
 
 class Rejected(LoxilbError):  # noqa: N818
@@ -40,6 +52,8 @@ class Rejected(LoxilbError):  # noqa: N818
         words: loxilb's own words, mostly the kernel's.
     """
 
+    outcome = "rejected"
+
     def __init__(self, request: str, status: int, words: str) -> None:
         super().__init__(f"{request}: {words} (HTTP {status})")
         self.status = status
@@ -49,22 +63,34 @@ class Rejected(LoxilbError):  # noqa: N818
 class AlreadyExists(Rejected):
     """EEXIST: a route with this prefix stands at metric 0 (IPv6: 1024)."""
 
+    outcome = "exists"
+
 
 class NoSuchRoute(Rejected):
     """ESRCH: no route that DELETE could remove."""
+
+    outcome = "absent"
 
 
 class NextHopUnreachable(Rejected):
     """ENETUNREACH or EHOSTUNREACH: the gateway is not on a connected network there that is up."""
 
+    outcome = "unreachable"
+
 
 class InvalidRequest(Rejected):
     """The request itself is not acceptable, and will not become so."""
+
+    outcome = "invalid"
 
 
 class Unexplained(Rejected):
     """Up to v0.9.8.4 every error of the kernel is HTTP 200 with `{"result":"fail"}`."""
 
+    outcome = "unexplained"
+
 
 class AccessDenied(Rejected):
     """The token or login is wrong or missing."""
+
+    outcome = "denied"

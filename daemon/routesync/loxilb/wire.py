@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from routesync.loxilb import errors
 from routesync.route import Address, Prefix
+
+SUCCESS: Final = (200, b'{"result":"Success"}\n')
+"""Status and body of most answers to POST and DELETE, as Go writes them."""
 
 
 class InventoryRow(NamedTuple):
@@ -23,7 +26,7 @@ class InventoryRow(NamedTuple):
 class Inventory(NamedTuple):
     """loxilb's own table as it showed it; it may show ghosts and lack what is not ingested yet."""
 
-    rows: Mapping[Prefix, InventoryRow]
+    rows: dict[Prefix, InventoryRow]
     unreadable: int  # rows that could not be understood
 
     def shows(self, prefix: Prefix, gateway: Address) -> bool:

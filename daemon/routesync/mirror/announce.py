@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import structlog
 
 from routesync.events.models import (
@@ -12,9 +14,12 @@ from routesync.events.models import (
     RouteConflicting,
     RouteRefused,
     RouteWithdrawn,
+    SyncHeld,
     SyncLost,
+    SyncReleased,
 )
 from routesync.loxilb.errors import Rejected
+from routesync.mirror.measures import Measures
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix, format_address
 
@@ -24,13 +29,15 @@ log = structlog.get_logger(__name__)
 class Announcer:
     """Says what happens to the routes of one target."""
 
-    def __init__(self, target: str, sink: EventSink) -> None:
+    def __init__(self, target: str, sink: EventSink, measures: Measures) -> None:
+        self.measures = measures
         self._target = target
         self._sink = sink
         self._standing: dict[Prefix, Address] = {}  # what subscribers take to stand there
 
     def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
         """The target took the route."""
+        self.measures.fates["accepted"] += 1
         self._standing[prefix] = wanted.gateway
         self._sink.emit(
             RouteAccepted(
@@ -46,6 +53,7 @@ class Announcer:
 
     def confirmed(self, prefix: Prefix, gateway: Address) -> None:
         """Its table shows our route."""
+        self.measures.fates["confirmed"] += 1
         self._standing[prefix] = gateway
         self._sink.emit(
             RouteConfirmed(
@@ -58,6 +66,7 @@ class Announcer:
 
     def withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
         """Our route is no longer there, and shall not be."""
+        self.measures.fates["withdrawn"] += 1
         self._standing.pop(prefix, None)
         self._sink.emit(
             RouteWithdrawn(
@@ -76,6 +85,7 @@ class Announcer:
 
     def refused(self, prefix: Prefix, wanted: Wanted, error: Rejected, retry_in_s: float) -> None:
         """The target does not take the route."""
+        self.measures.fates["refused"] += 1
         self._standing.pop(prefix, None)
         self._sink.emit(
             RouteRefused(
@@ -91,8 +101,9 @@ class Announcer:
 
     def conflicting(self, prefix: Prefix, wanted: Wanted, detail: str) -> None:
         """Somebody else's route holds the prefix."""
+        self.measures.fates["conflicting"] += 1
         self._standing.pop(prefix, None)
-        log.warning("route conflicting", target=self._target, prefix=str(prefix), detail=detail)
+        log.warning("route_conflicting", target=self._target, prefix=str(prefix), detail=detail)
         self._sink.emit(
             RouteConflicting(
                 target=self._target,
@@ -106,6 +117,7 @@ class Announcer:
     def judged(self, prefix: Prefix, judgement: Wanted | Blocked | None) -> None:
         """The route is not told to the target, and why; a wanted one speaks when it is accepted."""
         if isinstance(judgement, Blocked):
+            self.measures.fates["blocked"] += 1
             self._sink.emit(
                 RouteBlocked(
                     target=self._target,
@@ -119,5 +131,22 @@ class Announcer:
 
     def lost(self, prefix: Prefix, detail: str) -> None:
         """The target lost a route of ours by itself."""
+        self.measures.fates["lost"] += 1
         self._standing.pop(prefix, None)
         self._sink.emit(SyncLost(target=self._target, prefix=str(prefix), detail=detail))
+
+    def braked(self, routes: int, standing: int) -> None:
+        """A mass withdrawal is held back."""
+        log.warning(
+            "withdrawals_held",
+            target=self._target,
+            routes=routes,
+            of=standing,
+            remedy="it goes when a second reading of the kernel asks for the same, or by hand",
+        )
+        self._sink.emit(SyncHeld(target=self._target, cause="mass", routes=routes, standing=standing))
+
+    def released(self, routes: int, by: Literal["second-reading", "hand", "kernel"]) -> None:
+        """It is not held back any more."""
+        log.warning("withdrawals_released", target=self._target, routes=routes, by=by)
+        self._sink.emit(SyncReleased(target=self._target, cause="mass", by=by, routes=routes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from enum import StrEnum
 from typing import Final
@@ -54,13 +55,16 @@ class Entry:
         failures: in a row; they make the next try wait.
         gap_since: of a replacement: the old route is deleted since then, the new one not there yet.
         changed_at: of the last request that may have changed something.
+        since: when it came into its present phase.
         error: why it is not as it is wanted, for people.
+        asked_at: when the kernel's change was read that what is being done goes back to; None: it goes back to none.
     """
 
     __slots__ = (
         "_judgement",
         "_phase",
         "_tally",
+        "asked_at",
         "candidate",
         "changed_at",
         "claim",
@@ -69,6 +73,7 @@ class Entry:
         "gap_since",
         "hold_until",
         "ours",
+        "since",
     )
 
     def __init__(self, tally: Tally) -> None:
@@ -80,9 +85,11 @@ class Entry:
         self.gap_since: float | None = None
         self.changed_at = NEVER
         self.error = ""
+        self.asked_at: float | None = None
         self._tally = tally
         self._judgement: Wanted | Blocked | None = None
         self._phase = Phase.PENDING
+        self.since = time.monotonic()
         tally.phases[Phase.PENDING] += 1
 
     def drop(self) -> None:
@@ -101,6 +108,7 @@ class Entry:
             self._tally.phases[self._phase] -= 1
             self._tally.phases[phase] += 1
             self._phase = phase
+            self.since = time.monotonic()
 
     @property
     def judgement(self) -> Wanted | Blocked | None:

@@ -44,6 +44,7 @@ class MassWithdrawBrake:
         self._minimum = minimum
         self._request_reading = request_reading
         self._held: frozenset[Prefix] = frozenset()
+        self._held_at = 0.0
         self._released: set[Prefix] = set()
 
     @property
@@ -51,7 +52,11 @@ class MassWithdrawBrake:
         """Withdrawals that wait for a second reading; 0: the brake is open."""
         return len(self._held)
 
-    def holds(self, pending: Pending, standing: int) -> bool:
+    def set(self, share: float, minimum: int) -> None:
+        """Take other limits from now on."""
+        self._share, self._minimum = share, minimum
+
+    def holds(self, pending: Pending, standing: int, now: float) -> bool:
         """Whether withdrawals shall wait. `standing`: routes of ours there, those to be withdrawn among them."""
         count = pending.count(Urgency.WITHDRAW)
         if count < self._minimum or count <= self._share * standing:
@@ -61,13 +66,17 @@ class MassWithdrawBrake:
         if waiting <= self._released:
             return False
         if not self._held:
+            self._held_at = now
             self._request_reading()
         self._held = waiting
         return True
 
-    def second_reading(self, pending: Pending) -> bool:
-        """The kernel was read again, and what that changed is known: tell whether the same set is released by it."""
-        if not self._held:
+    def second_reading(self, pending: Pending, began: float) -> bool:
+        """The kernel was read, and what that changed is known: tell whether the same set is released by it.
+
+        A reading that began before the hold may be the very one that went wrong.
+        """
+        if not self._held or began < self._held_at:
             return False
         if pending.of(Urgency.WITHDRAW) <= self._held:
             self.release()

@@ -10,11 +10,13 @@ import structlog
 
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.wire import Inventory, InventoryRow
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
+from routesync.mirror.status import Counters
+from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix
 
@@ -32,6 +34,8 @@ class Outcome(Enum):
     SETTLED = auto()  # the entry says how
     DOUBTFUL = auto()  # only a reading can tell
     RESTORED = auto()  # it had been lost there, and is there again
+    PROVEN = auto()  # it stands
+    UNPROVEN = auto()  # its gateway is unreachable there: whether it stands, no POST can tell
 
 
 class Changes:
@@ -46,6 +50,8 @@ class Changes:
         say: Announcer,
         ingestion: Ingestion,
         bucket: TokenBucket,
+        counters: Counters,
+        tripwire: Tripwire,
     ) -> None:
         self._target = target
         self._client = client
@@ -55,13 +61,9 @@ class Changes:
         self._bucket = bucket
         self.protocols = STATIC
         """What a route of ours is shown as by this target's version."""
-        self._posted = 0
-        self._deleted = 0
-
-    @property
-    def totals(self) -> tuple[int, int]:
-        """Routes posted and deleted since the start."""
-        return self._posted, self._deleted
+        self._counters = counters
+        self._tripwire = tripwire
+        self._missing: set[Prefix] = set()  # lost there by itself, and not made again yet
 
     async def make(self, prefix: Prefix, entry: Entry, inventory: Inventory) -> Outcome:
         """Carry out what the entry needs; for a DELETE the caller has proof that it takes ours.
@@ -98,21 +100,28 @@ class Changes:
             self._bucket.give_back(self._now())
             return Outcome.SETTLED
         if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
-            self._ledger.intend(self._target, prefix, wanted.gateway)
+            self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=True)
         try:
-            await self._client.add(prefix, wanted.gateway)
+            await self._add(prefix, entry, wanted.gateway)
         except errors.AccessDenied:
             raise
-        except (
-            errors.Rejected
-        ):  # 409: it stands; any other words prove nothing, for it may stand all the same
+        except errors.Rejected as error:
+            # 409: it stands; any other words prove nothing, for it may stand all the same
             self._bucket.give_back(self._now())
             if entry.ours is None:
                 self._ledger.forget(self._target, prefix)
-            return Outcome.SETTLED
+            unreachable = isinstance(error, errors.NextHopUnreachable)
+            return Outcome.UNPROVEN if unreachable else Outcome.PROVEN
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._ingestion.note(self._now())  # it may have been made anew
+            raise
+        if entry.ours is None:
+            self._ledger.intend(self._target, prefix, wanted.gateway)
         self._touched(entry)
-        self._posted += 1
-        entry.ours, entry.phase = wanted.gateway, Phase.ACCEPTED
+        self._counters.posted += 1
+        self._counters.lost += 1
+        self._counters.repaired += 1
+        entry.ours, entry.phase, entry.asked_at = wanted.gateway, Phase.ACCEPTED, None
         self._say.lost(prefix, "a repeated POST was taken: its kernel had lost the route, and has it again")
         self._say.accepted(prefix, wanted, None)
         return Outcome.RESTORED
@@ -129,26 +138,12 @@ class Changes:
         self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory, previous: Address | None
     ) -> Outcome:
         claimed = entry.claim is not None
-        self._ledger.intend(self._target, prefix, wanted.gateway)
+        asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
+        row = inventory.rows.get(prefix)
+        doubtful = not claimed and row is not None and is_ours(row, wanted.gateway, self.protocols)
+        self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=doubtful)
         try:
-            await self._client.add(prefix, wanted.gateway)
-        except errors.AlreadyExists:
-            self._bucket.give_back(self._now())
-            if claimed:
-                return Outcome.DOUBTFUL
-            self._ledger.forget(self._target, prefix)
-            self._stands_already(prefix, entry, wanted, inventory)
-            return Outcome.SETTLED
-        except errors.Unexplained as error:  # there already, or refused
-            self._bucket.give_back(self._now())
-            if claimed:
-                return Outcome.DOUBTFUL
-            self._ledger.forget(self._target, prefix)
-            if prefix in inventory.rows:
-                self._stands_already(prefix, entry, wanted, inventory)
-            else:
-                self._refused(prefix, entry, wanted, error)
-            return Outcome.SETTLED
+            await self._add(prefix, entry, wanted.gateway)
         except (errors.NotSent, errors.AccessDenied):
             if not claimed:
                 self._ledger.forget(self._target, prefix)
@@ -156,28 +151,71 @@ class Changes:
             raise
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
+            if (
+                claimed
+            ):  # it may stand all the same: an unreachable gateway is refused before that is looked at
+                return Outcome.DOUBTFUL
             self._ledger.forget(self._target, prefix)
-            entry.claim = None
-            self._refused(prefix, entry, wanted, error)
+            # Unexplained: there already, or refused; its table tells
+            if isinstance(error, errors.AlreadyExists) or (
+                isinstance(error, errors.Unexplained) and row is not None
+            ):
+                self._stands_already(prefix, entry, wanted, row)
+            else:
+                self._refused(prefix, entry, wanted, error)
             return Outcome.SETTLED
         except (errors.OutcomeUnknown, asyncio.CancelledError):
-            entry.claim, entry.ours = wanted.gateway, None
+            if not doubtful:
+                entry.claim, entry.ours = wanted.gateway, None
             self._touched(entry)
             raise
+        if doubtful:  # it had gone meanwhile, so this one is ours
+            self._ledger.intend(self._target, prefix, wanted.gateway)
         self._touched(entry)
-        self._posted += 1
+        self._counters.posted += 1
+        self._say.measures.reached("accepted", asked_at, entry.changed_at)
+        if prefix in self._missing:
+            self._missing.discard(prefix)
+            self._counters.repaired += 1
         entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
         entry.phase = Phase.ACCEPTED
         if entry.gap_since is not None:
             gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
-            log.info("gateway replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
+            log.info("gateway_replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
             entry.gap_since = None
         self._say.accepted(prefix, wanted, previous)
         return Outcome.SETTLED
 
+    async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        wire = self._tripwire.set(prefix, gateway, entry.candidate)
+        try:
+            await self._client.add(prefix, gateway)
+        except (errors.Rejected, errors.NotSent):
+            self._tripwire.refused(prefix, wire)
+            raise
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self._tripwire.answered(prefix, wire)
+            raise
+        self._tripwire.answered(prefix, wire)
+
+    async def take_back(self, prefix: Prefix, entry: Entry) -> None:
+        """Delete a route of ours that should never have gone there; the caller has proof that it stands alone.
+
+        Raises:
+            LoxilbError: it may stand there still.
+        """
+        gateway = entry.ours
+        await self._client.delete(prefix)
+        self._counters.deleted += 1
+        self._touched(entry)
+        self._ledger.forget(self._target, prefix)
+        entry.ours = entry.claim = None
+        if gateway is not None:
+            self._say.withdrawn(prefix, gateway, "shared-namespace")
+
     async def _delete(self, prefix: Prefix, entry: Entry) -> bool:
         """Delete what is ours there; tell whether it is gone."""
-        gateway = entry.ours
+        gateway, asked_at = entry.ours, entry.asked_at
         assert gateway is not None  # noqa: S101 (proof names it)
         try:
             await self._client.delete(prefix)
@@ -196,12 +234,13 @@ class Changes:
             entry.failures += 1
             entry.error = error.words
             return False
-        self._deleted += 1
+        self._counters.deleted += 1
         self._touched(entry)
         self._ledger.forget(self._target, prefix)
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
+            self._say.measures.reached("withdrawn", asked_at, entry.changed_at)
             self._say.withdrawn(prefix, gateway, why_unwanted(entry))
         return True
 
@@ -212,7 +251,7 @@ class Changes:
         """
         await self._another_token()
         try:
-            await self._client.add(prefix, gateway)
+            await self._add(prefix, entry, gateway)
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
             entry.failures += 1
@@ -221,7 +260,8 @@ class Changes:
         self._touched(entry)
         await self._another_token()
         await self._client.delete(prefix)
-        log.info("ghost removed", target=self._target, prefix=str(prefix))
+        self._counters.ghosts += 1
+        log.info("ghost_removed", target=self._target, prefix=str(prefix))
         return True
 
     def _touched(self, entry: Entry) -> None:
@@ -236,8 +276,7 @@ class Changes:
             self._say.refused(prefix, wanted, error, RETRY_FIRST_S)
         entry.phase = Phase.REFUSED
 
-    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory) -> None:
-        row = inventory.rows.get(prefix)
+    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, row: InventoryRow | None) -> None:
         if row is not None and is_ours(row, wanted.gateway, self.protocols):
             entry.phase, entry.failures, entry.error = Phase.PRESENT, 0, ""
             return
@@ -248,8 +287,17 @@ class Changes:
         entry.failures = max(entry.failures + 1, CONFLICT_FAILURES)
         entry.error = detail
         if entry.phase is not Phase.CONFLICTING and entry.wanted is not None:
+            self._counters.conflicts += 1
             self._say.conflicting(prefix, entry.wanted, detail)
         entry.phase = Phase.CONFLICTING
+
+    def give_up(self, prefix: Prefix) -> None:
+        """Nothing proves that what may stand there is ours, so it is not."""
+        self._ledger.forget(self._target, prefix)
+
+    def let_go(self, prefix: Prefix) -> None:
+        """Nothing is left to say of the prefix."""
+        self._missing.discard(prefix)
 
     # -- what a reading says ----------------------------------------------------------------------------------------
 
@@ -257,8 +305,11 @@ class Changes:
         """The target no longer has our route: it is made again if it is still wanted."""
         self._ledger.forget(self._target, prefix)
         if entry.wanted is None:
+            self._missing.discard(prefix)
             self._say.withdrawn(prefix, gateway, why_unwanted(entry))
         elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
+            self._counters.lost += 1
+            self._missing.add(prefix)
             self._say.lost(prefix, "its table does not show the route any more")
         entry.failures, entry.error = 0, ""
 

@@ -8,21 +8,18 @@ from typing import Final, NamedTuple
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.wire import Inventory, Port
 from routesync.mirror.pace import Ingestion
 from routesync.mirror.status import TargetState
-from routesync.mirror.topology import Sharing, sharing
+from routesync.mirror.topology import Settling, Sharing
 
 PATIENCE_S: Final = 30.0
 """The longest pause between two looks at a target that cannot be mirrored into yet."""
 
-_WHY: Final = {
-    Sharing.YES: (
-        TargetState.SHARED_NAMESPACE,
-        "it shares this host's network namespace and reads its routes by itself; nothing is mirrored into it",
-    ),
-    Sharing.UNKNOWN: (TargetState.STARTING, "it lists no ports yet, so where it lives is not known"),
-}
+_SHARED: Final = (
+    "it shares this host's network namespace and reads its routes by itself; nothing is mirrored into it"
+)
+_UNSETTLED: Final = "it lists no ports yet, or ever others, so where it lives is not known"
 
 
 class Reading(NamedTuple):
@@ -57,6 +54,8 @@ class Contact:
         self._ingestion = ingestion
         self._gap_s = gap_s
         self._say = say
+        self._ports: frozenset[Port] | None = None  # those by which it lives elsewhere
+        self._disproved: frozenset[Port] | None = None
 
     async def make(self) -> tuple[str, Reading]:
         """Return its version and a table that can be believed, as soon as there is one.
@@ -65,10 +64,29 @@ class Contact:
             LoxilbError: it does not answer, or makes no sense.
         """
         version = await self._client.version()
-        while (shared := sharing(await self._client.ports(), self._links())) is not Sharing.NO:
-            self._say(*_WHY[shared])
-            await asyncio.sleep(PATIENCE_S if shared is Sharing.YES else self._gap_s)
-        return version, await self._settle()
+        ports, readings, table = Settling(), 0, None
+        while True:
+            shared, settled = ports.note(await self._client.ports(), self._links())
+            readings += 1
+            if settled and ports.ports == self._disproved:
+                shared = Sharing.YES
+            if settled and shared is Sharing.NO and table is not None:
+                self._ports = ports.ports
+                return version, table
+            if (
+                shared is Sharing.NO
+            ):  # until it is settled there is time to read the table, which takes as long
+                table = await self._settle()
+                continue
+            if settled:
+                self._say(TargetState.SHARED_NAMESPACE, _SHARED)
+            elif shared is Sharing.UNKNOWN or readings > 2:
+                self._say(TargetState.STARTING, _UNSETTLED)
+            await asyncio.sleep(PATIENCE_S if settled else self._gap_s)
+
+    def disprove(self) -> None:
+        """The ports by which it seemed to live elsewhere have led astray: while it lists just these, it does not."""
+        self._disproved = self._ports
 
     async def read(self) -> Reading:
         """Read its table in a quiet moment.

@@ -38,9 +38,14 @@ class LedgerBusyError(LedgerError):
 
 
 class Row(NamedTuple):
-    """One route that may be ours."""
+    """One route that may be ours.
+
+    `doubtful`: an equal route of somebody else stood there before we asked, as far as could be seen. If no answer came,
+    what stands there is rather theirs.
+    """
 
     gateway: Address
+    doubtful: bool = False
 
 
 class Ledger(Protocol):
@@ -49,7 +54,7 @@ class Ledger(Protocol):
     def owned(self, target: str) -> dict[Prefix, Row]:
         """Every route that may be ours at this target."""
 
-    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+    def intend(self, target: str, prefix: Prefix, gateway: Address, *, doubtful: bool = False) -> None:
         """Write, durably against a crash of this process, that the route is about to be made."""
 
     def forget(self, target: str, prefix: Prefix) -> None:
@@ -78,9 +83,9 @@ class MemoryLedger:
         """See `Ledger`."""
         return dict(self._rows.get(target, {}))
 
-    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+    def intend(self, target: str, prefix: Prefix, gateway: Address, *, doubtful: bool = False) -> None:
         """See `Ledger`."""
-        self._rows.setdefault(target, {})[prefix] = Row(gateway)
+        self._rows.setdefault(target, {})[prefix] = Row(gateway, doubtful)
 
     def forget(self, target: str, prefix: Prefix) -> None:
         """See `Ledger`."""
@@ -99,15 +104,23 @@ CREATE TABLE IF NOT EXISTS route (
     target TEXT NOT NULL,
     prefix TEXT NOT NULL,
     gateway TEXT NOT NULL,
+    doubtful INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (target, prefix)
 ) WITHOUT ROWID
 """
-VERSION = 1
-_INTEND: Final = "INSERT INTO route VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET gateway = excluded.gateway"
+_INTEND: Final = (
+    "INSERT INTO route VALUES (?, ?, ?, ?) "
+    "ON CONFLICT DO UPDATE SET gateway = excluded.gateway, doubtful = excluded.doubtful"
+)
 _FORGET: Final = "DELETE FROM route WHERE target = ? AND prefix = ?"
 _RETRY_S: Final = 1.0
 _HEALED_S: Final = 3.0
 """A disk that is nearly full takes some and refuses some: it is said to be well when it has been for so long."""
+VERSION: Final = 2
+"""1 had no `doubtful`."""
+
+
+_Statement = tuple[str, tuple[str | bool, ...]]
 
 
 class SqliteLedger:
@@ -121,7 +134,7 @@ class SqliteLedger:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "ledger.sqlite"
         self.trouble: str | None = None
-        self._unwritten: dict[tuple[str, Prefix], Address | None] = {}  # None: not ours any more
+        self._unwritten: dict[tuple[str, Prefix], Row | None] = {}  # None: not ours any more
         self._failed_at = float("-inf")
         self._lock = _lock(directory)
         try:
@@ -142,11 +155,13 @@ class SqliteLedger:
         if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("the file is damaged")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in {0, VERSION}:
+        if version not in {0, 1, VERSION}:
             raise sqlite3.DatabaseError(
                 f"written by a newer routesync (format {version}, this one knows {VERSION})"
             )
         self._db.execute(_SCHEMA)
+        if version == 1:
+            self._db.execute("ALTER TABLE route ADD COLUMN doubtful INTEGER NOT NULL DEFAULT 0")
         self._db.execute(f"PRAGMA user_version={VERSION}")
 
     def __enter__(self) -> Self:
@@ -167,16 +182,16 @@ class SqliteLedger:
     def owned(self, target: str) -> dict[Prefix, Row]:
         """See `Ledger`."""
         rows = _owned(self._db, target)
-        for (at, prefix), gateway in self._unwritten.items():
+        for (at, prefix), row in self._unwritten.items():
             if at == target:
                 rows.pop(prefix, None)
-                if gateway is not None:
-                    rows[prefix] = Row(gateway)
+                if row is not None:
+                    rows[prefix] = row
         return rows
 
-    def intend(self, target: str, prefix: Prefix, gateway: Address) -> None:
+    def intend(self, target: str, prefix: Prefix, gateway: Address, *, doubtful: bool = False) -> None:
         """See `Ledger`."""
-        self._note(target, prefix, gateway)
+        self._note(target, prefix, Row(gateway, doubtful))
 
     def forget(self, target: str, prefix: Prefix) -> None:
         """See `Ledger`."""
@@ -195,21 +210,21 @@ class SqliteLedger:
         self._write()
         if not self._unwritten and time.monotonic() > self._failed_at + _HEALED_S:
             self.trouble = None
-            log.info("the ledger can be written again", path=str(self.path))
+            log.info("ledger_recovered", path=str(self.path))
 
-    def _note(self, target: str, prefix: Prefix, gateway: Address | None) -> None:
-        self._unwritten[target, prefix] = gateway
+    def _note(self, target: str, prefix: Prefix, row: Row | None) -> None:
+        self._unwritten[target, prefix] = row
         if self.trouble is None:
             self._write()
         else:
             self.settle()
 
     def _write(self) -> None:
-        statements = [
+        statements: list[_Statement] = [
             (_FORGET, (target, str(prefix)))
-            if gateway is None
-            else (_INTEND, (target, str(prefix), format_address(gateway)))
-            for (target, prefix), gateway in self._unwritten.items()
+            if row is None
+            else (_INTEND, (target, str(prefix), format_address(row.gateway), row.doubtful))
+            for (target, prefix), row in self._unwritten.items()
         ]
         try:
             if len(statements) == 1:
@@ -223,11 +238,11 @@ class SqliteLedger:
                     f"{self.path}: {error}; routes are mirrored, but after a crash those of this time would be left as "
                     "somebody else's; check the room on its disk, and that the file can be written"
                 )
-                log.error("the ledger cannot be written", path=str(self.path), error=str(error))  # noqa: TRY400
+                log.error("ledger_failing", path=str(self.path), error=str(error))  # noqa: TRY400
         else:
             self._unwritten.clear()
 
-    def _write_all(self, statements: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    def _write_all(self, statements: Sequence[_Statement]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for statement in statements:
@@ -249,12 +264,15 @@ def read_owned(directory: Path, target: str) -> dict[Prefix, Address]:
     if not path.exists():
         return {}
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        return {prefix: row.gateway for prefix, row in _owned(database, target).items()}
+        return {prefix: row.gateway for prefix, row in _owned(database, target).items() if not row.doubtful}
 
 
 def _owned(database: sqlite3.Connection, target: str) -> dict[Prefix, Row]:
-    rows = database.execute("SELECT prefix, gateway FROM route WHERE target = ?", (target,))
-    return {parse_prefix(prefix): Row(parse_address(gateway)) for prefix, gateway in rows}
+    rows = database.execute("SELECT prefix, gateway, doubtful FROM route WHERE target = ?", (target,))
+    return {
+        parse_prefix(prefix): Row(parse_address(gateway), bool(doubtful))
+        for prefix, gateway, doubtful in rows
+    }
 
 
 def _lock(directory: Path) -> int:

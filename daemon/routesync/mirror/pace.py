@@ -20,6 +20,9 @@ class TokenBucket:
     def __init__(self, rate: float, burst: int, now: float) -> None:
         self.rate = rate
         self.burst = burst
+        self.waited_s = 0.0
+        """For how long work has waited for a token so far."""
+        self._dry_since: float | None = None
         self._tokens = 0.0
         self._at = now
 
@@ -32,8 +35,19 @@ class TokenBucket:
         self._refill(now)
         if self._tokens >= 1:
             self._tokens -= 1
+            if self._dry_since is not None:
+                self.waited_s += now - self._dry_since
+                self._dry_since = None
             return 0.0
+        if self._dry_since is None:
+            self._dry_since = now
         return (1 - self._tokens) / self.rate
+
+    def change(self, rate: float, burst: int, now: float) -> None:
+        """Fill at another rate from now on; what is there stays, up to the new burst."""
+        self._refill(now)
+        self.rate, self.burst = rate, burst
+        self._tokens = min(float(burst), self._tokens)
 
     def give_back(self, now: float) -> None:
         """Return a token whose request changed nothing."""
@@ -51,9 +65,9 @@ class Ingestion:
         self._rate = rate
         self._done_at = start + SETTLE_S / 2
 
-    def note(self, now: float) -> None:
-        """One more change was accepted, or may have been."""
-        self._done_at = max(self._done_at, now) + 1 / self._rate
+    def note(self, now: float, changes: int = 1) -> None:
+        """One more change was accepted, or may have been; or so many."""
+        self._done_at = max(self._done_at, now) + changes / self._rate
 
     def quiet_in(self, now: float) -> float:
         """Seconds until everything is ingested for certain; 0: it is quiet."""

@@ -85,6 +85,11 @@ class Pending:
         self._ripen(now)
         return any(self._ready[urgency] for urgency in Urgency if most <= urgency <= least)
 
+    @property
+    def counts(self) -> dict[Urgency, int]:
+        """How many wait, by urgency."""
+        return dict(zip(Urgency, self._counts, strict=True))
+
     def count(self, urgency: Urgency) -> int:
         """How many wait with this urgency, also those that may not go yet."""
         return self._counts[urgency]

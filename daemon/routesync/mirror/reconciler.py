@@ -3,8 +3,8 @@
 It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target that has
 exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
 
-Concurrency: one task (`run`) decides everything; requests run as child tasks, at most `CONCURRENCY` at a time, never
-two for one prefix. All of it, `consider` included, belongs to one event loop.
+Concurrency: one task (a session of `run`) decides everything; requests run as child tasks (the crew), never two for one
+prefix. All of it, `consider` included, belongs to one event loop.
 
 Complicating factors, each of which shaped the code below (all observed on a real loxilb):
 
@@ -22,37 +22,37 @@ Complicating factors, each of which shaped the code below (all observed on a rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
-from routesync.events.models import EventSink, SyncCompleted, SyncFailed, SyncStarted, TargetDown, TargetUp
+from routesync.events.models import EventSink, TargetPaused, TargetResumed
 from routesync.kernel import Link
-from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory
+from routesync.mirror.alarms import LOOK_S, Alarms
 from routesync.mirror.announce import Announcer
-from routesync.mirror.book import NEVER, STATIC, Entry, our_protocols
+from routesync.mirror.book import NEVER, Entry
 from routesync.mirror.brakes import Limits
-from routesync.mirror.changes import Changes, Outcome
-from routesync.mirror.contact import Contact
-from routesync.mirror.ledger import Ledger, LedgerError
+from routesync.mirror.changes import Changes
+from routesync.mirror.contact import Reading
+from routesync.mirror.hold import Hold
+from routesync.mirror.horizon import Horizon
+from routesync.mirror.ledger import Ledger
+from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
-from routesync.mirror.pending import Urgency
-from routesync.mirror.status import TargetState, TargetView
+from routesync.mirror.session import Session
+from routesync.mirror.status import Counters, TargetView
+from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
 from routesync.mirror.witness import Witness
-from routesync.mirror.worklist import WITNESS_LAG_S, Worklist, backoff
-from routesync.route import Address, Candidate, Prefix
+from routesync.mirror.worklist import WITNESS_LAG_S, Worklist
+from routesync.route import Candidate, Family, Prefix, Route
 
 log = structlog.get_logger(__name__)
-
-CONCURRENCY: Final = 8
-RECONNECT_FIRST_S: Final = 0.5
-RECONNECT_MOST_S: Final = 30.0
-UNKNOWNS_ALLOWED: Final = 3
-"""So many answers in a row that make no sense, and the connection is begun anew."""
 
 
 class Reconciler:
@@ -71,347 +71,308 @@ class Reconciler:
         ledger: Ledger,
         sink: EventSink,
         links: Callable[[], Mapping[int, Link]],
-        target_addresses: Callable[[], frozenset[Address]] = frozenset,
+        horizon: Horizon | None = None,
         request_kernel_reading: Callable[[], None] = lambda: None,
         witness: Witness | None = None,
+        hold: Hold | None = None,
     ) -> None:
         self.name = name
-        self.contacted = asyncio.Event()  # answered, or failed to, at least once
         self._client = client
         self._rules = rules
-        self._limits = limits
         self._ledger = ledger
         self._sink = sink
-        self._target_addresses = target_addresses
-        self._state = TargetState.CONNECTING
-        self._error: str | None = None
-        self._version: str | None = None
-        self._failures = 0
-        self._unknowns = 0
-        self._broken: errors.LoxilbError | None = None
-        self._wake = asyncio.Event()
-        self._in_flight: set[asyncio.Task[None]] = set()
-        self._ingestion = Ingestion(self._now())
+        self._horizon = horizon or Horizon([client.url])
+        self._hold = hold or Hold(None, name)
+        self._witness = witness
+        self._resumed = asyncio.Event()
+        self._resumed_at = NEVER
+        self._serving: asyncio.Task[None] | None = None
         self._bucket = TokenBucket(limits.rate, limits.burst, self._now())
-        self._contact = Contact(
-            client, links, self._ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting
-        )
-        say = Announcer(name, sink)
-        self._changes = Changes(
-            name, client=client, ledger=ledger, say=say, ingestion=self._ingestion, bucket=self._bucket
+        self._measures = Measures()
+        self._say = Announcer(name, sink, self._measures)
+        self._tripwire = Tripwire(self._tripped, self._now)
+        self._counters = Counters()
+        ingestion = Ingestion(self._now())
+        changes = Changes(
+            name,
+            client=client,
+            ledger=ledger,
+            say=self._say,
+            ingestion=ingestion,
+            bucket=self._bucket,
+            counters=self._counters,
+            tripwire=self._tripwire,
         )
         self._work = Worklist(
-            name,
-            self._changes,
-            say,
+            changes,
+            self._say,
             judge=self._judge,
             limits=limits,
             now=self._now,
             request_kernel_reading=request_kernel_reading,
             witness=witness,
         )
-        self._witness = witness
-        self._canaries: Iterator[Prefix] = iter(())
-        self._canary_at = NEVER
-        self._sweep_at = NEVER
-        self._sync_began: float | None = None
-        self._sync_base = (0, 0)
+        self._session = Session(
+            name,
+            client,
+            self._work,
+            changes,
+            self._counters,
+            limits=limits,
+            sink=sink,
+            links=links,
+            horizon=self._horizon,
+            ingestion=ingestion,
+            bucket=self._bucket,
+            witness=witness,
+            tripwire=self._tripwire,
+        )
+        self._alarms = Alarms(name, self._work, sink)
+        self._horizon.join(name, self.rejudge)
+        if self._hold.since is not None:
+            self._enter_hold()
+        else:
+            self._resumed.set()
+
+    @property
+    def contacted(self) -> asyncio.Event:
+        """Set when it answered, or failed to, at least once; or when it is held."""
+        return self._session.contacted
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks."""
-        self._work.consider(prefix, candidate)
-        self._wake.set()
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks.
+
+        `asked_at` is when that change was read off the kernel, in monotonic seconds; None: it was none of the kernel.
+        """
+        self._work.consider(prefix, candidate, asked_at)
+        self._session.wake.set()
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
         """Take what is not among these prefixes as gone: for a table that is given as a whole."""
         self._work.retain(prefixes)
-        self._wake.set()
+        self._session.wake.set()
 
     def load_ledger(self) -> None:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
         self._work.claim(self._ledger.owned(self.name).items())
 
+    def reconfigure(self, rules: TargetRules, limits: Limits) -> None:
+        """Take other rules and limits from now on: every route is judged anew, and what differs is done.
+
+        Routes that stand there stay, also where `max_routes` is less than their number now.
+        """
+        self._rules = rules
+        self._bucket.change(limits.rate, limits.burst, self._now())
+        self._session.reconfigure(limits)
+        self._work.reconfigure(limits)
+        self.rejudge()
+
+    def overhear(self, route: Route) -> None:
+        """Our own kernel says that a route was made where none had its key: is it one that we posted? Cheap."""
+        self._tripwire.heard(route)
+
+    def _tripped(self) -> None:
+        self._session.crew.broken = self._tripwire.error
+        self._session.wake.set()
+
+    def rejudge(self) -> None:
+        """Judge every elected route anew: what is known of targets changed."""
+        self._work.rejudge()
+        self._session.wake.set()
+
     def order_sweep(self) -> None:
         """Have all routes of ours posted again, as a proof that they stand there, when nothing else is to be done."""
-        self._sweep_at = self._now()
-        self._wake.set()
+        self._session.order_sweep()
 
-    def kernel_was_read(self) -> None:
-        """The kernel's table was read anew, and what that changed was considered."""
+    def kernel_was_read(self, began: float) -> None:
+        """The kernel's table was read anew, from that moment on, and what that changed was considered."""
+        self._alarms.kernel_was_read(self._now())
         held = self._work.brake.held
-        if self._work.brake.second_reading(self._work.pending):
-            self._say_released(held, "second reading")
+        if self._work.brake.second_reading(self._work.pending, began):
+            self._say.released(held, "second-reading")
+            self._session.wake.set()
 
     def release(self) -> int:
         """Let a mass withdrawal go that is held back; tell how many routes that is about."""
         held = self._work.brake.held
         if held:
             self._work.brake.release()
-            self._say_released(held, "hand")
+            self._say.released(held, "hand")
+            self._session.wake.set()
         return held
 
-    def _say_released(self, routes: int, by: str) -> None:
-        log.warning("mass withdrawal released", target=self.name, routes=routes, by=by)
-        self._wake.set()
+    def adopt(self, prefixes: Collection[Prefix] = ()) -> int:
+        """Claim the routes there that equal the wanted ones and are not ours; tell how many these are.
+
+        They are ours when a reading shows that they stand there still. Without prefixes: all of them.
+
+        Raises:
+            LedgerError: the claim cannot be written.
+        """
+        adopted = self._work.adopt(set(prefixes), partial(self._ledger.intend, self.name))
+        self._session.wake.set()
+        return adopted
 
     def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
-        return judge(candidate, self._rules, facts, self._target_addresses())
+        return judge(candidate, self._rules, facts, self._horizon.addresses)
+
+    # -- a hold -----------------------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """Whether somebody holds the target."""
+        return self._hold.since is not None
+
+    def pause(self) -> str | None:
+        """Leave the target exactly as it is until `resume`, over restarts of the daemon too.
+
+        Nothing is begun any more, neither written nor read; what is under way is finished, the second half of a
+        replacement too (`at_rest` tells when). Changes are considered all the while, so that afterwards only the
+        difference is made.
+
+        Returns:
+            Why the hold would not survive a restart, or None.
+
+        """
+        trouble = None
+        if self._hold.since is None:
+            trouble = self._hold.set()
+            self._enter_hold()
+            self._say_paused(trouble)
+        return trouble
+
+    def _say_paused(self, trouble: str | None) -> None:
+        log.warning("target_paused", target=self.name, url=self._client.url, trouble=trouble)
+        self._sink.emit(TargetPaused(target=self.name))
+
+    def _enter_hold(self) -> None:
+        since = datetime.fromtimestamp(self._hold.since or time.time(), UTC)
+        self._session.enter_hold(
+            f"paused by hand since {since:%Y-%m-%d %H:%M:%S} UTC: it is left as it is until it is resumed"
+        )
+        self._resumed.clear()
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def resume(self) -> str | None:
+        """End the hold: make contact anew, and make the difference that has come up.
+
+        Returns:
+            Why the hold would come back with a restart, or None.
+
+        """
+        if self._hold.since is None:
+            return None
+        held_s = max(0.0, time.time() - self._hold.since)
+        trouble = self._hold.lift()
+        log.warning("target_resumed", target=self.name, url=self._client.url, trouble=trouble)
+        self._sink.emit(TargetResumed(target=self.name, paused_s=round(held_s, 1)))
+        self._session.leave_hold()
+        self._resumed_at = self._now()
+        self._resumed.set()
+        return trouble
+
+    async def at_rest(self) -> None:
+        """Return when no request is under way."""
+        await self._session.crew.settle()
 
     # -- the eternal task -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Connect, work, and when the connection breaks begin again. Returns never."""
-        watching = asyncio.create_task(self._witness.run(self._witnessed)) if self._witness else None
+        if self.paused:  # since an earlier life
+            self._say_paused(None)
+        others = [asyncio.create_task(self._look_out())]
+        if self._witness is not None:
+            others.append(asyncio.create_task(self._witness.run(self._witnessed)))
         try:
             while True:
-                try:
-                    await self._connect()
-                    await self._serve()
-                except errors.LoxilbError as error:
-                    await self._rest_after(error)
+                await self._resumed.wait()
+                await self._session.crew.settle()
+                if self.paused:  # again
+                    continue
+                self._serving = asyncio.create_task(self._session.run())
+                await asyncio.wait([self._serving])
+                if not self._serving.cancelled():
+                    self._serving.result()
         finally:
-            tasks = [*self._in_flight, *([watching] if watching else [])]
+            tasks = [*others, *([self._serving] if self._serving else [])]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._session.crew.cancel()
+
+    async def _look_out(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self.paused:
+                self._alarms.look(self._now(), self._session.limits, self._oldest_s(), self._session.error)
 
     def _witnessed(self, prefix: Prefix) -> None:
         if self._work.witnessed(prefix):
             asyncio.get_running_loop().call_later(WITNESS_LAG_S, self._witnessed, prefix)
-        self._wake.set()
+        self._session.wake.set()
 
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
-    async def _rest_after(self, error: errors.LoxilbError) -> None:
-        if self._in_flight:  # they have deadlines of their own; what they learn is worth the wait
-            await asyncio.gather(*self._in_flight, return_exceptions=True)
-        self._failures += 1
-        delay = backoff(self._failures, RECONNECT_FIRST_S, RECONNECT_MOST_S)
-        text = str(error)
-        if isinstance(error, errors.AccessDenied):
-            text += "; set token_file for this target"
-        if self._state is not TargetState.UNREACHABLE:
-            log.warning("target down", target=self.name, url=self._client.url, error=text)
-            self._sink.emit(TargetDown(target=self.name, url=self._client.url, error=text))
-            if self._sync_began is not None:
-                self._sink.emit(SyncFailed(target=self.name, error=text, retry_in_s=round(delay, 1)))
-        self._state, self._error, self._broken = TargetState.UNREACHABLE, text, None
-        self._sync_began = None
-        self.contacted.set()
-        await asyncio.sleep(delay)
+    # -- how it stands ----------------------------------------------------------------------------------------------
 
-    async def _connect(self) -> None:
-        version, reading = await self._contact.make()
-        self._changes.protocols = our_protocols(version)
-        if self._witness is not None:
-            self._witness.honours_static = self._changes.protocols == STATIC
-        self._work.absorb(reading)
-        if self._state is TargetState.UNREACHABLE or self._version is None:
-            log.info("target up", target=self.name, url=self._client.url, version=version)
-            self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
-        self._version, self._failures, self._unknowns, self._error = version, 0, 0, None
-        self._state = TargetState.SYNCING
-        self._sync_began, self._sync_base = self._now(), self._changes.totals
-        self._sweep_at = self._now()
-        self._sink.emit(SyncStarted(target=self.name, wanted=self._work.tally.wanted))
-        self.contacted.set()
-
-    def _say_waiting(self, state: TargetState, why: str) -> None:
-        if self._state is not state:
-            log.warning("target not mirrored into", target=self.name, url=self._client.url, why=why)
-        self._state, self._error = state, why
-        self.contacted.set()
-
-    async def _serve(self) -> None:
-        """Serve the waiting work until the connection is found broken."""
-        pending = self._work.pending
-        while True:
-            if self._broken is not None:
-                raise self._broken
-            now = self._now()
-            wait_s = self._limits.canary_interval_s
-            if self._reading_due(now):
-                quiet_in = max(
-                    self._ingestion.quiet_in(now), self._read_at + self._limits.reading_gap_s - now
-                )
-                if not self._in_flight and quiet_in <= 0:
-                    await self._read()
-                    continue
-                wait_s = min(wait_s, quiet_in) if quiet_in > 0 else wait_s
-            self._order_checks(now)
-            if len(self._in_flight) < CONCURRENCY:
-                job, token_in = self._next_job(now, others=len(self._in_flight))
-                if job is not None:
-                    self._launch(job)
-                    continue
-                if token_in > 0:
-                    wait_s = min(wait_s, token_in)
-            if (due := pending.next_due()) is not None and due > now:
-                wait_s = min(wait_s, due - now)
-            self._note_rest()
-            await self._rest(wait_s)
-
-    async def _rest(self, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
-        self._wake.clear()
-
-    @property
-    def _read_at(self) -> float:
-        return self._work.reading.started if self._work.reading else NEVER
-
-    def _reading_due(self, now: float) -> bool:
-        if self._work.verify:
-            return True
-        old = now - self._read_at >= self._limits.inventory_interval_s
-        return old and not self._in_flight and not self._work.pending.ready(now, least=Urgency.ADD)
-
-    async def _read(self) -> None:
-        reading = await self._contact.read()
-        if not reading.inventory.rows:
-            raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
-        self._work.absorb(reading)
-
-    def _order_checks(self, now: float) -> None:
-        """Order the next canary, or a sweep, when it is time and nothing else is to be done."""
-        work = self._work
-        others = len(work.pending) - work.pending.count(Urgency.WITHDRAW)
-        if self._in_flight or others > len(work.over):
-            return
-        if now >= self._sweep_at:
-            self._sweep_at = now + self._limits.sweep_interval_s
-            for prefix in work.standing:
-                work.pending.put(prefix, Urgency.CHECK, now=now)
-        elif now >= self._canary_at and work.standing:
-            self._canary_at = now + self._limits.canary_interval_s
-            canary = next(self._canaries, None)
-            if canary is None or canary not in work.standing:
-                self._canaries = iter(tuple(work.standing))
-                canary = next(self._canaries)
-            work.pending.put(canary, Urgency.CHECK, now=now)
-
-    def _next_job(self, now: float, *, others: int) -> tuple[Prefix | None, float]:
-        """The next prefix to work on, with a token taken for it; or none, and the seconds until there is a token."""
-        least, most = self._work.admitted(idle=not others)
-        pending = self._work.pending
-        if not pending.ready(now, least=least, most=most):
-            return None, 0.0
-        token_in = self._bucket.take(now)
-        if token_in > 0:
-            return None, token_in
-        job = pending.pop(now, least=least, most=most)
-        return (job[0], 0.0) if job else (None, 0.0)
-
-    def _launch(self, prefix: Prefix) -> None:
-        task = asyncio.get_running_loop().create_task(self._work_on(prefix))
-        self._in_flight.add(task)
-        task.add_done_callback(self._landed)
-
-    async def _work_on(self, first: Prefix) -> None:
-        """Work on a prefix, and then on whatever may go next."""
-        prefix: Prefix | None = first
-        while prefix is not None:
-            self._work.busy.add(prefix)
-            await self._carry_out(prefix)
-            now = self._now()
-            if self._broken is not None or self._reading_due(now):
-                return
-            prefix, _ = self._next_job(now, others=len(self._in_flight) - 1)
-
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        self._wake.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("reconciler error", target=self.name, error=repr(error), exc_info=error)
-            self._broken = errors.OutcomeUnknown(f"internal error: {error!r}")
-
-    async def _carry_out(self, prefix: Prefix) -> None:
-        entry = self.entries[prefix]
-        try:
-            if self._work.may_go(prefix, entry):
-                self._work.begin(prefix, entry)
-                await self._request(prefix, entry)
-                self._work.end(prefix, entry)
-            else:
-                self._bucket.give_back(self._now())
-        finally:
-            self._work.busy.discard(prefix)
-        self._work.schedule(prefix, entry)
-
-    async def _request(self, prefix: Prefix, entry: Entry) -> None:
-        try:
-            if entry.need(prefix) is None:
-                outcome = await self._changes.check(prefix, entry)
-            else:
-                inventory = self._work.reading.inventory if self._work.reading else Inventory({}, 0)
-                outcome = await self._changes.make(prefix, entry, inventory)
-        except (errors.NotSent, errors.AccessDenied) as error:
-            self._broken = error
-        except LedgerError as error:
-            self._broken = errors.NotSent(str(error))
-        except errors.LoxilbError as error:
-            self._unknowns += 1
-            entry.failures += 1
-            entry.error = str(error)
-            if self._unknowns >= UNKNOWNS_ALLOWED:
-                self._broken = error
-        else:
-            self._unknowns = 0
-            if outcome is Outcome.DOUBTFUL:
-                self._work.verify.add(prefix)
-            elif outcome is Outcome.RESTORED:
-                if self._sweep_at > self._now():  # said once; the sweep finds the others
-                    log.warning("target had lost a route", target=self.name, prefix=str(prefix))
-                self.order_sweep()
-
-    def _note_rest(self) -> None:
-        """When nothing is left to do now, say that the sync is complete, once."""
-        work = self._work
-        if self._in_flight or work.verify or work.pending.ready(self._now(), least=Urgency.ADD):
-            return
-        waiting = len(work.pending) - work.pending.count(Urgency.CHECK)
-        self._state = TargetState.SYNCING if waiting else TargetState.SYNCED
-        if self._sync_began is None:
-            return
-        began, self._sync_began = self._sync_began, None
-        posted, deleted = self._changes.totals
-        self._sink.emit(
-            SyncCompleted(
-                target=self.name,
-                routes=sum(1 for entry in self.entries.values() if entry.ours),
-                posted=posted - self._sync_base[0],
-                deleted=deleted - self._sync_base[1],
-                duration_s=round(self._now() - began, 3),
-            )
-        )
+    def _oldest_s(self) -> float:
+        now = self._now()
+        return 0.0 if self.paused else min(self._work.oldest_s(now), now - self._resumed_at)
 
     def view(self) -> TargetView:
         """How this target stands, for status and metrics."""
-        work = self._work
+        work, now = self._work, self._now()
         return TargetView(
             name=self.name,
             url=self._client.url,
-            state=self._state,
-            version=self._version,
-            error=self._error,
+            state=self._session.state,
+            version=self._session.version,
+            error=self._session.error,
             wanted=work.tally.wanted,
             phases=work.tally.phases.copy(),
-            waiting=len(work.pending) + len(work.verify) + len(self._in_flight),
-            oldest_s=work.pending.oldest_s(self._now()),
+            waiting=work.waiting + len(self._session.crew),
+            oldest_s=self._oldest_s(),
             braked=work.brake.held,
+            paused=self.paused,
+            paused_since=self._hold.since,
+            held_at_start=work.held_at_start(now),
+            over_capacity=len(work.over),
+            overdue=self._alarms.overdue and not self.paused,
+            unreachable_gateways=self._session.unreachable_gateways,
+            by_urgency=work.pending.counts,
+            in_flight=len(self._session.crew),
+            breaker=self._session.breaker,
+            counters=replace(self._counters),
+            requests=self._client.requests.copy(),
+            durations=self._client.durations,
+            occupied=work.occupied_by_family,
+            capacity={family: self._session.limits.capacity(family) for family in Family},
+            measures=self._measures,
+            token_wait_s=self._bucket.waited_s,
         )
 
     @property
     def facts(self) -> TargetFacts:
         """What is known of the target's own place in the network."""
         return self._work.facts
+
+    @property
+    def reading(self) -> Reading | None:
+        """Its table as it was last read; None: not yet."""
+        return self._work.reading
+
+    def witness_shows(self, prefix: Prefix) -> bool | None:
+        """Whether its kernel has the route of ours now; None: there is no witness, or nothing of ours to look for."""
+        entry = self.entries.get(prefix)
+        if self._witness is None or not self._witness.ready or entry is None or entry.known is None:
+            return None
+        return self._witness.shows(prefix, entry.known)
 
     @property
     def entries(self) -> Mapping[Prefix, Entry]:

@@ -7,6 +7,7 @@ once, and so is whoever took a prefix of ours. Without it, or while it cannot be
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +21,8 @@ log = structlog.get_logger(__name__)
 
 RECEIVE_BUFFER: Final = 16 * 2**20
 AUDIT_INTERVAL_S: Final = 600.0
-RETRY_S: Final = 30.0
+RETRY_FIRST_S: Final = 1.0
+RETRY_MOST_S: Final = 30.0
 _KEEP: Final = Verdict(keep=True, rule="witness")
 _STATIC: Final = frozenset({PROTOCOLS["static"]})
 _STATIC_OR_BOOT: Final = _STATIC | {PROTOCOLS["boot"]}
@@ -32,18 +34,19 @@ def _keep_all(_route: Route, _links: Links) -> Verdict:
 
 
 class Witness:
-    """Follows the main table of a namespace.
+    """Follows the main table of a namespace: of one by name or path, or of the one that a given socket lives in.
 
     Attributes:
         trouble: why it cannot be read, in one line; None while it can.
         honours_static: whether the loxilb there makes our routes `static` (since v0.9.5), or `boot`.
     """
 
-    def __init__(self, target: str, netns: str) -> None:
+    def __init__(self, target: str, netns: str | None = None, *, sock: socket.socket | None = None) -> None:
         self.trouble: str | None = None
         self.honours_static = True
         self._target = target
-        self._netns = netns
+        self._netns = netns if sock is None else None
+        self._sock = sock
         self._seen: dict[Prefix, tuple[Candidate, ...]] = {}
         self._ready = False
 
@@ -71,7 +74,12 @@ class Witness:
         )
 
     async def run(self, on_change: Callable[[Prefix], None]) -> None:
-        """Follow it, for good; `on_change` is told each prefix that changed."""
+        """Follow it, for good; `on_change` is told each prefix that changed.
+
+        A container that is made anew has another namespace under the same name: then the old one's routes are
+        forgotten, and each is told as changed.
+        """
+        retry_s = RETRY_FIRST_S
         while True:
             source = KernelSource(
                 tables=(TABLES["main"],),
@@ -79,6 +87,7 @@ class Witness:
                 receive_buffer=RECEIVE_BUFFER,
                 audit_interval_s=AUDIT_INTERVAL_S,
                 netns=self._netns,
+                sock=self._sock,
             )
             reader = asyncio.create_task(self._take(source, on_change))
             try:
@@ -86,21 +95,24 @@ class Witness:
             except KernelError as error:
                 if self.trouble is None:
                     log.warning(
-                        "witness lost", target=self._target, error=str(error), consequence="readings serve"
+                        "witness_lost", target=self._target, error=str(error), consequence="readings serve"
                     )
                 self.trouble = str(error)
             finally:
+                retry_s = RETRY_FIRST_S if self._ready else min(retry_s * 2, RETRY_MOST_S)
                 self._ready = False
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(retry_s)
 
     async def _take(self, source: KernelSource, on_change: Callable[[Prefix], None]) -> None:
-        self._seen = dict(await source.changes())
+        before, self._seen = self._seen, dict(await source.changes())
         self._ready = True
-        log.info("witness present", target=self._target, netns=self._netns, routes=len(self._seen))
+        log.info(
+            "witness_present", target=self._target, netns=self._netns or "handed over", routes=len(self._seen)
+        )
         self.trouble = None
-        for prefix in tuple(self._seen):
+        for prefix in {**before, **self._seen}:
             on_change(prefix)
         while True:
             for prefix, candidates in (await source.changes()).items():

@@ -8,10 +8,8 @@ what its entry says, and is called whenever that may have changed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
-
-import structlog
 
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import NEVER, Entry, Finding, Phase, Tally, compare, describe_row
@@ -22,9 +20,7 @@ from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
 from routesync.mirror.wanted import Blocked, TargetFacts, Wanted
 from routesync.mirror.witness import Witness
-from routesync.route import Candidate, Family, Prefix
-
-log = structlog.get_logger(__name__)
+from routesync.route import Address, Candidate, Family, Prefix
 
 FRESH_S: Final = 5.0
 """For so long a reading justifies a DELETE."""
@@ -48,7 +44,6 @@ class Worklist:
 
     def __init__(
         self,
-        target: str,
         changes: Changes,
         say: Announcer,
         *,
@@ -62,13 +57,12 @@ class Worklist:
         self.tally = Tally()
         self.standing: dict[Prefix, None] = {}  # what is wanted and stands there
         self.pending = Pending()
-        self.verify: set[Prefix] = set()  # these wait for a reading
+        self.verify: dict[Prefix, float] = {}  # these wait for a reading, and since when
         self.busy: set[Prefix] = set()  # these are in a request
         self.over: dict[Prefix, None] = {}  # these wait for room
         self.reading: Reading | None = None
         self.facts = TargetFacts()
         self.brake = MassWithdrawBrake(limits.brake_share, limits.brake_minimum, request_kernel_reading)
-        self._target = target
         self._changes = changes
         self._say = say
         self._judge = judge
@@ -76,11 +70,55 @@ class Worklist:
         self._now = now
         self._occupied = dict.fromkeys(Family, 0)
         self._witness = witness
+        self._start_up_until = NEVER
+
+    # -- figures ----------------------------------------------------------------------------------------------------
+
+    @property
+    def occupied(self) -> int:
+        """How many routes there are, or may be, ours."""
+        return sum(self._occupied.values())
+
+    @property
+    def occupied_by_family(self) -> dict[Family, int]:
+        """The same by address family."""
+        return self._occupied.copy()
+
+    @property
+    def waiting(self) -> int:
+        """How many prefixes wait for their turn, a time of their own or a reading."""
+        return len(self.pending) + len(self.verify)
+
+    def oldest_s(self, now: float) -> float:
+        """How long the longest waiting has waited; what waits for a time of its own does not count."""
+        doubtful = now - next(iter(self.verify.values())) if self.verify else 0.0
+        return max(self.pending.oldest_s(now), doubtful)
+
+    def start_up_is_over(self, now: float) -> bool:
+        """Whether the start-up hold holds nothing any more."""
+        return self._start_up_until <= now
+
+    def held_at_start(self, now: float) -> int:
+        """How many withdrawals the start-up hold holds back."""
+        if self.start_up_is_over(now):
+            return 0
+        until = self._start_up_until
+        return sum(self.entries[prefix].hold_until == until for prefix in self.pending.of(Urgency.WITHDRAW))
+
+    def without_room(self) -> dict[Family, int]:
+        """How many routes of each family wait for room."""
+        counts = dict.fromkeys(Family, 0)
+        for prefix in self.over:
+            counts[prefix.family] += 1
+        return counts
 
     # -- wishes -----------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None) -> None:
-        """Take the elected route of a prefix; None: there is none any more."""
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+        """Take the elected route of a prefix; None: there is none any more.
+
+        `asked_at` is when that change was read off the kernel.
+        """
         entry = self.entries.get(prefix)
         if entry is None:
             if candidate is None:
@@ -93,6 +131,8 @@ class Worklist:
             entry.hold_until = self._now() + self._limits.withdraw_delay_s
         entry.candidate = candidate
         self._rejudge(prefix, entry)
+        if entry.need(prefix) is not None:
+            entry.asked_at = asked_at
 
     def retain(self, prefixes: Iterable[Prefix]) -> None:
         """Take what is not among these prefixes as gone: for a table that is given as a whole."""
@@ -101,13 +141,48 @@ class Worklist:
 
     def claim(self, rows: Iterable[tuple[Prefix, Row]]) -> None:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
-        hold_until = self._now() + self._limits.startup_hold_s
+        hold_until = self._start_up_until = self._now() + self._limits.startup_hold_s
         for prefix, row in rows:
+            if row.doubtful:
+                self._changes.give_up(prefix)
+                continue
             entry = self.entries[prefix] = Entry(self.tally)
             entry.claim = row.gateway
             entry.hold_until = hold_until
             self._occupied[prefix.family] += 1
             self.schedule(prefix, entry)
+
+    def reconfigure(self, limits: Limits) -> None:
+        """Take other limits from now on. What stands there stays, also where it is more than they allow now."""
+        self._limits = limits
+        self.brake.set(limits.brake_share, limits.brake_minimum)
+        for prefix in tuple(self.over):  # there may be room for them now
+            del self.over[prefix]
+            self.entries[prefix].failures = 0
+            self.schedule(prefix, self.entries[prefix])
+
+    def rejudge(self) -> None:
+        """Judge every elected route anew: the rules, or what is known of targets, changed."""
+        for prefix, entry in tuple(self.entries.items()):
+            self._rejudge(prefix, entry)
+
+    def doubt(self, prefix: Prefix) -> None:
+        """Let a prefix wait for a reading."""
+        self.verify.setdefault(prefix, self._now())
+
+    def adopt(self, prefixes: Collection[Prefix], intend: Callable[[Prefix, Address], None]) -> int:
+        """Claim what stands there as it is wanted and is not ours, of these prefixes or of all; tell how many."""
+        adopted = 0
+        for prefix, entry in list(self.entries.items()):
+            wanted = entry.wanted
+            if entry.phase is not Phase.PRESENT or wanted is None or (prefixes and prefix not in prefixes):
+                continue
+            intend(prefix, wanted.gateway)
+            entry.claim, entry.phase, entry.failures = wanted.gateway, Phase.PENDING, 0
+            self._occupied[prefix.family] += 1
+            adopted += 1
+            self.schedule(prefix, entry)
+        return adopted
 
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
         before = entry.judgement
@@ -151,7 +226,7 @@ class Worklist:
 
     def _rest(self, prefix: Prefix, entry: Entry) -> None:
         self.pending.discard(prefix)
-        self.verify.discard(prefix)
+        self.verify.pop(prefix, None)
         self.over.pop(prefix, None)
         if entry.wanted is not None:
             self.standing[prefix] = None
@@ -164,6 +239,7 @@ class Worklist:
             del self.entries[prefix]
             entry.drop()
             self.brake.forget(prefix)
+            self._changes.let_go(prefix)
         else:
             entry.phase = Phase.BLOCKED
 
@@ -175,17 +251,13 @@ class Worklist:
         if self.verify:  # it must become quiet, for somebody waits for a reading
             least = Urgency.REPLACE
         braked_before = self.brake.held
-        total = sum(self._occupied.values())
-        if not self.brake.holds(self.pending, total):
+        total = self.occupied
+        if not self.brake.holds(self.pending, total, self._now()):
+            if braked_before:
+                self._say.released(self.pending.count(Urgency.WITHDRAW), "kernel")
             return least, Urgency.WITHDRAW
         if not braked_before:
-            log.warning(
-                "mass withdrawal held back",
-                target=self._target,
-                routes=self.brake.held,
-                of=total,
-                remedy="it goes when a second reading of the kernel asks for the same, or by hand",
-            )
+            self._say.braked(self.brake.held, total)
         return least, Urgency.REPLACE
 
     def may_go(self, prefix: Prefix, entry: Entry) -> bool:
@@ -195,7 +267,7 @@ class Worklist:
             return prefix in self.standing
         if entry.must_delete:
             if not self._proven(prefix, entry):
-                self.verify.add(prefix)
+                self.doubt(prefix)
                 return False
         elif entry.known is None and self._occupied[prefix.family] >= self._limits.capacity(prefix.family):
             entry.phase, entry.error = Phase.OVER_CAPACITY, "max_routes is reached"
@@ -226,6 +298,8 @@ class Worklist:
         """A request has ended: where nothing of ours stands, let one in that waits for room."""
         if entry.known is not None:
             return
+        if self.reading is not None:  # what we took out is not to be taken for somebody else's
+            self.reading.inventory.rows.pop(prefix, None)
         self._occupied[prefix.family] -= 1
         waiting = next((other for other in self.over if other.family is prefix.family), None)
         if waiting is not None:
@@ -238,7 +312,7 @@ class Worklist:
     def absorb(self, reading: Reading) -> None:
         """Hold every entry against a table that was read."""
         self.reading = reading
-        waiting, self.verify = self.verify, set()
+        waiting, self.verify = self.verify, {}
         facts = TargetFacts.from_inventory(reading.inventory)
         facts_changed = facts != self.facts
         self.facts = facts
@@ -263,13 +337,18 @@ class Worklist:
         match finding:
             case Finding.CONFIRMED:
                 if entry.wanted and entry.wanted.gateway == entry.ours and entry.phase is not Phase.CONFIRMED:
-                    entry.phase = Phase.CONFIRMED
-                    self._say.confirmed(prefix, known)
+                    self._confirmed(prefix, entry, known)
             case Finding.LOST:
                 self._changes.note_lost(prefix, entry, known)
             case Finding.FOREIGN:
                 self._changes.note_foreign(prefix, entry, known, describe_row(reading.inventory.rows[prefix]))
         return finding
+
+    def _confirmed(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        entry.phase = Phase.CONFIRMED
+        self._say.measures.reached("confirmed", entry.asked_at, self._now())
+        entry.asked_at = None
+        self._say.confirmed(prefix, gateway)
 
     # -- what the witness says --------------------------------------------------------------------------------------
 
@@ -289,8 +368,7 @@ class Worklist:
         if self._witness.shows(prefix, known):
             entry.ours, entry.claim = known, None
             if entry.wanted and entry.wanted.gateway == known and entry.phase is not Phase.CONFIRMED:
-                entry.phase = Phase.CONFIRMED
-                self._say.confirmed(prefix, known)
+                self._confirmed(prefix, entry, known)
         else:
             entry.ours = entry.claim = None
             self._occupied[prefix.family] -= 1

@@ -76,6 +76,7 @@ def compile_rule(settings: RuleSettings, names: Names) -> Rule:
         rule=settings.name,
         rewrite=rewrite_of(settings.next_hop),
         report=settings.report,
+        guard=settings.guard,
     )
     return Rule(settings.name, tuple(_conditions(settings.match, names)), verdict)
 

@@ -1,8 +1,8 @@
 """Logs, on standard error: JSON for machines, readable on a terminal, and no secrets in either.
 
-Events are short stable names (`target_unreachable`), what belongs to them are fields. What libraries say by
-the standard library's logging comes out the same way. Under systemd each line begins with its syslog level as
-sd-daemon(3) has it, so that `journalctl -p warning` works; the journal takes the prefix off.
+Events are short stable names (`target_down`, all of them in docs/logs.md), what belongs to them are fields. What
+libraries say by the standard library's logging comes out the same way. Under systemd each line begins with its syslog
+level as sd-daemon(3) has it, so that `journalctl -p warning` works; the journal takes the prefix off.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TextIO
+from urllib.parse import quote
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from routesync.service.log_flood import FloodGate
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
@@ -72,6 +75,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            FloodGate(),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -85,9 +89,9 @@ class Redactor:
     """A processor that takes secrets out: by the name of a field, in URLs, and known ones by their value."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = sorted(
-            (re.escape(text) for text in secrets if len(text) >= _SHORTEST_SECRET), key=len, reverse=True
-        )
+        long_enough = [text for text in secrets if len(text) >= _SHORTEST_SECRET]
+        written = {form for text in long_enough for form in (text, quote(text, safe=""), repr(text)[1:-1])}
+        known = sorted(map(re.escape, written), key=len, reverse=True)
         self._known = re.compile("|".join(known)) if known else None
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -6,64 +6,86 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Protocol
 
 from routesync import __version__
 from routesync.events.hub import EventHub
 from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.mirror.book import Phase
 from routesync.mirror.status import TargetView
+from routesync.route import format_address
+from routesync.service.guarding import guard_status
 from routesync.settings import Settings
 from routesync.table import Table
 
-OVERDUE_S: Final = 300.0
-"""Work that has waited longer than this, neither for a time of its own nor for an answer, is worth an alarm."""
+
+class KernelView(Protocol):
+    """What is to be known of the kernel's side."""
+
+    @property
+    def table(self) -> Table:
+        """The elected routes."""
+
+    @property
+    def source(self) -> KernelSource:
+        """Where they come from."""
 
 
 class StatusBuilder:
     """Puts the status together from all rooms, when asked.
 
     Attributes:
-        table: the table that the pump keeps.
-        standing_reasons: why the daemon is degraded until it is restarted, one line each.
-        storage_trouble: tells in one line why what is written would not outlive a crash; None: it would.
+        settings: the configuration in force.
+        standing: tell why the daemon is degraded beside what its targets and its broker say, one line each.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.
+        guard: tells how the guard stands; None: it is not its mode.
     """
 
     def __init__(
         self,
         settings: Settings,
-        source: KernelSource,
+        kernel: KernelView,
         hub: EventHub,
         targets: Callable[[], Sequence[TargetView]],
     ) -> None:
-        self.table = Table()
-        self.standing_reasons: list[str] = []
-        self.storage_trouble: Callable[[], str | None] = lambda: None
+        self.standing: list[Callable[[], Sequence[str]]] = []
         self.broker: Callable[[], str | None] = lambda: None
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
-        self._settings = settings
-        self._source = source
+        self.guard: Callable[[], GuardView | None] = lambda: None
+        self.settings = settings
+        self._kernel = kernel
         self._hub = hub
         self._targets = targets
-        self._started = datetime.now(UTC)
+        self.started = datetime.now(UTC)
+
+    @property
+    def mode(self) -> str:
+        """What the daemon may do."""
+        return self.settings.mode
+
+    def kept(self) -> Counter[str]:
+        """How many elected routes each rule keeps."""
+        return Counter(candidate.verdict.rule for _, candidate in self._kernel.table)
 
     def build(self) -> Status:
         """The whole status, as it is now."""
         reasons = self.reasons()
-        stats = self._source.stats
+        source = self._kernel.source
+        stats = source.stats
+        guard = self.guard()
         return Status(
             state="degraded" if reasons else "online",
             node=self._hub.identity.node,
             version=__version__,
             epoch=self._hub.identity.epoch,
-            mode=self._settings.mode,
-            started=self._started,
+            mode=self.settings.mode,
+            started=self.started,
             time=datetime.fromtimestamp(time.time(), UTC),
             kernel=KernelStatus(
-                state="synced" if self._source.synced.is_set() else "reading",
+                state="synced" if source.synced.is_set() else "reading",
                 routes=stats.kept,
                 dropped=sum(stats.table.values()),
                 overruns=stats.overruns,
@@ -75,21 +97,23 @@ class StatusBuilder:
             ),
             targets=tuple(_target_status(view) for view in self._targets()),
             verdicts=self.verdicts(),
+            guard=guard_status(guard) if guard else None,
             broker=self.broker(),
             reasons=tuple(reasons),
         )
 
     def reasons(self) -> list[str]:
         """Why the daemon is degraded, one line each; none: all is well."""
-        found = list(self.standing_reasons)
-        if (trouble := self.storage_trouble()) is not None:
-            found.append(f"ledger: {trouble}")
+        found = [reason for reasons in self.standing for reason in reasons()]
         for view in self._targets():
             if not view.state.healthy:
                 found.append(f"target {view.name}: {view.error or view.state}")
             if view.braked:
                 found.append(f"target {view.name}: a mass withdrawal of {view.braked} routes is held back")
-            if view.oldest_s > OVERDUE_S:
+            if view.unreachable_gateways:
+                names = ", ".join(map(format_address, view.unreachable_gateways[:3]))
+                found.append(f"target {view.name}: its kernel does not reach the next hop {names}")
+            if view.overdue:
                 found.append(f"target {view.name}: work has waited for {view.oldest_s:.0f} s")
             found += [
                 f"target {view.name}: {count} routes {phase}"
@@ -101,15 +125,14 @@ class StatusBuilder:
 
     def verdicts(self) -> dict[str, int]:
         """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
-        counts = Counter(candidate.verdict.rule for _, candidate in self.table)
-        return dict(sorted((counts + Counter(self._source.stats.table)).items()))
+        return dict(sorted((self.kept() + Counter(self._kernel.source.stats.table)).items()))
 
     def figures(self) -> dict[str, int]:
         """The numbers that one looks at first."""
         views = self._targets()
         return {
-            "kept": len(self.table),
-            "dropped": sum(self._source.stats.table.values()),
+            "kept": len(self._kernel.table),
+            "dropped": sum(self._kernel.source.stats.table.values()),
             "wanted": sum(view.wanted for view in views),
             "mirrored": sum(_mirrored(view) for view in views),
         }
@@ -120,6 +143,9 @@ class StatusBuilder:
         text = f"{figures['kept']} routes kept, {figures['dropped']} dropped"
         for view in self._targets():
             text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.wanted} mirrored"
+        if (guard := self.guard()) is not None:
+            word = "would be removed" if guard.dry_run else "to be removed"
+            text += f"; guard: {guard.redundant} {word}, {guard.removed} removed"
         reasons = self.reasons()
         return f"degraded: {reasons[0]}; {text}" if reasons else text
 
@@ -140,5 +166,8 @@ def _target_status(view: TargetView) -> TargetStatus:
         blocked=view.phases[Phase.BLOCKED],
         conflicting=view.phases[Phase.CONFLICTING],
         pending=view.waiting,
+        over_capacity=view.over_capacity,
+        held=view.braked + view.held_at_start,
+        paused=view.paused,
         error=view.error,
     )

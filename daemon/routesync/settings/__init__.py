@@ -16,14 +16,17 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from routesync.names import Names
-from routesync.settings.fields import Name, NetworkNamespace, OneOrMany, TableWord, host_names
+from routesync.settings.fields import ListenAt, Name, NetworkNamespace, OneOrMany, TableWord, host_names
+from routesync.settings.guard import GuardSettings
 from routesync.settings.model import Model
 from routesync.settings.notation import MAX_U32, NotationError, read_number
 from routesync.settings.peers import MqttSettings, TargetSettings, TlsSettings
 from routesync.settings.rules import MatchSettings, PolicySettings, PrefixMatch, RuleSettings, rewrite_of
 
 __all__ = [
+    "ControlSettings",
     "EventsSettings",
+    "GuardSettings",
     "KernelSettings",
     "LogSettings",
     "MatchSettings",
@@ -106,6 +109,16 @@ class EventsSettings(Model):
     )
 
 
+class ControlSettings(Model):
+    """How the daemon is asked. Its control socket, control.sock in the runtime directory, is always there."""
+
+    listen: ListenAt | None = Field(
+        default=None,
+        description="ADDRESS:PORT where /metrics and /health are served over TCP, to whoever can reach it, and nothing "
+        "else; use an address of the loopback interface unless others have to ask. Without it: nowhere.",
+    )
+
+
 class LogSettings(Model):
     """Logs on standard error."""
 
@@ -120,15 +133,19 @@ class LogSettings(Model):
 class Settings(Model):
     """The whole of routesync.toml."""
 
-    mode: Literal["mirror", "observe"] = Field(
-        default="mirror", description="mirror: write to the targets. observe: change nothing anywhere."
+    mode: Literal["mirror", "observe", "guard"] = Field(
+        default="mirror",
+        description="mirror: write to the targets. observe: change nothing anywhere. guard: write to no target, and "
+        "take redundant DHCP host routes out of the kernel that it shares with loxilb.",
     )
     node: NodeSettings = Field(default_factory=NodeSettings)
     kernel: KernelSettings = KernelSettings()
     policy: PolicySettings = PolicySettings()
+    guard: GuardSettings = GuardSettings()
     targets: tuple[TargetSettings, ...] = Field(default=(), strict=False)
     mqtt: MqttSettings | None = None
     events: EventsSettings = EventsSettings()
+    control: ControlSettings = ControlSettings()
     log: LogSettings = LogSettings()
 
 

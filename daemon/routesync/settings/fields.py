@@ -32,7 +32,7 @@ from routesync.settings.notation import (
     read_prefix,
     read_span,
 )
-from routesync.settings.places import read_host, read_netns, read_topic, read_url
+from routesync.settings.places import Listen, read_host, read_listen, read_netns, read_topic, read_url
 
 
 class _OneOrMany:
@@ -106,6 +106,7 @@ Url = Annotated[str, _parsed(read_url)]
 Host = Annotated[str, _parsed(read_host)]
 NetworkNamespace = Annotated[str, _parsed(read_netns)]
 Topic = Annotated[str, _parsed(read_topic)]
+ListenAt = Annotated[Listen, _parsed(read_listen)]
 NextHopText = Annotated[str, _parsed(lambda value: format_address(read_next_hop(value)))]
 """An address, checked and in its usual form, still as text."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from routesync.settings.notation import NotationError, read_text, shown
@@ -87,3 +87,35 @@ def read_topic(value: object) -> str:
             "write levels joined by '/', without '+', '#' and a leading '$'",
         )
     return text
+
+
+class Listen(NamedTuple):
+    """An address of ours and a port, to listen at."""
+
+    address: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can reach it."""
+        return ipaddress.ip_address(self.address).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def read_listen(value: object) -> Listen:
+    """Read `ADDRESS:PORT`, IPv6 addresses in brackets."""
+    example = "write it like 127.0.0.1:9469 or [::1]:9469"
+    text = read_text(value, "ADDRESS:PORT as a string")
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 1 << 16:
+        raise NotationError(f"{shown(text)} has no port to listen at", example)
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        raise NotationError(f"{shown(text)} has no address of this host", example) from None
+    if bracketed != (address.version == 6):
+        raise NotationError(f"in {shown(text)} an IPv6 address stands in brackets, and no other", example)
+    return Listen(str(address), int(port))

@@ -9,6 +9,7 @@ from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, field_validato
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from routesync.names import PROTOCOLS, Names
 from routesync.route import Rewrite
 from routesync.settings.fields import (
     FamilyWord,
@@ -25,9 +26,10 @@ from routesync.settings.fields import (
     ScopeNumber,
     TableWord,
     TypeNumber,
+    host_names,
 )
 from routesync.settings.model import Model
-from routesync.settings.notation import NotationError, kind_of, read_rewrite
+from routesync.settings.notation import MAX_U8, NotationError, kind_of, read_number, read_rewrite
 
 
 class PrefixMatch(Model):
@@ -128,6 +130,12 @@ class RuleSettings(Model):
         default=False,
         description="Each drop by this rule is an event; without it drops are only counted.",
     )
+    guard: bool = Field(
+        default=False,
+        description='With drop, in mode "guard": take the routes that this rule drops out of the kernel, where another '
+        'route reaches the same neighbour. Only for DHCP host routes: match needs protocol = "dhcp", host = true and '
+        "gateway = false.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -150,6 +158,30 @@ class RuleSettings(Model):
                     "a dropped route has no next hop", 'leave the key out, or set action = "keep"'
                 )
         return value
+
+    @field_validator("guard")
+    @classmethod
+    def _guard_is_for_dhcp_host_routes(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  # pydantic's
+        match, action = info.data.get("match"), info.data.get("action")
+        if not value or match is None or action is None:  # what is wrong there is told already
+            return value
+        if action != "drop":
+            raise NotationError(
+                "a route that is kept is not to be removed", 'leave the key out, or set action = "drop"'
+            )
+        if not (_only_dhcp(match, info) and match.host is True and match.gateway is False):
+            raise NotationError(
+                "only DHCP host routes are ever removed from the kernel, and this rule could match others",
+                'write match = { protocol = "dhcp", host = true, gateway = false }, and narrow it further as you like',
+            )
+        return value
+
+
+def _only_dhcp(match: MatchSettings, info: ValidationInfo) -> bool:
+    names = (host_names(info) or Names()).protocols
+    return match.protocol is not None and all(
+        read_number(word, "protocol", names, MAX_U8) == PROTOCOLS["dhcp"] for word in match.protocol
+    )
 
 
 class PolicySettings(Model):

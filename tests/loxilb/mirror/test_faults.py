@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from routesync.mirror.book import Phase
 from routesync.mirror.brakes import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
@@ -107,3 +108,52 @@ async def test_a_container_made_anew_gets_all_routes_again(lab: Lab) -> None:
         lab.space.ip("route flush proto static")
         await asyncio.to_thread(lab.standin.start)
         await lab.holds({str(prefix): HERE for prefix in wanted}, within_s=40)
+
+
+async def test_a_delete_whose_answer_is_lost_is_not_repeated_blindly(lab: Lab) -> None:
+    """The second would take the route that stood behind ours: somebody else's, with a higher metric."""
+    (prefix,) = [Prefix.parse("10.1.0.0/16")]
+    await lab.behind_its_back(f"route add {prefix} via {THERE} metric 100 proto bird")
+    async with lab.mirroring(limits=Limits(canary_interval_s=0.2)) as reconciler:
+        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await lab.holds({str(prefix): HERE})
+        await settled(reconciler)
+        lab.standin.inject(Fault("reset", method="DELETE", times=1, carried_out=True))
+        reconciler.consider(prefix, None)
+        await eventually(lambda: prefix not in reconciler.entries, within_s=20, what="the withdrawal")
+    assert "metric 100" in lab.space.ip(f"route show {prefix}")
+
+
+async def test_an_equal_route_of_somebody_else_is_not_claimed_for_a_lost_answer(lab: Lab) -> None:
+    """Its table showed theirs before we asked: what stands there after an answer that got lost is rather theirs."""
+    (prefix,) = [Prefix.parse("10.1.0.0/16")]
+    await lab.behind_its_back(f"route add {prefix} via {HERE} proto static mtu 1400")
+    async with lab.mirroring(limits=Limits(canary_interval_s=0.2), timeout_s=1) as reconciler:
+        await settled(reconciler)
+        lab.standin.inject(Fault("hang", method="POST", times=1, carried_out=True))
+        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await eventually(lambda: lab.standin.state().faults_done == 1, what="the request")
+    assert lab.ledger.owned("lb")[prefix].doubtful, "killed, as it were, before an answer came"
+    async with lab.mirroring(limits=Limits(canary_interval_s=0.2, startup_hold_s=0)) as reconciler:
+        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await eventually(lambda: reconciler.view().phases[Phase.PRESENT] == 1, what="finding it there")
+        reconciler.consider(prefix, None)
+        await settled(reconciler)
+    assert "mtu 1400" in lab.space.ip(f"route show {prefix}")
+    assert lab.ledger.owned("lb") == {}
+
+
+async def test_a_route_that_is_made_again_soon_after_its_withdrawal_is_ours_again(lab: Lab) -> None:
+    """The table that was read last still shows it: that must not pass for somebody else's equal route."""
+    (prefix,) = [Prefix.parse("10.1.0.0/16")]
+    async with lab.mirroring(timeout_s=1) as reconciler:
+        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await lab.holds({str(prefix): HERE})
+        await settled(reconciler)
+        reconciler.consider(prefix, None)
+        await eventually(lambda: prefix not in reconciler.entries, what="the withdrawal")
+        lab.standin.inject(Fault("hang", method="POST", times=1, carried_out=True))
+        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await eventually(lambda: lab.standin.state().faults_done == 1, what="the request")
+        assert not lab.ledger.owned("lb")[prefix].doubtful
+        await eventually(lambda: reconciler.entries[prefix].ours is not None, what="the proof by a reading")

@@ -207,3 +207,20 @@ async def test_its_pace_of_ingestion_is_never_outrun(lab: Lab) -> None:
         await eventually(lambda: len(lab.static_routes()) == 300, within_s=20, what="300 withdrawals")
         await synced(reconciler)
     assert lab.standin.state().peak_waiting <= 256
+
+
+async def test_other_rules_and_limits_are_taken_up_and_touch_only_what_they_change(lab: Lab) -> None:
+    default = Prefix.parse("0.0.0.0/0")
+    narrow = Limits(max_inet=1)
+    async with lab.mirroring(rules=TargetRules(), limits=narrow) as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await lab.holds({"10.1.0.0/16": HERE})
+        reconciler.consider(B, candidate(str(B), HERE))
+        reconciler.consider(default, candidate("0.0.0.0/0", HERE))
+        await eventually(lambda: reconciler.entries[B].phase is Phase.OVER_CAPACITY, what="the bound")
+        reconciler.reconfigure(rules=TargetRules(allow_default=True), limits=narrow._replace(max_inet=3))
+        await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE, "default": HERE})
+        reconciler.reconfigure(rules=TargetRules(), limits=narrow)
+        await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE})
+    accepted = cast("list[RouteAccepted]", lab.events.of("route/accepted"))
+    assert [event.prefix for event in accepted].count("10.1.0.0/16") == 1

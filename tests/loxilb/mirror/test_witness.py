@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from routesync.mirror.book import Phase
 from routesync.mirror.brakes import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
+from routesync.mirror.witness import Witness
 from routesync.route import Prefix
 from support.mirror_lab import Lab, candidate
-from support.netns import needs_root
+from support.netns import namespace, needs_root
 from support.waiting import eventually
 
 pytestmark = needs_root
@@ -78,3 +81,20 @@ async def test_when_a_conflict_ends_our_route_is_made_at_once(lab: Lab) -> None:
         await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
         lab.space.ip(f"route del {A}")
         await lab.holds({str(A): HERE}, within_s=5)
+
+
+async def test_when_its_namespace_is_made_anew_the_old_one_proves_nothing() -> None:
+    told: set[Prefix] = set()
+    with namespace("witnessed") as space:
+        space.ip(f"route add blackhole {A} proto static")
+        witness = Witness("lb", space.name)
+        running = asyncio.create_task(witness.run(told.add))
+        await eventually(lambda: witness.ready and witness.first(A) is not None, what="the witness")
+        space.make_anew()
+        await eventually(lambda: not witness.ready, what="doubt")
+        told.clear()
+        await eventually(lambda: witness.ready, what="the witness in the new namespace")
+        assert witness.first(A) is None
+        assert A in told
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -13,6 +13,7 @@ from routesync.names import Names
 Complaints = Callable[..., list[str]]
 
 RULE = '[[policy.rules]]\nname = "it"\naction = "drop"\n'
+LISTEN = "write it like 127.0.0.1:9469 or [::1]:9469"
 TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
 
 
@@ -24,7 +25,7 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         ("xyzzy = 1\n", "1: key xyzzy: unknown key 'xyzzy'"),
         ("[mqtt]\n", "1: [mqtt], key host: this key is missing"),
         ('[[policy.rules]]\nname = "it"\n', "1: [[policy.rules]] #1 (it), key action: this key is missing"),
-        ("mode = 3\n", "1: key mode: expected 'mirror' or 'observe'"),
+        ("mode = 3\n", "1: key mode: expected 'mirror', 'observe' or 'guard'"),
         ("mqtt = 3\n", "1: key mqtt: expected a table"),
         ("targets = 3\n", "1: key targets: expected an array of tables"),
         ("[targets]\n", "1: [targets]: expected an array of tables; write [[targets]]"),
@@ -48,6 +49,23 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         (
             "[kernel]\nnetns = 'a/b'\n",
             "2: [kernel], key netns: 'a/b' names no network namespace; write a name below /run/netns, or a path",
+        ),
+        (
+            "[control]\nlisten = 'localhost:9469'\n",
+            "2: [control], key listen: 'localhost:9469' has no address of this host; " + LISTEN,
+        ),
+        (
+            "[control]\nlisten = '127.0.0.1'\n",
+            "2: [control], key listen: '127.0.0.1' has no port to listen at; " + LISTEN,
+        ),
+        (
+            "[control]\nlisten = '::1:9469'\n",
+            "2: [control], key listen: in '::1:9469' an IPv6 address stands in brackets, and no other; "
+            + LISTEN,
+        ),
+        (
+            "[control]\nlisten = 9469\n",
+            "2: [control], key listen: expected ADDRESS:PORT as a string, got an integer",
         ),
         (
             RULE + RULE,
@@ -311,3 +329,69 @@ def test_a_path_that_cannot_be_one() -> None:
 
 def test_control_characters_do_not_reach_the_terminal(complaints: Complaints) -> None:
     assert complaints('"a\\u001b[31m\\nb" = 1\n') == ["1: key a\\x1b[31m\\nb: unknown key 'a\\x1b[31m\\nb'"]
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        "",
+        "match = { protocol = 'dhcp', host = true }",
+        "match = { protocol = 'dhcp', host = true, gateway = true }",
+        "match = { protocol = 'dhcp', gateway = false }",
+        "match = { protocol = 'dhcp', host = false, gateway = false }",
+        "match = { protocol = 'dhcp', prefix = { length = 32 }, gateway = false }",
+        "match = { host = true, gateway = false }",
+        "match = { protocol = ['dhcp', 'static'], host = true, gateway = false }",
+        "match = { protocol = 'boot', host = true, gateway = false }",
+        "match = { protocol = 3, host = true, gateway = '10.0.0.0/8' }",
+    ],
+)
+def test_guard_is_for_dhcp_host_routes_only(complaints: Complaints, match: str) -> None:
+    (said,) = complaints(f"{RULE}guard = true\n{match}\n")
+    assert said.startswith("4: [[policy.rules]] #1 (it), key guard: only DHCP host routes are ever removed")
+    assert 'write match = { protocol = "dhcp", host = true, gateway = false }' in said
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        "{ protocol = 'dhcp', host = true, gateway = false }",
+        "{ protocol = 16, host = true, gateway = false, interface = 'ens*', family = 'ipv4' }",
+        "{ protocol = ['16', 'dhcp'], host = true, gateway = false }",
+    ],
+)
+def test_guard_takes_a_rule_that_matches_nothing_else(tmp_path: Path, match: str) -> None:
+    file = tmp_path / "it.toml"
+    file.write_text(f'mode = "guard"\n{RULE}guard = true\nmatch = {match}\n')
+    loaded = load(file, {}, Names())
+    assert loaded.warnings == ()
+    assert loaded.settings.guard.dry_run, "unless it is told otherwise"
+
+
+def test_guard_is_for_dropped_routes(complaints: Complaints) -> None:
+    text = (
+        RULE.replace("drop", "keep")
+        + "guard = true\nmatch = { protocol = 'dhcp', host = true, gateway = false }\n"
+    )
+    (said,) = complaints(text)
+    assert 'a route that is kept is not to be removed; leave the key out, or set action = "drop"' in said
+
+
+def test_guard_without_effect_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "it.toml"
+    file.write_text('mode = "guard"\n')
+    assert load(file, {}, Names()).warnings == ('mode "guard" removes nothing: no rule says guard = true',)
+    file.write_text(f"{RULE}guard = true\nmatch = {{ protocol = 'dhcp', host = true, gateway = false }}\n")
+    (said,) = load(file, {}, Names()).warnings
+    assert said == (
+        '[[policy.rules]] #1 (it): guard = true takes effect in mode "guard" only, and the mode is "mirror"'
+    )
+
+
+@pytest.mark.parametrize(("listen", "warned"), [("127.0.0.1:1", 0), ("[::1]:65535", 0), ("0.0.0.0:9469", 1)])
+def test_a_listener_that_others_can_reach_is_warned_of(tmp_path: Path, listen: str, warned: int) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text(f'[control]\nlisten = "{listen}"\n')
+    loaded = load(file, {}, Names())
+    assert str(loaded.settings.control.listen) == listen
+    assert len(loaded.warnings) == warned

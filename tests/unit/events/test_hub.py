@@ -71,6 +71,18 @@ async def test_a_flood_of_drops_is_summed_up_by_rule() -> None:
     assert hub.sequence == 13  # the flood is over
 
 
+def test_it_goes_on_in_an_epoch_that_is_kept_elsewhere() -> None:
+    hub = EventHub("node-1")
+    hub.emit(accepted(1))
+    hub.continue_in("kept", 41)
+    assert (hub.identity.node, hub.identity.epoch, hub.tail) == ("node-1", "kept", ())
+    hub.emit(accepted(2))
+    assert hub.sequence == 42
+    hub.continue_in("kept", 7)
+    hub.emit(accepted(3))
+    assert [record.sequence for record in hub.tail] == [42, 43], "a number is never given twice"
+
+
 async def test_under_a_lasting_flood_there_is_one_summary_a_second_at_most() -> None:
     hub = EventHub("node-1")
     loop = asyncio.get_running_loop()

@@ -67,6 +67,24 @@ def test_it_can_be_read_beside_a_running_daemon(tmp_path: Path) -> None:
         assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY}
 
 
+def test_a_ledger_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as database:
+        database.execute(
+            "CREATE TABLE route (target TEXT NOT NULL, prefix TEXT NOT NULL, gateway TEXT NOT NULL, "
+            "PRIMARY KEY (target, prefix)) WITHOUT ROWID"
+        )
+        database.execute("INSERT INTO route VALUES ('lb', '10.1.0.0/16', '192.0.2.1')")
+        database.execute("PRAGMA user_version=1")
+    database.close()
+    with SqliteLedger(tmp_path) as ledger:
+        assert ledger.owned("lb") == {PREFIX: Row(GATEWAY)}
+        ledger.intend("lb", PREFIX6, GATEWAY6, doubtful=True)
+        assert ledger.owned("lb")[PREFIX6] == Row(GATEWAY6, doubtful=True)
+        assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY}
+        ledger.intend("lb", PREFIX6, GATEWAY6)
+        assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY, PREFIX6: GATEWAY6}
+
+
 @needs_root
 def test_what_a_full_disk_does_not_take_is_kept_and_written_when_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

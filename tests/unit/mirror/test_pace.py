@@ -55,3 +55,12 @@ def test_it_is_quiet_only_when_all_that_was_accepted_had_time_to_be_ingested() -
     assert ingestion.quiet_in(10) == 2 + SETTLE_S
     assert ingestion.quiet_in(12) == SETTLE_S
     assert ingestion.quiet_in(12 + SETTLE_S) == 0
+
+
+def test_another_pace_keeps_what_is_in_the_bucket_and_no_more_than_fits() -> None:
+    bucket = TokenBucket(rate=10, burst=10, now=0)
+    bucket.change(rate=1, burst=5, now=1)
+    assert [bucket.take(1) for _ in range(5)] == [0] * 5
+    assert bucket.take(1) == 1
+    bucket.change(rate=2, burst=5, now=1)
+    assert bucket.take(1) == 0.5

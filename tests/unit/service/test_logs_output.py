@@ -92,6 +92,21 @@ def test_secrets_never_show(form: logs.Format) -> None:
     assert "http://admin:" in text
 
 
+def test_a_secret_is_known_in_each_form_in_which_it_may_be_written() -> None:
+    out = io.StringIO()
+    secret = "p@ss/w\\ord'1"
+    logs.configure(stream=out, secrets=[secret])
+    log = structlog.get_logger()
+    log.info("plain", text=secret, packed=secret.encode(), url="http://lb/?t=p%40ss%2Fw%5Cord%271")
+    try:
+        raise ValueError(secret)
+    except ValueError as error:
+        log.exception("failed", error=repr(error))
+    assert "w" + "ord" not in out.getvalue().replace("\\", "").replace("password", "")
+    assert "ord%27" not in out.getvalue()
+    assert out.getvalue().count(logs.REDACTED) >= 4
+
+
 def test_where_a_secret_lies_is_no_secret() -> None:
     out = io.StringIO()
     logs.configure(stream=out)

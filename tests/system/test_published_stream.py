@@ -183,4 +183,4 @@ def test_a_full_disk_stops_neither_routes_nor_events_and_is_said(scene: Scene) -
         assert sequences == sorted({*sequences})
         said = [json.loads(line) for line in scene.log().splitlines()]
     errors = [line["event"] for line in said if line["level"] == "error"]
-    assert sorted(errors) == ["the ledger cannot be written", "the outbox cannot be used"]
+    assert sorted(errors) == ["ledger_failing", "outbox_failing"]

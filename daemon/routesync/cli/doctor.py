@@ -1,0 +1,62 @@
+"""`routesync doctor`: what is wrong here, why, and what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from rich.text import Text
+
+from routesync.cli.output import console
+from routesync.doctor import Finding, Level, diagnose, worst
+from routesync.doctor.gather import gather
+
+COLOURS: Final[Mapping[Level, str]] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+
+def doctor(config: Path, state: Path, *, as_json: bool, contact: bool, verbose: bool) -> int:
+    """Run all checks; return the exit status: 0 all is well, 1 there are warnings, 2 something fails."""
+    findings = diagnose(gather(config, state, contact=contact))
+    if as_json:
+        print(json.dumps(_as_json(findings), indent=2))
+    else:
+        _show(findings, verbose=verbose)
+    return int(worst(findings))
+
+
+def _show(findings: list[Finding], *, verbose: bool) -> None:
+    out = console()
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        line = Text()
+        line.append(f"{finding.level.label:4}", style=COLOURS[finding.level])
+        line.append(f"  {finding.check:{width}}  ", style="dim")
+        line.append(finding.summary)
+        out.print(line)
+        if finding.level is not Level.OK or verbose:
+            if finding.why:
+                out.print(Text(f"      {finding.why}", style="dim"))
+            for step in finding.remedy:
+                out.print(Text(f"      -> {step}"))
+    counts = {level: sum(1 for finding in findings if finding.level is level) for level in Level}
+    said = ", ".join(f"{counts[level]} {level.label}" for level in Level)
+    out.print(Text(said, style=COLOURS[worst(findings)]))
+
+
+def _as_json(findings: list[Finding]) -> dict[str, object]:
+    return {
+        "level": worst(findings).label,
+        "findings": [
+            {
+                "check": finding.check.value,
+                "level": finding.level.label,
+                "subject": finding.subject or None,
+                "summary": finding.summary,
+                "why": finding.why or None,
+                "remedy": list(finding.remedy),
+            }
+            for finding in findings
+        ],
+    }

@@ -1,0 +1,103 @@
+"""`routesync explain`: why an address or a prefix is known to the targets, or is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from routesync.cli.live import EX_FAILED, EX_USAGE, explained, print_json
+from routesync.cli.output import Page, complain, moment
+from routesync.cli.routes import route_text, target_text
+from routesync.cli.status import STYLES
+from routesync.control.client import Client, url_of
+from routesync.control.models import read_covering
+from routesync.control.routes import ExplainedPrefix, ExplainedRoute, Explanation, TargetExplained
+
+
+def explain(socket: Path | None, of: str, *, as_json: bool) -> int:
+    """Explain; return the exit status: 1 where the kernel has no route that covers it."""
+    try:
+        prefix = read_covering(of)
+    except ValueError as error:
+        complain(str(error))
+        return EX_USAGE
+
+    def work() -> int:
+        client = Client(socket)
+        body = client.raw("GET", url_of("/v1/explain", [("of", prefix)]))
+        answer = client.read(body, Explanation)
+        if as_json:
+            print_json(body)
+        else:
+            show(answer)
+        return 0 if answer.prefixes else EX_FAILED
+
+    return explained(work)
+
+
+def show(answer: Explanation) -> None:
+    """Print it: a summary, then each prefix, the longest first."""
+    page = Page()
+    if not answer.prefixes:
+        page.line(
+            (answer.query, "bold"), ": the kernel has no route that covers it, not even a default route"
+        )
+    for target in answer.targets:
+        page.line((answer.query, "bold"), f" at {target.name}: ", *_at(answer, target.name), hang=2)
+        if target.state != "synced":
+            error = f": {target.error}" if target.error else ""
+            page.line("  ", (f"{target.name} is {target.state}", STYLES.get(target.state, "")), error, hang=4)
+    if not answer.targets:
+        page.line("there is no target; this is what the rules say", hang=2)
+    if not answer.complete:
+        page.line(
+            ("the kernel's table changed while it was read: something may be missing; ask again", "yellow")
+        )
+    for prefix in answer.prefixes:
+        _prefix(page, prefix)
+
+
+def _at(answer: Explanation, name: str) -> list[str | tuple[str, str]]:
+    """By which route the target sends what was asked for, as far as we know: the longest of ours, or one it shows."""
+    for prefix in answer.prefixes:
+        for it in prefix.targets:
+            if it.target == name and it.ours is not None:
+                return [f"by {prefix.prefix} via {it.ours}, ", (it.phase, STYLES.get(it.phase, ""))]
+            if it.target == name and it.shown is not None:
+                return [f"by {prefix.prefix} {it.shown}; not ours"]
+    return [("no route of ours leads there", "yellow")]
+
+
+def _prefix(page: Page, prefix: ExplainedPrefix) -> None:
+    page.line("")
+    page.line((prefix.prefix, "bold"))
+    if not prefix.candidates:
+        page.line("  the kernel has no route to it any more")
+    for route in prefix.candidates:
+        _route(page, route)
+    if not prefix.held:
+        told = "the daemon holds it otherwise: it is taking this in, or `routesync resync` lets it read anew"
+        page.line("  ", (told, "yellow"), hang=4)
+    for target in prefix.targets:
+        _target(page, target)
+
+
+def _route(page: Page, route: ExplainedRoute) -> None:
+    style = "green" if route.elected else "" if route.verdict == "keep" else "red"
+    page.line("  ", route_text(route), hang=4)
+    told = f"; targets are told {', '.join(route.next_hop)} as its next hop" if route.next_hop else ""
+    page.line("    ", (route.why, style), told, hang=6)
+
+
+def _target(page: Page, it: TargetExplained) -> None:
+    since = f", since {moment(it.since)}" if it.since else ""
+    page.line(f"  {it.target}: ", (target_text(it), STYLES.get(it.phase, "")), since, hang=4)
+    if it.witnessed is not None:
+        page.line(
+            "    its kernel ", "has it now" if it.witnessed else ("does not have it now", "red"), hang=6
+        )
+    if it.read is not None:
+        shown = it.shown or "nothing for this prefix"
+        early = ", before that" if it.since is not None and it.read < it.since else ""
+        page.line("    its table, read ", moment(it.read), f"{early}: {shown}", hang=6)
+    else:
+        page.line("    its table was not read yet", hang=6)

@@ -1,0 +1,104 @@
+"""The sub-commands that ask or tell the running daemon, over its control socket."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from routesync.cli.app import JsonOption, SocketOption, app
+
+OneTargetOption = Annotated[
+    str | None, typer.Option("--target", "-t", help="Name of the target; all of them without it.")
+]
+
+
+@app.command()
+def status(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show how the daemon fares; exit status 0: all is well, 1: degraded, 3: not running, 4: not allowed."""
+    from routesync.cli import status as command
+
+    raise typer.Exit(command.status(socket, as_json=json))
+
+
+@app.command()
+def routes(
+    *,
+    within: Annotated[str | None, typer.Option(help="Only prefixes inside this one.")] = None,
+    covering: Annotated[
+        str | None, typer.Option(help="Only prefixes that cover this address or prefix.")
+    ] = None,
+    family: Annotated[str | None, typer.Option(help="Only ipv4, or only ipv6.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only routes of this protocol.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only what this rule keeps.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Only how it stands at this target.")
+    ] = None,
+    phase: Annotated[
+        list[str] | None,
+        typer.Option(help='Only what is in this phase at a target, e.g. "refused"; may be repeated.'),
+    ] = None,
+    candidates: Annotated[
+        bool, typer.Option("--candidates", help="Also the routes that stand behind the elected ones.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="At most so many prefixes.", min=1)] = None,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the routes that the rules keep, and how each stands at each target."""
+    from routesync.cli import routes as command
+
+    filters = command.Filters(within, covering, family, protocol, rule, target, tuple(phase or ()), limit)
+    raise typer.Exit(command.routes(socket, filters, candidates=candidates, as_json=json))
+
+
+@app.command()
+def explain(
+    of: Annotated[str, typer.Argument(metavar="PREFIX|ADDRESS", help="10.1.2.3, 10.0.0.0/8, 2001:db8::1 …")],
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show why an address or prefix is known to the targets, or not: routes, rules, what they have."""
+    from routesync.cli import explain as command
+
+    raise typer.Exit(command.explain(socket, of, as_json=json))
+
+
+@app.command()
+def resync(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Read the kernel's table anew, and prove at the targets that all routes of ours stand there."""
+    from routesync.cli import orders as command
+
+    raise typer.Exit(command.order("resync", socket, target, as_json=json))
+
+
+@app.command()
+def pause(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Hold targets as they are until `resume`, over restarts too; what changes meanwhile is made good then."""
+    from routesync.cli import orders as command
+
+    raise typer.Exit(command.order("pause", socket, target, as_json=json))
+
+
+@app.command()
+def resume(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """End a pause."""
+    from routesync.cli import orders as command
+
+    raise typer.Exit(command.order("resume", socket, target, as_json=json))
+
+
+@app.command()
+def release(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Let a mass withdrawal go that is held back, without waiting for a second reading of the kernel."""
+    from routesync.cli import orders as command
+
+    raise typer.Exit(command.order("release", socket, target, as_json=json))
+
+
+@app.command()
+def reload(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Have the daemon take up its configuration file anew; exit status 78 if it does not hold: then nothing changes."""
+    from routesync.cli import orders as command
+
+    raise typer.Exit(command.reload(socket, as_json=json))

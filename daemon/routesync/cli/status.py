@@ -1,0 +1,156 @@
+"""`routesync status`: how the daemon fares, on one screen, and in the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from routesync.cli.live import EX_FAILED, explained, print_json
+from routesync.cli.output import Page, moment, span
+from routesync.control.client import Client
+from routesync.control.models import StatusAnswer, TargetDetail
+from routesync.events.status import GuardStatus, TargetStatus
+
+STYLES: Final = {
+    **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
+    **dict.fromkeys(("guarded", "removes"), "green"),
+    **dict.fromkeys(("degraded", "syncing", "reading", "connecting", "starting", "pending"), "yellow"),
+    **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
+    **dict.fromkeys(
+        ("unreachable", "refused", "conflicting", "over-capacity", "drop", "may not remove"), "red"
+    ),
+    **dict.fromkeys(("shared-namespace", "blocked"), "magenta"),
+    **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
+}
+_MARGIN: Final = 9
+_MIB: Final = 2**20
+
+
+def status(socket: Path | None, *, as_json: bool) -> int:
+    """Show the status; return the exit status: 0 for a healthy daemon, 1 for a degraded one."""
+
+    def work() -> int:
+        client = Client(socket)
+        body = client.raw("GET", "/v1/status")
+        answer = client.read(body, StatusAnswer)
+        if as_json:
+            print_json(body)
+        else:
+            _show(answer)
+        return 0 if answer.status.state == "online" else EX_FAILED
+
+    return explained(work)
+
+
+def _show(answer: StatusAnswer) -> None:
+    page, now = Page(), answer.status
+    up = f", up {span(datetime.now(UTC) - now.started)}" if now.started else ""
+    page.line(
+        (now.node, "bold"),
+        "  ",
+        (now.state, f"bold {STYLES.get(now.state, '')}"),
+        f"  routesync {now.version}, mode {now.mode}, pid {answer.pid}{up}",
+        hang=_MARGIN,
+    )
+    page.line(_head("config"), answer.config.path, hang=_MARGIN)
+    _kernel(page, answer)
+    _rules(page, answer)
+    for target in answer.targets:
+        _target(page, target)
+    if now.guard is not None:
+        _guard(page, now.guard, now.targets)
+    elif not answer.targets:
+        page.line(_head("target"), "none is mirrored into")
+    page.line(_head("broker"), _styled(now.broker or "none is configured"), hang=_MARGIN)
+    for number, reason in enumerate(now.reasons):
+        page.line(_head("alarms" if not number else ""), (reason, "red"), hang=_MARGIN)
+    if not now.reasons:
+        page.line(_head("alarms"), "none")
+
+
+def _head(word: str) -> str:
+    return f"{word:{_MARGIN}}"
+
+
+def _styled(word: str) -> tuple[str, str]:
+    return word, STYLES.get(word, "")
+
+
+def _kernel(page: Page, answer: StatusAnswer) -> None:
+    kernel = answer.status.kernel
+    if kernel is None:
+        return
+    buffer = f"receive buffer {kernel.receive_buffer / _MIB:.4g} MiB"
+    page.line(
+        _head("kernel"),
+        _styled(kernel.state),
+        f": {kernel.routes} prefixes kept, {kernel.dropped} routes dropped; "
+        f"read {kernel.resyncs} times, {kernel.overruns} overruns, {buffer}, lag {kernel.lag_ms:.3g} ms",
+        hang=_MARGIN,
+    )
+
+
+def _rules(page: Page, answer: StatusAnswer) -> None:
+    used = [rule for rule in answer.rules if rule.routes or rule.rule == "default"]
+    width = max(len(rule.rule) for rule in used)
+    for number, rule in enumerate(used):
+        page.line(
+            _head("rules" if not number else ""),
+            f"{rule.rule:{width}}  ",
+            _styled(rule.action),
+            f"  {rule.routes}",
+        )
+    idle = len(answer.rules) - len(used)
+    if idle:
+        page.line(
+            _head(""), (f"{idle} more {'rule decides' if idle == 1 else 'rules decide'} on nothing", "dim")
+        )
+
+
+def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> None:
+    how = "dry run" if guard.dry_run else "removes" if guard.permitted is not False else "may not remove"
+    redundant = "would be removed" if guard.dry_run else "to be removed"
+    page.line(
+        _head("guard"),
+        _styled(how),
+        f": {guard.standing} routes stand, {guard.redundant} {redundant}, {guard.contended} contended; "
+        f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
+        hang=_MARGIN,
+    )
+    for target in targets:
+        page.line(
+            _head("target"),
+            (target.name, "bold"),
+            "  ",
+            _styled(target.state),
+            f"  {target.url}",
+            hang=_MARGIN,
+        )
+
+
+def _target(page: Page, target: TargetDetail) -> None:
+    version = f", loxilb {target.version}" if target.version else ""
+    page.line(
+        _head("target"),
+        (target.name, "bold"),
+        "  ",
+        _styled(target.state),
+        f"  {target.url}{version}",
+        hang=_MARGIN,
+    )
+    parts: list[str | tuple[str, str]] = [_head(""), f"{target.wanted} wanted"]
+    separator = ": "
+    for phase, count in target.phases.items():
+        parts += (f"{separator}{count} ", _styled(phase))
+        separator = ", "
+    if target.waiting:
+        parts.append(f"; {target.waiting} waiting, {target.oldest_s:.3g} s at most")
+    page.line(*parts, hang=_MARGIN)
+    if target.held_back:
+        held = f"{target.held_back} withdrawals held back: routesync release --target {target.name}"
+        page.line(_head(""), (held, "yellow"), hang=_MARGIN)
+    if target.paused_since is not None:
+        since = f"paused since {moment(target.paused_since)}: routesync resume --target {target.name}"
+        page.line(_head(""), (since, "yellow"), hang=_MARGIN)

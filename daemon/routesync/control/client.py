@@ -1,0 +1,163 @@
+"""The other side of the socket: one call at a time, and what goes wrong in words with a remedy."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import http.client
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+from pydantic import BaseModel, ValidationError
+
+from routesync.control.listeners import SOCKET_NAME, runtime_directory
+from routesync.control.problems import Problem
+
+PATIENCE_S: Final = 60.0
+"""A daemon that says nothing for so long hangs; its slowest answer reads a table of a million routes."""
+
+A = TypeVar("A", bound=BaseModel)
+
+
+class ControlError(Exception):
+    """A call that came to nothing; the message says why and what to do.
+
+    ::
+
+        ControlError
+        +-- NotRunning    nobody serves the socket
+        +-- NotAllowed    the socket may not be opened, or this call not be made
+        +-- Failed        the daemon said no, and why (`problem`)
+        +-- NotUnderstood no answer, or none that makes sense
+    """
+
+
+class NotRunning(ControlError):  # noqa: N818 - says what is
+    """Nobody serves the socket."""
+
+
+class NotAllowed(ControlError):  # noqa: N818 - says what is
+    """The socket may not be opened, or this call not be made."""
+
+
+class Failed(ControlError):  # noqa: N818 - says what is
+    """The daemon said no."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.detail)
+
+
+class NotUnderstood(ControlError):  # noqa: N818 - says what is
+    """No answer, or none that makes sense."""
+
+
+def default_socket() -> Path:
+    """Where the daemon of this host listens."""
+    return runtime_directory() / SOCKET_NAME
+
+
+def url_of(path: str, parameters: Iterable[tuple[str, object]] = ()) -> str:
+    """A call with its parameters; those that are None are left out."""
+    query = urlencode([(name, str(value)) for name, value in parameters if value is not None])
+    return f"{path}?{query}" if query else path
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
+        super().__init__("routesync", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """Calls the daemon at a socket."""
+
+    def __init__(self, path: Path | None = None, *, timeout_s: float | None = PATIENCE_S) -> None:
+        self.path = path or default_socket()
+        self._timeout_s = timeout_s
+
+    def raw(self, method: str, url: str, body: bytes | None = None) -> bytes:
+        """Make a call, and return the body of its answer.
+
+        Raises:
+            ControlError: it came to nothing.
+        """
+        connection = _UnixConnection(self.path, self._timeout_s)
+        try:
+            connection.request(method, url, body)
+            answer = connection.getresponse()
+            content = answer.read()
+        except OSError as error:
+            raise explain_os_error(error, self.path) from None
+        except http.client.HTTPException as error:
+            said = str(error) or type(error).__name__
+            raise NotUnderstood(f"{self.path}: the answer broke off: {said}; see the daemon's log") from None
+        finally:
+            connection.close()
+        if answer.status >= http.HTTPStatus.BAD_REQUEST:
+            raise problem_of(answer.status, content, self.path)
+        return content
+
+    def read(self, content: bytes, model: type[A]) -> A:
+        """Read the body of an answer.
+
+        Raises:
+            NotUnderstood: it is none of this kind.
+        """
+        try:
+            return model.model_validate_json(content)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise NotUnderstood(
+                f"{self.path}: an answer in other words ({where}); is the daemon of another version? Restart it"
+            ) from None
+
+
+def problem_of(status: int, content: bytes, path: Path) -> ControlError:
+    """What an answer that tells of a problem means."""
+    try:
+        problem = Problem.model_validate_json(content)
+    except ValidationError:
+        return NotUnderstood(f"{path}: HTTP status {status}; is that routesync's socket?")
+    if problem.status == http.HTTPStatus.FORBIDDEN:
+        return NotAllowed(problem.detail)
+    return Failed(problem)
+
+
+def explain_os_error(error: OSError, path: Path) -> ControlError:
+    """What an error of connecting, or of the connection, means."""
+    if isinstance(error, TimeoutError | BlockingIOError):  # EAGAIN: its queue of connections is full
+        return NotUnderstood(f"{path}: no answer in time; the daemon hangs: see its log")
+    start = "start it (systemctl start routesync), or say where it serves by --socket"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotRunning(f"routesync does not run here: there is no {path}; {start}")
+    if error.errno == errno.ECONNREFUSED:
+        return NotRunning(f"routesync does not run here: nobody listens at {path}; {start}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotAllowed(f"{path}: you may not open it; {_remedy(path)}")
+    return NotUnderstood(f"{path}: {error.strerror or error}")
+
+
+def _remedy(path: Path) -> str:
+    """Who may open the socket, as far as this user can see."""
+    for place in (path, path.parent):
+        try:
+            gid = place.stat().st_gid
+        except OSError:
+            continue
+        try:
+            group = grp.getgrgid(gid).gr_name
+        except KeyError:
+            group = str(gid)
+        if group == "root":
+            return "it is for root: use sudo"
+        return f"it is for the group {group}: use sudo, or `sudo usermod -aG {group} $USER` and log in again"
+    return "use sudo"

@@ -1,0 +1,93 @@
+"""Why a route is told to the targets, or not: every candidate, and the sentence that says what became of it.
+
+Pure: it is handed what was read, with the daemon or without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from routesync.control.present import Words, details_fields
+from routesync.control.routes import ExplainedRoute
+from routesync.kernel.details import RouteDetails
+from routesync.plan import candidate_order
+from routesync.policy import Policy
+from routesync.route import Candidate, Prefix, Rewrite, Route, Verdict, format_address
+
+
+class Explained(NamedTuple):
+    """One prefix: its routes, each with its reason, and the one that is elected."""
+
+    prefix: Prefix
+    routes: tuple[ExplainedRoute, ...]
+    elected: Candidate | None
+
+
+def explain(
+    routes: Mapping[Route, RouteDetails], policy: Policy, tables: Sequence[int], words: Words
+) -> list[Explained]:
+    """Explain the routes of some prefixes, the longest prefix first.
+
+    Args:
+        routes: all that the tables have of these prefixes, with details, those of one table in the kernel's order.
+        policy: the rules.
+        tables: numbers of the tables, preferred ones first.
+        words: names for numbers.
+    """
+    ordered = sorted(
+        routes,
+        key=lambda route: (-route.prefix.length, route.prefix, candidate_order(route, tables)),
+    )
+    return [
+        _explain(prefix, {route: routes[route] for route in group}, policy, words)
+        for prefix, group in groupby(ordered, key=lambda route: route.prefix)
+    ]
+
+
+def _explain(prefix: Prefix, routes: Mapping[Route, RouteDetails], policy: Policy, words: Words) -> Explained:
+    elected: Candidate | None = None
+    explained: list[ExplainedRoute] = []
+    for route, details in routes.items():
+        verdict = policy.evaluate(route, words.interfaces)
+        wins = verdict.keep and elected is None
+        explained.append(
+            ExplainedRoute.model_validate(
+                {
+                    **words.fields(route, verdict, elected=wins),
+                    **details_fields(details),
+                    "next_hop": _rewritten(verdict.rewrite),
+                    "why": _why(route, verdict, elected.route if elected else None),
+                }
+            )
+        )
+        if wins:
+            elected = Candidate(route, verdict)
+    return Explained(prefix, tuple(explained), elected)
+
+
+def _why(route: Route, verdict: Verdict, winner: Route | None) -> str:
+    action = "keeps" if verdict.keep else "drops"
+    judged = (
+        f"no rule matches; default_action {action} it"
+        if verdict.rule == "default"
+        else f"rule {verdict.rule} {action} it"
+    )
+    if not verdict.keep:
+        return judged
+    return f"{judged}; {'elected' if winner is None else _behind(route, winner)}"
+
+
+def _behind(route: Route, winner: Route) -> str:
+    if (route.tos != 0) != (winner.tos != 0):
+        return f"stands behind, for it holds for TOS {route.tos:#04x} only"
+    if route.table != winner.table:
+        return "stands behind, for its table comes later in [kernel] tables"
+    if route.metric != winner.metric:
+        return f"stands behind, for its metric {route.metric} is above {winner.metric}"
+    return "stands behind, for the kernel has the other one first"
+
+
+def _rewritten(rewrite: Rewrite | None) -> tuple[str, ...]:
+    return tuple(format_address(hop) for hop in rewrite or () if hop is not None)

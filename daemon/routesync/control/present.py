@@ -1,0 +1,182 @@
+"""The program's own values in the words of the control socket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from routesync.control.models import TargetDetail
+from routesync.control.routes import AtTarget, Hop, JudgedRoute, PlannedRoute, TargetRoute
+from routesync.kernel import Links
+from routesync.kernel.details import RouteDetails
+from routesync.loxilb.wire import InventoryRow
+from routesync.mirror.book import Entry, Phase
+from routesync.mirror.status import TargetView
+from routesync.mirror.wanted import Blocked
+from routesync.names import Names, scope_name, type_name
+from routesync.plan import AtTarget as PlannedEnd
+from routesync.plan import Fate
+from routesync.route import Address, Route, Verdict, flag_names, format_address
+
+KEPT: Final = "keep"
+DROPPED: Final = "drop"
+
+
+class Words(NamedTuple):
+    """Names for the kernel's numbers: of this host, and of its links as they are now."""
+
+    names: Names
+    interfaces: Mapping[int, str]
+
+    @classmethod
+    def of(cls, names: Names, links: Links) -> Words:
+        """Take the links' present names."""
+        return cls(names, {ifindex: link.name for ifindex, link in links.items()})
+
+    def judged(self, route: Route, verdict: Verdict, *, elected: bool) -> JudgedRoute:
+        """A route with its verdict."""
+        return JudgedRoute.model_validate(self.fields(route, verdict, elected=elected))
+
+    def planned(
+        self,
+        route: Route,
+        verdict: Verdict,
+        *,
+        elected: bool,
+        details: RouteDetails,
+        ends: Iterable[AtTarget],
+    ) -> PlannedRoute:
+        """A route with what becomes of it."""
+        fields = self.fields(route, verdict, elected=elected) | details_fields(details)
+        return PlannedRoute.model_validate({**fields, "targets": tuple(ends)})
+
+    def fields(self, route: Route, verdict: Verdict, *, elected: bool) -> dict[str, object]:
+        """What a route with its verdict consists of."""
+        return {
+            "prefix": str(route.prefix),
+            "family": route.prefix.family.label,
+            "table": self.names.table(route.table),
+            "protocol": self.names.protocol(route.protocol),
+            "metric": route.metric,
+            "type": type_name(route.type),
+            "scope": scope_name(route.scope),
+            "tos": route.tos,
+            "source": _text(route.prefsrc),
+            "hops": tuple(
+                Hop(
+                    gateway=_text(hop.gateway),
+                    interface=self.interfaces.get(hop.ifindex),
+                    weight=hop.weight,
+                    flags=tuple(flag_names(hop.flags)),
+                )
+                for hop in route.hops
+            ),
+            "verdict": KEPT if verdict.keep else DROPPED,
+            "rule": verdict.rule,
+            "elected": elected,
+        }
+
+
+def details_fields(details: RouteDetails) -> dict[str, object]:
+    """What the details of a route consist of."""
+    return {**details._asdict(), "metrics": dict(details.metrics)}
+
+
+def _text(address: Address | None) -> str | None:
+    return None if address is None else format_address(address)
+
+
+def wall_clock(monotonic_s: float | None) -> datetime | None:
+    """Turn a time of the event loop's clock into one of the wall clock; minus infinity is never."""
+    if monotonic_s is None or monotonic_s == float("-inf"):
+        return None
+    return datetime.fromtimestamp(time.time() - (time.monotonic() - monotonic_s), UTC)
+
+
+def target_route(target: str, entry: Entry) -> TargetRoute:
+    """How a prefix stands at a target."""
+    return TargetRoute.model_validate(target_fields(target, entry))
+
+
+def target_fields(target: str, entry: Entry) -> dict[str, object]:
+    """What the state of a prefix at a target consists of."""
+    judgement, wanted = entry.judgement, entry.wanted
+    blocked = judgement if isinstance(judgement, Blocked) else None
+    return {
+        "target": target,
+        "phase": entry.phase.value,
+        "since": wall_clock(entry.since),
+        "wanted": _text(wanted.gateway) if wanted else None,
+        "ours": _text(entry.known),
+        "rule": judgement.rule if judgement else None,
+        "code": blocked.reason.value if blocked else None,
+        "detail": blocked.detail if blocked else entry.error,
+        "degraded": bool(wanted and wanted.degraded),
+    }
+
+
+def planned_end(end: PlannedEnd) -> AtTarget:
+    """The end of a route in a plan made without a daemon."""
+    return AtTarget(
+        target=end.target,
+        fate=end.fate.value,
+        gateway=_text(end.gateway),
+        code=end.code,
+        detail=end.detail,
+        degraded=end.degraded,
+    )
+
+
+def end_of(target: str, entry: Entry) -> AtTarget | None:
+    """What the daemon is going to do with an elected route at a target; None where it has not judged it yet."""
+    judgement = entry.judgement
+    if judgement is None:
+        return None
+    if isinstance(judgement, Blocked):
+        fate = Fate.UNREPRESENTABLE if judgement.reason.unrepresentable else Fate.REFUSED
+        return AtTarget(target=target, fate=fate.value, code=judgement.reason.value, detail=judgement.detail)
+    fate = _fate(entry, judgement.gateway)
+    return AtTarget(
+        target=target,
+        fate=fate.value,
+        gateway=_text(judgement.gateway),
+        code=judgement.rule,
+        detail=entry.error,
+        degraded=judgement.degraded,
+    )
+
+
+def _fate(entry: Entry, gateway: Address) -> Fate:
+    if entry.phase is Phase.CONFLICTING:
+        return Fate.CONFLICT
+    if entry.phase is Phase.PRESENT or entry.ours == gateway:
+        return Fate.STANDS
+    if entry.known is not None and entry.known != gateway:
+        return Fate.REPLACE
+    return Fate.POST
+
+
+def row_text(row: InventoryRow) -> str:
+    """A row of a target's own table."""
+    gateways = ", ".join(f"via {format_address(gateway)}" for gateway in row.gateways)
+    flags = f" flags {' '.join(sorted(row.flags))}" if row.flags else ""
+    return f"{gateways or 'on its link'} protocol {row.protocol or 'unknown'}{flags}"
+
+
+def target_detail(view: TargetView) -> TargetDetail:
+    """A target, for the status."""
+    return TargetDetail(
+        name=view.name,
+        url=view.url,
+        state=view.state.value,
+        version=view.version,
+        error=view.error,
+        wanted=view.wanted,
+        phases={phase.value: count for phase, count in sorted(view.phases.items()) if count},
+        waiting=view.waiting,
+        oldest_s=round(view.oldest_s, 3),
+        held_back=view.braked,
+        paused_since=None if view.paused_since is None else datetime.fromtimestamp(view.paused_since, UTC),
+    )

@@ -1,0 +1,361 @@
+"""HTTP/1.1 as far as loxilb's API needs it: requests that are sent once, and answers that are whole or none.
+
+An HTTP library is at pains to be helpful: it repeats a DELETE by itself when the connection breaks before the answer
+came (aiohttp does). Here the first may have taken our route, and the second would take somebody else's. So nothing is
+repeated, and what happened to a request is told exactly: it never left, or nobody knows. It also costs a third of the
+time, and this is what the daemon does most.
+
+Concurrency: one exchange at a time on a connection; connections are made as they are asked for, and used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections import deque
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from routesync.loxilb import errors
+
+IDLE_CLOSE_S: Final = 8.0
+"""Below loxilb's 10 s, so that a connection is not used at the moment in which it is closed."""
+MAX_HEAD: Final = 64 * 2**10
+MAX_BODY: Final = 64 * 2**20
+"""A table of 400,000 routes; more is not loxilb."""
+_BODYLESS: Final = frozenset({204, 304})
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    body: bytes
+
+
+class AnswerReader:
+    """Reads one answer out of bytes as they come.
+
+    Attributes:
+        reusable: whether the connection may carry another request; true of the answer that was read last.
+    """
+
+    def __init__(self) -> None:
+        self.reusable = False
+        self._data = bytearray()
+        self._status = 0
+        self._length: int | None = None  # of the body; None: to the end of the connection, or in chunks
+        self._chunked = False
+        self._at = -1  # where the body, or its next chunk, begins; -1: the head is not whole yet
+        self._body = bytearray()  # of chunks
+
+    def feed(self, data: bytes) -> Answer | None:
+        """Take more bytes; return the answer when it is whole.
+
+        Raises:
+            ValueError: this is not HTTP, or too long; the message says which.
+        """
+        self._data += data
+        while self._at < 0:
+            end = self._data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self._data) > MAX_HEAD:
+                    raise ValueError(f"the head of the answer is longer than {MAX_HEAD} bytes")
+                return None
+            self._read_head(bytes(self._data[:end]).split(b"\r\n"))
+            if 100 <= self._status < 200:  # an interim answer: the real one follows
+                del self._data[: end + 4]
+            else:
+                self._at = end + 4
+        if self._chunked:
+            return self._read_chunks()
+        size = len(self._data) - self._at
+        if max(size, self._length or 0) > MAX_BODY:
+            raise ValueError(f"the answer is longer than {MAX_BODY} bytes")
+        if self._length is None or size < self._length:
+            return None
+        if size > self._length:
+            raise ValueError("there are bytes behind the answer")
+        return Answer(self._status, bytes(self._data[self._at :]))
+
+    def end(self) -> Answer | None:
+        """The connection has ended: return the answer if that makes it whole."""
+        if self._at < 0 or self._chunked or self._length is not None:
+            return None
+        return Answer(self._status, bytes(self._data[self._at :]))
+
+    def _read_head(self, lines: list[bytes]) -> None:
+        version, _, rest = lines[0].partition(b" ")
+        code = rest[:3]
+        if version not in (b"HTTP/1.1", b"HTTP/1.0") or not (len(code) == 3 and code.isdigit()):
+            raise ValueError(f"the answer is not HTTP: {lines[0][:40]!r}")
+        self._status = int(code)
+        self._length, self._chunked, self.reusable = None, False, version == b"HTTP/1.1"
+        for line in lines[1:]:
+            name, colon, value = line.partition(b":")
+            if not colon:
+                raise ValueError(f"a header without a colon: {line[:40]!r}")
+            name, value = name.lower(), value.strip()
+            if name == b"content-length":
+                if not value.isdigit() or self._length not in (None, int(value)):
+                    raise ValueError(f"a content length that is none: {value[:40]!r}")
+                self._length = int(value)
+            elif name == b"transfer-encoding":
+                if value.lower() != b"chunked":
+                    raise ValueError(f"an unknown transfer encoding: {value[:40]!r}")
+                self._chunked = True
+            elif name == b"connection" and b"close" in value.lower():
+                self.reusable = False
+        if self._status in _BODYLESS:
+            self._length, self._chunked = 0, False
+        elif self._length is None and not self._chunked:
+            self.reusable = False
+
+    def _read_chunks(self) -> Answer | None:
+        data = self._data
+        while (end := data.find(b"\r\n", self._at)) >= 0:
+            text = bytes(data[self._at : end]).partition(b";")[0].strip()
+            if not 0 < len(text) <= 8 or not all(digit in b"0123456789abcdefABCDEF" for digit in text):
+                raise ValueError(f"a chunk of no size: {text[:40]!r}")
+            size = int(text, 16)
+            if len(self._body) + size > MAX_BODY:
+                raise ValueError(f"the answer is longer than {MAX_BODY} bytes")
+            if size == 0:
+                return self._read_trailer(end + 2)
+            if len(data) < end + 2 + size + 2:
+                return None
+            if data[end + 2 + size : end + 4 + size] != b"\r\n":
+                raise ValueError("a chunk that does not end where it says")
+            self._body += data[end + 2 : end + 2 + size]
+            self._at = end + 4 + size
+        if len(data) - self._at > MAX_HEAD:
+            raise ValueError("a chunk of no size")
+        return None
+
+    def _read_trailer(self, start: int) -> Answer | None:
+        while (end := self._data.find(b"\r\n", start)) >= 0:
+            if end == start:
+                if len(self._data) > end + 2:
+                    raise ValueError("there are bytes behind the answer")
+                return Answer(self._status, bytes(self._body))
+            start = end + 2
+        return None
+
+
+class _Broken(Exception):  # noqa: N818 (a value between two functions here)
+    """The exchange failed; the message says how."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection; whatever is not as it should be closes it."""
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        """Done when nothing is left of it."""
+        self._transport: asyncio.Transport | None = None
+        self._reader: AnswerReader | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self._deadline_s = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether it can carry a request."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    async def exchange(self, request: bytes, within_s: float) -> Answer:
+        """Send a request and wait for its answer.
+
+        Raises:
+            _Broken: it broke, or there was no answer in time.
+        """
+        assert self._transport is not None  # noqa: S101 (it was made)
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._answer = answer
+        self._reader, self._deadline_s = AnswerReader(), within_s
+        deadline = self._loop.call_later(within_s, self._expire)
+        try:
+            self._transport.write(request)
+            return await answer
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        finally:
+            deadline.cancel()
+            self._answer = self._reader = None
+
+    def close(self) -> None:
+        """Close it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _expire(self) -> None:
+        self._fail(f"no answer within {self._deadline_s:g} s")
+
+    def _fail(self, how: str) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(_Broken(how))
+        self.close()
+
+    def _succeed(self, answer: Answer, *, reusable: bool) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+        if not reusable:
+            self.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = transport  # type: ignore[assignment]  # it is a stream's
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._reader is None:
+            self.close()  # nobody asked
+            return
+        try:
+            answer = self._reader.feed(data)
+        except ValueError as error:
+            self._fail(str(error))
+            return
+        if answer is not None:
+            self._succeed(answer, reusable=self._reader.reusable)
+
+    def eof_received(self) -> bool:
+        """See `asyncio.Protocol`."""
+        answer = self._reader.end() if self._reader is not None else None
+        if answer is not None:
+            self._succeed(answer, reusable=False)
+        else:
+            self._fail("the connection was closed before the answer was whole")
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        how = _words(error) if error is not None else "closed"
+        self._fail(f"the connection broke before the answer was whole: {how}")
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class Http:
+    """Requests to one server. Times in seconds.
+
+    Args:
+        url: of the server, `http` or `https`, with a path that all requests begin with or none.
+        tls: how to speak TLS, for `https`; the system's authorities by default.
+        server_name: the name that its certificate is to have; that of the host by default.
+        unix_socket: reach it through this socket instead of TCP.
+        connect_timeout_s: how long connecting may take.
+        request_timeout_s: how long an answer may take.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        unix_socket: Path | None = None,
+        connect_timeout_s: float,
+        request_timeout_s: float,
+    ) -> None:
+        parts = urlsplit(url)
+        self._url = url
+        self._host = parts.hostname or ""
+        self._secure = parts.scheme == "https"
+        self._port = parts.port or (443 if self._secure else 80)
+        self._authority = parts.netloc.rpartition("@")[2]
+        self._base = parts.path.rstrip("/")
+        self._tls = (tls or ssl.create_default_context()) if self._secure else None
+        self._server_name = server_name
+        self._unix_socket = unix_socket
+        self._connect_timeout_s = connect_timeout_s
+        self._request_timeout_s = request_timeout_s
+        self._idle: deque[Connection] = deque()
+        self._all: set[Connection] = set()
+
+    def head(self, method: str, path: str, *fields: str) -> bytes:
+        """The beginning of a request: all but the length of its body."""
+        lines = [f"{method} {self._base}{path} HTTP/1.1", f"Host: {self._authority}", *fields]
+        return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+    async def send(self, head: bytes, body: bytes = b"") -> Answer:
+        """Send a request, once, and return its answer.
+
+        Raises:
+            NotSent: there is no connection.
+            OutcomeUnknown: it may or may not have arrived.
+        """
+        connection = self._take_idle() or await self._connect()
+        try:
+            answer = await connection.exchange(
+                b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body), self._request_timeout_s
+            )
+        except _Broken as broken:
+            raise errors.OutcomeUnknown(str(broken)) from None
+        if connection.open:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        return answer
+
+    async def close(self) -> None:
+        """Close all connections, and return when nothing is left of them."""
+        connections = tuple(self._all)
+        for connection in connections:
+            connection.close()
+        for connection in connections:
+            await connection.lost
+
+    def _take_idle(self) -> Connection | None:
+        oldest = asyncio.get_running_loop().time() - IDLE_CLOSE_S
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                if self._unix_socket is not None:
+                    _, connection = await loop.create_unix_connection(
+                        Connection,
+                        str(self._unix_socket),
+                        ssl=self._tls,
+                        server_hostname=(self._server_name or self._host) if self._tls else None,
+                    )
+                else:
+                    _, connection = await loop.create_connection(
+                        Connection,
+                        self._host,
+                        self._port,
+                        ssl=self._tls,
+                        server_hostname=(self._server_name or self._host) if self._tls else None,
+                        happy_eyeballs_delay=0.25,
+                    )
+        except TimeoutError:
+            raise self._not_sent("no answer to the connection attempt") from None
+        except (OSError, ValueError) as error:
+            raise self._not_sent(_words(error)) from None
+        self._all.add(connection)
+        connection.lost.add_done_callback(lambda _: self._all.discard(connection))
+        return connection
+
+    def _not_sent(self, why: str) -> errors.NotSent:
+        return errors.NotSent(f"cannot connect to {self._url}: {why}")
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
+        return os.strerror(error.errno)  # asyncio's own text repeats the address, and says less
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,85 @@
+"""Taking all of our routes out of a loxilb, paced and proved as everything else is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from routesync.control.subject import Emptied
+from routesync.events.models import EventSink
+from routesync.kernel import Link
+from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.ledger import Ledger
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.status import TargetState
+from routesync.mirror.wanted import TargetRules
+from routesync.service.target_parts import make_client, target_limits
+from routesync.settings import TargetSettings
+
+POLL_S: Final = 0.1
+GIVE_UP_S: Final = 30.0
+"""How long a loxilb may be away before a withdrawal gives up."""
+NO_LINK_OF_ITS: Final = {1: Link(1, "lo", 0, bytes(6))}
+"""Links by which a loxilb is found to live elsewhere, wherever it lives; none at all would mean: not known yet."""
+
+
+async def empty(
+    settings: TargetSettings,
+    ledger: Ledger,
+    sink: EventSink,
+    *,
+    links: Callable[[], Mapping[int, Link]] = lambda: NO_LINK_OF_ITS,
+    go_on: Callable[[], str | None] = lambda: None,
+) -> Emptied:
+    """Withdraw all that the ledger has of a target; nobody else may work on it meanwhile.
+
+    Args:
+        settings: how it is reached and treated.
+        ledger: says what is ours there.
+        sink: takes the events.
+        links: this host's; by default as good as none: it was posted to before, so it lives elsewhere.
+        go_on: asked again and again; gives a reason to end.
+    """
+    name, before = settings.name, len(ledger.owned(settings.name))
+    async with make_client(settings) as client:
+        reconciler = _emptying(settings, client, ledger, sink, links)
+        reconciler.load_ledger()
+        task = asyncio.create_task(reconciler.run())
+        loop = asyncio.get_running_loop()
+        well_at = loop.time()
+        error = None
+        try:
+            while ledger.owned(name) and error is None:
+                view = reconciler.view()
+                if view.state is not TargetState.UNREACHABLE:
+                    well_at = loop.time()
+                elif loop.time() - well_at > GIVE_UP_S:
+                    error = view.error
+                error = error or go_on()
+                await asyncio.sleep(POLL_S)
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+    left = len(ledger.owned(name))
+    return Emptied(before - left, left, error)
+
+
+def _emptying(
+    settings: TargetSettings,
+    client: LoxilbClient,
+    ledger: Ledger,
+    sink: EventSink,
+    links: Callable[[], Mapping[int, Link]],
+) -> Reconciler:
+    return Reconciler(
+        settings.name,
+        client,
+        rules=TargetRules(),
+        limits=target_limits(settings)._replace(startup_hold_s=0, brake_share=1),
+        ledger=ledger,
+        sink=sink,
+        links=links,
+    )

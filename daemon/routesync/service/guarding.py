@@ -1,0 +1,198 @@
+"""Mode guard in the daemon: the guard and its watch over each target, as the configuration says.
+
+A guard that stays keeps what it knows of routes that come back. Another place to guard, or another target, is begun
+anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TypedDict
+
+import structlog
+
+from routesync.config import Loaded
+from routesync.events.models import EventSink
+from routesync.events.status import GuardStatus
+from routesync.guard.guard import Guard, GuardView
+from routesync.guard.returns import Patience
+from routesync.guard.verify import Quiet, Verifier
+from routesync.kernel import KernelReport
+from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.pace import TokenBucket
+from routesync.mirror.status import TargetView
+from routesync.service.kernel_side import KernelSide
+from routesync.service.supervise import Supervisor
+from routesync.service.target_parts import Way, make_client, way_to
+from routesync.settings import GuardSettings, TargetSettings, resolve_tables
+
+log = structlog.get_logger(__name__)
+
+ELSEWHERE = (
+    "guard: the socket that was handed over lives in another network namespace, where routes can be read and not "
+    "removed; name the namespace by kernel.netns, or run there"
+)
+
+
+@dataclass(slots=True)
+class _Watched:
+    verifier: Verifier
+    client: LoxilbClient
+    way: Way
+
+
+class Guarding:
+    """What mode guard consists of; in other modes it is empty.
+
+    Args:
+        kernel: whose routes are guarded.
+        sink: takes the events.
+        supervisor: runs the tasks.
+    """
+
+    def __init__(self, kernel: KernelSide, sink: EventSink, supervisor: Supervisor) -> None:
+        self._kernel = kernel
+        self._sink = sink
+        self._supervisor = supervisor
+        self._guard: Guard | None = None
+        self._place: object = None
+        self._quiet: Quiet | None = None
+        self._watched: dict[str, _Watched] = {}
+        self._troubles: tuple[str, ...] = ()
+        kernel.observers.append(self._heed)
+
+    def _heed(self, report: KernelReport) -> None:
+        if self._guard is not None:
+            self._guard.heed(report)
+
+    # -- how it stands -----------------------------------------------------------------------------------------------
+
+    def view(self) -> GuardView | None:
+        """How the guard stands; None: there is none."""
+        return self._guard.view() if self._guard else None
+
+    def views(self) -> list[TargetView]:
+        """How each target stands."""
+        return [watched.verifier.view() for watched in self._watched.values()]
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why the daemon is degraded by it, one line each."""
+        return (*self._troubles, *(self._guard.view().troubles if self._guard else ()))
+
+    async def contacted(self) -> None:
+        """Wait until each target has answered, or failed to, once."""
+        for watched in list(self._watched.values()):
+            await watched.verifier.contacted.wait()
+
+    # -- the configuration -------------------------------------------------------------------------------------------
+
+    async def apply(self, loaded: Loaded) -> None:
+        """Put a configuration in force."""
+        settings = loaded.settings
+        on = settings.mode == "guard" and not self._kernel.readable_only
+        self._troubles = (ELSEWHERE,) if settings.mode == "guard" and not on else ()
+        for trouble in self._troubles:
+            log.error("guard_cannot_work", reason=trouble)
+        place = (resolve_tables(settings.kernel, loaded.names), settings.kernel.netns)
+        if self._guard is not None and (not on or place != self._place):
+            await self._supervisor.end("guard")
+            self._guard = None
+        await self._watch(settings.targets if on else (), settings.guard)
+        if not on:
+            return
+        if self._guard is None:
+            self._begin(settings.guard, *place)
+            self._place = place
+        else:
+            self._guard.reconfigure(
+                dry_run=settings.guard.dry_run, patience=_patience(settings.guard), **_pace(settings.guard)
+            )
+            self._guard.verifiers = self._verifiers
+
+    def _begin(self, settings: GuardSettings, tables: tuple[int, ...], netns: str | None) -> None:
+        self._guard = Guard(
+            dry_run=settings.dry_run,
+            patience=_patience(settings),
+            bucket=TokenBucket(**_pace(settings), now=asyncio.get_running_loop().time()),
+            tables=tables,
+            netns=netns,
+            evaluate=self._kernel.admit,
+            sink=self._sink,
+            verifiers=self._verifiers,
+        )
+        for prefix, verdict in self._kernel.source.followed():  # what was told before it came
+            if verdict.guard:
+                self._guard.stir(prefix)
+        self._supervisor.start("guard", self._guard.run)
+
+    @property
+    def _verifiers(self) -> tuple[Verifier, ...]:
+        return tuple(watched.verifier for watched in self._watched.values())
+
+    async def _watch(self, targets: tuple[TargetSettings, ...], settings: GuardSettings) -> None:
+        ways = {target.name: way_to(target) for target in targets}
+        for name, watched in list(self._watched.items()):
+            if ways.get(name) != watched.way:
+                await self._supervisor.end(f"guard target {name}")
+                await watched.client.__aexit__(None, None, None)
+                del self._watched[name]
+            else:
+                watched.verifier.timeout_s = settings.verify_timeout_s
+        for target in targets:
+            if target.name not in self._watched:
+                await self._begin_watch(target, settings)
+
+    async def _begin_watch(self, target: TargetSettings, settings: GuardSettings) -> None:
+        client = make_client(target)
+        await client.__aenter__()
+        self._quiet = self._quiet or Quiet(lambda: self._kernel.source.stats.events)
+        verifier = Verifier(
+            target.name,
+            client,
+            links=lambda: self._kernel.links,
+            quiet=self._quiet,
+            sink=self._sink,
+            timeout_s=settings.verify_timeout_s,
+        )
+        self._watched[target.name] = _Watched(verifier, client, way_to(target))
+        self._supervisor.start(f"guard target {target.name}", verifier.run)
+
+    async def close(self) -> None:
+        """Close the ways to the targets; their tasks have ended."""
+        for watched in self._watched.values():
+            await watched.client.__aexit__(None, None, None)
+
+
+def _patience(settings: GuardSettings) -> Patience:
+    return Patience(
+        settle_s=settings.settle_s,
+        check_interval_s=settings.check_interval_s,
+        contended_within_s=settings.contended_within_s,
+        contended_delay_s=settings.contended_delay_s,
+        contended_delay_most_s=settings.contended_delay_most_s,
+    )
+
+
+class _Pace(TypedDict):
+    rate: float
+    burst: int
+
+
+def _pace(settings: GuardSettings) -> _Pace:
+    return {"rate": settings.removals_per_minute / 60, "burst": settings.burst}
+
+
+def guard_status(view: GuardView) -> GuardStatus:
+    """The guard's part of the status."""
+    return GuardStatus(
+        dry_run=view.dry_run,
+        permitted=view.permitted,
+        standing=view.standing,
+        redundant=view.redundant,
+        contended=view.contended,
+        removed=view.removed,
+        returned=view.returned,
+        failed=view.failed,
+    )

@@ -1,0 +1,120 @@
+"""The list of metrics, docs/metrics.md, made from the collectors themselves.
+
+`python -m routesync.service.metrics.reference` writes it anew, in the repository it is run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from prometheus_client.metrics_core import Metric, StateSetMetricFamily
+
+from routesync.events.hub import EventHub
+from routesync.events.mqtt import MqttPublisher
+from routesync.events.outbox import Outbox
+from routesync.events.status import offline
+from routesync.kernel import KernelSource
+from routesync.route import Verdict
+from routesync.service.metrics import Metrics
+from routesync.service.metrics.families import PREFIX
+from routesync.service.status import StatusBuilder
+from routesync.settings import MqttSettings, Settings
+from routesync.table import Table
+
+REFERENCE: Final = Path("docs/metrics.md")
+
+_HEAD: Final = """\
+# Metrics
+
+<!-- Made by `python -m routesync.service.metrics.reference` from daemon/routesync/service/metrics: change that. -->
+
+routesync serves these to Prometheus as OpenMetrics, or in the older text form to those who ask for nothing else. They
+are read off the program's own counters at the moment of the scrape. No label carries a prefix or an address, so their
+number depends on targets and rules, never on routes.
+
+Beside them stand the usual `process_*` figures. A dashboard for Grafana is in
+[packaging/grafana](../packaging/grafana/routesync.json), rules for alerts in
+[packaging/prometheus](../packaging/prometheus/routesync.rules.yml).
+
+Times are counted from the moment at which routesync read a change off its netlink socket: messages of the kernel
+carry no time of their own, so what they waited in the receive buffer before that is not seen. Changes that were read
+together count from the oldest of them.
+
+| metric | type | labels | meaning |
+|---|---|---|---|
+"""
+
+
+class Described(NamedTuple):
+    """One metric, as Prometheus sees it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+def described() -> list[Described]:
+    """All metrics of routesync's own, in the order in which they are served."""
+    with _sample() as metrics:
+        return [_describe(family) for family in metrics.collect()]
+
+
+def markdown() -> str:
+    """Write the list."""
+    rows = (
+        f"| `{it.name}` | {it.kind} | {', '.join(f'`{label}`' for label in it.labels)} | {it.meaning} |\n"
+        for it in described()
+    )
+    return _HEAD + "".join(rows)
+
+
+def _describe(family: Metric) -> Described:
+    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+    labels: tuple[str, ...] = tuple(getattr(family, "_labelnames", ()))
+    if isinstance(family, StateSetMetricFamily):
+        labels += (family.name,)
+    if family.type == "info":
+        labels += tuple(label for label in _INFO[family.name] if label not in labels)
+    return Described(family.name + suffix, family.type, labels, family.documentation)
+
+
+_INFO: Final = {f"{PREFIX}_build": ("version", "python", "mode"), f"{PREFIX}_target": ("url", "version")}
+
+
+class _Idle(NamedTuple):
+    table: Table
+    source: KernelSource
+
+
+@contextmanager
+def _sample() -> Iterator[Metrics]:
+    """Collectors of a daemon that does nothing."""
+    hub = EventHub("node")
+    source = KernelSource(
+        tables=(),
+        admit=lambda _route, _links: Verdict(keep=False, rule="none"),
+        receive_buffer=0,
+        audit_interval_s=0,
+    )
+    status = StatusBuilder(Settings(), _Idle(Table(), source), hub, tuple)
+    outbox = Outbox.open(None, "node")
+    try:
+        settings = MqttSettings(host="localhost")
+        publisher = MqttPublisher(settings, "node", hub, lambda: offline("node"), outbox=outbox)
+        yield Metrics(
+            status=lambda: status,
+            source=lambda: source,
+            targets=tuple,
+            hub=lambda: hub,
+            publisher=lambda: publisher,
+        )
+    finally:
+        outbox.end()
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(markdown(), encoding="utf-8")

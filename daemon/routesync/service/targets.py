@@ -1,0 +1,217 @@
+"""The targets of the daemon: one reconciler each, begun, ended and told otherwise as the configuration says.
+
+A target that stays keeps everything: its token bucket, its entries, its place in the ledger. One whose rules or limits
+changed goes on by the new ones. One whose way changed (URL, token, TLS, …) is contacted anew, as after a start: what is
+ours there is known from the ledger, and nothing is written that stands there already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from routesync.config import Loaded
+from routesync.events.models import EventSink
+from routesync.events.table import Table as EventTable
+from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.hold import Hold
+from routesync.mirror.horizon import Horizon
+from routesync.mirror.ledger import Ledger
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.status import TargetView
+from routesync.mirror.witness import Witness
+from routesync.route import Candidate, Prefix, Route
+from routesync.service.kernel_side import SLICE, KernelSide
+from routesync.service.supervise import Supervisor
+from routesync.service.target_parts import Way, make_client, target_limits, target_rules, way_to
+from routesync.settings import TargetSettings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Held:
+    reconciler: Reconciler
+    client: LoxilbClient
+    way: Way
+    settings: TargetSettings
+
+
+class Targets:
+    """All targets. A consumer of the table.
+
+    Args:
+        kernel: whose table is mirrored.
+        ledger: what is ours, of all targets.
+        sink: takes their events.
+        supervisor: runs their tasks.
+        table: what subscribers are shown of them; forgets those that are taken out.
+        state: the state directory.
+        witness_sockets: those that were handed over, by target.
+    """
+
+    def __init__(
+        self,
+        kernel: KernelSide,
+        ledger: Ledger,
+        sink: EventSink,
+        supervisor: Supervisor,
+        *,
+        table: EventTable,
+        state: Path,
+        witness_sockets: Mapping[str, socket.socket],
+    ) -> None:
+        self.orphans: tuple[str, ...] = ()
+        """One line for each target that is not configured and has routes of ours; see `look_for_orphans`."""
+        self._kernel = kernel
+        self._ledger = ledger
+        self._sink = sink
+        self._supervisor = supervisor
+        self._table = table
+        self._state = state
+        self._horizon = Horizon()
+        self._witness_sockets = witness_sockets
+        self._held: dict[str, _Held] = {}
+        self._configured: dict[str, TargetSettings] = {}
+        self._gathered: dict[Prefix, None] | None = None
+        kernel.consumers.append(self)
+        kernel.overhearers.append(self._overhear)
+
+    @property
+    def reconcilers(self) -> list[Reconciler]:
+        """One for each target that is mirrored into, in the order of the configuration."""
+        return [self._held[name].reconciler for name in self._configured if name in self._held]
+
+    def views(self) -> list[TargetView]:
+        """How each stands."""
+        return [reconciler.view() for reconciler in self.reconcilers]
+
+    async def contacted(self) -> None:
+        """Wait until each has answered, or failed to, once."""
+        for reconciler in self.reconcilers:
+            await reconciler.contacted.wait()
+
+    # -- the table ---------------------------------------------------------------------------------------------------
+
+    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None, /) -> None:
+        """See `Consumer`."""
+        if self._gathered is not None:
+            self._gathered[prefix] = None
+            return
+        for held in self._held.values():
+            held.reconciler.consider(prefix, candidate, asked_at)
+
+    def kernel_was_read(self, began: float, /) -> None:
+        """See `Consumer`."""
+        for held in self._held.values():
+            held.reconciler.kernel_was_read(began)
+
+    def _overhear(self, route: Route) -> None:
+        for held in self._held.values():
+            held.reconciler.overhear(route)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Keep changes of the table to ourselves for the length of a `with` block, then pass them on.
+
+        So rules of the policy and settings of targets that change together reach loxilb as one change, not by way of a
+        state that nobody asked for.
+        """
+        self._gathered = {}
+        try:
+            yield
+        finally:
+            gathered, self._gathered = self._gathered, None
+            for prefix in gathered:
+                self.consider(prefix, self._kernel.table.elected(prefix))
+
+    # -- the configuration --------------------------------------------------------------------------------------------
+
+    async def apply(self, loaded: Loaded) -> None:
+        """Put a configuration in force."""
+        settings = loaded.settings
+        self._configured = {target.name: target for target in settings.targets}
+        self._horizon.configure(target.url for target in settings.targets)
+        active = self._configured if settings.mode == "mirror" else {}
+        for name, held in list(self._held.items()):
+            target = active.get(name)
+            if target is None:
+                await self._end(name)
+                self._table.forget(name)
+            elif way_to(target) != held.way:
+                if target.url != held.settings.url:
+                    log.warning(
+                        "target_moved",
+                        target=name,
+                        url=target.url,
+                        before=held.settings.url,
+                        consequence="unless it is the same loxilb, what is ours in it stays, unknown to us",
+                    )
+                await self._end(name)
+        for name, target in active.items():
+            if name not in self._held:
+                await self._begin(target)
+        for name, held in self._held.items():
+            held.settings = active[name]
+            held.reconciler.reconfigure(target_rules(held.settings), target_limits(held.settings))
+        self.look_for_orphans()
+
+    def look_for_orphans(self) -> None:
+        """Find out anew who has routes of ours without being configured."""
+        found = {
+            name: routes for name, routes in self._ledger.targets().items() if name not in self._configured
+        }
+        self.orphans = tuple(
+            f"target {name} is no longer configured, but {routes} routes in it are ours: "
+            f"`routesync withdraw --target {name}` takes them out, `forget` gives them up"
+            for name, routes in found.items()
+        )
+        for name, routes in found.items():
+            log.warning("routes_left_behind", target=name, routes=routes)
+
+    async def _begin(self, target: TargetSettings) -> None:
+        client = make_client(target)
+        await client.__aenter__()
+        reconciler = Reconciler(
+            target.name,
+            client,
+            rules=target_rules(target),
+            limits=target_limits(target),
+            ledger=self._ledger,
+            sink=self._sink,
+            links=lambda: self._kernel.links,
+            horizon=self._horizon,
+            hold=Hold(self._state, target.name),
+            request_kernel_reading=lambda: self._kernel.source.request_resync("mass withdrawal"),
+            witness=self._witness(target),
+        )
+        reconciler.load_ledger()
+        self._held[target.name] = _Held(reconciler, client, way_to(target), target)
+        for count, prefix in enumerate([prefix for prefix, _ in self._kernel.table], 1):
+            reconciler.consider(prefix, self._kernel.table.elected(prefix))
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+        self._supervisor.start(f"target {target.name}", reconciler.run)
+
+    def _witness(self, target: TargetSettings) -> Witness | None:
+        sock = self._witness_sockets.get(target.name)
+        if sock is None and target.witness is None:
+            return None
+        return Witness(target.name, target.witness.netns if target.witness else None, sock=sock)
+
+    async def _end(self, name: str) -> None:
+        held = self._held.pop(name)
+        self._horizon.leave(name)
+        await self._supervisor.end(f"target {name}")
+        await held.client.__aexit__(None, None, None)
+
+    async def close(self) -> None:
+        """Close the ways to them; their tasks have ended."""
+        for held in self._held.values():
+            await held.client.__aexit__(None, None, None)

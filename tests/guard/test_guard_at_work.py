@@ -1,0 +1,187 @@
+"""The guard on a real kernel: what it removes, how fast, and what it does when it was wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from routesync.events.models import Event, GuardFailed
+from routesync.guard.guard import Guard
+from routesync.guard.returns import Patience
+from routesync.kernel import KernelSource, Links
+from routesync.mirror.pace import TokenBucket
+from routesync.names import PROTOCOLS
+from routesync.route import Route, Verdict
+from support.netns import Namespace, namespace, needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+QUICK = Patience(
+    settle_s=0.05,
+    check_interval_s=300,
+    contended_within_s=60,
+    contended_delay_s=10,
+    contended_delay_most_s=100,
+)
+
+
+def admit(route: Route, links: Links) -> Verdict:
+    del links
+    dhcp_host = route.protocol == PROTOCOLS["dhcp"] and route.prefix.is_host
+    if dhcp_host and all(hop.gateway is None for hop in route.hops):
+        return Verdict(keep=False, rule="dhcp-host-routes", guard=True)
+    return Verdict(keep=True, rule="default")
+
+
+class Events:
+    def __init__(self) -> None:
+        self.seen: list[Event] = []
+
+    def emit(self, event: Event, /) -> None:
+        self.seen.append(event)
+
+    def of(self, name: str) -> list[Event]:
+        return [event for event in self.seen if event.name == name]
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    with namespace("guard") as made:
+        made.batch(
+            [
+                "link add ens3 type veth peer name other",
+                "link set other up",
+                "link set ens3 up",
+                "addr add 192.168.10.10/24 dev ens3",
+            ]
+        )
+        yield made
+
+
+def host(number: int, *, metric: int = 100) -> str:
+    return f"192.168.10.{number} dev ens3 proto dhcp scope link src 192.168.10.10 metric {metric}"
+
+
+def hosts_left(node: Namespace) -> int:
+    return node.ip("route show").count("proto dhcp scope link")
+
+
+@asynccontextmanager
+async def guarding(
+    node: Namespace, events: Events, *, bucket: TokenBucket | None = None, dry_run: bool = False
+) -> AsyncIterator[Guard]:
+    now = asyncio.get_running_loop().time()
+    guard = Guard(
+        dry_run=dry_run,
+        patience=QUICK,
+        bucket=bucket or TokenBucket(1000, 100, now),
+        tables=(254,),
+        netns=node.name,
+        evaluate=admit,
+        sink=events,
+    )
+    source = KernelSource(
+        tables=(254,),
+        admit=admit,
+        receive_buffer=1 << 20,
+        audit_interval_s=600,
+        netns=node.name,
+        report=guard.heed,
+    )
+    tasks = [asyncio.create_task(source.run()), asyncio.create_task(guard.run())]
+    try:
+        yield guard
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_all_that_are_redundant_go_and_all_others_stay(node: Namespace) -> None:
+    node.batch([f"route add {host(number)}" for number in range(100, 130)])
+    node.ip(f"route add {host(100, metric=1024)}")  # a second one to the same neighbour
+    node.ip("route add 203.0.113.1 dev ens3 proto dhcp scope link src 192.168.10.10 metric 100")
+    node.ip("route add 192.168.10.200 dev ens3 proto static scope link metric 100")
+    events = Events()
+    async with guarding(node, events) as guard:
+        await eventually(lambda: hosts_left(node) == 1, what="only the needed one")
+        await eventually(lambda: guard.view().standing == 1, what="its view")
+        assert len(events.of("removed")) == 31
+        assert len(events.of("skipped")) == 1
+        assert events.of("failed") == []
+    table = node.ip("route show")
+    assert "203.0.113.1 dev ens3" in table
+    assert "192.168.10.200 dev ens3" in table
+    assert "192.168.10.0/24 dev ens3 proto kernel" in table
+
+
+async def test_none_goes_without_a_token(node: Namespace) -> None:
+    node.batch([f"route add {host(number)}" for number in range(100, 105)])
+    bucket = TokenBucket(1e-6, 1, asyncio.get_running_loop().time())
+    events = Events()
+    async with guarding(node, events, bucket=bucket) as guard:
+        await eventually(lambda: guard.view().redundant == 5, what="verdicts")
+        assert hosts_left(node) == 5
+        bucket.give_back(asyncio.get_running_loop().time())  # one token
+        node.ip(f"route add {host(105)}")
+        await eventually(lambda: len(events.of("removed")) == 1, what="one removal")
+        await eventually(lambda: guard.view().redundant == 5, what="verdicts on the others")
+        assert hosts_left(node) == 5
+        assert len(events.of("removed")) == 1
+
+
+async def test_what_policy_rules_need_is_put_back_and_left_alone(node: Namespace) -> None:
+    node.ip(f"route add {host(1)}")
+    node.ip("route add default via 192.168.10.254 dev ens3 table 100")
+    node.ip("rule add pref 100 lookup main suppress_prefixlength 24")
+    node.ip("rule add pref 101 lookup 100")
+    before = node.ip("route show")
+    events = Events()
+    async with guarding(node, events) as guard:
+        await eventually(lambda: bool(events.of("failed")), what="the failure")
+        (failed,) = events.of("failed")
+        assert isinstance(failed, GuardFailed)
+        assert failed.reason == "put-back"
+        assert node.ip("route show") == before
+        node.ip(f"route replace {host(1)} mtu 1400")  # something is announced: no reason to try again
+        node.ip(f"route add {host(2)}")
+        await eventually(lambda: len(events.of("failed")) == 2, what="the other one's failure")
+        assert guard.view().failed == 2
+        assert {event.subject for event in events.of("failed")} == {"192.168.10.1/32", "192.168.10.2/32"}
+        assert events.of("removed") == []
+        assert events.of("returned") == [], "what we put back ourselves is no return"
+
+
+async def test_a_dry_run_says_each_once_and_touches_nothing(node: Namespace) -> None:
+    node.batch([f"route add {host(number)}" for number in range(100, 110)])
+    before = node.ip("route show")
+    events = Events()
+    async with guarding(node, events, dry_run=True) as guard:
+        await eventually(lambda: guard.view().redundant == 10, what="verdicts")
+        node.ip(f"route replace {host(100)} mtu 1400")
+        node.ip(f"route add {host(110)}")
+        await eventually(lambda: len(events.of("would-remove")) == 11, what="the new one")
+        assert len({event.subject for event in events.of("would-remove")}) == 11
+        assert hosts_left(node) == 11
+        assert guard.view().removed == 0
+    assert before.splitlines()[-1] in node.ip("route show")
+
+
+async def test_when_the_network_goes_its_host_route_is_needed_and_when_it_comes_redundant(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routesync.guard.guard.RECHECK_S", 0.1)
+    monkeypatch.setattr("routesync.guard.guard.RECHECK_SHARE", 0)
+    node.ip("addr add 192.168.10.10/32 dev ens3")
+    node.ip("addr del 192.168.10.10/24 dev ens3")
+    node.ip("route add 192.168.10.1 dev ens3 proto dhcp scope link metric 100")
+    events = Events()
+    async with guarding(node, events):
+        await eventually(lambda: bool(events.of("skipped")), what="that it is needed")
+        node.ip("addr add 192.168.10.11/24 dev ens3")  # no route of DHCP is announced by this
+        await eventually(lambda: hosts_left(node) == 0, what="removal")

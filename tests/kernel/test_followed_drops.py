@@ -1,0 +1,64 @@
+"""Drops that a rule follows are told: those that stand at the start, those that come, and their end, said or not."""
+
+from __future__ import annotations
+
+from routesync.kernel import DropEnded, Dropped, KernelReport, Links
+from routesync.names import PROTOCOLS
+from routesync.route import Route, Verdict
+from support.following import following
+from support.netns import Namespace, needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+HOST = "192.0.2.9 dev e0 proto dhcp scope link src 192.0.2.1 metric 100"
+GUARD = Verdict(keep=False, rule="guarded", guard=True)
+OTHER = Verdict(keep=False, rule="other")
+
+
+def judged(protocol: int) -> Verdict:
+    return GUARD if protocol == PROTOCOLS["dhcp"] else OTHER
+
+
+def admit(route: Route, links: Links) -> Verdict:
+    del links
+    return judged(route.protocol)
+
+
+def admit_header(  # noqa: PLR0917
+    family: int, dst_len: int, tos: int, table: int, protocol: int, scope: int, kind: int, flags: int
+) -> Verdict | None:
+    del family, dst_len, tos, table, scope, kind, flags
+    return judged(protocol)
+
+
+def said(reports: list[KernelReport]) -> list[str]:
+    """What was told of drops, in order."""
+    words = {Dropped: "dropped", DropEnded: "ended"}
+    return [words[type(report)] for report in reports if isinstance(report, Dropped | DropEnded)]
+
+
+async def test_the_whole_route_is_told_when_it_stands_and_comes_and_goes(node: Namespace) -> None:
+    node.ip(f"route add {HOST}")
+    async with following(node, admit=admit, admit_header=admit_header) as follower:
+        await eventually(lambda: said(follower.reports) == ["dropped"], what="the one that stands")
+        (first,) = [report for report in follower.reports if isinstance(report, Dropped)]
+        assert str(first.route.prefix) == "192.0.2.9/32"
+        assert (first.route.metric, first.verdict) == (100, GUARD)
+        node.ip("route del 192.0.2.9")
+        await eventually(lambda: said(follower.reports) == ["dropped", "ended"], what="its end")
+        node.ip(f"route add {HOST}")
+        await eventually(lambda: said(follower.reports)[2:] == ["dropped"], what="its coming")
+        node.ip("route add 192.0.2.8 dev e0 proto static scope link")
+        follower.source.request_resync("test")
+        await eventually(lambda: "test" in follower.source.stats.resyncs, what="another reading")
+        assert said(follower.reports)[3:] == [], "neither others nor what was told already"
+        assert len(follower.source.held()) == 0, "and none of them is held"
+
+
+async def test_its_end_is_told_also_when_the_kernel_says_nothing(node: Namespace) -> None:
+    async with following(node, admit=admit, admit_header=admit_header) as follower:
+        node.ip(f"route add {HOST}")
+        await eventually(lambda: said(follower.reports) == ["dropped"], what="its coming")
+        node.ip("link set e0 down")  # takes it along without RTM_DELROUTE
+        await eventually(lambda: said(follower.reports) == ["dropped", "ended"], what="its end")

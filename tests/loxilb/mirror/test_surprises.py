@@ -1,0 +1,196 @@
+"""What others do to a loxilb and to the way there, without asking: the right routes come to stand, theirs stay."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.book import Phase
+from routesync.mirror.brakes import Limits
+from routesync.mirror.horizon import Horizon
+from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.status import TargetState
+from routesync.route import Prefix
+from routesync.standin.faults import Fault
+from support.certificates import Authority
+from support.mirror_lab import Lab, candidate, laboratory
+from support.netns import needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+HERE, THERE = "192.168.10.1", "192.168.10.2"
+A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")
+QUICK = Limits(canary_interval_s=0.2)
+
+
+async def synced(reconciler: Reconciler) -> None:
+    await eventually(lambda: reconciler.view().state is TargetState.SYNCED, within_s=40, what="the sync")
+
+
+def numbered(count: int) -> list[Prefix]:
+    return [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, count + 1)]
+
+
+async def test_when_its_address_on_a_link_goes_nothing_is_given_up_and_all_is_made_good(lab: Lab) -> None:
+    """Its kernel loses the routes in silence, its table goes on showing them, and every POST is answered with 500."""
+    wanted = numbered(5)
+    async with lab.mirroring(limits=QUICK) as reconciler:
+        for prefix in wanted:
+            reconciler.consider(prefix, candidate(str(prefix), HERE))
+        await lab.holds({str(prefix): HERE for prefix in wanted})
+        await synced(reconciler)
+        lab.space.ip("addr del 192.168.10.20/24 dev ens3")
+        assert lab.static_routes() == {}
+        await eventually(lambda: bool(reconciler.view().unreachable_gateways), what="noticing")
+        assert {str(prefix) for prefix in lab.ledger.owned("lb")} == {str(prefix) for prefix in wanted}
+        lab.space.ip("addr add 192.168.10.20/24 dev ens3")
+        await lab.holds({str(prefix): HERE for prefix in wanted}, within_s=20)
+        await eventually(lambda: not reconciler.view().unreachable_gateways, what="noticing that, too")
+    assert len(lab.events.of("sync/lost")) == 5
+
+
+async def test_somebody_elses_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:
+    """DELETE takes the lowest metric first: theirs."""
+    async with lab.mirroring(limits=QUICK) as reconciler:
+        reconciler.consider(B, candidate(str(B), "fd00:10::1"))
+        await lab.holds({str(B): "fd00:10::1"})
+        await synced(reconciler)
+        await lab.behind_its_back(f"-6 route add {B} via fd00:10::2 metric 20 proto bird")
+        reconciler.consider(B, None)
+        await eventually(lambda: B not in reconciler.entries, what="giving it up")
+        await synced(reconciler)
+    assert "metric 20" in lab.space.ip(f"-6 route show {B}")
+
+
+async def test_somebody_elses_replacement_is_reported_and_left_while_the_route_is_wanted(lab: Lab) -> None:
+    async with lab.mirroring(limits=QUICK) as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await lab.holds({str(A): HERE})
+        await synced(reconciler)
+        await lab.behind_its_back(f"route replace {A} via {THERE} proto bird")
+        reconciler.consider(A, candidate(str(A), "192.168.10.3"))  # calls for a reading
+        await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
+        await synced_or_waiting(reconciler)
+        assert reconciler.view().counters.conflicts == 1
+    assert lab.gateway(A) == THERE
+
+
+async def synced_or_waiting(reconciler: Reconciler) -> None:
+    good = {TargetState.SYNCED, TargetState.SYNCING}
+    await eventually(lambda: reconciler.view().state in good, what="the sync")
+
+
+async def test_connections_that_it_closes_for_idleness_cost_no_answer() -> None:
+    with laboratory("--idle-timeout", "0.2") as lab:
+        async with lab.mirroring(limits=Limits(canary_interval_s=0.5)) as reconciler:
+            for number, prefix in enumerate(numbered(5), 1):
+                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                await lab.holds({str(each): HERE for each in numbered(number)})
+                await asyncio.sleep(0.3)  # longer than it suffers an idle connection
+            await eventually(lambda: reconciler.view().counters.canaries >= 2, what="canaries")
+            outcomes = {outcome for _, outcome in reconciler.view().requests}
+        assert outcomes == {"ok", "exists"}
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_through_faults_of_every_kind_under_churn_the_right_routes_come_to_stand(
+    lab: Lab, seed: int
+) -> None:
+    chance = random.Random(seed)
+    foreign = "10.200.0.0/16"
+    await lab.behind_its_back(f"route add {foreign} via {THERE} proto static mtu 1400")
+    pool, wanted = numbered(30), {}
+    async with lab.mirroring(limits=QUICK, timeout_s=0.5) as reconciler:
+        await synced(reconciler)
+        lab.standin.inject(
+            Fault("reset", share=0.05),
+            Fault("reset", share=0.05, carried_out=True),
+            Fault("half", share=0.05, carried_out=True),
+            Fault("hang", share=0.02, carried_out=True),
+            Fault("hang", share=0.02),
+            Fault("answer", share=0.05, body="<html>"),
+            Fault("answer", share=0.05, carried_out=True, status=502, body="<html>"),
+            Fault("slow", share=0.1, delay_s=0.1),
+        )
+        for _ in range(200):
+            prefix = chance.choice(pool)
+            gateway = chance.choice((HERE, THERE, None))
+            reconciler.consider(prefix, candidate(str(prefix), gateway) if gateway else None)
+            if gateway:
+                wanted[str(prefix)] = gateway
+            else:
+                wanted.pop(str(prefix), None)
+            await asyncio.sleep(chance.random() * 0.05)
+        lab.standin.inject()
+        await lab.holds({**wanted, foreign: THERE}, within_s=60)
+        await synced(reconciler)
+        assert lab.static_routes() == {**wanted, foreign: THERE}
+        assert {str(prefix) for prefix in lab.ledger.owned("lb")} == set(wanted)
+    assert "mtu 1400" in lab.space.ip(f"route show {foreign}")
+
+
+async def test_a_target_that_hangs_delays_no_other() -> None:
+    with laboratory() as hanging, laboratory() as well:
+        async with AsyncExitStack() as stack:
+            stuck = await stack.enter_async_context(hanging.mirroring(timeout_s=30))
+            other = await stack.enter_async_context(well.mirroring())
+            await synced(stuck)
+            await synced(other)
+            hanging.standin.inject(Fault("hang"))
+            wanted = [Prefix.parse(f"10.{n // 100}.{n % 100}.0/24") for n in range(300)]
+            for prefix in wanted:
+                for reconciler in (stuck, other):
+                    reconciler.consider(prefix, candidate(str(prefix), HERE))
+            await well.holds({str(prefix): HERE for prefix in wanted}, within_s=20)
+            assert stuck.view().in_flight == 8, "all its workers wait, and only its own"
+            assert not hanging.static_routes()
+
+
+async def test_over_tls_with_a_client_certificate_and_a_server_name(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = authority.issue("server", alternative="DNS:loxilb.test")
+    own = authority.issue("client", alternative="DNS:client.test")
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(own.certificate, own.key)
+    arguments = ("--tls-cert", str(server.certificate), "--tls-key", str(server.key))
+    with laboratory(*arguments, "--tls-client-ca", str(authority.certificate)) as lab:
+        url = lab.standin.tls_url
+        async with (
+            LoxilbClient(url, tls=context, server_name="loxilb.test") as client,
+            lab.mirroring(client=client) as reconciler,
+        ):
+            reconciler.consider(A, candidate(str(A), HERE))
+            await lab.holds({str(A): HERE})
+        async with LoxilbClient(url, tls=context) as client, lab.mirroring(client=client) as reconciler:
+            await asyncio.wait_for(reconciler.contacted.wait(), 5)
+            assert "certificate not accepted" in (reconciler.view().error or "")
+            assert reconciler.view().breaker == "open"
+        anonymous = ssl.create_default_context(cafile=str(authority.certificate))
+        async with (
+            LoxilbClient(url, tls=anonymous, server_name="loxilb.test") as client,
+            lab.mirroring(client=client) as reconciler,
+        ):
+            await asyncio.wait_for(reconciler.contacted.wait(), 5)
+            assert reconciler.view().breaker == "open"
+
+
+async def test_what_one_target_shows_as_its_own_address_is_no_next_hop_at_another() -> None:
+    """A VIP that appears at one loxilb takes back the routes through it that another was told before."""
+    vip = "192.168.10.77"
+    with laboratory() as first, laboratory() as second:
+        horizon = Horizon()
+        async with second.mirroring(horizon=horizon, name="second") as reconciler:
+            reconciler.consider(A, candidate(str(A), vip))
+            await second.holds({str(A): vip})
+            await synced(reconciler)
+            first.space.ip(f"addr add {vip}/32 dev lo")
+            async with first.mirroring(horizon=horizon, name="first"):
+                await second.holds({})
+                assert reconciler.entries[A].phase is Phase.BLOCKED

@@ -1,0 +1,333 @@
+"""The control socket of a real daemon: who may what, and that no caller gets it out of step."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from routesync.control.calls import CALLS, JSON
+from routesync.control.openapi import document
+from routesync.control.server import CONNECTIONS
+from support.control import Served, connect, served
+from support.netns import Namespace, namespace, needs_root
+from support.other_user import User
+from support.waiting import eventually_sync
+
+pytestmark = needs_root
+
+OWNER = User(uid=61234, gid=61234)
+MEMBER = User(uid=61235, gid=61235, groups=(OWNER.gid,))
+STRANGER = User(uid=61236, gid=61236)
+NOT_RUNNING, NOT_ALLOWED = 3, 4
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Served]:
+    """A daemon in a namespace with a few routes, whose one target is never there."""
+    with namespace("control") as space, served(TARGET + LISTENER, namespace=space.name) as daemon:
+        routes(space)
+        daemon.start()
+        daemon.serves()
+        yield daemon
+
+
+LISTENER = '[control]\nlisten = "127.0.0.1:9469"\n'
+TARGET = """
+[[policy.rules]]
+name = "connected"
+match = { protocol = "kernel" }
+action = "drop"
+
+[[targets]]
+name = "lb"
+url = "http://127.0.0.1:9"
+"""
+
+
+def routes(space: Namespace) -> None:
+    space.batch(
+        [
+            "link add d0 type veth peer name p0",
+            "link set p0 up",
+            "addr add 192.0.2.1/24 dev d0",
+            "link set d0 up",
+            "route add 10.1.0.0/16 via 192.0.2.2",
+            "route add 10.1.0.0/16 via 192.0.2.3 metric 50",
+            "route add 10.1.2.0/24 via 192.0.2.2 proto 186 mtu 1400",
+        ]
+    )
+
+
+# -- answers -------------------------------------------------------------------------------------------------
+
+QUERIES = {"/v1/explain": "?of=10.1.2.3"}
+
+
+@pytest.mark.parametrize(
+    "call", [it for it in CALLS if not it.changes and it.name not in ("events", "metrics")]
+)
+def test_every_answer_is_as_the_document_says(alone: Served, call: object) -> None:
+    path = call.path  # type: ignore[attr-defined]
+    reply = alone.call("GET", path + QUERIES.get(path, ""))
+    assert reply.status == 200, reply.body
+    whole = document()
+    schema = whole["paths"][path]["get"]["responses"]["200"]["content"][JSON]["schema"]
+    jsonschema.Draft202012Validator({**schema, "components": whole["components"]}).validate(reply.json)
+
+
+def test_orders_are_carried_out_and_answered_as_the_document_says(alone: Served) -> None:
+    whole = document()
+    for name, body in (("resync", b""), ("pause", b'{"target": "lb"}'), ("resume", b"{}"), ("release", b"")):
+        reply = alone.call("POST", f"/v1/{name}", body)
+        assert reply.status == 200, reply.body
+        schema = whole["paths"][f"/v1/{name}"]["post"]["responses"]["200"]["content"][JSON]["schema"]
+        jsonschema.Draft202012Validator({**schema, "components": whole["components"]}).validate(reply.json)
+        assert "lb" in json.dumps(reply.json)
+    assert alone.log().count('"event": "control_call"') >= 4
+    assert "uid 0 (root)" in alone.log()
+
+
+def test_explain_finds_every_candidate_also_dropped_ones(alone: Served) -> None:
+    found = alone.get("/v1/explain?of=10.1.2.3")
+    assert [it["prefix"] for it in found["prefixes"]] == ["10.1.2.0/24", "10.1.0.0/16"]
+    (longest, shorter) = found["prefixes"]
+    assert longest["candidates"][0]["metrics"] == {"mtu": 1400}
+    assert longest["held"] is True
+    assert [(it["metric"], it["elected"]) for it in shorter["candidates"]] == [(0, True), (50, False)]
+    assert "its metric 50 is above 0" in shorter["candidates"][1]["why"]
+    assert longest["targets"][0]["wanted"] == "192.0.2.2"
+
+    (dropped,) = alone.get("/v1/explain?of=192.0.2.77")["prefixes"]
+    assert dropped["candidates"][0]["verdict"] == "drop"
+    assert dropped["candidates"][0]["why"] == "rule connected drops it"
+    assert alone.get("/v1/explain?of=2001:db8::1")["prefixes"] == []
+
+
+def test_the_table_is_filtered(alone: Served) -> None:
+    def prefixes(query: str) -> list[str]:
+        return [row["prefix"] for row in alone.get(f"/v1/routes?{query}")["routes"]]
+
+    assert prefixes("family=ipv4") == ["10.1.0.0/16", "10.1.2.0/24"]
+    assert prefixes("within=10.1.2.0/23") == ["10.1.2.0/24"]
+    assert prefixes("covering=10.1.9.9") == ["10.1.0.0/16"]
+    assert prefixes("protocol=bgp") == ["10.1.2.0/24"]
+    assert prefixes("rule=connected") == []
+    assert prefixes("target=lb&phase=pending&family=ipv4") == ["10.1.0.0/16", "10.1.2.0/24"]
+    assert prefixes("phase=confirmed") == []
+    limited = alone.get("/v1/routes?family=ipv4&limit=1")
+    assert (len(limited["routes"]), limited["matched"]) == (1, 2)
+
+
+def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Served) -> None:
+    plan = alone.get("/v1/plan")
+    ends = {
+        row["prefix"]: [end["fate"] for end in row["targets"]] for row in plan["routes"] if row["elected"]
+    }
+    assert ends == {"10.1.0.0/16": ["post"], "10.1.2.0/24": ["post"]}
+    dropped = [row for row in plan["routes"] if row["verdict"] == "drop" and row["family"] == "ipv4"]
+    assert [(row["prefix"], row["rule"]) for row in dropped] == [("192.0.2.0/24", "connected")]
+    bounded = alone.get("/v1/plan?dropped=0")
+    assert not [row for row in bounded["routes"] if row["verdict"] == "drop"]
+    assert bounded["left_out"]["connected"] >= 1
+
+
+# -- mistakes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "body", "said"),
+    [
+        ("GET", "/", None, "404 not-found: there is no /; GET /v1/openapi.json tells what there is"),
+        ("DELETE", "/v1/status", None, "405 wrong-method: /v1/status takes GET, not DELETE"),
+        ("GET", "/v1/pause", None, "405 wrong-method: /v1/pause takes POST, not GET"),
+        ("GET", "/v1/explain", None, "400 bad-request: of: is missing"),
+        ("GET", "/v1/explain?of=lb", None, "400 bad-request: of: 'lb' is no address or prefix"),
+        ("GET", "/v1/events?colour=red", None, "400 bad-request: colour: is unknown"),
+        ("GET", "/v1/routes?target=nix", None, "404 unknown-target: there is no target nix; there are: lb"),
+        ("POST", "/v1/pause", b"{target", "400 bad-request: Invalid JSON"),
+        ("POST", "/v1/pause", b"\xff\xfe", "400 bad-request: Invalid JSON"),
+        ("POST", "/v1/pause", b"[1]", "400 bad-request: Input should be an object"),
+        (
+            "POST",
+            "/v1/pause",
+            b'{"targets": "lb"}',
+            "400 bad-request: targets: is unknown; known are: target",
+        ),
+        ("POST", "/v1/pause", b'{"target": 7}', "400 bad-request: target: Input should be a valid string"),
+        ("POST", "/v1/pause", b'{"target": "nix"}', "404 unknown-target"),
+        ("POST", "/v1/pause", b" " * (5 * 2**20), "413 too-large: at most 4194304 bytes"),
+        ("POST", "/v1/forget", b'{"target": "lb"}', "409 conflict: target lb is mirrored into"),
+    ],
+)
+def test_a_mistake_is_a_problem_that_says_what_it_was(
+    alone: Served, method: str, url: str, body: bytes | None, said: str
+) -> None:
+    reply = alone.call(method, url, body)
+    assert f"{reply.status} {reply.problem}".startswith(said)
+    assert alone.get("/v1/status")["targets"][0]["paused_since"] is None
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"\x00" * 4096,
+        b"GET\r\n\r\n",
+        b"GET /v1/status HTTP/9.9\r\n\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+    ids=["zeroes", "no request", "unknown version", "endless path"],
+)
+def test_what_is_no_request_is_refused_and_costs_nothing(alone: Served, noise: bytes) -> None:
+    with connect(alone.socket) as caller:
+        caller.sendall(noise)
+        assert caller.recv(64).startswith(b"HTTP/1.0 400")
+    with connect(alone.socket) as caller:
+        caller.sendall(b"POST /v1/resync HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+    assert alone.get("/v1/status")["status"]["state"] == "degraded"
+    assert "Traceback" not in alone.log()
+
+
+def test_a_crowd_of_callers_takes_no_more_than_its_share(alone: Served) -> None:
+    assert alone.process is not None
+    descriptors = Path(f"/proc/{alone.process.pid}/fd")
+    with ExitStack() as crowd:
+        for _ in range(CONNECTIONS):
+            crowd.enter_context(connect(alone.socket))
+        eventually_sync(lambda: len(list(descriptors.iterdir())) > CONNECTIONS, what="the crowd, let in")
+        with connect(alone.socket) as one_more:
+            assert one_more.recv(1) == b""
+        done = alone.run("status")
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "control.sock: " in line
+    alone.serves()
+
+
+def test_metrics_come_in_the_format_that_is_asked_for(alone: Served) -> None:
+    plain = alone.call("GET", "/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=")
+    assert b"\nroutesync_" in plain.body
+    with connect(alone.socket) as caller:
+        caller.sendall(
+            b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+        )
+        head, _, body = b"".join(iter(lambda: caller.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert b"application/openmetrics-text" in head
+    assert body.endswith(b"# EOF\n")
+
+
+# -- over TCP ------------------------------------------------------------------------------------------------
+
+
+def test_over_tcp_there_are_health_and_metrics_and_nothing_else(alone: Served) -> None:
+    def ask(url: str) -> str:
+        code = (
+            "import urllib.request, urllib.error\n"
+            f"try: print(urllib.request.urlopen('http://127.0.0.1:9469{url}').read().decode())\n"
+            "except urllib.error.HTTPError as error: print(error.code, error.read().decode())"
+        )
+        return Namespace(alone._prefix[-1]).run(["python3", "-c", code])
+
+    assert '"live"' in ask("/health/live")
+    assert '"ready"' in ask("/health/ready")
+    assert "routesync_" in ask("/metrics")
+    assert "404" in ask("/v1/status")
+    assert "the rest is asked at the control socket" in ask("/v1/status")
+
+
+# -- who may what --------------------------------------------------------------------------------------------
+
+
+def test_the_group_may_read_the_owner_and_root_may_change_and_strangers_nothing() -> None:
+    with served(owner=OWNER) as daemon:
+        daemon.start(user=OWNER)
+        daemon.serves()
+        found = daemon.socket.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o660, OWNER.uid, OWNER.gid)
+
+        def ask(user: User, *arguments: str) -> tuple[int, str]:
+            done = user.run(*arguments, "--socket", str(daemon.socket))
+            assert "Traceback" not in done.stderr
+            return done.returncode, done.stdout + done.stderr
+
+        assert ask(MEMBER, "status")[0] == 0
+        assert ask(MEMBER, "explain", "192.0.2.1")[0] in (0, 1)
+        status, said = ask(MEMBER, "resync")
+        assert status == NOT_ALLOWED
+        assert f"only root and uid {OWNER.uid} (unknown), which the daemon runs as, may resync" in said
+        assert f"you are uid {MEMBER.uid}" in said
+        assert ask(OWNER, "resync")[0] == 0
+        assert daemon.run("resync").returncode == 0
+
+        status, said = ask(STRANGER, "status")
+        assert status == NOT_ALLOWED
+        assert f"you may not open it; it is for the group {OWNER.gid}: use sudo, or" in said
+        assert '"control_refused"' in daemon.log()
+
+
+# -- the socket's own life -----------------------------------------------------------------------------------
+
+
+def test_a_crashed_daemons_socket_is_taken_over_and_a_live_ones_is_not() -> None:
+    with served() as daemon:
+        daemon.start()
+        daemon.serves()
+        daemon.kill()
+        assert daemon.socket.exists()
+        assert daemon.run("status").returncode == NOT_RUNNING
+        first = daemon.start()
+        daemon.serves()
+        inode = daemon.socket.stat().st_ino
+
+        daemon.start(state="other")
+        eventually_sync(
+            lambda: "another routesync serves there" in daemon.log(), what="the second one's word"
+        )
+        assert daemon.socket.stat().st_ino == inode
+        assert daemon.get("/v1/status")["pid"] == first.pid
+        first.terminate()
+        assert first.wait(15) == 0
+        daemon.serves()  # the second one tries on
+        eventually_sync(
+            lambda: "control_serves_again" in daemon.log(), what="the second one's word that it heals"
+        )
+        assert daemon.log().count("another routesync serves there") == 1, "it is said once"
+        assert daemon.stop() == 0
+        assert not daemon.socket.exists()
+
+
+def test_without_a_runtime_directory_the_daemon_goes_on_and_says_so() -> None:
+    with served() as daemon:
+        daemon.runtime.write_text("a file where a directory should be")
+        process = daemon.start()
+        eventually_sync(lambda: "control_not_served" in daemon.log(), what="the word")
+        done = daemon.run("status")
+        assert done.returncode == NOT_RUNNING
+        assert "routesync does not run here: there is no" in done.stderr
+        daemon.runtime.unlink()
+        daemon.serves()
+        assert daemon.get("/v1/status")["status"]["reasons"] == []
+        daemon.socket.unlink()
+        daemon.serves()
+        assert process.poll() is None
+
+
+def test_a_taken_port_degrades_and_is_tried_again() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with served(f'[control]\nlisten = "127.0.0.1:{port}"\n') as daemon:
+            daemon.start()
+            daemon.serves()
+            (reason,) = daemon.get("/v1/status")["status"]["reasons"]
+            assert f"127.0.0.1:{port}: Address already in use" in reason
+            other.close()
+            eventually_sync(lambda: daemon.get("/v1/status")["status"]["reasons"] == [], what="the port")

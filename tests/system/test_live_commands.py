@@ -1,0 +1,288 @@
+"""The commands that ask or tell a running daemon, as an operator uses them: on the founding scene, whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from routesync.demo.topology import MIRRORED_TABLE
+from routesync.mirror.ledger import read_owned
+from support.netns import Namespace, needs_root
+from support.scene import ROUTESYNC, Scene, founding_scene
+from support.terminal import ANSI, lines, on_terminal
+from support.waiting import eventually_sync
+
+pytestmark = needs_root
+
+FAILED, USAGE, NOT_RUNNING, EX_CONFIG = 1, 2, 3, 78
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """One scene for all tests here: each leaves it as it found it."""
+    with founding_scene(tmp_path_factory.mktemp("scene")) as made:
+        made.start()
+        made.mirror_holds(MIRRORED_TABLE)
+        eventually_sync(lambda: made.run("status").returncode == 0, what="a healthy daemon")
+        yield made
+
+
+def said(scene: Scene, *arguments: str, status: int = 0, stdin: str = "") -> str:
+    done = scene.run(*arguments, stdin=stdin)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def answer(scene: Scene, *arguments: str) -> Any:
+    return json.loads(said(scene, *arguments, "--json"))
+
+
+def test_status_is_one_screen_and_says_that_all_is_well(scene: Scene) -> None:
+    shown = said(scene, "status").splitlines()
+    assert len(shown) < 24
+    assert re.match(r"node  online  routesync \S+, mode mirror, pid \d+, up ", shown[0])
+    text = "\n".join(shown)
+    assert "5 prefixes kept, 3 routes dropped" in text
+    assert re.search(r"rules +dhcp-host-routes +drop +1\n", text)
+    assert re.search(r" +pod-networks +keep +4\n", text)
+    assert re.search(r"target +edge  synced  http://192\.168\.10\.20:11111, loxilb ", text)
+    assert "5 wanted" in text
+    assert re.search(r"broker +connected\n", text)
+    assert re.search(r"alarms +none", text)
+    status = answer(scene, "status")
+    assert status["status"]["state"] == "online"
+    assert [rule["rule"] for rule in status["rules"]][-1] == "default"
+
+
+def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: Scene) -> None:
+    host = said(scene, "explain", "192.168.10.1/32")
+    assert "dev ens3 proto dhcp metric 100\n    rule dhcp-host-routes drops it" in host
+    pod = said(scene, "explain", "10.244.1.7")
+    assert pod.startswith("10.244.1.7/32 at edge: by 10.244.1.0/24 via 192.168.10.10, ")
+    assert "rule pod-networks keeps it; elected; targets are told 192.168.10.10 as its next hop" in pod
+    assert re.search(
+        r"edge: (accepted|confirmed) via 192\.168\.10\.10, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(", pod
+    )
+    assert "\n0.0.0.0/0\n" in pod, "what covers it, too"
+    assert "no route that covers it" in said(scene, "explain", "2001:db8::1", status=FAILED)
+
+
+def test_routes_shows_the_table_and_how_it_stands_there(scene: Scene) -> None:
+    table = said(scene, "routes")
+    assert "10.244.1.0/24  pod-networks  via 10.244.1.0 dev flannel.1 onlink proto boot" in table
+    assert "5 prefixes" in table
+    rows = answer(scene, "routes", "--rule", "pod-networks", "--target", "edge")["routes"]
+    assert [row["prefix"] for row in rows] == [f"10.244.{number}.0/24" for number in range(4)]
+    assert {row["targets"][0]["phase"] for row in rows} <= {"accepted", "confirmed"}
+    assert "no such routes" in said(scene, "routes", "--phase", "refused", status=FAILED)
+
+
+def test_the_live_plan_agrees_with_the_one_from_the_file(scene: Scene) -> None:
+    def verdicts(plan: Any) -> list[tuple[object, ...]]:
+        return [
+            (row["prefix"], row["verdict"], row["rule"], row["hops"], row["elected"])
+            for row in plan["routes"]
+        ]
+
+    live = answer(scene, "plan")
+    assert live["source"] == "daemon"
+    offline = scene.plan()
+    assert offline["source"] == "files"
+    assert verdicts(live) == verdicts(offline)
+    assert {end["fate"] for row in live["routes"] for end in row["targets"]} == {"stands"}
+    assert "8 routes by the running daemon" in said(scene, "plan")
+
+
+def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: Scene) -> None:
+    node = Namespace(scene.topology.node)
+    assert said(scene, "pause", "--target", "edge") == "edge: paused\n"
+    assert said(scene, "pause") == "edge: paused already\n"
+    status = said(scene, "status", status=FAILED)
+    assert "paused since" in status
+    assert "routesync resume --target edge" in status
+    node.ip("route add 10.77.0.0/16 via 192.168.10.1")
+    eventually_sync(
+        lambda: '"10.77.0.0/16"' in json.dumps(answer(scene, "routes")), what="the route in the table"
+    )
+    explained = said(scene, "explain", "10.77.0.1")
+    assert "edge is paused" in explained
+    assert "edge: pending via 192.168.10.1" in explained
+    assert scene.mirrored() == [*MIRRORED_TABLE] or sorted(scene.mirrored()) == sorted(MIRRORED_TABLE)
+    assert said(scene, "resume") == "edge: resumed\n"
+    scene.mirror_holds([*MIRRORED_TABLE, "10.77.0.0/16 via 192.168.10.1"])
+    node.ip("route del 10.77.0.0/16")
+    scene.mirror_holds(MIRRORED_TABLE)
+
+
+def test_resync_and_release_say_what_they_do(scene: Scene) -> None:
+    before = answer(scene, "status")["status"]["kernel"]["resyncs"]
+    assert said(scene, "resync") == "the kernel's table is read anew\nedge: sweep ordered\n"
+    eventually_sync(
+        lambda: answer(scene, "status")["status"]["kernel"]["resyncs"] > before,
+        what="another reading of the kernel",
+    )
+    assert said(scene, "release", "-t", "edge") == "edge: nothing was held back\n"
+
+
+def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: Scene) -> None:
+    good = scene.config.read_text()
+    digest = answer(scene, "status")["config"]["digest"]
+    scene.config.write_text(good + "\n[polcy]\n")
+    try:
+        refused = said(scene, "reload", status=EX_CONFIG)
+        assert "[polcy]: unknown key 'polcy'; did you mean 'policy'?" in refused
+        assert "the configuration before stays in force" in refused
+        degraded = json.loads(said(scene, "status", "--json", status=FAILED))
+        assert degraded["config"]["digest"] == digest
+        assert "configuration rejected, the one before is in force" in degraded["status"]["reasons"][0]
+    finally:
+        scene.config.write_text(good)
+    assert said(scene, "reload") == f"{scene.config} is in force\n"
+    assert said(scene, "status").endswith("none\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (
+            ("explain", "lb-1"),
+            USAGE,
+            "'lb-1' is no address or prefix; write 10.1.2.3, 10.0.0.0/8 or 2001:db8::1",
+        ),
+        (("explain", "10.1.2.3/24"), USAGE, "'10.1.2.3/24' has host bits set; did you mean 10.1.2.0/24?"),
+        (
+            ("routes", "--within", "10.1"),
+            USAGE,
+            "within: '10.1' is not a prefix like 10.0.0.0/8 or 2001:db8::/32",
+        ),
+        (("pause", "--target", "nix"), USAGE, "there is no target nix; there are: edge"),
+        (("adopt", "--target", "nix"), USAGE, "there is no target nix; there are: edge"),
+        (
+            ("withdraw", "--target", "edge"),
+            FAILED,
+            "target edge is mirrored into: its routes would be made again",
+        ),
+        (("forget", "--target", "edge", "--yes"), FAILED, "to forget it, take it out of the configuration"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_stable_exit_status(
+    scene: Scene, arguments: tuple[str, ...], status: int, line: str
+) -> None:
+    (complaint,) = said(scene, *arguments, status=status).splitlines()
+    assert complaint.startswith("routesync: ")
+    assert line in complaint
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "routes", "explain 10.0.0.1", "resync", "pause", "release", "reload"]
+)
+def test_without_a_daemon_each_command_says_so(scene: Scene, tmp_path: Path, command: str) -> None:
+    nowhere = tmp_path / "none.sock"
+    (line,) = said(scene, *command.split(), "--socket", str(nowhere), status=NOT_RUNNING).splitlines()
+    assert line == (
+        f"routesync: routesync does not run here: there is no {nowhere}; "
+        "start it (systemctl start routesync), or say where it serves by --socket"
+    )
+
+
+# -- on a terminal, and off it -------------------------------------------------------------------------------
+
+SHOWN = (("status",), ("routes",), ("explain", "192.168.10.1"))
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_a_terminal_of_80_columns_gets_colour_and_nothing_beyond_its_edge(
+    scene: Scene, command: tuple[str, ...]
+) -> None:
+    status, screen = on_terminal(scene.in_node(*ROUTESYNC, *command), 80)
+    assert status == 0
+    assert ANSI.search(screen)
+    assert max(map(len, lines(screen))) <= 80
+    status, plain = on_terminal(scene.in_node(*ROUTESYNC, *command), 80, NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain), "NO_COLOR is heeded"
+
+
+@pytest.mark.parametrize("command", [*SHOWN, ("plan",)])
+def test_a_pipe_gets_plain_text_and_whole_values(scene: Scene, command: tuple[str, ...]) -> None:
+    piped = said(scene, *command)
+    assert "\x1b" not in piped
+    assert "…" not in piped
+    if command[0] != "plan":
+        _, screen = on_terminal(scene.in_node(*ROUTESYNC, *command), 60)
+        assert lasting("".join(lines(screen))) == lasting(piped), "wrapped, never cut"
+
+
+def lasting(text: str) -> str:
+    """What does not change from one look to the next, without white space."""
+    solid = re.sub(r"\s+", "", text)
+    return re.sub(r"\(\d+\w+ago\)|up\d+(s|min\d*s?)(?=config)|lag[\d.e-]+ms|read\d+times", "", solid)
+
+
+# -- which routes are ours -----------------------------------------------------------------------------------
+
+
+def test_adopt_asks_the_daemon_and_the_claim_is_proved(tmp_path: Path) -> None:
+    with founding_scene(tmp_path) as scene:
+        loxilb = Namespace(scene.topology.loxilb)
+        loxilb.ip("route add 10.244.1.0/24 via 192.168.10.10 proto static")
+        scene.start()
+        scene.mirror_holds(MIRRORED_TABLE)
+        eventually_sync(
+            lambda: scene.run("routes", "--phase", "present").returncode == 0,
+            what="a route that is present",
+        )
+        assert len(read_owned(scene.state, "edge")) == 4
+        declined = said(scene, "adopt", "--target", "edge", status=FAILED, stdin="n\n")
+        assert "10.244.1.0/24 via 192.168.10.10" in declined
+        assert len(read_owned(scene.state, "edge")) == 4
+        assert "--json asks nothing" in said(scene, "adopt", "--target", "edge", "--json", status=USAGE)
+        assert answer(scene, "adopt", "--target", "edge", "--yes") == {"target": "edge", "routes": 1}
+        eventually_sync(
+            lambda: scene.run("routes", "--phase", "confirmed", "--within", "10.244.1.0/24").returncode == 0,
+            within_s=20,
+            what="the proof",
+        )
+        assert len(read_owned(scene.state, "edge")) == 5
+        assert "nothing to adopt" in said(scene, "adopt", "--target", "edge")
+        Namespace(scene.topology.node).ip("route del 10.244.1.0/24")
+        scene.mirror_holds([line for line in MIRRORED_TABLE if not line.startswith("10.244.1.0/24")])
+
+
+def test_a_target_that_was_taken_out_is_emptied_or_forgotten_while_the_daemon_runs(tmp_path: Path) -> None:
+    with founding_scene(tmp_path) as scene:
+        scene.start()
+        scene.mirror_holds(MIRRORED_TABLE)
+        text = scene.config.read_text()
+        start, end = text.index("[[targets]]"), text.index("[node]")
+        scene.config.write_text(text[:start] + text[end:])
+        said(scene, "reload")
+        assert "`routesync withdraw --target edge` takes them out" in said(scene, "status", status=FAILED)
+        assert "say where it is: --url" in said(scene, "withdraw", "--target", "edge", status=USAGE)
+        assert "no route in nix is ours; targets with routes of ours: edge (5)" in said(
+            scene, "withdraw", "--target", "nix", status=USAGE
+        )
+        url = ("--url", "http://192.168.10.20:11111")
+        assert said(scene, "withdraw", "--target", "edge", *url) == "edge: 5 routes withdrawn\n"
+        assert scene.mirrored() == []
+        assert read_owned(scene.state, "edge") == {}
+        eventually_sync(
+            lambda: scene.run("status").returncode == 0, what="health, for nothing is left behind"
+        )
+
+        scene.config.write_text(text)
+        said(scene, "reload")
+        scene.mirror_holds(MIRRORED_TABLE)
+        scene.config.write_text(text[:start] + text[end:])
+        said(scene, "reload")
+        assert (
+            said(scene, "forget", "--target", "edge", "--yes")
+            == "edge: 5 routes forgotten; they stay where they are\n"
+        )
+        assert sorted(scene.mirrored()) == sorted(MIRRORED_TABLE)
+        eventually_sync(lambda: scene.run("status").returncode == 0, what="health, for nothing is ours there")

@@ -1,0 +1,226 @@
+"""A new configuration for a daemon that runs: what differs reaches loxilb, and nothing else does.
+
+What loxilb's kernel sees is listened to (`ip monitor`), so a route that went and came back would be told.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from routesync.demo.topology import MIRRORED_TABLE
+from support.broker import broker
+from support.netns import Namespace, needs_root
+from support.scene import Scene, founding_scene
+from support.waiting import eventually_sync
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with founding_scene(tmp_path) as made:
+        yield made
+
+
+def edit(scene: Scene, *changes: tuple[str, str]) -> None:
+    text = scene.config.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    scene.config.write_text(text)
+
+
+def lines(scene: Scene, event: str) -> list[dict[str, object]]:
+    """The lines of the log with this event."""
+    found = (json.loads(line) for line in scene.log().splitlines() if line.startswith("{"))
+    return [line for line in found if line["event"] == event]
+
+
+def reload(scene: Scene, outcome: str = "config_reloaded") -> None:
+    before = len(lines(scene, outcome))
+    assert scene.daemon is not None
+    scene.daemon.send_signal(signal.SIGHUP)
+    eventually_sync(lambda: len(lines(scene, outcome)) > before, within_s=15, what=outcome)
+
+
+@contextmanager
+def route_changes(scene: Scene) -> Iterator[list[str]]:
+    """Collect what changes among the gateway routes of loxilb's kernel within a `with` block."""
+    space = Namespace(scene.topology.loxilb)
+    heard = scene.directory / "heard"
+    changes: list[str] = []
+    with heard.open("wb") as out:
+        ear = subprocess.Popen(["ip", "-n", space.name, "monitor", "route"], stdout=out)
+    try:
+        # the ear is there as soon as it hears something
+        def is_heard(mark: str) -> bool:
+            space.ip(f"route add blackhole {mark}")
+            space.ip(f"route del blackhole {mark}")
+            return mark in heard.read_text()
+
+        eventually_sync(lambda: is_heard("198.51.100.1"), what="the monitor")
+        yield changes
+        eventually_sync(lambda: is_heard("198.51.100.2"), what="the end of it in the monitor")
+    finally:
+        ear.kill()
+        ear.wait()
+    text = [line.strip() for line in heard.read_text().splitlines()]
+    changes += [re.sub(r" dev .*", "", line) for line in text if line and "198.51.100." not in line]
+
+
+def status(scene: Scene, host: str = "127.0.0.1") -> dict[str, object]:
+    """The retained status that this broker has."""
+    done = subprocess.run(
+        scene.in_node(*["mosquitto_sub", "-h", host, "-t", "routesync/v1/node/status", "-C", "1", "-W", "5"]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    data: dict[str, object] = json.loads(done.stdout)["data"] if done.stdout else {}
+    return data
+
+
+TARGET_MARK = '[[targets]]\nname = "edge"'
+POD_RULE = 'action = "keep"\nnext_hop = "192.168.10.10"\n'
+
+
+def test_only_what_the_new_rules_change_is_written(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    no_pod_3 = (
+        '[[policy.rules]]\nname = "no-pod-3"\nmatch = { prefix = "10.244.3.0/24" }\naction = "drop"\n\n'
+    )
+    with route_changes(scene) as changes:
+        edit(scene, ('[[policy.rules]]\nname = "dhcp-host', no_pod_3 + '[[policy.rules]]\nname = "dhcp-host'))
+        reload(scene)
+        scene.mirror_holds([line for line in MIRRORED_TABLE if "10.244.3.0" not in line])
+        # a rule that is only called otherwise changes nothing
+        edit(scene, (no_pod_3, ""), ('name = "pod-networks"', 'name = "pods"'))
+        reload(scene)
+        scene.mirror_holds(MIRRORED_TABLE)
+    assert changes == [
+        "Deleted 10.244.3.0/24 via 192.168.10.10",
+        "10.244.3.0/24 via 192.168.10.10",
+    ]
+
+
+def test_what_moves_from_the_rules_to_a_target_changes_nothing_in_between(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    there = (
+        (POD_RULE, POD_RULE.splitlines()[0] + "  #\n"),
+        (TARGET_MARK, f'{TARGET_MARK}\nnext_hop = "192.168.10.10"'),
+    )
+    back = tuple((new, old) for old, new in reversed(there))
+    with route_changes(scene) as changes:
+        # with next_hop at the target the default route goes there, too; so it must not be mirrored meanwhile
+        edit(scene, ("allow_default = true", "allow_default = false"))
+        reload(scene)
+        scene.mirror_holds([line for line in MIRRORED_TABLE if "default" not in line])
+        edit(scene, *there)
+        reload(scene)
+        edit(scene, *back)
+        edit(
+            scene, (TARGET_MARK, f"{TARGET_MARK}\nrate = 100\nrequest_timeout_s = 5")
+        )  # contact is made anew
+        reload(scene)
+        edit(scene, ("allow_default = false", "allow_default = true"))
+        reload(scene)
+        scene.mirror_holds(MIRRORED_TABLE)
+    assert changes == ["Deleted default via 192.168.10.1", "default via 192.168.10.1"]
+    blocked = {event["subject"] for event in scene.events() if ".blocked." in event["type"]}
+    assert blocked == {"0.0.0.0/0"}
+
+
+def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    good = scene.config.read_text()
+    with route_changes(scene) as changes:
+        edit(scene, ('action = "drop"\nreport = true', 'action = "dorp"\nreport = true'), ('"edge"', '""'))
+        bad = [
+            number for number, line in enumerate(scene.config.read_text().splitlines(), 1) if "dorp" in line
+        ]
+        reload(scene, "config_rejected")
+        place = f"{scene.config}:{bad[0]}"
+        eventually_sync(lambda: place in str(status(scene).get("reasons")), what="the reason in the status")
+        problems = [str(line["problem"]) for line in lines(scene, "config_rejected")]
+        assert len(problems) == 2
+        assert problems[0].startswith(f"{place}: [[policy.rules]] #1 (dhcp-host-routes), key action: ")
+        (rejected,) = [event for event in scene.events() if ".config.rejected." in event["type"]]
+        assert rejected["data"]["errors"] == problems
+
+        scene.config.write_text(good + '\n[kernel]\nnetns = "rs-nowhere"\n')
+        reload(scene, "config_rejected")
+        assert "netns" in str(lines(scene, "config_rejected")[-1])
+
+        Namespace(scene.topology.node).ip("route add 10.99.0.0/16 via 192.168.10.1")
+        scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
+        scene.config.write_text(good)
+        reload(scene)
+        eventually_sync(lambda: status(scene).get("state") == "online", what="the end of it in the status")
+    assert changes == ["10.99.0.0/16 via 192.168.10.1"]
+    assert scene.stop() == 0
+
+
+def test_targets_and_modes_come_and_go_and_routes_stay(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    whole = scene.config.read_text()
+    start, end = whole.index("[[targets]]"), whole.index("[node]")
+    with route_changes(scene) as changes:
+        scene.config.write_text(whole[:start] + whole[end:])
+        reload(scene)
+        eventually_sync(
+            lambda: "routes in it are ours" in str(status(scene).get("reasons")),
+            what="its name in the status",
+        )
+        assert status(scene)["targets"] == []
+        scene.config.write_text(f'mode = "observe"\n{whole}')
+        reload(scene)
+        eventually_sync(lambda: status(scene).get("mode") == "observe", what="the mode")
+        scene.topology.move_pod_network(3, 7)
+        scene.config.write_text(whole.replace("allow_default", "startup_hold_s = 1\nallow_default"))
+        reload(scene)
+        scene.mirror_holds([line.replace("10.244.3.0", "10.244.7.0") for line in MIRRORED_TABLE])
+    assert sorted(changes) == ["10.244.7.0/24 via 192.168.10.10", "Deleted 10.244.3.0/24 via 192.168.10.10"]
+    eventually_sync(lambda: not status(scene).get("reasons", True), what="a status without reasons")
+
+
+def test_another_broker_gets_the_table_and_what_waits(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    with broker(namespace=Namespace(scene.topology.node), address="127.0.0.2") as other:
+        edit(scene, ('host = "127.0.0.1"', f'host = "{other.address}"'))
+        reload(scene)
+        eventually_sync(
+            lambda: bool(status(scene, other.address).get("table")), what="the manifest at the new broker"
+        )
+        assert status(scene, other.address)["table"][0]["routes"] == len(MIRRORED_TABLE)  # type: ignore[index]
+        eventually_sync(lambda: status(scene).get("state") == "offline", what="the farewell at the old one")
+
+
+def test_other_tables_are_read_without_a_restart(scene: Scene) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    Namespace(scene.topology.node).ip("route add 10.99.0.0/16 via 192.168.10.1 table 100")
+    with route_changes(scene) as changes:
+        edit(scene, ("[mqtt]", '[log]\nlevel = "debug"\n\n[kernel]\ntables = ["main", 100]\n\n[mqtt]'))
+        reload(scene)
+        scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
+        eventually_sync(lambda: bool(lines(scene, "kernel_resynced")), what="a debug line")
+        edit(scene, ('tables = ["main", 100]', 'tables = "main"'), ('name = "node"', 'name = "other"'))
+        reload(scene)
+        scene.mirror_holds(MIRRORED_TABLE)
+    assert changes == ["10.99.0.0/16 via 192.168.10.1", "Deleted 10.99.0.0/16 via 192.168.10.1"]
+    eventually_sync(
+        lambda: "node.name" in str(status(scene).get("reasons")), what="what a reload cannot change"
+    )

@@ -1,0 +1,90 @@
+"""Every candidate has its sentence: which rule decided, and why another stands before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from routesync.config import load
+from routesync.control.explain import Explained, explain
+from routesync.control.present import Words
+from routesync.kernel.details import RouteDetails
+from routesync.names import PROTOCOLS, Names
+from routesync.route import NextHop, Prefix, Route, parse_address
+
+RULES = """
+[[policy.rules]]
+name = "leases"
+match = { protocol = "dhcp", host = true }
+action = "drop"
+
+[[policy.rules]]
+name = "pods"
+match = { prefix = { within = "10.244.0.0/16" } }
+action = "keep"
+next_hop = "192.0.2.9"
+"""
+
+
+def route(prefix: str, *, protocol: str = "static", metric: int = 0, table: int = 254, tos: int = 0) -> Route:
+    hops = (NextHop(parse_address("192.0.2.1"), 2),)
+    return Route(Prefix.parse(prefix), table, tos, metric, PROTOCOLS[protocol], 0, 1, hops)
+
+
+def explained(tmp_path: Path, *routes: Route) -> list[Explained]:
+    file = tmp_path / "routesync.toml"
+    file.write_text(RULES)
+    names = Names()
+    return explain(
+        dict.fromkeys(routes, RouteDetails()),
+        load(file, {}, names).policy,
+        (100, 254),
+        Words(names, {2: "eth0"}),
+    )
+
+
+def why(found: Explained) -> list[str]:
+    return [it.why for it in found.routes]
+
+
+def test_the_longest_prefix_comes_first(tmp_path: Path) -> None:
+    found = explained(tmp_path, route("0.0.0.0/0"), route("10.0.0.0/8"), route("10.244.1.0/24"))
+    assert [str(it.prefix) for it in found] == ["10.244.1.0/24", "10.0.0.0/8", "0.0.0.0/0"]
+
+
+def test_each_verdict_names_its_rule_or_the_default(tmp_path: Path) -> None:
+    lease, pods, other = explained(
+        tmp_path, route("10.244.1.7/32"), route("10.9.1.7/32", protocol="dhcp"), route("10.9.0.0/16")
+    )[:3]
+    assert why(pods) == ["rule pods keeps it; elected"]
+    assert pods.routes[0].next_hop == ("192.0.2.9",)
+    assert why(lease) == ["rule leases drops it"]
+    assert lease.elected is None
+    assert why(other) == ["no rule matches; default_action keeps it; elected"]
+
+
+def test_a_runner_up_takes_the_place_of_what_is_dropped(tmp_path: Path) -> None:
+    (found,) = explained(
+        tmp_path, route("10.9.1.7/32", metric=20), route("10.9.1.7/32", protocol="dhcp", metric=10)
+    )
+    assert [(it.metric, it.verdict, it.elected) for it in found.routes] == [
+        (10, "drop", False),
+        (20, "keep", True),
+    ]
+
+
+def test_what_stands_behind_says_why(tmp_path: Path) -> None:
+    (found,) = explained(
+        tmp_path,
+        route("10.9.0.0/16", tos=8),
+        route("10.9.0.0/16", metric=30),
+        route("10.9.0.0/16", table=100, metric=90),
+        route("10.9.0.0/16", table=100, metric=90, protocol="bgp"),
+        route("10.9.0.0/16", table=100, metric=95),
+    )
+    assert [said.partition("; ")[2].partition("; ")[2] for said in why(found)] == [
+        "elected",
+        "stands behind, for the kernel has the other one first",
+        "stands behind, for its metric 95 is above 90",
+        "stands behind, for its table comes later in [kernel] tables",
+        "stands behind, for it holds for TOS 0x08 only",
+    ]

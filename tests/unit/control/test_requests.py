@@ -1,0 +1,128 @@
+"""What goes into a call: read whole, or refused in words that name the mistake."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from routesync.control.models import EventsQuery, Order, RoutesQuery, TargetOrder, read_covering
+from routesync.control.peers import Peer, may_change, overflow_uid
+from routesync.control.problems import ProblemError
+from routesync.control.requests import read_query
+from routesync.control.stream import Reader
+from routesync.events.cloudevents import Record
+from routesync.route import Prefix
+from support.events import accepted
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("10.1.2.3", "10.1.2.3/32"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("default", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("2001:DB8::1", "2001:db8::1/128"),
+    ],
+)
+def test_an_address_stands_for_its_host_prefix(text: str, prefix: str) -> None:
+    assert str(read_covering(text)) == prefix
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("10.1.2", "'10.1.2' is no address or prefix; write 10.1.2.3"),
+        ("lb-1", "'lb-1' is no address or prefix"),
+        ("", "'' is no address or prefix"),
+        ("10.1.2.3/24", "did you mean 10.1.2.0/24"),
+        ("10.0.0.0/33", "is not a prefix like"),
+    ],
+)
+def test_what_is_neither_is_explained(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+        read_covering(text)
+
+
+Q = TypeVar("Q", bound=Order)
+
+
+def query(text: str, model: type[Q]) -> Q:
+    return read_query(make_mocked_request("GET", f"/v1/x?{text}"), model)
+
+
+def test_parameters_are_read_into_values() -> None:
+    read = query("within=10.0.0.0/8&phase=refused&phase=conflicting&limit=7", RoutesQuery)
+    assert read.within == Prefix.parse("10.0.0.0/8")
+    assert read.phase == ("refused", "conflicting")
+    assert read.limit == 7
+    assert query("type=route.*", EventsQuery).type == ("route.*",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colour=red", "colour: is unknown; known are: within, covering"),
+        ("limit=0", "limit: Input should be greater than or equal to 1"),
+        ("limit=many", "limit: Input should be a valid integer"),
+        ("within=10.0.0.1/8", "within: '10.0.0.1/8' has host bits set"),
+        ("family=ipx", "family: Input should be 'ipv4' or 'ipv6'"),
+        ("target=a&target=b", "target is given 2 times"),
+    ],
+)
+def test_a_wrong_parameter_is_named(text: str, said: str) -> None:
+    with pytest.raises(ProblemError) as refused:
+        query(text, RoutesQuery)
+    assert said in str(refused.value)
+    assert refused.value.problem.status == 400
+
+
+def test_an_order_is_for_all_targets_unless_it_names_one() -> None:
+    assert TargetOrder.model_validate_json("{}").target is None
+
+
+def test_root_and_the_daemons_own_user_may_change_and_nobody_else() -> None:
+    assert may_change(Peer(1, 0, 0), 998)
+    assert may_change(Peer(1, 998, 1), 998)
+    assert not may_change(Peer(1, 1000, 0), 998)
+    assert not may_change(None, 998)
+
+
+def test_the_uid_that_stands_for_all_strangers_is_nobodys_own() -> None:
+    nobody = overflow_uid()
+    assert not may_change(Peer(1, nobody, nobody), nobody)
+    assert may_change(Peer(1, 0, 0), nobody)
+
+
+def record(number: int) -> Record:
+    return Record(number, 0.0, accepted(number))
+
+
+async def test_a_slow_readers_losses_are_told_where_they_are() -> None:
+    reader = Reader(limit=3)
+    for number in range(1, 6):
+        reader.put(record(number))
+    first = await reader.take(2, 1)
+    reader.put(record(6))
+    reader.put(record(7))  # does not fit: 3, the mark and 6 wait
+    rest = await reader.take(10, 1)
+    assert [it if isinstance(it, int) else f"#{it.sequence}" for it in [*first, *rest]] == [
+        "#1",
+        "#2",
+        "#3",
+        2,
+        "#6",
+        1,
+    ]
+
+
+async def test_a_reader_that_waits_gets_news_at_once_and_nothing_when_there_are_none() -> None:
+    reader = Reader()
+    assert await reader.take(10, 0.001) == []
+    waiting = asyncio.create_task(reader.take(10, 60))
+    await asyncio.sleep(0)
+    reader.put(record(1))
+    assert [it.sequence for it in await waiting if isinstance(it, Record)] == [1]

@@ -1,0 +1,185 @@
+"""Each check says what is wrong, why, and what to do; and nothing when all is well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from routesync.doctor import Check, Facts, Finding, Level, diagnose, worst
+from routesync.doctor.facts import BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts
+from routesync.kernel import Sysctls
+from routesync.loxilb.wire import Port
+from support.doctor_facts import configuration, healthy, reading, route
+
+ROOT = Path(__file__).parents[3]
+TARGET = '[[targets]]\nname = "lb"\nurl = "http://192.0.2.1:11111"\n'
+OURS = (Port("ens3", 2, "52:54:00:00:00:01"),)
+THEIRS = (Port("ens3", 7, "52:54:00:00:00:09"),)
+GUARD_NEEDS = TARGET + '[targets.witness]\nnetns = "lb"\n'
+Change = Callable[[Facts], Facts]
+
+
+def target(**facts: object) -> Change:
+    return lambda it: it._replace(targets=(TargetFacts("lb", "http://192.0.2.1:11111")._replace(**facts),))  # type: ignore[arg-type]
+
+
+def broker(**facts: object) -> Change:
+    return lambda it: it._replace(broker=BrokerFacts("b:1883")._replace(**facts))  # type: ignore[arg-type]
+
+
+def state(**facts: object) -> Change:
+    return lambda it: it._replace(state=it.state._replace(**facts))  # type: ignore[arg-type]
+
+
+def kernel(**facts: object) -> Change:
+    return lambda it: it._replace(kernel=it.kernel._replace(**facts))  # type: ignore[arg-type]
+
+
+TROUBLES: dict[str, tuple[Change, Check, Level, str]] = {
+    "an old kernel": (kernel(release="4.19.0"), Check.KERNEL, Level.FAIL, "5.3"),
+    "no netlink": (kernel(reading=None, error="no socket"), Check.KERNEL, Level.FAIL, "no socket"),
+    "a small buffer": (kernel(buffer_max=212992), Check.RECEIVE_BUFFER, Level.WARN, "rmem_max"),
+    "no daemon": (
+        lambda it: it._replace(daemon=DaemonFacts(running=False)),
+        Check.DAEMON,
+        Level.WARN,
+        "no daemon",
+    ),
+    "a hidden daemon": (
+        lambda it: it._replace(daemon=DaemonFacts(running=None)),
+        Check.DAEMON,
+        Level.WARN,
+        "root",
+    ),
+    "an old systemd": (lambda it: it._replace(systemd=245), Check.SYSTEMD, Level.WARN, "LoadCredential"),
+    "an unreachable target": (target(error="refused"), Check.TARGET, Level.FAIL, "refused"),
+    "a wrong token": (target(error="no", denied=True), Check.TARGET, Level.FAIL, "token_file"),
+    "a loxilb with the bug": (target(version="0.9.1"), Check.LOXILB_VERSION, Level.FAIL, "0.9.8"),
+    "an old loxilb": (target(version="before 0.9.8"), Check.LOXILB_VERSION, Level.WARN, "0.9.2"),
+    "a nameless loxilb": (target(version="main"), Check.LOXILB_VERSION, Level.WARN, "main"),
+    "a shared namespace": (target(ports=OURS), Check.SHARED_NAMESPACE, Level.WARN, "observe"),
+    "a starting loxilb": (target(ports=()), Check.SHARED_NAMESPACE, Level.WARN, "no ports yet"),
+    "a hidden loxilb": (
+        lambda it: it._replace(local=(LocalLoxilb(7, shares_namespace=None),)),
+        Check.SHARED_NAMESPACE,
+        Level.WARN,
+        "root",
+    ),
+    "no broker": (broker(trouble="b:1883: refused", publish="unknown"), Check.BROKER, Level.FAIL, "refused"),
+    "a denial": (
+        broker(publish="denied", denial="Not authorized"),
+        Check.BROKER_ACCESS,
+        Level.FAIL,
+        "Not authorized",
+    ),
+    "no echo": (broker(publish="not-back"), Check.BROKER_ACCESS, Level.WARN, "3.1.1"),
+    "a namesake": (broker(publish="other-node", status="online"), Check.BROKER_ACCESS, Level.WARN, "name"),
+    "a degraded daemon": (
+        broker(publish="running", status="degraded", reasons=("target lb: refused",)),
+        Check.BROKER_ACCESS,
+        Level.WARN,
+        "target lb: refused",
+    ),
+    "no right to write": (state(owner_may_write=False), Check.STATE_DIRECTORY, Level.FAIL, "chmod"),
+    "a read-only disk": (state(read_only=True), Check.STATE_DIRECTORY, Level.FAIL, "read-only"),
+    "a full disk": (state(free_bytes=10), Check.STATE_DIRECTORY, Level.WARN, "room"),
+    "routes left behind": (state(owned={"old": 3}), Check.ORPHANS, Level.WARN, "withdraw --target old"),
+    "a full target": (
+        lambda it: it._replace(wanted={("lb", "ipv4"): 30_001}),
+        Check.CAPACITY,
+        Level.FAIL,
+        "1 of them",
+    ),
+    "a nearly full target": (
+        lambda it: it._replace(wanted={("lb", "ipv6"): 7_900}),
+        Check.CAPACITY,
+        Level.WARN,
+        "nine tenths",
+    ),
+}
+
+
+def said(finding: Finding) -> str:
+    return " ".join((finding.summary, finding.why, *finding.remedy))
+
+
+@pytest.mark.parametrize(("change", "check", "level", "words"), TROUBLES.values(), ids=TROUBLES)
+def test_a_trouble_is_found_explained_and_given_a_remedy(
+    tmp_path: Path, change: Change, check: Check, level: Level, words: str
+) -> None:
+    facts = change(healthy(tmp_path, TARGET + '[mqtt]\nhost = "b"\n'))
+    bad = [finding for finding in diagnose(facts) if finding.level > Level.OK]
+    assert [(finding.check, finding.level) for finding in bad] == [(check, level)]
+    assert words in said(bad[0])
+    assert bad[0].why or bad[0].remedy
+
+
+def test_nothing_is_wrong_where_all_is_well(tmp_path: Path) -> None:
+    facts = target(version="0.9.8.8", ports=THEIRS)(healthy(tmp_path, TARGET + '[mqtt]\nhost = "b"\n'))
+    findings = diagnose(broker(publish="taken")(facts))
+    assert worst(findings) is Level.OK
+    assert {finding.check for finding in findings} == set(Check), "each check says something"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [("the file is damaged", "adopt"), ("cannot be read: Permission denied", "Permission denied")],
+)
+def test_a_ledger_that_cannot_be_used_is_a_failure(tmp_path: Path, error: str, words: str) -> None:
+    facts = healthy(tmp_path)
+    broken = state(ledger=facts.state.ledger._replace(error=error))(facts)
+    (bad,) = [finding for finding in diagnose(broken) if finding.level > Level.OK]
+    assert (bad.check, bad.level) == (Check.LEDGER, Level.FAIL)
+    assert words in said(bad)
+
+
+def test_a_ledger_of_another_user_is_a_failure(tmp_path: Path) -> None:
+    facts = healthy(tmp_path)
+    roots = state(ledger=facts.state.ledger._replace(owner=0))(facts)
+    (bad,) = [finding for finding in diagnose(roots) if finding.level > Level.OK]
+    assert "chown routesync" in said(bad)
+
+
+@pytest.mark.parametrize(
+    ("daemon", "own", "level"),
+    [
+        (DaemonFacts(running=True, pid=1, capabilities=0), 0, Level.FAIL),
+        (DaemonFacts(running=True, pid=1, capabilities=1 << 21), 0, Level.OK),
+        (DaemonFacts(running=True, pid=1, capabilities=1 << 12), 1 << 21, Level.FAIL),
+        (DaemonFacts(running=False), 0, Level.WARN),
+        (DaemonFacts(running=False), 1 << 21, Level.OK),
+    ],
+)
+def test_a_setting_that_needs_a_capability_is_held_against_the_daemons_own(
+    tmp_path: Path, daemon: DaemonFacts, own: int, level: Level
+) -> None:
+    facts = healthy(tmp_path)._replace(
+        config=configuration(tmp_path, GUARD_NEEDS), daemon=daemon, own_capabilities=own
+    )
+    (finding,) = [it for it in diagnose(facts) if it.check is Check.CAPABILITIES]
+    assert finding.level is level
+    assert "CAP_SYS_ADMIN" in said(finding)
+
+
+def test_the_buffer_of_a_daemon_with_the_capability_is_not_capped(tmp_path: Path) -> None:
+    facts = kernel(buffer_max=212992)(healthy(tmp_path))
+    privileged = facts._replace(daemon=DaemonFacts(running=True, pid=1, capabilities=1 << 12))
+    assert worst([it for it in diagnose(privileged) if it.check is Check.RECEIVE_BUFFER]) is Level.OK
+    with_unit = kernel(socket_unit=True)(facts)
+    assert worst([it for it in diagnose(with_unit) if it.check is Check.RECEIVE_BUFFER]) is Level.OK
+
+
+def test_the_switches_are_explained_where_they_are_not_the_defaults(tmp_path: Path) -> None:
+    switches = Sysctls(skip_notify_on_dev_down=True, nexthop_compat_mode=False)
+    facts = kernel(reading=reading(route("10.0.0.0/8"))._replace(sysctls=switches))(healthy(tmp_path))
+    (finding,) = [it for it in diagnose(facts) if it.check is Check.SYSCTLS]
+    assert "without a word" in finding.why
+    assert "nexthop object" in finding.why
+
+
+def test_the_documentation_lists_every_check() -> None:
+    text = (ROOT / "docs/doctor.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == [check.value for check in Check]

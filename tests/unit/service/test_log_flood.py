@@ -1,0 +1,125 @@
+"""What comes in a flood is cut short, and how much is said; what goes on is said once."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from routesync.events.hub import EventHub
+from routesync.events.models import Event, KernelOverrun
+from routesync.events.mqtt import MqttPublisher
+from routesync.events.status import offline
+from routesync.kernel import Overrun, ResyncDone
+from routesync.names import Names
+from routesync.service.kernel_reports import QUIET_S, KernelReporter
+from routesync.service.log_flood import FloodGate
+from routesync.settings import MqttSettings
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def logger(clock: Clock, out: io.StringIO) -> structlog.typing.FilteringBoundLogger:
+    processors: list[structlog.typing.Processor] = [
+        FloodGate(3, 10, clock),
+        structlog.processors.JSONRenderer(),
+    ]
+    made: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(out),
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+    )
+    return made
+
+
+def lines(out: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_a_flood_is_cut_short_and_its_size_told_with_the_next_line(clock: Clock) -> None:
+    out = io.StringIO()
+    log = logger(clock, out)
+    for number in range(100):
+        log.warning("route_conflicting", number=number)
+        log.info("ready") if number == 50 else None
+    assert [line.get("number") for line in lines(out)] == [0, 1, 2, None], "others are not held up by it"
+    assert "left out" in str(lines(out)[2]["flood"])
+    clock.now += 10
+    log.warning("route_conflicting", number=100)
+    assert lines(out)[-1] == {"event": "route_conflicting", "number": 100, "left_out_before": 97}
+    log.warning("route_conflicting", number=101)
+    assert "left_out_before" not in lines(out)[-1]
+
+
+def test_events_of_which_the_log_is_the_outlet_and_debug_lines_all_pass(clock: Clock) -> None:
+    out = io.StringIO()
+    log = logger(clock, out)
+    for number in range(10):
+        log.info("route_accepted", sequence=number)
+        log.debug("kernel_resynced")
+    assert len(lines(out)) == 20
+
+
+def test_the_gate_does_not_remember_every_name_for_ever(clock: Clock) -> None:
+    gate = FloodGate(3, 10, clock)
+    for number in range(1000):
+        gate(None, "info", {"event": f"name {number}"})
+        clock.now += 1
+    assert len(gate._kinds) < 20
+
+
+def test_troubles_with_the_broker_that_take_turns_are_each_said_once() -> None:
+    hub = EventHub("node")
+    publisher = MqttPublisher(MqttSettings(host="b"), "node", hub, lambda: offline("node"))
+    with capture_logs() as logs:
+        for trouble in ("refused", "no answer", "refused", "no answer", "no answer"):
+            publisher._note_trouble(trouble)
+        publisher._note_connected()
+        publisher._note_trouble("refused")
+    publisher.outbox.end()
+    assert [line["event"] for line in logs] == [
+        "broker_down",
+        "broker_still_down",
+        "broker_up",
+        "broker_down",
+    ]
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event, /) -> None:
+        self.events.append(event)
+
+
+def test_overruns_that_go_on_are_logged_once_and_once_when_they_end(clock: Clock) -> None:
+    sink = Sink()
+    reporter = KernelReporter(sink, Names(), dict, clock)
+    read = ResyncDone(("overrun",), 0.1, 10, 10, 0)
+    with capture_logs() as logs:
+        for _ in range(20):
+            reporter(Overrun(5, 212992))
+            reporter(read)
+            clock.now += QUIET_S / 2
+        clock.now += QUIET_S
+        reporter(read)
+        reporter(read)
+        reporter(Overrun(1, 212992))
+    said = [(line["event"], line.get("lost")) for line in logs if line["log_level"] != "debug"]
+    assert said == [("kernel_overrun", 5), ("kernel_overruns_ended", 100), ("kernel_overrun", 1)]
+    assert sum(isinstance(event, KernelOverrun) for event in sink.events) == 21, "each is an event"
