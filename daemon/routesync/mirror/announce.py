@@ -34,7 +34,9 @@ class Announcer:
         self._target = target
         self._sink = sink
 
-    def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
+    def accepted(
+        self, prefix: Prefix, wanted: Wanted, previous: Address | None, gap_ms: float | None = None
+    ) -> None:
         """The target took the route."""
         self.measures.fates["accepted"] += 1
         self._sink.emit(
@@ -46,6 +48,7 @@ class Announcer:
                 rule=wanted.rule,
                 degraded=wanted.degraded,
                 previous_gateway=format_address(previous) if previous else None,
+                gap_ms=gap_ms,
             )
         )
 
