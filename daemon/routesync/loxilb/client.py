@@ -78,6 +78,15 @@ class LoxilbClient:
     ) -> None:
         await self._http.close()
 
+    @property
+    def unbroken(self) -> bool:
+        """Whether since `mark` a connection was open all the time: it was not started anew meanwhile."""
+        return self._http.unbroken
+
+    def mark(self) -> None:
+        """From now on `unbroken` tells whether it may have been started anew."""
+        self._http.mark()
+
     async def add(self, prefix: Prefix, gateway: Address) -> None:
         """Ask for a route. Accepted is not programmed: loxilb ingests it later, from its own kernel.
 

@@ -277,6 +277,8 @@ class Http:
         self._request_timeout_s = request_timeout_s
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
+        self.unbroken = False
+        """Whether since `mark` at least one connection was open all the time, so that the server is still the same."""
 
     def head(self, method: str, path: str, *fields: str) -> bytes:
         """The beginning of a request: all but the length of its body."""
@@ -301,6 +303,14 @@ class Http:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         return answer
+
+    def mark(self) -> None:
+        """From now on `unbroken` tells whether the server may have been started anew."""
+        self.unbroken = any(connection.open for connection in self._all)
+
+    def _forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        self.unbroken = self.unbroken and any(other.open for other in self._all)
 
     async def close(self) -> None:
         """Close all connections, and return when nothing is left of them."""
@@ -344,7 +354,7 @@ class Http:
         except (OSError, ValueError) as error:
             raise self._not_sent(_words(error)) from None
         self._all.add(connection)
-        connection.lost.add_done_callback(lambda _: self._all.discard(connection))
+        connection.lost.add_done_callback(lambda _: self._forget(connection))
         return connection
 
     def _not_sent(self, why: str) -> errors.NotSent:

@@ -164,6 +164,25 @@ async def test_a_request_whose_connection_breaks_is_not_sent_again(tmp_path: Pat
     assert len(requests) == 2
 
 
+async def test_a_server_that_may_have_been_started_anew_is_known_by_its_connections(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await read_request(reader)
+            writer.write(OK)
+        writer.close()
+
+    async with server(tmp_path, serve) as http:
+        found = []
+        for _ in range(2):
+            http.mark()
+            found.append(http.unbroken)
+            await http.send(http.head("GET", "/"))
+        assert found == [False, True], "first there is no connection yet"
+        await eventually(lambda: not http.unbroken, what="the end of the connection")
+        await http.send(http.head("GET", "/"))
+        assert not http.unbroken, "another connection, perhaps to another life"
+
+
 async def test_no_answer_in_time_is_told_and_its_connection_is_given_up(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
