@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from routesync.loxilb import errors, wire
-from routesync.loxilb.http import Answer, Http
+from routesync.loxilb.answer import Answer
+from routesync.loxilb.http import Http
 from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routesync.loxilb.answer import Answer, AnswerReader
 from routesync.loxilb.errors import NotSent, OutcomeUnknown
-from routesync.loxilb.http import Answer, AnswerReader, Http
+from routesync.loxilb.http import Http
 from support.waiting import eventually
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
