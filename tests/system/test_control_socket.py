@@ -331,3 +331,17 @@ def test_a_taken_port_degrades_and_is_tried_again() -> None:
             assert f"127.0.0.1:{port}: Address already in use" in reason
             other.close()
             eventually_sync(lambda: daemon.get("/v1/status")["status"]["reasons"] == [], what="the port")
+
+
+def test_status_shows_what_the_guard_would_do() -> None:
+    rule = '[[policy.rules]]\nname = "hosts"\nmatch = { protocol = "dhcp", host = true, gateway = false }\n'
+    text = f'mode = "guard"\n{rule}action = "drop"\nguard = true\n'
+    with namespace("guard") as space, served(text, namespace=space.name) as daemon:
+        routes(space)
+        space.ip("route add 192.0.2.9/32 dev d0 proto 16")
+        daemon.start()
+        daemon.serves()
+        eventually_sync(
+            lambda: "guard    dry run: 1 standing, 1 of them redundant" in daemon.run("status").stdout,
+            what="the guard's line",
+        )

@@ -78,6 +78,11 @@ def _plain(cell: str | tuple[str, str]) -> str:
     return clean(cell if isinstance(cell, str) else cell[0])
 
 
+def many(count: int, thing: str, things: str = "") -> str:
+    """A number of things."""
+    return f"{count} {thing if count == 1 else things or f'{thing}s'}"
+
+
 def moment(time: datetime) -> str:
     """A time as people look for it in a log, and how long ago that was."""
     ago = span(datetime.now(UTC) - time)

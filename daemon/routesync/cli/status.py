@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from routesync.cli.live import EX_FAILED, explained, print_json
-from routesync.cli.output import Page, moment, span
+from routesync.cli.output import Page, many, moment, span
 from routesync.control.client import Client
 from routesync.control.models import StatusAnswer, TargetDetail
+from routesync.events.status import GuardStatus
 
 STYLES: Final = {
     **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
@@ -55,6 +56,8 @@ def _show(answer: StatusAnswer) -> None:
         _target(page, target)
     if not answer.targets:
         page.line(_head("target"), "none is mirrored into")
+    if now.guard is not None:
+        _guard(page, now.guard)
     page.line(_head("broker"), _styled(now.broker or "none is configured"), hang=_MARGIN)
     for number, reason in enumerate(now.reasons):
         page.line(_head("alarms" if not number else ""), (reason, "red"), hang=_MARGIN)
@@ -78,8 +81,8 @@ def _kernel(page: Page, answer: StatusAnswer) -> None:
     page.line(
         _head("kernel"),
         _styled(kernel.state),
-        f": {kernel.routes} prefixes kept, {kernel.dropped} routes dropped; "
-        f"read {kernel.resyncs} times, {kernel.overruns} overruns, {buffer}, lag {kernel.lag_ms:.3g} ms",
+        f": {many(kernel.routes, 'prefix', 'prefixes')} kept, {many(kernel.dropped, 'route')} dropped; "
+        f"{many(kernel.resyncs, 'reading')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
         hang=_MARGIN,
     )
 
@@ -120,8 +123,20 @@ def _target(page: Page, target: TargetDetail) -> None:
         parts.append(f"; {target.waiting} waiting, {target.oldest_s:.3g} s at most")
     page.line(*parts, hang=_MARGIN)
     if target.held_back:
-        held = f"{target.held_back} withdrawals held back: routesync release --target {target.name}"
+        held = f"{many(target.held_back, 'withdrawal')} held back: routesync release --target {target.name}"
         page.line(_head(""), (held, "yellow"), hang=_MARGIN)
     if target.paused_since is not None:
         since = f"paused since {moment(target.paused_since)}: routesync resume --target {target.name}"
         page.line(_head(""), (since, "yellow"), hang=_MARGIN)
+
+
+def _guard(page: Page, guard: GuardStatus) -> None:
+    word = "dry run" if guard.dry_run else "removes" if guard.permitted is not False else "may not remove"
+    contended = f" ({guard.contended} come back at once)" if guard.contended else ""
+    page.line(
+        _head("guard"),
+        (word, "bold yellow" if word == "may not remove" else ""),
+        f": {guard.standing} standing, {guard.redundant} of them redundant{contended}; "
+        f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
+        hang=_MARGIN,
+    )
