@@ -69,11 +69,16 @@ def run(
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(readable=False, help="The configuration file.")] = DEFAULT_CONFIG,
+    json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong or odd.")] = False,
 ) -> None:
-    """Check a configuration file; exit status 78 if it is wrong."""
+    """Check a configuration file, and show what it comes to, with the origin of each value.
+
+    The exit status is 78 if the file is wrong. Secrets are not shown.
+    """
     from routesync.cli import check as command
 
-    raise typer.Exit(command.check(file))
+    raise typer.Exit(command.check(file, as_json=json, quiet=quiet))
 
 
 @app.command()
@@ -225,9 +230,9 @@ def watch(
 
 @app.command()
 def schema(
-    which: Annotated[str, typer.Argument(help="asyncapi, or a type of message.")] = "asyncapi",
+    which: Annotated[str, typer.Argument(help="asyncapi, config, or a type of message.")] = "asyncapi",
 ) -> None:
-    """Print the contract of the event stream: AsyncAPI, or the JSON Schema of a type's data."""
+    """Print a contract: AsyncAPI of the event stream, JSON Schema of the configuration or of a message's data."""
     from routesync.cli import schema as command
 
     raise typer.Exit(command.schema(which))

@@ -39,7 +39,9 @@ class Announcer:
         """The gateway by which subscribers take our route to stand there; None: they know of none."""
         return self._standing.get(prefix)
 
-    def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
+    def accepted(
+        self, prefix: Prefix, wanted: Wanted, previous: Address | None, gap_ms: float | None = None
+    ) -> None:
         """The target took the route."""
         self.measures.fates["accepted"] += 1
         self._standing[prefix] = wanted.gateway
@@ -52,6 +54,7 @@ class Announcer:
                 rule=wanted.rule,
                 degraded=wanted.degraded,
                 previous_gateway=format_address(previous) if previous else None,
+                gap_ms=gap_ms,
             )
         )
 

@@ -87,6 +87,7 @@ class Daemon:
         self.metrics = Metrics(
             status=lambda: self.status,
             source=lambda: self.kernel.source,
+            kernel_troubles=lambda: self.kernel.troubles,
             targets=self._views,
             hub=lambda: self.hub,
             publisher=lambda: self.outlets.publisher,

@@ -1,4 +1,4 @@
-"""What mode guard does. In other modes all of it is 0."""
+"""The guard: what it sees, and what it did."""
 
 from __future__ import annotations
 
@@ -10,29 +10,13 @@ from routesync.guard.guard import GuardView
 from routesync.service.metrics.families import counter, gauge
 
 
-def metrics(view: GuardView | None) -> Iterator[Metric]:
-    """Routes that are guarded, and what became of others."""
-    yield gauge(
-        "guard_standing_routes",
-        "Mode guard: routes of rules with `guard = true` that stand in the kernel.",
-        view.standing if view else 0,
-    )
-    yield gauge(
-        "guard_redundant_routes",
-        "Mode guard: of these, those that would be, or wait to be, removed.",
-        view.redundant if view else 0,
-    )
-    yield gauge(
-        "guard_contended_routes",
-        "Mode guard: of these, those that came back at once after their removal.",
-        view.contended if view else 0,
-    )
-    yield counter("guard_removed", "Mode guard: routes removed from the kernel.", view.removed if view else 0)
-    yield counter(
-        "guard_returned", "Mode guard: removed routes that came back.", view.returned if view else 0
-    )
-    yield counter(
-        "guard_failed",
-        "Mode guard: routes that should have been removed and were not.",
-        view.failed if view else 0,
-    )
+def metrics(view: GuardView) -> Iterator[Metric]:
+    """Everything of the guard."""
+    yield gauge("guard_dry_run", "1 while it only says what it would do.", view.dry_run)
+    yield gauge("guard_permitted", "1 while it may change routes.", bool(view.permitted))
+    yield gauge("guard_routes", "Routes that its rules ask for and that stand in the kernel.", view.standing)
+    yield gauge("guard_redundant_routes", "Of these, those that nothing needs.", view.redundant)
+    yield gauge("guard_contended_routes", "Of these, those that somebody puts back at once.", view.contended)
+    yield counter("guard_removed_routes", "Routes that it took out of the kernel.", view.removed)
+    yield counter("guard_returned_routes", "Routes that came back.", view.returned)
+    yield counter("guard_failures", "Routes that it should have taken out and could not.", view.failed)
