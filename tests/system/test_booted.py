@@ -93,7 +93,7 @@ def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors
         assert node.state() == "inactive"
         assert node.run("systemctl", "is-enabled", "routesync", check=False).stdout.strip() == "disabled"
         assert "uid=" in node.run("id", "routesync").stdout
-        assert node.run("routesync", "check").stdout.startswith(f"{CONFIG}: ok")
+        assert f"{CONFIG}: ok" in node.run("routesync", "check").stdout
 
         node.write(CONFIG, EXAMPLE.read_text() + MQTT)
         node.systemctl("enable", "--now", "routesync")
@@ -108,6 +108,7 @@ def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors
         eventually_sync(
             lambda: site.status().get("kernel", {}).get("receive_buffer") == 128 * 2**20, what="the buffer"
         )
+        assert site.status()["kernel"]["nexthop_compat_mode"] is not None, "what it may read"
 
         inside = ["nsenter", "--target", node.main_pid, "--mount", "--", "touch"]
         for place in ("/etc/routesync/x", "/usr/x", "/var/x", "/root/x"):

@@ -160,7 +160,9 @@ def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scen
 
         scene.config.write_text(good + '\n[kernel]\nnetns = "rs-nowhere"\n')
         reload(scene, "config_rejected")
-        assert "netns" in str(lines(scene, "config_rejected")[-1])
+        last = len(scene.config.read_text().splitlines())
+        problem = str(lines(scene, "config_rejected")[-1]["problem"])
+        assert problem.startswith(f"{scene.config}:{last}: [kernel], key netns: network namespace ")
 
         Namespace(scene.topology.node).ip("route add 10.99.0.0/16 via 192.168.10.1")
         scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
