@@ -226,3 +226,13 @@ def test_other_tables_are_read_without_a_restart(scene: Scene) -> None:
     eventually_sync(
         lambda: "node.name" in str(status(scene).get("reasons")), what="what a reload cannot change"
     )
+
+
+def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene: Scene) -> None:
+    edit(scene, ("192.168.10.20:11111", "192.168.10.20:9"))
+    scene.start()
+    assert lines(scene, "target_down")
+    edit(scene, ("192.168.10.20:9", "192.168.10.20:11111"))
+    reload(scene)
+    scene.mirror_holds(MIRRORED_TABLE)
+    assert not lines(scene, "target_moved"), "nothing of ours is left at the wrong place"
