@@ -55,8 +55,8 @@ def call(path: Path, method: str, url: str, body: bytes | None = None) -> Reply:
 def connect(path: Path) -> socket.socket:
     """A connection to say anything over."""
     made = socket.socket(socket.AF_UNIX)
-    made.settimeout(20)
     made.connect(str(path))
+    made.settimeout(20)
     return made
 
 

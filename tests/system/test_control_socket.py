@@ -6,12 +6,15 @@ import json
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import jsonschema
 import pytest
 
 from routesync.control.calls import CALLS, JSON
 from routesync.control.openapi import document
+from routesync.control.server import CONNECTIONS
 from support.control import Served, connect, served
 from support.netns import Namespace, namespace, needs_root
 from support.other_user import User
@@ -189,6 +192,22 @@ def test_what_is_no_request_is_refused_and_costs_nothing(alone: Served, noise: b
         caller.sendall(b"POST /v1/resync HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
     assert alone.get("/v1/status")["status"]["state"] == "degraded"
     assert "Traceback" not in alone.log()
+
+
+def test_a_crowd_of_callers_takes_no_more_than_its_share(alone: Served) -> None:
+    assert alone.process is not None
+    descriptors = Path(f"/proc/{alone.process.pid}/fd")
+    with ExitStack() as crowd:
+        for _ in range(CONNECTIONS):
+            crowd.enter_context(connect(alone.socket))
+        eventually_sync(lambda: len(list(descriptors.iterdir())) > CONNECTIONS, what="the crowd, let in")
+        with connect(alone.socket) as one_more:
+            assert one_more.recv(1) == b""
+        done = alone.run("status")
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "control.sock: " in line
+    alone.serves()
 
 
 def test_metrics_come_in_the_format_that_is_asked_for(alone: Served) -> None:

@@ -7,6 +7,7 @@ did, whatever happens.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,6 +177,36 @@ def test_an_entry_that_stays_is_said_to_need_a_restart(tmp_path: Path) -> None:
         eventually_sync(lambda: "restart loxilb" in str(scene.status()["reasons"]), what="the reason")
         assert HOST_ROUTE not in scene.table()
         scene.standin.stop()  # its deafness is what was wanted
+
+
+def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) -> None:
+    text = guard_config()
+    with shared_scene(tmp_path, text.replace('mode = "guard"', 'mode = "mirror"')) as scene:
+
+        def reload(config: str) -> None:
+            before = len(scene.logged("configuration reloaded"))
+            scene.config.write_text(config)
+            assert scene.daemon is not None
+            scene.daemon.send_signal(signal.SIGHUP)
+            eventually_sync(lambda: len(scene.logged("configuration reloaded")) > before, what="the reload")
+
+        scene.start()
+        await_event(scene, "target.refused")
+        assert scene.status()["guard"] is None
+        reload(text)
+        await_event(scene, "guard.would-remove")
+        reload(text.replace("[guard]", "[guard]\ndry_run = false"))
+        await_event(scene, "guard.verified")
+        assert scene.table() == OTHERS
+        reload(
+            text.replace('mode = "guard"', 'mode = "mirror"').replace("[guard]", "[guard]\ndry_run = false")
+        )
+        dropped = len(scene.named("route.dropped"))
+        scene.node.ip(f"route add {HOST_ROUTE}")
+        await_event(scene, "route.dropped", dropped + 1)
+        eventually_sync(lambda: scene.status()["guard"] is None, what="the status without it")
+        assert scene.table() == list(FOUNDING_TABLE)
+        assert len(scene.named("guard.removed")) == 1
 
 
 @contextmanager

@@ -241,7 +241,8 @@ def test_adopt_asks_the_daemon_and_the_claim_is_proved(tmp_path: Path) -> None:
         declined = said(scene, "adopt", "--target", "edge", status=FAILED, stdin="n\n")
         assert "10.244.1.0/24 via 192.168.10.10" in declined
         assert len(read_owned(scene.state, "edge")) == 4
-        assert "edge: 1 routes adopted" in said(scene, "adopt", "--target", "edge", "--yes")
+        assert "--json asks nothing" in said(scene, "adopt", "--target", "edge", "--json", status=USAGE)
+        assert answer(scene, "adopt", "--target", "edge", "--yes") == {"target": "edge", "routes": 1}
         eventually_sync(
             lambda: scene.run("routes", "--phase", "confirmed", "--within", "10.244.1.0/24").returncode == 0,
             within_s=20,

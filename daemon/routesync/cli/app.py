@@ -115,53 +115,73 @@ TargetOption = Annotated[str, typer.Option("--target", "-t", help="Name of the t
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+def _require_yes(yes: bool, json: bool) -> None:
+    if json and not yes:
+        raise typer.BadParameter("--json asks nothing: say --yes, too")
+
+
 @app.command()
 def adopt(
+    *,
     target: TargetOption,
     config: ConfigOption = None,
     state: StateOption = None,
     socket: SocketOption = None,
     yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Claim the routes in a target that equal the wanted ones, after showing them."""
     from routesync.cli import ownership as command
     from routesync.cli import ownership_live
 
-    done = ownership_live.adopt(socket, target, yes=yes) if config is state is None else None
+    _require_yes(yes, json)
+    done = ownership_live.adopt(socket, target, yes=yes, as_json=json) if config is state is None else None
     if done is None:
-        done = command.adopt(config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes)
+        done = command.adopt(
+            config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes, as_json=json
+        )
     raise typer.Exit(done)
 
 
 @app.command()
 def withdraw(
+    *,
     target: TargetOption,
     config: ConfigOption = None,
     state: StateOption = None,
     socket: SocketOption = None,
     url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Take all of our routes out of a target that the daemon does not mirror into."""
     from routesync.cli import ownership as command
     from routesync.cli import ownership_live
 
-    done = ownership_live.withdraw(socket, target, url) if config is state is None else None
+    done = ownership_live.withdraw(socket, target, url, as_json=json) if config is state is None else None
     if done is None:
-        done = command.withdraw(config or DEFAULT_CONFIG, state or _state_directory(), target, url)
+        done = command.withdraw(
+            config or DEFAULT_CONFIG, state or _state_directory(), target, url, as_json=json
+        )
     raise typer.Exit(done)
 
 
 @app.command()
 def forget(
-    target: TargetOption, state: StateOption = None, socket: SocketOption = None, yes: YesOption = False
+    *,
+    target: TargetOption,
+    state: StateOption = None,
+    socket: SocketOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Give up all claims on a target that the daemon does not mirror into; its routes stay."""
     from routesync.cli import ownership as command
     from routesync.cli import ownership_live
 
-    done = ownership_live.forget(socket, target, yes=yes) if state is None else None
+    _require_yes(yes, json)
+    done = ownership_live.forget(socket, target, yes=yes, as_json=json) if state is None else None
     if done is None:
-        done = command.forget(state or _state_directory(), target, yes=yes)
+        done = command.forget(state or _state_directory(), target, yes=yes, as_json=json)
     raise typer.Exit(done)
 
 
@@ -170,7 +190,15 @@ def watch(
     *,
     config: ConfigOption = None,
     broker: Annotated[
-        str | None, typer.Option(help="HOST[:PORT] instead of the configuration's broker.")
+        str | None,
+        typer.Option(
+            help="Instead of the configuration's: HOST[:PORT] or mqtt[s]://[USER@]HOST[:PORT][/ROOT]; "
+            "$ROUTESYNC_MQTT_PASSWORD is USER's password."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="This host's daemon, over its control socket, without a broker.")
@@ -196,7 +224,7 @@ def watch(
     if prefix is not None and within is None:
         raise typer.Exit(2)
     selection = Selection(node or (), kind or (), within)
-    way = command.Way(config or DEFAULT_CONFIG, broker, socket, local=local or socket is not None)
+    way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     raise typer.Exit(command.watch(way, selection, as_json=json))
 
 

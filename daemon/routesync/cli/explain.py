@@ -75,7 +75,8 @@ def _prefix(page: Page, prefix: ExplainedPrefix) -> None:
     for route in prefix.candidates:
         _route(page, route)
     if not prefix.held:
-        page.line("  ", ("changed this moment: the daemon is still taking it in", "yellow"))
+        told = "the daemon holds it otherwise: it is taking this in, or `routesync resync` lets it read anew"
+        page.line("  ", (told, "yellow"), hang=4)
     for target in prefix.targets:
         _target(page, target)
 

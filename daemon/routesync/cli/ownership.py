@@ -14,17 +14,17 @@ from rich.prompt import Confirm
 
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import complain
+from routesync.cli.ownership_live import report
 from routesync.cli.situation import Situation, read_situation
-from routesync.control.subject import Emptied
 from routesync.events.models import Event
 from routesync.mirror.ledger import LedgerBusyError, LedgerError, SqliteLedger
 from routesync.plan import Fate
-from routesync.route import Address, Prefix, format_address
+from routesync.route import format_address
 from routesync.service.emptying import empty
 from routesync.settings import TargetSettings
 
 
-def adopt(config: Path, state: Path, target: str, *, yes: bool) -> int:
+def adopt(config: Path, state: Path, target: str, *, yes: bool, as_json: bool) -> int:
     """Claim the routes in a target that equal the wanted ones; return the exit status."""
     situation = read_situation(config, state, contact=True)
     if isinstance(situation, int):
@@ -42,45 +42,45 @@ def adopt(config: Path, state: Path, target: str, *, yes: bool) -> int:
         if end.target == target and end.fate is Fate.STANDS and end.gateway is not None
     ]
     strange = [(prefix, gateway) for prefix, gateway in found if prefix not in asked.owned]
-    for prefix, gateway in strange:
-        print(f"{prefix} via {format_address(gateway)}")
     if not strange:
-        print(f"{target}: nothing to adopt; {len(found)} wanted routes stand there, all of them ours")
-        return 0
+        told = f"nothing to adopt; {len(found)} wanted routes stand there, all of them ours"
+        return report(target, 0, told, as_json=as_json)
+    if not as_json:
+        for prefix, gateway in strange:
+            print(f"{prefix} via {format_address(gateway)}")
     if not yes and not Confirm.ask(
         f"Claim these {len(strange)} routes in {target} as ours, to be withdrawn when unwanted?"
     ):
         return 1
-    return _with_ledger(state, lambda ledger: _claim(ledger, target, strange))
+
+    def claim(ledger: SqliteLedger) -> int:
+        for prefix, gateway in strange:
+            ledger.intend(target, prefix, gateway)
+        return report(target, len(strange), f"{len(strange)} routes adopted", as_json=as_json)
+
+    return _with_ledger(state, claim)
 
 
-def _claim(ledger: SqliteLedger, target: str, routes: list[tuple[Prefix, Address]]) -> int:
-    for prefix, gateway in routes:
-        ledger.intend(target, prefix, gateway)
-    print(f"{target}: {len(routes)} routes adopted")
-    return 0
-
-
-def forget(state: Path, target: str, *, yes: bool) -> int:
+def forget(state: Path, target: str, *, yes: bool, as_json: bool) -> int:
     """Give up all claims on a target; its routes stay. Return the exit status."""
 
     def work(ledger: SqliteLedger) -> int:
         owned = ledger.owned(target)
         if not owned:
-            return _nothing(ledger, target)
+            return _nothing(ledger, target, as_json=as_json)
         if not yes and not Confirm.ask(
             f"Forget that {len(owned)} routes in {target} are ours? They stay there."
         ):
             return 1
         for prefix in owned:
             ledger.forget(target, prefix)
-        print(f"{target}: {len(owned)} routes forgotten; they stay where they are")
-        return 0
+        told = f"{len(owned)} routes forgotten; they stay where they are"
+        return report(target, len(owned), told, as_json=as_json)
 
     return _with_ledger(state, work)
 
 
-def withdraw(config: Path, state: Path, target: str, url: str | None) -> int:
+def withdraw(config: Path, state: Path, target: str, url: str | None, *, as_json: bool) -> int:
     """Take all of our routes out of a target; return the exit status."""
     loaded = load_or_explain(config)
     if loaded is None:
@@ -96,8 +96,12 @@ def withdraw(config: Path, state: Path, target: str, url: str | None) -> int:
 
     def work(ledger: SqliteLedger) -> int:
         if not ledger.owned(target):
-            return _nothing(ledger, target)
-        return _show_emptied(target, asyncio.run(empty(settings, ledger, _Silence())))
+            return _nothing(ledger, target, as_json=as_json)
+        done = asyncio.run(empty(settings, ledger, _Silence()))
+        if done.left:
+            complain(f"target {target}: {done.error}; {done.left} routes are still there, and still ours")
+            return 1
+        return report(target, done.withdrawn, f"{done.withdrawn} routes withdrawn", as_json=as_json)
 
     return _with_ledger(state, work)
 
@@ -107,18 +111,9 @@ class _Silence:
         """Say nothing: what happens is shown when it is done."""
 
 
-def _show_emptied(target: str, done: Emptied) -> int:
-    if done.left:
-        complain(f"target {target}: {done.error}; {done.left} routes are still there, and still ours")
-        return 1
-    print(f"{target}: {done.withdrawn} routes withdrawn")
-    return 0
-
-
-def _nothing(ledger: SqliteLedger, target: str) -> int:
+def _nothing(ledger: SqliteLedger, target: str, *, as_json: bool) -> int:
     known = ", ".join(f"{name} ({count})" for name, count in sorted(ledger.targets().items())) or "none"
-    print(f"{target}: no route in it is ours; targets with routes of ours: {known}")
-    return 0
+    return report(target, 0, f"no route in it is ours; targets with routes of ours: {known}", as_json=as_json)
 
 
 def _unknown_target(situation: Situation, target: str) -> int:

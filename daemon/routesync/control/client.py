@@ -134,7 +134,7 @@ def problem_of(status: int, content: bytes, path: Path) -> ControlError:
 
 def explain_os_error(error: OSError, path: Path) -> ControlError:
     """What an error of connecting, or of the connection, means."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):  # EAGAIN: its queue of connections is full
         return NotUnderstood(f"{path}: no answer in time; the daemon hangs: see its log")
     start = "start it (systemctl start routesync), or say where it serves by --socket"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):

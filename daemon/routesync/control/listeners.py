@@ -24,7 +24,7 @@ RUNTIME: Final = Path("/run/routesync")
 MODE: Final = 0o660
 _LONGEST: Final = 107
 """Bytes of a Unix socket's path, of 108 in struct sockaddr_un one is the NUL."""
-_BACKLOG: Final = 64
+_BACKLOG: Final = 512
 
 
 class ListenError(Exception):

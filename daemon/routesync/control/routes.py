@@ -146,7 +146,7 @@ class ExplainedPrefix(Answer):
     )
     held: bool = Field(
         default=True,
-        description="False: the daemon has not yet taken in what the kernel has now; it will in a moment.",
+        description="False: the daemon holds it otherwise; it is taking this in, or `resync` lets it read anew.",
     )
     targets: tuple[TargetExplained, ...] = ()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 2.0
 """So often it is looked whether the sockets are as they should be."""
+CONNECTIONS: Final = 128
+"""So many may be open at each socket; more are closed at once, so that no caller can take the daemon's descriptors."""
 FAREWELL_S: Final = 1.0
 """For so long what is being answered may go on when the daemon stops."""
 
@@ -40,7 +43,9 @@ class ControlServer:
         self._runtime = runtime
         self._troubles: dict[str, str] = {}
         self._unix: UnixListener | None = None
+        self._unix_server: asyncio.Server | None = None
         self._tcp: Listen | None = None
+        self._tcp_server: asyncio.Server | None = None
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -58,32 +63,37 @@ class ControlServer:
                 await self._keep_tcp(tcp)
                 await asyncio.sleep(LOOK_S)
         finally:
+            self._close_unix()
+            self._close_tcp()
             await asyncio.gather(unix.cleanup(), tcp.cleanup())
-            if self._unix is not None:
-                self._unix.close()
 
     async def _keep_unix(self, runner: web.AppRunner) -> None:
         if self._unix is not None:
             if self._unix.stands:
                 return
             log.warning("control_socket_taken_away", path=str(self._unix.path), consequence="made again")
-            await _close_sites(runner)
-            self._unix.close()
-            self._unix = None
+            self._close_unix()
         try:
             self._unix = UnixListener(self._runtime)
         except ListenError as error:
             self._note("control socket", str(error))
             return
-        await web.SockSite(runner, self._unix.socket).start()
+        loop = asyncio.get_running_loop()
+        self._unix_server = await loop.create_unix_server(_admission(runner), sock=self._unix.socket)
         self._note("control socket", None)
+
+    def _close_unix(self) -> None:
+        if self._unix_server is not None:
+            self._unix_server.close()
+        if self._unix is not None:
+            self._unix.close()
+        self._unix = self._unix_server = None
 
     async def _keep_tcp(self, runner: web.AppRunner) -> None:
         wanted = self._subject.loaded().settings.control.listen
         if wanted == self._tcp:
             return
-        await _close_sites(runner)
-        self._tcp = None
+        self._close_tcp()
         if wanted is None:
             self._note("control listener", None)
             return
@@ -92,9 +102,14 @@ class ControlServer:
         except ListenError as error:
             self._note("control listener", str(error))
             return
-        await web.SockSite(runner, sock).start()
+        self._tcp_server = await asyncio.get_running_loop().create_server(_admission(runner), sock=sock)
         self._tcp = wanted
         self._note("control listener", None)
+
+    def _close_tcp(self) -> None:
+        if self._tcp_server is not None:
+            self._tcp_server.close()
+        self._tcp = self._tcp_server = None
 
     def _note(self, what: str, trouble: str | None) -> None:
         """Say it once when it breaks and once when it heals."""
@@ -121,6 +136,19 @@ async def _runner(app: web.Application) -> web.AppRunner:
     return runner
 
 
-async def _close_sites(runner: web.AppRunner) -> None:
-    for site in tuple(runner.sites):
-        await site.stop()
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _admission(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
+    """Makes the protocol of each new connection."""
+    server = runner.server
+    assert server is not None  # noqa: S101 - it was set up
+
+    def admit() -> asyncio.Protocol:
+        return server() if len(server.connections) < CONNECTIONS else _TurnedAway()
+
+    return admit

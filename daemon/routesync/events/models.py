@@ -573,7 +573,7 @@ class EventsLost(Event):
         Literal["outbox-full", "queue-full", "storage", "denied", "killed"],
         Field(
             description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
-            "`storage`: it could not be written; `denied`: the broker's access rules; `killed`: the daemon "
+            "`storage`: it could not be written or read; `denied`: the broker's access rules; `killed`: the daemon "
             "was, and its last moments are unknown.",
             examples=["outbox-full"],
         ),
