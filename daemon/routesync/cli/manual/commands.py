@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin
@@ -18,6 +19,7 @@ Completes = Literal["nothing", "file", "directory"]
 DIRECTORIES: Final = frozenset({"state"})
 
 
+@cache
 def _known() -> dict[tuple[str, str], tuple[str, ...]]:
     """What may stand for a value, where its type does not say it: by command and name of the option."""
     return {
@@ -70,6 +72,7 @@ def program() -> tuple[str, tuple[Option, ...]]:
     return str(app.info.help), (*found, _HELP)
 
 
+@cache
 def commands() -> tuple[Command, ...]:
     """All sub-commands that are shown, by name."""
     group: Any = typer.main.get_command(app)
