@@ -14,7 +14,7 @@ import pytest
 
 from routesync.control.calls import CALLS, JSON
 from routesync.control.openapi import document
-from routesync.control.server import CONNECTIONS
+from routesync.control.server import CONNECTIONS, RESERVED
 from support.control import Served, connect, served
 from support.netns import Namespace, namespace, needs_root
 from support.other_user import User
@@ -198,9 +198,11 @@ def test_a_crowd_of_callers_takes_no_more_than_its_share(alone: Served) -> None:
     assert alone.process is not None
     descriptors = Path(f"/proc/{alone.process.pid}/fd")
     with ExitStack() as crowd:
-        for _ in range(CONNECTIONS):
+        for _ in range(CONNECTIONS + RESERVED):
             crowd.enter_context(connect(alone.socket))
-        eventually_sync(lambda: len(list(descriptors.iterdir())) > CONNECTIONS, what="the crowd, let in")
+        eventually_sync(
+            lambda: len(list(descriptors.iterdir())) > CONNECTIONS + RESERVED, what="the crowd, let in"
+        )
         with connect(alone.socket) as one_more:
             assert one_more.recv(1) == b""
         done = alone.run("status")
@@ -263,7 +265,9 @@ def test_the_group_may_read_the_owner_and_root_may_change_and_strangers_nothing(
         assert status == NOT_ALLOWED
         assert f"only root and uid {OWNER.uid} (unknown), which the daemon runs as, may resync" in said
         assert f"you are uid {MEMBER.uid}" in said
-        assert ask(OWNER, "resync")[0] == 0
+        with MEMBER.crowd(daemon.socket, CONNECTIONS):
+            assert ask(MEMBER, "status")[0] == 1, "there is no room left for readers"
+            assert ask(OWNER, "resync")[0] == 0, "and room for those who may change something"
         assert daemon.run("resync").returncode == 0
 
         status, said = ask(STRANGER, "status")
@@ -331,3 +335,17 @@ def test_a_taken_port_degrades_and_is_tried_again() -> None:
             assert f"127.0.0.1:{port}: Address already in use" in reason
             other.close()
             eventually_sync(lambda: daemon.get("/v1/status")["status"]["reasons"] == [], what="the port")
+
+
+def test_status_shows_what_the_guard_would_do() -> None:
+    rule = '[[policy.rules]]\nname = "hosts"\nmatch = { protocol = "dhcp", host = true, gateway = false }\n'
+    text = f'mode = "guard"\n{rule}action = "drop"\nguard = true\n'
+    with namespace("guard") as space, served(text, namespace=space.name) as daemon:
+        routes(space)
+        space.ip("route add 192.0.2.9/32 dev d0 proto 16")
+        daemon.start()
+        daemon.serves()
+        eventually_sync(
+            lambda: "guard    dry run: 1 standing, 1 of them redundant" in daemon.run("status").stdout,
+            what="the guard's line",
+        )

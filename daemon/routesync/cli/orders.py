@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from routesync.cli.check import EX_CONFIG
 from routesync.cli.live import explained, print_json
-from routesync.cli.output import Page, complain
+from routesync.cli.output import Page, complain, many
 from routesync.control.client import Client, Failed
 from routesync.control.models import Done, Released, Reloaded, TargetOrder
 
@@ -30,7 +30,7 @@ def order(name: Name, socket: Path | None, target: str | None, *, as_json: bool)
             released = client.read(body, Released).released
             _show(
                 {
-                    it: f"{count} withdrawals released" if count else "nothing was held back"
+                    it: f"{many(count, 'withdrawal')} released" if count else "nothing was held back"
                     for it, count in released.items()
                 }
             )

@@ -9,7 +9,7 @@ from typing import Final
 from rich.text import Text
 
 from routesync.cli.live import exit_of, print_json
-from routesync.cli.output import complain, console
+from routesync.cli.output import clean, complain, console
 from routesync.cli.routes import hops_text
 from routesync.cli.situation import Situation, read_situation
 from routesync.control.client import Client, ControlError, NotRunning
@@ -103,7 +103,7 @@ def _show(answer: PlanAnswer, by: str) -> None:
         (
             it.prefix,
             _word(it),
-            f"{hops_text(it) or '-'} proto {it.protocol} metric {it.metric}",
+            clean(f"{hops_text(it) or '-'} proto {it.protocol} metric {it.metric}"),
             it.rule,
         )
         for it in answer.routes
@@ -142,9 +142,9 @@ def _end_text(end: AtTarget) -> Text:
     if end.gateway:
         text.append(f" via {end.gateway}")
     if end.fate in {"refused", "unrepresentable"}:
-        text.append(f" {end.code}: {end.detail}")
+        text.append(clean(f" {end.code}: {end.detail}"))
     elif end.detail:
-        text.append(f" ({end.detail})")
+        text.append(clean(f" ({end.detail})"))
     if end.degraded:
         text.append(" (one hop of several)")
     return text
@@ -161,5 +161,5 @@ def _target_text(answer: PlanAnswer, target: TargetPlan) -> Text:
         text.append(f"\n  delete {deletion.prefix} via {deletion.gateway}", style="red")
     if target.error:
         told = "" if target.read else "what stands there is not known: "
-        text.append(f"\n  {told}{target.error}", style="yellow")
+        text.append(f"\n  {told}{clean(target.error)}", style="yellow")
     return text

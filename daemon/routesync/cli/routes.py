@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from routesync.cli.live import EX_FAILED, explained, print_json
-from routesync.cli.output import Page
+from routesync.cli.output import Page, many
 from routesync.cli.status import STYLES
 from routesync.control.client import Client, url_of
 from routesync.control.routes import JudgedRoute, RouteRow, RoutesAnswer, TargetRoute
@@ -85,7 +85,9 @@ def _show(answer: RoutesAnswer, *, candidates: bool) -> None:
         )
     shown = len(answer.routes)
     left = f"; {answer.matched - shown} more are not shown" if answer.matched > shown else ""
-    page.line((f"{answer.matched} prefixes{left}" if answer.matched else "no such routes", "dim"))
+    page.line(
+        (f"{many(answer.matched, 'prefix', 'prefixes')}{left}" if answer.matched else "no such routes", "dim")
+    )
 
 
 Line = tuple[str | tuple[str, str], str | tuple[str, str], str | tuple[str, str]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from routesync.cli.live import EX_FAILED, explained, print_json
-from routesync.cli.output import Page, moment, span
+from routesync.cli.output import Page, many, moment, span
 from routesync.control.client import Client
 from routesync.control.models import StatusAnswer, TargetDetail
 from routesync.events.status import GuardStatus, TargetStatus
@@ -86,8 +86,8 @@ def _kernel(page: Page, answer: StatusAnswer) -> None:
     page.line(
         _head("kernel"),
         _styled(kernel.state),
-        f": {kernel.routes} prefixes kept, {kernel.dropped} routes dropped; "
-        f"read {kernel.resyncs} times, {kernel.overruns} overruns, {buffer}, lag {kernel.lag_ms:.3g} ms",
+        f": {many(kernel.routes, 'prefix', 'prefixes')} kept, {many(kernel.dropped, 'route')} dropped; "
+        f"{many(kernel.resyncs, 'reading')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
         hang=_MARGIN,
     )
 
@@ -149,7 +149,7 @@ def _target(page: Page, target: TargetDetail) -> None:
         parts.append(f"; {target.waiting} waiting, {target.oldest_s:.3g} s at most")
     page.line(*parts, hang=_MARGIN)
     if target.held_back:
-        held = f"{target.held_back} withdrawals held back: routesync release --target {target.name}"
+        held = f"{many(target.held_back, 'withdrawal')} held back: routesync release --target {target.name}"
         page.line(_head(""), (held, "yellow"), hang=_MARGIN)
     if target.paused_since is not None:
         since = f"paused since {moment(target.paused_since)}: routesync resume --target {target.name}"

@@ -210,7 +210,12 @@ def _list(message: Message, name: str) -> list[object]:
 
 
 def _routes(message: Message) -> str:
-    return str(sum(int(table["routes"]) for table in _list(message, "table") if isinstance(table, dict)))
+    """By the manifest of the retained table, or, where none is published, by what the targets took."""
+    manifest = [table for table in _list(message, "table") if isinstance(table, dict)]
+    targets = [target for target in _list(message, "targets") if isinstance(target, dict)]
+    if manifest or not targets:
+        return str(sum(int(table["routes"]) for table in manifest))
+    return str(sum(int(target.get(phase, 0)) for target in targets for phase in ("accepted", "confirmed")))
 
 
 def _targets(message: Message) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from aiohttp import web
 
 from routesync.control.api import Api
 from routesync.control.listeners import ListenError, UnixListener, listen_tcp
+from routesync.control.peers import may_change, peer_of
 from routesync.control.subject import Subject
 from routesync.settings.places import Listen
 
@@ -26,6 +29,8 @@ LOOK_S: Final = 2.0
 """So often it is looked whether the sockets are as they should be."""
 CONNECTIONS: Final = 128
 """So many may be open at each socket; more are closed at once, so that no caller can take the daemon's descriptors."""
+RESERVED: Final = 16
+"""Connections beyond these for those who may change something: readers cannot keep them out."""
 FAREWELL_S: Final = 1.0
 """For so long what is being answered may go on when the daemon stops."""
 
@@ -79,7 +84,7 @@ class ControlServer:
             self._note("control socket", str(error))
             return
         loop = asyncio.get_running_loop()
-        self._unix_server = await loop.create_unix_server(_admission(runner), sock=self._unix.socket)
+        self._unix_server = await loop.create_unix_server(_gate(runner), sock=self._unix.socket)
         self._note("control socket", None)
 
     def _close_unix(self) -> None:
@@ -102,7 +107,7 @@ class ControlServer:
         except ListenError as error:
             self._note("control listener", str(error))
             return
-        self._tcp_server = await asyncio.get_running_loop().create_server(_admission(runner), sock=sock)
+        self._tcp_server = await asyncio.get_running_loop().create_server(_gate(runner), sock=sock)
         self._tcp = wanted
         self._note("control listener", None)
 
@@ -136,19 +141,25 @@ async def _runner(app: web.Application) -> web.AppRunner:
     return runner
 
 
-class _TurnedAway(asyncio.Protocol):
-    """A connection too many."""
+class _Gate(asyncio.Protocol):
+    """Meets a new connection, and hands it on or turns it away."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+        """Let it in while there is room."""
+        trusted = may_change(peer_of(transport), os.geteuid())
+        if len(self._server.connections) >= CONNECTIONS + (RESERVED if trusted else 0):
+            transport.close()
+            return
+        protocol = self._server()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
-def _admission(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
-    """Makes the protocol of each new connection."""
+def _gate(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
+    """Makes what meets each new connection."""
     server = runner.server
     assert server is not None  # noqa: S101 - it was set up
-
-    def admit() -> asyncio.Protocol:
-        return server() if len(server.connections) < CONNECTIONS else _TurnedAway()
-
-    return admit
+    return partial(_Gate, server)

@@ -87,6 +87,13 @@ class RouteAccepted(Event):
     previous_gateway: Annotated[
         str | None, Field(description="The gateway that this one replaces; null for a new route.")
     ] = None
+    gap_ms: Annotated[
+        float | None,
+        Field(
+            description="Of a replacement: how long the target had no route of ours for the prefix, in milliseconds.",
+            ge=0,
+        ),
+    ] = None
 
 
 class RouteConfirmed(Event):

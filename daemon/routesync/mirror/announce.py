@@ -35,7 +35,9 @@ class Announcer:
         self._sink = sink
         self._standing: dict[Prefix, Address] = {}  # what subscribers take to stand there
 
-    def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
+    def accepted(
+        self, prefix: Prefix, wanted: Wanted, previous: Address | None, gap_ms: float | None = None
+    ) -> None:
         """The target took the route."""
         self.measures.fates["accepted"] += 1
         self._standing[prefix] = wanted.gateway
@@ -48,6 +50,7 @@ class Announcer:
                 rule=wanted.rule,
                 degraded=wanted.degraded,
                 previous_gateway=format_address(previous) if previous else None,
+                gap_ms=gap_ms,
             )
         )
 

@@ -179,11 +179,12 @@ class Changes:
             self._counters.repaired += 1
         entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
         entry.phase = Phase.ACCEPTED
+        gap_ms = None
         if entry.gap_since is not None:
             gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
             log.info("gateway_replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
             entry.gap_since = None
-        self._say.accepted(prefix, wanted, previous)
+        self._say.accepted(prefix, wanted, previous, gap_ms)
         return Outcome.SETTLED
 
     async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:

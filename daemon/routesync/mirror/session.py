@@ -284,7 +284,7 @@ class Session:
         return old and not len(self.crew) and not self._work.pending.ready(now, least=Urgency.ADD)
 
     async def _read(self) -> None:
-        reading = await self._contact.read()
+        reading = await self._contact.read_again()
         self._counters.readings += 1
         if not reading.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")

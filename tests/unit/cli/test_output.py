@@ -1,0 +1,74 @@
+"""Words on a terminal and off it: wrapped where there is an edge, whole where there is none, harmless on both."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from routesync.cli import output
+from routesync.cli.output import Page, clean, span
+
+
+def shown(*parts: str, hang: int, columns: int | None) -> str:
+    """What is printed: on a terminal of that width, or in a pipe."""
+    out = io.StringIO()
+    made = Console(
+        file=out,
+        soft_wrap=True,
+        highlight=False,
+        force_terminal=columns is not None,
+        width=columns,
+        color_system=None,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "console", lambda: made)
+        patch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((columns or 80, 24)))
+        Page().line(*parts, hang=hang)
+    return out.getvalue()
+
+
+WORDS = st.lists(st.text("abcdefghij.:/", min_size=1, max_size=30), min_size=1, max_size=12).map(" ".join)
+
+
+@pytest.mark.hypothesis
+@given(WORDS, st.integers(0, 30), st.integers(30, 100))
+def test_nothing_is_lost_and_nothing_stands_beyond_the_edge(text: str, hang: int, columns: int) -> None:
+    on_terminal = shown(text, hang=hang, columns=columns)
+    assert on_terminal.replace(" ", "").replace("\n", "") == text.replace(" ", "")
+    if columns - hang >= 20:
+        assert all(len(line) <= columns for line in on_terminal.splitlines())
+    assert shown(text, hang=hang, columns=None) == f"{text}\n"
+
+
+def test_what_does_not_fit_hangs_below() -> None:
+    assert shown("target   ", "one two three four five six", hang=9, columns=30) == (
+        "target   one two three four\n         five six\n"
+    )
+
+
+def test_what_others_say_cannot_reach_for_the_terminal() -> None:
+    words = "bad\x1b]0;title\x07 gateway\r\x9b2J"
+    assert shown(words, hang=0, columns=None) == "bad\\x1b]0;title\\x07 gateway\\x0d\\x9b2J\n"
+    assert clean("a\tb\nc") == "a\tb\nc"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3725, "1 h 2 min"),
+        (86400 * 3 + 7200, "3 d 2 h"),
+        (-5, "0 s"),
+    ],
+)
+def test_a_length_of_time_is_told_in_its_largest_units(seconds: float, text: str) -> None:
+    assert span(timedelta(seconds=seconds)) == text
