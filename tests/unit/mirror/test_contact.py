@@ -34,9 +34,6 @@ class Scripted:
         self.lists = list(lists)
         self.inventories = 0
 
-    def mark(self) -> None:
-        """It is always the same."""
-
     async def version(self) -> str:
         return "0.9.8"
 
