@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -29,14 +29,15 @@ BUCKETS: Final = 64
 """Retained topics a target. 20,000 routes make buckets of about 30 kB, and a default mosquitto delivers them all."""
 
 
+RowState = Literal["accepted", "confirmed"]
+
+
 class TableRow(StatusPart):
     """One route that a target has from us."""
 
     prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
     gateway: str = Field(description="Next hop as told to the target.", examples=["192.168.10.10"])
-    state: Literal["accepted", "confirmed"] = Field(
-        description="`confirmed`: its own table shows the route.", examples=["confirmed"]
-    )
+    state: RowState = Field(description="`confirmed`: its own table shows the route.", examples=["confirmed"])
 
 
 class TableBucket(StatusPart):
@@ -60,11 +61,25 @@ def bucket_of(prefix: str, buckets: int) -> int:
 
 def row_hash(row: TableRow) -> int:
     """What a route adds to the digest: the first 8 bytes of SHA-256 over `<prefix> <gateway> <state>`, big-endian."""
-    return int.from_bytes(sha256(f"{row.prefix} {row.gateway} {row.state}".encode()).digest()[:8], "big")
+    return _hash(row.prefix, Held(row.gateway, row.state))
+
+
+class Held(NamedTuple):
+    """What a target has for a prefix."""
+
+    gateway: str
+    state: RowState
+
+
+def _hash(prefix: str, held: Held) -> int:
+    return int.from_bytes(sha256(f"{prefix} {held.gateway} {held.state}".encode()).digest()[:8], "big")
 
 
 class TargetTable:
-    """The routes of one target, in buckets, with count and digest kept up to date."""
+    """The routes of one target, in buckets, with count and digest kept up to date.
+
+    There may be tens of thousands, nearly all with one of a few gateways: so these share one value.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -73,25 +88,28 @@ class TargetTable:
         self.dirty: set[int] = set(range(BUCKETS))
         """Buckets that changed since they were published; at first all, empty ones too."""
         self.routes = 0
-        self._buckets: tuple[dict[str, TableRow], ...] = tuple({} for _ in range(BUCKETS))
+        self._buckets: tuple[dict[str, Held], ...] = tuple({} for _ in range(BUCKETS))
+        self._values: dict[Held, Held] = {}
         self._digest = 0
         self._sequence = 0
 
-    def change(self, prefix: str, row: TableRow | None, sequence: int) -> None:
+    def change(self, prefix: str, held: Held | None, sequence: int) -> None:
         """Put a route, or take it away."""
         number = bucket_of(prefix, BUCKETS)
         bucket = self._buckets[number]
         before = bucket.get(prefix)
-        if row == before:
+        if held == before:
             return
         if before is not None:
-            self._digest ^= row_hash(before)
+            self._digest ^= _hash(prefix, before)
             self.routes -= 1
-        if row is None:
+        if held is None:
             del bucket[prefix]
+            if not self.routes:
+                self._values.clear()
         else:
-            bucket[prefix] = row
-            self._digest ^= row_hash(row)
+            bucket[prefix] = self._values.setdefault(held, held)
+            self._digest ^= _hash(prefix, held)
             self.routes += 1
         self.dirty.add(number)
         self._sequence = sequence
@@ -103,7 +121,10 @@ class TargetTable:
             bucket=number,
             buckets=BUCKETS,
             sequence=sequence,
-            routes=tuple(self._buckets[number].values()),
+            routes=tuple(
+                TableRow(prefix=prefix, gateway=held.gateway, state=held.state)
+                for prefix, held in self._buckets[number].items()
+            ),
         )
 
     @property
@@ -135,8 +156,8 @@ class Table:
         """Apply an event."""
         event = record.event
         if isinstance(event, RouteAccepted | RouteConfirmed):
-            row = TableRow(prefix=event.prefix, gateway=event.gateway or "", state=event.name)
-            self._of(event.target).change(event.prefix, row, record.sequence)
+            state: RowState = "accepted" if isinstance(event, RouteAccepted) else "confirmed"
+            self._of(event.target).change(event.prefix, Held(event.gateway or "", state), record.sequence)
         elif isinstance(event, RouteWithdrawn | RouteRefused | RouteConflicting | SyncLost):
             self._of(event.target).change(event.prefix, None, record.sequence)
         elif isinstance(event, SyncCompleted):

@@ -140,7 +140,7 @@ class LoxilbClient:
                 raise type(error)(f"{method} {prefix}: {error}") from None
             finally:
                 self.durations[method].observe(time.perf_counter() - began)
-            if answer != wire.SUCCESS:
+            if answer not in wire.SUCCESSES:
                 wire.judge(f"{method} {prefix}", answer.status, answer.body)
         except errors.LoxilbError as error:
             self.requests[method, error.outcome] += 1

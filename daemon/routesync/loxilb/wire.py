@@ -10,8 +10,8 @@ from typing import Final, NamedTuple, cast
 from routesync.loxilb import errors
 from routesync.route import Address, Prefix
 
-SUCCESS: Final = (200, b'{"result":"Success"}\n')
-"""Status and body of most answers to POST and DELETE, as Go writes them."""
+SUCCESSES: Final = frozenset((200, body) for body in (b'{"result":"Success"}\n', b'{"result": "Success"}'))
+"""Status and body of most answers to POST and DELETE, as Go writes them, or others: known without being parsed."""
 
 
 class InventoryRow(NamedTuple):

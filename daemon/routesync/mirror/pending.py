@@ -70,8 +70,19 @@ class Pending:
                 del self._urgency[prefix]
                 del self._since[prefix]
                 self._counts[urgency] -= 1
+                if not self._urgency:
+                    self._shrink()
                 return prefix, urgency
         return None
+
+    def _shrink(self) -> None:
+        """Nothing waits: give back the room that a great many have taken, which a dictionary keeps when it empties."""
+        for ready in self._ready:
+            ready.clear()
+        self._urgency.clear()
+        self._due.clear()
+        self._since.clear()
+        self._clock.clear()
 
     def _ripen(self, now: float) -> None:
         while self._clock and self._clock[0][0] <= now:
