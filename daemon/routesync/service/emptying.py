@@ -28,7 +28,7 @@ async def empty(
     ledger: Ledger,
     sink: EventSink,
     *,
-    links: Callable[[], Mapping[int, Link]] = dict,
+    links: Callable[[], Mapping[int, Link]],
     go_on: Callable[[], str | None] = lambda: None,
 ) -> Emptied:
     """Withdraw all that the ledger has of a target; nobody else may work on it meanwhile.
@@ -37,7 +37,7 @@ async def empty(
         settings: how it is reached and treated.
         ledger: says what is ours there.
         sink: takes the events.
-        links: this host's; by default none: it was posted to before, so it lives elsewhere.
+        links: this host's; a target in our own namespace is not touched.
         go_on: asked again and again; gives a reason to end.
     """
     name, before = settings.name, len(ledger.owned(settings.name))
