@@ -11,6 +11,7 @@ around it connects, and subscribes anew when the copy does not become whole: the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import sys
@@ -107,6 +108,8 @@ class Copy:
             if data["state"] != "offline":  # then the last known state stands
                 self._wanted = {target["name"] for target in data["targets"]}
                 self._manifest = data["table"]
+                for name in self.targets.keys() - self._wanted:
+                    del self.targets[name]  # it was taken out of the configuration
         elif event["type"] == "io.routesync.table.v1":
             self._apply_bucket(event["epoch"], data)
         elif event["type"] in PUT or event["type"] in TAKE:
@@ -144,6 +147,9 @@ async def follow(copy: Copy, host: str, node: str, port: int = 1883) -> None:
             async with aiomqtt.Client(host, port) as client:
                 await _follow_connection(copy, client, f"{ROOT}/{node}/#")
         except aiomqtt.MqttError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # a farewell that fails hides that we are to end
+                raise asyncio.CancelledError from None
             await asyncio.sleep(1)
 
 
@@ -162,7 +168,8 @@ async def _mend(copy: Copy, client: aiomqtt.Client, topic: str) -> None:
     while True:
         await asyncio.sleep(PATIENCE_S)
         if not copy.whole:
-            await client.subscribe(topic, qos=1)
+            with contextlib.suppress(aiomqtt.MqttError):  # the connection has broken; `follow` sees to that
+                await client.subscribe(topic, qos=1)
 
 
 async def main() -> None:

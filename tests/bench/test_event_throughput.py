@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiomqtt
@@ -12,6 +13,7 @@ import pytest
 
 from routesync.events.cloudevents import Identity, Record, encode
 from routesync.events.models import Event
+from support.bench import median, percentile, record
 from support.broker import Broker, broker
 from support.events import UNHURRIED, Node, accepted, listening, publishing
 from support.waiting import eventually
@@ -36,26 +38,35 @@ def events(count: int) -> list[Event]:
     return [accepted(number) for number in range(count)]
 
 
+@asynccontextmanager
+async def collecting(mosquitto: Broker) -> AsyncIterator[asyncio.Task[list[bytes]]]:
+    """A subscriber in another process, which has subscribed when the block begins."""
+    before = mosquitto.subscriptions(ALL)
+    task = asyncio.create_task(asyncio.to_thread(mosquitto.collect, ALL, EVENTS, within_s=120))
+    await eventually(lambda: mosquitto.subscriptions(ALL) > before)
+    yield task
+    assert len(await task) == EVENTS
+
+
 async def delivered(node: Node, sequence: int) -> None:
     await eventually(lambda: node.outbox.acknowledged >= sequence, within_s=120)
 
 
 async def through_the_outbox(mosquitto: Broker, path: Path) -> tuple[float, float]:
     """Events a second and CPU seconds an event, from `emit` to the broker's acknowledgement."""
+    made = events(EVENTS)
     async with publishing(mosquitto.settings(), outbox_path=path) as node:
         await node.connected()
-        made = events(EVENTS)
-        collecting = asyncio.create_task(asyncio.to_thread(mosquitto.collect, ALL, EVENTS, within_s=120))
-        await asyncio.sleep(0.5)  # the subscriber is another process; what it misses shows below
-        began, cpu = time.perf_counter(), time.process_time()
-        for number, event in enumerate(made):
-            node.hub.emit(event)
-            if number % 100 == 0:
-                await asyncio.sleep(0)
-        await delivered(node, EVENTS)
-        took, used = time.perf_counter() - began, time.process_time() - cpu
-        assert len(await collecting) == EVENTS
-        return EVENTS / took, used / EVENTS
+        async with collecting(mosquitto) as collected:
+            began, cpu = time.perf_counter(), time.process_time()
+            for number, event in enumerate(made):
+                node.hub.emit(event)
+                if number % 100 == 0:
+                    await asyncio.sleep(0)
+            await delivered(node, EVENTS)
+            used = time.process_time() - cpu
+            await collected
+            return EVENTS / (time.perf_counter() - began), used / EVENTS
 
 
 async def bare(mosquitto: Broker) -> tuple[float, float]:
@@ -65,19 +76,18 @@ async def bare(mosquitto: Broker) -> tuple[float, float]:
         mosquitto.address, mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5
     ) as client:
         client.pending_calls_threshold = WINDOW
-        collecting = asyncio.create_task(asyncio.to_thread(mosquitto.collect, ALL, EVENTS, within_s=120))
-        await asyncio.sleep(0.5)
         left = iter(range(EVENTS))
 
         async def publish() -> None:
             for _ in left:
                 await client.publish(TOPIC, payload, qos=1)
 
-        began, cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(publish() for _ in range(WINDOW)))
-        took, used = time.perf_counter() - began, time.process_time() - cpu
-        assert len(await collecting) == EVENTS
-        return EVENTS / took, used / EVENTS
+        async with collecting(mosquitto) as collected:
+            began, cpu = time.perf_counter(), time.process_time()
+            await asyncio.gather(*(publish() for _ in range(WINDOW)))
+            used = time.process_time() - cpu
+            await collected
+            return EVENTS / (time.perf_counter() - began), used / EVENTS
 
 
 async def test_throughput_beside_bare_aiomqtt(mosquitto: Broker, tmp_path: Path) -> None:
@@ -85,13 +95,13 @@ async def test_throughput_beside_bare_aiomqtt(mosquitto: Broker, tmp_path: Path)
     for number in range(ROUNDS):
         ours.append(await through_the_outbox(mosquitto, tmp_path / f"outbox-{number}"))
         theirs.append(await bare(mosquitto))
-    rate, cpu = sorted(ours)[ROUNDS // 2]
-    bare_rate, bare_cpu = sorted(theirs)[ROUNDS // 2]
-    print(
-        f"\nevents end to end at QoS 1: {rate:,.0f}/s, {cpu * 1e6:.0f} us of CPU each; "
-        f"bare aiomqtt {bare_rate:,.0f}/s, {bare_cpu * 1e6:.0f} us; ratio {rate / bare_rate:.2f}"
-    )
-    assert rate > 5000
+    rate, bare_rate = median(rate for rate, _ in ours), median(rate for rate, _ in theirs)
+    cpu, bare_cpu = median(cpu for _, cpu in ours) * 1e6, median(cpu for _, cpu in theirs) * 1e6
+    record(
+        "events end to end at QoS 1, through the outbox", rate, "1/s", peer="bare aiomqtt, 64 in flight",
+        peer_value=bare_rate, ratio=rate / bare_rate, target=">= 5000", ok=rate >= 5000,
+    )  # fmt: skip
+    record("CPU of an event", cpu, "µs", peer="bare aiomqtt", peer_value=bare_cpu, ratio=bare_cpu / cpu)
 
 
 async def test_latency_beside_bare_aiomqtt(mosquitto: Broker, tmp_path: Path) -> None:
@@ -117,13 +127,10 @@ async def test_latency_beside_bare_aiomqtt(mosquitto: Broker, tmp_path: Path) ->
             while len(listener.heard) == before:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             theirs.append(time.perf_counter() - began)
-    ours.sort()
-    theirs.sort()
-    print(
-        f"\nemit to subscriber: median {ours[250] * 1e3:.2f} ms, p99 {ours[495] * 1e3:.2f} ms; "
-        f"bare aiomqtt {theirs[250] * 1e3:.2f} ms, p99 {theirs[495] * 1e3:.2f} ms; "
-        f"the outbox adds {(ours[250] - theirs[250]) * 1e3:.2f} ms"
-    )
+    p50, bare50 = median(ours) * 1e3, median(theirs) * 1e3
+    record("emit to subscriber, p50", p50, "ms", peer="bare aiomqtt", peer_value=bare50, ratio=bare50 / p50)
+    record("emit to subscriber, p99", percentile(ours, 0.99) * 1e3, "ms")
+    record("what the outbox adds, p50", p50 - bare50, "ms")
 
 
 async def test_draining_a_backlog(mosquitto: Broker, tmp_path: Path) -> None:
@@ -139,9 +146,9 @@ async def test_draining_a_backlog(mosquitto: Broker, tmp_path: Path) -> None:
         began = time.perf_counter()
         await delivered(node, BACKLOG)
         took = time.perf_counter() - began
-    print(
-        f"\nbacklog of {BACKLOG:,} events ({size / 2**20:.0f} MiB): drained in {took:.1f} s, {BACKLOG / took:,.0f}/s"
-    )
+    record(f"draining a backlog of {BACKLOG:,} events", took, "s")
+    record("rate of that", BACKLOG / took, "1/s")
+    record("room of that on disk", size / 2**20, "MiB")
 
 
 async def test_the_cost_of_emit(tmp_path: Path) -> None:
@@ -161,6 +168,5 @@ async def test_the_cost_of_emit(tmp_path: Path) -> None:
                     await asyncio.sleep(0)
             await node.outbox.flush()
             cpu = time.process_time() - cpu
-    print(
-        f"\nemit: {inside / EVENTS * 1e6:.1f} us on the loop; with encoding and disk {cpu / EVENTS * 1e6:.0f} us"
-    )
+    record("emit, on the loop", inside / EVENTS * 1e6, "µs")
+    record("emit, with encoding and disk", cpu / EVENTS * 1e6, "µs")

@@ -208,6 +208,32 @@ async def test_events_that_were_lost_are_made_up_for_on_the_same_descriptor(node
     sock.close()
 
 
+@pytest.mark.parametrize("joined", [True, False], ids=["subscribed", "not subscribed"])
+async def test_what_waits_in_a_socket_that_is_handed_over_is_older_than_the_first_reading(
+    node: Namespace, *, joined: bool
+) -> None:
+    sock = open_route_socket(node.name)
+    if joined:
+        subscribe(sock)
+    # played on top of what the first reading says, these would leave routes that are gone, or others' order
+    node.batch(
+        [
+            f"route add {FAR} via 192.0.2.2",
+            f"route append {FAR} via 192.0.2.3",
+            f"route del {FAR} via 192.0.2.2",
+            "route add 10.9.1.0/24 via 192.0.2.2",
+            f"route replace {FAR} via 198.51.100.2",
+            "route del 10.9.1.0/24",
+        ]
+    )
+    async with following(node, sock=sock) as follower:
+        assert gateways(follower, FAR) == [["198.51.100.2"]]
+        assert follower.routes("10.9.1.0/24") == []
+        node.ip("route add 10.9.1.0/24 via 192.0.2.3")
+        await told(follower, "10.9.1.0/24", [["192.0.2.3"]])
+    sock.close()
+
+
 async def test_routes_that_share_a_key_stand_in_the_kernels_order(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2")

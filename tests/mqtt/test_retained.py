@@ -235,8 +235,8 @@ async def test_what_may_not_be_cleared_is_said(tmp_path: Path) -> None:
             )
         two = guarded.settings(username="two", password="2")
         async with publishing(two, outbox_path=file, node="two"):
-            await eventually(lambda: any("may not be cleared" in line["event"] for line in logs))
-    (line,) = [line for line in logs if "may not be cleared" in line["event"]]
+            await eventually(lambda: any(line["event"] == "retained_state_stays" for line in logs))
+    (line,) = [line for line in logs if line["event"] == "retained_state_stays"]
     assert line["first"].startswith("routesync/v1/one/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,6 @@ import pytest
 import table_follower
 from routesync.events.models import RouteConfirmed, RouteWithdrawn, SyncCompleted
 from routesync.events.status import Status, TargetStatus
-from routesync.events.table import BUCKETS
 from support.broker import Broker, broker
 from support.events import NODE, Node, accepted, publishing
 from support.waiting import eventually
@@ -55,91 +55,109 @@ async def come_and_go(copy: Copy, mosquitto: Broker, seed: int, quiet: asyncio.E
             await asyncio.sleep(chance.uniform(0.2, 2))
 
 
-def complete(node: Node) -> None:
-    targets = tuple(TargetStatus(name=name, url="http://192.0.2.9:11111", state="synced") for name in TARGETS)
-    node.status = Status(state="online", node=NODE, targets=targets)
-    for name in TARGETS:
-        node.hub.emit(SyncCompleted(target=name, routes=0, posted=0, deleted=0, duration_s=0))
+class Source:
+    """A node, and what its tables have to be."""
 
+    def __init__(self, node: Node, seed: int) -> None:
+        self.truth: dict[str, dict[str, tuple[str, str]]] = {target: {} for target in TARGETS}
+        self._node = node
+        self._random = random.Random(seed)
 
-def change(node: Node, chance: random.Random) -> None:
-    route = accepted(
-        chance.randrange(ROUTES), target=chance.choice(TARGETS), gateway=f"192.0.2.{chance.randrange(9)}"
-    )
-    match chance.randrange(3):
-        case 0:
-            node.hub.emit(route)
-        case 1:
-            node.hub.emit(
-                RouteConfirmed(target=route.target, prefix=route.prefix, family="ipv4", gateway=route.gateway)
-            )
-        case _:
-            node.hub.emit(
-                RouteWithdrawn(
-                    target=route.target,
-                    prefix=route.prefix,
-                    family="ipv4",
-                    gateway=route.gateway,
-                    reason="no-route",
+    def accept(self, number: int, target: str, gateway: str = "192.0.2.1") -> None:
+        route = accepted(number, target=target, gateway=gateway)
+        self.truth[target][route.prefix] = (gateway, "accepted")
+        self._node.hub.emit(route)
+
+    def complete(self) -> None:
+        targets = tuple(
+            TargetStatus(name=name, url="http://192.0.2.9:11111", state="synced") for name in TARGETS
+        )
+        self._node.status = Status(state="online", node=NODE, targets=targets)
+        for name in TARGETS:
+            self._node.hub.emit(SyncCompleted(target=name, routes=0, posted=0, deleted=0, duration_s=0))
+
+    def change(self) -> None:
+        """One change as a mirror would tell it, to any of the routes."""
+        chance = self._random
+        number, target, gateway = (
+            chance.randrange(ROUTES),
+            chance.choice(TARGETS),
+            f"192.0.2.{chance.randrange(9)}",
+        )
+        prefix = accepted(number).prefix
+        table = self.truth[target]
+        match chance.randrange(3):
+            case 0:
+                self.accept(number, target, gateway)
+            case 1 if prefix in table:
+                gateway, _ = table[prefix]
+                table[prefix] = (gateway, "confirmed")
+                self._node.hub.emit(
+                    RouteConfirmed(target=target, prefix=prefix, family="ipv4", gateway=gateway)
                 )
-            )
+            case _ if prefix in table:
+                gateway, _ = table.pop(prefix)
+                self._node.hub.emit(
+                    RouteWithdrawn(
+                        target=target, prefix=prefix, family="ipv4", gateway=gateway, reason="no-route"
+                    )
+                )
 
-
-def truth(node: Node, target: str) -> dict[str, tuple[str, str]]:
-    (table,) = [table for table in node.publisher._table if table.target == target]
-    rows = (row for number in range(BUCKETS) for row in table.bucket(number, 0).routes)
-    return {row.prefix: (row.gateway, row.state) for row in rows}
+    def equals(self, copy: Copy) -> bool:
+        return all(copy.table(target) == self.truth[target] for target in TARGETS)
 
 
 async def test_copies_converge_whatever_they_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_follower, "PATIENCE_S", 1.0)
-    chance = random.Random(20_000)
+    seed = int(os.environ.get("ROUTESYNC_FOLLOWER_SEED", "20000"))
+    print(f"ROUTESYNC_FOLLOWER_SEED={seed}")
     quiet = asyncio.Event()
-    copies = [Forgetful(loss, seed) for seed, loss in enumerate((0, 0, 0.01, 0.1))]
+    copies = [Forgetful(loss, seed + number) for number, loss in enumerate((0, 0, 0.01, 0.1))]
+    staying = Forgetful(0.01, seed + len(copies))
     with broker() as mosquitto:  # with its default limits
-        async with publishing(mosquitto.settings()) as node:
+        async with publishing(mosquitto.settings()) as node, following(staying, mosquitto):
+            source = Source(node, seed)
             visitors = [
-                asyncio.create_task(come_and_go(copy, mosquitto, seed, quiet))
-                for seed, copy in enumerate(copies)
+                asyncio.create_task(come_and_go(copy, mosquitto, seed + number, quiet))
+                for number, copy in enumerate(copies)
             ]
             for number in range(ROUTES):  # the burst of a start, while some listen already
                 for target in TARGETS:
-                    node.hub.emit(accepted(number, target=target))
+                    source.accept(number, target)
                 if number % 500 == 0:
                     await asyncio.sleep(0.01)
-            complete(node)
+            source.complete()
             for _ in range(200):  # 4 seconds of churn
                 for _ in range(10):
-                    change(node, chance)
+                    source.change()
                 await asyncio.sleep(0.02)
             await asyncio.to_thread(mosquitto.restart)  # and it loses all that it retained
-            for _ in range(100):
-                change(node, chance)
+            for _ in range(200):
+                source.change()
+            assert all(len(source.truth[target]) > ROUTES * 0.9 for target in TARGETS)
             quiet.set()
             await asyncio.gather(*visitors)
-            for copy in copies:
-                copy.loss = 0
+            for forgetful in (staying, *copies):
+                forgetful.loss = 0
+            await eventually(
+                lambda: staying.whole and source.equals(staying), within_s=20, what="its copy whole"
+            )
+            late = Copy()
+            for copy in (*copies, late):
                 async with following(copy, mosquitto):
                     await eventually(
-                        lambda copy=copy: (
-                            copy.whole and all(copy.table(t) == truth(node, t) for t in TARGETS)
-                        ),  # type: ignore[misc]
+                        lambda copy=copy: copy.whole and source.equals(copy),  # type: ignore[misc]
                         within_s=20,
-                        what="a whole copy",
+                        what="a whole copy of who came and went",
                     )
-            late = Copy()
-            async with following(late, mosquitto):
-                await eventually(lambda: late.whole, within_s=20)
-                for target in TARGETS:
-                    assert late.table(target) == truth(node, target)
-                    assert len(late.table(target)) > ROUTES / 2
 
 
 async def test_a_copy_that_lacks_a_route_knows_that_it_is_not_whole(mosquitto: Broker) -> None:
     async with publishing(mosquitto.settings()) as node:
+        source = Source(node, 0)
         for target in TARGETS:
-            node.hub.emit(accepted(1, target=target))
-        complete(node)
+            source.accept(1, target)
+        source.complete()
         node.publisher.refresh()
         copy = Copy()
         async with following(copy, mosquitto):
@@ -148,3 +166,16 @@ async def test_a_copy_that_lacks_a_route_knows_that_it_is_not_whole(mosquitto: B
             bucket = next(bucket for bucket in lacking.buckets if bucket.routes)
             lacking.set(bucket, accepted(1).prefix, None)
             assert not copy.whole
+
+
+async def test_a_target_that_is_taken_out_leaves_the_copy(mosquitto: Broker) -> None:
+    async with publishing(mosquitto.settings()) as node:
+        source = Source(node, 0)
+        for target in TARGETS:
+            source.accept(1, target)
+        source.complete()
+        copy = Copy()
+        async with following(copy, mosquitto):
+            await eventually(lambda: copy.whole and {*copy.targets} == {*TARGETS})
+            node.status = node.status.model_copy(update={"targets": node.status.targets[:1]})
+            await eventually(lambda: copy.whole and {*copy.targets} == {TARGETS[0]})

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import pty
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
+from pydantic import JsonValue
+from rich.console import Console
+
+from routesync.cli.broker import named_broker
+from routesync.cli.watch import _View
 from routesync.events.models import KernelOverrun
-from support.broker import Broker
+from routesync.events.reader import Message
+from support.broker import Broker, ServerTls, broker
+from support.certificates import Authority
 from support.events import NODE, Node, publishing
 from support.waiting import eventually
 
@@ -20,14 +31,20 @@ COMMAND = [sys.executable, "-m", "routesync", "watch"]
 
 
 @asynccontextmanager
-async def watching(mosquitto: Broker, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def watching(
+    mosquitto: Broker, *options: str, user: str = "", password: str | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command in a pipe; with a user over TLS."""
+    address = f"{mosquitto.address}:{mosquitto.port}"
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         "--broker",
-        f"{mosquitto.address}:{mosquitto.port}",
+        f"mqtts://{user}@{address}" if user else address,
         *options,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=os.environ | ({} if password is None else {"ROUTESYNC_MQTT_PASSWORD": password}),
     )
     try:
         yield process
@@ -43,6 +60,11 @@ async def lines(process: asyncio.subprocess.Process, count: int) -> list[str]:
         return [(await process.stdout.readline()).decode() for _ in range(count)]
 
 
+async def complaint(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    return (await asyncio.wait_for(process.stderr.readline(), 15)).decode()
+
+
 async def steady(node: Node, routes: int) -> None:
     await node.connected()
     node.emit(routes)
@@ -55,6 +77,7 @@ async def test_json_is_one_message_a_line_and_ctrl_c_ends_it(mosquitto: Broker) 
         await steady(node, 2)
         events = [json.loads(line) for line in await lines(process, 2)]
         assert [event["data"]["prefix"] for event in events] == ["10.0.0.1/32", "10.0.0.2/32"]
+        assert {event["specversion"] for event in events} == {"1.0"}  # as it came: a CloudEvent a line
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 10) == 0
 
@@ -73,13 +96,109 @@ async def test_a_pipe_gets_plain_lines_of_what_is_selected(mosquitto: Broker) ->
 async def test_an_unreachable_broker_is_said_once(mosquitto: Broker) -> None:
     mosquitto.kill()
     async with watching(mosquitto) as process:
-        assert process.stderr is not None
-        said = await asyncio.wait_for(process.stderr.readline(), 15)
-        assert b"Connection refused; check mqtt.host" in said
+        assert "Connection refused; check --broker" in await complaint(process)
         await asyncio.to_thread(mosquitto.start)
         async with publishing(mosquitto.settings()):
             (line,) = await lines(process, 1)
             assert f"{NODE} status online" in line
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def guarded(authority: Authority) -> Iterator[Broker]:
+    server = authority.issue("server", alternative="IP:127.0.0.1")
+    acl = f"user {NODE}\ntopic write routesync/#\nuser reader\ntopic read routesync/#\nuser blind\n"
+    with broker(
+        users={NODE: "1", "reader": "2", "blind": "3"},
+        acl=acl + "topic read nothing\n",
+        tls=ServerTls(authority.certificate, server.certificate, server.key),
+    ) as made:
+        yield made
+
+
+async def test_over_tls_with_a_user_and_what_is_wrong_is_said_with_place_and_remedy(
+    guarded: Broker, authority: Authority
+) -> None:
+    ca = ("--ca-file", str(authority.certificate))
+    tls = {"ca_file": str(authority.certificate)}
+    async with (
+        publishing(guarded.settings(username=NODE, password="1", tls=tls)),
+        watching(guarded, *ca, user="reader", password="2") as process,
+        watching(guarded, *ca, user="reader", password="wrong") as mistaken,
+        watching(guarded, user="reader", password="2") as trustless,
+        watching(guarded, *ca, user="blind", password="3") as blind,
+    ):
+        (line,) = await lines(process, 1)
+        assert f"{NODE} status online" in line
+        assert "refuses user 'reader' (Not authorized); check USER of --broker" in await complaint(mistaken)
+        assert "certificate verify failed" in (said := await complaint(trustless))
+        assert said.endswith("check --ca-file\n")
+        assert "no node publishes routesync/v1/+/status, or user 'blind' may not read it" in await complaint(
+            blind
+        )
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        ("http://broker", "http is no scheme of MQTT"),
+        ("mqtt://me:secret@broker", "put it into $ROUTESYNC_MQTT_PASSWORD"),
+        ("broker:99999", "Port out of range"),
+        ("mqtt://", "names no host"),
+        ("mqtt://broker/root/#", "? and # have no meaning"),
+        ("mqtt://broker/root/+", "root: "),
+    ],
+)
+def test_a_broker_that_cannot_be_is_said_at_once(
+    named: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert named_broker(named, None) is None
+    said = capsys.readouterr().err
+    assert problem in said
+    assert "secret" not in said
+
+
+def test_a_url_names_user_root_and_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTESYNC_MQTT_PASSWORD", "secret")
+    settings = named_broker("mqtts://me%40home@[2001:db8::1]/lab/v1", Path("ca.pem"))
+    assert settings is not None
+    assert (settings.host, settings.port, settings.username) == ("2001:db8::1", 8883, "me@home")
+    assert settings.root == "lab/v1"
+    assert settings.tls is not None
+    assert settings.tls.ca_file == "ca.pem"
+    assert settings.password is not None
+    assert settings.password.get_secret_value() == "secret"
+
+
+def test_a_fleet_fits_the_terminal_and_the_troubled_stand_first() -> None:
+    terminal = Console(width=80, height=24, record=True, file=io.StringIO())
+    view = _View(terminal)
+    view.note_trouble(None)
+    for number in range(100):
+        state = "degraded" if number == 77 else "online"
+        view.take(message(f"node-{number:02}", "status", {"state": state, "targets": [], "table": []}))
+        view.take(message(f"node-{number:02}", "kernel.overrun", {"total": number}))
+    terminal.print(view.render())
+    rows = terminal.export_text().splitlines()
+    assert len(rows) <= 23
+    assert rows[1].split()[:2] == ["node-77", "degraded"]
+    assert any(row.endswith(" online") and row.startswith("and ") for row in rows)
+    assert "node-99 kernel.overrun total=99" in " ".join(rows[-1].split())
+
+
+def message(node: str, kind: str, data: dict[str, JsonValue]) -> Message:
+    return Message(
+        id="1",
+        source=f"/routesync/{node}",
+        type=f"io.routesync.{kind}.v1",
+        time=datetime.now(UTC),
+        epoch="e",
+        data=data,
+    )
 
 
 async def test_a_terminal_gets_a_live_view(mosquitto: Broker) -> None:

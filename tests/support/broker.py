@@ -51,6 +51,7 @@ class Broker:
             "log_type error",
             "log_type warning",
             "log_type notice",
+            "log_type subscribe",
             f"listener {self.port} {address}",
         ]
         if users is None:
@@ -80,6 +81,10 @@ class Broker:
     def log(self) -> str:
         """What mosquitto has said."""
         return (self._directory / "log").read_text()
+
+    def subscriptions(self, topic: str) -> int:
+        """How often somebody has subscribed to this topic at QoS 1."""
+        return self.log.count(f" 1 {topic}\n")
 
     @property
     def pid(self) -> int:
@@ -141,10 +146,14 @@ class Broker:
         """Let it go on."""
         self._signal(signal.SIGCONT)
 
-    def collect(self, topic: str, count: int, *, within_s: float) -> list[bytes]:
+    def collect(
+        self, topic: str, count: int, *, within_s: float, user: str | None = None, password: str = ""
+    ) -> list[bytes]:
         """Subscribe at QoS 1 from another process, which costs ours nothing; returns that many payloads."""
         command = ["mosquitto_sub", "-h", self.address, "-p", str(self.port), "-V", "mqttv5", "-q", "1"]
         command += ["-t", topic, "-C", str(count), "-W", str(round(within_s)), "-F", "%p"]
+        if user is not None:
+            command += ["-u", user, "-P", password, "-i", user]
         if self._namespace is not None:
             command = ["ip", "netns", "exec", self._namespace.name, *command]
         return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.splitlines()

@@ -61,14 +61,14 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: list[Heard] = []
+        self.events: list[Heard] = []
+        self.sequences: list[int] = []  # of the events
 
-    @property
-    def events(self) -> list[Heard]:
-        return [heard for heard in self.heard if "/event/" in heard.topic]
-
-    @property
-    def sequences(self) -> list[int]:
-        return [heard.sequence for heard in self.events]
+    def take(self, heard: Heard) -> None:
+        self.heard.append(heard)
+        if "/event/" in heard.topic:
+            self.events.append(heard)
+            self.sequences.append(heard.sequence)
 
     @property
     def states(self) -> list[str]:
@@ -93,7 +93,7 @@ async def listening(settings: MqttSettings, topic: str = "routesync/#") -> Async
     async def collect(client: aiomqtt.Client) -> None:
         async for message in client.messages:
             assert isinstance(message.payload, bytes)
-            listener.heard.append(Heard(message.topic.value, message.retain, message.payload))
+            listener.take(Heard(message.topic.value, message.retain, message.payload))
 
     password = settings.password.get_secret_value() if settings.password else None
     client_id = f"listener-{secrets.token_hex(4)}"

@@ -7,7 +7,9 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 
+from routesync.events.cloudevents import Record
 from routesync.events.models import Event
+from routesync.events.table import BUCKETS, Table
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
@@ -18,7 +20,7 @@ from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.wanted import TargetRules
 from routesync.mirror.witness import Witness
 from routesync.names import PROTOCOLS, TYPES
-from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_address
+from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, format_address, parse_address
 from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually, eventually_sync
@@ -99,9 +101,11 @@ class Lab:
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()
+            began = len(self.events.seen)
             task = asyncio.create_task(reconciler.run())
             try:
                 yield reconciler
+                told_is_true(self.events.seen[began:], reconciler)
             finally:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -147,6 +151,27 @@ class Lab:
         await eventually(
             lambda: self.static_routes() == routes, within_s=within_s, what=f"{routes} in loxilb's kernel"
         )
+
+
+def told_is_true(events: list[Event], reconciler: Reconciler) -> None:
+    """Hold the table that subscribers make of the events against what the reconciler knows; all that rests is told."""
+    table = Table()
+    for sequence, event in enumerate(events, 1):
+        table.put(Record(sequence, 0.0, event))
+    told = {
+        Prefix.parse(row.prefix): row.gateway
+        for target in table
+        for number in range(BUCKETS)
+        for row in target.bucket(number, 0).routes
+    }
+    resting = {prefix for prefix, entry in reconciler.entries.items() if entry.need(prefix) is None}
+    known = {
+        prefix: format_address(entry.ours)
+        for prefix, entry in reconciler.entries.items()
+        if prefix in resting and entry.ours is not None
+    }
+    unsettled = reconciler.entries.keys() - resting
+    assert {prefix: gateway for prefix, gateway in told.items() if prefix not in unsettled} == known
 
 
 @contextmanager

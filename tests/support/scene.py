@@ -18,6 +18,7 @@ from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "kubernetes-external-loxilb.toml"
+READY = '"event": "ready"'
 ROUTESYNC = [sys.executable, "-m", "routesync"]
 
 
@@ -37,12 +38,19 @@ class Scene:
         )
         self.daemon: subprocess.Popen[bytes] | None = None
 
+    def set_broker(self, port: int) -> None:
+        """Name another broker on the node's loopback."""
+        self.config.write_text(
+            self.config.read_text().replace('host = "127.0.0.1"\n', f'host = "127.0.0.1"\nport = {port}\n')
+        )
+
     def in_node(self, *command: str) -> list[str]:
         runtime = f"RUNTIME_DIRECTORY={self.directory / 'run'}"
         return ["ip", "netns", "exec", self.topology.node, "env", runtime, *command]
 
     def start(self) -> None:
         """Start the daemon and wait until it says that it is ready."""
+        ready = self.log().count(READY)
         with (self.directory / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
                 self.in_node(
@@ -51,15 +59,45 @@ class Scene:
                 stderr=log,
                 stdout=log,
             )
-        eventually_sync(lambda: '"event": "ready"' in self.log(), within_s=20, what="readiness of the daemon")
+        eventually_sync(lambda: self.log().count(READY) > ready, within_s=20, what="readiness of the daemon")
 
     def stop(self) -> int:
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGTERM)
         return self.daemon.wait(15)
 
+    def kill(self) -> None:
+        """End the daemon without a word (SIGKILL)."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def status(self) -> dict[str, Any]:
+        """What `status` says at the broker; waits for it."""
+        said = subprocess.run(
+            self.in_node("mosquitto_sub", "-t", "routesync/v1/node/status", "-C", "1", "-W", "10"),
+            capture_output=True,
+            check=True,
+        )
+        status: dict[str, Any] = json.loads(said.stdout)["data"]
+        return status
+
+    @contextmanager
+    def listening(self, topic: str, file: Path) -> Iterator[None]:
+        """Write what comes below the node's root into a file, a line each, for the length of a `with` block."""
+        with file.open("ab") as output:
+            listener = subprocess.Popen(
+                self.in_node("mosquitto_sub", "-t", f"routesync/v1/node/{topic}", "-q", "1"), stdout=output
+            )
+        try:
+            yield
+        finally:
+            listener.kill()
+            listener.wait()
+
     def log(self) -> str:
-        return (self.directory / "daemon.log").read_text()
+        log = self.directory / "daemon.log"
+        return log.read_text() if log.exists() else ""
 
     def events(self) -> list[dict[str, Any]]:
         """All events that have come over MQTT so far."""
@@ -119,12 +157,7 @@ def founding_scene(tmp_path: Path) -> Iterator[Scene]:
         standin = stack.enter_context(running_standin(Namespace(topology.loxilb)))
         mosquitto = stack.enter_context(broker(namespace=Namespace(topology.node)))
         made = Scene(topology, standin, mosquitto, tmp_path)
-        events = stack.enter_context((tmp_path / "events").open("wb"))
-        listener = subprocess.Popen(
-            made.in_node("mosquitto_sub", "-t", "routesync/v1/node/event/#", "-q", "1"), stdout=events
-        )
-        stack.callback(listener.wait)
-        stack.callback(listener.kill)
+        stack.enter_context(made.listening("event/#", tmp_path / "events"))
         try:
             yield made
         finally:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from routesync.demo.topology import MIRRORED_TABLE, FoundingTopology
+from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTopology
 from support.booted import Machine, machine, package
 from support.broker import Broker, broker
 from support.netns import Namespace, needs_root
@@ -294,8 +294,13 @@ def test_secrets_come_by_credentials_that_nobody_else_may_read(tmp_path: Path) -
         assert token not in node.journal()
 
 
-def test_guard_mode_gets_one_capability_over_the_host_s_network(site: Site) -> None:
+def test_guard_mode_gets_one_capability_and_can_use_it(site: Site) -> None:
     node = site.machine
+    guarding = EXAMPLE.read_text().replace("report = true", "report = true\nguard = true", 1)
+    site.start(f'mode = "guard"\n{guarding}{MQTT}\n[guard]\ndry_run = false\nsettle_s = 0\n')
+    eventually_sync(lambda: "CAP_NET_ADMIN" in node.show("StatusText"), what="the word that it may not")
+    assert site.topology.table(site.topology.node) == list(FOUNDING_TABLE)
+
     node.run("mkdir", "-p", "/etc/systemd/system/routesync.service.d")
     node.run(
         "cp",
@@ -303,13 +308,13 @@ def test_guard_mode_gets_one_capability_over_the_host_s_network(site: Site) -> N
         "/etc/systemd/system/routesync.service.d/",
     )
     node.systemctl("daemon-reload")
-    site.start()
+    node.systemctl("restart", "routesync")
     own = node.process_status()
     for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
         assert int(own[name], 16) == CAP_NET_ADMIN, name
     assert (own["NoNewPrivs"], own["Seccomp"]) == ("1", "2")
-    users = {node.run("readlink", f"/proc/{process}/ns/user").stdout for process in ("1", node.main_pid)}
-    assert len(users) == 1
+    others = [line for line in FOUNDING_TABLE if line != HOST_ROUTE]
+    eventually_sync(lambda: site.topology.table(site.topology.node) == others, what="the removal")
 
 
 def test_a_witness_without_the_right_to_enter_namespaces(site: Site) -> None:

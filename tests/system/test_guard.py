@@ -91,26 +91,6 @@ def test_without_being_told_otherwise_nothing_is_removed(tmp_path: Path) -> None
         assert wrote_nothing(scene)
 
 
-def test_a_reload_sets_the_guard_and_takes_it_back(tmp_path: Path) -> None:
-    guarding = guard_config("dry_run = false")
-    observing = guarding.replace('mode = "guard"', 'mode = "observe"')
-    assert observing != guarding
-    with shared_scene(tmp_path, observing) as scene:
-        scene.start()
-        scene.config.write_text(guarding)
-        scene.reload()
-        await_event(scene, "guard.verified")
-        assert scene.table() == OTHERS
-        scene.config.write_text(observing)
-        scene.reload()
-        scene.node.ip(f"route add {HOST_ROUTE}")
-        eventually_sync(lambda: len(scene.named("route.dropped")) > 1, what="the host route in the events")
-        eventually_sync(lambda: scene.status().get("guard") is None, what="a status without a guard")
-        assert len(scene.named("guard.removed")) == 1
-        assert scene.stop() == 0
-        assert scene.table() == list(FOUNDING_TABLE)
-
-
 def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path: Path) -> None:
     with shared_scene(tmp_path, guard_config("dry_run = false", "contended_within_s = 1")) as scene:
         scene.start()
@@ -176,6 +156,33 @@ def test_an_entry_that_stays_is_said_to_need_a_restart(tmp_path: Path) -> None:
         eventually_sync(lambda: "restart loxilb" in str(scene.status()["reasons"]), what="the reason")
         assert HOST_ROUTE not in scene.table()
         scene.standin.stop()  # its deafness is what was wanted
+
+
+def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) -> None:
+    text = guard_config()
+    with shared_scene(tmp_path, text.replace('mode = "guard"', 'mode = "mirror"')) as scene:
+
+        def reload(config: str) -> None:
+            scene.config.write_text(config)
+            scene.reload()
+
+        scene.start()
+        await_event(scene, "target.refused")
+        assert scene.status()["guard"] is None
+        reload(text)
+        await_event(scene, "guard.would-remove")
+        reload(text.replace("[guard]", "[guard]\ndry_run = false"))
+        await_event(scene, "guard.verified")
+        assert scene.table() == OTHERS
+        reload(
+            text.replace('mode = "guard"', 'mode = "mirror"').replace("[guard]", "[guard]\ndry_run = false")
+        )
+        dropped = len(scene.named("route.dropped"))
+        scene.node.ip(f"route add {HOST_ROUTE}")
+        await_event(scene, "route.dropped", dropped + 1)
+        eventually_sync(lambda: scene.status()["guard"] is None, what="the status without it")
+        assert scene.table() == list(FOUNDING_TABLE)
+        assert len(scene.named("guard.removed")) == 1
 
 
 @contextmanager

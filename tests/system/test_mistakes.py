@@ -112,7 +112,7 @@ def test_a_broker_that_refuses_the_password_is_said_once_and_retried(tmp_path: P
             assert "wrong" not in lines[0].replace("is wrong", "")
             server.set_users({"routesync": "wrong"})
             server.reload()
-            eventually_sync(lambda: "reach the broker again" in log.read_text(), within_s=40, what="recovery")
+            eventually_sync(lambda: '"broker_up"' in log.read_text(), within_s=40, what="recovery")
             assert process.poll() is None
 
 

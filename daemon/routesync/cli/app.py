@@ -69,11 +69,16 @@ def run(
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(readable=False, help="The configuration file.")] = DEFAULT_CONFIG,
+    json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong or odd.")] = False,
 ) -> None:
-    """Check a configuration file; exit status 78 if it is wrong."""
+    """Check a configuration file, and show what it comes to, with the origin of each value.
+
+    The exit status is 78 if the file is wrong. Secrets are not shown.
+    """
     from routesync.cli import check as command
 
-    raise typer.Exit(command.check(file))
+    raise typer.Exit(command.check(file, as_json=json, quiet=quiet))
 
 
 @app.command()
@@ -185,7 +190,15 @@ def watch(
     *,
     config: ConfigOption = None,
     broker: Annotated[
-        str | None, typer.Option(help="HOST[:PORT] instead of the configuration's broker.")
+        str | None,
+        typer.Option(
+            help="Instead of the configuration's: HOST[:PORT] or mqtt[s]://[USER@]HOST[:PORT][/ROOT]; "
+            "$ROUTESYNC_MQTT_PASSWORD is USER's password."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="This host's daemon, over its control socket, without a broker.")
@@ -211,15 +224,15 @@ def watch(
     if prefix is not None and within is None:
         raise typer.Exit(2)
     selection = Selection(node or (), kind or (), within)
-    way = command.Way(config or DEFAULT_CONFIG, broker, socket, local=local or socket is not None)
+    way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     raise typer.Exit(command.watch(way, selection, as_json=json))
 
 
 @app.command()
 def schema(
-    which: Annotated[str, typer.Argument(help="asyncapi, or a type of message.")] = "asyncapi",
+    which: Annotated[str, typer.Argument(help="asyncapi, config, or a type of message.")] = "asyncapi",
 ) -> None:
-    """Print the contract of the event stream: AsyncAPI, or the JSON Schema of a type's data."""
+    """Print a contract: AsyncAPI of the event stream, JSON Schema of the configuration or of a message's data."""
     from routesync.cli import schema as command
 
     raise typer.Exit(command.schema(which))

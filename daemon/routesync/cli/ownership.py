@@ -131,7 +131,12 @@ def _unknown_target(situation: Situation, target: str) -> int:
 def _with_ledger(state: Path, work: Callable[[SqliteLedger], int]) -> int:
     try:
         with SqliteLedger(state) as ledger:
-            return work(ledger)
+            status = work(ledger)
+            if ledger.trouble is None:
+                return status
+            complain(
+                f"{ledger.path}: it could not be written, so this will be forgotten; check the room on its disk"
+            )
     except LedgerBusyError:
         complain(
             f"{state}: the daemon runs and keeps this ledger; name neither it nor a configuration, to ask the daemon, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -10,12 +11,16 @@ from routesync.cli.live import EX_FAILED, explained, print_json
 from routesync.cli.output import Page, many, moment, span
 from routesync.control.client import Client
 from routesync.control.models import StatusAnswer, TargetDetail
-from routesync.events.status import GuardStatus
+from routesync.events.status import GuardStatus, TargetStatus
 
 STYLES: Final = {
     **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
+    **dict.fromkeys(("guarded", "removes"), "green"),
     **dict.fromkeys(("degraded", "syncing", "reading", "connecting", "starting", "pending"), "yellow"),
-    **dict.fromkeys(("unreachable", "refused", "conflicting", "over-capacity", "drop"), "red"),
+    **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
+    **dict.fromkeys(
+        ("unreachable", "refused", "conflicting", "over-capacity", "drop", "may not remove"), "red"
+    ),
     **dict.fromkeys(("shared-namespace", "blocked"), "magenta"),
     **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
 }
@@ -54,10 +59,10 @@ def _show(answer: StatusAnswer) -> None:
     _rules(page, answer)
     for target in answer.targets:
         _target(page, target)
-    if not answer.targets:
-        page.line(_head("target"), "none is mirrored into")
     if now.guard is not None:
-        _guard(page, now.guard)
+        _guard(page, now.guard, now.targets)
+    elif not answer.targets:
+        page.line(_head("target"), "none is mirrored into")
     page.line(_head("broker"), _styled(now.broker or "none is configured"), hang=_MARGIN)
     for number, reason in enumerate(now.reasons):
         page.line(_head("alarms" if not number else ""), (reason, "red"), hang=_MARGIN)
@@ -104,6 +109,27 @@ def _rules(page: Page, answer: StatusAnswer) -> None:
         )
 
 
+def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> None:
+    how = "dry run" if guard.dry_run else "removes" if guard.permitted is not False else "may not remove"
+    redundant = "would be removed" if guard.dry_run else "to be removed"
+    page.line(
+        _head("guard"),
+        _styled(how),
+        f": {many(guard.standing, 'route')} standing, {guard.redundant} {redundant}, {guard.contended} contended; "
+        f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
+        hang=_MARGIN,
+    )
+    for target in targets:
+        page.line(
+            _head("target"),
+            (target.name, "bold"),
+            "  ",
+            _styled(target.state),
+            f"  {target.url}",
+            hang=_MARGIN,
+        )
+
+
 def _target(page: Page, target: TargetDetail) -> None:
     version = f", loxilb {target.version}" if target.version else ""
     page.line(
@@ -128,15 +154,3 @@ def _target(page: Page, target: TargetDetail) -> None:
     if target.paused_since is not None:
         since = f"paused since {moment(target.paused_since)}: routesync resume --target {target.name}"
         page.line(_head(""), (since, "yellow"), hang=_MARGIN)
-
-
-def _guard(page: Page, guard: GuardStatus) -> None:
-    word = "dry run" if guard.dry_run else "removes" if guard.permitted is not False else "may not remove"
-    contended = f" ({guard.contended} come back at once)" if guard.contended else ""
-    page.line(
-        _head("guard"),
-        (word, "bold yellow" if word == "may not remove" else ""),
-        f": {guard.standing} standing, {guard.redundant} of them redundant{contended}; "
-        f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
-        hang=_MARGIN,
-    )

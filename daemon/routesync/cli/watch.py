@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import ValidationError
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from routesync.cli.broker import REMEDIES, named_broker
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.live import exit_of
 from routesync.cli.output import complain, console
 from routesync.control.client import ControlError, default_socket
 from routesync.control.follow import follow_local
+from routesync.events.access import Remedies
 from routesync.events.reader import Message, Selection, follow
 from routesync.route import Prefix
 from routesync.settings import MqttSettings
 
 SHOWN: Final = 20
-"""Events that the live view keeps in sight."""
+"""Events that the live view keeps in sight, at most."""
+REFRESHES_A_SECOND: Final = 4
+EX_USAGE: Final = 2
 _COLOURS: Final = {"online": "green", "degraded": "yellow", "stopping": "yellow", "offline": "red"}
 
 
@@ -33,23 +36,24 @@ class Way(NamedTuple):
 
     config: Path
     broker: str | None
+    ca_file: Path | None
     socket: Path | None
     local: bool
 
 
-Follow = Callable[[Callable[[str | None], None]], AsyncIterator[Message]]
+Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[Message]]
 
 
 def watch(way: Way, selection: Selection, *, as_json: bool) -> int:
     """Follow until Ctrl-C; return the exit status."""
-    follow_it = _way(way, selection)
+    follow_it = _way(way)
     if isinstance(follow_it, int):
         return follow_it
     try:
         if as_json or not console().is_terminal:
-            asyncio.run(_print(follow_it, as_json=as_json))
+            asyncio.run(_print(follow_it, selection, as_json=as_json))
         else:
-            asyncio.run(_show(follow_it))
+            asyncio.run(_show(follow_it, selection))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:  # whoever read has had enough
@@ -60,21 +64,31 @@ def watch(way: Way, selection: Selection, *, as_json: bool) -> int:
     return 0
 
 
-def _way(way: Way, selection: Selection) -> Follow | int:
+def _way(way: Way) -> Follow | int:
+    if way.ca_file is not None and way.broker is None:
+        complain("--ca-file is for --broker; the configuration has mqtt.tls.ca_file")
+        return EX_USAGE
     socket = way.socket or default_socket()
-    if not way.local:
-        if way.broker is None and _is_closed(way.config) and socket.exists():
-            return _follow_local(socket, selection)  # the file may hold secrets, and be for the daemon alone
-        settings = _settings(way.config, way.broker)
-        if isinstance(settings, int):
-            return settings
-        if settings is not None:
-            return lambda trouble: follow(settings, selection, trouble)
-    return _follow_local(socket, selection)
+    if way.local:
+        return _local(socket)
+    if way.broker is not None:
+        named = named_broker(way.broker, way.ca_file)
+        return EX_CONFIG if named is None else _over_mqtt(named, REMEDIES)
+    if _is_closed(way.config) and socket.exists():
+        return _local(socket)  # the file may hold secrets, and be for the daemon alone
+    loaded = load_or_explain(way.config)
+    if loaded is None:
+        return EX_CONFIG
+    configured = loaded.settings.mqtt
+    return _local(socket) if configured is None else _over_mqtt(configured, Remedies())
 
 
-def _follow_local(socket: Path, selection: Selection) -> Follow:
-    return lambda trouble: follow_local(socket, selection, trouble)
+def _local(socket: Path) -> Follow:
+    return lambda selection, trouble: follow_local(socket, selection, trouble)
+
+
+def _over_mqtt(settings: MqttSettings, remedies: Remedies) -> Follow:
+    return lambda selection, trouble: follow(settings, selection, trouble, remedies)
 
 
 def _is_closed(file: Path) -> bool:
@@ -94,25 +108,9 @@ def read_prefix(text: str) -> Prefix | None:
         return None
 
 
-def _settings(config: Path, broker: str | None) -> MqttSettings | int | None:
-    """The broker; None where there is none; the exit status where that cannot be told."""
-    if broker is not None:
-        host, colon, port = broker.rpartition(":")
-        named = (
-            {"host": host.strip("[]"), "port": int(port)} if colon and port.isdecimal() else {"host": broker}
-        )
-        try:
-            return MqttSettings.model_validate(named)
-        except ValidationError as error:
-            complain(f"--broker {broker}: {error.errors()[0]['msg']}; write HOST or HOST:PORT")
-            return EX_CONFIG
-    loaded = load_or_explain(config)
-    return EX_CONFIG if loaded is None else loaded.settings.mqtt
-
-
-async def _print(follow_it: Follow, *, as_json: bool) -> None:
-    async for message in follow_it(_complain_once()):
-        print(message.model_dump_json() if as_json else _line(message).plain, flush=True)
+async def _print(follow_it: Follow, selection: Selection, *, as_json: bool) -> None:
+    async for message in follow_it(selection, _complain_once()):
+        print(message.text if as_json else _line(message).plain, flush=True)
 
 
 def _complain_once() -> Callable[[str | None], None]:
@@ -127,46 +125,83 @@ def _complain_once() -> Callable[[str | None], None]:
     return trouble
 
 
-async def _show(follow_it: Follow) -> None:
-    view = _View()
-    with Live(view.render(), console=console(), refresh_per_second=4, transient=False) as live:
+async def _show(follow_it: Follow, selection: Selection) -> None:
+    terminal = Console(highlight=False)
+    view = _View(terminal)
+    with Live(view.render(), console=terminal, auto_refresh=False) as live:
 
-        def trouble(text: str | None) -> None:
-            view.trouble = text
-            live.update(view.render())
+        async def refresh() -> None:
+            while True:
+                await asyncio.sleep(1 / REFRESHES_A_SECOND)
+                if view.changed:
+                    view.changed = False
+                    live.update(view.render(), refresh=True)
 
-        async for message in follow_it(trouble):
-            view.take(message)
-            live.update(view.render())
+        refreshing = asyncio.create_task(refresh())
+        try:
+            chosen = selection._replace(with_status=True)
+            async for message in follow_it(chosen, view.note_trouble):
+                view.take(message)
+        finally:
+            refreshing.cancel()
 
 
 class _View:
     """Nodes above, the last events below."""
 
-    def __init__(self) -> None:
-        self.trouble: str | None = None
+    def __init__(self, terminal: Console) -> None:
+        self.changed = True
+        self._terminal = terminal
+        self._trouble: str | None = "connecting"
         self._nodes: dict[str, Message] = {}
         self._events: deque[Text] = deque(maxlen=SHOWN)
 
     def take(self, message: Message) -> None:
+        self.changed = True
         if message.kind == "status":
             self._nodes[message.node] = message
         else:
             self._events.append(_line(message))
 
+    def note_trouble(self, trouble: str | None) -> None:
+        self.changed = self.changed or trouble != self._trouble
+        self._trouble = trouble
+
     def render(self) -> RenderableType:
-        nodes = Table("node", "state", "routes", "targets", "because", box=None, pad_edge=False)
-        for name, message in sorted(self._nodes.items()):
-            state = str(message.data.get("state"))
-            nodes.add_row(
-                name,
+        """What fits the terminal: the nodes, those with troubles first, and the last events."""
+        room = max(self._terminal.height - 4, 4)
+        events = list(self._events)[-max(room - len(self._nodes), room // 2) :]
+        nodes = sorted(self._nodes.values(), key=lambda message: (_state(message) == "online", message.node))
+        shown = nodes[: max(room - len(events), 1)]
+        table = Table("node", "state", "routes", "targets", "because", box=None, pad_edge=False)
+        for message in shown:
+            state = _state(message)
+            table.add_row(
+                message.node,
                 Text(state, style=_COLOURS.get(state, "")),
                 _routes(message),
                 _targets(message),
                 "; ".join(map(str, _list(message, "reasons"))),
             )
-        trouble = [Text(self.trouble, style="red")] if self.trouble else []
-        return Group(*trouble, nodes, Text(), *self._events)
+        left = nodes[len(shown) :]
+        states = Counter(map(_state, left))
+        more = ", ".join(f"{count} {state}" for state, count in states.items())
+        return Group(
+            *([Text(self._trouble, style="red")] if self._trouble else []),
+            table,
+            Text(f"and {more}" if left else "", style="dim"),
+            *(_cut(line, self._terminal.width) for line in events),
+        )
+
+
+def _cut(line: Text, width: int) -> Text:
+    cut = line.copy()
+    cut.truncate(width, overflow="ellipsis")
+    return cut
+
+
+def _state(message: Message) -> str:
+    return str(message.data.get("state"))
 
 
 def _list(message: Message, name: str) -> list[object]:
@@ -191,7 +226,9 @@ def _targets(message: Message) -> str:
 def _line(message: Message) -> Text:
     """One event in one line: time, node, what, about what, and the rest of its data."""
     rest = " ".join(
-        f"{name}={value}" for name, value in message.data.items() if value not in (None, message.subject)
+        f"{name}={value}"
+        for name, value in message.data.items()
+        if value not in (None, False, message.subject) and name != "family"
     )
     if message.kind == "status":
         rest = " ".join([str(message.data.get("state")), *map(str, _list(message, "reasons"))])

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from routesync.config.credentials import IN_THE_FILE, Credentials
+from routesync.config.credentials import IN_THE_FILE, Credentials, without_secrets
 from routesync.config.locate import KeyPath, key_lines, line_of
 from routesync.config.problems import ConfigError, Problem, place_of, translate, value_at
 from routesync.names import Names
@@ -39,6 +39,8 @@ class Loaded(NamedTuple):
     digest: str  # SHA-256 of the file, in hex
     origins: Mapping[str, str]  # where each secret came from, by dotted key
     warnings: tuple[str, ...]  # one line each
+    document: Mapping[str, object]  # the file as TOML gave it, without its secrets
+    lines: Mapping[KeyPath, int]  # where each key stands in it
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -62,6 +64,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     content = _read(path)
     text = _decode(path, content)
     document = _parse(path, text)
+    written = without_secrets(document)
+    lines = _lines(text)
     names = names or Names.of_host()
     credentials = Credentials(path.absolute().parent, environ)
     credentials.fill(document)
@@ -77,7 +81,6 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     if settings is not None:
         found += _tls_problems(settings)
     if settings is None or found:
-        lines = _lines(text)
         problems = [
             Problem(str(path), place_of(key, document), line_of(lines, key), error.message, error.remedy)
             for key, error in found
@@ -86,16 +89,16 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     try:
         policy = Policy.compile(settings.policy, names)
     except PolicyError as error:
-        raise ConfigError(Problem(str(path), error.place, None, error.message, error.remedy)) from None
+        line = _rule_line(lines, error.place)
+        raise ConfigError(Problem(str(path), error.place, line, error.message, error.remedy)) from None
     warnings = (
         *credentials.warnings,
         *_exposed(path, credentials.origins),
         *_open_doors(path, settings),
-        *policy.warnings,
-        *_guard_without_effect(settings),
+        *(_placed(path, lines, warning) for warning in (*policy.warnings, *_guard_without_effect(settings))),
     )
     digest = hashlib.sha256(content).hexdigest()
-    return Loaded(settings, path, names, policy, digest, credentials.origins, warnings)
+    return Loaded(settings, path, names, policy, digest, credentials.origins, warnings, written, lines)
 
 
 def shipped_configuration() -> Path:
@@ -131,6 +134,19 @@ def _lines(text: str) -> Mapping[KeyPath, int]:
         return key_lines(text)
     except RecursionError:  # nested just not too deeply for tomllib
         return {}
+
+
+_RULE: Final = re.compile(r"\[\[policy\.rules\]\] #(\d+) ")
+
+
+def _rule_line(lines: Mapping[KeyPath, int], place: str) -> int | None:
+    found = _RULE.match(place)
+    return line_of(lines, ("policy", "rules", int(found[1]) - 1)) if found else None
+
+
+def _placed(path: Path, lines: Mapping[KeyPath, int], warning: str) -> str:
+    line = _rule_line(lines, warning)
+    return f"{path}:{line}: {warning}" if line is not None else f"{path}: {warning}"
 
 
 def _exposed(path: Path, origins: Mapping[str, str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,14 @@ def token_variable(target: str) -> str:
     return f"ROUTESYNC_TARGET_{target.upper().replace('-', '_').replace('.', '_')}_TOKEN"
 
 
+def without_secrets(document: dict[str, object]) -> dict[str, object]:
+    """A copy of a document that has no secret in it."""
+    copy = deepcopy(document)
+    for _, table, key, _ in _holders(copy):
+        table.pop(key, None)
+    return copy
+
+
 class Credentials:
     """Puts secrets into a document, and remembers where they came from and what was wrong.
 
@@ -40,6 +49,7 @@ class Credentials:
         self.warnings: list[str] = []
         self._environ = environ
         self._base = Path(environ.get("CREDENTIALS_DIRECTORY") or base)
+        self._from_systemd = bool(environ.get("CREDENTIALS_DIRECTORY"))
 
     def fill(self, document: dict[str, object]) -> None:
         """Put the secrets in, and make the names of TLS files absolute."""
@@ -78,7 +88,8 @@ class Credentials:
             if secret is not None:
                 table[key] = secret
                 table[f"{key}_file"] = str(self._base / file)
-                self.origins[where] = f"file {self._base / file}"
+                handed = self._from_systemd and not Path(file).is_absolute()
+                self.origins[where] = f"credential {file}" if handed else f"file {self._base / file}"
         elif key in table:
             self.origins[where] = IN_THE_FILE
 

@@ -26,8 +26,13 @@ unless it says otherwise, and a key that is not listed here is an error. `routes
 is wrong with a file, one line for each mistake, and `routesync plan --config FILE` what it would do.
 
 The file that is shipped, [routesync.toml](../config/routesync.toml), names no target and no broker: routesync
-watches and reports. Whole configurations stand in [config/examples](../config/examples). Editors that know JSON
-Schema complete and check the file by [routesync.schema.json](../config/routesync.schema.json).
+watches and reports. Whole configurations stand in [config/examples](../config/examples). Editors with a
+language server for TOML complete and check the file while one writes: by its first line, `#:schema`, they find
+[routesync.schema.json](../config/routesync.schema.json), which the package installs in /usr/share/routesync and
+`routesync schema config` prints.
+
+`routesync check` shows the whole configuration that a file comes to, and behind each value where it comes from:
+the line, the environment, a credential, or the default. It warns of rules that never get their turn.
 
 Where a key takes a value *or an array*, the array means any of its members.
 

@@ -67,7 +67,9 @@ async def follow_local(
 
 
 def _parameters(selection: Selection, after: str | None) -> list[tuple[str, object]]:
-    return [*(("type", kind) for kind in selection.kinds), ("within", selection.within), ("after", after)]
+    kinds = [*selection.kinds, "status"] if selection.kinds and selection.with_status else selection.kinds
+    within = None if selection.with_status else selection.within  # a status lies in no prefix
+    return [*(("type", kind) for kind in kinds), ("within", within), ("after", after)]
 
 
 def _is_wanted(selection: Selection, message: Message) -> bool:
@@ -80,6 +82,7 @@ async def _messages(content: aiohttp.StreamReader) -> AsyncIterator[Message]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             try:
-                yield Message.model_validate_json(line)
+                message = Message.model_validate_json(line)
             except ValidationError:
                 continue  # of a later version
+            yield message.model_copy(update={"text": line.decode()})

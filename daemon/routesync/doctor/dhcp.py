@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 from routesync.doctor.facts import DhcpFacts, Facts, JudgedRoute, NetworkdLink, prefix_text
 from routesync.doctor.finding import Check, Finding, Level
 from routesync.doctor.targets import has_the_bug, sharing_loxilbs
+from routesync.guard.redundancy import Redundant, judge
 from routesync.kernel import Link, TableReading
 from routesync.names import PROTOCOLS, TYPES
-from routesync.route import Route
+from routesync.route import Route, Verdict
 
 DHCP: Final = PROTOCOLS["dhcp"]
 
@@ -69,15 +70,12 @@ def who_wrote(route: Route, dhcp: DhcpFacts) -> Writer:
 
 
 def is_redundant(route: Route, reading: TableReading) -> bool:
-    """Whether another route reaches the same neighbour over the same link, so that nothing is lost without it."""
-    ifindex = route.hops[0].ifindex
-    return any(
-        other is not route
-        and other.prefix.covers(route.prefix)
-        and not other.prefix.is_default
-        and any(hop.ifindex == ifindex and hop.gateway is None for hop in other.hops)
-        for other in reading.routes
-    )
+    """Whether nothing is lost without it, by the judgement of mode guard."""
+
+    def evaluate(other: Route) -> Verdict:
+        return Verdict(keep=False, rule="doctor", guard=is_dhcp_host_route(other))
+
+    return isinstance(judge(route, reading, evaluate), Redundant)
 
 
 def host_routes(facts: Facts) -> Iterator[Finding]:

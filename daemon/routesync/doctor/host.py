@@ -74,7 +74,7 @@ def capabilities(facts: Facts) -> Iterator[Finding]:
     """Does the configuration ask for what needs a capability, and is that there?"""
     settings = facts.config.loaded.settings
     needs: list[tuple[int, str]] = []
-    if str(settings.mode) == "guard":
+    if settings.mode == "guard":
         needs.append((CAP_NET_ADMIN, 'mode = "guard" takes routes out of the kernel'))
     if settings.kernel.netns is not None:
         needs.append((CAP_SYS_ADMIN, f"kernel.netns = {settings.kernel.netns!r} enters that namespace"))

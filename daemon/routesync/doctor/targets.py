@@ -186,7 +186,7 @@ def _shares(facts: Facts, name: str, subject: str) -> Finding:
         "It reads this host's routes by itself. A mirror would write them back into the table that it reads, so "
         "nothing is mirrored into it."
     )
-    mode = str(facts.config.loaded.settings.mode)
+    mode = facts.config.loaded.settings.mode
     if mode != "mirror" or not facts.targets:
         return Finding(
             Check.SHARED_NAMESPACE, Level.OK, f"{name} shares this network namespace", why, subject=subject

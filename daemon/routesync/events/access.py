@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import NamedTuple
 
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
@@ -23,16 +24,22 @@ class PasswordFileError(OSError):
     """The file that is to hold the password cannot be read."""
 
 
+class SubscriptionDeniedError(aiomqtt.MqttError):
+    """The broker denies a subscription."""
+
+    def __init__(self, topics: list[str]) -> None:
+        super().__init__("a subscription is denied")
+        self.topics = topics
+
+
 def read_password(settings: MqttSettings) -> str | None:
-    """The password as configured, or as its file says at this moment (without the newline at its end).
+    """The password as its file says at this moment (without the newline at its end), or as configured.
 
     Raises:
         PasswordFileError: the file cannot be read; the message names the setting.
     """
-    if settings.password is not None:
-        return settings.password.get_secret_value()
     if settings.password_file is None:
-        return None
+        return settings.password.get_secret_value() if settings.password else None
     try:
         return Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
@@ -50,15 +57,30 @@ def tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     return client_context(settings.tls)
 
 
-def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str:
+class Remedies(NamedTuple):
+    """Where to look for what is wrong, depending on where the settings are from."""
+
+    address: str = "check mqtt.host and mqtt.port"
+    user: str = "check mqtt.username and mqtt.password_file (or ROUTESYNC_MQTT_PASSWORD)"
+    tls: str = "check mqtt.tls"
+
+
+def explain(
+    error: BaseException,
+    settings: MqttSettings,
+    client_id: str,
+    remedies: Remedies = Remedies(),  # noqa: B008 - immutable
+) -> str:
     """Say what is wrong with the broker, naming place and remedy."""
     if isinstance(error, PasswordFileError):
         return str(error)
     if isinstance(error, NotationError):
         return f"mqtt.tls.{error}"
     broker = f"broker {settings.host}:{settings.port}"
+    if isinstance(error, SubscriptionDeniedError):
+        return f"{broker} denies reading {', '.join(error.topics)}; check its access rules"
     if isinstance(error, TimeoutError) or str(error) == "Operation timed out":  # as aiomqtt says it
-        return f"{broker} does not answer within {settings.timeout_s:g} s; check mqtt.host and mqtt.port"
+        return f"{broker} does not answer within {settings.timeout_s:g} s; {remedies.address}"
     ended = isinstance(error.__cause__, aiomqtt.MqttCodeError)
     if isinstance(error.__cause__, aiomqtt.MqttCodeError):
         error = error.__cause__  # why the connection ended
@@ -67,10 +89,7 @@ def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str
     match code.value if isinstance(code, ReasonCode) else None:
         case value if value in _CREDENTIALS:
             user = f"user {settings.username!r}" if settings.username else "a client without a user name"
-            return (
-                f"{broker} refuses {user} ({words}); check mqtt.username and mqtt.password_file "
-                "(or ROUTESYNC_MQTT_PASSWORD)"
-            )
+            return f"{broker} refuses {user} ({words}); {remedies.user}"
         case value if value == _IDENTIFIER:
             return f"{broker} refuses the client id {client_id!r}; set mqtt.client_id"
         case value if value == _BANNED:
@@ -80,5 +99,5 @@ def explain(error: BaseException, settings: MqttSettings, client_id: str) -> str
     if ended:
         return f"{broker}: the connection ended ({words})"
     if "certificate" in words.lower() or "ssl" in words.lower():
-        return f"{broker}: {words}; check mqtt.tls"
-    return f"{broker}: {words}; check mqtt.host and mqtt.port"
+        return f"{broker}: {words}; {remedies.tls}"
+    return f"{broker}: {words}; {remedies.address}"

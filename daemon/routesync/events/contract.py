@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from routesync.events.cloudevents import CONTENT_TYPE, Identity, Record, dataschema, encode, encode_state
+from routesync.events.examples import STORY
 from routesync.events.models import EVENTS, Event
 from routesync.events.status import KernelStatus, Status, TableManifest, TargetStatus
 from routesync.events.table import BUCKETS, TableBucket, TableRow
@@ -46,8 +47,9 @@ def _field_example(field: FieldInfo) -> object:
 
 
 def example_event(kind: type[Event]) -> Event:
-    """An event with the examples of its fields."""
-    return kind.model_validate({name: _field_example(field) for name, field in kind.model_fields.items()})
+    """An event with the examples of its fields, as far as they go together."""
+    fields = {name: _field_example(field) for name, field in kind.model_fields.items()}
+    return kind.model_validate({**fields, **STORY.get(kind, {})})
 
 
 def example_bucket() -> TableBucket:

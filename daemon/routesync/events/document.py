@@ -71,9 +71,18 @@ def _fields(schema: dict[str, Any]) -> Iterator[str]:
         return
     yield "| field | type | meaning |"
     yield "|---|---|---|"
-    for name, field in schema["properties"].items():
-        yield f"| `{name}` | {_type(field)} | {field.get('description', '')} |"
+    yield from _rows(schema, "")
     yield ""
+
+
+def _rows(schema: dict[str, Any], above: str) -> Iterator[str]:
+    for name, field in schema["properties"].items():
+        yield f"| `{above}{name}` | {_type(field)} | {field.get('description', '')} |"
+        for inner in (field, *field.get("anyOf", ())):
+            if "properties" in inner:
+                yield from _rows(inner, f"{above}{name}.")
+        if "properties" in field.get("items", {}):
+            yield from _rows(field["items"], f"{above}{name}[].")
 
 
 def _type(field: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ Rule = Annotated[
 ]
 Detail = Annotated[str, Field(description="For people; its wording may change.", examples=["no such device"])]
 Reason = Annotated[
-    str, Field(description="Stable reason code, for machines.", examples=["next-hop-inside-prefix"])
+    str, Field(description="Stable reason code, for machines.", examples=["contains-next-hop"])
 ]
 Count = Annotated[int, Field(ge=0, examples=[4])]
 Milliseconds = Annotated[float, Field(ge=0, description="In milliseconds.", examples=[12.5])]

@@ -87,6 +87,13 @@ class RouteAccepted(Event):
     previous_gateway: Annotated[
         str | None, Field(description="The gateway that this one replaces; null for a new route.")
     ] = None
+    gap_ms: Annotated[
+        float | None,
+        Field(
+            description="Of a replacement: how long the target had no route of ours for the prefix, in milliseconds.",
+            ge=0,
+        ),
+    ] = None
 
 
 class RouteConfirmed(Event):
@@ -573,7 +580,7 @@ class EventsLost(Event):
         Literal["outbox-full", "queue-full", "storage", "denied", "killed"],
         Field(
             description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
-            "`storage`: it could not be written; `denied`: the broker's access rules; `killed`: the daemon "
+            "`storage`: it could not be written or read; `denied`: the broker's access rules; `killed`: the daemon "
             "was, and its last moments are unknown.",
             examples=["outbox-full"],
         ),

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from routesync.loxilb import errors, wire
-from routesync.loxilb.http import Answer, Http
+from routesync.loxilb.answer import Answer
+from routesync.loxilb.http import Http
 from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
@@ -77,6 +78,15 @@ class LoxilbClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.close()
+
+    @property
+    def unbroken(self) -> bool:
+        """Whether since `mark` a connection was open all the time: it was not started anew meanwhile."""
+        return self._http.unbroken
+
+    def mark(self) -> None:
+        """From now on `unbroken` tells whether it may have been started anew."""
+        self._http.mark()
 
     async def add(self, prefix: Prefix, gateway: Address) -> None:
         """Ask for a route. Accepted is not programmed: loxilb ingests it later, from its own kernel.

@@ -33,10 +33,14 @@ class Announcer:
         self.measures = measures
         self._target = target
         self._sink = sink
+        self._standing: dict[Prefix, Address] = {}  # what subscribers take to stand there
 
-    def accepted(self, prefix: Prefix, wanted: Wanted, previous: Address | None) -> None:
+    def accepted(
+        self, prefix: Prefix, wanted: Wanted, previous: Address | None, gap_ms: float | None = None
+    ) -> None:
         """The target took the route."""
         self.measures.fates["accepted"] += 1
+        self._standing[prefix] = wanted.gateway
         self._sink.emit(
             RouteAccepted(
                 target=self._target,
@@ -46,12 +50,14 @@ class Announcer:
                 rule=wanted.rule,
                 degraded=wanted.degraded,
                 previous_gateway=format_address(previous) if previous else None,
+                gap_ms=gap_ms,
             )
         )
 
     def confirmed(self, prefix: Prefix, gateway: Address) -> None:
         """Its table shows our route."""
         self.measures.fates["confirmed"] += 1
+        self._standing[prefix] = gateway
         self._sink.emit(
             RouteConfirmed(
                 target=self._target,
@@ -64,6 +70,7 @@ class Announcer:
     def withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
         """Our route is no longer there, and shall not be."""
         self.measures.fates["withdrawn"] += 1
+        self._standing.pop(prefix, None)
         self._sink.emit(
             RouteWithdrawn(
                 target=self._target,
@@ -74,9 +81,15 @@ class Announcer:
             )
         )
 
+    def gone(self, prefix: Prefix, reason: str) -> None:
+        """Our route is not there; should subscribers have it otherwise, it is withdrawn for them, too."""
+        if (gateway := self._standing.get(prefix)) is not None:
+            self.withdrawn(prefix, gateway, reason)
+
     def refused(self, prefix: Prefix, wanted: Wanted, error: Rejected, retry_in_s: float) -> None:
         """The target does not take the route."""
         self.measures.fates["refused"] += 1
+        self._standing.pop(prefix, None)
         self._sink.emit(
             RouteRefused(
                 target=self._target,
@@ -92,6 +105,7 @@ class Announcer:
     def conflicting(self, prefix: Prefix, wanted: Wanted, detail: str) -> None:
         """Somebody else's route holds the prefix."""
         self.measures.fates["conflicting"] += 1
+        self._standing.pop(prefix, None)
         log.warning("route_conflicting", target=self._target, prefix=str(prefix), detail=detail)
         self._sink.emit(
             RouteConflicting(
@@ -121,6 +135,7 @@ class Announcer:
     def lost(self, prefix: Prefix, detail: str) -> None:
         """The target lost a route of ours by itself."""
         self.measures.fates["lost"] += 1
+        self._standing.pop(prefix, None)
         self._sink.emit(SyncLost(target=self._target, prefix=str(prefix), detail=detail))
 
     def braked(self, routes: int, standing: int) -> None:

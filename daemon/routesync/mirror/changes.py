@@ -85,7 +85,7 @@ class Changes:
             entry.gap_since = None
             self._bucket.give_back(self._now())
             if previous is not None:
-                self._say.withdrawn(prefix, previous, _why_unwanted(entry))
+                self._say.withdrawn(prefix, previous, why_unwanted(entry))
             return Outcome.SETTLED
         return await self._post(prefix, entry, wanted, inventory, previous)
 
@@ -147,6 +147,7 @@ class Changes:
         except (errors.NotSent, errors.AccessDenied):
             if not claimed:
                 self._ledger.forget(self._target, prefix)
+            self._say.gone(prefix, "replacement-failed")  # the former one, which is deleted
             raise
         except errors.Rejected as error:
             self._bucket.give_back(self._now())
@@ -178,11 +179,12 @@ class Changes:
             self._counters.repaired += 1
         entry.ours, entry.claim, entry.failures, entry.error = wanted.gateway, None, 0, ""
         entry.phase = Phase.ACCEPTED
+        gap_ms = None
         if entry.gap_since is not None:
             gap_ms = round((entry.changed_at - entry.gap_since) * 1e3, 3)
             log.info("gateway_replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
             entry.gap_since = None
-        self._say.accepted(prefix, wanted, previous)
+        self._say.accepted(prefix, wanted, previous, gap_ms)
         return Outcome.SETTLED
 
     async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
@@ -240,7 +242,7 @@ class Changes:
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
             self._say.measures.reached("withdrawn", asked_at, entry.changed_at)
-            self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
+            self._say.withdrawn(prefix, gateway, why_unwanted(entry))
         return True
 
     async def _lay_ghost(self, prefix: Prefix, entry: Entry, gateway: Address) -> bool:
@@ -305,7 +307,7 @@ class Changes:
         self._ledger.forget(self._target, prefix)
         if entry.wanted is None:
             self._missing.discard(prefix)
-            self._say.withdrawn(prefix, gateway, _why_unwanted(entry))
+            self._say.withdrawn(prefix, gateway, why_unwanted(entry))
         elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
             self._counters.lost += 1
             self._missing.add(prefix)
@@ -321,5 +323,6 @@ class Changes:
             self._conflict(prefix, entry, detail)
 
 
-def _why_unwanted(entry: Entry) -> str:
+def why_unwanted(entry: Entry) -> str:
+    """The reason code of a withdrawal."""
     return entry.judgement.reason.value if isinstance(entry.judgement, Blocked) else "no-route"

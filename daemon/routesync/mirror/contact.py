@@ -88,12 +88,15 @@ class Contact:
         """The ports by which it seemed to live elsewhere have led astray: while it lists just these, it does not."""
         self._disproved = self._ports
 
-    async def read(self) -> Reading:
-        """Read its table in a quiet moment.
+    async def read_again(self) -> Reading:
+        """Read its table once more; if it may have been started anew since then, until it can be believed again.
 
         Raises:
             LoxilbError: see its subclasses.
         """
+        return await self._read() if self._client.unbroken else await self._settle()
+
+    async def _read(self) -> Reading:
         while (wait := self._ingestion.quiet_in(_now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
             await asyncio.sleep(wait)
         started = _now()
@@ -106,8 +109,9 @@ class Contact:
         """
         count, gap_s = -1, self._gap_s
         while True:
-            reading = await self.read()
+            reading = await self._read()
             if reading.inventory.rows and len(reading.inventory.rows) == count:
+                self._client.mark()
                 return reading
             count = len(reading.inventory.rows)
             if not count:

@@ -3,6 +3,10 @@
 An intent is written before the request that may make a route, and removed after the one that took it away is answered.
 So after any crash the ledger holds every route that may be ours; whether it stands there is the inventory's to say. A
 ledger that cannot be opened is replaced by one in memory, said loudly: then nothing from before is ours.
+
+A ledger that cannot be written any more (a full disk) stops nobody: what it does not take is kept in memory and written
+when it can be. Only a crash within that time makes routes of ours look like somebody else's, which are left alone; to
+stop mirroring for fear of that would do the harm for certain.
 """
 
 from __future__ import annotations
@@ -10,13 +14,19 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
+
+import structlog
 
 from routesync.loxilb.wire import parse_prefix
 from routesync.route import Address, Prefix, format_address, parse_address
+
+log = structlog.get_logger(__name__)
 
 
 class LedgerError(Exception):
@@ -53,9 +63,18 @@ class Ledger(Protocol):
     def targets(self) -> dict[str, int]:
         """Every target that the ledger knows routes of, with their number."""
 
+    @property
+    def trouble(self) -> str | None:
+        """Why what was written would not outlive a crash, naming place and remedy; None: it would."""
+
+    def settle(self) -> None:
+        """Try to write what could not be written before; to be called every second or so."""
+
 
 class MemoryLedger:
     """A ledger that lasts as long as the process: for the demo, for tests, and where the disk fails."""
+
+    trouble = None
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[Prefix, Row]] = {}
@@ -76,6 +95,9 @@ class MemoryLedger:
         """See `Ledger`."""
         return {target: len(rows) for target, rows in self._rows.items() if rows}
 
+    def settle(self) -> None:
+        """See `Ledger`."""
+
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS route (
@@ -86,12 +108,19 @@ CREATE TABLE IF NOT EXISTS route (
     PRIMARY KEY (target, prefix)
 ) WITHOUT ROWID
 """
-_INTEND = (
+_INTEND: Final = (
     "INSERT INTO route VALUES (?, ?, ?, ?) "
     "ON CONFLICT DO UPDATE SET gateway = excluded.gateway, doubtful = excluded.doubtful"
 )
-VERSION = 2
+_FORGET: Final = "DELETE FROM route WHERE target = ? AND prefix = ?"
+_RETRY_S: Final = 1.0
+_HEALED_S: Final = 3.0
+"""A disk that is nearly full takes some and refuses some: it is said to be well when it has been for so long."""
+VERSION: Final = 2
 """1 had no `doubtful`."""
+
+
+_Statement = tuple[str, tuple[str | bool, ...]]
 
 
 class SqliteLedger:
@@ -104,6 +133,9 @@ class SqliteLedger:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "ledger.sqlite"
+        self.trouble: str | None = None
+        self._unwritten: dict[tuple[str, Prefix], Row | None] = {}  # None: not ours any more
+        self._failed_at = float("-inf")
         self._lock = _lock(directory)
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None)
@@ -142,32 +174,84 @@ class SqliteLedger:
 
     def close(self) -> None:
         """Close the file and give up the lock."""
+        if self._unwritten:
+            self._write()
         self._db.close()
         os.close(self._lock)
 
     def owned(self, target: str) -> dict[Prefix, Row]:
         """See `Ledger`."""
-        return _owned(self._db, target)
+        rows = _owned(self._db, target)
+        for (at, prefix), row in self._unwritten.items():
+            if at == target:
+                rows.pop(prefix, None)
+                if row is not None:
+                    rows[prefix] = row
+        return rows
 
     def intend(self, target: str, prefix: Prefix, gateway: Address, *, doubtful: bool = False) -> None:
         """See `Ledger`."""
-        self._write(_INTEND, (target, str(prefix), format_address(gateway), doubtful))
+        self._note(target, prefix, Row(gateway, doubtful))
 
     def forget(self, target: str, prefix: Prefix) -> None:
         """See `Ledger`."""
-        self._write("DELETE FROM route WHERE target = ? AND prefix = ?", (target, str(prefix)))
+        self._note(target, prefix, None)
 
     def targets(self) -> dict[str, int]:
         """See `Ledger`."""
-        return dict(self._db.execute("SELECT target, count(*) FROM route GROUP BY target"))
+        names = {name for (name,) in self._db.execute("SELECT DISTINCT target FROM route")}
+        counts = {name: len(self.owned(name)) for name in names | {name for name, _ in self._unwritten}}
+        return {name: count for name, count in counts.items() if count}
 
-    def _write(self, statement: str, values: tuple[str | bool, ...]) -> None:
+    def settle(self) -> None:
+        """See `Ledger`."""
+        if self.trouble is None or time.monotonic() < self._failed_at + _RETRY_S:
+            return
+        self._write()
+        if not self._unwritten and time.monotonic() > self._failed_at + _HEALED_S:
+            self.trouble = None
+            log.info("ledger_recovered", path=str(self.path))
+
+    def _note(self, target: str, prefix: Prefix, row: Row | None) -> None:
+        self._unwritten[target, prefix] = row
+        if self.trouble is None:
+            self._write()
+        else:
+            self.settle()
+
+    def _write(self) -> None:
+        statements: list[_Statement] = [
+            (_FORGET, (target, str(prefix)))
+            if row is None
+            else (_INTEND, (target, str(prefix), format_address(row.gateway), row.doubtful))
+            for (target, prefix), row in self._unwritten.items()
+        ]
         try:
-            self._db.execute(statement, values)
+            if len(statements) == 1:
+                self._db.execute(*statements[0])
+            else:
+                self._write_all(statements)
         except sqlite3.Error as error:
-            raise LedgerError(
-                f"{self.path}: {error}; nothing new is mirrored until it can be written"
-            ) from None
+            self._failed_at = time.monotonic()
+            if self.trouble is None:
+                self.trouble = (
+                    f"{self.path}: {error}; routes are mirrored, but after a crash those of this time would be left as "
+                    "somebody else's; check the room on its disk, and that the file can be written"
+                )
+                log.error("ledger_failing", path=str(self.path), error=str(error))  # noqa: TRY400
+        else:
+            self._unwritten.clear()
+
+    def _write_all(self, statements: Sequence[_Statement]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in statements:
+                self._db.execute(*statement)
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
 
 def read_owned(directory: Path, target: str) -> dict[Prefix, Address]:

@@ -94,6 +94,7 @@ class Session:
         self._witness = witness
         self._tripwire = tripwire
         self._failures = 0
+        self._said: set[TargetState] = set()  # the troubles that were said since there was contact
         self._sync_began: float | None = None
         self._sync_base = (0, 0)
         self._contact = Contact(client, links, ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting)
@@ -161,7 +162,7 @@ class Session:
         text = str(error)
         if isinstance(error, errors.AccessDenied):
             text += "; set token_file for this target"
-        if self.state is not TargetState.UNREACHABLE:
+        if self._is_news(TargetState.UNREACHABLE):
             log.warning("target_down", target=self._name, url=self._client.url, error=text)
             self._sink.emit(TargetDown(target=self._name, url=self._client.url, error=text))
             if self._sync_began is not None:
@@ -178,6 +179,7 @@ class Session:
         seen, self._tripwire.seen = self._tripwire.seen, {}
         left = [str(prefix) for prefix, gateway in seen.items() if not await self._take_back(prefix, gateway)]
         log.error("target_refused", target=self._name, url=self._client.url, reason=str(error), left=left)
+        self._said.add(TargetState.SHARED_NAMESPACE)
         self.state, self.error = TargetState.SHARED_NAMESPACE, str(error)
         self._sync_began = None
         self._say_refused("own-route-seen", str(error))
@@ -213,7 +215,8 @@ class Session:
         if self._witness is not None:
             self._witness.honours_static = self._changes.protocols == STATIC
         self._absorb(reading)
-        if self.state in {TargetState.UNREACHABLE, TargetState.SHARED_NAMESPACE} or self.version is None:
+        if self._said or self.version is None:
+            self._said.clear()
             log.info("target_up", target=self._name, url=self._client.url, version=version)
             self._sink.emit(TargetUp(target=self._name, url=self._client.url, version=version))
         self.version, self._failures, self.error = version, 0, None
@@ -225,12 +228,18 @@ class Session:
         self.contacted.set()
 
     def _say_waiting(self, state: TargetState, why: str) -> None:
-        if self.state is not state:
+        if self._is_news(state):
             log.warning("target_not_mirrored", target=self._name, url=self._client.url, reason=why)
             if state is TargetState.SHARED_NAMESPACE:
                 self._say_refused("shared-namespace", why)
         self.state, self.error = state, why
         self.contacted.set()
+
+    def _is_news(self, state: TargetState) -> bool:
+        """Whether this trouble was not said since there was contact; a target that restarts goes through several."""
+        news = state not in self._said
+        self._said.add(state)
+        return news
 
     async def _serve(self) -> None:
         """Serve the waiting work until the connection is found broken."""
@@ -275,7 +284,7 @@ class Session:
         return old and not len(self.crew) and not self._work.pending.ready(now, least=Urgency.ADD)
 
     async def _read(self) -> None:
-        reading = await self._contact.read()
+        reading = await self._contact.read_again()
         self._counters.readings += 1
         if not reading.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")

@@ -14,7 +14,7 @@ from typing import Final
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import NEVER, Entry, Finding, Phase, Tally, compare, describe_row
 from routesync.mirror.brakes import Limits, MassWithdrawBrake
-from routesync.mirror.changes import RETRY_FIRST_S, Changes
+from routesync.mirror.changes import RETRY_FIRST_S, Changes, why_unwanted
 from routesync.mirror.contact import Reading
 from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
@@ -234,6 +234,7 @@ class Worklist:
                 entry.phase = Phase.ACCEPTED
             return
         self.standing.pop(prefix, None)
+        self._say.gone(prefix, why_unwanted(entry))
         if entry.idle:
             del self.entries[prefix]
             entry.drop()

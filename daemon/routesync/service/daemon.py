@@ -46,6 +46,8 @@ from routesync.service.targets import Targets
 log = structlog.get_logger(__name__)
 
 STATUS_INTERVAL_S: Final = 1.0
+SETTLE_INTERVAL_S: Final = 1.0
+"""How often the ledger tries to write what its disk did not take."""
 
 
 class Daemon:
@@ -62,6 +64,7 @@ class Daemon:
         self.supervisor = Supervisor()
         self.hub = EventHub(loaded.settings.node.name)
         ledger, trouble = _open_ledger(state, stack)
+        self._ledger = ledger
         self.kernel = KernelSide(loaded, self.hub, sock=handed.kernel)
         self.outlets = Outlets(self.hub, state, self._build_status)
         stack.push_async_callback(self.outlets.close)
@@ -84,6 +87,7 @@ class Daemon:
         self.metrics = Metrics(
             status=lambda: self.status,
             source=lambda: self.kernel.source,
+            kernel_troubles=lambda: self.kernel.troubles,
             targets=self._views,
             hub=lambda: self.hub,
             publisher=lambda: self.outlets.publisher,
@@ -106,6 +110,7 @@ class Daemon:
         self.control = ControlServer(self._subject(), runtime_directory())
         self.status.standing += [
             lambda: trouble,
+            lambda: [f"ledger: {ledger.trouble}"] if ledger.trouble else (),
             lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
@@ -150,6 +155,7 @@ class Daemon:
             start("control", self.control.run, restart=Backoff())
             start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
             start("readiness", self._say_ready)
+            start("ledger", self._settle_ledger)
             try:
                 await self.supervisor.wait()
             finally:
@@ -179,6 +185,11 @@ class Daemon:
         while True:
             await asyncio.sleep(STATUS_INTERVAL_S)
             self._notifier.status(self.status.line())
+
+    async def _settle_ledger(self) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_INTERVAL_S)
+            self._ledger.settle()
 
     def _build_status(self) -> Status:
         return self.status.build()  # made after the outlets

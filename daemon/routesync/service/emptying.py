@@ -51,7 +51,9 @@ async def empty(
         try:
             while ledger.owned(name) and error is None:
                 view = reconciler.view()
-                if view.state is not TargetState.UNREACHABLE:
+                if view.state is TargetState.SHARED_NAMESPACE:  # DELETE could take this host's own
+                    error = view.error
+                elif view.state is not TargetState.UNREACHABLE:
                     well_at = loop.time()
                 elif loop.time() - well_at > GIVE_UP_S:
                     error = view.error

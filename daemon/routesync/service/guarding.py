@@ -135,7 +135,7 @@ class Guarding:
         ways = {target.name: way_to(target) for target in targets}
         for name, watched in list(self._watched.items()):
             if ways.get(name) != watched.way:
-                await self._supervisor.end(f"target {name}")
+                await self._supervisor.end(f"guard target {name}")
                 await watched.client.__aexit__(None, None, None)
                 del self._watched[name]
             else:
@@ -157,7 +157,7 @@ class Guarding:
             timeout_s=settings.verify_timeout_s,
         )
         self._watched[target.name] = _Watched(verifier, client, way_to(target))
-        self._supervisor.start(f"target {target.name}", verifier.run)
+        self._supervisor.start(f"guard target {target.name}", verifier.run)
 
     async def close(self) -> None:
         """Close the ways to the targets; their tasks have ended."""

@@ -10,6 +10,7 @@ from support.mirror_lab import Lab, laboratory
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    with laboratory() as made:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Indirect parameters are arguments of the stand-in."""
+    with laboratory(*getattr(request, "param", ())) as made:
         yield made

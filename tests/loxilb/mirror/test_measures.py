@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+
+import pytest
+from structlog.testing import capture_logs
 
 from routesync.measure import Histogram
 from routesync.mirror.book import Phase
@@ -84,3 +88,26 @@ def test_a_histogram_counts_what_is_not_above_its_bound() -> None:
     assert histogram.counts == [2, 1, 1]
     assert histogram.count == 4
     assert histogram.sum_s == 12.0
+
+
+@pytest.mark.parametrize("lab", [("--fill-delay", "3")], indirect=True)
+async def test_a_target_that_restarts_is_said_to_be_down_once_and_up_once(lab: Lab) -> None:
+    """It is gone, then answers with an empty table, then fills: several troubles, one outage."""
+    async with lab.mirroring(timeout_s=1) as reconciler:
+        reconciler.consider(A, candidate(str(A), HERE))
+        await lab.holds({"10.1.0.0/16": HERE}, within_s=20)
+        await eventually(lambda: reconciler.view().state is TargetState.SYNCED, within_s=20, what="the sync")
+        lab.events.seen.clear()
+        with capture_logs() as logs:
+            lab.standin.stop()
+            reconciler.order_sweep()
+            await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE, what="its absence")
+            await asyncio.to_thread(lab.standin.start)
+            await eventually(lambda: reconciler.view().state is TargetState.STARTING, what="its empty table")
+            await eventually(
+                lambda: reconciler.view().state is TargetState.SYNCED, within_s=30, what="its return"
+            )
+    said = [line["event"] for line in logs if str(line["event"]).startswith("target_")]
+    assert said == ["target_down", "target_not_mirrored", "target_up"]
+    told = [f"{event.group}/{event.name}" for event in lab.events.seen if event.group == "target"]
+    assert told == ["target/down", "target/up"]

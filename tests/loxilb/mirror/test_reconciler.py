@@ -63,6 +63,8 @@ async def test_a_changed_gateway_is_replaced(lab: Lab) -> None:
         await synced(reconciler)
     last = cast("list[RouteAccepted]", lab.events.of("route/accepted"))[-1]
     assert (last.gateway, last.previous_gateway) == (THERE, HERE)
+    assert last.gap_ms is not None
+    assert last.gap_ms > 0
 
 
 async def test_a_default_route_reaches_only_a_target_that_allows_it(lab: Lab) -> None:

@@ -87,6 +87,54 @@ async def synced_or_waiting(reconciler: Reconciler) -> None:
     await eventually(lambda: reconciler.view().state in good, what="the sync")
 
 
+async def test_when_it_was_restarted_between_two_requests_its_half_filled_table_is_not_believed(
+    lab: Lab,
+) -> None:
+    """Nothing of ours was under way, so no answer failed; but every connection was closed."""
+    wanted = numbered(30)
+    slow = type(lab.standin)(
+        lab.space.name, lab.standin.socket.parent, "--listen", "none", "--fragile", "strict", "--api-delay", "0",
+        "--fill-delay", "0.5", "--fill-rate", "50",
+    )  # fmt: skip
+    try:
+        async with lab.mirroring(limits=Limits(canary_interval_s=3600)) as reconciler:
+            for prefix in wanted:
+                reconciler.consider(prefix, candidate(str(prefix), HERE))
+            await lab.holds({str(prefix): HERE for prefix in wanted})
+            await synced(reconciler)
+            lab.standin.kill()
+            slow.launch()
+            lab.standin = slow
+            await eventually(lambda: answers(lab), what="its API")
+            reconciler.consider(wanted[0], None)
+            await lab.holds({str(prefix): HERE for prefix in wanted[1:]}, within_s=20)
+            await synced(reconciler)
+    finally:
+        slow.stop()
+    assert not lab.events.of("sync/lost")
+    assert not lab.events.of("route/conflicting")
+    assert not lab.events.of("target/down")
+
+
+def answers(lab: Lab) -> bool:
+    try:
+        lab.standin.state()
+    except OSError:
+        return False
+    return True
+
+
+async def test_its_silent_capacity_is_never_reached() -> None:
+    with laboratory("--capacity", "30", "--marks", "40") as lab:
+        async with lab.mirroring(limits=Limits(max_inet=20)) as reconciler:
+            for prefix in numbered(50):
+                reconciler.consider(prefix, candidate(str(prefix), HERE))
+            await eventually(lambda: reconciler.view().over_capacity == 30, what="the limit")
+            await eventually(lambda: len(lab.static_routes()) == 20, what="the first twenty")
+            await lab.quiet()
+            assert lab.standin.state().unprogrammed == 0
+
+
 async def test_connections_that_it_closes_for_idleness_cost_no_answer() -> None:
     with laboratory("--idle-timeout", "0.2") as lab:
         async with lab.mirroring(limits=Limits(canary_interval_s=0.5)) as reconciler:

@@ -380,11 +380,12 @@ def test_guard_is_for_dropped_routes(complaints: Complaints) -> None:
 def test_guard_without_effect_is_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "it.toml"
     file.write_text('mode = "guard"\n')
-    assert load(file, {}, Names()).warnings == ('mode "guard" removes nothing: no rule says guard = true',)
+    said = 'mode "guard" removes nothing: no rule says guard = true'
+    assert load(file, {}, Names()).warnings == (f"{file}: {said}",)
     file.write_text(f"{RULE}guard = true\nmatch = {{ protocol = 'dhcp', host = true, gateway = false }}\n")
     (said,) = load(file, {}, Names()).warnings
     assert said == (
-        '[[policy.rules]] #1 (it): guard = true takes effect in mode "guard" only, and the mode is "mirror"'
+        f'{file}:1: [[policy.rules]] #1 (it): guard = true takes effect in mode "guard" only, and the mode is "mirror"'
     )
 
 

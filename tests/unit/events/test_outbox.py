@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from routesync.events.cloudevents import Record
 from routesync.events.models import EventsLost
 from routesync.events.outbox import Outbox
 from routesync.events.store import SEQUENCE_RESERVE, Bounds, Message
+from support.disks import fill, small_disk
 from support.events import accepted
 from support.waiting import eventually
 
@@ -91,6 +91,7 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from routesync.events.cloudevents import Record
 from routesync.events.outbox import Outbox
+from support.disks import fill, small_disk
 from support.events import accepted
 
 async def main() -> None:
@@ -247,37 +248,23 @@ async def test_a_second_daemon_does_not_share_the_file(file: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("needs root: mounts a small tmpfs")
-    mount = tmp_path / "small"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], check=True)
-    try:
+    with small_disk(tmp_path / "small") as mount:
         yield mount
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
 
 
-def fill(disk: Path) -> Path:
-    """Fill a disk to the last block."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    return ballast
-
-
-async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(small_disk: Path) -> None:
+async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(disk: Path) -> None:
     with capture_logs() as logs:
-        async with opened(small_disk / "outbox.sqlite") as outbox:
+        async with opened(disk / "outbox.sqlite") as outbox:
             put(outbox, 1)
             await outbox.flush()
-            ballast = fill(small_disk)
+            ballast = fill(disk)
             put(outbox, *range(2, 2001))
             assert await everything(outbox) == list(range(1, 2001))
             assert outbox.trouble is not None
-            assert f"{small_disk}/outbox.sqlite: database or disk is full" in outbox.trouble
+            assert f"{disk}/outbox.sqlite: database or disk is full" in outbox.trouble
             assert "the room on its disk" in outbox.trouble
             outbox.acknowledge(1900)  # what is gone needs no disk any more
             ballast.unlink()
@@ -285,16 +272,16 @@ async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(small_disk: 
             assert await everything(outbox) == list(range(1901, 2001))
             assert outbox.untold == ()
         assert [line["log_level"] for line in logs] == ["error", "info"]
-        async with opened(small_disk / "outbox.sqlite") as outbox:
+        async with opened(disk / "outbox.sqlite") as outbox:
             assert await everything(outbox) == list(range(1901, 2001))
 
 
-async def test_with_a_full_disk_and_no_broker_memory_is_bounded(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+async def test_with_a_disk_and_no_broker_memory_is_bounded(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "MEMORY_LIMIT", 500)
-    async with opened(small_disk / "outbox.sqlite") as outbox:
-        ballast = fill(small_disk)
+    async with opened(disk / "outbox.sqlite") as outbox:
+        ballast = fill(disk)
         put(outbox, *range(1, 3001))
         assert await everything(outbox) == list(range(2501, 3001))
         ballast.unlink()
@@ -302,11 +289,11 @@ async def test_with_a_full_disk_and_no_broker_memory_is_bounded(
 
 
 async def test_what_is_lost_while_the_disk_is_full_is_told_while_it_is_full(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "MEMORY_LIMIT", 500)
-    async with opened(small_disk / "outbox.sqlite") as outbox:
-        ballast = fill(small_disk)
+    async with opened(disk / "outbox.sqlite") as outbox:
+        ballast = fill(disk)
         put(outbox, *range(1, 2001))
         await outbox.flush()
         losses = outbox.untold
@@ -321,9 +308,9 @@ async def test_what_is_lost_while_the_disk_is_full_is_told_while_it_is_full(
         assert untold(outbox) == [("storage", 1)]
 
 
-async def test_retained_topics_that_a_full_disk_does_not_take_stand_in_nobodys_way(small_disk: Path) -> None:
-    async with opened(small_disk / "outbox.sqlite") as outbox:
-        ballast = fill(small_disk)
+async def test_retained_topics_that_a_full_disk_does_not_take_stand_in_nobodys_way(disk: Path) -> None:
+    async with opened(disk / "outbox.sqlite") as outbox:
+        ballast = fill(disk)
         await outbox.remember_retained([f"routesync/v1/node-1/table/lb-1/{n}" for n in range(10_000)])
         put(outbox, *range(1, 11))
         assert await everything(outbox) == list(range(1, 11))
@@ -331,19 +318,19 @@ async def test_retained_topics_that_a_full_disk_does_not_take_stand_in_nobodys_w
         await eventually(lambda: outbox.trouble is None)
         await outbox.remember_retained(["routesync/v1/node-1/status"])
         assert await outbox.retained() == {"routesync/v1/node-1/status"}
-    async with opened(small_disk / "outbox.sqlite") as outbox:
+    async with opened(disk / "outbox.sqlite") as outbox:
         assert await everything(outbox) == list(range(1, 11))
 
 
-async def test_a_disk_that_is_full_at_the_start_is_said_with_its_remedy(small_disk: Path) -> None:
-    async with opened(small_disk / "outbox.sqlite") as outbox:
+async def test_a_disk_that_is_full_at_the_start_is_said_with_its_remedy(disk: Path) -> None:
+    async with opened(disk / "outbox.sqlite") as outbox:
         put(outbox, *range(1, 11))
-    ballast = fill(small_disk)
-    async with opened(small_disk / "outbox.sqlite") as outbox:
+    ballast = fill(disk)
+    async with opened(disk / "outbox.sqlite") as outbox:
         assert outbox.trouble is not None
         assert "the room on its disk, then restart" in outbox.trouble
         put(outbox, 1)
         assert await everything(outbox) == [1]
     ballast.unlink()
-    async with opened(small_disk / "outbox.sqlite") as outbox:
+    async with opened(disk / "outbox.sqlite") as outbox:
         assert await everything(outbox) == list(range(1, 11))

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routesync.loxilb.answer import Answer, AnswerReader
 from routesync.loxilb.errors import NotSent, OutcomeUnknown
-from routesync.loxilb.http import Answer, AnswerReader, Http
+from routesync.loxilb.http import Http
 from support.waiting import eventually
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -162,6 +163,25 @@ async def test_a_request_whose_connection_breaks_is_not_sent_again(tmp_path: Pat
         with pytest.raises(OutcomeUnknown, match="before the answer was whole"):
             await http.send(http.head(method, "/"))
     assert len(requests) == 2
+
+
+async def test_a_server_that_may_have_been_started_anew_is_known_by_its_connections(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await read_request(reader)
+            writer.write(OK)
+        writer.close()
+
+    async with server(tmp_path, serve) as http:
+        found = []
+        for _ in range(2):
+            http.mark()
+            found.append(http.unbroken)
+            await http.send(http.head("GET", "/"))
+        assert found == [False, True], "first there is no connection yet"
+        await eventually(lambda: not http.unbroken, what="the end of the connection")
+        await http.send(http.head("GET", "/"))
+        assert not http.unbroken, "another connection, perhaps to another life"
 
 
 async def test_no_answer_in_time_is_told_and_its_connection_is_given_up(tmp_path: Path) -> None:

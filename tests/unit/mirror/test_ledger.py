@@ -6,9 +6,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from routesync.mirror import ledger as ledger_module
 from routesync.mirror.ledger import LedgerBusyError, LedgerError, Row, SqliteLedger, read_owned
 from routesync.route import Prefix, parse_address
+from support.disks import fill, small_disk
+from support.netns import needs_root
+from support.waiting import eventually_sync
 
 PREFIX, PREFIX6 = Prefix.parse("10.1.0.0/16"), Prefix.parse("2001:db8::/32")
 GATEWAY, GATEWAY6 = parse_address("192.0.2.1"), parse_address("2001:db8:ffff::1")
@@ -78,3 +83,32 @@ def test_a_ledger_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
         assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY}
         ledger.intend("lb", PREFIX6, GATEWAY6)
         assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY, PREFIX6: GATEWAY6}
+
+
+@needs_root
+def test_what_a_full_disk_does_not_take_is_kept_and_written_when_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "_HEALED_S", 0.2)
+    many = [Prefix.parse(f"10.{number // 250}.{number % 250}.0/24") for number in range(5000)]
+    with small_disk(tmp_path / "small") as disk, capture_logs() as logs:
+        with SqliteLedger(disk) as ledger:
+            ledger.intend("lb", PREFIX, GATEWAY)
+            ballast = fill(disk)
+            for prefix in many:
+                ledger.intend("lb", prefix, GATEWAY)
+            ledger.forget("lb", PREFIX)
+            assert ledger.trouble is not None
+            assert "ledger.sqlite: database or disk is full" in ledger.trouble
+            assert ledger.owned("lb") == dict.fromkeys(many, Row(GATEWAY))
+            assert ledger.targets() == {"lb": len(many)}
+            ballast.unlink()
+
+            def healed() -> bool:
+                ledger.settle()
+                return ledger.trouble is None
+
+            eventually_sync(healed)
+        with SqliteLedger(disk) as ledger:
+            assert ledger.owned("lb") == dict.fromkeys(many, Row(GATEWAY))
+    assert [line["log_level"] for line in logs] == ["error", "info"]

@@ -20,7 +20,7 @@ from routesync.events.hub import EventHub
 from routesync.events.mqtt import MqttPublisher
 from routesync.kernel import KernelSource
 from routesync.mirror.status import TargetView
-from routesync.service.metrics import daemon, events, kernel, target
+from routesync.service.metrics import daemon, events, guard, kernel, target
 from routesync.service.status import StatusBuilder
 
 
@@ -32,6 +32,7 @@ class Metrics(Collector):
     Args:
         status: how the daemon fares, and its table.
         source: the kernel side.
+        kernel_troubles: why it cannot be read at the moment; empty while it can.
         targets: each target at this moment.
         hub: the events.
         publisher: the way to the broker; None: there is none.
@@ -42,12 +43,14 @@ class Metrics(Collector):
         *,
         status: Callable[[], StatusBuilder],
         source: Callable[[], KernelSource],
+        kernel_troubles: Callable[[], Sequence[str]],
         targets: Callable[[], Sequence[TargetView]],
         hub: Callable[[], EventHub],
         publisher: Callable[[], MqttPublisher | None],
     ) -> None:
         self._status = status
         self._source = source
+        self._kernel_troubles = kernel_troubles
         self._targets = targets
         self._hub = hub
         self._publisher = publisher
@@ -67,6 +70,10 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
         yield from daemon.metrics(self._status())
-        yield from kernel.metrics(self._source(), self._status().kept())
+        yield from kernel.metrics(
+            self._source(), self._status().kept(), unreadable=bool(self._kernel_troubles())
+        )
         yield from target.metrics(self._targets())
         yield from events.metrics(self._hub(), self._publisher())
+        if (view := self._status().guard()) is not None:
+            yield from guard.metrics(view)

@@ -10,11 +10,12 @@ from routesync.kernel import KernelSource
 from routesync.service.metrics.families import PREFIX, counter, counters, gauge, gauges
 
 
-def metrics(source: KernelSource, kept: Mapping[str, int]) -> Iterator[Metric]:
+def metrics(source: KernelSource, kept: Mapping[str, int], *, unreadable: bool) -> Iterator[Metric]:
     """Everything of the kernel side.
 
     Args:
         source: the kernel side.
+        unreadable: whether the kernel's routes cannot be read at the moment.
         kept: elected routes by the rule that keeps them.
     """
     stats = source.stats
@@ -29,6 +30,11 @@ def metrics(source: KernelSource, kept: Mapping[str, int]) -> Iterator[Metric]:
         ],
     )
     yield gauge("kernel_synced", "1 when a first reading is done.", source.synced.is_set())
+    yield gauge(
+        "kernel_unreadable",
+        "1 while the kernel's routes cannot be read and those of before are held.",
+        unreadable,
+    )
     yield gauge("kernel_table_routes", "Routes that the last full reading saw.", stats.table_routes)
     yield gauge("kernel_prefixes", "Prefixes of which the rules keep a route.", stats.kept)
     yield counter("kernel_events", "Route messages of the kernel in the tables read.", stats.events)

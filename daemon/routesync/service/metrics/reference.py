@@ -16,6 +16,7 @@ from routesync.events.hub import EventHub
 from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
 from routesync.events.status import offline
+from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.route import Verdict
 from routesync.service.metrics import Metrics
@@ -90,6 +91,19 @@ class _Idle(NamedTuple):
     source: KernelSource
 
 
+_IDLE_GUARD: Final = GuardView(
+    dry_run=True,
+    permitted=None,
+    standing=0,
+    redundant=0,
+    contended=0,
+    removed=0,
+    returned=0,
+    failed=0,
+    troubles=(),
+)
+
+
 @contextmanager
 def _sample() -> Iterator[Metrics]:
     """Collectors of a daemon that does nothing."""
@@ -101,6 +115,7 @@ def _sample() -> Iterator[Metrics]:
         audit_interval_s=0,
     )
     status = StatusBuilder(Settings(), _Idle(Table(), source), hub, tuple)
+    status.guard = lambda: _IDLE_GUARD
     outbox = Outbox.open(None, "node")
     try:
         settings = MqttSettings(host="localhost")
@@ -108,6 +123,7 @@ def _sample() -> Iterator[Metrics]:
         yield Metrics(
             status=lambda: status,
             source=lambda: source,
+            kernel_troubles=tuple,
             targets=tuple,
             hub=lambda: hub,
             publisher=lambda: publisher,

@@ -1,0 +1,165 @@
+"""The configuration in force, key by key, and where each value comes from.
+
+That is a line of the file, the environment, a credential, or the default. Secrets are named with their origin and never
+shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from pydantic import SecretStr
+
+from routesync.config import Loaded
+from routesync.config.locate import KeyPath
+from routesync.config.problems import model_in, value_at
+from routesync.settings import Model
+
+Value: TypeAlias = object
+"""What TOML can say; None: the key is not set."""
+
+_RULES: Final = ("policy", "rules")
+_HOST_NAME: Final = ("node", "name")
+
+
+class Origin(NamedTuple):
+    """Where a value comes from."""
+
+    kind: Literal["file", "environment", "credential", "default"]
+    detail: str = ""  # which file, variable or credential, or what the default follows
+    line: int | None = None  # of the configuration file
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "file" if self.line is not None:
+                return f"{Path(self.detail).name}:{self.line}"
+            case "file":
+                return f"file {self.detail}"
+            case "environment":
+                return f"environment variable {self.detail}"
+            case "credential":
+                return f"credential {self.detail}"
+            case _:
+                return f"default, {self.detail}" if self.detail else "default"
+
+
+class Setting(NamedTuple):
+    """One key. `secret` ones have no value here, only whether they are set."""
+
+    path: KeyPath
+    value: Value
+    origin: Origin
+    secret: bool = False
+
+
+def effective(loaded: Loaded) -> list[Setting]:
+    """All keys, in the order of the models."""
+    return list(_settings(loaded, loaded.settings, ()))
+
+
+def _settings(loaded: Loaded, table: Model, path: KeyPath) -> Iterator[Setting]:
+    inner: list[tuple[KeyPath, Model]] = []
+    for key, field in type(table).model_fields.items():
+        here = (*path, key)
+        value = getattr(table, key)
+        if isinstance(value, Model) and key != "match":
+            inner.append((here, value))
+        elif model_in(field.annotation) and isinstance(value, tuple):
+            inner += [((*here, index), item) for index, item in enumerate(value)]
+        elif isinstance(value, SecretStr):
+            yield Setting(here, None, _secret_origin(loaded, here), secret=True)
+        else:
+            yield _setting(loaded, here, value)
+    for here, value in inner:
+        yield from _settings(loaded, value, here)
+
+
+def _setting(loaded: Loaded, path: KeyPath, value: object) -> Setting:
+    written = value_at(loaded.document, path)
+    if written is None:
+        detail = "the host's name" if path == _HOST_NAME else ""
+        return Setting(path, _plain(value), Origin("default", detail))
+    origin = Origin("file", str(loaded.path), loaded.lines.get(path))
+    if value is None:  # a secret's file, where the environment has it
+        return Setting(path, None, origin)
+    shown = _plain(value) if path[:2] != _RULES else None
+    return Setting(path, written if shown is None else shown, origin)
+
+
+def _plain(value: object) -> Value:
+    """The value as TOML says it; None where only the file's own words can tell."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if type(value) is tuple and all(isinstance(item, str | int | float) for item in value):
+        return list(value)
+    return None
+
+
+def _secret_origin(loaded: Loaded, path: KeyPath) -> Origin:
+    where = loaded.origins.get(".".join(map(str, path)), "")
+    kind, _, name = where.rpartition(" ")
+    match kind:
+        case "environment variable":
+            return Origin("environment", name)
+        case "credential":
+            return Origin("credential", name)
+        case "file":
+            return Origin("file", name)
+    return Origin("file", str(loaded.path), loaded.lines.get(path))
+
+
+def toml(settings: list[Setting]) -> str:
+    """Write them as a configuration that says all of it, with each origin behind its value."""
+    rows: list[tuple[str, str]] = []
+    table: KeyPath = ()
+    for setting in settings:
+        if setting.path[:-1] != table:
+            table = setting.path[:-1]
+            rows += [("", ""), (_header(table), "")]
+        rows.append(_row(setting))
+    width = max((len(left) for left, right in rows if right and len(left) <= _WIDTH), default=0)
+    return "".join(
+        f"{left:{width}}  # {right}".rstrip() + "\n" if right else f"{left}\n" for left, right in rows
+    )
+
+
+_WIDTH: Final = 60
+"""Longer values do not push the others' origins aside."""
+
+
+def _header(table: KeyPath) -> str:
+    name = ".".join(part for part in table if isinstance(part, str))
+    return f"[[{name}]]" if isinstance(table[-1], int) else f"[{name}]"
+
+
+def _row(setting: Setting) -> tuple[str, str]:
+    key = str(setting.path[-1])
+    if setting.secret:
+        return f"# {key}: set, not shown", str(setting.origin)
+    if setting.value is None:
+        why = "not set" if setting.origin.kind == "default" else "not used: the environment comes first"
+        return f"# {key}: {why}", "" if setting.origin.kind == "default" else str(setting.origin)
+    return f"{key} = {toml_value(setting.value)}", str(setting.origin)
+
+
+def toml_value(value: Value) -> str:
+    """Write a value in TOML, on one line."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list():
+            return f"[{', '.join(map(toml_value, value))}]"
+        case dict():
+            return f"{{ {', '.join(f'{_key(name)} = {toml_value(item)}' for name, item in value.items())} }}"
+        case _:
+            return str(value)
+
+
+def _key(name: str) -> str:
+    bare = name.replace("-", "").replace("_", "")
+    return name if bare.isascii() and bare.isalnum() else json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,56 @@
+"""What subscribers are told of a target is what stands there, also where a change is cut short.
+
+Every other test of this room holds that at its end, too (`told_is_true`).
+"""
+
+from __future__ import annotations
+
+from routesync.events.models import RouteWithdrawn
+from routesync.mirror.brakes import Limits
+from routesync.mirror.status import TargetState
+from routesync.route import Prefix
+from routesync.standin.faults import Fault
+from support.mirror_lab import Lab, candidate
+from support.netns import needs_root
+from support.waiting import eventually
+
+pytestmark = needs_root
+
+HERE, THERE = "192.168.10.1", "192.168.10.2"
+PREFIX = Prefix.parse("10.1.0.0/16")
+DENIED = Fault("answer", method="POST", status=401, body='{"message":"who are you?"}')
+
+
+async def test_a_replacement_that_is_cut_short_is_told_as_a_withdrawal(lab: Lab) -> None:
+    async with lab.mirroring(limits=Limits(canary_interval_s=3600)) as reconciler:
+        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+        await lab.holds({str(PREFIX): HERE})
+        await lab.quiet()
+        lab.standin.inject(DENIED)
+        reconciler.consider(PREFIX, candidate(str(PREFIX), THERE))
+        await lab.holds({})
+        await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE)
+        told = lab.events.of("route/withdrawn")
+        assert [
+            (event.prefix, event.gateway, event.reason) for event in told if isinstance(event, RouteWithdrawn)
+        ] == [(str(PREFIX), HERE, "replacement-failed")]
+        reconciler.consider(PREFIX, None)
+        lab.standin.inject()
+        await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
+        assert lab.events.of("route/withdrawn") == told
+
+
+async def test_a_route_that_was_lost_before_its_replacement_is_not_told_to_stand_when_it_is_unwanted(
+    lab: Lab,
+) -> None:
+    async with lab.mirroring(limits=Limits(canary_interval_s=3600)) as reconciler:
+        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+        await lab.holds({str(PREFIX): HERE})
+        await lab.quiet()
+        lab.standin.inject(DENIED)
+        await lab.behind_its_back(f"route del {PREFIX}")
+        reconciler.consider(PREFIX, candidate(str(PREFIX), THERE))
+        await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE)
+        reconciler.consider(PREFIX, None)
+        lab.standin.inject()
+        await eventually(lambda: reconciler.view().state is TargetState.SYNCED)

@@ -1,0 +1,186 @@
+"""The event stream of a real daemon, when its broker, its disk or the daemon itself fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from routesync.demo.topology import MIRRORED_TABLE
+from routesync.events.contract import message_schema
+from support.bad_brokers import bad_broker
+from support.disks import fill, small_disk
+from support.netns import Namespace, needs_root
+from support.scene import Scene, founding_scene
+from support.waiting import eventually_sync
+from table_follower import Copy
+
+pytestmark = needs_root
+
+MANY = 40
+"""Routes at a time: fewer than what counts as a mass withdrawal."""
+GATEWAY = "192.168.10.1"
+
+Trouble = Callable[[Scene], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with founding_scene(tmp_path) as made:
+        yield made
+
+
+def prefixes(block: int, count: int = MANY) -> list[str]:
+    return [f"10.{block}.{number}.0/24" for number in range(count)]
+
+
+def change(scene: Scene, verb: str, routes: list[str]) -> None:
+    Namespace(scene.topology.node).batch([f"route {verb} {prefix} via {GATEWAY}" for prefix in routes])
+
+
+def mirror_holds(scene: Scene, *routes: list[str]) -> None:
+    scene.mirror_holds([*MIRRORED_TABLE, *(f"{prefix} via {GATEWAY}" for some in routes for prefix in some)])
+
+
+# -- brokers in trouble: each is in force when the daemon is ready ----------------------------------------------------
+
+
+@contextmanager
+def gone(scene: Scene) -> Iterator[None]:
+    scene.broker.kill()
+    scene.start()
+    eventually_sync(lambda: "Connection refused" in scene.log(), what="the daemon's words about its broker")
+    yield
+
+
+@contextmanager
+def frozen(scene: Scene) -> Iterator[None]:
+    scene.start()
+    eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), what="events")
+    scene.broker.freeze()
+    try:
+        yield
+    finally:
+        scene.broker.thaw()
+
+
+def bad(kind: str) -> Trouble:
+    @contextmanager
+    def trouble(scene: Scene) -> Iterator[None]:
+        with bad_broker(Namespace(scene.topology.node), kind, scene.directory) as made:
+            scene.set_broker(1884)
+            scene.start()
+            eventually_sync(lambda: made.connections > 0, what="a connection to the broker")
+            yield
+
+    return trouble
+
+
+TROUBLES = {"gone": gone, "frozen": frozen} | {kind: bad(kind) for kind in ("silent", "mute", "flapping")}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_a_broker_in_trouble_delays_no_route(scene: Scene, trouble: Trouble) -> None:
+    """Routes come and go at the target while not one event about them gets through."""
+    with trouble(scene):
+        change(scene, "add", prefixes(1))
+        mirror_holds(scene, prefixes(1))
+        change(scene, "del", prefixes(1))
+        mirror_holds(scene)
+        assert not [event for event in scene.events() if str(event.get("subject")).startswith("10.1.")]
+        assert scene.stop() == 0
+
+
+# -- the daemon killed, the disk full ---------------------------------------------------------------------------------
+
+
+@cache
+def validator(type_name: str) -> jsonschema.Draft202012Validator:
+    """Of the published schema of this type."""
+    return jsonschema.Draft202012Validator(
+        message_schema(type_name), format_checker=jsonschema.FormatChecker()
+    )
+
+
+def followed(file: Path) -> tuple[Copy, list[dict[str, Any]]]:
+    """What a subscriber has who got all of this; and the events by their id, in order of arrival."""
+    copy = Copy()
+    events: dict[str, dict[str, Any]] = {}
+    for line in file.read_bytes().splitlines():
+        copy.apply(line)
+        message = json.loads(line) if line else {}
+        if message:
+            validator(message["type"]).validate(message)
+        if "sequence" in message:
+            events.setdefault(message["id"], message)
+    return copy, list(events.values())
+
+
+def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene: Scene) -> None:
+    stream = scene.directory / "stream"
+    scene.broker.kill()
+    for block in (1, 2):
+        scene.start()
+        change(scene, "add", prefixes(block))
+        mirror_holds(scene, *map(prefixes, range(1, block + 1)))
+        scene.kill()
+    scene.broker.start()
+    with scene.listening("#", stream):
+        scene.start()
+        change(scene, "del", prefixes(1))
+        mirror_holds(scene, prefixes(2))
+
+        def whole() -> bool:
+            copy, _ = followed(stream)
+            table = [
+                f"{'default' if prefix == '0.0.0.0/0' else prefix} via {gateway}"
+                for prefix, (gateway, _) in copy.table("edge").items()
+            ]
+            return copy.whole and sorted(table) == sorted(scene.mirrored())
+
+        eventually_sync(whole, within_s=15, what="a whole copy that is what loxilb has")
+        _, events = followed(stream)
+    sequences = [int(event["sequence"]) for event in events]
+    assert sequences == sorted(sequences)
+    accepted = {event["subject"] for event in events if event["type"] == "io.routesync.route.accepted.v1"}
+    assert accepted >= {*prefixes(1), *prefixes(2)}
+    losses = [event["data"] for event in events if event["type"] == "io.routesync.events.lost.v1"]
+    assert {(loss["reason"], loss["count"]) for loss in losses} == {("killed", None)}
+    # every number that is missing is one that a kill, which was told, jumped over
+    gaps = sum(later - earlier > 1 for earlier, later in pairwise(sequences))
+    assert gaps == 2
+
+
+def test_a_full_disk_stops_neither_routes_nor_events_and_is_said(scene: Scene) -> None:
+    with small_disk(scene.state) as disk:
+        scene.start()
+        mirror_holds(scene)
+        ballast = fill(disk)
+        change(scene, "add", prefixes(1))
+        mirror_holds(scene, prefixes(1))
+        eventually_sync(lambda: len(scene.status()["reasons"]) == 2, what="words about ledger and outbox")
+        assert all("database or disk is full" in reason for reason in scene.status()["reasons"])
+        eventually_sync(
+            lambda: {str(event.get("subject")) for event in scene.events()} >= {*prefixes(1)}, what="events"
+        )
+        ballast.unlink()
+        eventually_sync(lambda: scene.status()["state"] == "online", what="a daemon that is well again")
+        scene.kill()
+        scene.start()  # it knows what it mirrored while the disk was full: of before the kill, written after
+        change(scene, "del", prefixes(1))
+        mirror_holds(scene)
+        assert scene.stop() == 0
+        sequences = [
+            int(event["sequence"]) for event in scene.events() if event["epoch"] == scene.events()[0]["epoch"]
+        ]
+        assert sequences == sorted({*sequences})
+        said = [json.loads(line) for line in scene.log().splitlines()]
+    errors = [line["event"] for line in said if line["level"] == "error"]
+    assert sorted(errors) == ["ledger_failing", "outbox_failing"]

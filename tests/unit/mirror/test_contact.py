@@ -1,0 +1,123 @@
+"""The first moments with a target: where it lives is decided by ports that are settled, and not sooner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import cast
+
+import pytest
+
+from routesync.kernel import Link
+from routesync.loxilb.client import LoxilbClient
+from routesync.loxilb.wire import Inventory, InventoryRow, Port
+from routesync.mirror import contact
+from routesync.mirror.contact import Contact
+from routesync.mirror.pace import Ingestion
+from routesync.mirror.status import TargetState
+from routesync.route import Prefix
+from support.waiting import eventually
+
+LO = Link(1, "lo", 0x10049, bytes(6))
+ENS3 = Link(2, "ens3", 0x1043, bytes([2, 0, 0, 0, 0, 2]))
+LINKS = {1: LO, 2: ENS3}
+OURS = Port("ens3", 2, "02:00:00:00:00:02")
+FOREIGN = Port("eth0", 9, "02:00:00:00:00:99")
+LATER = Port("llb0", 10, "02:00:00:00:00:98")
+
+
+class Scripted:
+    """A loxilb that lists these ports, one list after the other, the last one for good."""
+
+    def __init__(self, *lists: Sequence[Port]) -> None:
+        self.lists = list(lists)
+        self.inventories = 0
+
+    async def version(self) -> str:
+        return "0.9.8"
+
+    async def ports(self) -> tuple[Port, ...]:
+        return tuple(self.lists.pop(0) if len(self.lists) > 1 else self.lists[0])
+
+    async def inventory(self) -> Inventory:
+        self.inventories += 1
+        prefix = Prefix.parse("10.0.0.0/8")
+        return Inventory({prefix: InventoryRow(prefix, (), frozenset({"Self"}), "unspec")}, 0)
+
+
+class Making:
+    """Contact that is being made, and what it said."""
+
+    def __init__(self, client: Scripted) -> None:
+        self.said: list[TargetState] = []
+        self.contact = Contact(
+            cast("LoxilbClient", client),
+            lambda: LINKS,
+            Ingestion(asyncio.get_running_loop().time() - 100),
+            gap_s=0.01,
+            say=lambda state, _: self.said.append(state),
+        )
+        self.task = asyncio.create_task(self.contact.make())
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact, "PATIENCE_S", 0.02)
+
+
+async def test_one_that_lives_elsewhere_is_told_by_two_readings() -> None:
+    client = Scripted([FOREIGN])
+    making = Making(client)
+    version, reading = await making.task
+    assert version == "0.9.8"
+    assert reading.inventory.rows
+    assert making.said == []
+
+
+async def test_a_list_that_is_half_told_decides_nothing() -> None:
+    """The first port that it lists equals one of ours by chance; it is neither refused for it nor mirrored into."""
+    making = Making(Scripted([], [OURS], [OURS, FOREIGN], [OURS, FOREIGN, LATER]))
+    await making.task
+    assert TargetState.SHARED_NAMESPACE not in making.said
+
+
+async def test_one_that_seems_elsewhere_for_a_moment_is_not_mirrored_into() -> None:
+    client = Scripted([FOREIGN], [OURS])
+    making = Making(client)
+    await eventually(lambda: TargetState.SHARED_NAMESPACE in making.said, what="refusal")
+    assert not making.task.done()
+    await making.stop()
+
+
+async def test_one_that_shares_our_namespace_is_refused_until_its_ports_say_otherwise() -> None:
+    client = Scripted([OURS])
+    making = Making(client)
+    await eventually(lambda: making.said.count(TargetState.SHARED_NAMESPACE) > 2, what="refusal")
+    assert client.inventories == 0, "there is no need to read it"
+    client.lists = [[FOREIGN, LATER]]
+    await asyncio.wait_for(making.task, 10)
+
+
+async def test_ports_that_led_astray_are_not_believed_again_and_others_are() -> None:
+    client = Scripted([FOREIGN])
+    making = Making(client)
+    await making.task
+    making.contact.disprove()
+    again = asyncio.create_task(making.contact.make())
+    await eventually(lambda: TargetState.SHARED_NAMESPACE in making.said, what="refusal")
+    assert not again.done()
+    client.lists = [[FOREIGN, LATER]]
+    await asyncio.wait_for(again, 10)
+
+
+async def test_ports_that_are_never_twice_the_same_are_said() -> None:
+    making = Making(Scripted([OURS], [OURS, FOREIGN], [OURS], [OURS, FOREIGN], [OURS], []))
+    await eventually(lambda: TargetState.STARTING in making.said, what="word of it")
+    assert not making.task.done()
+    await making.stop()
