@@ -71,6 +71,11 @@ lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newe
 	@$(LOCK) pyproject.toml -o $(LOCKS)/runtime.txt
 	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/runtime.txt -o $(LOCKS)/dev.txt
 
+.PHONY: manual
+manual: $(READY) ## Write manual pages and shell completion into build/share
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null)} \
+		$(BIN)/python -m routesync.cli.manual build/share
+
 .PHONY: deb
 deb: $(READY) ## Build the Debian package into dist/
 	@packaging/deb/build

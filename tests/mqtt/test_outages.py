@@ -150,6 +150,29 @@ async def test_what_is_emitted_while_the_broker_is_frozen_comes_when_it_thaws(
         assert listener.sequences == list(range(1, 5002))
 
 
+async def test_a_broker_that_hangs_is_given_up_and_what_it_did_not_acknowledge_comes_again(
+    mosquitto: Broker, tmp_path: Path
+) -> None:
+    settings = mosquitto.settings(timeout_s=1).model_copy(update={"keepalive_s": 1})
+    async with (
+        listening(mosquitto.settings()) as listener,
+        publishing(settings, outbox_path=tmp_path / "outbox.sqlite") as node,
+    ):
+        await node.connected()
+        node.emit(100)
+        await eventually(lambda: node.outbox.acknowledged == 100)
+        mosquitto.freeze()
+        try:
+            node.emit(100)
+            await eventually(lambda: "does not answer" in node.publisher.state)
+        finally:
+            mosquitto.thaw()
+        node.emit(100)
+        await eventually(lambda: 300 in listener.sequences)
+    first = {heard.envelope["id"]: heard.sequence for heard in listener.events}
+    assert [*first.values()] == list(range(1, 301))  # known by their id, in order, whole
+
+
 async def test_what_was_dropped_during_an_outage_is_told_with_its_count(
     gated: Broker, tmp_path: Path
 ) -> None:

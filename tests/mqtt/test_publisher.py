@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import aiomqtt
 import pytest
 from structlog.testing import capture_logs
 
+from routesync.events.backoff import Backoff
 from routesync.events.models import ConfigRejected, RouteDropped
 from routesync.events.status import Status
 from routesync.settings import MqttSettings
+from support.bad_brokers import serve_badly
 from support.broker import Broker, broker
 from support.events import NODE, UNHURRIED, listening, publishing
 from support.waiting import eventually
@@ -123,6 +127,36 @@ async def test_a_server_that_never_answers_is_given_up_and_left() -> None:
         async with publishing(settings, backoff=UNHURRIED) as node:
             await eventually(lambda: "does not answer within 0.3 s" in node.publisher.state)
             await asyncio.wait_for(ended.wait(), 5)
+
+
+class Counting(Backoff):
+    """A back-off that does not wait, and remembers what it was asked for."""
+
+    asked: ClassVar[list[int]] = []
+
+    def delay_s(self, failures: int) -> float:
+        self.asked.append(failures)
+        return 0.01
+
+
+async def test_a_connection_that_does_not_last_is_a_failure_like_others() -> None:
+    Counting.asked.clear()
+    server = await asyncio.start_server(partial(serve_badly, "flapping"), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with publishing(MqttSettings(host="127.0.0.1", port=port), backoff=Counting()):
+            await eventually(lambda: len(Counting.asked) >= 5)
+    assert Counting.asked[:5] == [1, 2, 3, 4, 5]  # each wait is longer, although each time it was connected
+
+
+async def test_no_more_is_in_flight_than_the_broker_asks_for() -> None:
+    with broker(extra="max_inflight_messages 3\nmax_queued_messages 0") as slow:
+        async with listening(slow.settings()) as listener, publishing(slow.settings()) as node:
+            await node.connected()
+            node.emit(200)
+            await eventually(lambda: listener.sequences == list(range(1, 201)))
+            assert node.publisher._delivery is not None
+            assert node.publisher._delivery._session._window == 3
 
 
 async def test_a_message_that_the_broker_would_not_take_does_not_end_the_connection() -> None:

@@ -21,7 +21,8 @@ CONNECTED = b"\x20\x03\x00\x00\x00"
 """CONNACK of MQTT 5 without properties (3.2)."""
 
 
-async def _serve(kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve_badly(kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve one connection."""
     try:
         await reader.read(1)
         print("connected", flush=True)
@@ -40,7 +41,7 @@ async def _serve(kind: str, reader: asyncio.StreamReader, writer: asyncio.Stream
 
 
 async def _main(kind: str, port: int) -> None:
-    server = await asyncio.start_server(lambda r, w: _serve(kind, r, w), "127.0.0.1", port)
+    server = await asyncio.start_server(lambda r, w: serve_badly(kind, r, w), "127.0.0.1", port)
     print("listening", flush=True)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
     async with server:

@@ -64,7 +64,7 @@ class Arena:
     """A router with the daemon, a loxilb beside it, and the routes that both have to have."""
 
     def __init__(
-        self, router: Namespace, loxilb: Namespace, standin: StandinProcess, directory: Path
+        self, router: Namespace, loxilb: Namespace, standin: StandinProcess, directory: Path, config: str
     ) -> None:
         self.router = router
         self.loxilb = loxilb
@@ -74,7 +74,7 @@ class Arena:
         self.own = table(router)
         self._directory = directory
         self._config = directory / "routesync.toml"
-        self._config.write_text(CONFIG)
+        self._config.write_text(config)
         self._daemon: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
         """What the daemon finds in its environment besides ours."""
@@ -173,7 +173,7 @@ def table(space: Namespace) -> set[Row]:
 
 
 @contextmanager
-def kill_arena(directory: Path) -> Iterator[Arena]:
+def kill_arena(directory: Path, config: str = CONFIG) -> Iterator[Arena]:
     """Build it; take it down whatever happened. A stand-in that died fails the test."""
     with ExitStack() as stack:
         router = stack.enter_context(namespace("router"))
@@ -193,7 +193,7 @@ def kill_arena(directory: Path) -> Iterator[Arena]:
         for line in FOREIGN:
             loxilb.ip(line)
         standin = stack.enter_context(running_standin(loxilb))
-        arena = Arena(router, loxilb, standin, directory)
+        arena = Arena(router, loxilb, standin, directory, config)
         stack.callback(arena.end)
         yield arena
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 
 from routesync.events.cloudevents import Record
@@ -153,25 +153,31 @@ class Lab:
         )
 
 
-def told_is_true(events: list[Event], reconciler: Reconciler) -> None:
-    """Hold the table that subscribers make of the events against what the reconciler knows; all that rests is told."""
+def told(events: Sequence[Event]) -> dict[Prefix, str]:
+    """The table that subscribers make of the events: prefix to gateway."""
     table = Table()
     for sequence, event in enumerate(events, 1):
         table.put(Record(sequence, 0.0, event))
-    told = {
+    return {
         Prefix.parse(row.prefix): row.gateway
         for target in table
         for number in range(BUCKETS)
         for row in target.bucket(number, 0).routes
     }
-    resting = {prefix for prefix, entry in reconciler.entries.items() if entry.need(prefix) is None}
-    known = {
+
+
+def told_is_true(events: Sequence[Event], reconciler: Reconciler) -> None:
+    """Hold what subscribers know against what the reconciler does; of what is being changed only that it is known."""
+    busy = {prefix for prefix, entry in reconciler.entries.items() if entry.ours is None and entry.known}
+    busy |= reconciler._work.busy
+    ours = {
         prefix: format_address(entry.ours)
         for prefix, entry in reconciler.entries.items()
-        if prefix in resting and entry.ours is not None
+        if entry.ours is not None
     }
-    unsettled = reconciler.entries.keys() - resting
-    assert {prefix: gateway for prefix, gateway in told.items() if prefix not in unsettled} == known
+    assert {prefix: gateway for prefix, gateway in told(events).items() if prefix not in busy} == {
+        prefix: gateway for prefix, gateway in ours.items() if prefix not in busy
+    }
 
 
 @contextmanager

@@ -6,6 +6,7 @@ topology, and what happens to the service there is what happens to it at an oper
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 from collections.abc import Iterator
@@ -93,7 +94,10 @@ def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors
         assert node.state() == "inactive"
         assert node.run("systemctl", "is-enabled", "routesync", check=False).stdout.strip() == "disabled"
         assert "uid=" in node.run("id", "routesync").stdout
-        assert node.run("routesync", "check").stdout.startswith(f"{CONFIG}: ok")
+        for page in (node.root / "usr/share/man").rglob("routesync*"):
+            assert gzip.decompress(page.read_bytes()).startswith(b"."), page
+        assert (node.root / "usr/share/man/man1/routesync.1.gz").exists(), "what the units name"
+        assert f"{CONFIG}: ok" in node.run("routesync", "check").stdout
 
         node.write(CONFIG, EXAMPLE.read_text() + MQTT)
         node.systemctl("enable", "--now", "routesync")
@@ -108,6 +112,7 @@ def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors
         eventually_sync(
             lambda: site.status().get("kernel", {}).get("receive_buffer") == 128 * 2**20, what="the buffer"
         )
+        assert site.status()["kernel"]["nexthop_compat_mode"] is not None, "what it may read"
 
         inside = ["nsenter", "--target", node.main_pid, "--mount", "--", "touch"]
         for place in ("/etc/routesync/x", "/usr/x", "/var/x", "/root/x"):

@@ -160,7 +160,9 @@ def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scen
 
         scene.config.write_text(good + '\n[kernel]\nnetns = "rs-nowhere"\n')
         reload(scene, "config_rejected")
-        assert "netns" in str(lines(scene, "config_rejected")[-1])
+        last = len(scene.config.read_text().splitlines())
+        problem = str(lines(scene, "config_rejected")[-1]["problem"])
+        assert problem.startswith(f"{scene.config}:{last}: [kernel], key netns: network namespace ")
 
         Namespace(scene.topology.node).ip("route add 10.99.0.0/16 via 192.168.10.1")
         scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
@@ -224,3 +226,13 @@ def test_other_tables_are_read_without_a_restart(scene: Scene) -> None:
     eventually_sync(
         lambda: "node.name" in str(status(scene).get("reasons")), what="what a reload cannot change"
     )
+
+
+def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene: Scene) -> None:
+    edit(scene, ("192.168.10.20:11111", "192.168.10.20:9"))
+    scene.start()
+    assert lines(scene, "target_down")
+    edit(scene, ("192.168.10.20:9", "192.168.10.20:11111"))
+    reload(scene)
+    scene.mirror_holds(MIRRORED_TABLE)
+    assert not lines(scene, "target_moved"), "nothing of ours is left at the wrong place"

@@ -66,22 +66,56 @@ keeps its number, whatever these files say: `static` is 4, and FRR's own static 
 """
 
 
-class _Table(NamedTuple):
-    heading: str
-    schema: Schema
+class Key(NamedTuple):
+    """One key of a table, in words."""
+
+    name: str
+    kind: str  # what may stand there, with bounds; words in `backquotes`
+    required: bool
+    default: str  # as JSON; empty: there is none to be told
+    meaning: str
+
+
+class Table(NamedTuple):
+    """One table, or what stands outside of any."""
+
+    name: str  # [policy], [[policy.rules]] …
+    meaning: str
+    keys: tuple[Key, ...]
+
+
+def introduction() -> str:
+    """What is to be known before the tables, in Markdown."""
+    return _HEAD.partition("-->")[2]
+
+
+def tables() -> list[Table]:
+    """Everything that may stand in the file, outer tables before inner ones."""
+    root = json_schema()
+    outside = Table("Outside of any table", "", tuple(_keys(root, root, only_values=True)))
+    inner = (
+        Table(name, str(schema["description"]), tuple(_keys(schema, root)))
+        for name, schema in _tables(root, root, ())
+    )
+    return [outside, *inner]
 
 
 def markdown() -> str:
     """Write the reference."""
-    root = json_schema()
-    parts = [_HEAD, "\n## Outside of any table\n\n", *_rows(root, root, only_values=True)]
-    for table in _tables(root, root, ()):
-        parts.append(f"\n## {table.heading}\n\n{table.schema['description']}\n\n")
-        parts += _rows(table.schema, root)
+    parts = [_HEAD]
+    for table in tables():
+        heading = f"`{table.name}`" if table.name.startswith("[") else table.name
+        parts.append(f"\n## {heading}\n\n")
+        parts.append(f"{table.meaning}\n\n" if table.meaning else "")
+        parts.append("| key | value | default | meaning |\n|---|---|---|---|\n")
+        for key in table.keys:
+            default = "**required**" if key.required else f"`{key.default}`" if key.default else ""
+            meaning = key.meaning.replace("<", "\\<").replace("|", "\\|")
+            parts.append(f"| `{key.name}` | {key.kind} | {default} | {meaning} |\n")
     return "".join(parts)
 
 
-def _tables(schema: Schema, root: Schema, path: tuple[str, ...]) -> Iterator[_Table]:
+def _tables(schema: Schema, root: Schema, path: tuple[str, ...]) -> Iterator[tuple[str, Schema]]:
     """All tables, outer before inner."""
     for key, value in _properties(schema).items():
         inner, many = _table_of(value, root)
@@ -89,7 +123,7 @@ def _tables(schema: Schema, root: Schema, path: tuple[str, ...]) -> Iterator[_Ta
             continue
         here = (*path, key)
         name = ".".join(here)
-        yield _Table(f"`[[{name}]]`" if many else f"`[{name}]`", inner)
+        yield f"[[{name}]]" if many else f"[{name}]", inner
         yield from _tables(inner, root, here)
 
 
@@ -105,18 +139,14 @@ def _table_of(value: Schema, root: Schema) -> tuple[Schema | None, bool]:
     return None, False
 
 
-def _rows(schema: Schema, root: Schema, *, only_values: bool = False) -> Iterator[str]:
+def _keys(schema: Schema, root: Schema, *, only_values: bool = False) -> Iterator[Key]:
     required = schema.get("required")
-    yield "| key | value | default | meaning |\n|---|---|---|---|\n"
     for key, value in _properties(schema).items():
         if only_values and _table_of(value, root)[0] is not None:
             continue
         must = isinstance(required, list) and key in required
-        default = (
-            "**required**" if must else f"`{json.dumps(value['default'])}`" if "default" in value else ""
-        )
-        meaning = str(value["description"]).replace("<", "\\<").replace("|", "\\|")
-        yield f"| `{key}` | {_kind(value, root)} | {default} | {meaning} |\n"
+        default = json.dumps(value["default"]) if "default" in value and not must else ""
+        yield Key(key, _kind(value, root), must, default, str(value["description"]))
 
 
 def _kind(value: Schema, root: Schema) -> str:

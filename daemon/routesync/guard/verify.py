@@ -103,6 +103,7 @@ class Verifier:
         self._error: str | None = None
         self._version: str | None = None
         self._failures = 0
+        self._said: set[TargetState] = set()  # troubles that were said since it was settled where it lives
         self._connections = self._readings = 0
         self._expected: dict[Prefix, float] = {}  # entries that are to leave, and since when
         self._stuck: dict[Prefix, str] = {}
@@ -153,7 +154,7 @@ class Verifier:
                 self._expire()
 
     def _lost(self, error: str) -> None:
-        if self._state is not TargetState.UNREACHABLE:
+        if self._is_news(TargetState.UNREACHABLE):
             log.warning("target_down", target=self.name, url=self._client.url, error=error)
             self._sink.emit(TargetDown(target=self.name, url=self._client.url, error=error))
         self._state, self._error = TargetState.UNREACHABLE, error
@@ -170,8 +171,9 @@ class Verifier:
                 self._say(TargetState.STARTING, "it lists no ports yet, so where it lives is not known")
             await asyncio.sleep(PORTS_GAP_S)
             self._expire()
-        if self._version is None or self._state is TargetState.UNREACHABLE:
+        if self._version is None or TargetState.UNREACHABLE in self._said:
             self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
+        self._said.clear()
         self._version, self._failures = version, 0
         self._connections += 1
         if shared is Sharing.YES:
@@ -183,10 +185,16 @@ class Verifier:
         if state is not self._state:
             if state is TargetState.GUARDED:
                 log.info("target_guarded", target=self.name, url=self._client.url)
-            else:
+            elif self._is_news(state):
                 log.warning("target_not_guarded", target=self.name, url=self._client.url, reason=why)
         self._state, self._error = state, why
         self.contacted.set()
+
+    def _is_news(self, state: TargetState) -> bool:
+        """Whether this trouble was not said since it was settled where it lives."""
+        news = state not in self._said
+        self._said.add(state)
+        return news
 
     async def _serve(self) -> None:
         """Read its table after removals, until its ports are to be read again."""

@@ -35,6 +35,10 @@ class Announcer:
         self._sink = sink
         self._standing: dict[Prefix, Address] = {}  # what subscribers take to stand there
 
+    def standing(self, prefix: Prefix) -> Address | None:
+        """The gateway by which subscribers take our route to stand there; None: they know of none."""
+        return self._standing.get(prefix)
+
     def accepted(
         self, prefix: Prefix, wanted: Wanted, previous: Address | None, gap_ms: float | None = None
     ) -> None:
@@ -83,7 +87,7 @@ class Announcer:
 
     def gone(self, prefix: Prefix, reason: str) -> None:
         """Our route is not there; should subscribers have it otherwise, it is withdrawn for them, too."""
-        if (gateway := self._standing.get(prefix)) is not None:
+        if (gateway := self.standing(prefix)) is not None:
             self.withdrawn(prefix, gateway, reason)
 
     def refused(self, prefix: Prefix, wanted: Wanted, error: Rejected, retry_in_s: float) -> None:

@@ -308,7 +308,7 @@ class Changes:
         if entry.wanted is None:
             self._missing.discard(prefix)
             self._say.withdrawn(prefix, gateway, why_unwanted(entry))
-        elif entry.phase in {Phase.ACCEPTED, Phase.CONFIRMED}:
+        elif self._say.standing(prefix) is not None:
             self._counters.lost += 1
             self._missing.add(prefix)
             self._say.lost(prefix, "its table does not show the route any more")

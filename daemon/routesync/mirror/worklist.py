@@ -338,6 +338,10 @@ class Worklist:
             case Finding.CONFIRMED:
                 if entry.wanted and entry.wanted.gateway == entry.ours and entry.phase is not Phase.CONFIRMED:
                     self._confirmed(prefix, entry, known)
+                elif (
+                    self._say.standing(prefix) != known
+                ):  # of before the start, and to be changed or withdrawn
+                    self._say.confirmed(prefix, known)
             case Finding.LOST:
                 self._changes.note_lost(prefix, entry, known)
             case Finding.FOREIGN:
@@ -369,6 +373,8 @@ class Worklist:
             entry.ours, entry.claim = known, None
             if entry.wanted and entry.wanted.gateway == known and entry.phase is not Phase.CONFIRMED:
                 self._confirmed(prefix, entry, known)
+            elif self._say.standing(prefix) != known:
+                self._say.confirmed(prefix, known)
         else:
             entry.ours = entry.claim = None
             self._occupied[prefix.family] -= 1

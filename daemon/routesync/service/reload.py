@@ -15,7 +15,8 @@ from typing import Final
 
 import structlog
 
-from routesync.config import ConfigError, Loaded, load
+from routesync.config import ConfigError, Loaded, Problem, load
+from routesync.config.locate import line_of
 from routesync.events.models import ConfigLoaded, ConfigRejected, EventSink
 from routesync.kernel import KernelError
 from routesync.service.notify import Notifier
@@ -90,11 +91,13 @@ class Reloader:
         path = self.loaded.path
         try:
             loaded = await asyncio.to_thread(load, path)
-            self._probe(loaded)
         except ConfigError as error:
             return self._reject(tuple(map(str, error.problems)))
+        try:
+            self._probe(loaded)
         except KernelError as error:
-            return self._reject((f"{path}: [kernel], key netns: {error}",))
+            line = line_of(loaded.lines, ("kernel", "netns"))
+            return self._reject((str(Problem(str(path), "[kernel], key netns", line, str(error))),))
         for warning in loaded.warnings:
             log.warning("config_warning", warning=warning)
         loaded, reasons = _keep_fixed(self.loaded, loaded)

@@ -145,7 +145,7 @@ class Targets:
                 await self._end(name)
                 self._table.forget(name)
             elif way_to(target) != held.way:
-                if target.url != held.settings.url:
+                if target.url != held.settings.url and name in self._ledger.targets():
                     log.warning(
                         "target_moved",
                         target=name,

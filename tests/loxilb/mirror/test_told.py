@@ -5,12 +5,14 @@ Every other test of this room holds that at its end, too (`told_is_true`).
 
 from __future__ import annotations
 
+import pytest
+
 from routesync.events.models import RouteWithdrawn
 from routesync.mirror.brakes import Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from routesync.standin.faults import Fault
-from support.mirror_lab import Lab, candidate
+from support.mirror_lab import Lab, candidate, told
 from support.netns import needs_root
 from support.waiting import eventually
 
@@ -30,14 +32,16 @@ async def test_a_replacement_that_is_cut_short_is_told_as_a_withdrawal(lab: Lab)
         reconciler.consider(PREFIX, candidate(str(PREFIX), THERE))
         await lab.holds({})
         await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE)
-        told = lab.events.of("route/withdrawn")
+        withdrawn = lab.events.of("route/withdrawn")
         assert [
-            (event.prefix, event.gateway, event.reason) for event in told if isinstance(event, RouteWithdrawn)
+            (event.prefix, event.gateway, event.reason)
+            for event in withdrawn
+            if isinstance(event, RouteWithdrawn)
         ] == [(str(PREFIX), HERE, "replacement-failed")]
         reconciler.consider(PREFIX, None)
         lab.standin.inject()
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
-        assert lab.events.of("route/withdrawn") == told
+        assert lab.events.of("route/withdrawn") == withdrawn
 
 
 async def test_a_route_that_was_lost_before_its_replacement_is_not_told_to_stand_when_it_is_unwanted(
@@ -54,3 +58,24 @@ async def test_a_route_that_was_lost_before_its_replacement_is_not_told_to_stand
         reconciler.consider(PREFIX, None)
         lab.standin.inject()
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
+
+
+@pytest.mark.parametrize("witness", [True, False], ids=["witness", "readings"])
+async def test_what_stands_there_from_before_is_told_even_if_it_is_to_go(lab: Lab, witness: bool) -> None:  # noqa: FBT001
+    async with lab.mirroring() as reconciler:
+        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+        await lab.holds({str(PREFIX): HERE})
+        await lab.quiet()
+    lab.events.seen.clear()
+    async with lab.mirroring(
+        witness=witness
+    ) as reconciler:  # the kernel does not have it: it is held for a minute
+        await eventually(lambda: reconciler.view().state is not TargetState.CONNECTING)
+        await eventually(lambda: bool(lab.events.of("route/confirmed")))
+        assert told(lab.events.seen) == {PREFIX: HERE}
+        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+        await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
+        assert told(lab.events.seen) == {PREFIX: HERE}
+        reconciler.consider(PREFIX, None)
+        await lab.holds({})
+        await eventually(lambda: told(lab.events.seen) == {})

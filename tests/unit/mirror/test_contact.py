@@ -40,6 +40,9 @@ class Scripted:
     async def ports(self) -> tuple[Port, ...]:
         return tuple(self.lists.pop(0) if len(self.lists) > 1 else self.lists[0])
 
+    def mark(self) -> None:
+        pass
+
     async def inventory(self) -> Inventory:
         self.inventories += 1
         prefix = Prefix.parse("10.0.0.0/8")
