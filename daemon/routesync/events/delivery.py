@@ -225,7 +225,7 @@ class Delivery:
         while True:
             self._tell_losses()
             self._try_denied_again()
-            await self._retained.publish(self._status())
+            await self._retained.publish(self._status)
             self._refresh.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._refresh.wait(), TICK_S)

@@ -68,9 +68,12 @@ class RetainedState:
         self._wills_over_at = time.monotonic() + wills_over_s
         self._willed: list[str] = []  # cleared, but a last will may still set them again
 
-    async def publish(self, status: Status) -> None:
-        """Publish what differs from what this connection has published. The targets are those of the status."""
-        targets = {target.name for target in status.targets}
+    async def publish(self, status_source: Callable[[], Status]) -> None:
+        """Publish what differs from what this connection has published. The targets are those of the status.
+
+        The status is taken anew when it is its turn: what is before it may take long.
+        """
+        targets = {target.name for target in status_source().targets}
         self._announced &= targets  # what is cleared below, and comes back, is published whole
         await self._clear_leftovers(targets)
         if time.monotonic() >= self._next_at:
@@ -78,7 +81,7 @@ class RetainedState:
             await self._publish_buckets(targets)
         manifest = tuple(table.manifest for table in self._shown(targets))
         await self._echoes.prepare("status")
-        self.post_status(status.model_copy(update={"table": manifest}))
+        self.post_status(status_source().model_copy(update={"table": manifest}))
 
     def send_again(self, place: str) -> None:
         """Publish again, with the next call, `status` or all of `table/<target>/#`: the broker denied it before."""
