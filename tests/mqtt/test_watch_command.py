@@ -79,7 +79,7 @@ async def test_json_is_one_message_a_line_and_ctrl_c_ends_it(mosquitto: Broker) 
         assert [event["data"]["prefix"] for event in events] == ["10.0.0.1/32", "10.0.0.2/32"]
         assert {event["specversion"] for event in events} == {"1.0"}  # as it came: a CloudEvent a line
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
 async def test_a_pipe_gets_plain_lines_of_what_is_selected(mosquitto: Broker) -> None:

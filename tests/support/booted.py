@@ -188,7 +188,7 @@ def _booted(directory: Path, root: Path, netns: str, nspawn: tuple[str, ...]) ->
             if process.poll() is None and (leader := _leader_of(process)):
                 os.kill(leader, signal.SIGKILL)  # and all of its processes with it
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
+                    process.wait(30)
             process.kill()
             process.wait()
 

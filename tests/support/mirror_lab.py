@@ -146,7 +146,7 @@ class Lab:
         rows = json.loads(self.space.ip(f"-j route show exact {prefix}") or "[]")
         return str(rows[0]["gateway"]) if rows else None
 
-    async def holds(self, routes: dict[str, str], *, within_s: float = 10) -> None:
+    async def holds(self, routes: dict[str, str], *, within_s: float = 30) -> None:
         """Wait until its kernel has exactly these static routes."""
         await eventually(
             lambda: self.static_routes() == routes, within_s=within_s, what=f"{routes} in loxilb's kernel"

@@ -50,7 +50,7 @@ def running_standin(space: Namespace, *arguments: str) -> Iterator[StandinProces
         assert not (standin.alive and standin.state().deaf), "the stand-in was flooded and has gone deaf"
 
 
-async def ingested(standin: StandinProcess, *, within_s: float = 10) -> None:
+async def ingested(standin: StandinProcess, *, within_s: float = 30) -> None:
     """Wait until the stand-in has taken in every route event that it has heard."""
     await eventually(
         lambda: standin.state().waiting == 0, within_s=within_s, what="ingestion by the stand-in"

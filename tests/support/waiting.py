@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def eventually(
-    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10, what: str = "condition"
+    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 30, what: str = "condition"
 ) -> None:
     """Return when the condition holds; fail when it does not within the deadline."""
     deadline = time.monotonic() + within_s
@@ -26,7 +26,7 @@ async def eventually(
 def eventually_sync(
     condition: Callable[[], bool],
     *,
-    within_s: float = 10,
+    within_s: float = 30,
     what: str = "condition",
     but: Callable[[], str] = str,
 ) -> None:

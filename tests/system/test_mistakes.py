@@ -94,7 +94,7 @@ def test_an_unreachable_loxilb_is_said_once_and_retried(tmp_path: Path) -> None:
         assert "refused" in lines[0]
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert "Traceback" not in log.read_text()
 
 

@@ -75,7 +75,7 @@ async def test_a_hold_outlives_the_daemon_and_is_lifted_by_hand(lab: Lab, tmp_pa
         reconciler.pause()
     before = lab.standin.state()
     async with lab.mirroring(hold=Hold(tmp_path, "lb")) as reconciler:
-        await asyncio.wait_for(reconciler.contacted.wait(), 5)
+        await asyncio.wait_for(reconciler.contacted.wait(), 30)
         want(reconciler, B)
         assert reconciler.view().paused
         assert requests(lab.standin.state()) == requests(before)

@@ -156,7 +156,7 @@ async def test_a_target_that_is_away_is_mirrored_into_when_it_returns(lab: Lab) 
     lab.standin.stop()
     async with lab.mirroring() as reconciler:
         reconciler.consider(A, candidate(str(A), HERE))
-        await asyncio.wait_for(reconciler.contacted.wait(), 5)
+        await asyncio.wait_for(reconciler.contacted.wait(), 30)
         assert reconciler.view().state is TargetState.UNREACHABLE
         lab.standin.start()
         await lab.holds({"10.1.0.0/16": HERE}, within_s=20)

@@ -217,7 +217,7 @@ async def test_over_tls_with_a_client_certificate_and_a_server_name(tmp_path: Pa
             reconciler.consider(A, candidate(str(A), HERE))
             await lab.holds({str(A): HERE})
         async with LoxilbClient(url, tls=context) as client, lab.mirroring(client=client) as reconciler:
-            await asyncio.wait_for(reconciler.contacted.wait(), 5)
+            await asyncio.wait_for(reconciler.contacted.wait(), 30)
             assert "certificate not accepted" in (reconciler.view().error or "")
             assert reconciler.view().breaker == "open"
         anonymous = ssl.create_default_context(cafile=str(authority.certificate))
@@ -225,7 +225,7 @@ async def test_over_tls_with_a_client_certificate_and_a_server_name(tmp_path: Pa
             LoxilbClient(url, tls=anonymous, server_name="loxilb.test") as client,
             lab.mirroring(client=client) as reconciler,
         ):
-            await asyncio.wait_for(reconciler.contacted.wait(), 5)
+            await asyncio.wait_for(reconciler.contacted.wait(), 30)
             assert reconciler.view().breaker == "open"
 
 

@@ -49,7 +49,7 @@ async def overhearing(lab: Lab, working: Reconciler) -> AsyncIterator[None]:
         made=working.overhear,
     )
     running = asyncio.create_task(source.run())
-    await asyncio.wait_for(source.synced.wait(), 10)
+    await asyncio.wait_for(source.synced.wait(), 30)
     try:
         yield
     finally:

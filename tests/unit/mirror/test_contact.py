@@ -104,7 +104,7 @@ async def test_one_that_shares_our_namespace_is_refused_until_its_ports_say_othe
     await eventually(lambda: making.said.count(TargetState.SHARED_NAMESPACE) > 2, what="refusal")
     assert client.inventories == 0, "there is no need to read it"
     client.lists = [[FOREIGN, LATER]]
-    await asyncio.wait_for(making.task, 10)
+    await asyncio.wait_for(making.task, 30)
 
 
 async def test_ports_that_led_astray_are_not_believed_again_and_others_are() -> None:
@@ -116,7 +116,7 @@ async def test_ports_that_led_astray_are_not_believed_again_and_others_are() -> 
     await eventually(lambda: TargetState.SHARED_NAMESPACE in making.said, what="refusal")
     assert not again.done()
     client.lists = [[FOREIGN, LATER]]
-    await asyncio.wait_for(again, 10)
+    await asyncio.wait_for(again, 30)
 
 
 async def test_ports_that_are_never_twice_the_same_are_said() -> None:

@@ -98,7 +98,7 @@ async def test_the_watchdog_is_fed_only_while_alive(manager: tuple[socket.socket
             return False
 
     feeding = asyncio.create_task(feed_watchdog(Notifier(variable, watchdog_interval_s=0.001), alive))
-    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.wait_for(asked.wait(), 30)
     feeding.cancel()
     ear.setblocking(False)
     assert [ear.recv(4096), ear.recv(4096)] == [b"WATCHDOG=1"] * 2

@@ -43,7 +43,7 @@ async def test_a_requested_stop_ends_the_last_started_first() -> None:
     waiting = asyncio.create_task(supervisor.wait())
     await asyncio.sleep(0)
     supervisor.request_stop()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 30)
     assert ended == ["kernel", "mirror", "events"]
     assert supervisor.names == ()
 
@@ -58,7 +58,7 @@ async def test_a_death_is_said_and_ends_the_whole(
     await asyncio.sleep(0)
     supervisor.start("pen", run)
     with capture_logs() as logs, pytest.raises(TaskDied, match=f"pen: {said}") as caught:
-        await asyncio.wait_for(supervisor.wait(), 5)
+        await asyncio.wait_for(supervisor.wait(), 30)
     assert ended == ["other"]
     assert [(line["event"], line["task"], line["error"]) for line in logs] == [("task_died", "pen", said)]
     assert isinstance(caught.value.__cause__, RuntimeError) is (run is fail)
@@ -80,7 +80,7 @@ async def test_a_task_with_backoff_is_started_again() -> None:
         waiting = asyncio.create_task(supervisor.wait())
         await eventually(lambda: births == 3, what="third birth")
         supervisor.request_stop()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
     assert [(line["event"], line["task"], line["error"], line["deaths"]) for line in logs] == [
         ("task_restarts", "frail", "gone", 1),
         ("task_restarts", "frail", "gone", 2),
@@ -104,7 +104,7 @@ async def test_a_task_that_does_not_stop_is_named_and_left_behind() -> None:
     await asyncio.sleep(0)
     supervisor.request_stop()
     with capture_logs() as logs:
-        await asyncio.wait_for(supervisor.wait(), 5)
+        await asyncio.wait_for(supervisor.wait(), 30)
     assert (logs[0]["event"], logs[0]["task"]) == ("task_did_not_stop", "stubborn")
     await eventually(lambda: ended == ["polite"])
     release.set()
@@ -129,7 +129,7 @@ async def test_a_failure_on_the_way_out_is_said_but_is_no_death(restart: Backoff
     ]
     assert supervisor.names == ("keeps-on",)
     supervisor.request_stop()
-    await asyncio.wait_for(supervisor.wait(), 5)
+    await asyncio.wait_for(supervisor.wait(), 30)
 
 
 async def test_cancelling_the_wait_stops_everything() -> None:
