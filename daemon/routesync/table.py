@@ -6,6 +6,7 @@ elected. A route that the rules drop never gets here: it is as if it were absent
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ class Table:
 
     def __init__(self) -> None:
         self._candidates: dict[Prefix, tuple[Candidate, ...]] = {}
+        self._by_rule: Counter[str] = Counter()
 
     def update(self, prefix: Prefix, candidates: tuple[Candidate, ...]) -> Change | None:
         """Take the present candidates of a prefix (none: it is gone); tell what that changed, None for nothing."""
@@ -34,7 +36,18 @@ class Table:
         else:
             self._candidates.pop(prefix, None)
         after = candidates[0] if candidates else None
-        return None if before == after else Change(prefix, before, after)
+        if before == after:
+            return None
+        if before is not None:
+            self._by_rule[before.verdict.rule] -= 1
+        if after is not None:
+            self._by_rule[after.verdict.rule] += 1
+        return Change(prefix, before, after)
+
+    @property
+    def by_rule(self) -> Counter[str]:
+        """How many elected candidates each rule keeps; counted as it changes, for it is asked often."""
+        return +self._by_rule
 
     def elected(self, prefix: Prefix) -> Candidate | None:
         """The elected candidate of exactly this prefix."""

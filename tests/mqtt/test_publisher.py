@@ -71,6 +71,23 @@ async def test_events_can_be_filtered_without_parsing_and_expire(mosquitto: Brok
         assert 0 < properties["MessageExpiryInterval"] <= 60
 
 
+async def test_a_stop_that_takes_its_time_is_no_relapse(mosquitto: Broker) -> None:
+    async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
+        await eventually(lambda: listener.states == ["online"])
+        mosquitto.freeze()  # so that the stop waits for its events
+        node.emit(1)
+        node.publisher.stop(30)
+        await eventually(lambda: node.publisher._delivery is not None and node.publisher._delivery._stopping)
+        node.status = node.status.model_copy(
+            update={"verdicts": {"default": 1}}
+        )  # a change is said all the same
+        node.publisher.refresh()
+        await eventually(lambda: not node.publisher._delivery._refresh.is_set())  # type: ignore[union-attr]
+        mosquitto.thaw()
+        await eventually(lambda: listener.states[-1:] == ["offline"])
+        assert listener.states == ["online", "stopping", "stopping", "offline"]
+
+
 async def test_events_are_delivered_before_a_stop(mosquitto: Broker) -> None:
     async with listening(mosquitto.settings()) as listener:
         async with publishing(mosquitto.settings()) as node:

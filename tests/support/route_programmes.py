@@ -31,6 +31,10 @@ SETUP: Final = (
     "addr add 2001:db8:e1::1/64 dev e1 nodad",
 )
 
+PATIENCE_S: Final = 60
+"""Readings take at most a fifth of the time, and some doubts take several: on a busy machine that adds up."""
+SHRINKING_PATIENCE_S: Final = 5
+
 _KEEP: Final = Verdict(keep=True, rule="default")
 _DROP: Final = Verdict(keep=False, rule="dropped")
 
@@ -272,14 +276,14 @@ class MismatchError(AssertionError):
         self.step = step
 
 
-async def run_programme(programme: Programme, *, patience_s: float = 8) -> None:
+async def run_programme(programme: Programme, *, patience_s: float = PATIENCE_S) -> None:
     """Run it in a namespace of its own.
 
     Raises:
         MismatchError: after some step the replica did not become what ip(8) reads.
     """
     rules = RULES[programme.rules]
-    with namespace("fuzz") as node:
+    with namespace("fuzz") as node, contextlib.ExitStack() as stack:
         node.batch(list(SETUP))
         for family in ("all", "default"):
             node.sysctl(f"net.ipv6.conf.{family}.accept_dad", "0")
@@ -293,6 +297,7 @@ async def run_programme(programme: Programme, *, patience_s: float = 8) -> None:
             )
         sock = open_route_socket(node.name) if programme.small_buffer else None
         if sock is not None:
+            stack.enter_context(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         source = KernelSource(
             tables=TABLES,
@@ -309,8 +314,6 @@ async def run_programme(programme: Programme, *, patience_s: float = 8) -> None:
             for number, step in enumerate(programme.steps):
                 await _perform(node, source, step)
                 await _agree(node, source, rules, table, step=number, patience_s=patience_s)
-        if sock is not None:
-            sock.close()
 
 
 @contextlib.asynccontextmanager
@@ -430,7 +433,7 @@ async def shrink(
             candidate = _without(programme, start, start + size)
             budget -= 1
             try:
-                await run_programme(candidate, patience_s=2.5)
+                await run_programme(candidate, patience_s=SHRINKING_PATIENCE_S)
             except MismatchError as still:
                 failure = still
                 programme = candidate._replace(steps=candidate.steps[: still.step + 1])

@@ -73,6 +73,25 @@ def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: Sc
     assert "no route that covers it" in said(scene, "explain", "2001:db8::1", status=FAILED)
 
 
+def test_explain_without_the_daemon_tells_what_kernel_and_rules_say(scene: Scene) -> None:
+    shown = said(scene, "explain", "192.168.10.1/32", "--config", str(scene.config))
+    assert shown.startswith(
+        f"without the daemon, by the rules of {scene.config}: what targets have is not known\n"
+    )
+    assert "dev ens3 proto dhcp metric 100\n    rule dhcp-host-routes drops it" in shown
+
+    def rules_say(explanation: Any) -> list[list[tuple[object, ...]]]:
+        return [
+            [(it["why"], it["hops"]) for it in prefix["candidates"]] for prefix in explanation["prefixes"]
+        ]
+
+    live = answer(scene, "explain", "10.244.1.7")
+    offline = answer(scene, "explain", "10.244.1.7", "--config", str(scene.config))
+    assert (live["source"], offline["source"]) == ("daemon", "files")
+    assert rules_say(live) == rules_say(offline)
+    assert (live["prefixes"][0]["held"], offline["targets"]) == (True, [])
+
+
 def test_routes_shows_the_table_and_how_it_stands_there(scene: Scene) -> None:
     table = said(scene, "routes")
     assert "10.244.1.0/24  pod-networks  via 10.244.1.0 dev flannel.1 onlink proto boot" in table

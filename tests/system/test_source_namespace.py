@@ -38,5 +38,5 @@ def test_a_source_that_vanishes_keeps_its_routes_and_its_successor_is_followed(t
         subprocess.run(["ip", "netns", "add", source.name], check=True)
         furnish(source, AFTER)
         scene.mirror_holds([AFTER])
-        assert "kernel is read again" in scene.log()
+        assert '"kernel_readable"' in scene.log()
         assert scene.stop() == 0

@@ -106,7 +106,7 @@ def plan(
 
     live = None if config is not None or offline else command.ask_daemon(socket, as_json=json)
     if live is None:
-        file = config or _present_config()
+        file = config or present_config()
         live = command.plan(file, state or _state_directory(), as_json=json, contact=contact)
     raise typer.Exit(live)
 
@@ -285,7 +285,8 @@ def standin(context: typer.Context) -> None:
     raise typer.Exit(run_standin(parse_options(context.args)))
 
 
-def _present_config() -> Path:
+def present_config() -> Path:
+    """The configuration of this host, or where there is none the one that is shipped."""
     from routesync.config import shipped_configuration
 
     return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else shipped_configuration()

@@ -2,40 +2,89 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
-from routesync.cli.live import EX_FAILED, EX_USAGE, explained, print_json
+from routesync.cli.check import EX_CONFIG, load_or_explain
+from routesync.cli.live import EX_FAILED, exit_of, print_json
 from routesync.cli.output import Page, complain, moment
 from routesync.cli.routes import route_text, target_text
 from routesync.cli.status import STYLES
-from routesync.control.client import Client, url_of
+from routesync.control.client import Client, ControlError, NotRunning, url_of
+from routesync.control.explain import explain as explain_routes
 from routesync.control.models import read_covering
+from routesync.control.present import Words
 from routesync.control.routes import ExplainedPrefix, ExplainedRoute, Explanation, TargetExplained
+from routesync.kernel import KernelError, read_table
+from routesync.route import Prefix
+from routesync.settings import resolve_tables
 
 
-def explain(socket: Path | None, of: str, *, as_json: bool) -> int:
-    """Explain; return the exit status: 1 where the kernel has no route that covers it."""
+def explain(socket: Path | None, prefix: Prefix, *, as_json: bool) -> int | None:
+    """Have the daemon explain; return the exit status, 1 where the kernel has no route that covers it.
+
+    None: no daemon runs, and no socket was named.
+    """
+    client = Client(socket)
     try:
-        prefix = read_covering(of)
-    except ValueError as error:
-        complain(str(error))
-        return EX_USAGE
-
-    def work() -> int:
-        client = Client(socket)
         body = client.raw("GET", url_of("/v1/explain", [("of", prefix)]))
         answer = client.read(body, Explanation)
-        if as_json:
-            print_json(body)
-        else:
-            show(answer)
-        return 0 if answer.prefixes else EX_FAILED
+    except NotRunning as error:
+        if socket is None:
+            return None
+        complain(str(error))
+        return exit_of(error)
+    except ControlError as error:
+        complain(str(error))
+        return exit_of(error)
+    if as_json:
+        print_json(body)
+    else:
+        show(answer, "there is no target; this is what the rules say")
+    return 0 if answer.prefixes else EX_FAILED
 
-    return explained(work)
+
+def explain_offline(file: Path, prefix: Prefix, *, as_json: bool) -> int:
+    """Explain by the rules of a file, without the daemon; return the exit status."""
+    loaded = load_or_explain(file)
+    if loaded is None:
+        return EX_CONFIG
+    tables = resolve_tables(loaded.settings.kernel, loaded.names)
+    try:
+        reading = read_table(tables=tables, netns=loaded.settings.kernel.netns)
+    except KernelError as error:
+        complain(str(error))
+        return EX_FAILED
+    covering = {route: reading.details[route] for route in reading.routes if route.prefix.covers(prefix)}
+    words = Words.of(loaded.names, reading.links)
+    answer = Explanation(
+        query=str(prefix),
+        time=datetime.now(UTC),
+        source="files",
+        complete=True,
+        prefixes=tuple(
+            ExplainedPrefix(prefix=str(it.prefix), candidates=it.routes)
+            for it in explain_routes(covering, loaded.policy, tables, words)
+        ),
+    )
+    if as_json:
+        print(answer.model_dump_json(indent=2))
+    else:
+        show(answer, f"without the daemon, by the rules of {file}: what targets have is not known")
+    return 0 if answer.prefixes else EX_FAILED
 
 
-def show(answer: Explanation) -> None:
-    """Print it: a summary, then each prefix, the longest first."""
+def read_address(text: str) -> Prefix | None:
+    """Read the address or prefix of the command line; complain and return None where it is none."""
+    try:
+        return read_covering(text)
+    except ValueError as error:
+        complain(str(error))
+        return None
+
+
+def show(answer: Explanation, without_targets: str) -> None:
+    """Print it: a summary, or this in its place where there are no targets; then each prefix, the longest first."""
     page = Page()
     if not answer.prefixes:
         page.line(
@@ -47,7 +96,7 @@ def show(answer: Explanation) -> None:
             error = f": {target.error}" if target.error else ""
             page.line("  ", (f"{target.name} is {target.state}", STYLES.get(target.state, "")), error, hang=4)
     if not answer.targets:
-        page.line("there is no target; this is what the rules say", hang=2)
+        page.line(without_targets, hang=2)
     if not answer.complete:
         page.line(
             ("the kernel's table changed while it was read: something may be missing; ask again", "yellow")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from routesync.cli.app import JsonOption, SocketOption, app
+from routesync.cli.app import DEFAULT_CONFIG, JsonOption, SocketOption, app, present_config
 
 OneTargetOption = Annotated[
     str | None, typer.Option("--target", "-t", help="Name of the target; all of them without it.")
@@ -55,13 +56,29 @@ def routes(
 @app.command()
 def explain(
     of: Annotated[str, typer.Argument(metavar="PREFIX|ADDRESS", help="10.1.2.3, 10.0.0.0/8, 2001:db8::1 …")],
+    *,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Explain by this file's rules, without the daemon.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help=f"Do not ask the daemon; explain by {DEFAULT_CONFIG}.")
+    ] = False,
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show why an address or prefix is known to the targets, or not: routes, rules, what they have."""
+    """Show why an address or prefix is known to the targets, or not: routes, rules, what they have.
+
+    The running daemon is asked. Where none runs, or a file is named, only kernel and rules speak.
+    """
     from routesync.cli import explain as command
 
-    raise typer.Exit(command.explain(socket, of, as_json=json))
+    prefix = command.read_address(of)
+    if prefix is None:
+        raise typer.Exit(2)
+    done = None if config is not None or offline else command.explain(socket, prefix, as_json=json)
+    if done is None:
+        done = command.explain_offline(config or present_config(), prefix, as_json=json)
+    raise typer.Exit(done)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from routesync.cli.output import complain
 from routesync.cli.ownership_live import report
 from routesync.cli.situation import Situation, read_situation
 from routesync.events.models import Event
+from routesync.kernel import KernelError, read_table
 from routesync.mirror.ledger import LedgerBusyError, LedgerError, SqliteLedger
 from routesync.plan import Fate
 from routesync.route import format_address
@@ -97,7 +98,12 @@ def withdraw(config: Path, state: Path, target: str, url: str | None, *, as_json
     def work(ledger: SqliteLedger) -> int:
         if not ledger.owned(target):
             return _nothing(ledger, target, as_json=as_json)
-        done = asyncio.run(empty(settings, ledger, _Silence()))
+        try:
+            links = read_table(tables=(), netns=loaded.settings.kernel.netns).links
+        except KernelError as error:
+            complain(str(error))
+            return 1
+        done = asyncio.run(empty(settings, ledger, _Silence(), links=lambda: links))
         if done.left:
             complain(f"target {target}: {done.error}; {done.left} routes are still there, and still ours")
             return 1

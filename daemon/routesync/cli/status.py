@@ -115,7 +115,7 @@ def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> N
     page.line(
         _head("guard"),
         _styled(how),
-        f": {guard.standing} routes stand, {guard.redundant} {redundant}, {guard.contended} contended; "
+        f": {many(guard.standing, 'route')} standing, {guard.redundant} {redundant}, {guard.contended} contended; "
         f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
         hang=_MARGIN,
     )

@@ -3,7 +3,7 @@
 calls, models, routes   what there is to call, what goes in and comes out; the OpenAPI document is made from them
 present, explain        the daemon's values in these words
 api, stream, peers      the calls carried out, and for whom
-listeners, server       the sockets
+place, listeners, server the sockets, and where they are
 client, follow          the other side
 
 The contract: whoever can open the socket may read; what changes something is for root and for the daemon's own user.

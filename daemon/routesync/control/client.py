@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
-from routesync.control.listeners import SOCKET_NAME, runtime_directory
+from routesync.control.place import SOCKET_NAME, runtime_directory
 from routesync.control.problems import Problem
 
 PATIENCE_S: Final = 60.0

@@ -16,11 +16,10 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from routesync.control.place import SOCKET_NAME
 from routesync.settings.places import Listen
 
-SOCKET_NAME: Final = "control.sock"
 LOCK_NAME: Final = "control.lock"
-RUNTIME: Final = Path("/run/routesync")
 MODE: Final = 0o660
 _LONGEST: Final = 107
 """Bytes of a Unix socket's path, of 108 in struct sockaddr_un one is the NUL."""
@@ -29,12 +28,6 @@ _BACKLOG: Final = 512
 
 class ListenError(Exception):
     """A socket that cannot be had now; the message says which, why, and what to do."""
-
-
-def runtime_directory(environment: dict[str, str] | None = None) -> Path:
-    """Where the socket lies: $RUNTIME_DIRECTORY, which systemd sets, else /run/routesync."""
-    set_ = (os.environ if environment is None else environment).get("RUNTIME_DIRECTORY", "")
-    return Path(set_.split(":")[0]) if set_ else RUNTIME
 
 
 class UnixListener:

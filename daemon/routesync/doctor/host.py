@@ -100,7 +100,13 @@ def capabilities(facts: Facts) -> Iterator[Finding]:
             Level.FAIL if sure else Level.WARN,
             f"{what}, which needs {name}; {whose} it not",
             "" if sure else "No daemon runs, so what its unit gives it is not seen.",
-            (f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name}",),
+            (
+                "copy guard.conf of the examples to /etc/systemd/system/routesync.service.d/"
+                if number == CAP_NET_ADMIN
+                else f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name} "
+                "PrivateUsers=no; or have systemd hand the socket over",
+                "systemctl daemon-reload; systemctl restart routesync",
+            ),
         )
 
 

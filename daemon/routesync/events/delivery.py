@@ -87,6 +87,7 @@ class Delivery:
         self._outbox = outbox
         self._status_source = status_source
         self._measures = measures
+        self._stopping = False
         self._refresh = asyncio.Event()
         self._retained = RetainedState(
             session,
@@ -113,12 +114,21 @@ class Delivery:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._session.broken())
                 await self.echoes.prepare("status")
-                self.post_status(self._status_source())
+                self.post_status(self._status())
                 tasks.create_task(self._send_events())
                 tasks.create_task(self._send_states())
         finally:
             self.echoes.close()
         raise AssertionError("the tasks end by raising")
+
+    def say_stopping(self) -> None:
+        """Say that the daemon is about to end, now and with each status from here on."""
+        self._stopping = True
+        self.post_status(self._status())
+
+    def _status(self) -> Status:
+        status = self._status_source()
+        return status.model_copy(update={"state": "stopping"}) if self._stopping else status
 
     def refresh(self) -> None:
         """Send the state now rather than with the next tick."""
@@ -215,7 +225,7 @@ class Delivery:
         while True:
             self._tell_losses()
             self._try_denied_again()
-            await self._retained.publish(self._status_source())
+            await self._retained.publish(self._status())
             self._refresh.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._refresh.wait(), TICK_S)

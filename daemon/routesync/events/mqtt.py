@@ -191,7 +191,7 @@ class MqttPublisher:
                 cancelled = True
                 self.stop(FAREWELL_S)
             self._hub.flush()
-            delivery.post_status(self._status_source().model_copy(update={"state": "stopping"}))
+            delivery.say_stopping()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._stop_by - time.monotonic()):
                     await delivery.drained()

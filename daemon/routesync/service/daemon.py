@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from routesync.config import Loaded
-from routesync.control.listeners import runtime_directory
+from routesync.control.place import runtime_directory
 from routesync.control.server import ControlServer
 from routesync.control.subject import Subject
 from routesync.events.hub import EventHub

@@ -21,8 +21,6 @@ from routesync.settings import TargetSettings
 POLL_S: Final = 0.1
 GIVE_UP_S: Final = 30.0
 """How long a loxilb may be away before a withdrawal gives up."""
-NO_LINK_OF_ITS: Final = {1: Link(1, "lo", 0, bytes(6))}
-"""Links by which a loxilb is found to live elsewhere, wherever it lives; none at all would mean: not known yet."""
 
 
 async def empty(
@@ -30,7 +28,7 @@ async def empty(
     ledger: Ledger,
     sink: EventSink,
     *,
-    links: Callable[[], Mapping[int, Link]] = lambda: NO_LINK_OF_ITS,
+    links: Callable[[], Mapping[int, Link]],
     go_on: Callable[[], str | None] = lambda: None,
 ) -> Emptied:
     """Withdraw all that the ledger has of a target; nobody else may work on it meanwhile.
@@ -39,7 +37,7 @@ async def empty(
         settings: how it is reached and treated.
         ledger: says what is ours there.
         sink: takes the events.
-        links: this host's; by default as good as none: it was posted to before, so it lives elsewhere.
+        links: this host's; a target in our own namespace is not touched.
         go_on: asked again and again; gives a reason to end.
     """
     name, before = settings.name, len(ledger.owned(settings.name))

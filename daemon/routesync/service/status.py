@@ -68,7 +68,7 @@ class StatusBuilder:
 
     def kept(self) -> Counter[str]:
         """How many elected routes each rule keeps."""
-        return Counter(candidate.verdict.rule for _, candidate in self._kernel.table)
+        return self._kernel.table.by_rule
 
     def build(self) -> Status:
         """The whole status, as it is now."""

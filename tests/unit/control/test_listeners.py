@@ -13,13 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from routesync.control.listeners import (
-    MODE,
-    ListenError,
-    UnixListener,
-    listen_tcp,
-    runtime_directory,
-)
+from routesync.control.listeners import MODE, ListenError, UnixListener, listen_tcp
+from routesync.control.place import runtime_directory
 from routesync.settings.places import Listen
 
 

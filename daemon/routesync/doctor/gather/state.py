@@ -94,8 +94,8 @@ def _user(uid: int) -> str:
 
 def _ledger(path: Path) -> tuple[DatabaseFacts, Mapping[str, int]]:
     facts = _file(path)
-    if not facts.exists or facts.error is not None:
-        return facts, {}
+    if not facts.exists or facts.error is not None or not path.stat().st_size:
+        return facts, {}  # an empty file is SQLite's before its first write
     try:
         with closing(_open(path)) as database:
             if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
@@ -107,7 +107,7 @@ def _ledger(path: Path) -> tuple[DatabaseFacts, Mapping[str, int]]:
 
 def _outbox(path: Path, *, running: bool | None) -> tuple[DatabaseFacts, int]:
     facts = _file(path)
-    if not facts.exists or facts.error is not None:
+    if not facts.exists or facts.error is not None or not path.stat().st_size:
         return facts, 0
     if running is not False:  # it is locked for good while the daemon runs
         return facts._replace(busy=True), 0

@@ -1,0 +1,116 @@
+"""What doctor reads off a host: files as their programs write them, real locks, real processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from routesync.doctor.dhcp import who_wrote
+from routesync.doctor.gather import read_config
+from routesync.doctor.gather.host import effective_capabilities, read_dhcp, shares_namespace, systemd_version
+from routesync.doctor.gather.state import find_daemon, read_state
+from routesync.mirror.ledger import SqliteLedger
+from routesync.route import Prefix, parse_address
+from support.doctor_facts import ENS3, route
+
+# As systemd-networkd 252 wrote them, with dnsmasq as the server.
+LINK = """\
+# This is private data. Do not parse.
+ADMIN_STATE=configured
+OPER_STATE=routable
+NETWORK_FILE=/run/systemd/network/10-lan.network
+DNS=192.168.10.1
+NTP=
+DHCP_LEASE=/run/systemd/netif/leases/2
+"""
+LEASE = """\
+# This is private data. Do not parse.
+ADDRESS=192.168.10.182
+NETMASK=255.255.255.0
+ROUTER=192.168.10.1
+SERVER_ADDRESS=192.168.10.1
+T1=1800
+DNS=192.168.10.1 9.9.9.9
+CLIENTID=ff1a4aca0400020000ab110033bdebf95e192c
+"""
+
+
+def write(root: Path, name: str, text: str) -> None:
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_the_lease_of_networkd_is_read(tmp_path: Path) -> None:
+    write(tmp_path, "run/systemd/netif/links/1", "ADMIN_STATE=unmanaged\n")
+    write(tmp_path, f"run/systemd/netif/links/{ENS3}", LINK)
+    write(tmp_path, f"run/systemd/netif/leases/{ENS3}", LEASE)
+    dhcp = read_dhcp(tmp_path)
+    assert dhcp.networkd.keys() == {ENS3}
+    assert dhcp.networkd[ENS3].lease["DNS"] == {"192.168.10.1", "9.9.9.9"}
+    writer = who_wrote(route("192.168.10.1/32"), dhcp)
+    assert (writer.client, writer.certain) == ("systemd-networkd", True)
+
+
+def test_a_link_of_network_manager_is_known(tmp_path: Path) -> None:
+    write(tmp_path, f"run/NetworkManager/devices/{ENS3}", "[device]\nmanaged=true\nconnection-uuid=1-2\n")
+    write(tmp_path, "run/NetworkManager/devices/3", "[device]\nmanaged=unmanaged\n")
+    write(tmp_path, "run/NetworkManager/devices/4", "no ini at all")
+    assert read_dhcp(tmp_path).network_manager == {ENS3}
+
+
+def test_a_host_without_any_of_it_is_no_trouble(tmp_path: Path) -> None:
+    dhcp = read_dhcp(tmp_path)
+    assert (dhcp.networkd, dhcp.network_manager) == ({}, frozenset())
+    assert systemd_version(tmp_path) is None
+
+
+def test_the_daemon_is_found_by_its_lock_and_no_lock_is_taken(tmp_path: Path) -> None:
+    assert find_daemon(tmp_path).running is False
+    with SqliteLedger(tmp_path):
+        found = find_daemon(tmp_path)
+        assert (found.running, found.pid) == (True, os.getpid())
+        assert found.capabilities == effective_capabilities("self")
+    assert find_daemon(tmp_path).running is False
+    with (tmp_path / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_ledger_is_read_beside_its_daemon(tmp_path: Path) -> None:
+    with SqliteLedger(tmp_path) as ledger:
+        ledger.intend("lb", Prefix.parse("10.1.0.0/16"), parse_address("192.0.2.1"))
+        state = read_state(tmp_path, running=True)
+        assert state.ledger.error is None
+        assert state.owned == {"lb": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 5000, b"SQLite format 3\0" + b"x" * 5000])
+def test_a_damaged_ledger_is_told_from_a_new_one(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(content)
+    state = read_state(tmp_path, running=False)
+    assert state.ledger.exists
+    assert (state.ledger.error is None) == (content == b"")
+
+
+def test_no_state_directory_is_no_trouble(tmp_path: Path) -> None:
+    state = read_state(tmp_path / "none", running=False)
+    assert not state.exists
+    assert state.owned == {}
+
+
+def test_our_own_process_shares_our_namespace() -> None:
+    assert shares_namespace(os.getpid()) is True
+    assert shares_namespace(2**22 + 1) is None
+
+
+def test_a_wrong_file_leaves_the_shipped_rules(tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    assert read_config(file).state == "absent"
+    file.write_text("[polcy]\n")
+    wrong = read_config(file)
+    assert wrong.state == "wrong"
+    assert len(wrong.problems) == 1
+    assert "dhcp-host-routes" in wrong.loaded.policy.rules
