@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from enum import IntEnum
+from typing import Final
 
 from routesync.route import Prefix
 
@@ -19,6 +20,9 @@ class Urgency(IntEnum):
     DEFAULT = 2
     ADD = 3
     CHECK = 4  # a POST of what stands there already, to prove that it does
+
+
+_ALL: Final = tuple(Urgency)
 
 
 class Pending:
@@ -60,11 +64,10 @@ class Pending:
         self, now: float, *, least: Urgency = Urgency.CHECK, most: Urgency = Urgency.WITHDRAW
     ) -> tuple[Prefix, Urgency] | None:
         """Take the most urgent prefix that may go now and is at least as urgent as `least`, at most as `most`."""
-        self._ripen(now)
-        for urgency in Urgency:
-            if urgency > least:
-                break
-            if urgency >= most and (ready := self._ready[urgency]):
+        if self._clock:
+            self._ripen(now)
+        for urgency in _ALL[most : least + 1]:
+            if ready := self._ready[urgency]:
                 prefix = next(iter(ready))
                 del ready[prefix]
                 del self._urgency[prefix]
@@ -93,8 +96,9 @@ class Pending:
 
     def ready(self, now: float, *, least: Urgency = Urgency.CHECK, most: Urgency = Urgency.WITHDRAW) -> bool:
         """Whether `pop` would give something."""
-        self._ripen(now)
-        return any(self._ready[urgency] for urgency in Urgency if most <= urgency <= least)
+        if self._clock:
+            self._ripen(now)
+        return any(self._ready[most : least + 1])
 
     @property
     def counts(self) -> dict[Urgency, int]:

@@ -251,6 +251,8 @@ class Worklist:
         if self.verify:  # it must become quiet, for somebody waits for a reading
             least = Urgency.REPLACE
         braked_before = self.brake.held
+        if not braked_before and not self.pending.count(Urgency.WITHDRAW):
+            return least, Urgency.WITHDRAW
         total = self.occupied
         if not self.brake.holds(self.pending, total, self._now()):
             if braked_before:
