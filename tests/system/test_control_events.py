@@ -14,6 +14,7 @@ import pytest
 
 from support.control import ROUTESYNC, Served, connect, served
 from support.netns import Namespace, namespace, needs_root
+from support.processes import HEEDING_CTRL_C
 from support.waiting import eventually_sync
 
 pytestmark = needs_root
@@ -204,7 +205,7 @@ def test_a_daemon_that_stops_lets_its_readers_go(daemon: Served) -> None:
 @pytest.fixture
 def watching(daemon: Served) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*ROUTESYNC, "watch", "--local", "--json", "--type", "route.*", "--type", "status"],
+        [*HEEDING_CTRL_C, *ROUTESYNC, "watch", "--local", "--json", "--type", "route.*", "--type", "status"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
