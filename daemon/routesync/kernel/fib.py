@@ -19,7 +19,7 @@ from routesync.kernel.errors import DecodeError
 from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import NLM_F_EXCL, RTM_NEWROUTE
 from routesync.kernel.reading import Key, Reading, message_build
-from routesync.kernel.replica import Replica, aliases_at
+from routesync.kernel.replica import Replica, Slots, aliases_at
 from routesync.kernel.reports import DropEnded, Dropped, KernelReport, KernelStats
 from routesync.kernel.splice import (
     GAP,
@@ -156,6 +156,11 @@ class Fib:
         self._mixed_prefixes.add(key[0])
         return True
 
+    def _watch(self, prefix: Prefix, slots: Slots) -> None:
+        """Watch what a reading tells to be mixed, be it before or after."""
+        for rest, aliases in slots:
+            self._hides((prefix, rest), aliases)
+
     def _passes_by(self, kind: int, data: bytes, start: int) -> bool:
         """Whether an event is of no concern, told by its header and its prefix without decoding it."""
         found = self._builds.get(data[start + RTMSG_SIZE : start + RTMSG_SIZE + 12])
@@ -263,14 +268,15 @@ class Fib:
                 await asyncio.sleep(0)
                 until = time.monotonic() + _SLICE_S
             before, after = replica.slots(prefix), reading.tidied(prefix)
-            if len(prefix.packed) == 16 and before != after:
-                for rest, aliases in (*before, *after):
-                    self._hides((prefix, rest), aliases)
             if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
                 if after:
+                    if len(after) > 1 or len(after[0][1]) > 1:
+                        self._watch(prefix, after)
                     replica.begin(prefix, after)
                     corrected.append(prefix)
                 continue
+            if before != after:
+                self._watch(prefix, (*before, *after))
             if prefix.packed in touched:
                 keys = {(prefix, rest) for rest, _ in (*before, *after)} - self._certain
                 open_keys |= keys if distrusted else keys & doubtful

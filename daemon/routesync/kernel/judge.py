@@ -20,6 +20,7 @@ whatever the attributes say; None where they matter. `flags` of a withdrawal may
 in the state of the hops, so a verdict by this road must not hang on those."""
 
 _MEMO_SIZE: Final = 1 << 14
+_new = tuple.__new__  # spares what a named tuple's constructor does with its arguments
 
 
 def admit_header_unknown(*_header: int) -> Verdict | None:
@@ -35,7 +36,7 @@ class Judge:
     ) -> None:
         self.generation = 0
         self._ranks = {table: rank for rank, table in enumerate(tables)}
-        self._rests: dict[Rest, Rest] = {}
+        self._rests: dict[tuple[int, int, int], Rest] = {}
         self._links = links
         self._admit = admit
         self._admit_header = admit_header
@@ -52,15 +53,19 @@ class Judge:
         rank = self._ranks.get(route.table)
         if rank is None:
             return None
-        made = Rest(route.tos, rank, route.metric)
+        known = self._rests.get((route.tos, rank, route.metric))
+        if known is not None:
+            return known
         if len(self._rests) >= _MEMO_SIZE:
             self._rests.clear()
-        return self._rests.setdefault(made, made)
+        made = Rest(route.tos, rank, route.metric)
+        self._rests[made] = made
+        return made
 
     def route(self, route: Route) -> tuple[Alias, Verdict]:
         """What the rules leave of a route, and why."""
         verdict = self._admit(route, self._links())
-        return (Candidate(route, verdict) if verdict.keep else GAP), verdict
+        return (_new(Candidate, (route, verdict)) if verdict.keep else GAP), verdict
 
     def header(self, header: bytes, table: int) -> str | None:
         """Name the rule that drops every route of this header and does not follow it; None: look at the route."""

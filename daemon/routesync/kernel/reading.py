@@ -109,6 +109,10 @@ class Reading:
             return
         alias, verdict = self._judge.route(route)
         if alias is not GAP:
+            if prefix not in self.slots and prefix != self._last_dropped:  # nearly always
+                self.slots[prefix] = ((rest, (alias,)),)
+                self._last_kept = prefix
+                return
             if prefix == self._last_dropped and not aliases_at(self.slots.get(prefix, ()), rest):
                 self._add(prefix, rest, GAP, route)
             self._add(prefix, rest, alias, route)
