@@ -30,12 +30,14 @@ class Table:
 
     def update(self, prefix: Prefix, candidates: tuple[Candidate, ...]) -> Change | None:
         """Take the present candidates of a prefix (none: it is gone); tell what that changed, None for nothing."""
-        before = self.elected(prefix)
+        held = self._candidates.get(prefix)
+        before = held[0] if held else None
         if candidates:
             self._candidates[prefix] = candidates
+            after: Candidate | None = candidates[0]
         else:
             self._candidates.pop(prefix, None)
-        after = candidates[0] if candidates else None
+            after = None
         if before == after:
             return None
         if before is not None:

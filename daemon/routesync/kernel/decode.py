@@ -34,6 +34,9 @@ _U32: Final = struct.Struct("=I")
 _RTNEXTHOP: Final = struct.Struct("=HBBI")  # len, flags, hops, ifindex
 
 _SHARED_HOPS: Final = 1 << 16
+_SHAPES: Final = 1 << 14
+_DST_INET: Final = _ATTRIBUTE.pack(8, _RTA_DST)
+_DST_INET6: Final = _ATTRIBUTE.pack(20, _RTA_DST)
 
 Resolve = Callable[[int], Resolved | None]
 _new = tuple.__new__
@@ -72,9 +75,14 @@ class RouteDecoder:
         """
         self._resolve = resolve
         self._hops: dict[tuple[bytes | None, int, int, int], tuple[NextHop]] = {}
+        self._shapes: dict[tuple[bytes, bytes], tuple[object, ...]] = {}
 
-    def decode(self, data: bytes, start: int, end: int) -> Route | None:  # noqa: PLR0915  # one flat loop: it is hot
+    def decode(self, data: bytes, start: int, end: int) -> Route | None:
         """Read the body of one message, from its rtmsg on.
+
+        Messages of a big table mostly differ in their destination alone: what surrounds it was read before then. The
+        kernel writes RTA_DST second, behind an attribute of 8 bytes (fib_dump_info(), rt6_fill_node()); any other build
+        is read in full.
 
         Returns:
             The route; None for what is no route of a table: clones (of the route cache), other families (MPLS,
@@ -83,6 +91,29 @@ class RouteDecoder:
         Raises:
             DecodeError: not a route message.
         """
+        if end > len(data):
+            raise DecodeError(f"route message of {end - start} bytes")
+        destination = data[start + 20 : start + 24]
+        if destination == _DST_INET and data[start] == _AF_INET:
+            stop = start + 28
+        elif destination == _DST_INET6 and data[start] == _AF_INET6:
+            stop = start + 40
+        else:
+            return self._read(data, start, end)
+        if stop > end:
+            return self._read(data, start, end)
+        shape = (data[start : start + 20], data[stop:end])
+        rest = self._shapes.get(shape)
+        if rest is not None:
+            return _new(Route, (_new(Prefix, (data[start + 24 : stop], data[start + 1])), *rest))
+        route = self._read(data, start, end)
+        if route is not None and not route.nexthop_id:  # what a nexthop object stands for may change
+            if len(self._shapes) >= _SHAPES:
+                self._shapes.clear()
+            self._shapes[shape] = route[1:]
+        return route
+
+    def _read(self, data: bytes, start: int, end: int) -> Route | None:  # noqa: PLR0915  # one flat loop: it is hot
         if end - start < RTMSG_SIZE or end > len(data):
             raise DecodeError(f"route message of {end - start} bytes")
         family, dst_len, src_len, tos, table, protocol, scope, kind_of_route, flags = RTMSG.unpack_from(

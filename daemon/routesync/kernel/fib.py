@@ -263,10 +263,11 @@ class Fib:
         open_keys: set[Key] = set()
         until = time.monotonic() + _SLICE_S
         replica = self.replica
+        now = time.monotonic
         for prefix in [*replica, *(prefix for prefix in reading.slots if prefix not in replica)]:
-            if time.monotonic() > until:
+            if now() > until:
                 await asyncio.sleep(0)
-                until = time.monotonic() + _SLICE_S
+                until = now() + _SLICE_S
             before, after = replica.slots(prefix), reading.tidied(prefix)
             if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
                 if after:

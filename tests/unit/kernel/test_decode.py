@@ -68,6 +68,27 @@ def test_routes_are_read_as_pyroute2_reads_them(body: bytes) -> None:
     assert route._replace(nexthop_id=0) == read_by_pyroute2(message(body))
 
 
+@given(route_bodies(), st.data())
+def test_what_was_read_before_makes_no_difference(body: bytes, data: st.DataObject) -> None:
+    used = RouteDecoder(lambda _number: None)
+    assert used.decode(body, 0, len(body)) == decode(body)
+    other = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 3))):
+        # Mostly in the destination, which is what messages of one table differ in.
+        place = data.draw(
+            st.integers(min(24, len(body) - 1), min(39, len(body) - 1)) | st.integers(0, len(body) - 1)
+        )
+        other[place] = data.draw(st.integers(0, 255))
+    cut = bytes(other[: data.draw(st.integers(len(body) - 1, len(body)))])
+    try:
+        expected = decode(cut)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            used.decode(cut, 0, len(cut))
+    else:
+        assert used.decode(cut, 0, len(cut)) == expected
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_route_or_nothing_or_one_typed_error(body: bytes) -> None:
     for read in (decode, _link, _address, _nexthop):
