@@ -3,7 +3,7 @@
 An HTTP library is at pains to be helpful: it repeats a DELETE by itself when the connection breaks before the answer
 came (aiohttp does). Here the first may have taken our route, and the second would take somebody else's. So nothing is
 repeated, and what happened to a request is told exactly: it never left, or nobody knows. It also costs a third of the
-time, and this is what the daemon does most.
+time, and this is what the daemon does most. Only that is our own; what an answer says, httptools reads (`answer`).
 
 Concurrency: one exchange at a time on a connection; connections are made as they are asked for, and used again.
 """
@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when nothing is left of it."""
         self._transport: asyncio.Transport | None = None
-        self._reader: AnswerReader | None = None
+        self._reader = AnswerReader()
         self._answer: asyncio.Future[Answer] | None = None
         self._deadline_s = 0.0
 
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 (it was made)
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
-        self._reader, self._deadline_s = AnswerReader(), within_s
+        self._deadline_s = within_s
         deadline = self._loop.call_later(within_s, self._expire)
         try:
             self._transport.write(request)
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             deadline.cancel()
-            self._answer = self._reader = None
+            self._answer = None
 
     def close(self) -> None:
         """Close it at once."""
@@ -94,8 +94,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._reader is None:
-            self.close()  # nobody asked
+        if self._answer is None or self._answer.done():
+            self.close()  # nobody asked; and it must not become the beginning of the next answer
             return
         try:
             answer = self._reader.feed(data)
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`."""
-        answer = self._reader.end() if self._reader is not None else None
+        answer = self._reader.end()
         if answer is not None:
             self._succeed(answer, reusable=False)
         else:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routesync.loxilb.answer import Answer, AnswerReader
+from routesync.loxilb.answer import MAX_BODY, Answer, AnswerReader
 from routesync.loxilb.errors import NotSent, OutcomeUnknown
 from routesync.loxilb.http import Http
 from support.waiting import eventually
@@ -40,21 +40,118 @@ WHOLE = {
     ),
     "an old server": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", Answer(200, b"ok"), False),
     "an interim answer before": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, Answer(200, b"ok"), True),
+    "interim answers with headers before": (
+        b"HTTP/1.1 102 Processing\r\nX: y\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: z\r\n\r\n" + OK,
+        Answer(200, b"ok"),
+        True,
+    ),
+    "not modified, with the length that it would have": (
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n",
+        Answer(304, b""),
+        True,
+    ),
+    "no body, and a last answer": (
+        b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+        Answer(204, b""),
+        False,
+    ),
+    "an old server that keeps the connection": (
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+        Answer(200, b"ok"),
+        True,
+    ),
+    "headers without a value": (
+        b"HTTP/1.1 200 OK\r\nX:\r\nContent-Length: 0\r\n\r\n",
+        Answer(200, b""),
+        True,
+    ),
 }
 WRONG = {
-    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
-    "no status": b"HTTP/1.1 abc\r\n\r\n",
-    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
-    "a negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-    "a header without a colon": b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n",
-    "compression": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
-    "a chunk of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
-    "a chunk that is longer than it says": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc",
-    "more than the answer": OK + b"HTTP/1.1 200 OK",
-    "a body beyond all measure": b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
-    "a chunk beyond all measure": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFF\r\n",
-    "a head without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+    "another protocol": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP: Expected HTTP/"),
+    "another HTTP": (b"HTTP/2.0 200 OK\r\n\r\n", r"not HTTP/1\.1 but 2\.0"),
+    "no status": (b"HTTP/1.1 abc\r\n\r\n", "not HTTP: Invalid status"),
+    "two lengths": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+        "Content-Length",
+    ),
+    "a length and chunks": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "Transfer-Encoding can't be present with Content-Length",
+    ),
+    "a negative length": (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "character in Content-Length"),
+    "a header without a colon": (b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", "Invalid header"),
+    "compression": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "unknown transfer encoding: b'gzip'",
+    ),
+    "compression and chunks": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        "unknown transfer encoding: b'gzip, chunked'",
+    ),
+    "a chunk of no size": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+        "character in chunk size",
+    ),
+    "a chunk that is longer than it says": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc",
+        "after chunk data",
+    ),
+    "more than the answer": (OK + b"HTTP/1.1 200 OK", "bytes behind the answer"),
+    "one byte more than the answer": (OK + b"\n", "bytes behind the answer"),
+    "another whole answer": (OK + OK, "bytes behind the answer"),
+    "more than a last answer": (OK.replace(b"OK", b"OK\r\nConnection: close") + OK, "Data after"),
+    "a body where none can be": (
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
+        "not HTTP|bytes behind",
+    ),
+    "a body beyond all measure": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        "longer than 67108864",
+    ),
+    "a length beyond all numbers": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n",
+        "Content-Length overflow",
+    ),
+    "a head without end": (
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+        "head of the answer.* longer than 65536",
+    ),
+    "interim answers without end": (b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000, "longer than 65536"),
+    "a chunk's extension without end": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 70_000,
+        "longer than 65536",
+    ),
+    "a trailer without end": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 20_000,
+        "longer than 65536",
+    ),
+    "an upgrade": (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "another protocol, which nobody asked for",
+    ),
+    "an upgrade to nothing": (
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "another protocol, which nobody asked for",
+    ),
 }
+
+
+PIECES = (
+    *(data for data, _, _ in WHOLE.values()),
+    *(data for data, _ in WRONG.values() if len(data) < 1000),
+    *(
+        b"\r\n",
+        b"\r\n\r\n",
+        b"Content-Length: ",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: upgrade\r\n",
+        b"0",
+    ),
+)
+
+
+def feed_all(reader: AnswerReader, data: bytes, step: int) -> list[Answer | None]:
+    return [reader.feed(data[start : start + step]) for start in range(0, len(data), step)]
 
 
 @pytest.mark.parametrize(("data", "answer", "reusable"), WHOLE.values(), ids=WHOLE)
@@ -63,25 +160,69 @@ def test_an_answer_is_read_however_it_is_cut(
     data: bytes, answer: Answer, step: int, *, reusable: bool
 ) -> None:
     reader = AnswerReader()
-    parts = [data[start : start + step] for start in range(0, len(data), step)]
-    assert [reader.feed(part) for part in parts] == [None] * (len(parts) - 1) + [answer]
+    *before, last = feed_all(reader, data, step)
+    assert not any(before)
+    assert last == answer
     assert reader.reusable is reusable
 
 
-@pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
-def test_what_is_no_answer_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
-        AnswerReader().feed(data)
+@pytest.mark.parametrize("step", [1000, 200_000])
+@pytest.mark.parametrize(("data", "words"), WRONG.values(), ids=WRONG)
+def test_what_is_no_answer_is_refused(data: bytes, words: str, step: int) -> None:
+    with pytest.raises(ValueError, match=words):
+        feed_all(AnswerReader(), data, step)
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", OK[:30]]))
-def test_no_bytes_make_it_fail_otherwise(data: bytes, start: bytes) -> None:
-    reader = AnswerReader()
+@pytest.mark.parametrize("head", [b"", b"Transfer-Encoding: chunked\r\n"], ids=["to the end", "a chunk"])
+def test_a_body_beyond_all_measure_is_given_up_when_it_passes_it(head: bytes) -> None:
+    reader, part = AnswerReader(), bytes(2**20)
+    assert reader.feed(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + (b"FFFFFFFF\r\n" if head else b"")) is None
+    for _ in range(MAX_BODY // len(part)):
+        assert reader.feed(part) is None
+    with pytest.raises(ValueError, match=f"longer than {MAX_BODY} bytes"):
+        reader.feed(b"x")
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=100), st.sampled_from(PIECES)), max_size=8),
+    st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", OK[:30]]),
+    st.integers(1, 300),
+)
+def test_no_bytes_make_it_fail_otherwise(pieces: list[bytes], start: bytes, step: int) -> None:
+    data, reader = start + b"".join(pieces), AnswerReader()
     try:
-        reader.feed(start + data)
+        feed_all(reader, data, step)
     except ValueError:
         return
     reader.end()
+
+
+def test_answers_are_read_one_after_the_other_and_have_nothing_of_each_other() -> None:
+    reader = AnswerReader()
+    for _ in range(2):
+        for data, answer, reusable in WHOLE.values():
+            if reusable:
+                assert reader.feed(data) == answer
+                assert reader.reusable
+    assert reader.feed(b"HTTP/1.1 200 OK\r\n\r\nto the") is None
+    assert reader.feed(b" end") is None
+    assert reader.end() == Answer(200, b"to the end")
+    assert not reader.reusable
+
+
+@pytest.mark.parametrize(
+    "data", [b"", OK, b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+def test_the_end_of_the_connection_between_answers_is_no_answer(data: bytes) -> None:
+    reader = AnswerReader()
+    reader.feed(data)
+    assert reader.end() is None
+
+
+def test_chunks_are_not_whole_at_the_end_of_the_connection() -> None:
+    reader = AnswerReader()
+    assert reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n") is None
+    assert reader.end() is None
 
 
 def test_without_a_length_the_end_of_the_connection_is_the_end_of_the_answer() -> None:
@@ -208,6 +349,53 @@ async def test_a_caller_that_gives_up_leaves_no_answer_for_the_next(tmp_path: Pa
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         assert await http.send(http.head("PUT", "/2")) == Answer(200, b"ba")
+
+
+async def test_bytes_that_nobody_asked_for_never_become_an_answer(tmp_path: Path) -> None:
+    requests = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not reader.at_eof():
+            requests.append(await read_request(reader))
+            if len(requests) > 1:
+                writer.write(OK)
+
+    async with server(tmp_path, serve) as http:
+        sending = asyncio.create_task(http.send(http.head("GET", "/")))
+        await eventually(lambda: bool(requests), what="the first request")
+        (connection,) = http._all
+        connection.data_received(OK)
+        connection.data_received(b"HTTP/1.1 404 Not Found\r\n")  # before the answer has been taken
+        assert await sending == Answer(200, b"ok")
+        assert not connection.open
+        assert await http.send(http.head("GET", "/")) == Answer(200, b"ok")
+        (another,) = http._all
+        another.data_received(b"HTTP/1.1 404 Not Found\r\n")  # while it idles
+        assert not another.open
+        assert await http.send(http.head("GET", "/")) == Answer(200, b"ok")
+
+
+async def test_an_answer_that_ends_with_its_connection_is_told(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nto the end")
+        writer.close()
+
+    async with server(tmp_path, serve) as http:
+        assert await http.send(http.head("GET", "/")) == Answer(200, b"to the end")
+
+
+async def test_an_answer_that_makes_no_sense_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        await reader.read()
+        writer.close()
+
+    async with server(tmp_path, serve) as http:
+        with pytest.raises(OutcomeUnknown, match="the answer is not HTTP: Expected HTTP/"):
+            await http.send(http.head("DELETE", "/"))
+        await eventually(lambda: not http._all, what="the end of the connection")
 
 
 async def test_what_cannot_be_connected_to_was_not_sent(tmp_path: Path) -> None:
