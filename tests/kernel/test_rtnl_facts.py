@@ -174,6 +174,28 @@ async def test_a_nexthop_object_that_is_replaced_moves_its_routes(node: Namespac
         await told(follower, "10.9.2.0/24", [["192.0.2.3"]])
 
 
+async def test_a_dropped_route_told_anew_for_its_nexthop_object_takes_no_others_place(
+    node: Namespace, ears: Ears
+) -> None:
+    def even_gateways(route: Route, links: Links) -> Verdict:
+        del links
+        odd = any(hop.gateway is not None and hop.gateway[-1] & 1 for hop in route.hops)
+        return Verdict(keep=not odd, rule="even")
+
+    node.batch(["nexthop add id 7 via 192.0.2.3 dev e0", f"route add {FAR} nhid 7"])
+    async with following(node, admit=even_gateways) as follower:
+        node.ip(f"route prepend {FAR} via 192.0.2.2")
+        await told(follower, FAR, [["192.0.2.2"]])
+        ears.heard()
+        node.ip("nexthop replace id 7 via 192.0.2.3 dev e0")  # nothing changed, and yet the kernel says so
+        assert ears.heard() == [RTM_NEWROUTE]
+        node.ip("route add 10.9.5.0/24 via 192.0.2.2")
+        await told(follower, "10.9.5.0/24", [["192.0.2.2"]])
+        assert gateways(follower, FAR) == [["192.0.2.2"]]
+        node.ip(f"route replace {FAR} via 192.0.2.4")
+        await told(follower, FAR, [["192.0.2.4"]])
+
+
 async def test_an_address_that_goes_takes_the_routes_that_have_it_as_source(node: Namespace) -> None:
     node.ip("addr add 192.0.2.77/32 dev e0")
     node.ip(f"route add {FAR} via 192.0.2.2 src 192.0.2.77")

@@ -92,7 +92,11 @@ def inet_new(held: Aliases, route: Route, alias: Alias, flags: int) -> Spliced:
         if same:
             return Spliced(_put(aliases, same[0], alias)) if len(same) == 1 else Spliced(held, certain=False)
         if aliases[0] is not GAP:
-            return Spliced(_put(aliases, 0, alias))
+            replaced = _put(aliases, 0, alias)
+            if GAP not in aliases:
+                return Spliced(replaced)
+            # It may as well be one that the rules dropped, told anew where it stands.
+            return Spliced(held if route.nexthop_id else replaced, certain=False)
         return Spliced(tidy((alias, GAP))) if len(aliases) == 1 else Spliced(held, certain=False)
     if same:  # the kernel takes no equal twice: old news, or different in what a Route does not tell
         return Spliced(held, certain=False)
