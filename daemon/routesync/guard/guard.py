@@ -35,7 +35,7 @@ from routesync.kernel import (
     read_table,
     remove_route,
 )
-from routesync.mirror.pace import TokenBucket
+from routesync.mirror.pace import TokenBucket, rest
 from routesync.route import Prefix, Route, Verdict
 
 log = structlog.get_logger(__name__)
@@ -198,15 +198,7 @@ class Guard:
                 await self._look(due)
             else:
                 next_at = min((case.due_at for case in self._cases.values()), default=NEVER)
-                await self._rest(min(next_at - now, self._patience.check_interval_s))
-
-    async def _rest(self, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
-        self._wake.clear()
+                await rest(self._wake, min(next_at - now, self._patience.check_interval_s))
 
     @staticmethod
     def _now() -> float:

@@ -20,7 +20,7 @@ from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.pace import Ingestion
+from routesync.mirror.pace import Ingestion, rest
 from routesync.mirror.status import Counters, TargetState, TargetView
 from routesync.mirror.topology import Settling, Sharing
 from routesync.mirror.worklist import backoff
@@ -203,7 +203,7 @@ class Verifier:
             if self._state is not TargetState.GUARDED:
                 self._expected.clear()
             if not self._expected:
-                await self._rest(until - now)
+                await rest(self._wake, until - now)
                 continue
             wait_s = self._quiet.quiet_in(now)
             if wait_s <= 0:
@@ -212,14 +212,6 @@ class Verifier:
             self._expire()
             if self._expected:
                 await asyncio.sleep(min(wait_s, READ_GAP_S))
-
-    async def _rest(self, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
-        self._wake.clear()
 
     async def _verify(self) -> None:
         started = self._now()

@@ -6,6 +6,7 @@ ingests. Both classes are driven by the caller's monotonic clock, in seconds.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 INGEST_RATE: Final = 256.0
@@ -72,3 +73,13 @@ class Ingestion:
     def quiet_in(self, now: float) -> float:
         """Seconds until everything is ingested for certain; 0: it is quiet."""
         return max(0.0, self._done_at + SETTLE_S - now)
+
+
+async def rest(wake: asyncio.Event, seconds: float) -> None:
+    """Wait until `wake` is set, but no longer than this; it is cleared then."""
+    timer = asyncio.get_running_loop().call_later(seconds, wake.set)
+    try:
+        await wake.wait()
+    finally:
+        timer.cancel()
+    wake.clear()

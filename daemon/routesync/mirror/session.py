@@ -32,7 +32,7 @@ from routesync.mirror.checks import Checks
 from routesync.mirror.contact import PATIENCE_S, Contact, Reading
 from routesync.mirror.crew import Crew
 from routesync.mirror.horizon import Horizon
-from routesync.mirror.pace import Ingestion, TokenBucket
+from routesync.mirror.pace import Ingestion, TokenBucket, rest
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Breaker, Counters, TargetState
 from routesync.mirror.tripwire import OwnRouteSeenError, Tripwire
@@ -263,15 +263,7 @@ class Session:
             if (due := pending.next_due()) is not None and due > now:
                 wait_s = min(wait_s, due - now)
             self._note_rest()
-            await self._rest(wait_s)
-
-    async def _rest(self, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self.wake.set)
-        try:
-            await self.wake.wait()
-        finally:
-            timer.cancel()
-        self.wake.clear()
+            await rest(self.wake, wait_s)
 
     @property
     def _read_at(self) -> float:
