@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from routesync.cli.check import EX_CONFIG, load_or_explain
-from routesync.cli.live import EX_FAILED, exit_of, print_json
+from routesync.cli.live import EX_FAILED, explained_if_running, print_json
 from routesync.cli.output import Page, complain, moment
 from routesync.cli.routes import route_text, target_text
 from routesync.cli.status import STYLES
-from routesync.control.client import Client, ControlError, NotRunning, url_of
+from routesync.control.client import Client, url_of
 from routesync.control.explain import explain as explain_routes
 from routesync.control.models import read_covering
 from routesync.control.present import Words
@@ -25,23 +25,18 @@ def explain(socket: Path | None, prefix: Prefix, *, as_json: bool) -> int | None
 
     None: no daemon runs, and no socket was named.
     """
-    client = Client(socket)
-    try:
+
+    def work() -> int:
+        client = Client(socket)
         body = client.raw("GET", url_of("/v1/explain", [("of", prefix)]))
         answer = client.read(body, Explanation)
-    except NotRunning as error:
-        if socket is None:
-            return None
-        complain(str(error))
-        return exit_of(error)
-    except ControlError as error:
-        complain(str(error))
-        return exit_of(error)
-    if as_json:
-        print_json(body)
-    else:
-        show(answer, "there is no target; this is what the rules say")
-    return 0 if answer.prefixes else EX_FAILED
+        if as_json:
+            print_json(body)
+        else:
+            show(answer, "there is no target; this is what the rules say")
+        return 0 if answer.prefixes else EX_FAILED
+
+    return explained_if_running(socket, work)
 
 
 def explain_offline(file: Path, prefix: Prefix, *, as_json: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from routesync.cli.output import complain
@@ -24,6 +25,17 @@ def explained(work: Callable[[], int]) -> int:
     try:
         return work()
     except ControlError as error:
+        complain(str(error))
+        return exit_of(error)
+
+
+def explained_if_running(socket: Path | None, work: Callable[[], int]) -> int | None:
+    """The same for a command that can do without a daemon: None where none runs, and no socket was named."""
+    try:
+        return work()
+    except ControlError as error:
+        if isinstance(error, NotRunning) and socket is None:
+            return None
         complain(str(error))
         return exit_of(error)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from rich.prompt import Confirm
 
-from routesync.cli.live import exit_of
-from routesync.cli.output import complain
-from routesync.control.client import Client, ControlError, NotRunning, url_of
+from routesync.cli.live import explained_if_running
+from routesync.control.client import Client, url_of
 from routesync.control.models import AdoptOrder, ForgetOrder, Order, OwnRoutes, WithdrawOrder
 from routesync.control.routes import RoutesAnswer
 from routesync.route import Prefix
@@ -75,13 +74,5 @@ def _order(client: Client, name: str, order: Order) -> int:
 
 
 def _asked(socket: Path | None, work: Callable[[Client], int]) -> int | None:
-    try:
-        return work(Client(socket, timeout_s=None))  # a withdrawal takes as long as it takes
-    except NotRunning as error:
-        if socket is None:
-            return None
-        complain(str(error))
-        return exit_of(error)
-    except ControlError as error:
-        complain(str(error))
-        return exit_of(error)
+    # a withdrawal takes as long as it takes
+    return explained_if_running(socket, lambda: work(Client(socket, timeout_s=None)))
