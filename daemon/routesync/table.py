@@ -7,7 +7,7 @@ elected. A route that the rules drop never gets here: it is as if it were absent
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from routesync.route import Candidate, Prefix
@@ -70,7 +70,3 @@ class Table:
 
     def __len__(self) -> int:
         return len(self._candidates)
-
-    def snapshot(self) -> Mapping[Prefix, Candidate]:
-        """A copy of the whole election."""
-        return dict(self)

@@ -11,7 +11,6 @@ from routesync.control import models
 from routesync.control.problems import ProblemError
 from routesync.control.requests import answer, explain_mistakes, read_order
 from routesync.control.subject import Subject, chosen, in_force, require_ready
-from routesync.mirror.ledger import LedgerError
 from routesync.mirror.reconciler import Reconciler
 from routesync.settings import TargetSettings
 
@@ -57,20 +56,13 @@ class Orders:
         """Claim routes as ours."""
         order = await read_order(request, models.AdoptOrder)
         (target,) = chosen(self._subject, order.target)
-        try:
-            adopted = target.adopt(order.prefixes)
-        except LedgerError as error:
-            raise ProblemError("unavailable", str(error)) from None
-        return answer(models.OwnRoutes(target=order.target, routes=adopted))
+        return answer(models.OwnRoutes(target=order.target, routes=target.adopt(order.prefixes)))
 
     async def forget(self, request: web.Request) -> web.StreamResponse:
         """Give up all claims on a target."""
         order = await read_order(request, models.ForgetOrder)
         self._require_left_alone(order.target, "forget")
-        try:
-            forgotten = self._subject.ownership.forget(order.target)
-        except LedgerError as error:
-            raise ProblemError("unavailable", str(error)) from None
+        forgotten = self._subject.ownership.forget(order.target)
         return answer(models.OwnRoutes(target=order.target, routes=forgotten))
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:

@@ -172,11 +172,6 @@ class DumpRequest(NamedTuple):
     family: int = 0
     table: int = 0
 
-    @property
-    def is_route(self) -> bool:
-        """Whether routes are asked for."""
-        return self.message_type == RTM_GETROUTE
-
     def encode(self, sequence: int) -> bytes:
         """Make the request's bytes; strict checking wants exact headers (rtnetlink.h: ifinfomsg, ifaddrmsg, …)."""
         if self.message_type == RTM_GETROUTE:

@@ -70,7 +70,6 @@ class Changes:
 
         Raises:
             NotSent, OutcomeUnknown, AccessDenied: nothing, or nothing certain, happened; the entry says which.
-            LedgerError: the intent could not be written, so nothing was sent.
         """
         previous = None
         if entry.must_delete:
@@ -93,7 +92,7 @@ class Changes:
         """Post what stands there already: 409 proves that its kernel has it, 200 that it had lost it.
 
         Raises:
-            NotSent, OutcomeUnknown, AccessDenied, LedgerError: as `make`.
+            NotSent, OutcomeUnknown, AccessDenied: as `make`.
         """
         wanted = entry.wanted
         if wanted is None:

@@ -16,7 +16,6 @@ from routesync.loxilb import errors
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.book import Entry
 from routesync.mirror.changes import Changes, Outcome
-from routesync.mirror.ledger import LedgerError
 from routesync.mirror.pace import TokenBucket
 from routesync.mirror.worklist import Worklist
 from routesync.route import Prefix
@@ -143,8 +142,6 @@ class Crew:
                     self._work.doubt(prefix)
         except (errors.NotSent, errors.AccessDenied) as error:
             self.broken = error
-        except LedgerError as error:
-            self.broken = errors.NotSent(str(error))
         except errors.LoxilbError as error:
             self._unknowns += 1
             entry.failures += 1

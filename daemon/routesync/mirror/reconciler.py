@@ -207,9 +207,6 @@ class Reconciler:
         """Claim the routes there that equal the wanted ones and are not ours; tell how many these are.
 
         They are ours when a reading shows that they stand there still. Without prefixes: all of them.
-
-        Raises:
-            LedgerError: the claim cannot be written.
         """
         adopted = self._work.adopt(set(prefixes), partial(self._ledger.intend, self.name))
         self._session.wake.set()

@@ -48,11 +48,7 @@ class Ownership:
         return self._ledger.targets()
 
     def forget(self, target: str) -> int:
-        """Give up all claims on a target; its routes stay. Tell how many these were.
-
-        Raises:
-            LedgerError: it cannot be written.
-        """
+        """Give up all claims on a target; its routes stay. Tell how many these were."""
         owned = self._ledger.owned(target)
         for prefix in owned:
             self._ledger.forget(target, prefix)
