@@ -1,102 +1,129 @@
-"""Alarms: states of a target that an operator should hear of when they begin and when they end.
-
-They are looked at on a clock, not where they arise: what comes and goes between two looks need not be said.
-"""
+"""The alarms of one target, computed from the state of its routes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
-import structlog
+from routesync.events.models import AlarmKind
+from routesync.mirror.reporting import Alarm
+from routesync.mirror.state import MirrorState, Phase
+from routesync.route import Family, Prefix
 
-from routesync.events.models import (
-    EventSink,
-    SyncHeld,
-    SyncOverdue,
-    SyncReleased,
-    SyncTimely,
-    TargetFull,
-    TargetRoom,
-)
-from routesync.mirror.brakes import Limits
-from routesync.mirror.worklist import Worklist
-from routesync.route import Family
-
-log = structlog.get_logger(__name__)
-
-LOOK_S: Final = 1.0
 OVERDUE_S: Final = 300.0
-"""Work that has waited longer than this, neither for a time of its own nor for a hold, is worth an alarm."""
+"""Work that has waited longer than this, neither for a time of its own nor for an operator, is worth an alarm."""
+FEW_SHARE: Final = 0.1
+FEW_ROUTES: Final = 20
+"""Fewer than this share of at least so many kept routes can be mirrored: something is not configured right."""
+NAMED: Final = 3
+"""So many prefixes are named in an alarm."""
 
 
-class Alarms:
-    """Says when what should not last begins and ends."""
+def current_alarms(name: str, state: MirrorState, error: str | None, oldest_s: float, now: float) -> dict[AlarmKind, Alarm]:
+    """The conditions that an operator should know about, as they are now.
 
-    def __init__(self, target: str, work: Worklist, sink: EventSink) -> None:
-        self.overdue = False
-        self._target = target
-        self._work = work
-        self._sink = sink
-        self._full: set[Family] = set()
-        self._start_up = 0  # routes that the start-up hold is known to hold
-
-    def kernel_was_read(self, now: float) -> None:
-        """What the kernel has is known: what it does not have, and an earlier life of ours did, is held."""
-        held = self._work.held_at_start(now)
-        if held and not self._start_up:
-            standing = self._work.occupied
-            log.warning("startup_hold", target=self._target, routes=held, of=standing)
-            self._sink.emit(SyncHeld(target=self._target, cause="start-up", routes=held, standing=standing))
-            self._start_up = held
-
-    def look(self, now: float, limits: Limits, oldest_s: float, error: str | None) -> None:
-        """Compare with the last look, and say what is new."""
-        self._look_at_start_up(now)
-        self._look_at_room(limits)
-        overdue = oldest_s > OVERDUE_S
-        if overdue == self.overdue:
-            return
-        self.overdue = overdue
-        if overdue:
-            waiting = self._work.waiting
-            log.warning(
-                "work_overdue", target=self._target, oldest_s=round(oldest_s), waiting=waiting, error=error
-            )
-            self._sink.emit(
-                SyncOverdue(target=self._target, oldest_s=round(oldest_s, 1), waiting=waiting, error=error)
-            )
-        else:
-            log.info("work_timely", target=self._target)
-            self._sink.emit(SyncTimely(target=self._target))
-
-    def _look_at_start_up(self, now: float) -> None:
-        if not self._start_up:
-            return
-        held = self._work.held_at_start(now)
-        if held:
-            return
-        over = self._work.start_up_is_over(now)
-        routes = self._start_up if over else 0
-        log.info("startup_hold_released", target=self._target, routes=routes)
-        self._sink.emit(
-            SyncReleased(
-                target=self._target, cause="start-up", by="time" if over else "kernel", routes=routes
-            )
+    Args:
+        name: of the target.
+        state: its routes.
+        error: why nothing is sent, if that is known.
+        oldest_s: how long the longest waiting work has waited.
+        now: monotonic seconds.
+    """
+    alarms: dict[AlarmKind, Alarm] = {}
+    if oldest_s > OVERDUE_S:
+        why = f": {error}" if error else ""
+        alarms["overdue"] = Alarm(f"work has waited for {oldest_s:.0f} s{why}", state.waiting)
+    if held := state.withdrawal_limit.held:
+        alarms["withdrawals-held"] = _about(
+            held,
+            f"a mass withdrawal of {len(held)} of {sum(state.occupied.values())} routes is held back until a second dump of "
+            f"the kernel confirms it, or `routesync release --target {name}`",
         )
-        self._start_up = 0
+    if held_at_start := state.held_at_start(now):
+        alarms["startup-hold"] = Alarm(
+            f"{held_at_start} routes of a previous run are not in the kernel; they stay for startup_hold_s",
+            held_at_start,
+        )
+    full = {family: len(over) for family, over in state.over.items() if over}
+    if full:
+        words = ", ".join(
+            f"{count} {family.label} routes wait for room ({_limit_key(family)} = {state.limits.capacity(family)})"
+            for family, count in full.items()
+        )
+        alarms["target-full"] = Alarm(f"the target is full: {words}", sum(full.values()))
+    if state.repairs.contended:
+        again = [prefix for prefix, loss in state.repairs.losses.items() if loss.count > 1]
+        alarms["contended"] = _about(
+            again,
+            f"something deletes our routes: {len(again)} were lost again within 10 minutes, repairs are slowed down to "
+            f"{state.repairs.rate:g}/s; find what removes static routes in loxilb's network namespace",
+        )
+    for kind, phase, text in (
+        (
+            "left-behind",
+            Phase.LEFT_BEHIND,
+            "{count} routes of ours are left behind ({names}): nothing proves that a DELETE would remove them and no "
+            f"other; `routesync adopt --target {name} PREFIX` removes them by your word, `forget` gives them up",
+        ),
+        (
+            "not-forwarded",
+            Phase.NOT_FORWARDED,
+            "loxilb's kernel has {count} routes that its table lacks, so it may not forward them ({names}): another "
+            f"route to the prefix came and went; `routesync repair --target {name} PREFIX` deletes and adds them again",
+        ),
+    ):
+        if state.phases[phase]:
+            prefixes = (prefix for prefix, route in state.routes.items() if route.phase is phase)
+            alarms[kind] = _about(prefixes, text, state.phases[phase])
+    if state.foreign_not_forwarded:
+        alarms["foreign-not-forwarded"] = _about(
+            state.foreign_not_forwarded,
+            "another writer's routes are in loxilb's kernel and, since ours was removed, perhaps not in its table "
+            "({names}): have their owner add them again",
+        )
+    if state.suspects:
+        alarms["return-path"] = _about(
+            state.suspects,
+            "the target fell silent when {names} was posted, which contains the address we speak from; it is not sent "
+            f"again until `routesync resync --target {name} --force`",
+        )
+    if state.inventory.unreadable:
+        alarms["inventory-unreadable"] = Alarm(
+            f"{state.inventory.unreadable} rows of its table cannot be read (the first: "
+            f"{state.inventory.first_unreadable}); routes to these prefixes are not compared",
+            state.inventory.unreadable,
+        )
+    if (nothing := _nothing_mirrored(state)) is not None:
+        alarms["nothing-mirrored"] = nothing
+    return alarms
 
-    def _look_at_room(self, limits: Limits) -> None:
-        for family, waiting in self._work.without_room().items():
-            if waiting and family not in self._full:
-                self._full.add(family)
-                limit = limits.capacity(family)
-                log.warning(
-                    "target_full", target=self._target, family=family.label, limit=limit, waiting=waiting
-                )
-                self._sink.emit(
-                    TargetFull(target=self._target, family=family.label, limit=limit, waiting=waiting)
-                )
-            elif not waiting and family in self._full:
-                self._full.remove(family)
-                log.info("target_has_room", target=self._target, family=family.label)
-                self._sink.emit(TargetRoom(target=self._target, family=family.label))
+
+def _nothing_mirrored(state: MirrorState) -> Alarm | None:
+    ineligible = state.ineligible
+    desired = state.desired + state.over_capacity
+    if not ineligible:
+        return None
+    kept = desired + len(ineligible)
+    if desired and (kept < FEW_ROUTES or desired >= FEW_SHARE * kept):
+        return None
+    reason, count = state.reasons.most_common(1)[0]
+    example = next(evaluation for evaluation in ineligible.values() if evaluation.reason is reason)
+    return Alarm(
+        f"the rules keep {kept} routes, and {desired or 'none'} can be mirrored; {count} are {reason.value}: {example.detail}",
+        len(ineligible),
+    )
+
+
+def _about(prefixes: Iterable[Prefix], text: str, count: int | None = None) -> Alarm:
+    """An alarm about prefixes; `{names}` and `{count}` in its text are the first of them, and how many there are."""
+    if count is None:
+        prefixes = tuple(prefixes)
+        count = len(prefixes)
+    first = tuple(str(prefix) for prefix in islice(prefixes, NAMED))
+    names = ", ".join(first) + (", …" if count > NAMED else "")
+    return Alarm(text.replace("{names}", names).replace("{count}", str(count)), count, first)
+
+
+def _limit_key(family: Family) -> str:
+    return f"max_routes_{family.label}"

@@ -1,64 +1,98 @@
-"""The reconciler of one target: level-triggered, paced, and careful with what is not ours.
+"""The reconciler of one target: it puts the parts together, and is what the rest of the daemon sees of them.
 
-It is told the elected route of each prefix (`consider`), as often as that changes, and works towards a target that has
-exactly the wanted ones. It never replays events: at the moment of doing, only the present wish counts.
+    set_route ──► MirrorState ◄──► Session ──► Applier ──► loxilb
+                      │               └ Handshake, PostedRoutes (namespace check)
+                      └ Reporter ──► events, log; alarms every second
 
-Concurrency: one task (a session of `run`) decides everything; requests run as child tasks (the crew), never two for one
-prefix. All of it, `consider` included, belongs to one event loop.
-
-Complicating factors, each of which shaped the code below (all observed on a real loxilb):
-
-- 2xx means that its kernel took the route; loxilb learns of it later, at 256 a second. Reading its table before it has
-  is dangerous (it can crash) and misleading. So reading waits for quiet, and while somebody waits for a reading, new
-  routes wait too.
-- 409 says that *a* route stands there, and DELETE takes whichever stands first. So nothing is deleted that a fresh
-  reading does not show with our gateway.
-- After its start its table is empty for some seconds, then fills. So at each new connection it is read until two
-  readings agree and are not empty.
-- Its table goes on showing routes that its kernel has lost. A repeated POST tells: so one route is posted again every
-  few seconds (the canary), and all of them when it had been lost, at each new connection, and every hour (the sweep).
+Level-triggered: desired, actual and owned routes decide, events are never replayed. Everything runs on one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from functools import partial
+from typing import Final, NamedTuple
 
 import structlog
 
-from routesync.events.models import EventSink, TargetPaused, TargetResumed
-from routesync.kernel import Link
+from routesync.events.models import EventSink
+from routesync.kernel import InterfaceAddress, Link
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.alarms import LOOK_S, Alarms
-from routesync.mirror.announce import Announcer
-from routesync.mirror.book import NEVER, Entry
-from routesync.mirror.brakes import Limits
-from routesync.mirror.changes import Changes
-from routesync.mirror.contact import Reading
+from routesync.loxilb.wire import Inventory
+from routesync.mirror.alarms import current_alarms
+from routesync.mirror.apply import Applier
+from routesync.mirror.eligibility import (
+    Desired,
+    Ineligible,
+    NodeFacts,
+    TargetFacts,
+    TargetRules,
+    contains_our_end,
+    evaluate,
+    self_addresses,
+)
+from routesync.mirror.handshake import Handshake
 from routesync.mirror.hold import Hold
-from routesync.mirror.horizon import Horizon
-from routesync.mirror.ledger import Ledger
-from routesync.mirror.measures import Measures
-from routesync.mirror.pace import Ingestion, TokenBucket
+from routesync.mirror.holes import find_holes
+from routesync.mirror.ledger import Ledger, Row
+from routesync.mirror.limits import Limits
+from routesync.mirror.namespace import KernelEvents, PostedRoutes
+from routesync.mirror.reporting import Alarm, Reporter
 from routesync.mirror.session import Session
-from routesync.mirror.status import Counters, TargetView
-from routesync.mirror.tripwire import Tripwire
-from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
+from routesync.mirror.state import WITNESS_LAG_S, MirrorState, Phase
+from routesync.mirror.status import TargetState, TargetView
+from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
-from routesync.mirror.worklist import WITNESS_LAG_S, Worklist
-from routesync.route import Candidate, Family, Prefix, Route
+from routesync.route import Address, Candidate, Family, Prefix, Route
 
 log = structlog.get_logger(__name__)
 
+LOOK_S: Final = 1.0
+"""How often alarms are computed, and what is known of this node is compared."""
+HOLES_S: Final = 10.0
+
+
+class RouteView(NamedTuple):
+    """One prefix at one target, to read only. Times are monotonic seconds."""
+
+    phase: Phase
+    evaluation: Desired | Ineligible | None
+    owned: Address | None
+    since: float | None
+    error: str = ""
+
+
+class OwnNode:
+    """What a reconciler asks about this node. The defaults are those of a node that nothing is known of."""
+
+    events: KernelEvents | None = None
+
+    def links(self) -> Mapping[int, Link]:
+        """The network interfaces of the namespace whose routes are mirrored, by ifindex."""
+        return {}
+
+    def addresses(self) -> Collection[InterfaceAddress]:
+        """Our own addresses there."""
+        return ()
+
+    def gateways(self) -> frozenset[Address]:
+        """The gateways of any route of this node."""
+        return frozenset()
+
+    def elected(self, prefix: Prefix) -> Candidate | None:
+        """The best route of a prefix."""
+        raise NotImplementedError
+
+    def request_resync(self) -> None:
+        """Ask for another dump of the kernel's routes."""
+
 
 class Reconciler:
-    """Keeps one target as it is wanted. To be made within the event loop.
+    """Keeps one target as desired. To be made within the event loop.
 
-    `run` is eternal; cancel it to stop (routes stay).
+    `run` is endless; cancel it to stop (routes stay).
     """
 
     def __init__(
@@ -70,308 +104,362 @@ class Reconciler:
         limits: Limits,
         ledger: Ledger,
         sink: EventSink,
-        links: Callable[[], Mapping[int, Link]],
-        horizon: Horizon | None = None,
-        request_kernel_reading: Callable[[], None] = lambda: None,
+        node: OwnNode,
+        targets: TargetsAddresses | None = None,
         witness: Witness | None = None,
         hold: Hold | None = None,
     ) -> None:
         self.name = name
+        self.facts = TargetFacts()
+        """What is known of the target's place in the network."""
+        self.report = Reporter(name, sink)
         self._client = client
         self._rules = rules
         self._ledger = ledger
-        self._sink = sink
-        self._horizon = horizon or Horizon([client.url])
+        self._node = node
+        self._targets = targets or TargetsAddresses([client.url])
         self._hold = hold or Hold(None, name)
         self._witness = witness
         self._resumed = asyncio.Event()
-        self._resumed_at = NEVER
+        self._resumed_at = 0.0
         self._serving: asyncio.Task[None] | None = None
-        self._bucket = TokenBucket(limits.rate, limits.burst, self._now())
-        self._measures = Measures()
-        self._say = Announcer(name, sink, self._measures)
-        self._tripwire = Tripwire(self._tripped, self._now)
-        self._counters = Counters()
-        ingestion = Ingestion(self._now())
-        changes = Changes(
-            name,
-            client=client,
-            ledger=ledger,
-            say=self._say,
-            ingestion=ingestion,
-            bucket=self._bucket,
-            counters=self._counters,
-            tripwire=self._tripwire,
-        )
-        self._work = Worklist(
-            changes,
-            self._say,
-            judge=self._judge,
-            limits=limits,
-            now=self._now,
-            request_kernel_reading=request_kernel_reading,
+        self._reevaluate = asyncio.Event()
+        self._evaluations: dict[Desired | Ineligible, Desired | Ineligible] = {}
+        self._holes: tuple[tuple[Prefix, ...], int] = ((), 0)
+        self._holes_at = 0.0
+        self._node_facts = self._gather_node_facts()
+        self.state = MirrorState(
+            limits,
+            _now(),
+            evaluate=self._evaluate,
+            elected=node.elected,
+            contains_our_end=lambda prefix: contains_our_end(prefix, self.facts),
+            note=lambda prefix, row: ledger.note(name, prefix, row),
+            report=self.report,
+            request_resync=node.request_resync,
             witness=witness,
         )
+        self._proof = None
+        if node.events is not None:
+            self._proof = PostedRoutes(node.events, lambda: self.state.protocols)
+        self._applier = Applier(client, ledger)
         self._session = Session(
             name,
             client,
-            self._work,
-            changes,
-            self._counters,
-            limits=limits,
-            sink=sink,
-            links=links,
-            horizon=self._horizon,
-            ingestion=ingestion,
-            bucket=self._bucket,
-            witness=witness,
-            tripwire=self._tripwire,
+            self.state,
+            self._applier,
+            self.report,
+            lambda waiting: Handshake(
+                client, node.links, self.state.ingestion, limits=lambda: self.state.limits, waiting=waiting
+            ),
+            use_inventory=self._use_inventory,
+            proof=self._proof,
         )
-        self._alarms = Alarms(name, self._work, sink)
-        self._horizon.join(name, self.rejudge)
+        self._targets.join(name, self.reevaluate)
         if self._hold.since is not None:
-            self._enter_hold()
+            self._enter_pause()
         else:
             self._resumed.set()
 
     @property
     def contacted(self) -> asyncio.Event:
-        """Set when it answered, or failed to, at least once; or when it is held."""
+        """Set when the target answered, or failed to, at least once; or when it is paused."""
         return self._session.contacted
 
-    # -- what is wanted ---------------------------------------------------------------------------------------------
+    # -- the desired state ------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None) -> None:
+    def set_route(
+        self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None = None
+    ) -> None:
         """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks.
 
-        `asked_at` is when that change was read off the kernel, in monotonic seconds; None: it was none of the kernel.
+        `kernel_changed_at` is when that change was read off the kernel, in monotonic seconds, if one caused this.
         """
-        self._work.consider(prefix, candidate, asked_at)
-        self._session.wake.set()
-
-    def retain(self, prefixes: Iterable[Prefix]) -> None:
-        """Take what is not among these prefixes as gone: for a table that is given as a whole."""
-        self._work.retain(prefixes)
+        self.state.route_changed(prefix, candidate, _now(), kernel_changed_at)
         self._session.wake.set()
 
     def load_ledger(self) -> None:
-        """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
-        self._work.claim(self._ledger.owned(self.name).items())
+        """Take what the ledger says may be ours. What is not desired is withdrawn after the start-up hold."""
+        self.state.claim(self._ledger.owned(self.name).items(), _now())
 
     def reconfigure(self, rules: TargetRules, limits: Limits) -> None:
-        """Take other rules and limits from now on: every route is judged anew, and what differs is done.
-
-        Routes that stand there stay, also where `max_routes` is less than their number now.
-        """
+        """Apply other rules and limits: every route is evaluated again, and what differs is done."""
         self._rules = rules
-        self._bucket.change(limits.rate, limits.burst, self._now())
-        self._session.reconfigure(limits)
-        self._work.reconfigure(limits)
-        self.rejudge()
+        self.state.change_limits(limits, _now())
+        self.reevaluate()
 
-    def overhear(self, route: Route) -> None:
-        """Our own kernel says that a route was made where none had its key: is it one that we posted? Cheap."""
-        self._tripwire.heard(route)
-
-    def _tripped(self) -> None:
-        self._session.crew.broken = self._tripwire.error
+    def reevaluate(self) -> None:
+        """Evaluate every elected route again, soon: what is known of targets or of this node changed."""
+        self._reevaluate.set()
         self._session.wake.set()
 
-    def rejudge(self) -> None:
-        """Judge every elected route anew: what is known of targets changed."""
-        self._work.rejudge()
-        self._session.wake.set()
+    def _evaluate(self, candidate: Candidate, current: Address | None) -> Desired | Ineligible:
+        evaluation = evaluate(candidate, self._rules, self.facts, self._node_facts, current)
+        return self._evaluations.setdefault(evaluation, evaluation)  # thousands of routes share one
 
-    def order_sweep(self) -> None:
-        """Have all routes of ours posted again, as a proof that they stand there, when nothing else is to be done."""
-        self._session.order_sweep()
+    def _gather_node_facts(self) -> NodeFacts:
+        return NodeFacts(
+            self._targets.addresses,
+            self._node.gateways(),
+            self_addresses(self._node.addresses(), self.facts),
+            frozenset(self.state.suspects) if hasattr(self, "state") else frozenset(),
+        )
 
-    def kernel_was_read(self, began: float) -> None:
-        """The kernel's table was read anew, from that moment on, and what that changed was considered."""
-        self._alarms.kernel_was_read(self._now())
-        held = self._work.brake.held
-        if self._work.brake.second_reading(self._work.pending, began):
-            self._say.released(held, "second-reading")
+    async def _use_inventory(self, inventory: Inventory, version: str, connected: bool) -> None:  # noqa: FBT001
+        """Learn the target's place in the network; what that changes is evaluated before anything is sent."""
+        steps = TargetFacts.gather(inventory, self._client.ends, self.state.owned, version)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                facts = end.value
+                break
+            await asyncio.sleep(0)
+        changed = facts != self.facts
+        self.facts = facts
+        self._targets.see(self.name, facts.addresses)
+        if self._refresh_node_facts() or changed or connected:
+            await self._reevaluate_all()
+
+    def _refresh_node_facts(self) -> bool:
+        before, self._node_facts = self._node_facts, self._gather_node_facts()
+        return before != self._node_facts
+
+    async def _reevaluate_all(self) -> None:
+        self._evaluations.clear()
+        for _ in self.state.reevaluate(_now()):
+            await asyncio.sleep(0)
+
+    # -- what the kernel says ---------------------------------------------------------------------------------------
+
+    def on_route_created(self, route: Route) -> None:
+        """Our own kernel announced a route where none had its key: is it one that we posted? Cheap."""
+        if self._proof is not None:
+            self._proof.on_route_created(route)
+
+    def on_resync(self, began: float) -> None:
+        """The kernel's table was dumped again, from that moment on, and what that changed was taken."""
+        if self.state.resynced(began):
+            self.report.clear("withdrawals-held", _now(), "a second dump of the kernel confirms the withdrawals")
             self._session.wake.set()
+
+    # -- what operators ask for -------------------------------------------------------------------------------------
+
+    def verify(self, *, force: bool = False) -> None:
+        """Have all our routes posted again, as a proof that they exist; `force`: and send suspected prefixes again."""
+        if force and self.state.suspects:
+            self.state.suspects.clear()
+            self.reevaluate()
+        self.state.verify_soon(_now())
+        self.state.inventory_at = min(self.state.inventory_at, _now() - self.state.limits.inventory_interval_s)
+        self._session.wake.set()
 
     def release(self) -> int:
-        """Let a mass withdrawal go that is held back; tell how many routes that is about."""
-        held = self._work.brake.held
-        if held:
-            self._work.brake.release()
-            self._say.released(held, "hand")
+        """Let a held mass withdrawal go; tell how many routes that is about."""
+        released = self.state.withdrawal_limit.release()
+        if released:
+            self.report.clear("withdrawals-held", _now(), "released by the operator")
             self._session.wake.set()
-        return held
+        return released
 
     def adopt(self, prefixes: Collection[Prefix] = ()) -> int:
-        """Claim the routes there that equal the wanted ones and are not ours; tell how many these are.
-
-        They are ours when a reading shows that they stand there still. Without prefixes: all of them.
-        """
-        adopted = self._work.adopt(set(prefixes), partial(self._ledger.intend, self.name))
+        """See `MirrorState.adopt`."""
         self._session.wake.set()
-        return adopted
+        return self.state.adopt(prefixes, _now())
 
-    def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
-        return judge(candidate, self._rules, facts, self._horizon.addresses)
+    def forget(self, prefixes: Collection[Prefix]) -> int:
+        """See `MirrorState.forget`."""
+        return self.state.forget(prefixes, _now())
 
-    # -- a hold -----------------------------------------------------------------------------------------------------
+    def repair(self, prefixes: Collection[Prefix] = ()) -> int:
+        """See `MirrorState.heal`."""
+        self._session.wake.set()
+        return self.state.heal(prefixes, _now())
 
     @property
     def paused(self) -> bool:
-        """Whether somebody holds the target."""
+        """Whether an operator paused the target."""
         return self._hold.since is not None
 
     def pause(self) -> str | None:
         """Leave the target exactly as it is until `resume`, over restarts of the daemon too.
 
-        Nothing is begun any more, neither written nor read; what is under way is finished, the second half of a
-        replacement too (`at_rest` tells when). Changes are considered all the while, so that afterwards only the
-        difference is made.
+        Nothing new is sent, neither written nor read; what was begun is finished, the second half of a replacement too
+        (`at_rest` tells when). Route changes are taken all the while, so that afterwards only the difference is made.
 
         Returns:
-            Why the hold would not survive a restart, or None.
+            Why the pause would not survive a restart, or None.
 
         """
         trouble = None
         if self._hold.since is None:
             trouble = self._hold.set()
-            self._enter_hold()
-            self._say_paused(trouble)
+            self._enter_pause()
+            log.warning("target_paused", target=self.name, url=self._client.url, trouble=trouble)
         return trouble
 
-    def _say_paused(self, trouble: str | None) -> None:
-        log.warning("target_paused", target=self.name, url=self._client.url, trouble=trouble)
-        self._sink.emit(TargetPaused(target=self.name))
-
-    def _enter_hold(self) -> None:
+    def _enter_pause(self) -> None:
         since = datetime.fromtimestamp(self._hold.since or time.time(), UTC)
-        self._session.enter_hold(
-            f"paused by hand since {since:%Y-%m-%d %H:%M:%S} UTC: it is left as it is until it is resumed"
-        )
+        text = f"paused since {since:%Y-%m-%d %H:%M:%S} UTC: it is left as it is until `routesync resume`"
+        self._session.pause(text)
+        self.report.raise_("paused", Alarm(text), _now())
         self._resumed.clear()
         if self._serving is not None:
             self._serving.cancel()
 
     def resume(self) -> str | None:
-        """End the hold: make contact anew, and make the difference that has come up.
+        """End the pause: connect, and make the difference that has come up.
 
         Returns:
-            Why the hold would come back with a restart, or None.
+            Why the pause would come back with a restart, or None.
 
         """
         if self._hold.since is None:
             return None
-        held_s = max(0.0, time.time() - self._hold.since)
         trouble = self._hold.lift()
         log.warning("target_resumed", target=self.name, url=self._client.url, trouble=trouble)
-        self._sink.emit(TargetResumed(target=self.name, paused_s=round(held_s, 1)))
-        self._session.leave_hold()
-        self._resumed_at = self._now()
+        self.report.clear("paused", _now())
+        self._session.resume()
+        self._resumed_at = _now()
         self._resumed.set()
         return trouble
 
     async def at_rest(self) -> None:
-        """Return when no request is under way."""
-        await self._session.crew.settle()
+        """Return when no request is being sent."""
+        await self._session.settle()
 
-    # -- the eternal task -------------------------------------------------------------------------------------------
+    # -- the endless task -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connect, work, and when the connection breaks begin again. Returns never."""
-        if self.paused:  # since an earlier life
-            self._say_paused(None)
-        others = [asyncio.create_task(self._look_out())]
+        """Connect, work, and when the session ends begin again. Returns never."""
+        others = [asyncio.create_task(self._look()), asyncio.create_task(self._reevaluate_when_asked())]
         if self._witness is not None:
-            others.append(asyncio.create_task(self._witness.run(self._witnessed)))
+            others.append(asyncio.create_task(self._witness.run(self._on_witness_event)))
         try:
             while True:
                 await self._resumed.wait()
-                await self._session.crew.settle()
+                await self._session.settle()
                 if self.paused:  # again
                     continue
                 self._serving = asyncio.create_task(self._session.run())
-                await asyncio.wait([self._serving])
-                if not self._serving.cancelled():
-                    self._serving.result()
+                done, _ = await asyncio.wait([self._serving, *others], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task is not self._serving or not task.cancelled():
+                        task.result()
         finally:
             tasks = [*others, *([self._serving] if self._serving else [])]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._session.crew.cancel()
+            await self._session.cancel()
 
-    async def _look_out(self) -> None:
+    async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            if not self.paused:
-                self._alarms.look(self._now(), self._session.limits, self._oldest_s(), self._session.error)
+            now = _now()
+            if self._refresh_node_facts():
+                self.reevaluate()
+            if self.paused:
+                continue
+            self.report.set_alarms(
+                current_alarms(self.name, self.state, self._session.error, self._oldest_s(), now), now
+            )
+            if now >= self._holes_at:
+                self._holes_at = now + HOLES_S
+                self._holes = await find_holes(self.state)
 
-    def _witnessed(self, prefix: Prefix) -> None:
-        if self._work.witnessed(prefix):
-            asyncio.get_running_loop().call_later(WITNESS_LAG_S, self._witnessed, prefix)
+    async def _reevaluate_when_asked(self) -> None:
+        while True:
+            await self._reevaluate.wait()
+            self._reevaluate.clear()
+            self._refresh_node_facts()
+            await self._reevaluate_all()
+            self._session.wake.set()
+
+    def _on_witness_event(self, prefix: Prefix, foreign_removed: bool = False) -> None:  # noqa: FBT001, FBT002
+        if self.state.witness_changed(prefix, _now(), foreign_removed=foreign_removed):
+            asyncio.get_running_loop().call_later(WITNESS_LAG_S, self._on_witness_event, prefix)
         self._session.wake.set()
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
-
-    # -- how it stands ----------------------------------------------------------------------------------------------
+    # -- how it fares -----------------------------------------------------------------------------------------------
 
     def _oldest_s(self) -> float:
-        now = self._now()
-        return 0.0 if self.paused else min(self._work.oldest_s(now), now - self._resumed_at)
+        now = _now()
+        return 0.0 if self.paused else min(self.state.oldest_s(now), now - self._resumed_at)
+
+    def route(self, prefix: Prefix) -> RouteView | None:
+        """One prefix at this target; None: it is not known here."""
+        state = self.state
+        if (route := state.routes.get(prefix)) is not None:
+            return RouteView(route.phase, route.desired, route.owned, route.since, route.error)
+        if (evaluation := state.ineligible.get(prefix)) is not None:
+            return RouteView(Phase.INELIGIBLE, evaluation, None, None)
+        if prefix in state.over[prefix.family] and (candidate := self._node.elected(prefix)) is not None:
+            evaluated = self._evaluate(candidate, None)
+            return RouteView(Phase.OVER_CAPACITY, evaluated, None, None, "max_routes is reached")
+        return None
+
+    def prefixes(self) -> set[Prefix]:
+        """Every prefix that is known here."""
+        state = self.state
+        return set().union(state.routes, state.ineligible, *state.over.values())
+
+    @property
+    def inventory(self) -> Inventory | None:
+        """The target's table as it was last read; None: not yet."""
+        return self.state.inventory if self.state.counters.inventories else None
+
+    @property
+    def inventory_at(self) -> float:
+        """When reading that began, in monotonic seconds."""
+        return self.state.inventory_at
+
+    def witness_shows(self, prefix: Prefix) -> bool | None:
+        """Whether the target's kernel has our route now; None: there is no witness, or nothing of ours to look for."""
+        route = self.state.routes.get(prefix)
+        if self._witness is None or not self._witness.ready or route is None or route.owned is None:
+            return None
+        return self._witness.shows(prefix, route.owned)
 
     def view(self) -> TargetView:
-        """How this target stands, for status and metrics."""
-        work, now = self._work, self._now()
+        """How this target fares, for status and metrics."""
+        state, session, now = self.state, self._session, _now()
+        target_state = session.target_state
+        served = target_state in {TargetState.SYNCED, TargetState.SYNCING}
         return TargetView(
             name=self.name,
             url=self._client.url,
-            state=self._session.state,
-            version=self._session.version,
-            error=self._session.error,
-            wanted=work.tally.wanted,
-            phases=work.tally.phases.copy(),
-            waiting=work.waiting + len(self._session.crew),
+            state=target_state,
+            version=session.version,
+            error=session.error,
+            desired=state.desired + state.over_capacity,
+            phases=state.all_phases(),
+            waiting=state.waiting,
             oldest_s=self._oldest_s(),
-            braked=work.brake.held,
-            paused=self.paused,
+            rate=state.limits.rate,
+            remaining_s=state.waiting / state.limits.rate if state.waiting and served else None,
+            complete=served and state.complete,
+            proved_s=now - state.proved_at if state.counters.inventories else None,
+            held=len(state.withdrawal_limit.held),
+            held_at_start=state.held_at_start(now),
             paused_since=self._hold.since,
-            held_at_start=work.held_at_start(now),
-            over_capacity=len(work.over),
-            overdue=self._alarms.overdue and not self.paused,
-            unreachable_gateways=self._session.unreachable_gateways,
-            by_urgency=work.pending.counts,
-            in_flight=len(self._session.crew),
-            breaker=self._session.breaker,
-            counters=replace(self._counters),
+            unreachable_gateways=tuple(state.unreachable),
+            alarms=self.report.alarms.copy(),
+            reasons={reason.value: count for reason, count in sorted(state.reasons.items()) if count},
+            holes=self._holes,
+            by_urgency=state.queue.counts,
+            in_flight=self._applier.sending,
+            breaker=session.breaker,
+            connections=session.connections,
+            counters=state.counters,
             requests=self._client.requests.copy(),
             durations=self._client.durations,
-            occupied=work.occupied_by_family,
-            capacity={family: self._session.limits.capacity(family) for family in Family},
-            measures=self._measures,
-            token_wait_s=self._bucket.waited_s,
+            occupied=state.occupied,
+            capacity={family: state.limits.capacity(family) for family in Family},
+            measures=self.report.measures,
+            token_wait_s=state.bucket.waited_s,
         )
 
-    @property
-    def facts(self) -> TargetFacts:
-        """What is known of the target's own place in the network."""
-        return self._work.facts
 
-    @property
-    def reading(self) -> Reading | None:
-        """Its table as it was last read; None: not yet."""
-        return self._work.reading
-
-    def witness_shows(self, prefix: Prefix) -> bool | None:
-        """Whether its kernel has the route of ours now; None: there is no witness, or nothing of ours to look for."""
-        entry = self.entries.get(prefix)
-        if self._witness is None or not self._witness.ready or entry is None or entry.known is None:
-            return None
-        return self._witness.shows(prefix, entry.known)
-
-    @property
-    def entries(self) -> Mapping[Prefix, Entry]:
-        """What is known of each prefix; to read only."""
-        return self._work.entries
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,324 +1,348 @@
-"""A session with one target: contact, then work until the connection breaks, then contact anew.
+"""The sessions with one target: handshake, then work until nothing works any more, then the same again.
 
-Complicating factors, observed on a real loxilb: 2xx means that its kernel took the route, and its table shows it later,
-at 256 a second; reading the table before it has can crash it. So reading waits for quiet, and while somebody waits for
-a reading, new routes wait too.
+Concurrency: everything runs on one event loop. One task (`run`) connects, reads the table and starts workers; a worker
+sends one request after the other, never two for one prefix. `state.py` decides what is sent; this file only waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 import structlog
 
-from routesync.events.models import (
-    EventSink,
-    SyncCompleted,
-    SyncFailed,
-    SyncStarted,
-    TargetDown,
-    TargetRefused,
-    TargetUp,
-)
-from routesync.kernel import Link
+from routesync.backoff import backoff_s
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.book import NEVER, STATIC, Entry, our_protocols
-from routesync.mirror.brakes import Limits
-from routesync.mirror.changes import Changes, Outcome
-from routesync.mirror.checks import Checks
-from routesync.mirror.contact import PATIENCE_S, Contact, Reading
-from routesync.mirror.crew import Crew
-from routesync.mirror.horizon import Horizon
-from routesync.mirror.pace import Ingestion, TokenBucket, rest
-from routesync.mirror.pending import Urgency
-from routesync.mirror.status import Breaker, Counters, TargetState
-from routesync.mirror.tripwire import OwnRouteSeenError, Tripwire
-from routesync.mirror.witness import Witness
-from routesync.mirror.worklist import Worklist, backoff
-from routesync.names import PROTOCOLS
-from routesync.route import Address, Family, Prefix, format_address
+from routesync.loxilb.wire import Inventory
+from routesync.mirror.apply import Applier
+from routesync.mirror.handshake import PATIENCE_S, Dump, Handshake
+from routesync.mirror.reporting import Reporter
+from routesync.mirror.state import STATIC, Answer, Kind, MirrorState, Outcome, Request
+from routesync.mirror.status import Breaker, TargetState
+from routesync.route import Family, Prefix, format_address
 
 log = structlog.get_logger(__name__)
 
+WORKERS: Final = 64
+"""Requests that wait for the ledger's disk or for a connection; so one commit serves many."""
 RECONNECT_FIRST_S: Final = 0.5
 RECONNECT_MOST_S: Final = 30.0
+FAILURES_IN_A_ROW: Final = 5
+"""So many requests without an answer, none answered in between, and the session ends."""
+BATCH_S: Final = 1.0
+"""Work that is done within this time is not reported as a sync."""
+STATIC_OR_BOOT: Final = STATIC | {"boot", "3"}
+
+
+def our_protocols(version: str) -> frozenset[str]:
+    """What our routes are shown as: we post with protocol static, which loxilb honours since v0.9.5."""
+    return STATIC_OR_BOOT if version.startswith("before") else STATIC
+
+
+class NamespaceProof(Protocol):
+    """Finds out whether a route that we posted came up in our own kernel."""
+
+    def begin(self, request: Request) -> None:
+        """A POST is about to be sent."""
+
+    async def shared(self, request: Request) -> bool | None:
+        """After its 2xx: whether the target shares our namespace; None: this one did not tell."""
+
+
+class SharedNamespaceError(errors.LoxilbError):
+    """What we posted came up in our own kernel."""
 
 
 class Session:
     """The sessions with one target, one after the other.
 
     Attributes:
-        state: what it is doing.
+        status: what the session is doing; `synced` and `syncing` follow from the state of the routes.
         error: why it is not doing better, in one line.
-        version: of the target, once it was contacted.
-        limits: how the target is treated; may be replaced.
-        contacted: it answered, or failed to, at least once; or it is held.
+        version: of the target, after the first handshake.
+        contacted: set when the target answered, or failed to, at least once; or is paused.
         wake: set whenever something changed that the session may wait for.
-        crew: the requests under way.
     """
 
     def __init__(
         self,
         name: str,
         client: LoxilbClient,
-        work: Worklist,
-        changes: Changes,
-        counters: Counters,
+        state: MirrorState,
+        applier: Applier,
+        report: Reporter,
+        handshake: Callable[[Callable[[TargetState, str], None]], Handshake],
         *,
-        limits: Limits,
-        sink: EventSink,
-        links: Callable[[], Mapping[int, Link]],
-        horizon: Horizon,
-        ingestion: Ingestion,
-        bucket: TokenBucket,
-        witness: Witness | None,
-        tripwire: Tripwire,
+        use_inventory: Callable[[Inventory, str, bool], Awaitable[None]],
+        proof: NamespaceProof | None,
     ) -> None:
-        self.state = TargetState.CONNECTING
+        self.status = TargetState.CONNECTING
         self.error: str | None = None
         self.version: str | None = None
-        self.limits = limits
         self.contacted = asyncio.Event()
         self.wake = asyncio.Event()
+        self.connections = 0
         self._name = name
         self._client = client
-        self._work = work
-        self._changes = changes
-        self._counters = counters
-        self._sink = sink
-        self._horizon = horizon
-        self._ingestion = ingestion
-        self._witness = witness
-        self._tripwire = tripwire
+        self._state = state
+        self._applier = applier
+        self._report = report
+        self._handshake = handshake(self._not_yet)
+        self._use_inventory = use_inventory
+        self._proof = proof
         self._failures = 0
-        self._said: set[TargetState] = set()  # the troubles that were said since there was contact
-        self._sync_began: float | None = None
-        self._sync_base = (0, 0)
-        self._contact = Contact(client, links, ingestion, gap_s=limits.reading_gap_s, say=self._say_waiting)
-        self._checks = Checks(work, counters)
-        self.crew = Crew(
-            name,
-            work,
-            changes,
-            bucket,
-            now=_now,
-            landed=self.wake.set,
-            reading_due=self._reading_due,
-            checked=self._checked,
-        )
+        self._unanswered = 0
+        self._broken: errors.LoxilbError | None = None
+        self._reported: set[TargetState] = set()  # troubles that were reported since the last handshake
+        self._workers: set[asyncio.Task[None]] = set()
+        self._batch: tuple[float, int, int] | None = None
+        self._batch_reported = False
 
     @property
-    def unreachable_gateways(self) -> tuple[Address, ...]:
-        """Next hops that its kernel does not reach: whether their routes stand there, nothing can tell."""
-        return tuple(self._checks.unreachable)
+    def target_state(self) -> TargetState:
+        """What is being done about the target, as is true at this moment."""
+        if self.status is not TargetState.SYNCED:
+            return self.status
+        return TargetState.SYNCED if self._state.synced else TargetState.SYNCING
 
     @property
     def breaker(self) -> Breaker:
         """Whether requests go out."""
-        if self.state in {TargetState.UNREACHABLE, TargetState.PAUSED}:
+        if self.status in {TargetState.UNREACHABLE, TargetState.PAUSED}:
             return "open"
-        return "closed" if self.state in {TargetState.SYNCING, TargetState.SYNCED} else "half-open"
+        return "closed" if self.status is TargetState.SYNCED else "half-open"
 
-    def reconfigure(self, limits: Limits) -> None:
-        """Take other limits from now on."""
-        self.limits = limits
-        self._checks.reconfigure(_now(), limits)
-
-    def order_sweep(self) -> None:
-        """Have all routes of ours posted again when nothing else is to be done."""
-        self._checks.sweep_soon(_now())
-        self.wake.set()
-
-    def enter_hold(self, why: str) -> None:
-        """Begin nothing more; the caller cancels `run`."""
-        self.state, self.error = TargetState.PAUSED, why
-        self._sync_began = None
-        self.crew.halted = True
+    def pause(self, why: str) -> None:
+        """Send nothing new; the caller cancels `run`."""
+        self.status, self.error = TargetState.PAUSED, why
+        self._batch = None
+        self._state.halted = True
         self.contacted.set()
 
-    def leave_hold(self) -> None:
+    def resume(self) -> None:
         """The next `run` begins as after a start."""
-        self.state, self.error, self._failures = TargetState.CONNECTING, None, 0
+        self.status, self.error, self._failures = TargetState.CONNECTING, None, 0
 
     async def run(self) -> None:
-        """Serve the target until cancelled; what is under way then is the crew's to finish."""
-        self.crew.halted = False
+        """Serve the target until cancelled; what is being sent then is finished, or cancelled by `cancel`."""
+        self._state.halted = False
         while True:
             try:
                 await self._connect()
-                await self._serve()
-            except OwnRouteSeenError as error:
+                await self._work()
+            except SharedNamespaceError as error:
                 await self._refuse(error)
             except errors.LoxilbError as error:
                 await self._rest_after(error)
 
-    async def _rest_after(self, error: errors.LoxilbError) -> None:
-        await self.crew.settle()  # what they learn is worth the wait
-        self._failures += 1
-        delay = backoff(self._failures, RECONNECT_FIRST_S, RECONNECT_MOST_S)
-        text = str(error)
-        if isinstance(error, errors.AccessDenied):
-            text += "; set token_file for this target"
-        if self._is_news(TargetState.UNREACHABLE):
-            log.warning("target_down", target=self._name, url=self._client.url, error=text)
-            self._sink.emit(TargetDown(target=self._name, url=self._client.url, error=text))
-            if self._sync_began is not None:
-                self._sink.emit(SyncFailed(target=self._name, error=text, retry_in_s=round(delay, 1)))
-        self.state, self.error = TargetState.UNREACHABLE, text
-        self._sync_began = None
+    async def _connect(self) -> None:
+        version, dump = await self._handshake.make()
+        state, now = self._state, _now()
+        self.connections += 1
+        state.protocols = our_protocols(version)
+        state.connected(now)
+        self._broken, self._unanswered = None, 0
+        await self._take(dump, version, connected=True)
+        if self._reported or self.version is None:
+            self._reported.clear()
+            self._report.target_up(self._client.url, version)
+        self.version, self._failures, self.error = version, 0, None
+        self.status = TargetState.SYNCED
+        self._begin_batch(now, report=True)
         self.contacted.set()
-        await asyncio.sleep(delay)
 
-    async def _refuse(self, error: OwnRouteSeenError) -> None:
-        """It lives in our own namespace after all: undo what came up here, and begin anew with its ports."""
-        await self.crew.settle()
-        self._contact.disprove()
-        seen, self._tripwire.seen = self._tripwire.seen, {}
-        left = [str(prefix) for prefix, gateway in seen.items() if not await self._take_back(prefix, gateway)]
-        log.error("target_refused", target=self._name, url=self._client.url, reason=str(error), left=left)
-        self._said.add(TargetState.SHARED_NAMESPACE)
-        self.state, self.error = TargetState.SHARED_NAMESPACE, str(error)
-        self._sync_began = None
-        self._say_refused("own-route-seen", str(error))
+    async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:
+        await self._use_inventory(dump.inventory, version, connected)
+        for _ in self._state.take_inventory(dump.inventory, dump.started, _now(), connected=connected):
+            await asyncio.sleep(0)
+
+    async def _work(self) -> None:
+        """Send what waits, and read the table when that is due, until the session is broken."""
+        state = self._state
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            now = _now()
+            if not self._workers and state.inventory_in(now) <= 0:
+                await self._read_table()
+                continue
+            self._start_workers()
+            self._report_batch(now)
+            await rest(self.wake, max(0.001, min(state.next_wakeup(now), 1.0)))
+            state.tick(_now())
+
+    async def _read_table(self) -> None:
+        dump = await self._handshake.inventory()
+        if not dump.inventory.rows:
+            raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
+        await self._take(dump, self.version or "", connected=dump.restarted)
+
+    # -- workers ----------------------------------------------------------------------------------------------------
+
+    def _start_workers(self) -> None:
+        while len(self._workers) < WORKERS and self._broken is None:
+            request = self._state.next_request(_now())
+            if request is None:
+                return
+            worker = asyncio.get_running_loop().create_task(self._send_on(request))
+            self._workers.add(worker)
+            worker.add_done_callback(self._ended)
+
+    async def _send_on(self, first: Request) -> None:
+        """Send a request, what follows it, and then the next that waits, as long as there is one."""
+        request: Request | None = first
+        while request is not None:
+            outcome = await self._send(request)
+            request = self._state.finished(request, outcome, _now())
+            self._note_health(outcome)
+            if self._broken is not None and request is not None:
+                request = self._state.finished(request, Outcome(Answer.NOT_SENT, str(self._broken)), _now())
+            if request is None and self._broken is None:
+                request = self._state.next_request(_now())
+
+    async def _send(self, request: Request) -> Outcome:
+        proving = self._state.one_at_a_time and request.kind is not Kind.DELETE
+        if proving and self._proof is not None:
+            self._proof.begin(request)
+        outcome = await self._applier.send(request)
+        if proving and outcome.answer is Answer.CREATED:
+            shared = await self._proof.shared(request) if self._proof is not None else False
+            if shared:
+                self._broken = SharedNamespaceError(
+                    f"the route to {request.prefix} via {format_address(request.gateway)} that was posted to it came "
+                    "up in this host's own kernel: it shares this host's network namespace; nothing more is mirrored "
+                    "into it"
+                )
+                self._state.suspend(request.prefix)
+            elif shared is not None:
+                self._state.one_at_a_time = False
+        return outcome
+
+    def _note_health(self, outcome: Outcome) -> None:
+        if outcome.answer is Answer.DENIED:
+            self._broken = self._broken or errors.OutcomeUnknown(outcome.words)
+        elif outcome.answer not in {Answer.UNKNOWN, Answer.NOT_SENT}:
+            self._unanswered = 0
+        else:
+            self._unanswered += 1
+            if self._unanswered >= FAILURES_IN_A_ROW:
+                self._broken = self._broken or errors.OutcomeUnknown(outcome.words)
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            log.error("reconciler_error", target=self._name, error=repr(error), exc_info=error)
+            self._broken = errors.OutcomeUnknown(f"internal error: {error!r}")
+        self.wake.set()
+
+    async def settle(self) -> None:
+        """Wait for what is being sent; each request has a deadline of its own."""
+        while self._workers:
+            await asyncio.wait(tuple(self._workers))
+
+    async def cancel(self) -> None:
+        """Cancel what is being sent; what became of it is for the next run to find out."""
+        workers = tuple(self._workers)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+    # -- trouble ----------------------------------------------------------------------------------------------------
+
+    async def _rest_after(self, error: errors.LoxilbError) -> None:
+        self._broken = error
+        await self.settle()  # what these requests learn is worth the wait
+        self._state.disconnected()
+        self._failures += 1
+        delay_s = backoff_s(self._failures, RECONNECT_FIRST_S, RECONNECT_MOST_S)
+        if self._is_news(TargetState.UNREACHABLE):
+            syncing = self._batch is not None and self._batch_reported
+            self._report.target_down(self._client.url, str(error), delay_s if syncing else None)
+        self.status, self.error, self._batch = TargetState.UNREACHABLE, str(error), None
+        self.contacted.set()
+        await asyncio.sleep(delay_s)
+
+    async def _refuse(self, error: SharedNamespaceError) -> None:
+        """The target shares our namespace after all: take back what came up there, and begin again with its ports."""
+        await self.settle()
+        self._handshake.disprove()
+        left = [str(prefix) for prefix in self._state.suspended if not await self._take_back(prefix)]
+        self._reported.add(TargetState.SHARED_NAMESPACE)
+        self.status, self.error, self._batch = TargetState.SHARED_NAMESPACE, str(error), None
+        self._report.target_refused(self._client.url, "own-route-seen", str(error), left)
         self.contacted.set()
         await asyncio.sleep(PATIENCE_S)
 
-    async def _take_back(self, prefix: Prefix, gateway: Address) -> bool:
-        """Delete a route of ours that came up here; tell whether it is gone.
+    async def _take_back(self, prefix: Prefix) -> bool:
+        """Delete a route of ours that came up in our own kernel; tell whether it is gone.
 
-        Of IPv4 it is the only one with metric 0, as it could be made, so DELETE takes it. Of IPv6 there may be one with
-        a lower metric than 1024, which DELETE would take instead.
+        The IPv4 one is the only one with metric 0, as it was created just now, so DELETE takes it. For IPv6 there may be
+        one with a lower metric than 1024, which DELETE would take instead.
         """
-        entry = self._work.entries.get(prefix)
-        if entry is None or entry.ours != gateway or prefix.family is not Family.INET:
+        request = self._state.take_back(prefix, _now()) if prefix.family is Family.INET else None
+        if request is None:
             return False
-        try:
-            await self._changes.take_back(prefix, entry)
-        except errors.LoxilbError as error:
-            log.warning("route_not_taken_back", target=self._name, prefix=str(prefix), error=str(error))
-            return False
-        self._work.schedule(prefix, entry)
-        return True
+        outcome = await self._applier.send(request)
+        self._state.finished(request, outcome, _now())
+        return outcome.answer is Answer.DELETED
 
-    def _say_refused(self, reason: Literal["shared-namespace", "own-route-seen"], detail: str) -> None:
-        self._sink.emit(TargetRefused(target=self._name, url=self._client.url, reason=reason, detail=detail))
-
-    async def _connect(self) -> None:
-        version, reading = await self._contact.make()
-        self._counters.connections += 1
-        self._counters.readings += 2
-        self._changes.protocols = our_protocols(version)
-        self._tripwire.protocols = frozenset(PROTOCOLS.get(word, -1) for word in self._changes.protocols)
-        if self._witness is not None:
-            self._witness.honours_static = self._changes.protocols == STATIC
-        self._absorb(reading)
-        if self._said or self.version is None:
-            self._said.clear()
-            log.info("target_up", target=self._name, url=self._client.url, version=version)
-            self._sink.emit(TargetUp(target=self._name, url=self._client.url, version=version))
-        self.version, self._failures, self.error = version, 0, None
-        self.crew.start_anew()
-        self.state = TargetState.SYNCING
-        self._sync_began, self._sync_base = _now(), (self._counters.posted, self._counters.deleted)
-        self._checks.sweep_soon(_now())
-        self._sink.emit(SyncStarted(target=self._name, wanted=self._work.tally.wanted))
-        self.contacted.set()
-
-    def _say_waiting(self, state: TargetState, why: str) -> None:
-        if self._is_news(state):
+    def _not_yet(self, status: TargetState, why: str) -> None:
+        if self._is_news(status):
             log.warning("target_not_mirrored", target=self._name, url=self._client.url, reason=why)
-            if state is TargetState.SHARED_NAMESPACE:
-                self._say_refused("shared-namespace", why)
-        self.state, self.error = state, why
+            if status is TargetState.SHARED_NAMESPACE:
+                self._report.target_refused(self._client.url, "shared-namespace", why, ())
+        self.status, self.error = status, why
         self.contacted.set()
 
-    def _is_news(self, state: TargetState) -> bool:
-        """Whether this trouble was not said since there was contact; a target that restarts goes through several."""
-        news = state not in self._said
-        self._said.add(state)
+    def _is_news(self, status: TargetState) -> bool:
+        """Whether this trouble was not reported since the last handshake; a restart goes through several."""
+        news = status not in self._reported
+        self._reported.add(status)
         return news
 
-    async def _serve(self) -> None:
-        """Serve the waiting work until the connection is found broken."""
-        pending = self._work.pending
-        while True:
-            if (error := self._tripwire.error or self.crew.broken) is not None:
-                raise error
-            now = _now()
-            wait_s = self.limits.canary_interval_s
-            if self._reading_due(now):
-                quiet_in = max(self._ingestion.quiet_in(now), self._read_at + self.limits.reading_gap_s - now)
-                if not len(self.crew) and quiet_in <= 0:
-                    await self._read()
-                    continue
-                wait_s = min(wait_s, quiet_in) if quiet_in > 0 else wait_s
-            if not len(self.crew):
-                self._checks.order(now, self.limits)
-            token_in = self.crew.send(now)
-            if token_in > 0:
-                wait_s = min(wait_s, token_in)
-            if (due := pending.next_due()) is not None and due > now:
-                wait_s = min(wait_s, due - now)
-            self._note_rest()
-            await rest(self.wake, wait_s)
+    # -- batches of work --------------------------------------------------------------------------------------------
 
-    @property
-    def _read_at(self) -> float:
-        return self._work.reading.started if self._work.reading else NEVER
+    def _begin_batch(self, now: float, *, report: bool) -> None:
+        counters = self._state.counters
+        self._batch, self._batch_reported = (now, counters.posted, counters.deleted), report
+        if report:
+            self._report.sync_started(self._state.desired + self._state.over_capacity, self._state.waiting)
 
-    def _reading_due(self, now: float) -> bool:
-        if self._work.verify:
-            return True
-        old = now - self._read_at >= self.limits.inventory_interval_s
-        return old and not len(self.crew) and not self._work.pending.ready(now, least=Urgency.ADD)
-
-    async def _read(self) -> None:
-        reading = await self._contact.read_again()
-        self._counters.readings += 1
-        if not reading.inventory.rows:
-            raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
-        self._absorb(reading)
-
-    def _absorb(self, reading: Reading) -> None:
-        self._work.absorb(reading)
-        self._horizon.see(self._name, self._work.facts.addresses)
-
-    def _checked(self, prefix: Prefix, entry: Entry, outcome: Outcome) -> None:
-        now = _now()
-        if outcome is Outcome.RESTORED and self._checks.sweep_soon(now):  # the sweep finds the others
-            log.warning("target_lost_route", target=self._name, prefix=str(prefix))
-        if entry.wanted is None:
+    def _report_batch(self, now: float) -> None:
+        """Report work that takes a while, when it begins and when it is done."""
+        state = self._state
+        if self._batch is None:
+            if state.waiting:
+                self._begin_batch(now, report=False)
             return
-        gateway = entry.wanted.gateway
-        if outcome is Outcome.UNPROVEN:
-            if self._checks.unproven(gateway, prefix, now):
-                log.warning("next_hop_unreachable", target=self._name, gateway=format_address(gateway))
-        elif outcome in {Outcome.PROVEN, Outcome.RESTORED} and self._checks.proven(gateway, prefix, now):
-            log.info("next_hop_reachable", target=self._name, gateway=format_address(gateway))
-        self.wake.set()
-
-    def _note_rest(self) -> None:
-        """When nothing is left to do now, say that the sync is complete, once."""
-        work = self._work
-        if len(self.crew) or work.verify or work.pending.ready(_now(), least=Urgency.ADD):
+        began, posted, deleted = self._batch
+        if state.waiting:
+            if not self._batch_reported and now - began >= BATCH_S:
+                self._batch_reported = True
+                self._report.sync_started(state.desired + state.over_capacity, state.waiting)
             return
-        waiting = len(work.pending) - work.pending.count(Urgency.CHECK)
-        self.state = TargetState.SYNCING if waiting else TargetState.SYNCED
-        if self._sync_began is None:
-            return
-        began, self._sync_began = self._sync_began, None
-        self._sink.emit(
-            SyncCompleted(
-                target=self._name,
-                routes=sum(1 for entry in self._work.entries.values() if entry.ours),
-                posted=self._counters.posted - self._sync_base[0],
-                deleted=self._counters.deleted - self._sync_base[1],
-                duration_s=round(_now() - began, 3),
+        if self._batch_reported:
+            counters = state.counters
+            self._report.sync_completed(
+                routes=sum(1 for route in state.routes.values() if route.owned is not None),
+                posted=counters.posted - posted,
+                deleted=counters.deleted - deleted,
+                duration_s=now - began,
+                complete=state.complete,
             )
-        )
+        self._batch = None
+
+
+async def rest(wake: asyncio.Event, seconds: float) -> None:
+    """Wait until `wake` is set, but no longer than this; it is cleared then."""
+    timer = asyncio.get_running_loop().call_later(seconds, wake.set)
+    try:
+        await wake.wait()
+    finally:
+        timer.cancel()
+    wake.clear()
 
 
 def _now() -> float:

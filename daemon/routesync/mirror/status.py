@@ -1,19 +1,20 @@
-"""How a target stands, as values for status, metrics and output."""
+"""How a target fares, as values for status, metrics and output."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, Self
+from typing import Literal
 
+from routesync.events.models import AlarmKind
 from routesync.loxilb.client import LoxilbClient
 from routesync.measure import Histogram
-from routesync.mirror.book import Phase
-from routesync.mirror.measures import Measures
-from routesync.mirror.pending import Urgency
-from routesync.route import Address, Family
+from routesync.mirror.queue import Urgency
+from routesync.mirror.reporting import Alarm, Measures
+from routesync.mirror.state import Counters, Phase
+from routesync.route import Address, Family, Prefix
 
 
 class TargetState(StrEnum):
@@ -25,105 +26,96 @@ class TargetState(StrEnum):
     SYNCING = "syncing"
     SYNCED = "synced"
     UNREACHABLE = "unreachable"
-    GUARDED = "guarded"  # mode guard: it shares our namespace, and is read after each removal
+    GUARDED = "guarded"  # mode guard: it shares our namespace, and its table is read after each removal
     ELSEWHERE = "elsewhere"  # mode guard: it does not, so there is nothing to do for it
     PAUSED = "paused"
 
     @property
     def healthy(self) -> bool:
-        """Whether an operator may sleep."""
+        """Whether the target is served as it should be."""
         return self in {TargetState.SYNCED, TargetState.SYNCING, TargetState.GUARDED}
 
 
 Breaker = Literal["closed", "open", "half-open"]
-"""Whether requests go out: yes; no, after a failure or while it is held; only those that make contact anew."""
+"""Whether requests go out: yes; no, after a failure or while paused; only those of the handshake."""
 
 
-@dataclass(slots=True)
-class Counters:
-    """What has come to pass at a target since the start."""
+@dataclass(frozen=True, slots=True)
+class TargetView:
+    """One target at one moment.
 
-    connections: int = 0  # contact made anew
-    readings: int = 0  # of its table
-    canaries: int = 0
-    sweeps: int = 0
-    lost: int = 0  # routes of ours that it lost by itself
-    repaired: int = 0  # of these, made again
-    ghosts: int = 0  # removed from its table
-    conflicts: int = 0  # somebody else's route found in the place of ours
-    posted: int = 0  # routes made
-    deleted: int = 0  # routes taken out
-
-
-class TargetView(NamedTuple):
-    """One target at one moment."""
+    Attributes:
+        desired: routes that the target should have, those without room too.
+        phases: prefixes by phase; they add up to all that is known.
+        waiting: what waits for us: requests, proofs, judgements, checks.
+        oldest_s: age of the oldest work that could be sent but for the rate limit or trouble.
+        rate: changes a second that may be sent.
+        remaining_s: how long the waiting work takes at that rate; None: nothing waits, or nothing is sent.
+        complete: whether everything desired is there, and nothing else of ours.
+        proved_s: age of the last proof that something of this is true at the target; None: there was none yet.
+        held: withdrawals that the mass-withdrawal limit holds back.
+        held_at_start: withdrawals that the start-up hold holds back.
+        paused_since: wall-clock seconds since 1970; None: it is not paused.
+        unreachable_gateways: the target's kernel does not reach them, so whether their routes exist is not known.
+        reasons: ineligible routes by reason.
+        holes: more specific routes that the target does not get, inside prefixes that it gets; and their number.
+        by_urgency: what waits, also what may not be sent yet.
+        in_flight: requests on their way.
+        requests: since the start, by method and outcome.
+        occupied: routes that are, or may be, ours there.
+        token_wait_s: for how long work has waited for a token, since the start.
+    """
 
     name: str
     url: str
     state: TargetState
-    version: str | None
-    error: str | None
-    wanted: int
-    phases: Counter[Phase]
-    waiting: int
-    oldest_s: float  # age of the oldest work that could go but for pace or trouble
-    braked: int  # withdrawals that the brake holds back
-    paused: bool  # somebody holds it: it is left as it is
-    paused_since: float | None  # wall-clock seconds since 1970
-    held_at_start: int  # withdrawals that the start-up hold holds back
-    over_capacity: int  # routes that wait for room
-    overdue: bool  # work has waited for longer than it should
-    unreachable_gateways: tuple[
-        Address, ...
-    ]  # its kernel does not reach them: what stands there cannot be told
-    by_urgency: Mapping[Urgency, int]  # what waits, also what may not go yet
-    in_flight: int  # requests under way
-    breaker: Breaker
-    counters: Counters
-    requests: Mapping[tuple[str, str], int]  # by method and outcome, since the start
-    durations: Mapping[str, Histogram]  # of requests by method; they count on
-    occupied: Mapping[Family, int]  # routes that are, or may be, ours there
-    capacity: Mapping[Family, int]  # how many it shall have of us
-    measures: Measures  # counts on
-    token_wait_s: float  # for how long work has waited for a token, since the start
+    version: str | None = None
+    error: str | None = None
+    desired: int = 0
+    phases: Counter[Phase] = field(default_factory=Counter)
+    waiting: int = 0
+    oldest_s: float = 0
+    rate: float = 0
+    remaining_s: float | None = None
+    complete: bool = False
+    proved_s: float | None = None
+    held: int = 0
+    held_at_start: int = 0
+    paused_since: float | None = None
+    unreachable_gateways: tuple[Address, ...] = ()
+    alarms: Mapping[AlarmKind, Alarm] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    holes: tuple[tuple[Prefix, ...], int] = ((), 0)
+    by_urgency: Mapping[Urgency, int] = field(default_factory=dict)
+    in_flight: int = 0
+    breaker: Breaker = "closed"
+    connections: int = 0
+    counters: Counters = field(default_factory=Counters)
+    requests: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    durations: Mapping[str, Histogram] = field(default_factory=dict)
+    occupied: Mapping[Family, int] = field(default_factory=dict)
+    capacity: Mapping[Family, int] = field(default_factory=dict)
+    measures: Measures = field(default_factory=Measures)
+    token_wait_s: float = 0
 
-    @classmethod
-    def unmirrored(
-        cls,
-        name: str,
-        client: LoxilbClient,
-        *,
-        state: TargetState,
-        version: str | None,
-        error: str | None,
-        counters: Counters,
-    ) -> Self:
-        """A target that nothing is mirrored into."""
-        return cls(
-            name=name,
-            url=client.url,
-            state=state,
-            version=version,
-            error=error,
-            wanted=0,
-            phases=Counter(),
-            waiting=0,
-            oldest_s=0,
-            braked=0,
-            paused=False,
-            paused_since=None,
-            held_at_start=0,
-            over_capacity=0,
-            overdue=False,
-            unreachable_gateways=(),
-            by_urgency={},
-            in_flight=0,
-            breaker="open" if state is TargetState.UNREACHABLE else "closed",
-            counters=counters,
-            requests=client.requests.copy(),
-            durations=client.durations,
-            occupied={},
-            capacity={},
-            measures=Measures(),
-            token_wait_s=0,
-        )
+    @property
+    def paused(self) -> bool:
+        """Whether an operator paused it: it is left as it is."""
+        return self.paused_since is not None
+
+
+def unmirrored(
+    name: str, client: LoxilbClient, state: TargetState, *, version: str | None, error: str | None, connections: int
+) -> TargetView:
+    """A target that nothing is mirrored into."""
+    return TargetView(
+        name,
+        client.url,
+        state,
+        version,
+        error,
+        breaker="open" if state is TargetState.UNREACHABLE else "closed",
+        connections=connections,
+        requests=client.requests.copy(),
+        durations=client.durations,
+    )

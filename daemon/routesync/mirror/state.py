@@ -1,0 +1,1436 @@
+"""The routes of one target, desired and actual, and everything that can happen to one of them.
+
+This is the only writer of route state. It is pure: no I/O, no asyncio, and `now` (monotonic seconds) is always passed
+in. The session (session.py) feeds it: desired routes, outcomes of requests, inventories, witness events; and asks it
+for the next request. So the whole life of a route is in this file::
+
+                     409            inventory
+    PENDING ── POST ─────► UNJUDGED ─────────► PRESENT | CONFLICTING    (another writer's route: never touched)
+       │  2xx
+       ▼        inventory
+    ACCEPTED ───────────► CONFIRMED ── lost, POST again ──► ACCEPTED | CONTENDED (lost again and again)
+       │                      │
+       │ no longer desired    │ the table lost it, the kernel did not: NOT_FORWARDED
+       ▼                      ▼
+    WITHDRAWING ── proof, DELETE ──► gone        no proof: LEFT_BEHIND
+
+Facts that shaped it, all observed on a real loxilb:
+
+- 2xx says that its kernel took the route; its table shows it later, at 256 changes a second. Reading the table before
+  that is misleading and can crash it, so inventories wait for quiet, and requests wait for inventories.
+- 409 says that *a* route with that key exists, not whose. DELETE takes the route with the lowest metric, whose ever.
+  Our routes have metric 0 (IPv4) or 1024 (IPv6). So for IPv4 a POST directly before each DELETE makes sure that a route
+  with metric 0 exists, and for IPv6 that is no help. An inventory, the witness or a 2xx of our own says that it is ours.
+- The table shows one row per prefix, the last event's. The row vanishes when any route of the prefix goes, and stays
+  when the kernel loses its routes silently. A repeated POST tells: 409, the route exists; 2xx, it was lost, and that
+  POST repaired it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from enum import Enum, StrEnum, auto
+from typing import Final, NamedTuple, Protocol
+
+from routesync.backoff import backoff_s
+from routesync.loxilb.wire import Inventory, InventoryRow
+from routesync.mirror.eligibility import Desired, Evaluation, Ineligible, Reason
+from routesync.mirror.ledger import Row
+from routesync.mirror.limits import Ingestion, Limits, MassWithdrawalLimit, RepairWindow, TokenBucket
+from routesync.mirror.queue import WITHDRAWALS, Urgency, WorkQueue
+from routesync.mirror.reporting import Reporter
+from routesync.route import Address, Candidate, Family, Prefix, format_address
+
+NEVER: Final = float("-inf")
+FRESH_S: Final = 5.0
+"""For so long an inventory, or a 2xx of our own, justifies a DELETE."""
+FLAP_S: Final = 1.0
+"""At most one change per prefix in this time."""
+RETRY_FIRST_S: Final = 1.0
+RETRY_MOST_S: Final = 300.0
+JUDGE_AFTER_S: Final = 5.0
+"""An unexplained 409 waits so long for others, so that one inventory judges them all."""
+JUDGE_GAP_S: Final = 10.0
+"""Between two inventories for that reason; doubled while they change no judgement."""
+CONFLICT_INVENTORY_S: Final = 120.0
+"""How often the table is read while another writer has routes that are desired."""
+VERIFY_GAP_S: Final = 10.0
+"""Between two verifications of everything that losses ask for."""
+WITNESS_LAG_S: Final = 0.05
+"""What the witness says so soon after a request of ours is looked at again after it."""
+SLICE: Final = 500
+"""Routes that are handled before the caller may let other tasks run."""
+STATIC: Final = frozenset({"static", "4"})
+
+
+class Phase(StrEnum):
+    """Where a route is in its life at a target."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"  # 2xx
+    CONFIRMED = "confirmed"  # the target's table showed it with our gateway
+    WITHDRAWING = "withdrawing"
+    UNJUDGED = "unjudged"  # 409: only an inventory can tell whose route that is
+    PRESENT = "present"  # an equal route exists that is not provably ours
+    CONFLICTING = "conflicting"  # another writer's route
+    REFUSED = "refused"
+    CONTENDED = "contended"  # the target loses it again and again
+    NOT_FORWARDED = "not-forwarded"  # the target's kernel has it, its table does not
+    LEFT_BEHIND = "left-behind"  # ours, not desired, and nothing proves that DELETE would take ours
+    OVER_CAPACITY = "over-capacity"
+    INELIGIBLE = "ineligible"
+
+
+MIRRORED: Final = frozenset({Phase.ACCEPTED, Phase.CONFIRMED, Phase.PRESENT})
+_RESTING: Final = frozenset({Phase.PRESENT, Phase.CONFLICTING, Phase.UNJUDGED})
+"""Another writer's route is there, or may be: only an inventory or the witness changes that."""
+_VERIFIABLE: Final = frozenset({Phase.ACCEPTED, Phase.CONFIRMED, Phase.CONTENDED, Phase.NOT_FORWARDED})
+
+
+class Kind(Enum):
+    """What a request is for."""
+
+    ADD = auto()  # POST of a route that is desired
+    ASSERT = auto()  # POST directly before a DELETE: is there a route with our metric?
+    VERIFY = auto()  # POST of a route that should exist: does it?
+    DELETE = auto()
+
+
+class Answer(Enum):
+    """What came of a request."""
+
+    CREATED = auto()  # 2xx to POST
+    EXISTS = auto()  # 409 to POST
+    DELETED = auto()  # 2xx to DELETE
+    ABSENT = auto()  # 404 to DELETE
+    UNREACHABLE = auto()  # POST: the gateway is on no connected network there that is up
+    REJECTED = auto()  # it will not take this request
+    UNEXPLAINED = auto()  # "fail" without a word why (before v0.9.8.5)
+    UNKNOWN = auto()  # carried out or not, nobody knows
+    NOT_SENT = auto()  # it never left
+    DENIED = auto()  # the token is wrong or missing
+
+
+_NO_ANSWER: Final = frozenset({Answer.UNKNOWN, Answer.NOT_SENT, Answer.DENIED})
+
+
+class Request(NamedTuple):
+    """One request to send. `tokens` are reserved for it and for those that follow it."""
+
+    kind: Kind
+    prefix: Prefix
+    gateway: Address
+    tokens: int
+    intent: Row | None = None  # ADD: the ledger's row; it must be on disk before the request leaves
+
+
+class Outcome(NamedTuple):
+    """What came of a request, and in the target's words."""
+
+    answer: Answer
+    words: str = ""
+    status: int = 0  # HTTP
+
+
+class WitnessView(Protocol):
+    """The kernel beneath the target, read directly."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it shows is the kernel's present state."""
+
+    def holds(self, prefix: Prefix, gateway: Address) -> bool:
+        """Whether a route of the prefix, or a hop of one, has this gateway."""
+
+    def others(self, prefix: Prefix, gateway: Address) -> bool:
+        """Whether the prefix has a route that does not look as ours with this gateway would."""
+
+    def shows(self, prefix: Prefix, gateway: Address) -> bool:
+        """Whether the route that DELETE would take looks as ours with this gateway."""
+
+    def only_ours(self, prefix: Prefix, gateway: Address) -> bool:
+        """Whether ours is the only route of the prefix with its metric or a lower one, and has one hop."""
+
+
+class _Proof(Enum):
+    """Whether a DELETE would take our route."""
+
+    SHOWN = auto()
+    MISSING = auto()  # the table has no row: only a POST can tell
+    STALE = auto()  # a newer inventory can tell
+    GONE = auto()  # our route does not exist any more
+    NONE = auto()
+
+
+class RouteState:
+    """One prefix at one target. Times are monotonic seconds.
+
+    Attributes:
+        desired: what the target should have, or why it may not; None: the node has no such route.
+        owned: gateway of the route that we added, or may have added.
+        certain: whether it was proved since the last doubt that `owned` is there.
+        clean: the inventory before our first POST had no row, and every row since was ours.
+        lost: the table did not show it any more; the next POST is a repair.
+        heal: it is deleted and added again, so that the target's table takes it in.
+        by_hand: the operator said that it is ours.
+        phase: where it is in its life.
+        since: when it came into this phase.
+        published: the gateway by which subscribers know it; None: they do not.
+        changed_at: of the last request that may have changed something.
+        created_at: of the last 2xx to a POST of it.
+        hold_until: a withdrawal waits until then.
+        retry_at: after a failure nothing is sent until then.
+        failures: in a row.
+        gap_since: of a replacement: the old route is deleted since then, the new one not added yet.
+        kernel_changed_at: time of the kernel change that caused the pending action, or None.
+        error: why it is not as desired, in words.
+    """
+
+    __slots__ = (
+        "by_hand",
+        "certain",
+        "changed_at",
+        "clean",
+        "created_at",
+        "desired",
+        "error",
+        "failures",
+        "gap_since",
+        "heal",
+        "hold_until",
+        "kernel_changed_at",
+        "lost",
+        "owned",
+        "phase",
+        "published",
+        "retry_at",
+        "since",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.desired: Evaluation | None = None
+        self.owned: Address | None = None
+        self.certain = False
+        self.clean = False
+        self.lost = False
+        self.heal = False
+        self.by_hand = False
+        self.phase = Phase.PENDING
+        self.since = now
+        self.published: Address | None = None
+        self.changed_at = NEVER
+        self.created_at = NEVER
+        self.hold_until = NEVER
+        self.retry_at = NEVER
+        self.failures = 0
+        self.gap_since: float | None = None
+        self.kernel_changed_at: float | None = None
+        self.error = ""
+
+    @property
+    def gateway(self) -> Address | None:
+        """The gateway that the target should have; None: it should have no route."""
+        desired = self.desired
+        return desired.gateway if isinstance(desired, Desired) else None
+
+
+class Counters:
+    """What happened at the target since the start."""
+
+    def __init__(self) -> None:
+        self.posted = self.deleted = self.lost = self.repaired = 0
+        self.stale_removed = self.conflicts = self.inventories = self.verifications = self.probes = 0
+
+
+def is_ours(row: InventoryRow, gateway: Address, protocols: frozenset[str] = STATIC) -> bool:
+    """Whether a row looks as a route of ours with this gateway would."""
+    return row.gateways == (gateway,) and row.protocol in protocols
+
+
+def describe_row(row: InventoryRow) -> str:
+    """Say which route has a prefix, for people."""
+    gateways = ", ".join(format_address(gateway) for gateway in row.gateways) or "no gateway"
+    return f"another writer has it there: via {gateways}, protocol {row.protocol or 'unknown'}"
+
+
+class MirrorState:
+    """All routes of one target, the work that waits, and the limits on it.
+
+    Args:
+        limits: how gently the target is treated.
+        now: monotonic seconds.
+        evaluate: says what the target should have for an elected route; also takes the gateway already sent, if any.
+        elected: gives the elected route of a prefix.
+        contains_our_end: whether a prefix contains the address from which we speak to the target.
+        note: writes to the ledger that a route may be ours (a row), or is not (None).
+        report: takes what happens to routes.
+        request_resync: asks for a second dump of the kernel.
+        witness: the kernel beneath the target, if it can be read.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        now: float,
+        *,
+        evaluate: Callable[[Candidate, Address | None], Evaluation],
+        elected: Callable[[Prefix], Candidate | None],
+        contains_our_end: Callable[[Prefix], bool],
+        note: Callable[[Prefix, Row | None], None],
+        report: Reporter,
+        request_resync: Callable[[], None] = lambda: None,
+        witness: WitnessView | None = None,
+    ) -> None:
+        self.routes: dict[Prefix, RouteState] = {}
+        self.ineligible: dict[Prefix, Ineligible] = {}
+        self.reasons: Counter[Reason] = Counter()
+        """How many of `ineligible` have which reason."""
+        self.over: dict[Family, dict[Prefix, None]] = {family: {} for family in Family}
+        """Desired routes for which there is no room."""
+        self.phases: Counter[Phase] = Counter()
+        """How many of `routes` are in which phase."""
+        self.desired = 0
+        """How many of `routes` are desired."""
+        self.queue = WorkQueue()
+        self.unproved: dict[Prefix, float] = {}
+        """Withdrawals and replacements that wait for an inventory as a proof, and since when."""
+        self.inventory = Inventory({}, 0)
+        self.inventory_at = NEVER
+        self.protocols = STATIC
+        """What the target's version shows our routes as."""
+        self.unreachable: dict[Address, Prefix] = {}
+        """Gateways that the target's kernel does not reach, each with the route by which that is looked at again."""
+        self.foreign_not_forwarded: dict[Prefix, None] = {}
+        """Another writer's routes whose row our DELETE may have dropped from the target's table."""
+        self.suspects: dict[Prefix, None] = {}
+        """Prefixes that contain our own address and whose POST made the target fall silent."""
+        self.proved_at = NEVER
+        """When a route, or the whole table, was last compared with the target."""
+        self.halted = False
+        """Nothing new is sent; what was begun is finished."""
+        self.one_at_a_time = True
+        """Until it is proved that the target is in another network namespace."""
+        self.suspended: dict[Prefix, None] = {}
+        """Routes that came up in our own kernel when they were posted: the target shares our namespace."""
+        self.counters = Counters()
+        self.limits = limits
+        self.bucket = TokenBucket(limits.rate, limits.burst, now)
+        self.ingestion = Ingestion(now)
+        self.repairs = RepairWindow(now)
+        self.withdrawal_limit = MassWithdrawalLimit(
+            limits.withdraw_share, limits.withdraw_minimum, request_resync
+        )
+        self.busy: set[Prefix] = set()
+        """Prefixes of which a request is being sent."""
+        self.token_in = 0.0
+        """Seconds until there is a token for the next request; 0: no request waits for one."""
+        self._evaluate = evaluate
+        self._elected = elected
+        self._contains_our_end = contains_our_end
+        self._note = note
+        self._report = report
+        self._witness = witness
+        self._using = dict.fromkeys(Family, 0)  # routes that exist, may exist, or are about to be added
+        self._startup_until = NEVER
+        self._unjudged: dict[Prefix, float] = {}
+        self._judge_gap_s = JUDGE_GAP_S
+        self._silent: dict[Prefix, None] = {}
+        self._verify: deque[Prefix] = deque()
+        self._verify_at = NEVER
+        self._verified_at = NEVER
+        self._probes: Iterator[Prefix] = iter(())
+        self._probe_at = NEVER
+        self._look: deque[Prefix] = deque(maxlen=RepairWindow.SAMPLE)
+        self._look_at = NEVER
+
+    # -- the desired state ------------------------------------------------------------------------------------------
+
+    def route_changed(
+        self, prefix: Prefix, candidate: Candidate | None, now: float, kernel_changed_at: float | None = None
+    ) -> None:
+        """Take the elected route of a prefix; None: the node has none any more."""
+        state = self.routes.get(prefix)
+        if candidate is not None:
+            self.withdrawal_limit.forget(prefix)
+            if state is not None:
+                state.hold_until = NEVER  # the kernel has it: from now on its going means something
+        elif state is not None and state.desired is not None and self.limits.withdraw_delay_s:
+            state.hold_until = now + self.limits.withdraw_delay_s
+        evaluation = None
+        if candidate is not None:
+            evaluation = self._evaluate(candidate, state.owned if state is not None else None)
+        if state is None:
+            state = self._new_state(prefix, evaluation, now)
+            if state is None:
+                return
+        self._set_desired(prefix, state, evaluation, now)
+        if prefix in self.routes and self._action(prefix, state) is not None:
+            state.kernel_changed_at = kernel_changed_at
+
+    def _new_state(self, prefix: Prefix, evaluation: Evaluation | None, now: float) -> RouteState | None:
+        """A state for a route that the target may get; routes that it cannot get cost no more than their reason."""
+        over = self.over[prefix.family]
+        if not isinstance(evaluation, Desired):
+            over.pop(prefix, None)
+            if self._set_ineligible(prefix, evaluation) and evaluation is not None:
+                self._report.ineligible(prefix, evaluation)
+            return None
+        self._set_ineligible(prefix, None)
+        if self._using[prefix.family] >= self.limits.capacity(prefix.family):
+            over[prefix] = None
+            return None
+        over.pop(prefix, None)
+        return self._add_state(prefix, now)
+
+    def _set_ineligible(self, prefix: Prefix, evaluation: Ineligible | None) -> bool:
+        """Note why the target may not have a route of which nothing of ours is there; tell whether that is new."""
+        before = self.ineligible.get(prefix)
+        if before == evaluation:
+            return False
+        if before is not None:
+            self.reasons[before.reason] -= 1
+            del self.ineligible[prefix]
+        if evaluation is not None:
+            self.reasons[evaluation.reason] += 1
+            self.ineligible[prefix] = evaluation
+        return True
+
+    def _add_state(self, prefix: Prefix, now: float) -> RouteState:
+        state = self.routes[prefix] = RouteState(now)
+        self.phases[Phase.PENDING] += 1
+        self._using[prefix.family] += 1
+        return state
+
+    def _set_desired(self, prefix: Prefix, state: RouteState, evaluation: Evaluation | None, now: float) -> None:
+        before, gateway_before = state.desired, state.gateway
+        if evaluation != before:
+            state.desired = evaluation
+            self.desired += (state.gateway is not None) - (gateway_before is not None)
+            if state.gateway != gateway_before:
+                state.failures, state.error, state.retry_at = 0, "", NEVER
+                if state.owned is None or state.phase is Phase.LEFT_BEHIND:
+                    self._set_phase(prefix, state, Phase.PENDING, now)
+            if isinstance(evaluation, Ineligible):
+                self._report.ineligible(prefix, evaluation)
+        self._place(prefix, state, now)
+
+    def retain(self, prefixes: Collection[Prefix], now: float) -> None:
+        """Take what is not among these prefixes as gone: for a table that is given as a whole."""
+        for prefix in (self.routes.keys() | self.ineligible.keys()).difference(prefixes):
+            self.route_changed(prefix, None, now)
+        for over in self.over.values():
+            for prefix in over.keys() - prefixes:
+                del over[prefix]
+
+    def claim(self, rows: Iterable[tuple[Prefix, Row]], now: float) -> None:
+        """Take what the ledger says may be ours. What is not desired is withdrawn after the start-up hold."""
+        self._startup_until = now + self.limits.startup_hold_s
+        for prefix, row in rows:
+            state = self.routes.get(prefix) or self._add_state(prefix, now)
+            state.clean = row.clean
+            state.hold_until = self._startup_until
+            self._own(prefix, state, row.gateway)
+            self._place(prefix, state, now)
+
+    def reevaluate(self, now: float) -> Iterator[None]:
+        """Evaluate every elected route again, in slices: the rules, or what is known of targets, changed."""
+        prefixes = [*self.routes, *self.ineligible]
+        for over in self.over.values():
+            prefixes += over
+        for count, prefix in enumerate(prefixes, 1):
+            candidate = self._elected(prefix)
+            state = self.routes.get(prefix)
+            evaluation = None
+            if candidate is not None:
+                evaluation = self._evaluate(candidate, state.owned if state is not None else None)
+            if state is None:
+                state = self._new_state(prefix, evaluation, now)
+            if state is not None:
+                self._set_desired(prefix, state, evaluation, now)
+            if count % SLICE == 0:
+                yield
+
+    def change_limits(self, limits: Limits, now: float) -> None:
+        """Apply other limits from now on. Routes in the target stay, also where they are more than allowed now."""
+        before, self.limits = self.limits, limits
+        self.bucket.change(limits.rate, limits.burst, now)
+        self.withdrawal_limit.change(limits.withdraw_share, limits.withdraw_minimum)
+        self._probe_at = min(self._probe_at, now + limits.probe_interval_s)
+        self._verify_at = min(self._verify_at, now + limits.verify_interval_s)
+        for family in Family:
+            if limits.capacity(family) > before.capacity(family):
+                self._fill(family, now)
+
+    def adopt(self, prefixes: Collection[Prefix], now: float) -> int:
+        """Take as ours, by the operator's word: equal routes that are desired, and what is left behind if it is named.
+
+        They are ours when the next inventory shows them. Without prefixes: all equal routes. Tells how many.
+        """
+        adopted = 0
+        for prefix, state in list(self.routes.items()):
+            if prefixes and prefix not in prefixes:
+                continue
+            if state.phase is Phase.PRESENT and state.gateway is not None:
+                self._note(prefix, Row(state.gateway))
+                self._own(prefix, state, state.gateway)
+            elif state.phase is Phase.LEFT_BEHIND and prefixes:
+                state.by_hand = True
+            else:
+                continue
+            state.failures, state.retry_at = 0, NEVER
+            self._set_phase(prefix, state, Phase.PENDING, now)
+            self._place(prefix, state, now)
+            adopted += 1
+        return adopted
+
+    def forget(self, prefixes: Collection[Prefix], now: float) -> int:
+        """Give up ownership of routes that are left behind, by the operator's word; they stay. Tells how many."""
+        found = [
+            (prefix, state)
+            for prefix, state in self.routes.items()
+            if state.phase is Phase.LEFT_BEHIND and (not prefixes or prefix in prefixes)
+        ]
+        for prefix, state in found:
+            self._disown(prefix, state, now)
+            self._place(prefix, state, now)
+        return len(found)
+
+    def heal(self, prefixes: Collection[Prefix], now: float) -> int:
+        """Delete and add again what the target does not forward, by the operator's word. Tells how many."""
+        found = [
+            (prefix, state)
+            for prefix, state in self.routes.items()
+            if state.phase is Phase.NOT_FORWARDED and (not prefixes or prefix in prefixes)
+        ]
+        for prefix, state in found:
+            state.heal = state.by_hand = True
+            self._place(prefix, state, now)
+        return len(found)
+
+    # -- where a prefix waits ---------------------------------------------------------------------------------------
+
+    def _set_phase(self, prefix: Prefix, state: RouteState, phase: Phase, now: float) -> None:
+        if phase is state.phase:
+            return
+        used = self._uses_room(state)
+        self.phases[state.phase] -= 1
+        self.phases[phase] += 1
+        if state.phase is Phase.UNJUDGED:
+            self._unjudged.pop(prefix, None)
+        state.phase, state.since = phase, now
+        self._using[prefix.family] += self._uses_room(state) - used
+
+    def _own(self, prefix: Prefix, state: RouteState, gateway: Address | None) -> None:
+        used = self._uses_room(state)
+        state.owned, state.certain = gateway, False
+        self._using[prefix.family] += self._uses_room(state) - used
+
+    def _disown(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        """Nothing of ours is there any more: strike it from the ledger."""
+        self._note(prefix, None)
+        self._own(prefix, state, None)
+        state.clean = state.lost = state.heal = state.by_hand = False
+        self._set_phase(prefix, state, Phase.PENDING, now)
+
+    @staticmethod
+    def _uses_room(state: RouteState) -> bool:
+        return state.owned is not None or state.phase in {Phase.PENDING, Phase.UNJUDGED}
+
+    def _fill(self, family: Family, now: float) -> None:
+        """Let routes in that wait for room."""
+        over = self.over[family]
+        while over and self._using[family] < self.limits.capacity(family):
+            prefix = next(iter(over))
+            del over[prefix]
+            self.route_changed(prefix, self._elected(prefix), now)
+
+    def _action(self, prefix: Prefix, state: RouteState) -> Urgency | None:
+        """What has to be done, by its urgency; None: nothing."""
+        gateway, owned, phase = state.gateway, state.owned, state.phase
+        if gateway is None:
+            if owned is None or phase is Phase.LEFT_BEHIND:
+                return None
+            return Urgency.WITHDRAW_LAST if self._contains_our_end(prefix) else Urgency.WITHDRAW
+        if owned is None:
+            if phase in _RESTING:
+                return None
+            if state.gap_since is not None:
+                return Urgency.REPLACE
+            return Urgency.DEFAULT if prefix.is_default else Urgency.ADD
+        if owned != gateway:
+            return None if phase in {Phase.LEFT_BEHIND, Phase.CONFLICTING, Phase.PRESENT} else Urgency.REPLACE
+        if state.heal:
+            return Urgency.REPLACE
+        if state.certain or phase in _RESTING or phase is Phase.NOT_FORWARDED:
+            return None
+        return Urgency.DEFAULT if prefix.is_default else Urgency.ADD
+
+    def _place(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        """Put a prefix where it belongs: into the queue, to rest, or away."""
+        if prefix in self.busy:
+            return  # done when its request ends
+        action = self._action(prefix, state)
+        if action is None:
+            self._rest(prefix, state, now)
+            return
+        if state.gateway is None:
+            self._set_phase(prefix, state, Phase.WITHDRAWING, now)
+        elif state.phase is Phase.WITHDRAWING:
+            self._set_phase(prefix, state, Phase.PENDING, now)
+        if prefix in self.unproved:
+            if action in {*WITHDRAWALS, Urgency.REPLACE}:
+                return
+            del self.unproved[prefix]
+        not_before, parked = state.retry_at, state.phase is Phase.REFUSED
+        if action in WITHDRAWALS:
+            not_before = max(not_before, state.hold_until)
+        elif action in {Urgency.ADD, Urgency.DEFAULT} and (wait := self.repairs.not_before(prefix)) > now:
+            not_before, parked = max(not_before, wait), True
+        if state.gap_since is None and not state.heal:
+            not_before = max(not_before, state.changed_at + FLAP_S)
+        self.queue.put(prefix, action, now=now, not_before=not_before, parked=parked)
+
+    def _rest(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        self.queue.discard(prefix)
+        self.unproved.pop(prefix, None)
+        if state.gateway is None and state.owned is None:
+            self._drop(prefix, state, now)
+            return
+        if state.owned == state.gateway and state.certain and state.phase not in _VERIFIABLE:
+            self._set_phase(prefix, state, Phase.ACCEPTED, now)
+        if self._is_verifiable(state):
+            lost_again, failed = self.repairs.not_before(prefix), state.retry_at if state.failures else NEVER
+            if max(lost_again, failed) > now:
+                at, parked = max(lost_again, failed), lost_again > failed
+                self.queue.put(prefix, Urgency.VERIFY, now=now, not_before=at, parked=parked)
+
+    @staticmethod
+    def _is_verifiable(state: RouteState) -> bool:
+        return state.owned is not None and state.owned == state.gateway and state.phase in _VERIFIABLE
+
+    def _drop(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        """Nothing of ours is there and nothing is desired."""
+        if state.published is not None:
+            self._withdrawn(prefix, state, self._why(prefix, state))
+        used = self._uses_room(state)
+        self.phases[state.phase] -= 1
+        self._using[prefix.family] -= used
+        self._unjudged.pop(prefix, None)
+        self.withdrawal_limit.forget(prefix)
+        del self.routes[prefix]
+        if isinstance(state.desired, Ineligible):
+            self._set_ineligible(prefix, state.desired)
+        self._fill(prefix.family, now)
+
+    def _why(self, prefix: Prefix, state: RouteState) -> str:
+        if prefix in self.suspended:
+            return "shared-namespace"
+        return state.desired.reason.value if isinstance(state.desired, Ineligible) else "no-route"
+
+    def _withdrawn(self, prefix: Prefix, state: RouteState, reason: str) -> None:
+        gateway = state.published
+        state.published = None
+        if gateway is not None:
+            self._report.withdrawn(prefix, gateway, reason)
+
+    # -- the next request -------------------------------------------------------------------------------------------
+
+    def next_request(self, now: float) -> Request | None:
+        """The next request to send now, its tokens taken; the prefix is busy until `finished`. None: nothing now."""
+        self.token_in = 0.0
+        if self.halted or (self.one_at_a_time and self.busy) or self.inventory_due(now):
+            return None
+        while True:
+            least, most = self._admitted(now)
+            if (job := self.queue.first(now, least=least, most=most)) is None:
+                if (prefix := self._next_check(now)) is None:
+                    return None
+                urgency = Urgency.VERIFY
+            else:
+                prefix, urgency = job
+            state = self.routes.get(prefix)
+            request = None
+            if state is not None and prefix not in self.busy:
+                cost = self._cost(prefix, state, urgency)
+                if (wait := self._reserve(urgency, state, cost, now)) > 0:
+                    self.token_in = wait
+                    if job is None:
+                        self._verify.appendleft(prefix)
+                    return None
+                self.queue.discard(prefix)
+                request = self._begin(prefix, state, urgency, cost, now)
+                if request is not None:
+                    self.busy.add(prefix)
+                    return request
+                self.bucket.give_back(now, cost)
+                if self._repairs_something(urgency, state):
+                    self.repairs.give_back(now)
+            elif job is not None:
+                self.queue.discard(prefix)
+
+    def _admitted(self, now: float) -> tuple[Urgency, Urgency]:
+        """The least and the most urgent work that may be sent now."""
+        waiting = self.queue.count(*WITHDRAWALS)
+        held_before = len(self.withdrawal_limit.held)
+        if not waiting and not held_before:
+            return Urgency.VERIFY, Urgency.WITHDRAW
+        owned = sum(self._using.values())
+        holds = self.withdrawal_limit.holds(lambda: self.queue.of(*WITHDRAWALS), waiting, owned, now)
+        return Urgency.VERIFY, Urgency.REPLACE if holds else Urgency.WITHDRAW
+
+    @staticmethod
+    def _repairs_something(urgency: Urgency, state: RouteState) -> bool:
+        return urgency is Urgency.VERIFY or (state.lost and urgency in {Urgency.ADD, Urgency.DEFAULT})
+
+    def _cost(self, prefix: Prefix, state: RouteState, urgency: Urgency) -> int:
+        """Tokens to reserve: one for each change that loxilb may have to ingest because of this work."""
+        if self._repairs_something(urgency, state):
+            return 2  # the deletion by another writer was ingested, too
+        if urgency in WITHDRAWALS:
+            return 2 if prefix.family is Family.INET or not state.certain else 1
+        if urgency is Urgency.REPLACE and state.owned is not None:
+            return 3 if prefix.family is Family.INET else 2
+        return 1
+
+    def _reserve(self, urgency: Urgency, state: RouteState, cost: int, now: float) -> float:
+        """Take the tokens and return 0, or return the seconds until there are enough."""
+        repairs = self._repairs_something(urgency, state)
+        if repairs and (wait := self.repairs.take(now)) > 0:
+            return wait
+        wait = self.bucket.take(now, cost)
+        if wait > 0 and repairs:
+            self.repairs.give_back(now)
+        return wait
+
+    def _begin(
+        self, prefix: Prefix, state: RouteState, urgency: Urgency, cost: int, now: float
+    ) -> Request | None:
+        """The first request of this work; None: it cannot be sent now, and the prefix was put where it belongs."""
+        if urgency is Urgency.VERIFY:
+            if state.owned is None or not self._is_verifiable(state):
+                self._place(prefix, state, now)
+                return None
+            return Request(Kind.VERIFY, prefix, state.owned, cost)
+        if urgency in WITHDRAWALS or (urgency is Urgency.REPLACE and state.owned is not None):
+            return self._begin_delete(prefix, state, cost, now)
+        gateway = state.gateway
+        assert gateway is not None  # noqa: S101 (the action says that it is desired)
+        if state.owned is None:
+            if self._blocked_by_row(prefix, state, now):
+                self._fill(prefix.family, now)
+                return None
+            if (
+                not self._uses_room(state)
+                and self._using[prefix.family] >= self.limits.capacity(prefix.family)
+            ) or self._using[prefix.family] > self.limits.capacity(prefix.family):
+                self._make_wait_for_room(prefix, state)
+                return None
+            self._set_phase(prefix, state, Phase.PENDING, now)
+        return self._add_request(prefix, state, gateway, cost)
+
+    def _add_request(self, prefix: Prefix, state: RouteState, gateway: Address, cost: int) -> Request:
+        clean = prefix not in self.inventory.rows or (state.clean and state.owned == gateway)
+        row = Row(gateway, clean)
+        self._note(prefix, row)
+        return Request(Kind.ADD, prefix, gateway, cost, row)
+
+    def _blocked_by_row(self, prefix: Prefix, state: RouteState, now: float) -> bool:
+        """Whether another writer has the prefix, as far as the newest inventory shows; then nothing is posted."""
+        row = self.inventory.rows.get(prefix)
+        if row is None or (prefix.is_default and isinstance(state.desired, Desired) and state.desired.beside):
+            return False
+        self._judge(prefix, state, row, now)
+        return True
+
+    def _make_wait_for_room(self, prefix: Prefix, state: RouteState) -> None:
+        self.phases[state.phase] -= 1
+        self._using[prefix.family] -= self._uses_room(state)
+        self.desired -= state.gateway is not None
+        del self.routes[prefix]
+        self.over[prefix.family][prefix] = None
+
+    def _begin_delete(self, prefix: Prefix, state: RouteState, cost: int, now: float) -> Request | None:
+        owned = state.owned
+        assert owned is not None  # noqa: S101 (the action says so)
+        proof = self._proof(prefix, state, owned, now)
+        if proof is _Proof.STALE:
+            self.unproved[prefix] = now
+            return None
+        if proof is _Proof.GONE:
+            self._disown(prefix, state, now)
+            self._place(prefix, state, now)
+            return None
+        if proof is _Proof.NONE:
+            self._leave_behind(prefix, state, self._describe(prefix), now)
+            return None
+        if proof is _Proof.SHOWN and prefix.family is Family.INET6:
+            return Request(Kind.DELETE, prefix, owned, cost)
+        return Request(Kind.ASSERT, prefix, owned, cost)
+
+    def _describe(self, prefix: Prefix) -> str:
+        row = self.inventory.rows.get(prefix)
+        if row is not None:
+            return describe_row(row)
+        return "a route exists in its kernel that its table does not show"
+
+    def _leave_behind(self, prefix: Prefix, state: RouteState, why: str, now: float) -> None:
+        state.error = f"ours is left behind, since nothing proves that DELETE would remove it and no other: {why}"
+        state.heal = False
+        desired = state.gateway is not None
+        self._set_phase(prefix, state, Phase.LEFT_BEHIND, now)
+        if not desired and state.published is not None:
+            self._withdrawn(prefix, state, "left-behind")
+        self._place(prefix, state, now)
+
+    def _proof(self, prefix: Prefix, state: RouteState, owned: Address, now: float) -> _Proof:
+        """Whether a DELETE would take our route, by reconciler.md section 2."""
+        inet = prefix.family is Family.INET
+        witness = self._witness
+        if witness is not None and witness.ready:
+            if witness.shows(prefix, owned) if inet else witness.only_ours(prefix, owned):
+                return _Proof.SHOWN
+            return _Proof.NONE if witness.holds(prefix, owned) else _Proof.GONE
+        by_table = inet or (state.clean and not prefix.is_default)
+        if state.certain and now - state.created_at <= FRESH_S:
+            return _Proof.SHOWN if by_table else _Proof.NONE
+        if self.inventory_at <= state.changed_at or now - self.inventory_at > FRESH_S:
+            return _Proof.STALE
+        row = self.inventory.rows.get(prefix)
+        if state.by_hand and (row is None or row.gateways == (owned,)):
+            return _Proof.SHOWN
+        if row is None:
+            return _Proof.MISSING
+        return _Proof.SHOWN if by_table and is_ours(row, owned, self.protocols) else _Proof.NONE
+
+    # -- what came of a request -------------------------------------------------------------------------------------
+
+    def finished(self, request: Request, outcome: Outcome, now: float) -> Request | None:
+        """Take the outcome of a request; return one for the same prefix that has to follow at once, or None."""
+        prefix = request.prefix
+        state = self.routes[prefix]
+        if outcome.answer not in _NO_ANSWER:
+            self._silent.clear()
+        if outcome.answer is Answer.UNKNOWN:
+            self.ingestion.note(now)
+            state.changed_at = now
+        handlers = {
+            Kind.ADD: self._added,
+            Kind.ASSERT: self._asserted,
+            Kind.VERIFY: self._verified,
+            Kind.DELETE: self._deleted,
+        }
+        follow = handlers[request.kind](prefix, state, request, outcome, now)
+        if follow is None:
+            self.busy.discard(prefix)
+            self._place(prefix, state, now)
+            self._fill(prefix.family, now)
+        return follow
+
+    def _changed(self, state: RouteState, now: float) -> None:
+        """The target accepted a change: it has to ingest it."""
+        state.changed_at = now
+        self.ingestion.note(now)
+
+    def _failed(self, prefix: Prefix, state: RouteState, words: str, now: float) -> None:
+        state.failures += 1
+        state.error = words
+        state.retry_at = now + backoff_s(state.failures, RETRY_FIRST_S, RETRY_MOST_S)
+
+    def _created(self, prefix: Prefix, state: RouteState, gateway: Address, now: float, *, clean: bool) -> None:
+        """2xx to a POST: the route is ours and in the target's kernel."""
+        self._changed(state, now)
+        self._own(prefix, state, gateway)
+        state.certain, state.clean, state.created_at = True, clean, now
+        state.failures, state.error, state.retry_at, state.lost = 0, "", NEVER, False
+        self.foreign_not_forwarded.pop(prefix, None)
+        self.counters.posted += 1
+        self.proved_at = now
+
+    def _added(
+        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
+    ) -> Request | None:
+        answer, gateway = outcome.answer, request.gateway
+        repaired = state.lost
+        if answer is Answer.CREATED:
+            self.bucket.give_back(now, request.tokens - (2 if repaired else 1))
+            assert request.intent is not None  # noqa: S101 (every ADD has one)
+            self._created(prefix, state, gateway, now, clean=request.intent.clean)
+            if repaired:
+                self._repaired(prefix, state, now)
+            self._accepted(prefix, state, gateway, now)
+            return None
+        if repaired:
+            self.repairs.give_back(now)
+        ours_before = state.owned == gateway
+        if answer is Answer.UNKNOWN:
+            if self._contains_our_end(prefix):
+                self._silent[prefix] = None
+            self._own(prefix, state, gateway)
+            self._failed(prefix, state, outcome.words, now)
+            return None
+        self.bucket.give_back(now, request.tokens)
+        if not ours_before:
+            self._note(prefix, None)
+            if state.published is not None:  # the route before it was deleted
+                self._withdrawn(prefix, state, "replacement-failed")
+        state.gap_since = None
+        if answer in _NO_ANSWER:
+            self._failed(prefix, state, outcome.words, now)
+        elif answer in {Answer.EXISTS, Answer.UNEXPLAINED}:
+            self._exists(prefix, state, outcome, now, ours_before=ours_before)
+        else:
+            self._refused(prefix, state, gateway, outcome, now)
+        return None
+
+    def _exists(
+        self, prefix: Prefix, state: RouteState, outcome: Outcome, now: float, *, ours_before: bool
+    ) -> None:
+        """409 to a POST of a route that is not known to exist."""
+        shown = self.inventory_at <= state.changed_at or prefix in self.inventory.rows
+        if ours_before and outcome.answer is Answer.EXISTS and not shown:
+            self._not_forwarded(prefix, state, now)
+            return
+        state.error = outcome.words
+        self._unjudged[prefix] = now
+        self._set_phase(prefix, state, Phase.UNJUDGED, now)
+
+    def _not_forwarded(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        state.lost, state.clean = False, False
+        state.error = (
+            "the target's kernel has the route, its table does not: another route to the prefix came and went"
+        )
+        self._set_phase(prefix, state, Phase.NOT_FORWARDED, now)
+        witness = self._witness
+        if witness is not None and witness.ready and state.owned is not None:
+            state.heal = witness.only_ours(prefix, state.owned)
+
+    def _refused(
+        self, prefix: Prefix, state: RouteState, gateway: Address, outcome: Outcome, now: float
+    ) -> None:
+        news = state.phase is not Phase.REFUSED and not state.failures
+        self._failed(prefix, state, outcome.words, now)
+        self._set_phase(prefix, state, Phase.REFUSED, now)
+        if news and isinstance(state.desired, Desired):
+            state.published = None
+            self._report.refused(
+                prefix, state.desired._replace(gateway=gateway), outcome.status, outcome.words, RETRY_FIRST_S
+            )
+
+    def _accepted(self, prefix: Prefix, state: RouteState, gateway: Address, now: float) -> None:
+        """A POST of a desired route was answered with 2xx."""
+        contended = self.repairs.is_contended(prefix)
+        self._set_phase(prefix, state, Phase.CONTENDED if contended else Phase.ACCEPTED, now)
+        gap_ms = None if state.gap_since is None else round((now - state.gap_since) * 1e3, 3)
+        state.gap_since = None
+        self._report.reached("accepted", state.kernel_changed_at, now)
+        previous, state.published = state.published, gateway
+        if isinstance(state.desired, Desired):
+            wished = state.desired._replace(gateway=gateway)
+            self._report.accepted(prefix, wished, previous if previous != gateway else None, gap_ms)
+
+    def _repaired(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        """A route that the target had lost is there again: how soon it may be posted next, and is it looked at?"""
+        self.counters.repaired += 1
+        if self.repairs.losses.get(prefix) is not None:
+            self.repairs.saw(kept=False)
+        if self.repairs.lost(prefix, now).count == 1:
+            if not self._look:
+                self._look_at = now + RepairWindow.PERIOD_S
+            self._look.append(prefix)
+
+    def _verified(
+        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
+    ) -> Request | None:
+        answer, gateway = outcome.answer, request.gateway
+        if answer is Answer.CREATED:
+            self._report.lost(prefix, "a repeated POST was accepted: its kernel had lost the route, and has it again")
+            self.counters.lost += 1
+            self._created(prefix, state, gateway, now, clean=prefix not in self.inventory.rows or state.clean)
+            state.kernel_changed_at = None
+            state.published = None
+            self._repaired(prefix, state, now)
+            self._accepted(prefix, state, gateway, now)
+            self._verify_at = min(self._verify_at, max(now, self._verified_at + VERIFY_GAP_S))
+            self._reachable(prefix, gateway, now)
+            return None
+        self.repairs.give_back(now)
+        if answer is Answer.UNKNOWN:  # posted or not, the route is ours: look again
+            self._failed(prefix, state, outcome.words, now)
+            return None
+        self.bucket.give_back(now, request.tokens)
+        if answer is Answer.EXISTS:
+            self.proved_at = now
+            state.failures, state.error, state.retry_at = 0, "", NEVER
+            if prefix in self.repairs.losses:
+                self.repairs.saw(kept=True)
+            self._reachable(prefix, gateway, now)
+        elif answer is Answer.UNREACHABLE:
+            self.unreachable.setdefault(gateway, prefix)
+        return None
+
+    def _reachable(self, prefix: Prefix, gateway: Address, now: float) -> None:
+        """The gateway works: if it did not before, whatever goes by it has to be verified."""
+        if self.unreachable.get(gateway) == prefix:
+            del self.unreachable[gateway]
+            self._verify_at = now
+
+    def _asserted(
+        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
+    ) -> Request | None:
+        answer, owned, tokens = outcome.answer, request.gateway, request.tokens
+        replaces = state.gateway is not None
+        still = self._action(prefix, state) in {*WITHDRAWALS, Urgency.REPLACE}
+        proved = False
+        if answer is Answer.CREATED:  # it had gone: a stale row, or a loss
+            self.counters.stale_removed += 1
+            self._created(prefix, state, owned, now, clean=prefix not in self.inventory.rows or state.clean)
+            tokens -= 1
+            proved = prefix.family is Family.INET or (state.clean and not prefix.is_default)
+        elif answer is Answer.EXISTS:
+            proof = self._proof(prefix, state, owned, now)
+            proved, still = proof is _Proof.SHOWN, still and proof is not _Proof.STALE
+        if still and proved:
+            needed = 1 + replaces
+            self.bucket.give_back(now, tokens - needed)
+            return Request(Kind.DELETE, prefix, owned, min(tokens, needed))
+        if answer is Answer.UNKNOWN:
+            self.bucket.give_back(now, tokens - 1)
+            self._doubt(prefix, state, outcome.words, now)
+            return None
+        self.bucket.give_back(now, tokens)
+        if not still:
+            return None
+        if answer in {Answer.CREATED, Answer.EXISTS}:
+            self._leave_behind(prefix, state, self._describe(prefix), now)
+        else:
+            self._failed(prefix, state, f"it cannot be proved ours: {outcome.words}", now)
+        return None
+
+    def _doubt(self, prefix: Prefix, state: RouteState, words: str, now: float) -> None:
+        """The answer was lost: whether our route is there has to be proved again."""
+        state.certain = False
+        self._failed(prefix, state, words, now)
+
+    def _deleted(
+        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
+    ) -> Request | None:
+        answer, owned, tokens = outcome.answer, request.gateway, request.tokens
+        if answer is Answer.UNKNOWN:
+            self._doubt(prefix, state, outcome.words, now)
+            return None
+        absent = answer is Answer.ABSENT and prefix.family is Family.INET6
+        if answer is not Answer.DELETED and not absent:
+            self.bucket.give_back(now, tokens)
+            self._doubt(prefix, state, outcome.words, now)
+            return None
+        if not absent:
+            self._changed(state, now)
+            self.counters.deleted += 1
+            tokens -= 1
+        clean = state.clean
+        row = self.inventory.rows.pop(prefix, None)  # what we removed is not another writer's
+        if self._leaves_another(prefix, owned, row):
+            self.foreign_not_forwarded[prefix] = None
+        self._disown(prefix, state, now)
+        state.failures, state.error, state.retry_at = 0, "", NEVER
+        if (gateway := state.gateway) is None:
+            self.bucket.give_back(now, tokens)
+            self._report.reached("withdrawn", state.kernel_changed_at, now)
+            self._withdrawn(prefix, state, self._why(prefix, state))
+            return None
+        state.gap_since = now
+        state.clean = clean
+        self.bucket.give_back(now, tokens - 1)
+        return self._add_request(prefix, state, gateway, min(1, max(0, tokens)))
+
+    def _leaves_another(self, prefix: Prefix, owned: Address, row: InventoryRow | None) -> bool:
+        """Whether another route to the prefix remains: the target's table lost its row with ours."""
+        witness = self._witness
+        if witness is not None and witness.ready:
+            return witness.others(prefix, owned)
+        return row is not None and not is_ours(row, owned, self.protocols)
+
+    # -- checks: repeated POSTs of what should be there -------------------------------------------------------------
+
+    def verify_soon(self, now: float) -> None:
+        """Have all our routes posted again, as a proof that they exist, when nothing else waits."""
+        self._verify_at = now
+
+    def _next_check(self, now: float) -> Prefix | None:
+        """The next route to post again, when nothing else is to be sent."""
+        if self._verify:
+            pass
+        elif now >= self._verify_at:
+            self._verify_at, self._verified_at = now + self.limits.verify_interval_s, now
+            self._probe_at = now + self.limits.probe_interval_s
+            self.counters.verifications += 1
+            self._verify.extend(self.routes)
+        elif now >= self._probe_at:
+            self._probe_at = now + self.limits.probe_interval_s
+            self._verify.extend(self._probe())
+        elif self._look and now >= self._look_at:
+            self._look_at = now + RepairWindow.PERIOD_S
+            self._verify.extend(self._look)
+            self._look.clear()
+        while self._verify:
+            prefix = self._verify.popleft()
+            state = self.routes.get(prefix)
+            if (
+                state is not None
+                and self._is_verifiable(state)
+                and prefix not in self.busy
+                and prefix not in self.queue
+                and self.repairs.not_before(prefix) <= now
+            ):
+                return prefix
+        return None
+
+    def _probe(self) -> list[Prefix]:
+        """One of our routes, each in turn, and one by each gateway that was unreachable."""
+        found = []
+        for gateway, prefix in tuple(self.unreachable.items()):
+            state = self.routes.get(prefix)
+            if state is None or state.owned != gateway or not self._is_verifiable(state):
+                del self.unreachable[gateway]  # another route by it, if there is one, will tell
+            else:
+                found.append(prefix)
+        for _ in range(len(self.routes) + 1):
+            prefix_or_none = next(self._probes, None)
+            if prefix_or_none is None:
+                self._probes = iter(tuple(self.routes))
+                continue
+            state = self.routes.get(prefix_or_none)
+            if state is not None and self._is_verifiable(state):
+                self.counters.probes += 1
+                return [*found, prefix_or_none]
+        return found
+
+    # -- inventories ------------------------------------------------------------------------------------------------
+
+    def _inventory_wanted_at(self, now: float) -> float:
+        """When the table has to be read next, for whatever reason."""
+        at = float("inf")
+        if self.unproved:
+            at = now
+        if self._unjudged:
+            first = next(iter(self._unjudged.values()))
+            idle = self.queue.first(now) is None
+            at = min(at, max(now if idle else first + JUDGE_AFTER_S, self.inventory_at + self._judge_gap_s))
+        interval_s = self.limits.inventory_interval_s
+        if self.phases[Phase.CONFLICTING] or self.phases[Phase.PRESENT] or self.phases[Phase.LEFT_BEHIND]:
+            interval_s = min(interval_s, CONFLICT_INVENTORY_S)
+        periodic = self.inventory_at + interval_s
+        if periodic < at and (periodic > now or self.queue.first(now, least=Urgency.ADD) is None):
+            at = periodic
+        return max(at, self.inventory_at + self.limits.inventory_gap_s)
+
+    def inventory_due(self, now: float) -> bool:
+        """Whether the table has to be read before anything else is sent."""
+        return self._inventory_wanted_at(now) <= now
+
+    def inventory_in(self, now: float) -> float:
+        """Seconds until the table should, and may, be read."""
+        return max(self._inventory_wanted_at(now) - now, self.ingestion.quiet_in(now))
+
+    def take_inventory(
+        self, inventory: Inventory, started: float, now: float, *, connected: bool = False
+    ) -> Iterator[None]:
+        """Compare every route with a table that was read in quiet, in slices.
+
+        Args:
+            inventory: the table.
+            started: when reading it began; routes changed since then are not compared.
+            now: monotonic seconds.
+            connected: it is the first one of a connection: what is missing was lost by a restart, not by contention.
+        """
+        self.inventory, self.inventory_at = inventory, started
+        self.proved_at = now
+        self.counters.inventories += 1
+        waiting, self.unproved = self.unproved, {}
+        if self._unjudged:
+            self._judge_gap_s = min(self._judge_gap_s * 2, CONFLICT_INVENTORY_S)
+        for prefix in list(self.foreign_not_forwarded):
+            if prefix in inventory.rows:
+                del self.foreign_not_forwarded[prefix]
+        for count, prefix in enumerate(list(self.routes), 1):
+            state = self.routes.get(prefix)
+            if state is not None and prefix not in self.busy:
+                if state.changed_at < started:
+                    self._compare(prefix, state, inventory.rows.get(prefix), now, connected=connected)
+                if state.phase is Phase.LEFT_BEHIND:
+                    self._reconsider(prefix, state, now)
+                elif prefix in waiting:
+                    self._place(prefix, state, now)
+            if count % SLICE == 0:
+                yield
+
+    def _reconsider(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        """What is left behind is removed as soon as a proof comes up."""
+        if state.owned is not None and self._proof(prefix, state, state.owned, now) in {
+            _Proof.SHOWN,
+            _Proof.GONE,
+        }:
+            self._set_phase(prefix, state, Phase.PENDING, now)
+            self._place(prefix, state, now)
+
+    def _compare(
+        self, prefix: Prefix, state: RouteState, row: InventoryRow | None, now: float, *, connected: bool
+    ) -> None:
+        owned = state.owned
+        if owned is None:
+            if state.gateway is not None and state.phase in _RESTING:
+                self._judge(prefix, state, row, now)
+        elif row is None:
+            self._missing(prefix, state, now, connected=connected)
+        elif is_ours(row, owned, self.protocols):
+            self._shown(prefix, state, owned, now)
+        else:
+            self._overlaid(prefix, state, row, now)
+
+    def _judge(self, prefix: Prefix, state: RouteState, row: InventoryRow | None, now: float) -> None:
+        """Nothing of ours is there: say what the row means for a desired route."""
+        before = state.phase
+        if row is None and before is not Phase.UNJUDGED:
+            if now < state.retry_at:
+                return
+            state.failures, state.error = 0, ""
+            self._set_phase(prefix, state, Phase.PENDING, now)  # the other route is gone
+            self._place(prefix, state, now)
+            return
+        if before is Phase.UNJUDGED:
+            self._judge_gap_s = JUDGE_GAP_S
+        if row is not None and row.gateways == (state.gateway,):
+            state.failures, state.error = 0, ""
+            self._set_phase(prefix, state, Phase.PRESENT, now)
+            return
+        if row is None:  # a 409, and the table has no row: tried again later
+            state.retry_at = now + RETRY_MOST_S
+        self._conflicting(prefix, state, self._describe(prefix), now)
+
+    def _conflicting(self, prefix: Prefix, state: RouteState, detail: str, now: float) -> None:
+        state.error = detail
+        if state.phase is Phase.CONFLICTING:
+            return
+        self._set_phase(prefix, state, Phase.CONFLICTING, now)
+        self.counters.conflicts += 1
+        state.published = None
+        if isinstance(state.desired, Desired):
+            self._report.conflicting(prefix, state.desired, detail)
+
+    def _missing(self, prefix: Prefix, state: RouteState, now: float, *, connected: bool) -> None:
+        """The table has no row for a route of ours."""
+        if state.phase in {Phase.NOT_FORWARDED, Phase.LEFT_BEHIND}:
+            return
+        state.certain = False
+        if state.gateway is not None:
+            state.lost = not connected
+            if state.phase in _RESTING:
+                self._set_phase(prefix, state, Phase.PENDING, now)
+            if state.published is not None:
+                self.counters.lost += 1
+                state.published = None
+                self._report.lost(prefix, "its table does not show the route any more")
+            if state.phase is not Phase.REFUSED:
+                self._set_phase(prefix, state, Phase.PENDING, now)
+        self._place(prefix, state, now)
+
+    def _shown(self, prefix: Prefix, state: RouteState, owned: Address, now: float) -> None:
+        """The table, or the witness, shows our route."""
+        state.certain, state.lost = True, False
+        if state.phase is not Phase.CONTENDED and state.gateway == owned and state.phase is not Phase.CONFIRMED:
+            self._set_phase(prefix, state, Phase.CONFIRMED, now)
+            state.failures, state.error = 0, ""
+            self._report.reached("confirmed", state.kernel_changed_at, now)
+            state.kernel_changed_at = None
+            state.published = owned
+            self._report.confirmed(prefix, owned)
+        elif state.published != owned and state.phase is not Phase.LEFT_BEHIND:
+            state.published = owned  # added by a previous run, and to be replaced or withdrawn
+            self._report.confirmed(prefix, owned)
+        if state.phase in _RESTING:
+            self._set_phase(prefix, state, Phase.PENDING, now)
+        if state.phase is not Phase.CONFIRMED or prefix in self.queue:
+            self._place(prefix, state, now)
+
+    def _overlaid(self, prefix: Prefix, state: RouteState, row: InventoryRow, now: float) -> None:
+        """The row of a prefix of ours is another writer's: ours may still be in the kernel below it."""
+        state.certain = state.clean = state.lost = False
+        if state.gateway is None:
+            self._place(prefix, state, now)
+        elif row.gateways == (state.gateway,):
+            self._set_phase(prefix, state, Phase.PRESENT, now)
+            self._place(prefix, state, now)
+        else:
+            self._conflicting(prefix, state, describe_row(row), now)
+            self._place(prefix, state, now)
+
+    # -- the witness ------------------------------------------------------------------------------------------------
+
+    def witness_changed(self, prefix: Prefix, now: float, *, foreign_removed: bool = False) -> bool:
+        """The routes of a prefix changed in the target's kernel.
+
+        Args:
+            prefix: the prefix.
+            now: monotonic seconds.
+            foreign_removed: another writer's route to it went. Then the target's table has no row for it any more.
+
+        Returns:
+            Whether it is too early to say what that means: call again a moment later.
+        """
+        state, witness = self.routes.get(prefix), self._witness
+        if state is None or witness is None or not witness.ready:
+            return False
+        if prefix in self.busy or state.changed_at + WITNESS_LAG_S > now:
+            return True  # it may be our own doing, and the answer still on its way
+        owned = state.owned
+        if owned is None:
+            if state.phase in _RESTING:  # the other writer's route may be gone
+                self.inventory.rows.pop(prefix, None)
+                self._set_phase(prefix, state, Phase.PENDING, now)
+                self._place(prefix, state, now)
+            return False
+        if witness.shows(prefix, owned):
+            if foreign_removed and state.gateway == owned:
+                self._not_forwarded(prefix, state, now)
+                self._place(prefix, state, now)
+            elif not witness.others(prefix, owned) and state.phase is not Phase.NOT_FORWARDED:
+                self._shown(prefix, state, owned, now)
+        elif witness.holds(prefix, owned):
+            if state.phase is not Phase.LEFT_BEHIND:
+                state.certain = state.clean = False
+        else:
+            self._gone_by_witness(prefix, state, now)
+        return False
+
+    def _gone_by_witness(self, prefix: Prefix, state: RouteState, now: float) -> None:
+        """The target's kernel does not have our route any more."""
+        witness = self._witness
+        assert witness is not None  # noqa: S101 (it said so)
+        owned, desired, published = state.owned, state.gateway is not None, state.published is not None
+        others = owned is not None and witness.others(prefix, owned)
+        self._disown(prefix, state, now)
+        if not desired:
+            self._withdrawn(prefix, state, "replaced-by-other" if others else self._why(prefix, state))
+        elif others:
+            self._conflicting(prefix, state, "its kernel has another route to the prefix now", now)
+        else:
+            state.lost = True
+            self.inventory.rows.pop(prefix, None)
+            if published:
+                self.counters.lost += 1
+                state.published = None
+                self._report.lost(prefix, "its kernel does not have the route any more")
+        self._place(prefix, state, now)
+
+    # -- time, and how it stands ------------------------------------------------------------------------------------
+
+    def connected(self, now: float) -> None:
+        """A connection begins: everything has to be proved again."""
+        self._verify_at = now
+        self.halted, self.one_at_a_time = False, True
+        self.suspended.clear()
+
+    def suspend(self, prefix: Prefix) -> None:
+        """A route that we posted came up in our own kernel: nothing more is sent."""
+        self.suspended[prefix] = None
+        self.halted = True
+
+    def take_back(self, prefix: Prefix, now: float) -> Request | None:
+        """Withdraw a suspended route at once; the caller has proof that DELETE takes it. None: it is not ours."""
+        state = self.routes.get(prefix)
+        if state is None or state.owned is None or prefix in self.busy:
+            return None
+        owned = state.owned
+        self._set_desired(prefix, state, None, now)
+        self.queue.discard(prefix)
+        self.busy.add(prefix)
+        return Request(Kind.DELETE, prefix, owned, 0)
+
+    def disconnected(self) -> None:
+        """The target does not answer: a POST that may have cut us off is not sent again."""
+        for prefix in self._silent:
+            self.suspects[prefix] = None
+        self._silent.clear()
+        self._verify.clear()
+
+    def tick(self, now: float) -> None:
+        """Let time pass; to be called every second or so."""
+        for prefix in self.repairs.tick(now):
+            state = self.routes.get(prefix)
+            if state is not None and state.phase is Phase.CONTENDED:
+                self._set_phase(prefix, state, Phase.ACCEPTED, now)
+
+    def next_wakeup(self, now: float) -> float:
+        """Seconds until something is to be done, if nothing else happens before."""
+        wake = min(self.inventory_in(now), max(0.0, self._probe_at - now), max(0.0, self._verify_at - now))
+        if self._look:
+            wake = min(wake, max(0.0, self._look_at - now))
+        if self.token_in > 0:
+            wake = min(wake, self.token_in)
+        if (due := self.queue.next_due()) is not None:
+            wake = min(wake, max(0.0, due - now))
+        return wake
+
+    @property
+    def owned(self) -> Mapping[Prefix, Address]:
+        """Our routes in the target, those that may be there too."""
+        return {prefix: state.owned for prefix, state in self.routes.items() if state.owned is not None}
+
+    @property
+    def occupied(self) -> dict[Family, int]:
+        """How many routes are, may be, or are about to be ours there, by family."""
+        return self._using.copy()
+
+    @property
+    def waiting(self) -> int:
+        """What waits for us: requests, proofs, judgements, checks. What waits for its own time does not count."""
+        return (
+            self.queue.waiting + len(self.unproved) + len(self._unjudged) + len(self.busy) + len(self._verify)
+        )
+
+    @property
+    def synced(self) -> bool:
+        """Whether nothing waits for us."""
+        return not self.waiting
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything desired is there, and nothing else of ours."""
+        there = sum(self.phases[phase] for phase in MIRRORED)
+        return (
+            self.synced
+            and there == self.desired
+            and not self.over_capacity
+            and not self.phases[Phase.LEFT_BEHIND]
+            and not self.unreachable
+        )
+
+    @property
+    def over_capacity(self) -> int:
+        """How many desired routes wait for room."""
+        return sum(map(len, self.over.values()))
+
+    def all_phases(self) -> Counter[Phase]:
+        """How many prefixes are in which phase; they add up to all that is known."""
+        return self.phases + Counter(
+            {Phase.INELIGIBLE: len(self.ineligible), Phase.OVER_CAPACITY: self.over_capacity}
+        )
+
+    def oldest_s(self, now: float) -> float:
+        """How long the longest waiting has waited; what waits for its own time does not count."""
+        unproved = now - next(iter(self.unproved.values())) if self.unproved else 0.0
+        unjudged = now - next(iter(self._unjudged.values())) if self._unjudged else 0.0
+        return max(self.queue.oldest_s(now), unproved, unjudged)
+
+    def held_at_start(self, now: float) -> int:
+        """How many withdrawals the start-up hold holds back."""
+        if self._startup_until <= now:
+            return 0
+        until = self._startup_until
+        return sum(self.routes[prefix].hold_until == until for prefix in self.queue.of(*WITHDRAWALS))
+
+    def resynced(self, began: float) -> int:
+        """The kernel was dumped again: tell how many withdrawals that releases."""
+        held = len(self.withdrawal_limit.held)
+        return held if self.withdrawal_limit.resynced(self.queue.of(*WITHDRAWALS), began) else 0
