@@ -9,9 +9,9 @@ import structlog
 from routesync.events.models import (
     EventSink,
     RouteAccepted,
-    RouteBlocked,
     RouteConfirmed,
     RouteConflicting,
+    RouteIneligible,
     RouteRefused,
     RouteWithdrawn,
     SyncHeld,
@@ -19,8 +19,8 @@ from routesync.events.models import (
     SyncReleased,
 )
 from routesync.loxilb.errors import Rejected
+from routesync.mirror.eligibility import Desired, Ineligible
 from routesync.mirror.measures import Measures
-from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix, format_address
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class Announcer:
         return self._standing.get(prefix)
 
     def accepted(
-        self, prefix: Prefix, wanted: Wanted, previous: Address | None, gap_ms: float | None = None
+        self, prefix: Prefix, wanted: Desired, previous: Address | None, gap_ms: float | None = None
     ) -> None:
         """The target took the route."""
         self.measures.fates["accepted"] += 1
@@ -90,7 +90,7 @@ class Announcer:
         if (gateway := self.standing(prefix)) is not None:
             self.withdrawn(prefix, gateway, reason)
 
-    def refused(self, prefix: Prefix, wanted: Wanted, error: Rejected, retry_in_s: float) -> None:
+    def refused(self, prefix: Prefix, wanted: Desired, error: Rejected, retry_in_s: float) -> None:
         """The target does not take the route."""
         self.measures.fates["refused"] += 1
         self._standing.pop(prefix, None)
@@ -106,7 +106,7 @@ class Announcer:
             )
         )
 
-    def conflicting(self, prefix: Prefix, wanted: Wanted, detail: str) -> None:
+    def conflicting(self, prefix: Prefix, wanted: Desired, detail: str) -> None:
         """Somebody else's route holds the prefix."""
         self.measures.fates["conflicting"] += 1
         self._standing.pop(prefix, None)
@@ -121,12 +121,12 @@ class Announcer:
             )
         )
 
-    def judged(self, prefix: Prefix, judgement: Wanted | Blocked | None) -> None:
+    def judged(self, prefix: Prefix, judgement: Desired | Ineligible | None) -> None:
         """The route is not told to the target, and why; a wanted one speaks when it is accepted."""
-        if isinstance(judgement, Blocked):
-            self.measures.fates["blocked"] += 1
+        if isinstance(judgement, Ineligible):
+            self.measures.fates["ineligible"] += 1
             self._sink.emit(
-                RouteBlocked(
+                RouteIneligible(
                     target=self._target,
                     prefix=str(prefix),
                     family=prefix.family.label,

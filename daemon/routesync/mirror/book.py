@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Final
 
 from routesync.loxilb.wire import InventoryRow
+from routesync.mirror.eligibility import Desired, Ineligible
 from routesync.mirror.pending import Urgency
-from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Candidate, Prefix, format_address
 
 NEVER: Final = float("-inf")
@@ -31,7 +31,7 @@ class Phase(StrEnum):
     PRESENT = "present"  # an equal route stands there that is not ours to remove
     REFUSED = "refused"
     CONFLICTING = "conflicting"
-    BLOCKED = "blocked"
+    INELIGIBLE = "ineligible"
     OVER_CAPACITY = "over-capacity"
     WITHDRAWING = "withdrawing"
 
@@ -87,7 +87,7 @@ class Entry:
         self.error = ""
         self.asked_at: float | None = None
         self._tally = tally
-        self._judgement: Wanted | Blocked | None = None
+        self._judgement: Desired | Ineligible | None = None
         self._phase = Phase.PENDING
         self.since = time.monotonic()
         tally.phases[Phase.PENDING] += 1
@@ -111,19 +111,19 @@ class Entry:
             self.since = time.monotonic()
 
     @property
-    def judgement(self) -> Wanted | Blocked | None:
+    def judgement(self) -> Desired | Ineligible | None:
         """What shall stand there, or why nothing shall; None: there is no route."""
         return self._judgement
 
     @judgement.setter
-    def judgement(self, judgement: Wanted | Blocked | None) -> None:
-        self._tally.wanted += isinstance(judgement, Wanted) - isinstance(self._judgement, Wanted)
+    def judgement(self, judgement: Desired | Ineligible | None) -> None:
+        self._tally.wanted += isinstance(judgement, Desired) - isinstance(self._judgement, Desired)
         self._judgement = judgement
 
     @property
-    def wanted(self) -> Wanted | None:
+    def wanted(self) -> Desired | None:
         """What shall stand there."""
-        return self._judgement if isinstance(self._judgement, Wanted) else None
+        return self._judgement if isinstance(self._judgement, Desired) else None
 
     @property
     def known(self) -> Address | None:

@@ -13,11 +13,11 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory, InventoryRow
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
+from routesync.mirror.eligibility import Desired, Ineligible
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.status import Counters
 from routesync.mirror.tripwire import Tripwire
-from routesync.mirror.wanted import Blocked, Wanted
 from routesync.route import Address, Prefix
 
 log = structlog.get_logger(__name__)
@@ -134,7 +134,7 @@ class Changes:
         return asyncio.get_running_loop().time()
 
     async def _post(
-        self, prefix: Prefix, entry: Entry, wanted: Wanted, inventory: Inventory, previous: Address | None
+        self, prefix: Prefix, entry: Entry, wanted: Desired, inventory: Inventory, previous: Address | None
     ) -> Outcome:
         claimed = entry.claim is not None
         asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
@@ -269,14 +269,16 @@ class Changes:
         entry.changed_at = now
         self._ingestion.note(now)
 
-    def _refused(self, prefix: Prefix, entry: Entry, wanted: Wanted, error: errors.Rejected) -> None:
+    def _refused(self, prefix: Prefix, entry: Entry, wanted: Desired, error: errors.Rejected) -> None:
         entry.failures += 1
         entry.error = error.words
         if entry.phase is not Phase.REFUSED:  # said once, not at every retry
             self._say.refused(prefix, wanted, error, RETRY_FIRST_S)
         entry.phase = Phase.REFUSED
 
-    def _stands_already(self, prefix: Prefix, entry: Entry, wanted: Wanted, row: InventoryRow | None) -> None:
+    def _stands_already(
+        self, prefix: Prefix, entry: Entry, wanted: Desired, row: InventoryRow | None
+    ) -> None:
         if row is not None and is_ours(row, wanted.gateway, self.protocols):
             entry.phase, entry.failures, entry.error = Phase.PRESENT, 0, ""
             return
@@ -324,4 +326,4 @@ class Changes:
 
 def why_unwanted(entry: Entry) -> str:
     """The reason code of a withdrawal."""
-    return entry.judgement.reason.value if isinstance(entry.judgement, Blocked) else "no-route"
+    return entry.judgement.reason.value if isinstance(entry.judgement, Ineligible) else "no-route"

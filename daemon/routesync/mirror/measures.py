@@ -10,7 +10,7 @@ from routesync.measure import CONVERGENCE_S, Histogram
 
 Stage = Literal["accepted", "confirmed", "withdrawn"]
 STAGES: Final[tuple[Stage, ...]] = ("accepted", "confirmed", "withdrawn")
-Fate = Literal["accepted", "confirmed", "withdrawn", "refused", "blocked", "conflicting", "lost"]
+Fate = Literal["accepted", "confirmed", "withdrawn", "refused", "ineligible", "conflicting", "lost"]
 """What is said of a route at a target, as in the events of the same names."""
 
 

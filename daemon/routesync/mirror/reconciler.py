@@ -39,18 +39,18 @@ from routesync.mirror.book import NEVER, Entry
 from routesync.mirror.brakes import Limits
 from routesync.mirror.changes import Changes
 from routesync.mirror.contact import Reading
+from routesync.mirror.eligibility import Desired, Ineligible, NodeFacts, TargetFacts, TargetRules, evaluate
 from routesync.mirror.hold import Hold
-from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.session import Session
 from routesync.mirror.status import Counters, TargetView
+from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.tripwire import Tripwire
-from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import WITNESS_LAG_S, Worklist
-from routesync.route import Candidate, Family, Prefix, Route
+from routesync.route import Address, Candidate, Family, Prefix, Route
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Reconciler:
         ledger: Ledger,
         sink: EventSink,
         links: Callable[[], Mapping[int, Link]],
-        horizon: Horizon | None = None,
+        targets_addresses: TargetsAddresses | None = None,
         request_kernel_reading: Callable[[], None] = lambda: None,
         witness: Witness | None = None,
         hold: Hold | None = None,
@@ -81,7 +81,7 @@ class Reconciler:
         self._rules = rules
         self._ledger = ledger
         self._sink = sink
-        self._horizon = horizon or Horizon([client.url])
+        self._targets_addresses = targets_addresses or TargetsAddresses([client.url])
         self._hold = hold or Hold(None, name)
         self._witness = witness
         self._resumed = asyncio.Event()
@@ -121,14 +121,14 @@ class Reconciler:
             limits=limits,
             sink=sink,
             links=links,
-            horizon=self._horizon,
+            targets_addresses=self._targets_addresses,
             ingestion=ingestion,
             bucket=self._bucket,
             witness=witness,
             tripwire=self._tripwire,
         )
         self._alarms = Alarms(name, self._work, sink)
-        self._horizon.join(name, self.rejudge)
+        self._targets_addresses.join(name, self.rejudge)
         if self._hold.since is not None:
             self._enter_hold()
         else:
@@ -212,8 +212,11 @@ class Reconciler:
         self._session.wake.set()
         return adopted
 
-    def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
-        return judge(candidate, self._rules, facts, self._horizon.addresses)
+    def _judge(
+        self, candidate: Candidate, facts: TargetFacts, current: Address | None
+    ) -> Desired | Ineligible:
+        node = NodeFacts(targets=self._targets_addresses.addresses)
+        return evaluate(candidate, self._rules, facts, node, current)
 
     # -- a hold -----------------------------------------------------------------------------------------------------
 

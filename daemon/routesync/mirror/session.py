@@ -31,10 +31,10 @@ from routesync.mirror.changes import Changes, Outcome
 from routesync.mirror.checks import Checks
 from routesync.mirror.contact import PATIENCE_S, Contact, Reading
 from routesync.mirror.crew import Crew
-from routesync.mirror.horizon import Horizon
 from routesync.mirror.pace import Ingestion, TokenBucket, rest
 from routesync.mirror.pending import Urgency
 from routesync.mirror.status import Breaker, Counters, TargetState
+from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.tripwire import OwnRouteSeenError, Tripwire
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import Worklist, backoff
@@ -71,7 +71,7 @@ class Session:
         limits: Limits,
         sink: EventSink,
         links: Callable[[], Mapping[int, Link]],
-        horizon: Horizon,
+        targets_addresses: TargetsAddresses,
         ingestion: Ingestion,
         bucket: TokenBucket,
         witness: Witness | None,
@@ -89,7 +89,7 @@ class Session:
         self._changes = changes
         self._counters = counters
         self._sink = sink
-        self._horizon = horizon
+        self._targets_addresses = targets_addresses
         self._ingestion = ingestion
         self._witness = witness
         self._tripwire = tripwire
@@ -214,7 +214,7 @@ class Session:
         self._tripwire.protocols = frozenset(PROTOCOLS.get(word, -1) for word in self._changes.protocols)
         if self._witness is not None:
             self._witness.honours_static = self._changes.protocols == STATIC
-        self._absorb(reading)
+        self._absorb(reading, version)
         if self._said or self.version is None:
             self._said.clear()
             log.info("target_up", target=self._name, url=self._client.url, version=version)
@@ -280,11 +280,11 @@ class Session:
         self._counters.readings += 1
         if not reading.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
-        self._absorb(reading)
+        self._absorb(reading, self.version)
 
-    def _absorb(self, reading: Reading) -> None:
-        self._work.absorb(reading)
-        self._horizon.see(self._name, self._work.facts.addresses)
+    def _absorb(self, reading: Reading, version: str | None) -> None:
+        self._work.absorb(reading, self._client.ends, version)
+        self._targets_addresses.see(self._name, self._work.facts.addresses)
 
     def _checked(self, prefix: Prefix, entry: Entry, outcome: Outcome) -> None:
         now = _now()

@@ -16,9 +16,9 @@ from routesync.mirror.book import NEVER, Entry, Finding, Phase, Tally, compare, 
 from routesync.mirror.brakes import Limits, MassWithdrawBrake
 from routesync.mirror.changes import RETRY_FIRST_S, Changes, why_unwanted
 from routesync.mirror.contact import Reading
+from routesync.mirror.eligibility import Desired, Ineligible, TargetFacts
 from routesync.mirror.ledger import Row
 from routesync.mirror.pending import Pending, Urgency
-from routesync.mirror.wanted import Blocked, TargetFacts, Wanted
 from routesync.mirror.witness import Witness
 from routesync.route import Address, Candidate, Family, Prefix
 
@@ -30,7 +30,7 @@ RETRY_MOST_S: Final = 300.0
 WITNESS_LAG_S: Final = 0.05
 """What the witness says within this time of a request of ours is looked at again after it."""
 
-Judge = Callable[[Candidate, TargetFacts], Wanted | Blocked]
+Judge = Callable[[Candidate, TargetFacts, Address | None], Desired | Ineligible]
 
 
 def backoff(failures: int, first_s: float, most_s: float) -> float:
@@ -186,10 +186,12 @@ class Worklist:
 
     def _rejudge(self, prefix: Prefix, entry: Entry) -> None:
         before = entry.judgement
-        entry.judgement = None if entry.candidate is None else self._judge(entry.candidate, self.facts)
+        entry.judgement = (
+            None if entry.candidate is None else self._judge(entry.candidate, self.facts, entry.known)
+        )
         if entry.judgement != before:
             if (
-                not isinstance(before, Wanted)
+                not isinstance(before, Desired)
                 or entry.wanted is None
                 or before.gateway != entry.wanted.gateway
             ):
@@ -241,7 +243,7 @@ class Worklist:
             self.brake.forget(prefix)
             self._changes.let_go(prefix)
         else:
-            entry.phase = Phase.BLOCKED
+            entry.phase = Phase.INELIGIBLE
 
     # -- work -------------------------------------------------------------------------------------------------------
 
@@ -311,11 +313,14 @@ class Worklist:
 
     # -- what a reading says ----------------------------------------------------------------------------------------
 
-    def absorb(self, reading: Reading) -> None:
+    def absorb(
+        self, reading: Reading, ends: tuple[Address, Address] | None = None, version: str | None = None
+    ) -> None:
         """Hold every entry against a table that was read."""
         self.reading = reading
         waiting, self.verify = self.verify, {}
-        facts = TargetFacts.from_inventory(reading.inventory)
+        owned = {prefix: entry.known for prefix, entry in self.entries.items() if entry.known is not None}
+        facts = TargetFacts.from_inventory(reading.inventory, ends, owned, version)
         facts_changed = facts != self.facts
         self.facts = facts
         for prefix, entry in list(self.entries.items()):
