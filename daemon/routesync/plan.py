@@ -6,16 +6,26 @@ it asks the same judges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
+from routesync.kernel import InterfaceAddress
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.book import describe_row, is_ours
-from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge, url_address
+from routesync.mirror.eligibility import (
+    Desired,
+    Ineligible,
+    NodeFacts,
+    TargetFacts,
+    TargetRules,
+    evaluate,
+    self_addresses,
+)
+from routesync.mirror.targets_addresses import url_address
 from routesync.policy import Policy
-from routesync.route import Address, Candidate, Prefix, Route, Verdict
+from routesync.route import Address, Candidate, Family, Prefix, Route, Verdict
 
 
 class Fate(StrEnum):
@@ -38,6 +48,8 @@ class TargetInput(NamedTuple):
     inventory: Inventory | None  # None: it was not, or could not be, read
     owned: Mapping[Prefix, Address]
     error: str | None = None
+    ends: tuple[Address, Address] | None = None  # of the connection by which it was read
+    version: str | None = None
 
 
 class AtTarget(NamedTuple):
@@ -87,6 +99,8 @@ def make_plan(
     policy: Policy,
     tables: Sequence[int],
     targets: Sequence[TargetInput],
+    *,
+    addresses: Sequence[InterfaceAddress] = (),
 ) -> Plan:
     """Work out the plan.
 
@@ -96,14 +110,10 @@ def make_plan(
         policy: the rules.
         tables: numbers of the tables, preferred ones first.
         targets: the targets; none to explain the table alone.
+        addresses: of this host's interfaces.
     """
-    facts = {
-        target.name: TargetFacts.from_inventory(target.inventory) if target.inventory else TargetFacts()
-        for target in targets
-    }
-    addresses = frozenset(address for fact in facts.values() for address in fact.addresses) | frozenset(
-        address for target in targets if (address := url_address(target.url)) is not None
-    )
+    routes = tuple(routes)
+    judges = _judges(targets, routes, addresses)
     planned: list[PlannedRoute] = []
     elected: dict[Prefix, Candidate] = {}
     ordered = sorted(routes, key=lambda route: (route.prefix.sort_key, candidate_order(route, tables)))
@@ -114,38 +124,68 @@ def make_plan(
             ends: tuple[AtTarget, ...] = ()
             if wins:
                 candidate = elected[prefix] = Candidate(route, verdict)
-                ends = tuple(
-                    _at_target(candidate, target, facts[target.name], addresses) for target in targets
-                )
+                ends = tuple(_at_target(candidate, target, judges[target.name]) for target in targets)
             planned.append(PlannedRoute(route, verdict, wins, ends))
     deletions = [
         Deletion(target.name, prefix, gateway)
         for target in targets
         for prefix, gateway in sorted(target.owned.items(), key=lambda item: item[0].sort_key)
-        if prefix not in elected
-        or isinstance(judge(elected[prefix], target.rules, facts[target.name], addresses), Blocked)
+        if prefix not in elected or isinstance(judges[target.name](elected[prefix]), Ineligible)
     ]
     return Plan(tuple(planned), tuple(deletions), tuple(targets))
 
 
-def _at_target(
-    candidate: Candidate, target: TargetInput, facts: TargetFacts, addresses: frozenset[Address]
-) -> AtTarget:
-    judgement = judge(candidate, target.rules, facts, addresses)
-    if isinstance(judgement, Blocked):
+Judge = Callable[[Candidate], Desired | Ineligible]
+
+
+def _judges(
+    targets: Sequence[TargetInput], routes: Iterable[Route], addresses: Sequence[InterfaceAddress]
+) -> dict[str, Judge]:
+    """By target, what decides whether a route is eligible."""
+    facts = {
+        target.name: TargetFacts.from_inventory(
+            target.inventory or Inventory({}, 0), target.ends, target.owned, target.version
+        )
+        for target in targets
+    }
+    own = {address for fact in facts.values() for address in fact.addresses}
+    own.update(address for target in targets if (address := url_address(target.url)) is not None)
+    gateways = frozenset(hop.gateway for route in routes for hop in route.hops if hop.gateway is not None)
+
+    def judge(target: TargetInput) -> Judge:
+        fact = facts[target.name]
+        node = NodeFacts(frozenset(own), gateways, self_addresses(addresses, fact))
+
+        def decide(candidate: Candidate) -> Desired | Ineligible:
+            current = target.owned.get(candidate.route.prefix)
+            return evaluate(candidate, target.rules, fact, node, current)
+
+        return decide
+
+    return {target.name: judge(target) for target in targets}
+
+
+def _at_target(candidate: Candidate, target: TargetInput, judge: Judge) -> AtTarget:
+    judgement = judge(candidate)
+    if isinstance(judgement, Ineligible):
         fate = Fate.UNREPRESENTABLE if judgement.reason.unrepresentable else Fate.REFUSED
         return AtTarget(target.name, fate, None, judgement.reason.value, judgement.detail)
     fate, detail = _against_inventory(candidate.route.prefix, judgement, target)
     return AtTarget(target.name, fate, judgement.gateway, judgement.rule, detail, judgement.degraded)
 
 
-def _against_inventory(prefix: Prefix, wanted: Wanted, target: TargetInput) -> tuple[Fate, str]:
+def _against_inventory(prefix: Prefix, desired: Desired, target: TargetInput) -> tuple[Fate, str]:
     row = target.inventory.rows.get(prefix) if target.inventory else None
     if row is None:
         return Fate.POST, ""
-    if is_ours(row, wanted.gateway):
+    if is_ours(row, desired.gateway):
         return Fate.STANDS, ""
+    if row.gateways == (desired.gateway,):
+        return Fate.STANDS, describe_row(row)
     owned = target.owned.get(prefix)
     if owned is not None and is_ours(row, owned):
         return Fate.REPLACE, describe_row(row)
+    beside = prefix.is_default and prefix.family is Family.INET and target.rules.allow_default == "override"
+    if beside:
+        return Fate.POST, f"beside it: {describe_row(row)}"
     return Fate.CONFLICT, describe_row(row)

@@ -195,7 +195,8 @@ class Route(NamedTuple):
     hops: tuple[NextHop, ...]
     prefsrc: Address | None = None
     nexthop_id: int = 0  # RTA_NH_ID; 0: none
-    encap: bool = False  # RTA_ENCAP present: a tunnel encapsulation that loxilb cannot be told of
+    encap: bool = False  # RTA_ENCAP present: a tunnel encapsulation that loxilb's API cannot express
+    source: Prefix | None = None  # RTA_SRC: an IPv6 route for packets from these sources only; None: from any
 
     @property
     def live_hops(self) -> tuple[NextHop, ...]:
@@ -213,6 +214,8 @@ class Rewrite(NamedTuple):
 
     inet: Address | None = None
     inet6: Address | None = None
+    to_self: bool = False
+    """`next_hop = "self"`: our address on the interface that reaches the target, of either family."""
 
     def for_family(self, family: Family) -> Address | None:
         """The next hop for routes of this family."""

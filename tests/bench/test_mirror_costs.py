@@ -21,10 +21,10 @@ from routesync.demo.topology import FoundingTopology
 from routesync.kernel import KernelSource, open_route_socket
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import SqliteLedger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import TargetRules
 from routesync.route import Prefix, Route, Verdict, parse_address
 from routesync.standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
 from support.bench import median, percentile, record

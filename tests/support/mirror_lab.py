@@ -13,11 +13,11 @@ from routesync.events.table import BUCKETS, Table
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.brakes import Limits
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
-from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.reconciler import Reconciler
-from routesync.mirror.wanted import TargetRules
+from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, format_address, parse_address
@@ -73,7 +73,7 @@ class Lab:
         witness: bool = False,
         hold: Hold | None = None,
         client: LoxilbClient | None = None,
-        horizon: Horizon | None = None,
+        targets_addresses: TargetsAddresses | None = None,
         name: str = "lb",
     ) -> AsyncIterator[Reconciler]:
         """Run a reconciler for the length of a block, with this client, or one that these arguments make."""
@@ -97,7 +97,7 @@ class Lab:
                 request_kernel_reading=self._count_reading,
                 witness=Witness(name, self.space.name) if witness else None,
                 hold=hold,
-                horizon=horizon,
+                targets_addresses=targets_addresses,
                 limits=(limits or Limits())._replace(reading_gap_s=0.3),
             )
             reconciler.load_ledger()

@@ -83,11 +83,11 @@ def test_first_comes_the_status_then_each_event_as_over_mqtt(space: Namespace, d
     assert status["type"] == "io.routesync.status.v1"
     assert status["data"]["state"] == "degraded"
     space.ip("route add 10.1.0.0/16 dev d0")
-    blocked = stream.until("route.blocked")
-    assert blocked["subject"] == "10.1.0.0/16"
-    assert blocked["source"] == "/routesync/n"
-    assert int(blocked["sequence"]) > 0
-    assert blocked["data"]["reason"] == "no-gateway"
+    ineligible = stream.until("route.ineligible")
+    assert ineligible["subject"] == "10.1.0.0/16"
+    assert ineligible["source"] == "/routesync/n"
+    assert int(ineligible["sequence"]) > 0
+    assert ineligible["data"]["reason"] == "no-gateway"
     assert daemon.call("POST", "/v1/pause").status == 200
     assert "paused" in str(stream.until("status")["data"]["reasons"])
     stream.close()
@@ -97,7 +97,7 @@ def test_only_what_is_asked_for_comes(space: Namespace, daemon: Served) -> None:
     stream = Stream(daemon.socket, "?type=route.*&within=10.2.0.0/16")
     space.batch(["route add 10.1.0.0/16 dev d0", "route add 10.2.3.0/24 dev d0"])
     first = stream.next()
-    assert (first["type"], first["subject"]) == ("io.routesync.route.blocked.v1", "10.2.3.0/24")
+    assert (first["type"], first["subject"]) == ("io.routesync.route.ineligible.v1", "10.2.3.0/24")
     stream.close()
 
 
@@ -120,7 +120,7 @@ def test_who_comes_back_gets_what_was_missed_or_is_told_that_it_is_lost(
     lost = late.next()
     assert lost["type"] == LOST
     assert lost["data"]["count"] == 201  # 1,201 since then, of which 1,000 are remembered
-    assert late.next()["type"] == "io.routesync.route.blocked.v1"
+    assert late.next()["type"] == "io.routesync.route.ineligible.v1"
     late.close()
     stranger = Stream(daemon.socket, "?type=route.*&after=another-17")
     assert stranger.next()["data"] == {"count": None}
@@ -135,7 +135,7 @@ def test_a_reader_that_sleeps_is_told_what_it_lost_and_holds_nobody_up(
     stream._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     space.batch([f"route add 10.{i >> 16}.{i >> 8 & 255}.{i & 255}/32 dev d0" for i in range(routes)])
     eventually_sync(
-        lambda: daemon.get("/v1/status")["targets"][0]["phases"].get("blocked", 0) >= routes,
+        lambda: daemon.get("/v1/status")["targets"][0]["phases"].get("ineligible", 0) >= routes,
         within_s=30,
         what="all routes, with a reader that takes nothing",
     )
@@ -235,7 +235,7 @@ def test_watch_needs_no_broker_and_survives_the_daemon(
     assert "the daemon has gone away; waiting for it to come back" in watching.stderr.readline()
     daemon.start()
     types = [message(watching)["type"] for _ in range(2)]
-    assert set(types) <= {"io.routesync.status.v1", LOST, "io.routesync.route.blocked.v1"}
+    assert set(types) <= {"io.routesync.status.v1", LOST, "io.routesync.route.ineligible.v1"}
     watching.send_signal(signal.SIGINT)
     assert watching.wait(30) == 0
 

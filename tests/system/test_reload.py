@@ -136,8 +136,8 @@ def test_what_moves_from_the_rules_to_a_target_changes_nothing_in_between(scene:
         reload(scene)
         scene.mirror_holds(MIRRORED_TABLE)
     assert changes == ["Deleted default via 192.168.10.1", "default via 192.168.10.1"]
-    blocked = {event["subject"] for event in scene.events() if ".blocked." in event["type"]}
-    assert blocked == {"0.0.0.0/0"}
+    ineligible = {event["subject"] for event in scene.events() if ".ineligible." in event["type"]}
+    assert ineligible == {"0.0.0.0/0"}
 
 
 def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scene: Scene) -> None:

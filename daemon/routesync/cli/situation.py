@@ -45,7 +45,10 @@ def read_situation(file: Path, state: Path, *, contact: bool) -> Situation | int
     targets = asyncio.run(_inputs(loaded, state, contact=contact))
     interfaces = {ifindex: link.name for ifindex, link in reading.links.items()}
     return Situation(
-        file, loaded.names, reading, make_plan(reading.routes, interfaces, loaded.policy, tables, targets)
+        file,
+        loaded.names,
+        reading,
+        make_plan(reading.routes, interfaces, loaded.policy, tables, targets, addresses=reading.addresses),
     )
 
 
@@ -59,7 +62,7 @@ async def _inputs(loaded: Loaded, state: Path, *, contact: bool) -> list[TargetI
 async def _input(target: TargetSettings, state: Path, *, contact: bool) -> TargetInput:
     owned: Mapping[Prefix, Address] = {}
     error = None
-    inventory = None
+    inventory = ends = version = None
     try:
         owned = read_owned(state, target.name)
     except (sqlite3.Error, ValueError) as problem:
@@ -67,7 +70,8 @@ async def _input(target: TargetSettings, state: Path, *, contact: bool) -> Targe
     if contact:
         try:
             async with make_client(target) as client:
-                inventory = await client.inventory()
+                version = await client.version()
+                inventory, ends = await client.inventory(), client.ends
         except LoxilbError as problem:
             error = str(problem)
-    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error)
+    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error, ends, version)

@@ -21,7 +21,7 @@ STYLES: Final = {
     **dict.fromkeys(
         ("unreachable", "refused", "conflicting", "over-capacity", "drop", "may not remove"), "red"
     ),
-    **dict.fromkeys(("shared-namespace", "blocked"), "magenta"),
+    **dict.fromkeys(("shared-namespace", "ineligible"), "magenta"),
     **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
 }
 _MARGIN: Final = 9

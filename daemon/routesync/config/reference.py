@@ -58,8 +58,10 @@ in a later table, takes its place.
 route, dead and linkdown hops are left out first, unless all are down. A route without hops (blackhole and its
 like) matches none of them, except for `gateway = false`.
 
-A rule that keeps may give a `next_hop`: loxilb is then told to send to that address, whatever gateway the
-kernel uses. It applies to routes of the address's own family, and leaves those of the other family as they are.
+A rule that keeps may give a `next_hop`: loxilb then sends to that address, whatever gateway the kernel uses. It
+applies to routes of the address's own family, and leaves those of the other family as they are. With
+`next_hop = "self"` loxilb sends to this host, to its address on the interface that reaches the target, of either
+family: so one file serves every node. [loxilb.md](loxilb.md#this-host-as-the-next-hop) says which address that is.
 
 Protocols and tables go by their names in iproute2's `rt_protos` and `rt_tables`, or by number. A built-in name
 keeps its number, whatever these files say: `static` is 4, and FRR's own static routes (196) are `zstatic`.
@@ -161,8 +163,13 @@ def _kind(value: Schema, root: Schema) -> str:
     if "enum" in value:
         words = value["enum"]
         return ", ".join(f"`{word}`" for word in words) if isinstance(words, list) else ""
+    if "const" in value:
+        return f"`{value['const']}`"
     if value.get("type") == "array":
-        return "array of tables"
+        if isinstance(several := value.get("prefixItems"), list):
+            return f"array of {len(several)}: {'; '.join(_kind(it, root) for it in several)}"
+        items = value.get("items")
+        return f"array of {_kind(items, root)}s" if isinstance(items, dict) else "array"
     return f"{value.get('type', 'table')}{_bounds(value)}".replace("object", "table")
 
 

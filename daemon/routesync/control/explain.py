@@ -90,4 +90,8 @@ def _behind(route: Route, winner: Route) -> str:
 
 
 def _rewritten(rewrite: Rewrite | None) -> tuple[str, ...]:
-    return tuple(format_address(hop) for hop in rewrite or () if hop is not None)
+    if rewrite is None:
+        return ()
+    if rewrite.to_self:
+        return ("self",)
+    return tuple(format_address(hop) for hop in (rewrite.inet, rewrite.inet6) if hop is not None)

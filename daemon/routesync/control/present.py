@@ -13,8 +13,8 @@ from routesync.kernel import Links
 from routesync.kernel.details import RouteDetails
 from routesync.loxilb.wire import InventoryRow
 from routesync.mirror.book import Entry, Phase
+from routesync.mirror.eligibility import Ineligible
 from routesync.mirror.status import TargetView
-from routesync.mirror.wanted import Blocked
 from routesync.names import Names, scope_name, type_name
 from routesync.plan import AtTarget as PlannedEnd
 from routesync.plan import Fate
@@ -103,7 +103,7 @@ def target_route(target: str, entry: Entry) -> TargetRoute:
 def target_fields(target: str, entry: Entry) -> dict[str, object]:
     """What the state of a prefix at a target consists of."""
     judgement, wanted = entry.judgement, entry.wanted
-    blocked = judgement if isinstance(judgement, Blocked) else None
+    ineligible = judgement if isinstance(judgement, Ineligible) else None
     return {
         "target": target,
         "phase": entry.phase.value,
@@ -111,8 +111,8 @@ def target_fields(target: str, entry: Entry) -> dict[str, object]:
         "wanted": _text(wanted.gateway) if wanted else None,
         "ours": _text(entry.known),
         "rule": judgement.rule if judgement else None,
-        "code": blocked.reason.value if blocked else None,
-        "detail": blocked.detail if blocked else entry.error,
+        "code": ineligible.reason.value if ineligible else None,
+        "detail": ineligible.detail if ineligible else entry.error,
         "degraded": bool(wanted and wanted.degraded),
     }
 
@@ -134,7 +134,7 @@ def end_of(target: str, entry: Entry) -> AtTarget | None:
     judgement = entry.judgement
     if judgement is None:
         return None
-    if isinstance(judgement, Blocked):
+    if isinstance(judgement, Ineligible):
         fate = Fate.UNREPRESENTABLE if judgement.reason.unrepresentable else Fate.REFUSED
         return AtTarget(target=target, fate=fate.value, code=judgement.reason.value, detail=judgement.detail)
     fate = _fate(entry, judgement.gateway)

@@ -73,7 +73,7 @@ class TargetRoute(Answer):
     target: str = Field(examples=["lb-1"])
     phase: str = Field(
         description="`pending`, `accepted` (2xx), `confirmed` (its table or kernel showed it), `present` (an equal one "
-        "stands there that is not ours), `refused`, `conflicting`, `blocked`, `over-capacity`, `withdrawing`, or "
+        "stands there that is not ours), `refused`, `conflicting`, `ineligible`, `over-capacity`, `withdrawing`, or "
         "`none`: nothing of ours is, or shall be, there.",
         examples=["confirmed"],
     )

@@ -19,7 +19,7 @@ _EVENT_STYLE: Final = {
     "up": "green",
     "withdrawn": "yellow",
     "dropped": "red",
-    "blocked": "magenta",
+    "ineligible": "magenta",
     "refused": "red",
     "conflicting": "red",
     "failed": "red",

@@ -8,9 +8,9 @@ from typing import Final
 from routesync.events.models import (
     Event,
     RouteAccepted,
-    RouteBlocked,
     RouteConflicting,
     RouteDropped,
+    RouteIneligible,
     RouteRefused,
     RouteSummary,
     RouteWithdrawn,
@@ -24,7 +24,7 @@ STORY: Final[Mapping[type[Event], Mapping[str, object]]] = {
     RouteAccepted: {"rule": "pod-networks"},
     RouteWithdrawn: {"reason": "no-route"},
     RouteRefused: {"retry_in_s": 1.0},
-    RouteBlocked: {
+    RouteIneligible: {
         "prefix": "192.168.10.128/25",
         "reason": "connected-at-target",
         "detail": "the target is connected to 192.168.10.0/24",

@@ -48,7 +48,7 @@ class TargetStatus(StatusPart):
     accepted: int = Field(default=0, ge=0)
     confirmed: int = Field(default=0, ge=0)
     refused: int = Field(default=0, ge=0)
-    blocked: int = Field(default=0, ge=0)
+    ineligible: int = Field(default=0, ge=0)
     conflicting: int = Field(default=0, ge=0)
     pending: int = Field(default=0, ge=0)
     over_capacity: int = Field(default=0, ge=0, description="Routes for which `max_routes_*` leaves no room.")

@@ -201,6 +201,7 @@ class RouteDecoder:
                 prefsrc,
                 nexthop_id,
                 encap,
+                None,
             ),
         )
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from routesync.loxilb import errors
 from routesync.loxilb.answer import Answer, AnswerReader
+from routesync.route import Address, parse_address
 
 IDLE_CLOSE_S: Final = 8.0
 """Below loxilb's 10 s, so that a connection is not used at the moment in which it is closed."""
@@ -47,6 +48,17 @@ class Connection(asyncio.Protocol):
     def open(self) -> bool:
         """Whether it can carry a request."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def ends(self) -> tuple[Address, Address] | None:
+        """Our address and the server's; None: no TCP."""
+        if self._transport is None:
+            return None
+        names = (self._transport.get_extra_info("sockname"), self._transport.get_extra_info("peername"))
+        if not all(isinstance(name, tuple) for name in names):
+            return None
+        ours, theirs = (parse_address(name[0].partition("%")[0]) for name in names)
+        return ours, theirs
 
     async def exchange(self, request: bytes, within_s: float) -> Answer:
         """Send a request and wait for its answer.
@@ -160,6 +172,11 @@ class Http:
         self._all: set[Connection] = set()
         self.unbroken = False
         """Whether since `mark` at least one connection was open all the time, so that the server is still the same."""
+
+    @property
+    def ends(self) -> tuple[Address, Address] | None:
+        """Our address and the server's, of a connection that is open; None: none is, or no TCP."""
+        return next((connection.ends for connection in self._all if connection.open), None)
 
     def head(self, method: str, path: str, *fields: str) -> bytes:
         """The beginning of a request: all but the length of its body."""

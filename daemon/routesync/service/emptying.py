@@ -11,10 +11,10 @@ from routesync.control.subject import Emptied
 from routesync.events.models import EventSink
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import TargetRules
 from routesync.service.target_parts import make_client, target_limits
 from routesync.settings import TargetSettings
 

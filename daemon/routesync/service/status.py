@@ -163,7 +163,7 @@ def _target_status(view: TargetView) -> TargetStatus:
         accepted=view.phases[Phase.ACCEPTED],
         confirmed=view.phases[Phase.CONFIRMED],
         refused=view.phases[Phase.REFUSED],
-        blocked=view.phases[Phase.BLOCKED],
+        ineligible=view.phases[Phase.INELIGIBLE],
         conflicting=view.phases[Phase.CONFLICTING],
         pending=view.waiting,
         over_capacity=view.over_capacity,

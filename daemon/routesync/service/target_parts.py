@@ -9,7 +9,8 @@ from typing import NamedTuple
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.token import FileToken
 from routesync.mirror.brakes import Limits
-from routesync.mirror.wanted import TargetRules
+from routesync.mirror.eligibility import AllowDefault, TargetRules
+from routesync.route import Prefix
 from routesync.settings import TargetSettings, rewrite_of
 from routesync.settings.tls import client_context
 
@@ -34,8 +35,17 @@ def _token_of(target: TargetSettings) -> Callable[[], str | None]:
 
 
 def target_rules(target: TargetSettings) -> TargetRules:
-    """What the judgement needs of a target's configuration."""
-    return TargetRules(target.allow_default, target.force_connected, rewrite_of(target.next_hop))
+    """What eligibility needs of a target's configuration."""
+    allow_default: AllowDefault = "override" if target.allow_default == "override" else "no"
+    if target.allow_default is True:
+        allow_default = "yes"
+    return TargetRules(
+        allow_default,
+        target.force_connected,
+        rewrite_of(target.next_hop),
+        frozenset(map(Prefix.parse, target.return_path_ok)),
+        target.min_prefix_length,
+    )
 
 
 def target_limits(target: TargetSettings) -> Limits:
@@ -59,6 +69,8 @@ _JUDGED_OR_TREATED = frozenset(
     {
         "allow_default",
         "force_connected",
+        "min_prefix_length",
+        "return_path_ok",
         "next_hop",
         "rate",
         "burst",

@@ -21,10 +21,10 @@ from routesync.events.models import EventSink
 from routesync.events.table import Table as EventTable
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.hold import Hold
-from routesync.mirror.horizon import Horizon
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
+from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
 from routesync.route import Candidate, Prefix, Route
 from routesync.service.kernel_side import SLICE, KernelSide
@@ -75,7 +75,7 @@ class Targets:
         self._supervisor = supervisor
         self._table = table
         self._state = state
-        self._horizon = Horizon()
+        self._targets_addresses = TargetsAddresses()
         self._witness_sockets = witness_sockets
         self._held: dict[str, _Held] = {}
         self._configured: dict[str, TargetSettings] = {}
@@ -137,7 +137,7 @@ class Targets:
         """Put a configuration in force."""
         settings = loaded.settings
         self._configured = {target.name: target for target in settings.targets}
-        self._horizon.configure(target.url for target in settings.targets)
+        self._targets_addresses.configure(target.url for target in settings.targets)
         active = self._configured if settings.mode == "mirror" else {}
         for name, held in list(self._held.items()):
             target = active.get(name)
@@ -186,7 +186,7 @@ class Targets:
             ledger=self._ledger,
             sink=self._sink,
             links=lambda: self._kernel.links,
-            horizon=self._horizon,
+            targets_addresses=self._targets_addresses,
             hold=Hold(self._state, target.name),
             request_kernel_reading=lambda: self._kernel.source.request_resync("mass withdrawal"),
             witness=self._witness(target),
@@ -207,7 +207,7 @@ class Targets:
 
     async def _end(self, name: str) -> None:
         held = self._held.pop(name)
-        self._horizon.leave(name)
+        self._targets_addresses.leave(name)
         await self._supervisor.end(f"target {name}")
         await held.client.__aexit__(None, None, None)
 

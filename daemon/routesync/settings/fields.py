@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    ValidationInfo,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from routesync.names import SCOPES, TYPES, Names
-from routesync.route import Family, Prefix, format_address
+from routesync.route import Family, Prefix
 from routesync.settings.notation import (
     MAX_LENGTH,
     MAX_U8,
@@ -23,11 +30,13 @@ from routesync.settings.notation import (
     NotationError,
     Span,
     kind_of,
+    read_allow_default,
     read_family,
     read_flag,
     read_interface,
+    read_least_lengths,
     read_name,
-    read_next_hop,
+    read_next_hop_word,
     read_number,
     read_prefix,
     read_span,
@@ -107,8 +116,18 @@ Host = Annotated[str, _parsed(read_host)]
 NetworkNamespace = Annotated[str, _parsed(read_netns)]
 Topic = Annotated[str, _parsed(read_topic)]
 ListenAt = Annotated[Listen, _parsed(read_listen)]
-NextHopText = Annotated[str, _parsed(lambda value: format_address(read_next_hop(value)))]
-"""An address, checked and in its usual form, still as text."""
+NextHopText = Annotated[str, _parsed(read_next_hop_word)]
+"""An address, checked and in its usual form, still as text; or "self"."""
+NetworkText = Annotated[str, _parsed(lambda value: str(read_prefix(value)))]
+"""A prefix, checked and in its usual form, still as text."""
+AllowDefault = Annotated[bool | Literal["override"], _parsed(read_allow_default, bool | Literal["override"])]
+LeastLengths = Annotated[
+    tuple[int, int],
+    BeforeValidator(
+        read_least_lengths,
+        json_schema_input_type=tuple[Annotated[int, Field(ge=0, le=32)], Annotated[int, Field(ge=0, le=128)]],
+    ),
+]
 
 ProtocolWord = Annotated[str | int, PlainValidator(_protocol, json_schema_input_type=str | int)]
 TableWord = Annotated[str | int, PlainValidator(_table, json_schema_input_type=str | int)]

@@ -12,7 +12,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from routesync.route import (
     Address,
@@ -21,6 +21,7 @@ from routesync.route import (
     Prefix,
     Rewrite,
     address_family,
+    format_address,
     is_link_local,
     is_multicast,
 )
@@ -213,13 +214,22 @@ def read_interface(value: object) -> str:
     return text
 
 
+SELF: Final = "self"
+"""As `next_hop`: this host's address on the interface that reaches the target."""
+
+
+def read_next_hop_word(value: object) -> str:
+    """Read one member of a `next_hop` setting: "self", or an address, in its usual form."""
+    return SELF if value == SELF else format_address(read_next_hop(value))
+
+
 def read_next_hop(value: object) -> Address:
     """Read an address that can be told to loxilb as a gateway: unicast, with more than link scope."""
     text = read_text(value, "an address as a string, or a list of one for each family")
     try:
         parsed = ipaddress.ip_address(text)
     except ValueError:
-        remedy = "leave out the prefix length" if "/" in text else "write an IPv4 or IPv6 address"
+        remedy = "leave out the prefix length" if "/" in text else 'write an IPv4 or IPv6 address, or "self"'
         raise NotationError(f"{shown(text)} is no address", remedy) from None
     address = Address(parsed.packed)
     if "%" in text or parsed.is_unspecified or parsed.is_loopback or text == "255.255.255.255":
@@ -234,10 +244,35 @@ def read_next_hop(value: object) -> Address:
     return address
 
 
+def read_allow_default(value: object) -> bool | Literal["override"]:
+    """Read `allow_default` of a target."""
+    if isinstance(value, bool):
+        return value
+    if value == "override":
+        return "override"
+    raise NotationError('expected true or false, or "override"')
+
+
+def read_least_lengths(value: object) -> tuple[int, int]:
+    """Read `min_prefix_length`: the least length of an IPv4 and of an IPv6 prefix."""
+    items = value if isinstance(value, list | tuple) else ()
+    lengths = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool))
+    if len(lengths) != 2 or len(items) != 2:
+        raise NotationError("expected two integers, for IPv4 and IPv6", "write it like [8, 16]")
+    if not (0 <= lengths[0] <= 32 and 0 <= lengths[1] <= 128):
+        raise NotationError("a prefix length is between 0 and 32 for IPv4, and between 0 and 128 for IPv6")
+    return lengths[0], lengths[1]
+
+
 def read_rewrite(value: str | Iterable[str]) -> Rewrite:
-    """Read a `next_hop` setting: one address, or one of each family."""
+    """Read a `next_hop` setting: "self", one address, or one of each family."""
+    items = [value] if isinstance(value, str) else list(value)
+    if SELF in items:
+        if len(items) > 1:
+            raise NotationError('"self" is for both families, and stands alone', 'write next_hop = "self"')
+        return Rewrite(to_self=True)
     found: dict[Family, Address] = {}
-    for item in [value] if isinstance(value, str) else value:
+    for item in items:
         address = read_next_hop(item)
         family = address_family(address)
         if family in found:

@@ -6,7 +6,18 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from routesync.settings.fields import Host, Name, NetworkNamespace, NextHopText, OneOrMany, Topic, Url
+from routesync.settings.fields import (
+    AllowDefault,
+    Host,
+    LeastLengths,
+    Name,
+    NetworkNamespace,
+    NetworkText,
+    NextHopText,
+    OneOrMany,
+    Topic,
+    Url,
+)
 from routesync.settings.model import Model
 from routesync.settings.notation import NotationError, read_rewrite
 
@@ -66,9 +77,21 @@ class TargetSettings(Model):
         description="File with the token; a relative name is looked for in $CREDENTIALS_DIRECTORY.",
     )
     tls: TlsSettings | None = Field(default=None, description="TLS, for an https URL.")
-    allow_default: bool = Field(
+    allow_default: AllowDefault = Field(
         default=False,
-        description="Whether default routes may be mirrored into it: a posted default beats its own way out.",
+        description="Whether default routes may be mirrored into it. true: where it has none. override: an IPv4 "
+        "default also beside one of another metric, which it then beats: perhaps its way to its own API clients.",
+    )
+    min_prefix_length: LeastLengths = Field(
+        default=(8, 16),
+        description="Shorter prefixes, IPv4 and IPv6, are nearly a default route, and are not mirrored into it; "
+        "240.0.0.0/4 and fc00::/7 are excepted.",
+    )
+    return_path_ok: tuple[NetworkText, ...] = Field(
+        default=(),
+        strict=False,
+        description="Prefixes that contain the address that we speak to it from, and may be mirrored all the same: its "
+        "answers reach us by their next hops.",
     )
     force_connected: bool = Field(
         default=False,
@@ -76,8 +99,8 @@ class TargetSettings(Model):
     )
     next_hop: OneOrMany[NextHopText] | None = Field(
         default=None,
-        description="Gateway to tell it instead of the kernel's, where no rule says one; one address, or one of "
-        "each family.",
+        description="Gateway to send instead of the kernel's, where no rule has one: one address, one of each family, "
+        'or "self", our own address on the interface that reaches the target.',
     )
     rate: float = Field(default=240, gt=0, le=100_000, description="Changes per second; loxilb ingests 256.")
     burst: int = Field(

@@ -124,7 +124,8 @@ class RuleSettings(Model):
     action: Literal["keep", "drop"] = Field(description="What becomes of them.")
     next_hop: OneOrMany[NextHopText] | None = Field(
         default=None,
-        description="With keep: the gateway to tell loxilb instead; one address, or one of each family.",
+        description="With keep: the gateway to send instead of the kernel's; one address, one of each family, or "
+        '"self", our own address on the interface that reaches the target.',
     )
     report: bool = Field(
         default=False,

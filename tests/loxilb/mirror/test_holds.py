@@ -9,10 +9,10 @@ from typing import cast
 from routesync.events.models import SyncHeld, SyncReleased, TargetFull, TargetResumed
 from routesync.mirror.book import Phase
 from routesync.mirror.brakes import Limits
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import TargetRules
 from routesync.route import Prefix, Rewrite, parse_address
 from support.mirror_lab import Lab, candidate
 from support.netns import needs_root
@@ -178,14 +178,14 @@ async def test_other_rules_change_only_what_they_change(lab: Lab) -> None:
         await lab.holds({str(A): HERE})
         await synced(reconciler)
         before = lab.standin.state()
-        reconciler.reconfigure(TargetRules(allow_default=True), Limits())
+        reconciler.reconfigure(TargetRules(allow_default="yes"), Limits())
         await lab.holds({str(A): HERE, "default": HERE})
         await synced(reconciler)
         assert lab.standin.state().posts - before.posts <= 2, "the default, and perhaps a canary"
         reconciler.reconfigure(TargetRules(rewrite=Rewrite(inet=parse_address(THERE))), Limits())
         await lab.holds({str(A): THERE, str(B): THERE})
         await synced(reconciler)
-        assert reconciler.view().phases[Phase.BLOCKED] == 1
+        assert reconciler.view().phases[Phase.INELIGIBLE] == 1
 
 
 async def test_each_entry_knows_since_when_it_is_as_it_is(lab: Lab) -> None:

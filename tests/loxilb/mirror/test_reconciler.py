@@ -8,9 +8,9 @@ from typing import cast
 from routesync.events.models import RouteAccepted, RouteConflicting, RouteRefused, RouteWithdrawn
 from routesync.mirror.book import Phase
 from routesync.mirror.brakes import Limits
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import TargetRules
 from routesync.route import Prefix
 from support.mirror_lab import Lab, candidate
 from support.netns import needs_root
@@ -73,8 +73,8 @@ async def test_a_default_route_reaches_only_a_target_that_allows_it(lab: Lab) ->
         reconciler.consider(default, candidate("0.0.0.0/0", HERE))
         await synced(reconciler)
         assert lab.static_routes() == {}
-        assert reconciler.view().phases[Phase.BLOCKED] == 1
-    async with lab.mirroring(rules=TargetRules(allow_default=True)) as reconciler:
+        assert reconciler.view().phases[Phase.INELIGIBLE] == 1
+    async with lab.mirroring(rules=TargetRules(allow_default="yes")) as reconciler:
         reconciler.consider(default, candidate("0.0.0.0/0", HERE))
         await lab.holds({"default": HERE})
 
@@ -86,7 +86,7 @@ async def test_what_lies_in_a_network_of_the_target_is_not_posted(lab: Lab) -> N
         await synced(reconciler)
         assert lab.static_routes() == {}
         (entry,) = reconciler.entries.values()
-        assert entry.phase is Phase.BLOCKED
+        assert entry.phase is Phase.INELIGIBLE
 
 
 async def test_a_route_that_somebody_else_holds_is_left_to_them_and_said_once(lab: Lab) -> None:
@@ -220,7 +220,7 @@ async def test_other_rules_and_limits_are_taken_up_and_touch_only_what_they_chan
         reconciler.consider(B, candidate(str(B), HERE))
         reconciler.consider(default, candidate("0.0.0.0/0", HERE))
         await eventually(lambda: reconciler.entries[B].phase is Phase.OVER_CAPACITY, what="the bound")
-        reconciler.reconfigure(rules=TargetRules(allow_default=True), limits=narrow._replace(max_inet=3))
+        reconciler.reconfigure(rules=TargetRules(allow_default="yes"), limits=narrow._replace(max_inet=3))
         await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE, "default": HERE})
         reconciler.reconfigure(rules=TargetRules(), limits=narrow)
         await lab.holds({"10.1.0.0/16": HERE, "10.2.0.0/16": HERE})

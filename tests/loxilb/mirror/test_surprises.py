@@ -13,9 +13,9 @@ import pytest
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.book import Phase
 from routesync.mirror.brakes import Limits
-from routesync.mirror.horizon import Horizon
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
+from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.route import Prefix
 from routesync.standin.faults import Fault
 from support.certificates import Authority
@@ -233,12 +233,12 @@ async def test_what_one_target_shows_as_its_own_address_is_no_next_hop_at_anothe
     """A VIP that appears at one loxilb takes back the routes through it that another was told before."""
     vip = "192.168.10.77"
     with laboratory() as first, laboratory() as second:
-        horizon = Horizon()
-        async with second.mirroring(horizon=horizon, name="second") as reconciler:
+        addresses = TargetsAddresses()
+        async with second.mirroring(targets_addresses=addresses, name="second") as reconciler:
             reconciler.consider(A, candidate(str(A), vip))
             await second.holds({str(A): vip})
             await synced(reconciler)
             first.space.ip(f"addr add {vip}/32 dev lo")
-            async with first.mirroring(horizon=horizon, name="first"):
+            async with first.mirroring(targets_addresses=addresses, name="first"):
                 await second.holds({})
-                assert reconciler.entries[A].phase is Phase.BLOCKED
+                assert reconciler.entries[A].phase is Phase.INELIGIBLE

@@ -8,9 +8,9 @@ import pytest
 
 from routesync.loxilb.token import FileToken
 from routesync.mirror.book import Phase
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import TargetRules
 from routesync.route import Prefix
 from support.mirror_lab import candidate, laboratory
 from support.netns import needs_root
@@ -48,7 +48,7 @@ async def test_every_version_is_mirrored_into_and_its_foreign_routes_are_spared(
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_what_the_ledger_knows_is_recognised_in_every_version(version: str) -> None:
     with laboratory("--loxilb-version", version) as lab:
-        async with lab.mirroring(rules=TargetRules(allow_default=True)) as reconciler:
+        async with lab.mirroring(rules=TargetRules(allow_default="yes")) as reconciler:
             reconciler.consider(A, candidate(str(A), HERE))
             await eventually(lambda: lab.gateway(A) == HERE, what="the mirror")
             await synced(reconciler)

@@ -167,7 +167,32 @@ def test_a_name_that_will_not_do(complaints: Complaints, name: str, expected: st
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("allow_default = 1", "allow_default: expected true or false"),
+        ("allow_default = 1", 'allow_default: expected true or false, or "override"'),
+        ("allow_default = 'yes'", 'allow_default: expected true or false, or "override"'),
+        (
+            "min_prefix_length = 8",
+            "min_prefix_length: expected two integers, for IPv4 and IPv6; write it like [8, 16]",
+        ),
+        (
+            "min_prefix_length = [8, true]",
+            "min_prefix_length: expected two integers, for IPv4 and IPv6; write it like [8, 16]",
+        ),
+        (
+            "min_prefix_length = [33, 16]",
+            "min_prefix_length: a prefix length is between 0 and 32 for IPv4, and between 0 and 128 for IPv6",
+        ),
+        (
+            "return_path_ok = ['10.99.0.0/16', '10.1.2.3/8']",
+            "return_path_ok #2: '10.1.2.3/8' has host bits set; did you mean 10.0.0.0/8?",
+        ),
+        (
+            "next_hop = ['self', '192.0.2.1']",
+            'next_hop: "self" is for both families, and stands alone; write next_hop = "self"',
+        ),
+        (
+            "next_hop = 'this'",
+            "next_hop: 'this' is no address; write an IPv4 or IPv6 address, or \"self\"",
+        ),
         ("rate = 0", "rate: must be more than 0"),
         ("burst = 0", "burst: must be at least 1"),
         ("tls.ca = 1", "tls.ca: unknown key 'ca'; did you mean 'ca_file'?"),

@@ -22,10 +22,10 @@ from routesync.events.contract import (
     schemas,
 )
 from routesync.events.document import files
-from routesync.events.models import EVENTS, Event, RouteAccepted, RouteBlocked, RouteWithdrawn
+from routesync.events.models import EVENTS, Event, RouteAccepted, RouteIneligible, RouteWithdrawn
 from routesync.events.status import Status
 from routesync.events.table import TableBucket, bucket_of, row_hash
-from routesync.mirror.wanted import Reason
+from routesync.mirror.eligibility import Reason
 from support.events import accepted
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -76,7 +76,7 @@ def test_the_examples_of_the_table_agree_with_each_other() -> None:
 
 def test_reason_codes_in_the_examples_and_in_the_documents_are_those_that_are_used() -> None:
     used = {*Reason}
-    assert example_message(RouteBlocked)["data"]["reason"] in used
+    assert example_message(RouteIneligible)["data"]["reason"] in used
     withdrawn = (DOCS / "events.md").read_text().partition("## Reason codes")[2].partition("##")[0]
     assert f"`{example_message(RouteWithdrawn)['data']['reason']}`" in withdrawn
     explained = (DOCS / "loxilb.md").read_text()

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from routesync.mirror.book import Phase
+from routesync.mirror.eligibility import Reason
 from routesync.mirror.status import TargetState
-from routesync.mirror.wanted import Reason
 
 TEXT = (Path(__file__).parents[3] / "docs" / "loxilb.md").read_text()
 

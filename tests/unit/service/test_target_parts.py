@@ -20,6 +20,8 @@ OTHER: dict[str, Any] = {
     "witness": {"netns": "lb"},
     "allow_default": True,
     "force_connected": True,
+    "min_prefix_length": [8, 17],
+    "return_path_ok": ["10.99.0.0/16"],
     "next_hop": "192.168.10.10",
     "brake_minimum": 51,
 }

@@ -77,11 +77,11 @@ class RouteRefused(Event):
     retry_in_s: Seconds
 
 
-class RouteBlocked(Event):
-    """We do not tell the target this route: it cannot say it, or would be harmed by it."""
+class RouteIneligible(Event):
+    """The route is not sent to the target: loxilb's API cannot express it, or it would do harm there."""
 
     group = "route"
-    name = "blocked"
+    name = "ineligible"
 
     target: Target
     prefix: PrefixText

@@ -1,18 +1,18 @@
-"""Split horizon: no target is told to send traffic to a target.
+"""Split horizon: no target is sent a route whose next hop is a target.
 
-A VIP that was learned from one loxilb and told to another would make them each other's next hop. So the addresses of
-all targets are known to all reconcilers, and when they change, what was judged before is judged anew.
+A VIP that was learned from one loxilb and sent to another would make them each other's next hop. So the addresses of
+all targets are known to all reconcilers, and when they change, every route is evaluated again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
 
-from routesync.mirror.wanted import url_address
-from routesync.route import Address
+from routesync.route import Address, parse_address
 
 
-class Horizon:
+class TargetsAddresses:
     """The addresses of all targets: those in their URLs, and those that their own tables show."""
 
     def __init__(self, urls: Iterable[str] = ()) -> None:
@@ -28,11 +28,11 @@ class Horizon:
         self._change("")
 
     def join(self, target: str, listener: Callable[[], None]) -> None:
-        """Tell this target's reconciler when the addresses of others change."""
+        """Call this listener of a target when the addresses of others change."""
         self._listeners[target] = listener
 
     def leave(self, target: str) -> None:
-        """A target is no longer one."""
+        """Forget a target."""
         self._listeners.pop(target, None)
         if self._seen.pop(target, None):
             self._change(target)
@@ -51,3 +51,12 @@ class Horizon:
         for target, listener in self._listeners.items():
             if target != by:
                 listener()
+
+
+def url_address(url: str) -> Address | None:
+    """The address in a target's URL, without its zone (RFC 6874); None: a name, or no URL."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return parse_address(host.partition("%")[0])
+    except ValueError:
+        return None
