@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from routesync.kernel import InterfaceAddress
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.book import describe_row, is_ours
+from routesync.mirror.state import describe_row, is_ours
 from routesync.mirror.eligibility import (
     Desired,
     Ineligible,

@@ -20,7 +20,7 @@ import pytest
 from routesync.demo.topology import FoundingTopology
 from routesync.kernel import KernelSource, open_route_socket
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.brakes import Limits
+from routesync.mirror.limits import Limits
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import SqliteLedger
 from routesync.mirror.reconciler import Reconciler
@@ -36,7 +36,7 @@ from support.waiting import eventually, eventually_sync
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900), needs_root]
 
 HERE = "192.168.10.1"
-QUICK = Limits(rate=100_000, burst=10_000, reading_gap_s=0.2, max_inet=1_000_000, canary_interval_s=3600)
+QUICK = Limits(rate=100_000, burst=10_000, reading_gap_s=0.2, max_inet=1_000_000, probe_interval_s=3600)
 
 
 @contextmanager
@@ -117,12 +117,12 @@ async def test_a_lone_change_reaches_the_api_within_milliseconds(tmp_path: Path,
             tables=(254,), admit=keep, receive_buffer=2**24, audit_interval_s=600, netns=router.name
         )
         following = asyncio.create_task(source.run())
-        async with mirroring(socket, tmp_path, Limits(canary_interval_s=3600)) as reconciler:
+        async with mirroring(socket, tmp_path, Limits(probe_interval_s=3600)) as reconciler:
 
             async def pump() -> None:
                 while True:
                     for prefix, candidates in (await source.changes()).items():
-                        reconciler.consider(prefix, candidates[0] if candidates else None)
+                        reconciler.set_route(prefix, candidates[0] if candidates else None)
 
             pumping = asyncio.create_task(pump())
             await source.synced.wait()
@@ -135,7 +135,7 @@ async def test_a_lone_change_reaches_the_api_within_milliseconds(tmp_path: Path,
                 )
                 sent[str(prefix)] = time.monotonic()
                 hand.send(message)
-            await eventually(lambda: len(reconciler.entries) >= 300)
+            await eventually(lambda: len(reconciler.routes) >= 300)
             await asyncio.sleep(0.2)
             came = await arrivals(socket)
             for task in (pumping, following):
@@ -196,7 +196,7 @@ async def test_unpaced_it_is_nearly_as_fast_as_a_bare_loop(tmp_path: Path) -> No
                 await asyncio.sleep(0.3)  # the bucket fills
                 began = time.perf_counter()
                 for prefix, route in made:
-                    reconciler.consider(prefix, route)
+                    reconciler.set_route(prefix, route)
                 await eventually(lambda: not reconciler.view().waiting, within_s=60)
                 ours.append(count / (time.perf_counter() - began))
     ratio = median(ours) / median(peers)
@@ -210,11 +210,11 @@ async def test_a_full_sync_keeps_the_pace_and_never_more() -> None:
     """The real thing: two and a quarter minutes."""
     count = 32_000
     with laboratory("--marks", "1000000", "--capacity", "1000000") as lab:
-        async with lab.mirroring(limits=Limits(canary_interval_s=3600, max_inet=count)) as reconciler:
+        async with lab.mirroring(limits=Limits(probe_interval_s=3600, max_inet=count)) as reconciler:
             await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
             began = time.monotonic()
             for prefix in prefixes(count):
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await eventually(lambda: not reconciler.view().waiting, within_s=300)
             took = time.monotonic() - began
         state = lab.standin.state()
@@ -234,21 +234,21 @@ async def test_an_urgent_withdrawal_passes_all_that_waits(witness: bool) -> None
     urgent = [Prefix.parse(f"172.16.{number}.0/24") for number in range(40)]
     kind = "with a witness" if witness else "by a reading"
     with laboratory("--marks", "1000000", "--capacity", "1000000") as lab:
-        async with lab.mirroring(limits=Limits(canary_interval_s=3600), witness=witness) as reconciler:
+        async with lab.mirroring(limits=Limits(probe_interval_s=3600), witness=witness) as reconciler:
             for prefix in urgent:
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await lab.holds({str(prefix): HERE for prefix in urgent})
             await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
             for prefix in prefixes(30_000):
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
             took: list[float] = []
             ingested: list[float] = []
             await asyncio.sleep(2)
             for prefix in urgent:
                 await asyncio.sleep(0.05)
                 began = time.monotonic()
-                reconciler.consider(prefix, None)
-                while prefix in reconciler.entries:  # noqa: ASYNC110 - polling is the measure
+                reconciler.set_route(prefix, None)
+                while prefix in reconciler.routes:  # noqa: ASYNC110 - polling is the measure
                     await asyncio.sleep(0.001)
                 took.append((time.monotonic() - began) * 1e3)
                 state = lab.standin.state()
@@ -281,12 +281,12 @@ async def test_a_sweep_over_thirty_thousand_routes(tmp_path: Path) -> None:
     ) as lab:
         async with mirroring(lab.standin.socket, tmp_path, QUICK) as reconciler:
             for prefix in prefixes(count):
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await eventually(
-                lambda: len(reconciler.entries) == count and not reconciler.view().waiting, within_s=120
+                lambda: len(reconciler.routes) == count and not reconciler.view().waiting, within_s=120
             )
             posts = lab.standin.state().posts
-            reconciler.order_sweep()
+            reconciler.verify()
             began, cpu = time.monotonic(), time.process_time()
             await eventually(lambda: lab.standin.state().posts >= posts + count, within_s=300)
             record("sweep of 30,000 routes", time.monotonic() - began, "s")

@@ -12,7 +12,7 @@ from routesync.events.models import Event, GuardFailed
 from routesync.guard.guard import Guard
 from routesync.guard.returns import Patience
 from routesync.kernel import KernelSource, Links
-from routesync.mirror.pace import TokenBucket
+from routesync.mirror.limits import TokenBucket
 from routesync.names import PROTOCOLS
 from routesync.route import Route, Verdict
 from support.netns import Namespace, namespace, needs_root

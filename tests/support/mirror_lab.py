@@ -12,11 +12,12 @@ from routesync.events.models import Event
 from routesync.events.table import BUCKETS, Table
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.brakes import Limits
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger, MemoryLedger
-from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.limits import Limits
+from routesync.mirror.reconciler import OwnNode, Reconciler, RouteView
+from routesync.mirror.state import Phase
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
 from routesync.names import PROTOCOLS, TYPES
@@ -49,6 +50,43 @@ class Events:
         return [event for event in self.seen if f"{event.group}/{event.name}" == name]
 
 
+class LabNode(OwnNode):
+    """A node that has the routes that a test gives it."""
+
+    def __init__(self, request_resync: Callable[[], None]) -> None:
+        self.routes: dict[Prefix, Candidate] = {}
+        self._request_resync = request_resync
+
+    def links(self) -> dict[int, Link]:
+        return LO
+
+    def elected(self, prefix: Prefix) -> Candidate | None:
+        return self.routes.get(prefix)
+
+    def request_resync(self) -> None:
+        self._request_resync()
+
+
+class LabReconciler(Reconciler):
+    """A reconciler of a node whose routes are those that it is given."""
+
+    node: LabNode
+
+    def set_route(
+        self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None = None
+    ) -> None:
+        if candidate is None:
+            self.node.routes.pop(prefix, None)
+        else:
+            self.node.routes[prefix] = candidate
+        super().set_route(prefix, candidate, kernel_changed_at)
+
+    @property
+    def routes(self) -> dict[Prefix, RouteView]:
+        """Every prefix that is known at the target."""
+        return {prefix: view for prefix in self.prefixes() if (view := self.route(prefix)) is not None}
+
+
 class Lab:
     """A stand-in, its kernel, and a reconciler to run beside it."""
 
@@ -57,10 +95,10 @@ class Lab:
         self.standin = standin
         self.ledger: Ledger = MemoryLedger()
         self.events = Events()
-        self.kernel_readings = 0  # asked for by the reconciler
+        self.resyncs = 0  # of the kernel, asked for by the reconciler
 
-    def _count_reading(self) -> None:
-        self.kernel_readings += 1
+    def _count_resync(self) -> None:
+        self.resyncs += 1
 
     @asynccontextmanager
     async def mirroring(
@@ -75,7 +113,7 @@ class Lab:
         client: LoxilbClient | None = None,
         targets_addresses: TargetsAddresses | None = None,
         name: str = "lb",
-    ) -> AsyncIterator[Reconciler]:
+    ) -> AsyncIterator[LabReconciler]:
         """Run a reconciler for the length of a block, with this client, or one that these arguments make."""
         async with AsyncExitStack() as stack:
             if client is None:
@@ -87,19 +125,20 @@ class Lab:
                         unix_socket=self.standin.socket,
                     )
                 )
-            reconciler = Reconciler(
+            node = LabNode(self._count_resync)
+            reconciler = LabReconciler(
                 name,
                 client,
                 rules=rules or TargetRules(),
                 ledger=self.ledger,
                 sink=self.events,
-                links=lambda: LO,
-                request_kernel_reading=self._count_reading,
+                node=node,
                 witness=Witness(name, self.space.name) if witness else None,
                 hold=hold,
-                targets_addresses=targets_addresses,
-                limits=(limits or Limits())._replace(reading_gap_s=0.3),
+                targets=targets_addresses,
+                limits=(limits or Limits())._replace(inventory_gap_s=0.3),
             )
+            reconciler.node = node
             reconciler.load_ledger()
             began = len(self.events.seen)
             task = asyncio.create_task(reconciler.run())
@@ -168,12 +207,13 @@ def told(events: Sequence[Event]) -> dict[Prefix, str]:
 
 def told_is_true(events: Sequence[Event], reconciler: Reconciler) -> None:
     """Hold what subscribers know against what the reconciler does; of what is being changed only that it is known."""
-    busy = {prefix for prefix, entry in reconciler.entries.items() if entry.ours is None and entry.known}
-    busy |= reconciler._work.busy
+    routes = reconciler.state.routes
+    busy = {prefix for prefix, route in routes.items() if route.owned is not None and not route.certain}
+    busy |= reconciler.state.busy
     ours = {
-        prefix: format_address(entry.ours)
-        for prefix, entry in reconciler.entries.items()
-        if entry.ours is not None
+        prefix: format_address(route.owned)
+        for prefix, route in routes.items()
+        if route.owned is not None and route.phase is not Phase.LEFT_BEHIND
     }
     assert {prefix: gateway for prefix, gateway in told(events).items() if prefix not in busy} == {
         prefix: gateway for prefix, gateway in ours.items() if prefix not in busy

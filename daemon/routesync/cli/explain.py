@@ -104,8 +104,8 @@ def _at(answer: Explanation, name: str) -> list[str | tuple[str, str]]:
     """By which route the target sends what was asked for, as far as we know: the longest of ours, or one it shows."""
     for prefix in answer.prefixes:
         for it in prefix.targets:
-            if it.target == name and it.ours is not None:
-                return [f"by {prefix.prefix} via {it.ours}, ", (it.phase, STYLES.get(it.phase, ""))]
+            if it.target == name and it.owned is not None:
+                return [f"by {prefix.prefix} via {it.owned}, ", (it.phase, STYLES.get(it.phase, ""))]
             if it.target == name and it.shown is not None:
                 return [f"by {prefix.prefix} {it.shown}; not ours"]
     return [("no route of ours leads there", "yellow")]

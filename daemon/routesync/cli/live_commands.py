@@ -82,11 +82,20 @@ def explain(
 
 
 @app.command()
-def resync(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
-    """Read the kernel's table anew, and prove at the targets that all routes of ours stand there."""
+def resync(
+    target: OneTargetOption = None,
+    *,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also send again what was held back since the target fell silent at it."),
+    ] = False,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Dump the kernel's table again, and verify at the targets that all our routes exist."""
     from routesync.cli import orders as command
 
-    raise typer.Exit(command.order("resync", socket, target, as_json=json))
+    raise typer.Exit(command.order("resync", socket, target, as_json=json, force=force))
 
 
 @app.command()
@@ -107,7 +116,7 @@ def resume(target: OneTargetOption = None, socket: SocketOption = None, json: Js
 
 @app.command()
 def release(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
-    """Let a mass withdrawal go that is held back, without waiting for a second reading of the kernel."""
+    """Let a mass withdrawal go that is held back, without waiting for a second dump of the kernel."""
     from routesync.cli import orders as command
 
     raise typer.Exit(command.order("release", socket, target, as_json=json))

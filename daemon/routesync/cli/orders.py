@@ -10,7 +10,7 @@ from routesync.cli.check import EX_CONFIG
 from routesync.cli.live import explained, print_json
 from routesync.cli.output import Page, complain, many
 from routesync.control.client import Client, Failed
-from routesync.control.models import Done, Released, Reloaded, TargetOrder
+from routesync.control.models import Done, Released, Reloaded, ResyncOrder, TargetOrder
 
 Name = Literal["resync", "release", "pause", "resume"]
 
@@ -18,12 +18,13 @@ Name = Literal["resync", "release", "pause", "resume"]
 NOTHING: Final = "nothing was held back"
 
 
-def order(name: Name, socket: Path | None, target: str | None, *, as_json: bool) -> int:
+def order(name: Name, socket: Path | None, target: str | None, *, as_json: bool, force: bool = False) -> int:
     """Give an order; return the exit status."""
 
     def work() -> int:
         client = Client(socket)
-        body = client.raw("POST", f"/v1/{name}", TargetOrder(target=target).model_dump_json().encode())
+        what = ResyncOrder(target=target, force=force) if name == "resync" else TargetOrder(target=target)
+        body = client.raw("POST", f"/v1/{name}", what.model_dump_json().encode())
         if as_json:
             print_json(body)
         elif name == "release":
@@ -36,7 +37,7 @@ def order(name: Name, socket: Path | None, target: str | None, *, as_json: bool)
             )
         else:
             if name == "resync":
-                print("the kernel's table is read anew")
+                print("a dump of the kernel's table is ordered")
             _show(client.read(body, Done).targets)
         return 0
 

@@ -33,7 +33,7 @@ def adopt(socket: Path | None, target: str, *, yes: bool, as_json: bool) -> int 
             return report(target, 0, told, as_json=as_json)
         if not as_json:
             for row in present:
-                print(f"{row.prefix} via {row.targets[0].wanted}")
+                print(f"{row.prefix} via {row.targets[0].desired}")
         if not yes and not Confirm.ask(
             f"Claim these {len(present)} routes in {target} as ours, to be withdrawn when unwanted?"
         ):

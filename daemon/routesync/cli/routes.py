@@ -113,9 +113,9 @@ def _lines(row: RouteRow, *, candidates: bool) -> list[Line]:
 
 def target_text(it: TargetRoute) -> str:
     """How a prefix stands at a target, in one line."""
-    via = f" via {it.ours or it.wanted}" if it.ours or it.wanted else ""
-    if it.ours and it.wanted and it.ours != it.wanted:
-        via = f" via {it.ours}, to become {it.wanted}"
+    via = f" via {it.owned or it.desired}" if it.owned or it.desired else ""
+    if it.owned and it.desired and it.owned != it.desired:
+        via = f" via {it.owned}, to become {it.desired}"
     code = f" {it.code}" if it.code else ""
     detail = f": {it.detail}" if it.detail and it.phase not in WELL else ""
     return f"{it.phase}{code}{via}{detail}{' (one hop of several)' if it.degraded else ''}"

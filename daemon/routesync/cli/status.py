@@ -19,8 +19,10 @@ STYLES: Final = {
     **dict.fromkeys(("degraded", "syncing", "reading", "connecting", "starting", "pending"), "yellow"),
     **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
     **dict.fromkeys(
-        ("unreachable", "refused", "conflicting", "over-capacity", "drop", "may not remove"), "red"
+        ("unreachable", "refused", "conflicting", "contended", "over-capacity", "drop", "may not remove"), "red"
     ),
+    **dict.fromkeys(("not-forwarded", "left-behind"), "red"),
+    **dict.fromkeys(("unjudged",), "yellow"),
     **dict.fromkeys(("shared-namespace", "ineligible"), "magenta"),
     **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
 }
@@ -140,17 +142,26 @@ def _target(page: Page, target: TargetDetail) -> None:
         f"  {target.url}{version}",
         hang=_MARGIN,
     )
-    parts: list[str | tuple[str, str]] = [_head(""), f"{target.wanted} wanted"]
+    parts: list[str | tuple[str, str]] = [_head(""), f"{target.desired} desired"]
     separator = ": "
     for phase, count in target.phases.items():
         parts += (f"{separator}{count} ", _styled(phase))
         separator = ", "
     if target.waiting:
-        parts.append(f"; {target.waiting} waiting, {target.oldest_s:.3g} s at most")
+        left = "" if target.remaining_s is None else f", about {target.remaining_s:.0f} s at {target.rate:g}/s"
+        parts.append(f"; {target.waiting} waiting{left}, the oldest for {target.oldest_s:.3g} s")
     page.line(*parts, hang=_MARGIN)
-    if target.held_back:
-        held = f"{many(target.held_back, 'withdrawal')} held back: routesync release --target {target.name}"
-        page.line(_head(""), (held, "yellow"), hang=_MARGIN)
+    if target.proved_s is not None:
+        complete = "complete" if target.complete else "not complete"
+        page.line(_head(""), f"{complete}, last compared with the target {target.proved_s:.0f} s ago", hang=_MARGIN)
+    if target.reasons:
+        words = ", ".join(f"{count} {reason}" for reason, count in target.reasons.items())
+        page.line(_head(""), f"ineligible: {words}", hang=_MARGIN)
+    if target.holes_count:
+        more = ", …" if target.holes_count > len(target.holes) else ""
+        names = ", ".join(target.holes) + more
+        text = f"{many(target.holes_count, 'more specific route')} inside mirrored prefixes not in loxilb: {names}"
+        page.line(_head(""), (text, "yellow"), hang=_MARGIN)
     if target.paused_since is not None:
         since = f"paused since {moment(target.paused_since)}: routesync resume --target {target.name}"
         page.line(_head(""), (since, "yellow"), hang=_MARGIN)

@@ -94,7 +94,7 @@ CALLS: Final = (
         "Read and prove everything anew",
         "Orders a full reading of the kernel, and at the target, or at all, that every route of ours is proved.",
         models.Done,
-        order=models.TargetOrder,
+        order=models.ResyncOrder,
         changes=True,
         failures=("bad-request", "unknown-target", "too-large"),
     ),
@@ -103,7 +103,7 @@ CALLS: Final = (
         "/v1/release",
         "release",
         "Let a mass withdrawal go",
-        "What the brake holds back is withdrawn without waiting for a second reading.",
+        "What the mass-withdrawal limit holds back is withdrawn without waiting for a second dump of the kernel.",
         models.Released,
         order=models.TargetOrder,
         changes=True,
@@ -136,8 +136,9 @@ CALLS: Final = (
         "/v1/adopt",
         "adopt",
         "Claim routes as ours",
-        "Those in the target that equal the wanted ones and are not ours (phase `present`): from then on they are "
-        "withdrawn when they are no longer wanted.",
+        "Those in the target that equal desired ones and are not ours (phase `present`): from then on they are "
+        "withdrawn when they are no longer desired. With `prefixes` also routes in phase `left-behind`: by the "
+        "operator's word they are ours, and are withdrawn.",
         models.OwnRoutes,
         order=models.AdoptOrder,
         changes=True,
@@ -145,10 +146,23 @@ CALLS: Final = (
     ),
     Call(
         "POST",
+        "/v1/repair",
+        "repair",
+        "Delete and add again what a target does not forward",
+        "For routes in phase `not-forwarded`: the target's kernel has them, its table does not. Another writer's route "
+        "to the same prefix may be removed, if there is one: the operator knows that there is none.",
+        models.OwnRoutes,
+        order=models.RepairOrder,
+        changes=True,
+        failures=("bad-request", "unknown-target", "too-large"),
+    ),
+    Call(
+        "POST",
         "/v1/forget",
         "forget",
-        "Give up all claims on a target",
-        "Its routes stay there and are ours no more. For a target that the daemon does not mirror into.",
+        "Give up ownership of routes",
+        "They stay there and are not ours any more: all in a target that the daemon does not mirror into, or with "
+        "`prefixes` those that are left behind in one that it does.",
         models.OwnRoutes,
         order=models.ForgetOrder,
         changes=True,

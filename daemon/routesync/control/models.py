@@ -76,17 +76,37 @@ class TargetDetail(Answer):
     state: str = Field(examples=["synced"])
     version: str | None = None
     error: str | None = None
-    wanted: int = 0
-    phases: dict[str, int] = Field(default_factory=dict, description="Routes by phase.")
-    waiting: int = Field(default=0, description="Routes that something is to be done about.")
+    desired: int = Field(default=0, description="Routes that the target should have.")
+    phases: dict[str, int] = Field(
+        default_factory=dict, description="Prefixes by phase; they add up to all that is known of the target."
+    )
+    waiting: int = Field(
+        default=0, description="Routes that wait for a request, a proof, a judgement or a check."
+    )
+    rate: float = Field(default=0, description="Changes a second that may be sent.")
+    remaining_s: float | None = Field(
+        default=None, description="How long the waiting work takes at that rate; null: nothing waits, or is sent."
+    )
+    complete: bool = Field(
+        default=False, description="Whether everything desired is there, and nothing else of ours."
+    )
+    proved_s: float | None = Field(
+        default=None, description="Age of the last proof that this is true at the target; null: none yet."
+    )
+    reasons: dict[str, int] = Field(default_factory=dict, description="Ineligible routes by reason.")
+    holes: tuple[str, ...] = Field(
+        default=(),
+        description="The first of the more specific routes that the target does not get, inside prefixes that it gets.",
+    )
+    holes_count: int = Field(default=0, description="How many of these there are.")
     oldest_s: float = Field(
         default=0, description="How long the oldest of them waits without a reason of its own."
     )
-    held_back: int = Field(
-        default=0, description="Withdrawals that the mass-withdrawal brake holds; see `release`."
+    held: int = Field(
+        default=0, description="Withdrawals that the mass-withdrawal limit holds back; see `release`."
     )
     paused_since: AwareDatetime | None = Field(
-        default=None, description="Since when it is held as it is by hand, see `resume`; null: it is not."
+        default=None, description="Since when an operator paused it, see `resume`; null: it is not."
     )
 
 
@@ -127,6 +147,14 @@ class TargetOrder(Order):
     )
 
 
+class ResyncOrder(TargetOrder):
+    """Which target is verified."""
+
+    force: bool = Field(
+        default=False, description="Also send again what was held back since the target fell silent at it."
+    )
+
+
 class AdoptOrder(Order):
     """Which routes are claimed."""
 
@@ -137,12 +165,21 @@ class AdoptOrder(Order):
 class ForgetOrder(Order):
     """What is given up."""
 
-    target: str = Field(description="Name of a target that is not mirrored into.", examples=["lb-3"])
+    target: str = Field(description="Name of the target.", examples=["lb-3"])
+    prefixes: tuple[Within, ...] = Field(
+        default=(),
+        description="Only these. At a target that is mirrored into, only routes that are left behind.",
+    )
 
 
-class WithdrawOrder(ForgetOrder):
+class RepairOrder(AdoptOrder):
+    """What is deleted and added again."""
+
+
+class WithdrawOrder(Order):
     """What is emptied."""
 
+    target: str = Field(description="Name of a target that is not mirrored into.", examples=["lb-3"])
     url: str | None = Field(
         default=None,
         description="Where it is, if it is configured no more.",

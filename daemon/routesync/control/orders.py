@@ -25,13 +25,14 @@ class Orders:
         return chosen(self._subject, (await read_order(request, models.TargetOrder)).target)
 
     async def resync(self, request: web.Request) -> web.StreamResponse:
-        """Read and prove everything anew."""
-        targets = await self._chosen(request)
+        """Dump the kernel's table again, and verify every route at the targets."""
+        order = await read_order(request, models.ResyncOrder)
+        targets = chosen(self._subject, order.target)
         self._subject.source().request_resync("command")
         for target in targets:
-            target.order_sweep()
-        said = {it.name: "paused, proved after that" if it.paused else "sweep ordered" for it in targets}
-        return answer(models.Done(targets=said))
+            target.verify(force=order.force)
+        done = {it.name: "paused: verified after that" if it.paused else "verification ordered" for it in targets}
+        return answer(models.Done(targets=done))
 
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Let a mass withdrawal go."""
@@ -58,9 +59,18 @@ class Orders:
         (target,) = chosen(self._subject, order.target)
         return answer(models.OwnRoutes(target=order.target, routes=target.adopt(order.prefixes)))
 
+    async def repair(self, request: web.Request) -> web.StreamResponse:
+        """Delete and add again what a target does not forward."""
+        order = await read_order(request, models.RepairOrder)
+        (target,) = chosen(self._subject, order.target)
+        return answer(models.OwnRoutes(target=order.target, routes=target.repair(order.prefixes)))
+
     async def forget(self, request: web.Request) -> web.StreamResponse:
-        """Give up all claims on a target."""
+        """Give up ownership of routes."""
         order = await read_order(request, models.ForgetOrder)
+        for target in self._subject.targets():
+            if target.name == order.target and order.prefixes:
+                return answer(models.OwnRoutes(target=order.target, routes=target.forget(order.prefixes)))
         self._require_left_alone(order.target, "forget")
         forgotten = self._subject.ownership.forget(order.target)
         return answer(models.OwnRoutes(target=order.target, routes=forgotten))

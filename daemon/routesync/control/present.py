@@ -12,8 +12,9 @@ from routesync.control.routes import AtTarget, Hop, JudgedRoute, PlannedRoute, T
 from routesync.kernel import Links
 from routesync.kernel.details import RouteDetails
 from routesync.loxilb.wire import InventoryRow
-from routesync.mirror.book import Entry, Phase
-from routesync.mirror.eligibility import Ineligible
+from routesync.mirror.eligibility import Desired, Ineligible
+from routesync.mirror.reconciler import RouteView
+from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
 from routesync.names import Names, scope_name, type_name
 from routesync.plan import AtTarget as PlannedEnd
@@ -95,25 +96,26 @@ def wall_clock(monotonic_s: float | None) -> datetime | None:
     return datetime.fromtimestamp(time.time() - (time.monotonic() - monotonic_s), UTC)
 
 
-def target_route(target: str, entry: Entry) -> TargetRoute:
-    """How a prefix stands at a target."""
-    return TargetRoute.model_validate(target_fields(target, entry))
+def target_route(target: str, view: RouteView) -> TargetRoute:
+    """A prefix at a target."""
+    return TargetRoute.model_validate(target_fields(target, view))
 
 
-def target_fields(target: str, entry: Entry) -> dict[str, object]:
+def target_fields(target: str, view: RouteView) -> dict[str, object]:
     """What the state of a prefix at a target consists of."""
-    judgement, wanted = entry.judgement, entry.wanted
-    ineligible = judgement if isinstance(judgement, Ineligible) else None
+    evaluation = view.evaluation
+    desired = evaluation if isinstance(evaluation, Desired) else None
+    ineligible = evaluation if isinstance(evaluation, Ineligible) else None
     return {
         "target": target,
-        "phase": entry.phase.value,
-        "since": wall_clock(entry.since),
-        "wanted": _text(wanted.gateway) if wanted else None,
-        "ours": _text(entry.known),
-        "rule": judgement.rule if judgement else None,
+        "phase": view.phase.value,
+        "since": wall_clock(view.since),
+        "desired": _text(desired.gateway) if desired else None,
+        "owned": _text(view.owned),
+        "rule": evaluation.rule if evaluation else None,
         "code": ineligible.reason.value if ineligible else None,
-        "detail": ineligible.detail if ineligible else entry.error,
-        "degraded": bool(wanted and wanted.degraded),
+        "detail": ineligible.detail if ineligible and view.phase is Phase.INELIGIBLE else view.error,
+        "degraded": bool(desired and desired.degraded),
     }
 
 
@@ -129,31 +131,30 @@ def planned_end(end: PlannedEnd) -> AtTarget:
     )
 
 
-def end_of(target: str, entry: Entry) -> AtTarget | None:
-    """What the daemon is going to do with an elected route at a target; None where it has not judged it yet."""
-    judgement = entry.judgement
-    if judgement is None:
+def end_of(target: str, view: RouteView) -> AtTarget | None:
+    """What the daemon is going to do with an elected route at a target; None where it has not evaluated it yet."""
+    evaluation = view.evaluation
+    if evaluation is None:
         return None
-    if isinstance(judgement, Ineligible):
-        fate = Fate.UNREPRESENTABLE if judgement.reason.unrepresentable else Fate.REFUSED
-        return AtTarget(target=target, fate=fate.value, code=judgement.reason.value, detail=judgement.detail)
-    fate = _fate(entry, judgement.gateway)
+    if isinstance(evaluation, Ineligible):
+        fate = Fate.UNREPRESENTABLE if evaluation.reason.unrepresentable else Fate.REFUSED
+        return AtTarget(target=target, fate=fate.value, code=evaluation.reason.value, detail=evaluation.detail)
     return AtTarget(
         target=target,
-        fate=fate.value,
-        gateway=_text(judgement.gateway),
-        code=judgement.rule,
-        detail=entry.error,
-        degraded=judgement.degraded,
+        fate=_fate(view, evaluation.gateway).value,
+        gateway=_text(evaluation.gateway),
+        code=evaluation.rule,
+        detail=view.error,
+        degraded=evaluation.degraded,
     )
 
 
-def _fate(entry: Entry, gateway: Address) -> Fate:
-    if entry.phase is Phase.CONFLICTING:
+def _fate(view: RouteView, gateway: Address) -> Fate:
+    if view.phase is Phase.CONFLICTING:
         return Fate.CONFLICT
-    if entry.phase is Phase.PRESENT or entry.ours == gateway:
+    if view.phase in MIRRORED and view.owned in {None, gateway}:
         return Fate.STANDS
-    if entry.known is not None and entry.known != gateway:
+    if view.owned is not None and view.owned != gateway:
         return Fate.REPLACE
     return Fate.POST
 
@@ -173,10 +174,17 @@ def target_detail(view: TargetView) -> TargetDetail:
         state=view.state.value,
         version=view.version,
         error=view.error,
-        wanted=view.wanted,
+        desired=view.desired,
         phases={phase.value: count for phase, count in sorted(view.phases.items()) if count},
         waiting=view.waiting,
         oldest_s=round(view.oldest_s, 3),
-        held_back=view.braked,
+        rate=view.rate,
+        remaining_s=None if view.remaining_s is None else round(view.remaining_s, 1),
+        complete=view.complete,
+        proved_s=None if view.proved_s is None else round(view.proved_s, 1),
+        reasons=dict(view.reasons),
+        holes=tuple(map(str, view.holes[0])),
+        holes_count=view.holes[1],
+        held=view.held,
         paused_since=None if view.paused_since is None else datetime.fromtimestamp(view.paused_since, UTC),
     )

@@ -138,7 +138,7 @@ class Reads:
         return {
             prefix
             for prefix in shorter
-            if prefix not in known and any(prefix in target.entries for target in self._subject.targets())
+            if prefix not in known and any(target.route(prefix) for target in self._subject.targets())
         }
 
     def _explained(self, it: Explained) -> ExplainedPrefix:
@@ -149,7 +149,7 @@ class Reads:
             targets=tuple(
                 _at_target(target, it.prefix)
                 for target in self._subject.targets()
-                if it.elected is not None or it.prefix in target.entries or _shown(target, it.prefix)
+                if it.elected is not None or target.route(it.prefix) or _shown(target, it.prefix)
             ),
         )
 
@@ -197,18 +197,18 @@ def _left_behind(prefix: Prefix) -> Explained:
 
 def _shown(target: Reconciler, prefix: Prefix) -> str | None:
     """What the target's own table had for a prefix when it was last read."""
-    row = target.reading.inventory.rows.get(prefix) if target.reading is not None else None
+    row = target.inventory.rows.get(prefix) if target.inventory is not None else None
     return None if row is None else row_text(row)
 
 
 def _at_target(target: Reconciler, prefix: Prefix) -> TargetExplained:
-    entry = target.entries.get(prefix)
-    fields = {"target": target.name, "phase": "none"} if entry is None else target_fields(target.name, entry)
+    view = target.route(prefix)
+    fields = {"target": target.name, "phase": "none"} if view is None else target_fields(target.name, view)
     return TargetExplained.model_validate(
         {
             **fields,
             "shown": _shown(target, prefix),
-            "read": wall_clock(target.reading.started) if target.reading is not None else None,
+            "read": wall_clock(target.inventory_at) if target.inventory is not None else None,
             "witnessed": target.witness_shows(prefix),
         }
     )

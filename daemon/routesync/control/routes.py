@@ -72,17 +72,19 @@ class TargetRoute(Answer):
 
     target: str = Field(examples=["lb-1"])
     phase: str = Field(
-        description="`pending`, `accepted` (2xx), `confirmed` (its table or kernel showed it), `present` (an equal one "
-        "stands there that is not ours), `refused`, `conflicting`, `ineligible`, `over-capacity`, `withdrawing`, or "
-        "`none`: nothing of ours is, or shall be, there.",
+        description="`pending`, `accepted` (2xx), `confirmed` (its table or kernel showed it), `withdrawing`, "
+        "`unjudged` (409, whose route that is will be judged), `present` (an equal route that is not provably ours), "
+        "`conflicting` (another writer's route), `refused`, `contended` (lost again and again), `not-forwarded` (its "
+        "kernel has it, its table does not), `left-behind` (ours, and not provable), `over-capacity`, `ineligible`, or "
+        "`none`: nothing of ours is, or should be, there.",
         examples=["confirmed"],
     )
     since: AwareDatetime | None = Field(default=None, description="When it came to that phase.")
-    wanted: str | None = Field(
-        default=None, description="The gateway that the target shall have; null: none shall be."
+    desired: str | None = Field(
+        default=None, description="The gateway that the target should have; null: it should have no route."
     )
-    ours: str | None = Field(
-        default=None, description="The gateway of the route of ours that stands, or may stand, there."
+    owned: str | None = Field(
+        default=None, description="The gateway of our route that is, or may be, there."
     )
     rule: str | None = Field(default=None, description="The rule that kept the route.")
     code: str | None = Field(

@@ -19,7 +19,7 @@ from routesync.control.routes import (
     TargetPlan,
 )
 from routesync.kernel.details import RouteDetails
-from routesync.mirror.book import Entry
+from routesync.mirror.eligibility import Desired
 from routesync.mirror.reconciler import Reconciler
 from routesync.plan import candidate_order
 from routesync.policy import Policy
@@ -58,7 +58,7 @@ class TableRows:
             return (covered.cut(length) for length in range(covered.length + 1))
         known = set(self._table.prefixes())
         for target in self._targets:
-            known.update(target.entries)
+            known |= target.prefixes()
         return in_order(known)
 
     def others(self) -> RoutesAnswer:
@@ -77,13 +77,13 @@ class TableRows:
         protocol, names = query.protocol, self._words.names
         if protocol is not None and all(names.protocol(it.route.protocol) != protocol for it in candidates):
             return None
-        stands = [
-            (target.name, entry)
+        views = [
+            (target.name, view)
             for target in self._targets
-            if (entry := target.entries.get(prefix)) is not None
-            and (not query.phase or entry.phase.value in query.phase)
+            if (view := target.route(prefix)) is not None
+            and (not query.phase or view.phase.value in query.phase)
         ]
-        if not stands and (query.phase or query.target is not None or not candidates):
+        if not views and (query.phase or query.target is not None or not candidates):
             return None
         return RouteRow(
             prefix=str(prefix),
@@ -92,7 +92,7 @@ class TableRows:
                 self._words.judged(route, verdict, elected=not number)
                 for number, (route, verdict) in enumerate(candidates)
             ),
-            targets=tuple(target_route(name, entry) for name, entry in stands),
+            targets=tuple(target_route(name, view) for name, view in views),
         )
 
 
@@ -141,7 +141,7 @@ class PlanRows:
     def __iter__(self) -> Iterator[PlannedRoute | None]:
         known = {*self._table.prefixes(), *self._seen.dropped}
         for target in self._targets:
-            known.update(target.entries)
+            known |= target.prefixes()
         for prefix in in_order(known):
             self._note_deletions(prefix)
             yield None  # one prefix less, of which there may be no row
@@ -149,9 +149,9 @@ class PlanRows:
 
     def _note_deletions(self, prefix: Prefix) -> None:
         for target in self._targets:
-            entry = target.entries.get(prefix)
-            if entry is not None and entry.wanted is None and entry.known is not None:
-                deletion = Deletion(prefix=str(prefix), gateway=format_address(entry.known))
+            view = target.route(prefix)
+            if view is not None and view.owned is not None and not isinstance(view.evaluation, Desired):
+                deletion = Deletion(prefix=str(prefix), gateway=format_address(view.owned))
                 self._deletions[target.name].append(deletion)
 
     def _rows(self, prefix: Prefix) -> Iterator[PlannedRoute]:
@@ -169,8 +169,8 @@ class PlanRows:
 
     def _ends(self, prefix: Prefix) -> Iterable[AtTarget]:
         for target in self._targets:
-            entry: Entry | None = target.entries.get(prefix)
-            if entry is not None and (end := end_of(target.name, entry)) is not None:
+            view = target.route(prefix)
+            if view is not None and (end := end_of(target.name, view)) is not None:
                 yield end
 
     def others(self, sysctls: Switches) -> PlanAnswer:
@@ -182,7 +182,7 @@ class PlanRows:
                 TargetPlan(
                     name=(view := target.view()).name,
                     url=view.url,
-                    read=target.reading is not None,
+                    read=target.inventory is not None,
                     error=view.error,
                     delete=tuple(self._deletions[target.name]),
                 )

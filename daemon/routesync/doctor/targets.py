@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from routesync.doctor.facts import Facts
 from routesync.doctor.finding import Check, Finding, Level
 from routesync.loxilb.wire import Port
-from routesync.mirror.topology import Sharing, sharing
+from routesync.mirror.namespace import Sharing, sharing
 
 _ROOM_IPV4: Final = 32_768
 """Entries of loxilb's eBPF table for IPv4, its own among them; what exceeds it is dropped without a word."""

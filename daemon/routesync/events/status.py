@@ -44,17 +44,44 @@ class TargetStatus(StatusPart):
     name: str
     url: str
     state: str = Field(description="`synced`, `syncing`, `unreachable`, ...", examples=["synced"])
-    wanted: int = Field(default=0, ge=0)
-    accepted: int = Field(default=0, ge=0)
-    confirmed: int = Field(default=0, ge=0)
-    refused: int = Field(default=0, ge=0)
-    ineligible: int = Field(default=0, ge=0)
-    conflicting: int = Field(default=0, ge=0)
-    pending: int = Field(default=0, ge=0)
-    over_capacity: int = Field(default=0, ge=0, description="Routes for which `max_routes_*` leaves no room.")
-    held: int = Field(default=0, ge=0, description="Withdrawals that a brake holds back.")
-    paused: bool = Field(default=False, description="Somebody holds it: it is left exactly as it is.")
+    desired: int = Field(default=0, ge=0, description="Routes that the target should have.")
+    phases: dict[str, int] = Field(
+        default_factory=dict,
+        description="Prefixes by phase; they add up to all that is known of the target.",
+        examples=[{"confirmed": 4}],
+    )
+    waiting: int = Field(
+        default=0, ge=0, description="Routes that wait for a request, a proof, a judgement or a check."
+    )
+    rate: float = Field(default=0, ge=0, description="Changes a second that may be sent.")
+    remaining_s: float | None = Field(
+        default=None, description="How long the waiting work takes at that rate; null: nothing waits, or is sent."
+    )
+    complete: bool = Field(
+        default=False, description="Whether everything desired is there, and nothing else of ours."
+    )
+    proved_s: float | None = Field(
+        default=None, description="Age of the last proof that this is true at the target; null: none yet."
+    )
+    held: int = Field(default=0, ge=0, description="Withdrawals that are held back.")
+    paused: bool = Field(default=False, description="An operator paused it: it is left exactly as it is.")
+    reasons: dict[str, int] = Field(default_factory=dict, description="Ineligible routes by reason.")
+    holes: int = Field(
+        default=0,
+        ge=0,
+        description="More specific routes that the target does not get, inside prefixes that it gets.",
+    )
     error: str | None = Field(default=None, description="The last error; null where all is well.")
+
+
+class AlarmStatus(StatusPart):
+    """An alarm that is raised; see the event `alarm/raised`."""
+
+    kind: str = Field(examples=["contended"])
+    target: str = Field(examples=["lb-1"])
+    detail: str
+    count: int = Field(default=0, ge=0, description="How many routes it is about.")
+    prefixes: tuple[str, ...] = Field(default=(), description="The first of them.")
 
 
 class GuardStatus(StatusPart):
@@ -102,6 +129,7 @@ class Status(StatusPart):
     time: AwareDatetime | None = Field(default=None, description="When this was true.")
     kernel: KernelStatus | None = None
     targets: tuple[TargetStatus, ...] = ()
+    alarms: tuple[AlarmStatus, ...] = Field(default=(), description="Those that are raised now.")
     verdicts: dict[str, int] = Field(default_factory=dict, description="Number of routes by deciding rule.")
     guard: GuardStatus | None = Field(default=None, description="In mode guard; else null.")
     broker: str | None = Field(default=None, description="`connected`, or what is wrong.")

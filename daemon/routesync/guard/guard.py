@@ -35,7 +35,8 @@ from routesync.kernel import (
     read_table,
     remove_route,
 )
-from routesync.mirror.pace import TokenBucket, rest
+from routesync.mirror.limits import TokenBucket
+from routesync.mirror.session import rest
 from routesync.route import Prefix, Route, Verdict
 
 log = structlog.get_logger(__name__)

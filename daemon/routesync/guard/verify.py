@@ -15,15 +15,16 @@ from typing import Final
 
 import structlog
 
+from routesync.backoff import backoff_s
 from routesync.events.models import EventSink, GuardStuck, GuardVerified, TargetDown, TargetUp
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.pace import Ingestion, rest
-from routesync.mirror.status import Counters, TargetState, TargetView
-from routesync.mirror.topology import Settling, Sharing
-from routesync.mirror.worklist import backoff
+from routesync.mirror.limits import Ingestion
+from routesync.mirror.namespace import Settling, Sharing
+from routesync.mirror.session import rest
+from routesync.mirror.status import TargetState, TargetView, unmirrored
 from routesync.route import Prefix
 
 log = structlog.get_logger(__name__)
@@ -127,13 +128,13 @@ class Verifier:
 
     def view(self) -> TargetView:
         """How this target stands, for status and metrics."""
-        return TargetView.unmirrored(
+        return unmirrored(
             self.name,
             self._client,
-            state=self._state,
+            self._state,
             version=self._version,
             error=self._error,
-            counters=Counters(connections=self._connections, readings=self._readings),
+            connections=self._connections,
         )
 
     @staticmethod
@@ -150,7 +151,7 @@ class Verifier:
             except LoxilbError as error:
                 self._lost(str(error))
                 self._failures += 1
-                await asyncio.sleep(backoff(self._failures, RECONNECT_FIRST_S, RECONNECT_MOST_S))
+                await asyncio.sleep(backoff_s(self._failures, RECONNECT_FIRST_S, RECONNECT_MOST_S))
                 self._expire()
 
     def _lost(self, error: str) -> None:

@@ -53,13 +53,13 @@ def current_alarms(name: str, state: MirrorState, error: str | None, oldest_s: f
         )
         alarms["target-full"] = Alarm(f"the target is full: {words}", sum(full.values()))
     if state.repairs.contended:
-        again = [prefix for prefix, loss in state.repairs.losses.items() if loss.count > 1]
+        again = [prefix for prefix, loss in state.repairs.losses.items() if loss.times > 1]
         alarms["contended"] = _about(
             again,
             f"something deletes our routes: {len(again)} were lost again within 10 minutes, repairs are slowed down to "
             f"{state.repairs.rate:g}/s; find what removes static routes in loxilb's network namespace",
         )
-    for kind, phase, text in (
+    about_phases: tuple[tuple[AlarmKind, Phase, str], ...] = (
         (
             "left-behind",
             Phase.LEFT_BEHIND,
@@ -72,7 +72,8 @@ def current_alarms(name: str, state: MirrorState, error: str | None, oldest_s: f
             "loxilb's kernel has {count} routes that its table lacks, so it may not forward them ({names}): another "
             f"route to the prefix came and went; `routesync repair --target {name} PREFIX` deletes and adds them again",
         ),
-    ):
+    )
+    for kind, phase, text in about_phases:
         if state.phases[phase]:
             prefixes = (prefix for prefix, route in state.routes.items() if route.phase is phase)
             alarms[kind] = _about(prefixes, text, state.phases[phase])

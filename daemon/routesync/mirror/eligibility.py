@@ -89,6 +89,7 @@ class Desired(NamedTuple):
     gateway: Address
     rule: str
     degraded: bool = False  # one hop of an ECMP route
+    beside: bool = False  # a default that is also added where the target has one of another metric
 
 
 class Ineligible(NamedTuple):
@@ -97,6 +98,9 @@ class Ineligible(NamedTuple):
     reason: Reason
     detail: str
     rule: str
+
+
+Evaluation = Desired | Ineligible
 
 
 class Networks(tuple[Prefix, ...]):  # noqa: SLOT001 (the look-up is made once, and kept)
@@ -252,7 +256,7 @@ AllowDefault = Literal["no", "yes", "override"]
 class TargetRules(NamedTuple):
     """What the configuration says of a target, as far as eligibility goes.
 
-    `allow_default` "override" is "yes" here: it says what to do where the target has a default of its own.
+    `allow_default` "override" also sends an IPv4 default where the target has one of another metric.
     """
 
     allow_default: AllowDefault = "no"
@@ -311,13 +315,14 @@ def evaluate(
                 verdict.rule,
             )
         gateway = gateway or rewrite.for_family(prefix.family)
+    beside = rules.allow_default == "override" and prefix.is_default and prefix.family is Family.INET
     if gateway is not None:
         no = _refused_gateway(prefix, gateway, rules, facts, node)
-        return Desired(gateway, verdict.rule) if no is None else Ineligible(*no, verdict.rule)
+        return Desired(gateway, verdict.rule, False, beside) if no is None else Ineligible(*no, verdict.rule)
     chosen = _choose(route, rules, facts, node, current)
     if isinstance(chosen, tuple):
         return Ineligible(*chosen, verdict.rule)
-    return Desired(chosen, verdict.rule, len(route.live_hops) > 1)
+    return Desired(chosen, verdict.rule, len(route.live_hops) > 1, beside)
 
 
 No = tuple[Reason, str]

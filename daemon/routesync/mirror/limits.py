@@ -106,7 +106,7 @@ class Ingestion:
 class Loss(NamedTuple):
     """How often a prefix was lost in a row, when last, and the earliest next POST of it."""
 
-    count: int
+    times: int
     at: float
     next_post_at: float
 
@@ -154,7 +154,7 @@ class RepairWindow:
     def lost(self, prefix: Prefix, now: float) -> Loss:
         """A route of ours was found lost: note when it may be posted next."""
         before = self.losses.pop(prefix, None)
-        count = before.count + 1 if before and now - before.at < FORGET_LOSS_S else 1
+        count = before.times + 1 if before and now - before.at < FORGET_LOSS_S else 1
         wait_s = 0.0
         if count > 1:
             full_s = min(self.MOST_WAIT_S, self.FIRST_WAIT_S * 2.0 ** min(count - 2, 16))
@@ -165,7 +165,7 @@ class RepairWindow:
     def is_contended(self, prefix: Prefix) -> bool:
         """Whether the prefix is lost again and again."""
         loss = self.losses.get(prefix)
-        return loss is not None and loss.count >= self.CONTENDED_LOSSES
+        return loss is not None and loss.times >= self.CONTENDED_LOSSES
 
     def not_before(self, prefix: Prefix) -> float:
         """The earliest time of the next POST of this prefix; minus infinity: at any time."""

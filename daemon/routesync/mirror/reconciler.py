@@ -40,7 +40,7 @@ from routesync.mirror.ledger import Ledger, Row
 from routesync.mirror.limits import Limits
 from routesync.mirror.namespace import KernelEvents, PostedRoutes
 from routesync.mirror.reporting import Alarm, Reporter
-from routesync.mirror.session import Session
+from routesync.mirror.session import Session, in_slices
 from routesync.mirror.state import WITNESS_LAG_S, MirrorState, Phase
 from routesync.mirror.status import TargetState, TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
@@ -207,14 +207,9 @@ class Reconciler:
 
     async def _use_inventory(self, inventory: Inventory, version: str, connected: bool) -> None:  # noqa: FBT001
         """Learn the target's place in the network; what that changes is evaluated before anything is sent."""
-        steps = TargetFacts.gather(inventory, self._client.ends, self.state.owned, version)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                facts = end.value
-                break
-            await asyncio.sleep(0)
+        facts = await in_slices(
+            TargetFacts.gather(inventory, self._client.ends, self.state.owned, version)
+        )
         changed = facts != self.facts
         self.facts = facts
         self._targets.see(self.name, facts.addresses)
@@ -227,8 +222,7 @@ class Reconciler:
 
     async def _reevaluate_all(self) -> None:
         self._evaluations.clear()
-        for _ in self.state.reevaluate(_now()):
-            await asyncio.sleep(0)
+        await in_slices(self.state.reevaluate(_now()))
 
     # -- what the kernel says ---------------------------------------------------------------------------------------
 

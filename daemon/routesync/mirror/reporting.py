@@ -65,12 +65,12 @@ class Alarm(NamedTuple):
 
     Attributes:
         detail: what, where and what to do, in one line.
-        count: how many routes it is about.
+        routes: how many routes it is about.
         prefixes: the first of them.
     """
 
     detail: str
-    count: int = 0
+    routes: int = 0
     prefixes: tuple[str, ...] = ()
 
 
@@ -254,7 +254,7 @@ class Reporter:
                 target=self._target,
                 kind=kind,
                 detail=alarm.detail,
-                count=alarm.count,
+                count=alarm.routes,
                 prefixes=alarm.prefixes,
             )
         )

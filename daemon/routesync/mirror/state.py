@@ -29,7 +29,7 @@ Facts that shaped it, all observed on a real loxilb:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple, Protocol
 
@@ -44,7 +44,7 @@ from routesync.route import Address, Candidate, Family, Prefix, format_address
 
 NEVER: Final = float("-inf")
 FRESH_S: Final = 5.0
-"""For so long an inventory, or a 2xx of our own, justifies a DELETE."""
+"""For so long an inventory justifies a DELETE."""
 FLAP_S: Final = 1.0
 """At most one change per prefix in this time."""
 RETRY_FIRST_S: Final = 1.0
@@ -178,7 +178,6 @@ class RouteState:
         since: when it came into this phase.
         published: the gateway by which subscribers know it; None: they do not.
         changed_at: of the last request that may have changed something.
-        created_at: of the last 2xx to a POST of it.
         hold_until: a withdrawal waits until then.
         retry_at: after a failure nothing is sent until then.
         failures: in a row.
@@ -192,7 +191,6 @@ class RouteState:
         "certain",
         "changed_at",
         "clean",
-        "created_at",
         "desired",
         "error",
         "failures",
@@ -220,7 +218,6 @@ class RouteState:
         self.since = now
         self.published: Address | None = None
         self.changed_at = NEVER
-        self.created_at = NEVER
         self.hold_until = NEVER
         self.retry_at = NEVER
         self.failures = 0
@@ -433,7 +430,7 @@ class MirrorState:
             self._own(prefix, state, row.gateway)
             self._place(prefix, state, now)
 
-    def reevaluate(self, now: float) -> Iterator[None]:
+    def reevaluate(self, now: float) -> Generator[None, None, None]:
         """Evaluate every elected route again, in slices: the rules, or what is known of targets, changed."""
         prefixes = [*self.routes, *self.ineligible]
         for over in self.over.values():
@@ -792,8 +789,6 @@ class MirrorState:
                 return _Proof.SHOWN
             return _Proof.NONE if witness.holds(prefix, owned) else _Proof.GONE
         by_table = inet or (state.clean and not prefix.is_default)
-        if state.certain and now - state.created_at <= FRESH_S:
-            return _Proof.SHOWN if by_table else _Proof.NONE
         if self.inventory_at <= state.changed_at or now - self.inventory_at > FRESH_S:
             return _Proof.STALE
         row = self.inventory.rows.get(prefix)
@@ -841,7 +836,7 @@ class MirrorState:
         """2xx to a POST: the route is ours and in the target's kernel."""
         self._changed(state, now)
         self._own(prefix, state, gateway)
-        state.certain, state.clean, state.created_at = True, clean, now
+        state.certain, state.clean = True, clean
         state.failures, state.error, state.retry_at, state.lost = 0, "", NEVER, False
         self.foreign_not_forwarded.pop(prefix, None)
         self.counters.posted += 1
@@ -934,7 +929,7 @@ class MirrorState:
         self.counters.repaired += 1
         if self.repairs.losses.get(prefix) is not None:
             self.repairs.saw(kept=False)
-        if self.repairs.lost(prefix, now).count == 1:
+        if self.repairs.lost(prefix, now).times == 1:
             if not self._look:
                 self._look_at = now + RepairWindow.PERIOD_S
             self._look.append(prefix)
@@ -1135,7 +1130,7 @@ class MirrorState:
 
     def take_inventory(
         self, inventory: Inventory, started: float, now: float, *, connected: bool = False
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """Compare every route with a table that was read in quiet, in slices.
 
         Args:

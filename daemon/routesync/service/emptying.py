@@ -13,8 +13,9 @@ from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
-from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.reconciler import OwnNode, Reconciler
 from routesync.mirror.status import TargetState
+from routesync.route import Candidate, Prefix
 from routesync.service.target_parts import make_client, target_limits
 from routesync.settings import TargetSettings
 
@@ -67,6 +68,22 @@ async def empty(
     return Emptied(before - left, left, error)
 
 
+class _NoRoutes(OwnNode):
+    """A node without routes: everything in the target is to be withdrawn."""
+
+    def __init__(self, links: Callable[[], Mapping[int, Link]]) -> None:
+        self._links = links
+
+    def links(self) -> Mapping[int, Link]:
+        """See `OwnNode`."""
+        return self._links()
+
+    def elected(self, prefix: Prefix) -> Candidate | None:
+        """See `OwnNode`."""
+        del prefix
+        return None
+
+
 def _emptying(
     settings: TargetSettings,
     client: LoxilbClient,
@@ -78,8 +95,8 @@ def _emptying(
         settings.name,
         client,
         rules=TargetRules(),
-        limits=target_limits(settings)._replace(startup_hold_s=0, brake_share=1),
+        limits=target_limits(settings)._replace(startup_hold_s=0, withdraw_share=1),
         ledger=ledger,
         sink=sink,
-        links=links,
+        node=_NoRoutes(links),
     )

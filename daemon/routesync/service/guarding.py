@@ -20,7 +20,7 @@ from routesync.guard.returns import Patience
 from routesync.guard.verify import Quiet, Verifier
 from routesync.kernel import KernelReport
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.pace import TokenBucket
+from routesync.mirror.limits import TokenBucket
 from routesync.mirror.status import TargetView
 from routesync.service.kernel_side import KernelSide
 from routesync.service.supervise import Supervisor

@@ -43,8 +43,8 @@ log = structlog.get_logger(__name__)
 
 SLICE: Final = 500
 """Prefixes that are handled before other tasks run."""
-READING_CONSIDERED_S: Final = 1.0
-"""After a reading of the kernel, by when all that it changed was considered."""
+RESYNC_TAKEN_S: Final = 1.0
+"""After a dump of the kernel, by when all that it changed was taken."""
 RETRY: Final = Backoff()
 PATIENCE_S: Final = 10.0
 """How long other rules may take until everything was judged by them; then things go on."""
@@ -53,14 +53,16 @@ PATIENCE_S: Final = 10.0
 class Consumer(Protocol):
     """Who works with the table."""
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None, /) -> None:
+    def set_route(
+        self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None, /
+    ) -> None:
         """Take the elected route of a prefix; None: there is none any more. Cheap, and never raises.
 
-        `asked_at` is when the kernel told of it (monotonic seconds); None: it is not news.
+        `kernel_changed_at` is when that change was read off the kernel (monotonic seconds), if one caused this.
         """
 
-    def kernel_was_read(self, began: float, /) -> None:
-        """Everything was read anew from that moment on (loop time), and what that changed was considered."""
+    def on_resync(self, began: float, /) -> None:
+        """Everything was dumped again from that moment on (loop time), and what that changed was taken."""
 
 
 class InterfaceNames(Mapping[int, str]):
@@ -91,7 +93,7 @@ class KernelSide:
         table: the elected routes, and their runners-up.
         consumers: told of every change of an election.
         observers: told of every report of the kernel side. Cheap, and never raise.
-        overhearers: told of every route that the kernel says was made where none had its key. Cheap, and never raise.
+        on_route_created: called with every route that the kernel says was made where none had its key. Cheap, and never raise.
         troubles: why the kernel cannot be read at the moment, in one line; empty while it can.
     """
 
@@ -99,7 +101,7 @@ class KernelSide:
         self.table = Table()
         self.consumers: list[Consumer] = []
         self.observers: list[Callable[[KernelReport], None]] = []
-        self.overhearers: list[Callable[[Route], None]] = []
+        self.on_route_created: list[Callable[[Route], None]] = []
         self.troubles: tuple[str, ...] = ()
         self._loaded = loaded
         self._sock = sock
@@ -184,7 +186,7 @@ class KernelSide:
             sock=sock,
             stats=self._stats,
             report=self._heed,
-            made=self._overhear,
+            made=self._route_created,
         )
 
     def _follow_source(self) -> None:
@@ -249,7 +251,7 @@ class KernelSide:
             change = self.table.update(prefix, candidates)
             if change is not None:
                 for consumer in self.consumers:
-                    consumer.consider(prefix, change.after, asked_at)
+                    consumer.set_route(prefix, change.after, asked_at)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._taking = False
@@ -261,20 +263,20 @@ class KernelSide:
             observer(report)
         if isinstance(report, ResyncDone):
             loop = asyncio.get_running_loop()
-            loop.call_later(READING_CONSIDERED_S, self._tell_of_reading, loop.time() - report.duration_s)
+            loop.call_later(RESYNC_TAKEN_S, self._tell_of_reading, loop.time() - report.duration_s)
             if "rules" in report.causes:
                 self._evaluated.set()
 
-    def _overhear(self, route: Route) -> None:
-        for overhearer in self.overhearers:
-            overhearer(route)
+    def _route_created(self, route: Route) -> None:
+        for listener in self.on_route_created:
+            listener(route)
 
     def _tell_of_reading(self, began: float) -> None:
         if self._taking:  # what it changed is still being considered
-            asyncio.get_running_loop().call_later(READING_CONSIDERED_S, self._tell_of_reading, began)
+            asyncio.get_running_loop().call_later(RESYNC_TAKEN_S, self._tell_of_reading, began)
             return
         for consumer in self.consumers:
-            consumer.kernel_was_read(began)
+            consumer.on_resync(began)
 
 
 def _reading(loaded: Loaded) -> object:

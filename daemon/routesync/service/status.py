@@ -10,10 +10,10 @@ from typing import Protocol
 
 from routesync import __version__
 from routesync.events.hub import EventHub
-from routesync.events.status import KernelStatus, Status, TargetStatus
+from routesync.events.status import AlarmStatus, KernelStatus, Status, TargetStatus
 from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
-from routesync.mirror.book import Phase
+from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
 from routesync.route import format_address
 from routesync.service.guarding import guard_status
@@ -96,6 +96,13 @@ class StatusBuilder:
                 nexthop_compat_mode=stats.sysctls.nexthop_compat_mode,
             ),
             targets=tuple(_target_status(view) for view in self._targets()),
+            alarms=tuple(
+                AlarmStatus(
+                    kind=kind, target=view.name, detail=alarm.detail, count=alarm.routes, prefixes=alarm.prefixes
+                )
+                for view in self._targets()
+                for kind, alarm in view.alarms.items()
+            ),
             verdicts=self.verdicts(),
             guard=guard_status(guard) if guard else None,
             broker=self.broker(),
@@ -108,16 +115,15 @@ class StatusBuilder:
         for view in self._targets():
             if not view.state.healthy:
                 found.append(f"target {view.name}: {view.error or view.state}")
-            if view.braked:
-                found.append(f"target {view.name}: a mass withdrawal of {view.braked} routes is held back")
             if view.unreachable_gateways:
                 names = ", ".join(map(format_address, view.unreachable_gateways[:3]))
                 found.append(f"target {view.name}: its kernel does not reach the next hop {names}")
-            if view.overdue:
-                found.append(f"target {view.name}: work has waited for {view.oldest_s:.0f} s")
+            found += [
+                f"target {view.name}: {alarm.detail}" for kind, alarm in view.alarms.items() if kind != "paused"
+            ]
             found += [
                 f"target {view.name}: {count} routes {phase}"
-                for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.OVER_CAPACITY)
+                for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.CONTENDED)
                 if (count := view.phases[phase])
             ]
         found += [f"broker: {trouble}" for trouble in self.broker_troubles()]
@@ -133,7 +139,7 @@ class StatusBuilder:
         return {
             "kept": len(self._kernel.table),
             "dropped": sum(self._kernel.source.stats.table.values()),
-            "wanted": sum(view.wanted for view in views),
+            "desired": sum(view.desired for view in views),
             "mirrored": sum(_mirrored(view) for view in views),
         }
 
@@ -142,7 +148,9 @@ class StatusBuilder:
         figures = self.figures()
         text = f"{figures['kept']} routes kept, {figures['dropped']} dropped"
         for view in self._targets():
-            text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.wanted} mirrored"
+            text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.desired} mirrored"
+            if view.waiting:
+                text += f", {view.waiting} waiting"
         if (guard := self.guard()) is not None:
             word = "would be removed" if guard.dry_run else "to be removed"
             text += f"; guard: {guard.redundant} {word}, {guard.removed} removed"
@@ -151,7 +159,7 @@ class StatusBuilder:
 
 
 def _mirrored(view: TargetView) -> int:
-    return sum(view.phases[phase] for phase in (Phase.ACCEPTED, Phase.CONFIRMED, Phase.PRESENT))
+    return sum(view.phases[phase] for phase in MIRRORED)
 
 
 def _target_status(view: TargetView) -> TargetStatus:
@@ -159,15 +167,16 @@ def _target_status(view: TargetView) -> TargetStatus:
         name=view.name,
         url=view.url,
         state=view.state.value,
-        wanted=view.wanted,
-        accepted=view.phases[Phase.ACCEPTED],
-        confirmed=view.phases[Phase.CONFIRMED],
-        refused=view.phases[Phase.REFUSED],
-        ineligible=view.phases[Phase.INELIGIBLE],
-        conflicting=view.phases[Phase.CONFLICTING],
-        pending=view.waiting,
-        over_capacity=view.over_capacity,
-        held=view.braked + view.held_at_start,
+        desired=view.desired,
+        phases={phase.value: count for phase, count in sorted(view.phases.items()) if count},
+        waiting=view.waiting,
+        rate=view.rate,
+        remaining_s=None if view.remaining_s is None else round(view.remaining_s, 1),
+        complete=view.complete,
+        proved_s=None if view.proved_s is None else round(view.proved_s, 1),
+        held=view.held + view.held_at_start,
         paused=view.paused,
+        reasons=dict(view.reasons),
+        holes=view.holes[1],
         error=view.error,
     )

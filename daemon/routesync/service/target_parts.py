@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.token import FileToken
-from routesync.mirror.brakes import Limits
 from routesync.mirror.eligibility import AllowDefault, TargetRules
+from routesync.mirror.limits import Limits
 from routesync.route import Prefix
 from routesync.settings import TargetSettings, rewrite_of
 from routesync.settings.tls import client_context
@@ -53,15 +53,16 @@ def target_limits(target: TargetSettings) -> Limits:
     return Limits(
         rate=target.rate / target.writers,
         burst=max(1, target.burst // target.writers),
+        writers=target.writers,
         inventory_interval_s=target.inventory_interval_s,
-        canary_interval_s=target.canary_interval_s,
-        sweep_interval_s=target.sweep_interval_s,
+        probe_interval_s=target.canary_interval_s,
+        verify_interval_s=target.sweep_interval_s,
         startup_hold_s=target.startup_hold_s,
         withdraw_delay_s=target.withdraw_delay_s,
         max_inet=target.max_routes_ipv4,
         max_inet6=target.max_routes_ipv6,
-        brake_share=target.brake_share,
-        brake_minimum=target.brake_minimum,
+        withdraw_share=target.brake_share,
+        withdraw_minimum=target.brake_minimum,
     )
 
 

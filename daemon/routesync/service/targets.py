@@ -19,14 +19,15 @@ import structlog
 from routesync.config import Loaded
 from routesync.events.models import EventSink
 from routesync.events.table import Table as EventTable
+from routesync.kernel import InterfaceAddress, Links
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger
-from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.reconciler import OwnNode, Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
-from routesync.route import Candidate, Prefix, Route
+from routesync.route import Address, Candidate, Prefix, Route
 from routesync.service.kernel_side import SLICE, KernelSide
 from routesync.service.supervise import Supervisor
 from routesync.service.target_parts import Way, make_client, target_limits, target_rules, way_to
@@ -41,6 +42,43 @@ class _Held:
     client: LoxilbClient
     way: Way
     settings: TargetSettings
+
+
+class KernelNode(OwnNode):
+    """This node as its kernel shows it; for the namespace proof also the kernel's events."""
+
+    def __init__(self, kernel: KernelSide) -> None:
+        self.events = self
+        self._kernel = kernel
+
+    def links(self) -> Links:
+        """See `OwnNode`."""
+        return self._kernel.links
+
+    def addresses(self) -> list[InterfaceAddress]:
+        """See `OwnNode`."""
+        return [address for several in self._kernel.source.addresses.values() for address in several]
+
+    def gateways(self) -> frozenset[Address]:
+        """See `OwnNode`."""
+        return self._kernel.source.gateways
+
+    def elected(self, prefix: Prefix) -> Candidate | None:
+        """See `OwnNode`."""
+        return self._kernel.table.elected(prefix)
+
+    def request_resync(self) -> None:
+        """See `OwnNode`."""
+        self._kernel.source.request_resync("mass withdrawal")
+
+    @property
+    def overruns(self) -> int:
+        """See `KernelEvents`."""
+        return self._kernel.source.stats.overruns
+
+    async def catch_up(self) -> None:
+        """See `KernelEvents`."""
+        await self._kernel.source.catch_up()
 
 
 class Targets:
@@ -70,6 +108,7 @@ class Targets:
         self.orphans: tuple[str, ...] = ()
         """One line for each target that is not configured and has routes of ours; see `look_for_orphans`."""
         self._kernel = kernel
+        self._node = KernelNode(kernel)
         self._ledger = ledger
         self._sink = sink
         self._supervisor = supervisor
@@ -81,7 +120,7 @@ class Targets:
         self._configured: dict[str, TargetSettings] = {}
         self._gathered: dict[Prefix, None] | None = None
         kernel.consumers.append(self)
-        kernel.overhearers.append(self._overhear)
+        kernel.on_route_created.append(self._on_route_created)
 
     @property
     def reconcilers(self) -> list[Reconciler]:
@@ -99,22 +138,24 @@ class Targets:
 
     # -- the table ---------------------------------------------------------------------------------------------------
 
-    def consider(self, prefix: Prefix, candidate: Candidate | None, asked_at: float | None = None, /) -> None:
+    def set_route(
+        self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None = None, /
+    ) -> None:
         """See `Consumer`."""
         if self._gathered is not None:
             self._gathered[prefix] = None
             return
         for held in self._held.values():
-            held.reconciler.consider(prefix, candidate, asked_at)
+            held.reconciler.set_route(prefix, candidate, kernel_changed_at)
 
-    def kernel_was_read(self, began: float, /) -> None:
+    def on_resync(self, began: float, /) -> None:
         """See `Consumer`."""
         for held in self._held.values():
-            held.reconciler.kernel_was_read(began)
+            held.reconciler.on_resync(began)
 
-    def _overhear(self, route: Route) -> None:
+    def _on_route_created(self, route: Route) -> None:
         for held in self._held.values():
-            held.reconciler.overhear(route)
+            held.reconciler.on_route_created(route)
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
@@ -129,7 +170,7 @@ class Targets:
         finally:
             gathered, self._gathered = self._gathered, None
             for prefix in gathered:
-                self.consider(prefix, self._kernel.table.elected(prefix))
+                self.set_route(prefix, self._kernel.table.elected(prefix))
 
     # -- the configuration --------------------------------------------------------------------------------------------
 
@@ -185,16 +226,15 @@ class Targets:
             limits=target_limits(target),
             ledger=self._ledger,
             sink=self._sink,
-            links=lambda: self._kernel.links,
-            targets_addresses=self._targets_addresses,
+            node=self._node,
+            targets=self._targets_addresses,
             hold=Hold(self._state, target.name),
-            request_kernel_reading=lambda: self._kernel.source.request_resync("mass withdrawal"),
             witness=self._witness(target),
         )
         reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, way_to(target), target)
         for count, prefix in enumerate([prefix for prefix, _ in self._kernel.table], 1):
-            reconciler.consider(prefix, self._kernel.table.elected(prefix))
+            reconciler.set_route(prefix, self._kernel.table.elected(prefix))
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._supervisor.start(f"target {target.name}", reconciler.run)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from routesync.mirror.book import Phase
-from routesync.mirror.brakes import Limits
+from routesync.mirror.state import Phase
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
@@ -16,7 +16,7 @@ from support.waiting import eventually
 pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
-QUICK = Limits(canary_interval_s=0.3)
+QUICK = Limits(probe_interval_s=0.3)
 
 
 def prefixes(count: int) -> list[Prefix]:
@@ -25,7 +25,7 @@ def prefixes(count: int) -> list[Prefix]:
 
 def want(reconciler: Reconciler, wanted: list[Prefix], gateway: str = HERE) -> None:
     for prefix in wanted:
-        reconciler.consider(prefix, candidate(str(prefix), gateway))
+        reconciler.set_route(prefix, candidate(str(prefix), gateway))
 
 
 def expected(wanted: list[Prefix], gateway: str = HERE) -> dict[str, str]:
@@ -63,7 +63,7 @@ async def test_a_canary_costs_its_table_nothing(lab: Lab) -> None:
 
 async def test_a_route_that_turned_into_a_ghost_is_laid_when_it_is_withdrawn(lab: Lab) -> None:
     (prefix,) = prefixes(1)
-    async with lab.mirroring(limits=Limits(canary_interval_s=3600)) as reconciler:
+    async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
         want(reconciler, [prefix])
         await lab.holds(expected([prefix]))
         await synced(reconciler)
@@ -72,7 +72,7 @@ async def test_a_route_that_turned_into_a_ghost_is_laid_when_it_is_withdrawn(lab
         await lab.quiet()
         assert lab.static_routes() == {}
         assert await lab.shows(prefix), "a ghost"
-        reconciler.consider(prefix, None)
+        reconciler.set_route(prefix, None)
         await eventually(lambda: bool(lab.events.of("route/withdrawn")), what="the withdrawal")
         await lab.quiet()
         assert not await lab.shows(prefix)
@@ -81,30 +81,30 @@ async def test_a_route_that_turned_into_a_ghost_is_laid_when_it_is_withdrawn(lab
 
 async def test_a_mass_withdrawal_waits_for_a_second_reading(lab: Lab) -> None:
     wanted = prefixes(30)
-    async with lab.mirroring(limits=Limits(brake_minimum=10)) as reconciler:
+    async with lab.mirroring(limits=Limits(withdraw_minimum=10)) as reconciler:
         want(reconciler, wanted)
         await lab.holds(expected(wanted))
         await synced(reconciler)
         for prefix in wanted[:20]:
-            reconciler.consider(prefix, None)
-        await eventually(lambda: reconciler.view().braked == 20, what="the brake")
-        assert lab.kernel_readings == 1, "a second reading was asked for"
+            reconciler.set_route(prefix, None)
+        await eventually(lambda: reconciler.view().held == 20, what="the brake")
+        assert lab.resyncs == 1, "a second reading was asked for"
         want(reconciler, wanted[:2])  # it shows that two of them are there
-        reconciler.kernel_was_read(began=0)  # the very reading that may have gone wrong
-        assert reconciler.view().braked == 20
-        reconciler.kernel_was_read(asyncio.get_running_loop().time())
+        reconciler.on_resync(began=0)  # the very reading that may have gone wrong
+        assert reconciler.view().held == 20
+        reconciler.on_resync(asyncio.get_running_loop().time())
         await lab.holds(expected(wanted[:2] + wanted[20:]))
-        assert reconciler.view().braked == 0
+        assert reconciler.view().held == 0
 
 
 async def test_a_mass_withdrawal_can_be_released_by_hand(lab: Lab) -> None:
     wanted = prefixes(30)
-    async with lab.mirroring(limits=Limits(brake_minimum=10)) as reconciler:
+    async with lab.mirroring(limits=Limits(withdraw_minimum=10)) as reconciler:
         want(reconciler, wanted)
         await lab.holds(expected(wanted))
         for prefix in wanted:
-            reconciler.consider(prefix, None)
-        await eventually(lambda: reconciler.view().braked == 30, what="the brake")
+            reconciler.set_route(prefix, None)
+        await eventually(lambda: reconciler.view().held == 30, what="the brake")
         assert len(lab.static_routes()) == 30
         assert reconciler.release() == 30
         await lab.holds({})
@@ -112,11 +112,11 @@ async def test_a_mass_withdrawal_can_be_released_by_hand(lab: Lab) -> None:
 
 async def test_a_small_withdrawal_never_waits(lab: Lab) -> None:
     wanted = prefixes(5)
-    async with lab.mirroring(limits=Limits(brake_minimum=10)) as reconciler:
+    async with lab.mirroring(limits=Limits(withdraw_minimum=10)) as reconciler:
         want(reconciler, wanted)
         await lab.holds(expected(wanted))
         for prefix in wanted:
-            reconciler.consider(prefix, None)
+            reconciler.set_route(prefix, None)
         await lab.holds({})
 
 
@@ -128,7 +128,7 @@ async def test_beyond_its_capacity_the_incumbents_stay_and_the_next_moves_up(lab
         await eventually(lambda: len(lab.static_routes()) == 2, what="the first two")
         first = lab.static_routes()
         gone = Prefix.parse(min(first))
-        reconciler.consider(gone, None)
+        reconciler.set_route(gone, None)
         await eventually(
             lambda: len(lab.static_routes()) == 2 and str(gone) not in lab.static_routes(), what="the next"
         )
@@ -142,7 +142,7 @@ async def test_a_withdraw_delay_rides_out_a_flap(lab: Lab) -> None:
         await lab.holds(expected([prefix]))
         await synced(reconciler)
         deletes = lab.standin.state().deletes
-        reconciler.consider(prefix, None)
+        reconciler.set_route(prefix, None)
         want(reconciler, [prefix])
         await synced(reconciler)
         assert lab.standin.state().deletes == deletes
@@ -155,10 +155,10 @@ async def test_half_a_replacement_is_said_and_finished_first(lab: Lab) -> None:
         want(reconciler, [prefix])
         await lab.holds(expected([prefix]))
         await synced(reconciler)
-        reconciler.consider(prefix, candidate(str(prefix), "10.77.0.1"))  # off-link there
+        reconciler.set_route(prefix, candidate(str(prefix), "10.77.0.1"))  # off-link there
         await lab.holds({})
         await eventually(lambda: bool(lab.events.of("route/refused")), what="the refusal")
-        assert reconciler.entries[prefix].gap_since is not None
+        assert reconciler.routes[prefix].gap_since is not None
         await lab.behind_its_back("addr add 10.77.0.2/24 dev ens3")
         await lab.holds(expected([prefix], "10.77.0.1"), within_s=20)
-        assert reconciler.entries[prefix].gap_since is None
+        assert reconciler.routes[prefix].gap_since is None

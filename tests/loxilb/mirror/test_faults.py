@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from routesync.mirror.book import Phase
-from routesync.mirror.brakes import Limits
+from routesync.mirror.state import Phase
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
@@ -53,17 +53,17 @@ async def settled(reconciler: Reconciler) -> None:
 async def test_after_a_fault_the_right_routes_stand_there(lab: Lab, fault: Fault) -> None:
     await lab.behind_its_back(f"route add {FOREIGN} via {THERE} proto bird")
     first = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 9)]
-    async with lab.mirroring(limits=Limits(canary_interval_s=0.5), timeout_s=1) as reconciler:
+    async with lab.mirroring(limits=Limits(probe_interval_s=0.5), timeout_s=1) as reconciler:
         for prefix in first[:4]:
-            reconciler.consider(prefix, candidate(str(prefix), HERE))
+            reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await lab.holds({str(prefix): HERE for prefix in first[:4]})
         await lab.quiet()
         lab.standin.inject(fault)
         for prefix in first[:2]:
-            reconciler.consider(prefix, None)
-        reconciler.consider(first[2], candidate(str(first[2]), THERE))
+            reconciler.set_route(prefix, None)
+        reconciler.set_route(first[2], candidate(str(first[2]), THERE))
         for prefix in first[4:]:
-            reconciler.consider(prefix, candidate(str(prefix), HERE))
+            reconciler.set_route(prefix, candidate(str(prefix), HERE))
         wanted = {str(first[2]): THERE, **{str(prefix): HERE for prefix in first[3:]}}
         await lab.holds(wanted, within_s=40)
         await settled(reconciler)
@@ -78,12 +78,12 @@ async def test_it_may_be_killed_and_restarted_under_churn(lab: Lab, seed: int) -
     chance = random.Random(seed)
     prefixes = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 40)]
     wanted: dict[str, str] = {}
-    async with lab.mirroring(limits=Limits(canary_interval_s=0.5), timeout_s=1) as reconciler:
+    async with lab.mirroring(limits=Limits(probe_interval_s=0.5), timeout_s=1) as reconciler:
         for _ in range(3):
             for _ in range(60):
                 prefix = chance.choice(prefixes)
                 gateway = chance.choice((HERE, THERE, None))
-                reconciler.consider(prefix, candidate(str(prefix), gateway) if gateway else None)
+                reconciler.set_route(prefix, candidate(str(prefix), gateway) if gateway else None)
                 if gateway:
                     wanted[str(prefix)] = gateway
                 else:
@@ -99,9 +99,9 @@ async def test_it_may_be_killed_and_restarted_under_churn(lab: Lab, seed: int) -
 
 async def test_a_container_made_anew_gets_all_routes_again(lab: Lab) -> None:
     wanted = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 30)]
-    async with lab.mirroring(limits=Limits(canary_interval_s=0.5), timeout_s=1) as reconciler:
+    async with lab.mirroring(limits=Limits(probe_interval_s=0.5), timeout_s=1) as reconciler:
         for prefix in wanted:
-            reconciler.consider(prefix, candidate(str(prefix), HERE))
+            reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await lab.holds({str(prefix): HERE for prefix in wanted})
         await settled(reconciler)
         lab.standin.kill()
@@ -114,13 +114,13 @@ async def test_a_delete_whose_answer_is_lost_is_not_repeated_blindly(lab: Lab) -
     """The second would take the route that stood behind ours: somebody else's, with a higher metric."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
     await lab.behind_its_back(f"route add {prefix} via {THERE} metric 100 proto bird")
-    async with lab.mirroring(limits=Limits(canary_interval_s=0.2)) as reconciler:
-        reconciler.consider(prefix, candidate(str(prefix), HERE))
+    async with lab.mirroring(limits=Limits(probe_interval_s=0.2)) as reconciler:
+        reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await lab.holds({str(prefix): HERE})
         await settled(reconciler)
         lab.standin.inject(Fault("reset", method="DELETE", times=1, carried_out=True))
-        reconciler.consider(prefix, None)
-        await eventually(lambda: prefix not in reconciler.entries, within_s=20, what="the withdrawal")
+        reconciler.set_route(prefix, None)
+        await eventually(lambda: prefix not in reconciler.routes, within_s=20, what="the withdrawal")
     assert "metric 100" in lab.space.ip(f"route show {prefix}")
 
 
@@ -128,16 +128,16 @@ async def test_an_equal_route_of_somebody_else_is_not_claimed_for_a_lost_answer(
     """Its table showed theirs before we asked: what stands there after an answer that got lost is rather theirs."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
     await lab.behind_its_back(f"route add {prefix} via {HERE} proto static mtu 1400")
-    async with lab.mirroring(limits=Limits(canary_interval_s=0.2), timeout_s=1) as reconciler:
+    async with lab.mirroring(limits=Limits(probe_interval_s=0.2), timeout_s=1) as reconciler:
         await settled(reconciler)
         lab.standin.inject(Fault("hang", method="POST", times=1, carried_out=True))
-        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await eventually(lambda: lab.standin.state().faults_done == 1, what="the request")
     assert lab.ledger.owned("lb")[prefix].doubtful, "killed, as it were, before an answer came"
-    async with lab.mirroring(limits=Limits(canary_interval_s=0.2, startup_hold_s=0)) as reconciler:
-        reconciler.consider(prefix, candidate(str(prefix), HERE))
+    async with lab.mirroring(limits=Limits(probe_interval_s=0.2, startup_hold_s=0)) as reconciler:
+        reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await eventually(lambda: reconciler.view().phases[Phase.PRESENT] == 1, what="finding it there")
-        reconciler.consider(prefix, None)
+        reconciler.set_route(prefix, None)
         await settled(reconciler)
     assert "mtu 1400" in lab.space.ip(f"route show {prefix}")
     assert lab.ledger.owned("lb") == {}
@@ -147,13 +147,13 @@ async def test_a_route_that_is_made_again_soon_after_its_withdrawal_is_ours_agai
     """The table that was read last still shows it: that must not pass for somebody else's equal route."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
     async with lab.mirroring(timeout_s=1) as reconciler:
-        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await lab.holds({str(prefix): HERE})
         await settled(reconciler)
-        reconciler.consider(prefix, None)
-        await eventually(lambda: prefix not in reconciler.entries, what="the withdrawal")
+        reconciler.set_route(prefix, None)
+        await eventually(lambda: prefix not in reconciler.routes, what="the withdrawal")
         lab.standin.inject(Fault("hang", method="POST", times=1, carried_out=True))
-        reconciler.consider(prefix, candidate(str(prefix), HERE))
+        reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await eventually(lambda: lab.standin.state().faults_done == 1, what="the request")
         assert not lab.ledger.owned("lb")[prefix].doubtful
-        await eventually(lambda: reconciler.entries[prefix].ours is not None, what="the proof by a reading")
+        await eventually(lambda: reconciler.routes[prefix].ours is not None, what="the proof by a reading")

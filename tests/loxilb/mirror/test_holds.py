@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import cast
 
 from routesync.events.models import SyncHeld, SyncReleased, TargetFull, TargetResumed
-from routesync.mirror.book import Phase
-from routesync.mirror.brakes import Limits
+from routesync.mirror.state import Phase
+from routesync.mirror.limits import Limits
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
 from routesync.mirror.reconciler import Reconciler
@@ -23,12 +23,12 @@ pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B, C, D = (Prefix.parse(f"10.{number}.0.0/16") for number in (1, 2, 3, 4))
-BUSY = Limits(canary_interval_s=0.1, inventory_interval_s=10)
+BUSY = Limits(probe_interval_s=0.1, inventory_interval_s=10)
 
 
 def want(reconciler: Reconciler, *wanted: Prefix, gateway: str = HERE) -> None:
     for prefix in wanted:
-        reconciler.consider(prefix, candidate(str(prefix), gateway))
+        reconciler.set_route(prefix, candidate(str(prefix), gateway))
 
 
 async def synced(reconciler: Reconciler) -> None:
@@ -47,7 +47,7 @@ async def test_a_paused_target_is_asked_nothing_and_gets_the_difference_when_it_
         assert reconciler.pause() is None
         await reconciler.at_rest()
         before = lab.standin.state()
-        reconciler.consider(A, None)
+        reconciler.set_route(A, None)
         want(reconciler, B, gateway=THERE)
         want(reconciler, D)
         await asyncio.sleep(0.5)  # five canaries' time: nothing shall come, and nothing tells when to look
@@ -93,7 +93,7 @@ async def test_a_replacement_under_way_is_finished_before_a_hold_is_at_rest(lab:
         await lab.holds({str(A): HERE})
         await synced(reconciler)
         want(reconciler, A, gateway=THERE)
-        await eventually(lambda: reconciler.entries[A].gap_since is not None, what="the gap")
+        await eventually(lambda: reconciler.routes[A].gap_since is not None, what="the gap")
         reconciler.pause()
         await reconciler.at_rest()
         assert lab.static_routes() == {str(A): THERE}
@@ -116,16 +116,16 @@ async def test_a_target_that_is_gone_is_not_looked_for_while_it_is_paused(lab: L
 
 async def test_a_mass_withdrawal_is_an_event_when_it_is_held_and_when_it_is_released(lab: Lab) -> None:
     wanted = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 31)]
-    async with lab.mirroring(limits=Limits(brake_minimum=10)) as reconciler:
+    async with lab.mirroring(limits=Limits(withdraw_minimum=10)) as reconciler:
         want(reconciler, *wanted)
         await lab.holds({str(prefix): HERE for prefix in wanted})
         await synced(reconciler)
         for by in ("kernel", "second-reading", "hand"):
             for prefix in wanted:
-                reconciler.consider(prefix, None)
-            await eventually(lambda: reconciler.view().braked == 30, what="the brake")
+                reconciler.set_route(prefix, None)
+            await eventually(lambda: reconciler.view().held == 30, what="the brake")
             if by == "second-reading":
-                reconciler.kernel_was_read(asyncio.get_running_loop().time())
+                reconciler.on_resync(asyncio.get_running_loop().time())
             elif by == "hand":
                 assert reconciler.release() == 30
             else:
@@ -148,7 +148,7 @@ async def test_the_start_up_hold_is_an_event_when_it_begins_and_when_its_time_is
         await lab.holds({str(prefix): HERE for prefix in (A, B, C)})
     async with lab.mirroring(limits=Limits(startup_hold_s=3)) as reconciler:
         want(reconciler, A)
-        reconciler.kernel_was_read(asyncio.get_running_loop().time())
+        reconciler.on_resync(asyncio.get_running_loop().time())
         assert reconciler.view().held_at_start == 2
         await lab.holds({str(A): HERE})
         await eventually(lambda: bool(lab.events.of("sync/released")), what="the word")
@@ -174,7 +174,7 @@ async def test_other_rules_change_only_what_they_change(lab: Lab) -> None:
     default = Prefix.parse("0.0.0.0/0")
     async with lab.mirroring() as reconciler:
         want(reconciler, A, default)
-        reconciler.consider(B, candidate(str(B), "192.168.10.20"))  # its own address
+        reconciler.set_route(B, candidate(str(B), "192.168.10.20"))  # its own address
         await lab.holds({str(A): HERE})
         await synced(reconciler)
         before = lab.standin.state()
@@ -189,12 +189,12 @@ async def test_other_rules_change_only_what_they_change(lab: Lab) -> None:
 
 
 async def test_each_entry_knows_since_when_it_is_as_it_is(lab: Lab) -> None:
-    async with lab.mirroring(limits=Limits(canary_interval_s=0.1)) as reconciler:
+    async with lab.mirroring(limits=Limits(probe_interval_s=0.1)) as reconciler:
         want(reconciler, A)
         await lab.holds({str(A): HERE})
         await synced(reconciler)
-        entry = reconciler.entries[A]
-        since, canaries = entry.since, reconciler.view().counters.canaries
+        entry = reconciler.routes[A]
+        since, canaries = entry.since, reconciler.view().counters.probes
         assert since <= asyncio.get_running_loop().time()
-        await eventually(lambda: reconciler.view().counters.canaries > canaries + 2, what="canaries")
+        await eventually(lambda: reconciler.view().counters.probes > canaries + 2, what="canaries")
         assert (entry.phase, entry.since) == (Phase.ACCEPTED, since)

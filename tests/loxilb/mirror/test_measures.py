@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from routesync.measure import Histogram
-from routesync.mirror.book import Phase
-from routesync.mirror.measures import STAGES
+from routesync.mirror.state import Phase
+from routesync.mirror.reporting import STAGES
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
 from routesync.route import Family, Prefix
@@ -33,7 +33,7 @@ async def test_a_change_is_timed_from_the_kernel_to_each_stage(lab: Lab) -> None
     async with lab.mirroring(witness=True) as reconciler:
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
         read_at = time.monotonic() - 2  # as if it had waited
-        reconciler.consider(A, candidate(str(A), HERE), read_at)
+        reconciler.set_route(A, candidate(str(A), HERE), read_at)
         await eventually(
             lambda: reached(reconciler) == {"accepted": 1, "confirmed": 1, "withdrawn": 0},
             what="confirmation",
@@ -43,14 +43,14 @@ async def test_a_change_is_timed_from_the_kernel_to_each_stage(lab: Lab) -> None
         assert 2 < convergence["accepted"].sum_s <= elapsed
         assert convergence["accepted"].sum_s < convergence["confirmed"].sum_s <= elapsed
 
-        reconciler.consider(A, None, time.monotonic())
+        reconciler.set_route(A, None, time.monotonic())
         await eventually(lambda: reached(reconciler)["withdrawn"] == 1, what="withdrawal")
 
 
 async def test_what_is_no_change_of_the_kernel_is_not_timed(lab: Lab) -> None:
     """The first table, and what is put back because the target had lost it."""
     async with lab.mirroring(witness=True) as reconciler:
-        reconciler.consider(A, candidate(str(A), HERE))
+        reconciler.set_route(A, candidate(str(A), HERE))
         await lab.holds({"10.1.0.0/16": HERE})
         await eventually(lambda: bool(lab.events.of("route/confirmed")), what="confirmation")
         await lab.behind_its_back(f"route del {A}")
@@ -63,8 +63,8 @@ async def test_what_is_no_change_of_the_kernel_is_not_timed(lab: Lab) -> None:
 async def test_requests_are_counted_by_how_they_ended(lab: Lab) -> None:
     await lab.behind_its_back(f"route add {A} via 192.168.10.9 proto static")
     async with lab.mirroring() as reconciler:
-        reconciler.consider(A, candidate(str(A), HERE))
-        reconciler.consider(Prefix.parse("10.2.0.0/16"), candidate("10.2.0.0/16", "10.99.0.1"))
+        reconciler.set_route(A, candidate(str(A), HERE))
+        reconciler.set_route(Prefix.parse("10.2.0.0/16"), candidate("10.2.0.0/16", "10.99.0.1"))
         await eventually(
             lambda: (
                 reconciler.view().phases[Phase.CONFLICTING] == reconciler.view().phases[Phase.REFUSED] == 1
@@ -94,13 +94,13 @@ def test_a_histogram_counts_what_is_not_above_its_bound() -> None:
 async def test_a_target_that_restarts_is_said_to_be_down_once_and_up_once(lab: Lab) -> None:
     """It is gone, then answers with an empty table, then fills: several troubles, one outage."""
     async with lab.mirroring(timeout_s=1) as reconciler:
-        reconciler.consider(A, candidate(str(A), HERE))
+        reconciler.set_route(A, candidate(str(A), HERE))
         await lab.holds({"10.1.0.0/16": HERE}, within_s=20)
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED, within_s=20, what="the sync")
         lab.events.seen.clear()
         with capture_logs() as logs:
             lab.standin.stop()
-            reconciler.order_sweep()
+            reconciler.verify()
             await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE, what="its absence")
             await asyncio.to_thread(lab.standin.start)
             await eventually(lambda: reconciler.view().state is TargetState.STARTING, what="its empty table")

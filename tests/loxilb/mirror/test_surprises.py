@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.book import Phase
-from routesync.mirror.brakes import Limits
+from routesync.mirror.state import Phase
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
 from routesync.mirror.targets_addresses import TargetsAddresses
@@ -27,7 +27,7 @@ pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")
-QUICK = Limits(canary_interval_s=0.2)
+QUICK = Limits(probe_interval_s=0.2)
 
 
 async def synced(reconciler: Reconciler) -> None:
@@ -43,7 +43,7 @@ async def test_when_its_address_on_a_link_goes_nothing_is_given_up_and_all_is_ma
     wanted = numbered(5)
     async with lab.mirroring(limits=QUICK) as reconciler:
         for prefix in wanted:
-            reconciler.consider(prefix, candidate(str(prefix), HERE))
+            reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await lab.holds({str(prefix): HERE for prefix in wanted})
         await synced(reconciler)
         lab.space.ip("addr del 192.168.10.20/24 dev ens3")
@@ -59,23 +59,23 @@ async def test_when_its_address_on_a_link_goes_nothing_is_given_up_and_all_is_ma
 async def test_somebody_elses_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:
     """DELETE takes the lowest metric first: theirs."""
     async with lab.mirroring(limits=QUICK) as reconciler:
-        reconciler.consider(B, candidate(str(B), "fd00:10::1"))
+        reconciler.set_route(B, candidate(str(B), "fd00:10::1"))
         await lab.holds({str(B): "fd00:10::1"})
         await synced(reconciler)
         await lab.behind_its_back(f"-6 route add {B} via fd00:10::2 metric 20 proto bird")
-        reconciler.consider(B, None)
-        await eventually(lambda: B not in reconciler.entries, what="giving it up")
+        reconciler.set_route(B, None)
+        await eventually(lambda: B not in reconciler.routes, what="giving it up")
         await synced(reconciler)
     assert "metric 20" in lab.space.ip(f"-6 route show {B}")
 
 
 async def test_somebody_elses_replacement_is_reported_and_left_while_the_route_is_wanted(lab: Lab) -> None:
     async with lab.mirroring(limits=QUICK) as reconciler:
-        reconciler.consider(A, candidate(str(A), HERE))
+        reconciler.set_route(A, candidate(str(A), HERE))
         await lab.holds({str(A): HERE})
         await synced(reconciler)
         await lab.behind_its_back(f"route replace {A} via {THERE} proto bird")
-        reconciler.consider(A, candidate(str(A), "192.168.10.3"))  # calls for a reading
+        reconciler.set_route(A, candidate(str(A), "192.168.10.3"))  # calls for a reading
         await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
         await synced_or_waiting(reconciler)
         assert reconciler.view().counters.conflicts == 1
@@ -97,16 +97,16 @@ async def test_when_it_was_restarted_between_two_requests_its_half_filled_table_
         "--fill-delay", "0.5", "--fill-rate", "50",
     )  # fmt: skip
     try:
-        async with lab.mirroring(limits=Limits(canary_interval_s=3600)) as reconciler:
+        async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
             for prefix in wanted:
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await lab.holds({str(prefix): HERE for prefix in wanted})
             await synced(reconciler)
             lab.standin.kill()
             slow.launch()
             lab.standin = slow
             await eventually(lambda: answers(lab), what="its API")
-            reconciler.consider(wanted[0], None)
+            reconciler.set_route(wanted[0], None)
             await lab.holds({str(prefix): HERE for prefix in wanted[1:]}, within_s=20)
             await synced(reconciler)
     finally:
@@ -128,7 +128,7 @@ async def test_its_silent_capacity_is_never_reached() -> None:
     with laboratory("--capacity", "30", "--marks", "40") as lab:
         async with lab.mirroring(limits=Limits(max_inet=20)) as reconciler:
             for prefix in numbered(50):
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await eventually(lambda: reconciler.view().over_capacity == 30, what="the limit")
             await eventually(lambda: len(lab.static_routes()) == 20, what="the first twenty")
             await lab.quiet()
@@ -137,12 +137,12 @@ async def test_its_silent_capacity_is_never_reached() -> None:
 
 async def test_connections_that_it_closes_for_idleness_cost_no_answer() -> None:
     with laboratory("--idle-timeout", "0.2") as lab:
-        async with lab.mirroring(limits=Limits(canary_interval_s=0.5)) as reconciler:
+        async with lab.mirroring(limits=Limits(probe_interval_s=0.5)) as reconciler:
             for number, prefix in enumerate(numbered(5), 1):
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
                 await lab.holds({str(each): HERE for each in numbered(number)})
                 await asyncio.sleep(0.3)  # longer than it suffers an idle connection
-            await eventually(lambda: reconciler.view().counters.canaries >= 2, what="canaries")
+            await eventually(lambda: reconciler.view().counters.probes >= 2, what="canaries")
             outcomes = {outcome for _, outcome in reconciler.view().requests}
         assert outcomes == {"ok", "exists"}
 
@@ -170,7 +170,7 @@ async def test_through_faults_of_every_kind_under_churn_the_right_routes_come_to
         for _ in range(200):
             prefix = chance.choice(pool)
             gateway = chance.choice((HERE, THERE, None))
-            reconciler.consider(prefix, candidate(str(prefix), gateway) if gateway else None)
+            reconciler.set_route(prefix, candidate(str(prefix), gateway) if gateway else None)
             if gateway:
                 wanted[str(prefix)] = gateway
             else:
@@ -195,7 +195,7 @@ async def test_a_target_that_hangs_delays_no_other() -> None:
             wanted = [Prefix.parse(f"10.{n // 100}.{n % 100}.0/24") for n in range(300)]
             for prefix in wanted:
                 for reconciler in (stuck, other):
-                    reconciler.consider(prefix, candidate(str(prefix), HERE))
+                    reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await well.holds({str(prefix): HERE for prefix in wanted}, within_s=20)
             assert stuck.view().in_flight == 8, "all its workers wait, and only its own"
             assert not hanging.static_routes()
@@ -214,7 +214,7 @@ async def test_over_tls_with_a_client_certificate_and_a_server_name(tmp_path: Pa
             LoxilbClient(url, tls=context, server_name="loxilb.test") as client,
             lab.mirroring(client=client) as reconciler,
         ):
-            reconciler.consider(A, candidate(str(A), HERE))
+            reconciler.set_route(A, candidate(str(A), HERE))
             await lab.holds({str(A): HERE})
         async with LoxilbClient(url, tls=context) as client, lab.mirroring(client=client) as reconciler:
             await asyncio.wait_for(reconciler.contacted.wait(), 30)
@@ -235,10 +235,10 @@ async def test_what_one_target_shows_as_its_own_address_is_no_next_hop_at_anothe
     with laboratory() as first, laboratory() as second:
         addresses = TargetsAddresses()
         async with second.mirroring(targets_addresses=addresses, name="second") as reconciler:
-            reconciler.consider(A, candidate(str(A), vip))
+            reconciler.set_route(A, candidate(str(A), vip))
             await second.holds({str(A): vip})
             await synced(reconciler)
             first.space.ip(f"addr add {vip}/32 dev lo")
             async with first.mirroring(targets_addresses=addresses, name="first"):
                 await second.holds({})
-                assert reconciler.entries[A].phase is Phase.INELIGIBLE
+                assert reconciler.routes[A].phase is Phase.INELIGIBLE

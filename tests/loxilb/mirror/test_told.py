@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from routesync.events.models import RouteWithdrawn
-from routesync.mirror.brakes import Limits
+from routesync.mirror.limits import Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from routesync.standin.faults import Fault
@@ -24,12 +24,12 @@ DENIED = Fault("answer", method="POST", status=401, body='{"message":"who are yo
 
 
 async def test_a_replacement_that_is_cut_short_is_told_as_a_withdrawal(lab: Lab) -> None:
-    async with lab.mirroring(limits=Limits(canary_interval_s=3600)) as reconciler:
-        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+    async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
+        reconciler.set_route(PREFIX, candidate(str(PREFIX), HERE))
         await lab.holds({str(PREFIX): HERE})
         await lab.quiet()
         lab.standin.inject(DENIED)
-        reconciler.consider(PREFIX, candidate(str(PREFIX), THERE))
+        reconciler.set_route(PREFIX, candidate(str(PREFIX), THERE))
         await lab.holds({})
         await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE)
         withdrawn = lab.events.of("route/withdrawn")
@@ -38,7 +38,7 @@ async def test_a_replacement_that_is_cut_short_is_told_as_a_withdrawal(lab: Lab)
             for event in withdrawn
             if isinstance(event, RouteWithdrawn)
         ] == [(str(PREFIX), HERE, "replacement-failed")]
-        reconciler.consider(PREFIX, None)
+        reconciler.set_route(PREFIX, None)
         lab.standin.inject()
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
         assert lab.events.of("route/withdrawn") == withdrawn
@@ -47,15 +47,15 @@ async def test_a_replacement_that_is_cut_short_is_told_as_a_withdrawal(lab: Lab)
 async def test_a_route_that_was_lost_before_its_replacement_is_not_told_to_stand_when_it_is_unwanted(
     lab: Lab,
 ) -> None:
-    async with lab.mirroring(limits=Limits(canary_interval_s=3600)) as reconciler:
-        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+    async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
+        reconciler.set_route(PREFIX, candidate(str(PREFIX), HERE))
         await lab.holds({str(PREFIX): HERE})
         await lab.quiet()
         lab.standin.inject(DENIED)
         await lab.behind_its_back(f"route del {PREFIX}")
-        reconciler.consider(PREFIX, candidate(str(PREFIX), THERE))
+        reconciler.set_route(PREFIX, candidate(str(PREFIX), THERE))
         await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE)
-        reconciler.consider(PREFIX, None)
+        reconciler.set_route(PREFIX, None)
         lab.standin.inject()
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
 
@@ -63,7 +63,7 @@ async def test_a_route_that_was_lost_before_its_replacement_is_not_told_to_stand
 @pytest.mark.parametrize("witness", [True, False], ids=["witness", "readings"])
 async def test_what_stands_there_from_before_is_told_even_if_it_is_to_go(lab: Lab, witness: bool) -> None:  # noqa: FBT001
     async with lab.mirroring() as reconciler:
-        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+        reconciler.set_route(PREFIX, candidate(str(PREFIX), HERE))
         await lab.holds({str(PREFIX): HERE})
         await lab.quiet()
     lab.events.seen.clear()
@@ -73,9 +73,9 @@ async def test_what_stands_there_from_before_is_told_even_if_it_is_to_go(lab: La
         await eventually(lambda: reconciler.view().state is not TargetState.CONNECTING)
         await eventually(lambda: bool(lab.events.of("route/confirmed")))
         assert told(lab.events.seen) == {PREFIX: HERE}
-        reconciler.consider(PREFIX, candidate(str(PREFIX), HERE))
+        reconciler.set_route(PREFIX, candidate(str(PREFIX), HERE))
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
         assert told(lab.events.seen) == {PREFIX: HERE}
-        reconciler.consider(PREFIX, None)
+        reconciler.set_route(PREFIX, None)
         await lab.holds({})
         await eventually(lambda: told(lab.events.seen) == {})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from routesync.loxilb.token import FileToken
-from routesync.mirror.book import Phase
+from routesync.mirror.state import Phase
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
@@ -33,12 +33,12 @@ async def test_every_version_is_mirrored_into_and_its_foreign_routes_are_spared(
         await lab.behind_its_back(f"route add {B} via {THERE} proto bird")
         async with lab.mirroring() as reconciler:
             for prefix in (A, B, C):
-                reconciler.consider(prefix, candidate(str(prefix), HERE))
+                reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await eventually(lambda: lab.gateway(A) == HERE and lab.gateway(C) == HERE, what="the mirror")
-            await eventually(lambda: reconciler.entries[B].phase is Phase.CONFLICTING, what="the conflict")
-            reconciler.consider(A, None)
-            reconciler.consider(B, None)
-            reconciler.consider(C, candidate(str(C), THERE))
+            await eventually(lambda: reconciler.routes[B].phase is Phase.CONFLICTING, what="the conflict")
+            reconciler.set_route(A, None)
+            reconciler.set_route(B, None)
+            reconciler.set_route(C, candidate(str(C), THERE))
             await eventually(lambda: lab.gateway(A) is None and lab.gateway(C) == THERE, what="the changes")
             await synced(reconciler)
         assert lab.gateway(B) == THERE
@@ -49,13 +49,13 @@ async def test_every_version_is_mirrored_into_and_its_foreign_routes_are_spared(
 async def test_what_the_ledger_knows_is_recognised_in_every_version(version: str) -> None:
     with laboratory("--loxilb-version", version) as lab:
         async with lab.mirroring(rules=TargetRules(allow_default="yes")) as reconciler:
-            reconciler.consider(A, candidate(str(A), HERE))
+            reconciler.set_route(A, candidate(str(A), HERE))
             await eventually(lambda: lab.gateway(A) == HERE, what="the mirror")
             await synced(reconciler)
         async with lab.mirroring() as reconciler:
-            reconciler.consider(A, candidate(str(A), HERE))
-            await eventually(lambda: reconciler.entries[A].phase is Phase.CONFIRMED, what="recognition")
-            reconciler.consider(A, None)
+            reconciler.set_route(A, candidate(str(A), HERE))
+            await eventually(lambda: reconciler.routes[A].phase is Phase.CONFIRMED, what="recognition")
+            reconciler.set_route(A, None)
             await eventually(lambda: lab.gateway(A) is None, what="the withdrawal")
 
 
@@ -65,7 +65,7 @@ async def test_a_token_is_sent_raw_and_a_wrong_one_is_named(tmp_path: Path) -> N
     file.write_text("wrong\n")
     with laboratory("--manual-token", str(tmp_path / "right")) as lab:
         async with lab.mirroring(token=FileToken(file)) as reconciler:
-            reconciler.consider(A, candidate(str(A), HERE))
+            reconciler.set_route(A, candidate(str(A), HERE))
             await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE, what="the refusal")
             assert "invalid token" in (reconciler.view().error or "")
             assert "token_file" in (reconciler.view().error or "")
@@ -78,7 +78,7 @@ async def test_a_token_file_that_is_gone_is_said_and_waited_for(tmp_path: Path) 
     file = tmp_path / "token"
     with laboratory("--manual-token", str(tmp_path / "right")) as lab:
         async with lab.mirroring(token=FileToken(file)) as reconciler:
-            reconciler.consider(A, candidate(str(A), HERE))
+            reconciler.set_route(A, candidate(str(A), HERE))
             await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE, what="the complaint")
             assert str(file) in (reconciler.view().error or "")
             file.write_text("secret")

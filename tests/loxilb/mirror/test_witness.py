@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from routesync.mirror.book import Phase
-from routesync.mirror.brakes import Limits
+from routesync.mirror.state import Phase
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
 from routesync.mirror.witness import Witness
@@ -18,12 +18,12 @@ pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")
-NO_CHECKS = Limits(canary_interval_s=3600)
+NO_CHECKS = Limits(probe_interval_s=3600)
 
 
 async def mirrored(lab: Lab, reconciler: Reconciler) -> None:
-    reconciler.consider(A, candidate(str(A), HERE))
-    reconciler.consider(B, candidate(str(B), "fd00:10::1"))
+    reconciler.set_route(A, candidate(str(A), HERE))
+    reconciler.set_route(B, candidate(str(B), "fd00:10::1"))
     await lab.holds({str(A): HERE, str(B): "fd00:10::1"})
     await eventually(lambda: reconciler.view().phases[Phase.CONFIRMED] == 2, what="confirmation")
     await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
@@ -33,8 +33,8 @@ async def test_accepted_becomes_confirmed_and_withdrawn_without_reading_its_tabl
     async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
         await mirrored(lab, reconciler)
         reads = lab.standin.state().route_reads
-        reconciler.consider(A, None)
-        reconciler.consider(B, candidate(str(B), "fd00:10::2"))
+        reconciler.set_route(A, None)
+        reconciler.set_route(B, candidate(str(B), "fd00:10::2"))
         await lab.holds({str(B): "fd00:10::2"})
         assert lab.standin.state().route_reads == reads
 
@@ -58,8 +58,8 @@ async def test_somebody_elses_replacement_is_known_at_once_and_never_deleted(lab
         lab.space.ip(f"route replace {A} via {THERE} proto bird")
         await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
         assert A not in lab.ledger.owned("lb")
-        reconciler.consider(A, None)
-        await eventually(lambda: A not in reconciler.entries, what="giving it up")
+        reconciler.set_route(A, None)
+        await eventually(lambda: A not in reconciler.routes, what="giving it up")
         assert lab.gateway(A) == THERE
 
 
@@ -69,15 +69,15 @@ async def test_somebody_elses_lower_metric_on_ipv6_is_never_deleted(lab: Lab) ->
         await mirrored(lab, reconciler)
         lab.space.ip(f"-6 route add {B} via fd00:10::2 metric 20 proto bird")
         await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
-        reconciler.consider(B, None)
-        await eventually(lambda: B not in reconciler.entries, what="giving it up")
+        reconciler.set_route(B, None)
+        await eventually(lambda: B not in reconciler.routes, what="giving it up")
         assert "metric 20" in lab.space.ip(f"-6 route show {B}")
 
 
 async def test_when_a_conflict_ends_our_route_is_made_at_once(lab: Lab) -> None:
     await lab.behind_its_back(f"route add {A} via {THERE} proto bird")
     async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
-        reconciler.consider(A, candidate(str(A), HERE))
+        reconciler.set_route(A, candidate(str(A), HERE))
         await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
         lab.space.ip(f"route del {A}")
         await lab.holds({str(A): HERE})

@@ -14,7 +14,7 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory, InventoryRow, Port
 from routesync.mirror import contact
 from routesync.mirror.contact import Contact
-from routesync.mirror.pace import Ingestion
+from routesync.mirror.limits import Ingestion
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.waiting import eventually

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from routesync.mirror.book import Phase
+from routesync.mirror.state import Phase
 from routesync.mirror.eligibility import Reason
 from routesync.mirror.status import TargetState
 

@@ -13,7 +13,7 @@ import typer.main
 
 from routesync.cli.app import app
 from routesync.events.contract import schemas
-from routesync.mirror.book import Phase
+from routesync.mirror.state import Phase
 
 Completes = Literal["nothing", "file", "directory"]
 DIRECTORIES: Final = frozenset({"state"})

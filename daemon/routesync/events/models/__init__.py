@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from routesync.events.models.alarms import AlarmCleared, AlarmKind, AlarmRaised
 from routesync.events.models.base import TYPE_PREFIX, Event, EventSink, Group
 from routesync.events.models.daemons import ConfigLoaded, ConfigRejected, EventsLost
 from routesync.events.models.guards import (
@@ -34,26 +35,21 @@ from routesync.events.models.routes import (
 from routesync.events.models.syncs import (
     SyncCompleted,
     SyncFailed,
-    SyncHeld,
     SyncLost,
-    SyncOverdue,
-    SyncReleased,
     SyncStarted,
-    SyncTimely,
 )
 from routesync.events.models.targets import (
     TargetDown,
-    TargetFull,
-    TargetPaused,
     TargetRefused,
-    TargetResumed,
-    TargetRoom,
     TargetUp,
 )
 
 __all__ = [
     "EVENTS",
     "TYPE_PREFIX",
+    "AlarmCleared",
+    "AlarmKind",
+    "AlarmRaised",
     "ConfigLoaded",
     "ConfigRejected",
     "Event",
@@ -80,18 +76,10 @@ __all__ = [
     "RouteWithdrawn",
     "SyncCompleted",
     "SyncFailed",
-    "SyncHeld",
     "SyncLost",
-    "SyncOverdue",
-    "SyncReleased",
     "SyncStarted",
-    "SyncTimely",
     "TargetDown",
-    "TargetFull",
-    "TargetPaused",
     "TargetRefused",
-    "TargetResumed",
-    "TargetRoom",
     "TargetUp",
 ]
 
@@ -108,17 +96,11 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     SyncCompleted,
     SyncFailed,
     SyncLost,
-    SyncHeld,
-    SyncReleased,
-    SyncOverdue,
-    SyncTimely,
     TargetUp,
     TargetDown,
     TargetRefused,
-    TargetPaused,
-    TargetResumed,
-    TargetFull,
-    TargetRoom,
+    AlarmRaised,
+    AlarmCleared,
     KernelResynced,
     KernelOverrun,
     KernelDrift,

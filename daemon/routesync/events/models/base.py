@@ -6,7 +6,7 @@ from typing import ClassVar, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-Group = Literal["route", "target", "sync", "kernel", "config", "guard", "events"]
+Group = Literal["route", "target", "sync", "kernel", "config", "guard", "alarm", "events"]
 
 TYPE_PREFIX: Final = "io.routesync"
 

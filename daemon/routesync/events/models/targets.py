@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from routesync.events.fields import Count, Detail, FamilyLabel, Seconds, Target
+from routesync.events.fields import Detail, Target
 from routesync.events.models.base import Event
 
 
@@ -49,50 +49,9 @@ class TargetRefused(Event):
     reason: Annotated[
         Literal["shared-namespace", "own-route-seen"],
         Field(
-            description="`shared-namespace`: its ports are this host's links; `own-route-seen`: a route that we told "
-            "it came up in this host's own kernel.",
+            description="`shared-namespace`: its ports are this host's links; `own-route-seen`: a route that we posted "
+            "to it came up in this host's own kernel.",
             examples=["shared-namespace"],
         ),
     ]
     detail: Detail
-
-
-class TargetPaused(Event):
-    """Somebody holds the target: until `target/resumed` it is left exactly as it is, neither written nor read."""
-
-    group = "target"
-    name = "paused"
-
-    target: Target
-
-
-class TargetResumed(Event):
-    """The hold is lifted: the target is contacted anew, and gets the difference that has come up."""
-
-    group = "target"
-    name = "resumed"
-
-    target: Target
-    paused_s: Annotated[Seconds, Field(description="How long it was held, in seconds.")]
-
-
-class TargetFull(Event):
-    """The target has as many routes of a family from us as it may have (`max_routes_*`): further ones wait."""
-
-    group = "target"
-    name = "full"
-
-    target: Target
-    family: FamilyLabel
-    limit: Annotated[Count, Field(description="`max_routes_ipv4` or `max_routes_ipv6`.")]
-    waiting: Annotated[Count, Field(description="Routes for which there is no room.")]
-
-
-class TargetRoom(Event):
-    """After `target/full`: there is room for every wanted route of the family again."""
-
-    group = "target"
-    name = "room"
-
-    target: Target
-    family: FamilyLabel

@@ -7,23 +7,24 @@ from typing import Final, get_args
 
 from prometheus_client.metrics_core import InfoMetricFamily, Metric, StateSetMetricFamily
 
-from routesync.mirror.book import Phase
-from routesync.mirror.measures import Fate
+from routesync.events.models import AlarmKind
+from routesync.mirror.reporting import Fate
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState, TargetView
 from routesync.service.metrics.families import PREFIX, counters, gauges, histograms
 
 _ONE: Final = ("target",)
 _COUNTERS: Final = (
-    ("target_readings", "Readings of its table.", "readings"),
-    ("target_canaries", "Single routes posted again as a proof.", "canaries"),
-    ("target_sweeps", "Times at which all routes were posted again as a proof.", "sweeps"),
+    ("target_inventories", "Inventories: its table was read.", "inventories"),
+    ("target_probes", "Single routes posted again as a proof.", "probes"),
+    ("target_verifications", "Times at which all routes were posted again as a proof.", "verifications"),
     ("target_lost_routes", "Routes of ours that it lost by itself.", "lost"),
-    ("target_repaired_routes", "Of these, made again.", "repaired"),
-    ("target_conflicts", "Somebody else's route found in the place of ours.", "conflicts"),
+    ("target_repaired_routes", "Of these, added again.", "repaired"),
+    ("target_conflicts", "Another writer's route found in the place of ours.", "conflicts"),
     (
-        "target_ghosts",
+        "target_stale_entries",
         "Routes removed that its table went on showing although its kernel had lost them.",
-        "ghosts",
+        "stale_removed",
     ),
 )
 
@@ -61,26 +62,26 @@ def _contact(views: Sequence[TargetView]) -> Iterator[Metric]:
         "target_connections",
         "Times at which contact was made anew.",
         _ONE,
-        (((view.name,), view.counters.connections) for view in views),
+        (((view.name,), view.connections) for view in views),
     )
 
 
 def _routes(views: Sequence[TargetView]) -> Iterator[Metric]:
     yield gauges(
-        "target_wanted_routes",
-        "Routes that it shall have.",
+        "target_desired_routes",
+        "Routes that it should have.",
         _ONE,
-        (((view.name,), view.wanted) for view in views),
+        (((view.name,), view.desired) for view in views),
     )
     yield gauges(
         "target_routes",
-        "Routes by where they stand in their life.",
+        "Prefixes by phase; they add up to all that is known of the target.",
         ("target", "phase"),
         (((view.name, phase.value), view.phases[phase]) for view in views for phase in Phase),
     )
     yield gauges(
         "target_pending_routes",
-        "Routes that wait for a request, by urgency; check: to be proved, not changed.",
+        "Routes that wait for a request, by urgency; verify: to be proved, not changed.",
         ("target", "urgency"),
         (
             ((view.name, urgency.name.lower()), count)
@@ -95,10 +96,34 @@ def _routes(views: Sequence[TargetView]) -> Iterator[Metric]:
         (((view.name,), view.oldest_s) for view in views),
     )
     yield gauges(
-        "target_held_withdrawals",
-        "Withdrawals that the brake on mass withdrawals holds back.",
+        "target_waiting_routes",
+        "What waits: requests, proofs, judgements, checks; 0: the target is synced.",
         _ONE,
-        (((view.name,), view.braked) for view in views),
+        (((view.name,), view.waiting) for view in views),
+    )
+    yield gauges(
+        "target_complete",
+        "1 while everything desired is there, and nothing else of ours.",
+        _ONE,
+        (((view.name,), view.complete) for view in views),
+    )
+    yield gauges(
+        "target_alarm",
+        "1 while the alarm is raised.",
+        ("target", "kind"),
+        (((view.name, kind), kind in view.alarms) for view in views for kind in get_args(AlarmKind)),
+    )
+    yield gauges(
+        "target_holes",
+        "More specific routes that it does not get, inside prefixes that it gets.",
+        _ONE,
+        (((view.name,), view.holes[1]) for view in views),
+    )
+    yield gauges(
+        "target_held_withdrawals",
+        "Withdrawals that the mass-withdrawal limit holds back.",
+        _ONE,
+        (((view.name,), view.held) for view in views),
     )
     yield gauges(
         "target_held_at_start",

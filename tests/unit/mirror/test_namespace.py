@@ -6,7 +6,7 @@ import pytest
 
 from routesync.kernel import Link
 from routesync.loxilb.wire import Port
-from routesync.mirror.topology import AGREEING, Settling, Sharing, sharing
+from routesync.mirror.namespace import AGREEING, Settling, Sharing, sharing
 
 
 def mac(number: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routesync.mirror.pace import SETTLE_S, Ingestion, TokenBucket
+from routesync.mirror.limits import SETTLE_S, Ingestion, TokenBucket
 
 
 def test_a_bucket_is_empty_at_start_so_that_a_crash_loop_cannot_flood() -> None:
