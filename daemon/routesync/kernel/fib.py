@@ -19,14 +19,15 @@ from routesync.kernel.errors import DecodeError
 from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import NLM_F_EXCL, RTM_NEWROUTE
 from routesync.kernel.reading import Key, Reading, message_build
-from routesync.kernel.replica import Replica, Slots, aliases_at
+from routesync.kernel.replica import Replica, Slots, siblings_at
 from routesync.kernel.reports import DropEnded, Dropped, KernelReport, KernelStats
-from routesync.kernel.splice import (
-    GAP,
-    Aliases,
+from routesync.kernel.surroundings import Surroundings
+from routesync.kernel.update import (
+    PLACEHOLDER,
+    HopRemoved,
     Identity,
-    Spliced,
-    Subtracted,
+    Siblings,
+    Updated,
     identity,
     inet6_del,
     inet6_new,
@@ -35,7 +36,6 @@ from routesync.kernel.splice import (
     is_mixed,
     tidy,
 )
-from routesync.kernel.surroundings import Surroundings
 from routesync.route import Prefix, Route, Verdict
 
 _REPORTED: Final = 1 << 16
@@ -127,19 +127,19 @@ class Fib:
         if self._touched is not None:
             self._touched.add(route.prefix.packed)
         self._suspects.pop(key, None)
-        held = aliases_at(self.replica.slots(route.prefix), rest)
+        held = siblings_at(self.replica.slots(route.prefix), rest)
         outcome = (
             self._announced(key, held, route, flags)
             if kind == RTM_NEWROUTE
             else self._withdrawn(key, held, route)
         )
-        self.replica.put(*key, outcome.aliases)
-        if not outcome.certain or self._hides(key, outcome.aliases):
+        self.replica.put(*key, outcome.siblings)
+        if not outcome.certain or self._hides(key, outcome.siblings):
             self._certain.discard(key)
             self._doubtful.add(key)
             self._order("doubt")
 
-    def _hides(self, key: Key, aliases: Aliases) -> bool:
+    def _hides(self, key: Key, siblings: Siblings) -> bool:
         """Whether a dump may tell less of this key than there is; once it did, it is watched.
 
         What no event and no dump has ever shown, for it was hidden from the first, is beyond anybody: it comes to light
@@ -147,7 +147,7 @@ class Fib:
         """
         if key in self._mixed:
             return True
-        if len(aliases) < 2 or len(key[0].packed) == 4 or not is_mixed(aliases):
+        if len(siblings) < 2 or len(key[0].packed) == 4 or not is_mixed(siblings):
             return False
         if len(self._mixed) >= _WATCHED:
             self._mixed.clear()
@@ -158,8 +158,8 @@ class Fib:
 
     def _watch(self, prefix: Prefix, slots: Slots) -> None:
         """Watch what a reading tells to be mixed, be it before or after."""
-        for rest, aliases in slots:
-            self._hides((prefix, rest), aliases)
+        for rest, siblings in slots:
+            self._hides((prefix, rest), siblings)
 
     def _passes_by(self, kind: int, data: bytes, start: int) -> bool:
         """Whether an event is of no concern, told by its header and its prefix without decoding it."""
@@ -180,35 +180,35 @@ class Fib:
             self._stats.dropped[rule] += 1
         return True
 
-    def _announced(self, key: Key, held: Aliases, route: Route, flags: int) -> Spliced:
+    def _announced(self, key: Key, held: Siblings, route: Route, flags: int) -> Updated:
         certain = not unresolved(route)
         if certain:
-            alias, verdict = self._judge.route(route)
-            if alias is GAP:
+            sibling, verdict = self._judge.route(route)
+            if sibling is PLACEHOLDER:
                 self._stats.dropped[verdict.rule] += 1
                 self._dropped(key, route, verdict, renewed=True)
             else:
                 self._forget_reported(key)
         else:
-            alias = GAP
+            sibling = PLACEHOLDER
         if flags & NLM_F_EXCL:
             if self._touched is not None:
                 self._certain.add(key)
             if self._made is not None:
                 self._made(route)
-        spliced = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, alias, flags)
-        return Spliced(spliced.aliases, spliced.certain and certain)
+        updated = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, sibling, flags)
+        return Updated(updated.siblings, updated.certain and certain)
 
-    def _withdrawn(self, key: Key, held: Aliases, route: Route) -> Spliced:
+    def _withdrawn(self, key: Key, held: Siblings, route: Route) -> Updated:
         self._forget_reported(key)
         if len(route.prefix.packed) == 4:
             return inet_del(held, route)
-        spliced = inet6_del(held, route)
-        if isinstance(spliced, Subtracted):
-            alias, _ = self._judge.route(spliced.remaining)
-            left = (*held[: spliced.place], alias, *held[spliced.place + 1 :])
-            return Spliced(tidy(left), certain=False)
-        return spliced
+        updated = inet6_del(held, route)
+        if isinstance(updated, HopRemoved):
+            sibling, _ = self._judge.route(updated.remaining)
+            left = (*held[: updated.place], sibling, *held[updated.place + 1 :])
+            return Updated(tidy(left), certain=False)
+        return updated
 
     def _dropped(self, key: Key, route: Route, verdict: Verdict, *, renewed: bool) -> None:
         """Report a drop, where its rule follows its drops, and it is news."""
@@ -304,21 +304,21 @@ class Fib:
 
     def _settle(self, key: Key, reading: Reading, suspects: Mapping[Key, int]) -> bool:
         prefix, rest = key
-        held = aliases_at(self.replica.slots(prefix), rest)
+        held = siblings_at(self.replica.slots(prefix), rest)
         if held and not reading.saw(prefix, rest) and not self._explained(held):
             lacked = suspects.get(key, 0) + 1
             if lacked < (_INET6_ABSENCES if self._churns(prefix) else 2):
                 self._suspects[key] = lacked
                 return False
-        read = next((aliases for at, aliases in reading.tidied(prefix) if at == rest), ())
+        read = next((siblings for at, siblings in reading.tidied(prefix) if at == rest), ())
         return self.replica.put(prefix, rest, read)
 
     def _churns(self, prefix: Prefix) -> bool:
         """Whether dumps of this family could miss routes that nobody touched, for others came and went meanwhile."""
         return len(prefix.packed) == 16 and any(len(address) == 16 for address in self._touched or ())
 
-    def _explained(self, held: Aliases) -> bool:
-        routes = [alias.route for alias in held if alias is not GAP]
+    def _explained(self, held: Siblings) -> bool:
+        routes = [sibling.route for sibling in held if sibling is not PLACEHOLDER]
         return all(
             self._surroundings.explains_absence(route.hops, route.prefsrc, route.nexthop_id)
             for route in routes

@@ -7,8 +7,8 @@ from typing import Final
 
 from routesync.kernel.decode import RTM_F_CLONED, RTMSG
 from routesync.kernel.replica import Rest
-from routesync.kernel.splice import GAP, Alias
 from routesync.kernel.surroundings import Links
+from routesync.kernel.update import PLACEHOLDER, Sibling
 from routesync.route import Candidate, Route, Verdict
 
 Admit = Callable[[Route, Links], Verdict]
@@ -62,10 +62,10 @@ class Judge:
         self._rests[made] = made
         return made
 
-    def route(self, route: Route) -> tuple[Alias, Verdict]:
+    def route(self, route: Route) -> tuple[Sibling, Verdict]:
         """What the rules leave of a route, and why."""
         verdict = self._admit(route, self._links())
-        return (_new(Candidate, (route, verdict)) if verdict.keep else GAP), verdict
+        return (_new(Candidate, (route, verdict)) if verdict.keep else PLACEHOLDER), verdict
 
     def header(self, header: bytes, table: int) -> str | None:
         """Name the rule that drops every route of this header and does not follow it; None: look at the route."""

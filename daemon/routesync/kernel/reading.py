@@ -21,8 +21,8 @@ from routesync.kernel.decode import RouteDecoder, unresolved
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import HEADER, HEADER_SIZE, RTM_NEWROUTE, DumpRequest
-from routesync.kernel.replica import Replica, Rest, Slots, aliases_at, with_slot
-from routesync.kernel.splice import GAP, Alias, identity, tidy
+from routesync.kernel.replica import Replica, Rest, Slots, siblings_at, with_slot
+from routesync.kernel.update import PLACEHOLDER, Sibling, identity, tidy
 from routesync.route import Prefix, Route, Verdict
 
 Key = tuple[Prefix, Rest]
@@ -105,17 +105,17 @@ class Reading:
         prefix = route.prefix
         if unresolved(route):
             self.unresolved = True
-            self._add(prefix, rest, GAP, route)
+            self._add(prefix, rest, PLACEHOLDER, route)
             return
-        alias, verdict = self._judge.route(route)
-        if alias is not GAP:
+        sibling, verdict = self._judge.route(route)
+        if sibling is not PLACEHOLDER:
             if prefix not in self.slots and prefix != self._last_dropped:  # nearly always
-                self.slots[prefix] = ((rest, (alias,)),)
+                self.slots[prefix] = ((rest, (sibling,)),)
                 self._last_kept = prefix
                 return
-            if prefix == self._last_dropped and not aliases_at(self.slots.get(prefix, ()), rest):
-                self._add(prefix, rest, GAP, route)
-            self._add(prefix, rest, alias, route)
+            if prefix == self._last_dropped and not siblings_at(self.slots.get(prefix, ()), rest):
+                self._add(prefix, rest, PLACEHOLDER, route)
+            self._add(prefix, rest, sibling, route)
             self._last_kept = prefix
             return
         self.dropped[verdict.rule] += 1
@@ -123,26 +123,26 @@ class Reading:
             self.reported[prefix, rest] = (route, verdict)
         self._last_dropped = prefix
         if prefix in self._replica or prefix == self._last_kept:
-            self._add(prefix, rest, GAP, route)
+            self._add(prefix, rest, PLACEHOLDER, route)
 
-    def _add(self, prefix: Prefix, rest: Rest, alias: Alias, route: Route) -> None:
+    def _add(self, prefix: Prefix, rest: Rest, sibling: Sibling, route: Route) -> None:
         slots = self.slots.get(prefix, ())
-        aliases = aliases_at(slots, rest)
+        siblings = siblings_at(slots, rest)
         if (
-            aliases and alias is not GAP and len(prefix.packed) == 16
+            siblings and sibling is not PLACEHOLDER and len(prefix.packed) == 16
         ):  # an IPv6 dump under churn can show one twice
             shown = identity(route)
-            if any(other is not GAP and identity(other.route) == shown for other in aliases):
+            if any(other is not PLACEHOLDER and identity(other.route) == shown for other in siblings):
                 return
-        self.slots[prefix] = with_slot(slots, rest, (*aliases, alias))
+        self.slots[prefix] = with_slot(slots, rest, (*siblings, sibling))
 
     def saw(self, prefix: Prefix, rest: Rest) -> bool:
         """Whether any route of the key was in the reading, kept or not."""
-        return bool(aliases_at(self.slots.get(prefix, ()), rest))
+        return bool(siblings_at(self.slots.get(prefix, ()), rest))
 
     def tidied(self, prefix: Prefix) -> Slots:
         """What is to be held of a prefix after this reading."""
         slots = self.slots.get(prefix, ())
         if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always
-            return slots if slots[0][1][0] is not GAP else ()
-        return tuple((rest, kept) for rest, aliases in slots if (kept := tidy(aliases)))
+            return slots if slots[0][1][0] is not PLACEHOLDER else ()
+        return tuple((rest, kept) for rest, siblings in slots if (kept := tidy(siblings)))

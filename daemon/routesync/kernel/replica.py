@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
-from routesync.kernel.splice import GAP, Aliases
+from routesync.kernel.update import PLACEHOLDER, Siblings
 from routesync.route import Candidate, Prefix
 
 
@@ -24,32 +24,32 @@ class Rest(NamedTuple):
     metric: int
 
 
-Slot = tuple[Rest, Aliases]
+Slot = tuple[Rest, Siblings]
 Slots = tuple[Slot, ...]
 
 
 def candidates_of(slots: Slots) -> tuple[Candidate, ...]:
     """All candidates of a prefix, the preferred one first."""
-    if len(slots) == 1 and GAP not in slots[0][1]:  # nearly always
+    if len(slots) == 1 and PLACEHOLDER not in slots[0][1]:  # nearly always
         return cast("tuple[Candidate, ...]", slots[0][1])
-    return tuple(alias for _, aliases in slots for alias in aliases if alias is not GAP)
+    return tuple(sibling for _, siblings in slots for sibling in siblings if sibling is not PLACEHOLDER)
 
 
-def aliases_at(slots: Slots, rest: Rest) -> Aliases:
+def siblings_at(slots: Slots, rest: Rest) -> Siblings:
     """What shares one key; () where nothing is held."""
-    for at, aliases in slots:
+    for at, siblings in slots:
         if at == rest:
-            return aliases
+            return siblings
     return ()
 
 
-def with_slot(slots: Slots, rest: Rest, aliases: Aliases) -> Slots:
+def with_slot(slots: Slots, rest: Rest, siblings: Siblings) -> Slots:
     """The slots with one key's routes set; none takes the key out."""
     if not slots:
-        return ((rest, aliases),) if aliases else ()
+        return ((rest, siblings),) if siblings else ()
     others = [slot for slot in slots if slot[0] != rest]
-    if aliases:
-        others.append((rest, aliases))
+    if siblings:
+        others.append((rest, siblings))
         others.sort(key=_rest_of)
     return tuple(others)
 
@@ -86,10 +86,10 @@ class Replica:
         if candidates_of(slots):
             self._mark(prefix, known=False)
 
-    def put(self, prefix: Prefix, rest: Rest, aliases: Aliases) -> bool:
+    def put(self, prefix: Prefix, rest: Rest, siblings: Siblings) -> bool:
         """Set the routes of one key; return whether the candidates of its prefix changed."""
         before = self._slots.get(prefix, ())
-        after = with_slot(before, rest, aliases)
+        after = with_slot(before, rest, siblings)
         if after == before:
             return False
         if after:
