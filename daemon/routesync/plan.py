@@ -25,7 +25,17 @@ from routesync.mirror.eligibility import (
 )
 from routesync.mirror.targets_addresses import url_address
 from routesync.policy import Policy
-from routesync.route import Address, Candidate, Family, Prefix, Route, Verdict
+from routesync.route import (
+    Address,
+    Candidate,
+    Family,
+    Prefix,
+    Route,
+    Verdict,
+    leads_to_gateway,
+    link_gateways,
+    past_throws,
+)
 
 
 class Fate(StrEnum):
@@ -88,9 +98,9 @@ class Plan(NamedTuple):
     targets: tuple[TargetInput, ...]
 
 
-def candidate_order(route: Route, tables: Sequence[int]) -> tuple[bool, int, int]:
-    """The kernel's order of preference among the routes of one prefix; aliases keep their order."""
-    return (route.tos != 0, tables.index(route.table), route.metric)
+def candidate_order(route: Route, tables: Sequence[int]) -> tuple[bool, bool, int, int]:
+    """The order of preference among the routes of one prefix, but for throw routes; siblings keep their order."""
+    return (route.source is not None, route.tos != 0, tables.index(route.table), route.metric)
 
 
 def make_plan(
@@ -105,7 +115,7 @@ def make_plan(
     """Work out the plan.
 
     Args:
-        routes: all routes of the tables that are read, aliases in the kernel's order.
+        routes: all routes of the tables that are read, siblings in the kernel's order; none that has expired.
         interfaces: names by ifindex.
         policy: the rules.
         tables: numbers of the tables, preferred ones first.
@@ -113,17 +123,26 @@ def make_plan(
         addresses: of this host's interfaces.
     """
     routes = tuple(routes)
+    gateways = link_gateways(routes)
     judges = _judges(targets, routes, addresses)
     planned: list[PlannedRoute] = []
     elected: dict[Prefix, Candidate] = {}
     ordered = sorted(routes, key=lambda route: (route.prefix.sort_key, candidate_order(route, tables)))
     for prefix, group in groupby(ordered, key=lambda route: route.prefix):
-        for route in group:
-            verdict = policy.evaluate(route, interfaces)
-            wins = verdict.keep and prefix not in elected
+        judged = [
+            Candidate(
+                route,
+                policy.evaluate(route, interfaces, link_gateway=leads_to_gateway(route, gateways)),
+            )
+            for route in group
+        ]
+        best = next(iter(past_throws([it for it in judged if it.verdict.keep])), None)
+        for candidate in judged:
+            route, verdict = candidate
+            wins = candidate is best
             ends: tuple[AtTarget, ...] = ()
             if wins:
-                candidate = elected[prefix] = Candidate(route, verdict)
+                elected[prefix] = candidate
                 ends = tuple(_at_target(candidate, target, judges[target.name]) for target in targets)
             planned.append(PlannedRoute(route, verdict, wins, ends))
     deletions = [

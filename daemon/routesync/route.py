@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Container, Iterable, Sequence
 from enum import IntEnum
+from itertools import groupby
 from typing import Final, Literal, NamedTuple, NewType, Self
 
 Address = NewType("Address", bytes)
@@ -209,6 +211,44 @@ class Route(NamedTuple):
         return tuple(hop for hop in self.hops if hop.usable) or self.hops
 
 
+RTN_UNICAST: Final = 1
+RTN_THROW: Final = 9
+_RT_SCOPE_LINK: Final = 253
+
+LinkAddress = tuple[int, Address]
+"""An address on a link: the link's ifindex, and the address."""
+
+
+def link_host(route: Route) -> LinkAddress | None:
+    """The one address that a host route on a link leads to; None for a route of any other shape.
+
+    The shape is that of a DHCP client's route to the gateway of its lease: unicast, full length, no gateway, a device,
+    and for IPv4 scope link (the scope of IPv6 routes is always global).
+    """
+    prefix, hops = route.prefix, route.hops
+    if prefix.length != len(prefix.packed) * 8 or len(hops) != 1 or route.type != RTN_UNICAST:
+        return None
+    hop = hops[0]
+    if hop.gateway is not None or not hop.ifindex or route.source is not None:
+        return None
+    if len(prefix.packed) == 4 and route.scope != _RT_SCOPE_LINK:
+        return None
+    return (hop.ifindex, prefix.packed)
+
+
+def link_gateways(routes: Iterable[Route]) -> frozenset[LinkAddress]:
+    """The gateways of these routes, each with the link that it is on."""
+    return frozenset(
+        (hop.ifindex, hop.gateway) for route in routes for hop in route.hops if hop.gateway is not None
+    )
+
+
+def leads_to_gateway(route: Route, gateways: Container[LinkAddress]) -> bool:
+    """Whether a route is a host route on a link to one of these gateways of the same link (`link_gateway`)."""
+    host = link_host(route)
+    return host is not None and host in gateways
+
+
 class Rewrite(NamedTuple):
     """Next hops to put in place of the kernel's own, by family; None leaves that family alone."""
 
@@ -242,3 +282,26 @@ class Candidate(NamedTuple):
 
     route: Route
     verdict: Verdict
+
+
+def past_throws(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Put the candidates of one prefix in the order in which the kernel uses them: the first is the best route.
+
+    A `throw` route ends the search in its own table only. So the routes of later tables come before it, and before
+    what its table has behind it.
+
+    Args:
+        candidates: plain ones before source-specific ones, then by TOS, table and metric.
+    """
+    if all(candidate.route.type != RTN_THROW for candidate in candidates):
+        return tuple(candidates)
+    ordered: list[Candidate] = []
+    for _, group in groupby(candidates, key=lambda it: (it.route.source, it.route.tos)):
+        behind: list[Candidate] = []
+        thrown: int | None = None  # the table that the last throw route ended
+        for candidate in group:
+            if candidate.route.type == RTN_THROW:
+                thrown = candidate.route.table
+            (behind if candidate.route.table == thrown else ordered).append(candidate)
+        ordered += behind
+    return tuple(ordered)

@@ -1,6 +1,7 @@
 """The table: of each prefix the candidates that the rules keep, and the one that is elected.
 
-Candidates arrive in the kernel's order of preference (TOS 0 first, then table, metric, alias order), so the first is
+Candidates arrive in the order of preference (plain routes before source-specific ones, TOS 0 before others, then by
+table, metric and the kernel's order among siblings; routes of later tables before a throw route), so the first is
 elected. A route that the rules drop never gets here: it is as if it were absent, and its runner-up is elected.
 """
 

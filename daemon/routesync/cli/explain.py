@@ -16,12 +16,12 @@ from routesync.control.models import read_covering
 from routesync.control.present import Words
 from routesync.control.routes import ExplainedPrefix, ExplainedRoute, Explanation, TargetExplained
 from routesync.kernel import KernelError, read_table
-from routesync.route import Prefix
+from routesync.route import Prefix, Route, Verdict, leads_to_gateway, link_gateways
 from routesync.settings import resolve_tables
 
 
 def explain(socket: Path | None, prefix: Prefix, *, as_json: bool) -> int | None:
-    """Have the daemon explain; return the exit status, 1 where the kernel has no route that covers it.
+    """Have the daemon explain; return the exit status, 1 where the tables that are read have no route that covers it.
 
     None: no daemon runs, and no socket was named.
     """
@@ -52,14 +52,20 @@ def explain_offline(file: Path, prefix: Prefix, *, as_json: bool) -> int:
         return EX_FAILED
     covering = {route: reading.details[route] for route in reading.routes if route.prefix.covers(prefix)}
     words = Words.of(loaded.names, reading.links)
+    gateways = link_gateways(reading.valid)
+
+    def evaluate(route: Route) -> Verdict:
+        return loaded.policy.evaluate(route, words.interfaces, link_gateway=leads_to_gateway(route, gateways))
+
     answer = Explanation(
         query=str(prefix),
         time=datetime.now(UTC),
         source="files",
         complete=True,
+        tables=tuple(map(loaded.names.table, tables)),
         prefixes=tuple(
             ExplainedPrefix(prefix=str(it.prefix), candidates=it.routes)
-            for it in explain_routes(covering, loaded.policy, tables, words)
+            for it in explain_routes(covering, evaluate, tables, words)
         ),
     )
     if as_json:
@@ -83,7 +89,9 @@ def show(answer: Explanation, without_targets: str) -> None:
     page = Page()
     if not answer.prefixes:
         page.line(
-            (answer.query, "bold"), ": the kernel has no route that covers it, not even a default route"
+            (answer.query, "bold"),
+            f": no route covers it in the tables that are read ({', '.join(answer.tables)}), "
+            "not even a default route",
         )
     for target in answer.targets:
         page.line((answer.query, "bold"), f" at {target.name}: ", *_at(answer, target.name), hang=2)
@@ -115,7 +123,7 @@ def _prefix(page: Page, prefix: ExplainedPrefix) -> None:
     page.line("")
     page.line((prefix.prefix, "bold"))
     if not prefix.candidates:
-        page.line("  the kernel has no route to it any more")
+        page.line("  no route to it is left in the tables that are read")
     for route in prefix.candidates:
         _route(page, route)
     if not prefix.held:

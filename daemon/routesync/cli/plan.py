@@ -10,7 +10,7 @@ from rich.text import Text
 
 from routesync.cli.live import exit_of, print_json
 from routesync.cli.output import clean, complain, console
-from routesync.cli.routes import hops_text
+from routesync.cli.routes import way_text
 from routesync.cli.situation import Situation, read_situation
 from routesync.control.client import Client, ControlError, NotRunning
 from routesync.control.present import Words, planned_end
@@ -103,7 +103,7 @@ def _show(answer: PlanAnswer, by: str) -> None:
         (
             it.prefix,
             _word(it),
-            clean(f"{hops_text(it) or '-'} proto {it.protocol} metric {it.metric}"),
+            clean(f"{way_text(it) or '-'} proto {it.protocol} metric {it.metric}"),
             it.rule,
         )
         for it in answer.routes

@@ -61,17 +61,18 @@ def route_text(route: JudgedRoute) -> str:
     kind = [] if route.type == "unicast" else [route.type]
     table = [] if route.table == "main" else [f"table {route.table}"]
     metric = [f"metric {route.metric}"] if route.metric else []
-    return " ".join([*kind, hops_text(route), f"proto {route.protocol}", *metric, *table]).strip()
+    return " ".join([*kind, way_text(route), f"proto {route.protocol}", *metric, *table]).strip()
 
 
-def hops_text(route: JudgedRoute) -> str:
-    """The next hops in the words of ip(8)."""
+def way_text(route: JudgedRoute) -> str:
+    """The next hops in the words of ip(8), behind the source prefix of a source-specific route."""
     said = []
     for hop in route.hops:
         words = [f"via {hop.gateway}"] if hop.gateway else []
         words += [f"dev {hop.interface}"] if hop.interface else []
         said.append(" ".join([*words, *hop.flags]))
-    return ", ".join(said)
+    source = f"from {route.source_prefix} " if route.source_prefix else ""
+    return f"{source}{', '.join(said)}".strip()
 
 
 def _show(answer: RoutesAnswer, *, candidates: bool) -> None:

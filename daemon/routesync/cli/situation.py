@@ -48,7 +48,7 @@ def read_situation(file: Path, state: Path, *, contact: bool) -> Situation | int
         file,
         loaded.names,
         reading,
-        make_plan(reading.routes, interfaces, loaded.policy, tables, targets, addresses=reading.addresses),
+        make_plan(reading.valid, interfaces, loaded.policy, tables, targets, addresses=reading.addresses),
     )
 
 

@@ -48,6 +48,19 @@ A password or token may stand in the file itself, but better does not:
 
 No secret is ever shown in a message, a log line or an event.
 
+## How tables are merged
+
+`[kernel] tables` are merged by prefix: of two routes to the same prefix, that of the earlier table wins. A `throw`
+route ends the search in its own table only: the route of a later table to that prefix is used. Merging is not what
+the kernel does for tables that `ip rule` lets it look up one after the other: it takes the first table that has any
+route to the address, so a default route (or an `unreachable` 10.64.0.0/10) in an earlier table comes before a
+longer prefix in a later one. loxilb has one table, which cannot express that: where an earlier table has a default
+route, read that table alone, or mirror only prefixes that no earlier table covers.
+
+Routes that IPv6 uses for some sources only (`from 2001:db8::/56`) are kept by rules as any other, shown, and never
+mirrored: loxilb cannot express them. A plain route to the same prefix is always preferred to them. A route whose
+lifetime is over counts as absent, although the kernel may list it for a while.
+
 ## How rules are read
 
 A rule matches when all keys of its `match` hold. The first rule that matches a route decides; where none does,
@@ -57,6 +70,11 @@ in a later table, takes its place.
 `gateway`, `interface` and `flags` look at the route's next hops and hold when all of them match. Of a multipath
 route, dead and linkdown hops are left out first, unless all are down. A route without hops (blackhole and its
 like) matches none of them, except for `gateway = false`.
+
+`link_gateway` depends on other routes: it holds for a host route without a gateway whose address is the gateway
+of another route over the same link, whatever the rules say of that route. DHCP clients write such a route on a
+lease with a mask of /32, before the default route by it. So a new host route on a link with protocol `boot` or
+`dhcp` is not kept for its first 2 seconds; and what was once recognised stays so while the route exists.
 
 A rule that keeps may give a `next_hop`: loxilb then sends to that address, whatever gateway the kernel uses. It
 applies to routes of the address's own family, and leaves those of the other family as they are. With

@@ -65,6 +65,7 @@ class Words(NamedTuple):
             "scope": scope_name(route.scope),
             "tos": route.tos,
             "source": _text(route.prefsrc),
+            "source_prefix": None if route.source is None else str(route.source),
             "hops": tuple(
                 Hop(
                     gateway=_text(hop.gateway),

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
+from routesync.config import Loaded
 from routesync.control import models
 from routesync.control.calls import JSON
 from routesync.control.explain import Explained, explain
@@ -32,7 +33,7 @@ from routesync.control.subject import Subject, chosen, in_force, require_ready
 from routesync.control.tables import PlanRows, Seen, TableRows
 from routesync.kernel.details import RouteDetails
 from routesync.mirror.reconciler import Reconciler
-from routesync.route import Prefix, Route
+from routesync.route import Prefix, Route, Verdict
 from routesync.settings import resolve_tables
 
 FOLLOWERS: Final = 32
@@ -56,6 +57,13 @@ class Reads:
 
     def _words(self) -> Words:
         return Words.of(self._subject.loaded().names, self._subject.source().links)
+
+    def _evaluate(self, loaded: Loaded, words: Words) -> Callable[[Route], Verdict]:
+        """The rules in force, by the gateways that the source knows now."""
+        leads_to_gateway = self._subject.source().link_gateway
+        return lambda route: loaded.policy.evaluate(
+            route, words.interfaces, link_gateway=leads_to_gateway(route)
+        )
 
     @contextmanager
     def _long_call(self) -> Iterator[None]:
@@ -99,9 +107,8 @@ class Reads:
         query = read_query(request, models.PlanQuery)
         subject, loaded, words = self._subject, self._subject.loaded(), self._words()
         with self._long_call():
-            seen, _ = await self._lookups.read(
-                lambda: Seen(loaded.policy, words.interfaces, query.dropped), Seen.take, None
-            )
+            evaluate = self._evaluate(loaded, words)
+            seen, _ = await self._lookups.read(lambda: Seen(evaluate, query.dropped), Seen.take, None)
             tables = resolve_tables(loaded.settings.kernel, loaded.names)
             rows = PlanRows(subject.table(), subject.targets(), words, tables, seen)
             switches = Switches.model_validate(subject.source().stats.sysctls._asdict())
@@ -113,9 +120,9 @@ class Reads:
         loaded = self._subject.loaded()
         with self._long_call():
             found, complete = await self._lookups.read(dict[Route, RouteDetails], _note, query.of)
-        explained = explain(
-            found, loaded.policy, resolve_tables(loaded.settings.kernel, loaded.names), self._words()
-        )
+        words = self._words()
+        tables = resolve_tables(loaded.settings.kernel, loaded.names)
+        explained = explain(found, self._evaluate(loaded, words), tables, words)
         left = [_left_behind(prefix) for prefix in self._left_behind(query.of, explained)]
         both = sorted([*explained, *left], key=lambda it: -it.prefix.length)
         return answer(
@@ -123,6 +130,7 @@ class Reads:
                 query=str(query.of),
                 time=datetime.fromtimestamp(time.time(), UTC),
                 complete=complete,
+                tables=tuple(map(loaded.names.table, tables)),
                 prefixes=tuple(self._explained(each) for each in both),
                 targets=tuple(
                     TargetState(name=view.name, state=view.state.value, paused=view.paused, error=view.error)

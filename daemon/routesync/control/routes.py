@@ -38,6 +38,11 @@ class RouteBody(Answer):
     scope: str = "global"
     tos: int = 0
     source: str | None = Field(default=None, description="The preferred source address.")
+    source_prefix: str | None = Field(
+        default=None,
+        description="For packets from these addresses only; null: from all. Such a route is never mirrored.",
+        examples=["2001:db8:aaaa::/48"],
+    )
     hops: tuple[Hop, ...] = ()
 
 
@@ -63,7 +68,9 @@ class DetailedRoute(JudgedRoute):
         default=None, description="Of the router that advertised it; IPv6 only."
     )
     expires_s: int | None = Field(
-        default=None, description="Seconds until the kernel takes it out; null: it stays."
+        default=None,
+        description="Seconds until its lifetime ends; null: no end is set. Zero or less: it is over, and the kernel "
+        "uses the route no longer.",
     )
 
 
@@ -171,6 +178,7 @@ class Explanation(Answer):
     complete: bool = Field(
         description="False: the table changed while it was read; something may be missing."
     )
+    tables: tuple[str, ...] = Field(default=(), description="The routing tables that are read.")
     prefixes: tuple[ExplainedPrefix, ...] = Field(description="The longest first.")
     targets: tuple[TargetState, ...] = ()
 

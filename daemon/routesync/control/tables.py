@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from routesync.control.models import RoutesQuery
@@ -22,7 +22,6 @@ from routesync.kernel.details import RouteDetails
 from routesync.mirror.eligibility import Desired
 from routesync.mirror.reconciler import Reconciler
 from routesync.plan import candidate_order
-from routesync.policy import Policy
 from routesync.route import Family, Prefix, Route, Verdict, format_address
 from routesync.table import Table
 
@@ -99,17 +98,16 @@ class TableRows:
 class Seen:
     """What a look-up sees, as far as a plan needs it: the first routes that the rules drop, and details of all."""
 
-    def __init__(self, policy: Policy, interfaces: Mapping[int, str], limit: int) -> None:
+    def __init__(self, evaluate: Callable[[Route], Verdict], limit: int) -> None:
         self.dropped: dict[Prefix, list[tuple[Route, Verdict]]] = {}
         self.left_out: Counter[str] = Counter()
         self._details: dict[Route, RouteDetails] = {}
-        self._policy = policy
-        self._interfaces = interfaces
+        self._evaluate = evaluate
         self._room = limit
 
     def take(self, route: Route, read_details: Callable[[], RouteDetails]) -> None:
         """Take a route."""
-        verdict = self._policy.evaluate(route, self._interfaces)
+        verdict = self._evaluate(route)
         if not verdict.keep:
             if not self._room:
                 self.left_out[verdict.rule] += 1

@@ -1,12 +1,14 @@
 """The founding bug: host routes that a DHCP client wrote, who that was, and how to stop it.
 
-What each client writes was observed on Debian 12: only systemd-networkd adds a host route to its server. dhcpcd's own
-mark, a *subnet* route of protocol dhcp, is no such route and has to stay.
+What each client writes was observed on Debian 12. systemd-networkd adds host routes to the servers of its lease, with
+protocol dhcp. dhclient and dhcpcd add one to the gateway where the lease has a mask of /32 (GCE, Hetzner), with
+protocol boot; so it shows only by what it leads to: the gateway of another route over the same link. dhcpcd's own mark,
+a *subnet* route of protocol dhcp, is no such route and has to stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from routesync.doctor.facts import DhcpFacts, Facts, JudgedRoute, NetworkdLink, prefix_text
@@ -15,9 +17,10 @@ from routesync.doctor.targets import has_the_bug, sharing_loxilbs
 from routesync.guard.redundancy import Redundant, judge
 from routesync.kernel import Link, TableReading
 from routesync.names import PROTOCOLS, TYPES
-from routesync.route import Route, Verdict
+from routesync.route import LinkAddress, Route, Verdict, leads_to_gateway, link_gateways
 
 DHCP: Final = PROTOCOLS["dhcp"]
+BOOT: Final = PROTOCOLS["boot"]
 
 
 class Writer(NamedTuple):
@@ -28,8 +31,15 @@ class Writer(NamedTuple):
     certain: bool = False
 
 
-def is_dhcp_host_route(route: Route) -> bool:
-    """Whether a route is one that started it all: protocol dhcp, full length, no gateway."""
+def is_dhcp_host_route(route: Route, gateways: Container[LinkAddress] = ()) -> bool:
+    """Whether a route is one that started it all: full length, no gateway, protocol dhcp; or boot, to a link's gateway.
+
+    Args:
+        route: the route.
+        gateways: those of all routes, each with its link.
+    """
+    if route.protocol == BOOT:
+        return leads_to_gateway(route, gateways)
     return (
         route.protocol == DHCP
         and route.prefix.is_host
@@ -41,6 +51,8 @@ def is_dhcp_host_route(route: Route) -> bool:
 
 def who_wrote(route: Route, dhcp: DhcpFacts) -> Writer:
     """Say which client wrote a host route, by what the clients left behind."""
+    if route.protocol == BOOT:
+        return _who_wrote_boot(dhcp)
     ifindex = route.hops[0].ifindex
     address = prefix_text(route.prefix)
     link = dhcp.networkd.get(ifindex)
@@ -69,11 +81,26 @@ def who_wrote(route: Route, dhcp: DhcpFacts) -> Writer:
     return Writer(None, "no DHCP client is seen; it has ended, or runs in a container or as another user")
 
 
+def _who_wrote_boot(dhcp: DhcpFacts) -> Writer:
+    running = [client for client in ("dhclient", "dhcpcd") if client in dhcp.clients]
+    if len(running) == 1:
+        return Writer(
+            running[0], "it runs, and on a lease with a /32 it writes such a route with protocol boot"
+        )
+    if running:
+        return Writer(None, f"{' and '.join(running)} run, and each writes such a route with protocol boot")
+    return Writer(
+        None,
+        "dhclient and dhcpcd write it so on a lease with a /32, and ip(8) does by hand; neither client is seen to run",
+    )
+
+
 def is_redundant(route: Route, reading: TableReading) -> bool:
     """Whether nothing is lost without it, by the judgement of mode guard."""
+    gateways = link_gateways(reading.routes)
 
     def evaluate(other: Route) -> Verdict:
-        return Verdict(keep=False, rule="doctor", guard=is_dhcp_host_route(other))
+        return Verdict(keep=False, rule="doctor", guard=is_dhcp_host_route(other, gateways))
 
     return isinstance(judge(route, reading, evaluate), Redundant)
 
@@ -99,7 +126,7 @@ def _judge(judged: JudgedRoute, facts: Facts, reading: TableReading) -> Finding:
     by = f"written by {writer.client}" if writer.client else "written by a DHCP client that cannot be told"
     if writer.client and not writer.certain:
         by = f"probably {by}"
-    summary = f"{address} dev {device} proto dhcp, {by}"
+    summary = f"{address} dev {device} proto {'boot' if route.protocol == BOOT else 'dhcp'}, {by}"
     redundant = is_redundant(route, reading)
     why = f"Who wrote it: {writer.because}."
     if not redundant:
@@ -114,10 +141,12 @@ def _judge(judged: JudgedRoute, facts: Facts, reading: TableReading) -> Finding:
         )
     )
     if verdict.keep:
-        remedy = (
-            'let a rule drop it: match = { protocol = "dhcp", host = true, gateway = false }, action = "drop"',
-            *remedy,
+        match = (
+            "link_gateway = true"
+            if route.protocol == BOOT
+            else 'protocol = "dhcp", host = true, gateway = false'
         )
+        remedy = (f'let a rule drop it: match = {{ {match} }}, action = "drop"', *remedy)
     return Finding(Check.DHCP_HOST_ROUTES, level, summary, f"{consequence} {why}", remedy, str(route.prefix))
 
 
@@ -164,7 +193,8 @@ def _cure(
             )
         case "dhcpcd":
             return (
-                "dhcpcd 9.4 writes none of its own; its server can hand one out. Against that, in /etc/dhcpcd.conf,",
+                "dhcpcd 9.4 writes one of its own only on a lease with a /32; a server can hand one out: against that,",
+                "in /etc/dhcpcd.conf,",
                 f"   interface {device}",
                 "   nooption classless_static_routes",
                 "   nooption static_routes",

@@ -18,7 +18,8 @@ from routesync.kernel import RouteDetails, TableReading, removable, would_match
 from routesync.names import PROTOCOLS, SCOPES, TYPES, type_name
 from routesync.route import Family, Prefix, Route, Verdict, format_address
 
-DHCP = PROTOCOLS["dhcp"]
+BY_CLIENTS = frozenset({PROTOCOLS["dhcp"], PROTOCOLS["boot"]})
+"""What DHCP clients write host routes with: networkd `dhcp`; dhclient and dhcpcd `boot`, where a lease has a /32."""
 UNICAST = TYPES["unicast"]
 LINK = SCOPES["link"]
 
@@ -88,7 +89,7 @@ def judge(route: Route, reading: TableReading, evaluate: Evaluate) -> Redundant 
 
 def _is_plain(route: Route) -> bool:
     return (
-        route.protocol == DHCP
+        route.protocol in BY_CLIENTS
         and route.prefix.is_host
         and route.type == UNICAST
         and not route.tos
@@ -103,7 +104,10 @@ def _in_its_place(route: Route, others: Iterable[Route], evaluate: Evaluate) -> 
     covering = [
         other
         for other in others
-        if other.prefix.contains(address) and not other.tos and not evaluate(other).guard
+        if other.source is None
+        and other.prefix.contains(address)
+        and not other.tos
+        and not evaluate(other).guard
     ]
     # of equals the first one listed: the kernel lists aliases in the order in which it uses them
     return min(covering, key=lambda other: (-other.prefix.length, other.metric), default=None)
@@ -131,5 +135,6 @@ def _unfit(route: Route, instead: Route, details: RouteDetails | None) -> tuple[
         source = format_address(instead.prefsrc) if instead.prefsrc else "an address that the kernel picks"
         return Reason.OTHER_SOURCE, f"{named}, from {source} instead of {format_address(route.prefsrc)}"
     if details is not None and details.expires_s is not None:
-        return Reason.OTHER_EXPIRES, f"{named}, which expires in {details.expires_s} s"
+        when = f"expires in {details.expires_s} s" if details.expires_s > 0 else "has expired"
+        return Reason.OTHER_EXPIRES, f"{named}, which {when}"
     return None

@@ -3,8 +3,8 @@
 decode, details, surroundings   messages, from bytes to values
 namespaces, netlink    where the socket lives; the socket
 wire, once             events and dumps over it
-splice, replica        what an event does; what is held
-judge                  the rules, as injected
+update, replica        what an event does; what is held
+judge, gateways        the rules, as injected; which host routes lead to a gateway (`link_gateway`)
 reading, fib, schedule full readings, how they are believed, and when they are due
 removal                the one change that is ever made: taking a single route out
 lookup                 routes looked up for somebody who asks

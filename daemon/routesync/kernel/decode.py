@@ -10,19 +10,18 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.surroundings import Resolved, attributes
-from routesync.route import Address, NextHop, Prefix, Route
+from routesync.route import RTN_UNICAST, Address, NextHop, Prefix, Route
 
 RTMSG: Final = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 RTMSG_SIZE: Final = RTMSG.size
 RTM_F_CLONED: Final = 0x200
-RTN_UNICAST: Final = 1
 
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
-_RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 9, 15, 18
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 2, 4, 5, 6, 7
+_RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_TABLE, _RTA_VIA = 9, 12, 15, 18
 _RTA_ENCAP_TYPE, _RTA_ENCAP, _RTA_NH_ID = 21, 22, 30
 _KIND_MASK: Final = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _HOP_FLAGS: Final = 0x7F  # of rtm_flags; above stand RTM_F_…
@@ -32,6 +31,8 @@ _DEFAULT_METRIC_INET6: Final = 1024
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _U32: Final = struct.Struct("=I")
 _RTNEXTHOP: Final = struct.Struct("=HBBI")  # len, flags, hops, ifindex
+_CACHEINFO: Final = struct.Struct("=IIi")  # struct rta_cacheinfo as far as rta_expires
+_USER_HZ: Final = 100  # clock_t of the kernel's interfaces, time(7)
 
 _SHARED_HOPS: Final = 1 << 16
 _SHAPES: Final = 1 << 14
@@ -40,19 +41,6 @@ _DST_INET6: Final = _ATTRIBUTE.pack(20, _RTA_DST)
 
 Resolve = Callable[[int], Resolved | None]
 _new = tuple.__new__
-
-
-class Header(NamedTuple):
-    """The fixed part of a route message, with the table that the message really means."""
-
-    family: int
-    dst_len: int
-    tos: int
-    table: int
-    protocol: int
-    scope: int
-    type: int
-    flags: int
 
 
 def _hop_order(hop: NextHop) -> tuple[bytes, int, int, int]:
@@ -65,7 +53,12 @@ def unresolved(route: Route) -> bool:
 
 
 class RouteDecoder:
-    """Reads routes; keeps the next hops that it has made, to share them."""
+    """Reads routes; keeps the next hops that it has made, to share them.
+
+    Attributes:
+        lifetime_s: seconds that the route decoded last is still valid for (RTA_CACHEINFO, IPv6), zero or less when it
+            has expired; None: no end is set. It is no part of a Route: it differs in each message.
+    """
 
     def __init__(self, resolve: Resolve) -> None:
         """Make a decoder.
@@ -73,6 +66,7 @@ class RouteDecoder:
         Args:
             resolve: gives the hops of a nexthop object, for messages that carry its id alone.
         """
+        self.lifetime_s: float | None = None
         self._resolve = resolve
         self._hops: dict[tuple[bytes | None, int, int, int], tuple[NextHop]] = {}
         self._shapes: dict[tuple[bytes, bytes], tuple[object, ...]] = {}
@@ -86,13 +80,14 @@ class RouteDecoder:
 
         Returns:
             The route; None for what is no route of a table: clones (of the route cache), other families (MPLS,
-            multicast routing), and IPv6 routes that hold for some sources only (RTA_SRC).
+            multicast routing).
 
         Raises:
             DecodeError: not a route message.
         """
         if end > len(data):
             raise DecodeError(f"route message of {end - start} bytes")
+        self.lifetime_s = None
         destination = data[start + 20 : start + 24]
         if destination == _DST_INET and data[start] == _AF_INET:
             stop = start + 28
@@ -107,7 +102,8 @@ class RouteDecoder:
         if rest is not None:
             return _new(Route, (_new(Prefix, (data[start + 24 : stop], data[start + 1])), *rest))
         route = self._read(data, start, end)
-        if route is not None and not route.nexthop_id:  # what a nexthop object stands for may change
+        # What a nexthop object stands for may change; a lifetime is another one each time.
+        if route is not None and not route.nexthop_id and self.lifetime_s is None:
             if len(self._shapes) >= _SHAPES:
                 self._shapes.clear()
             self._shapes[shape] = route[1:]
@@ -125,11 +121,11 @@ class RouteDecoder:
             size, metric = 16, _DEFAULT_METRIC_INET6
         else:
             return None
-        if flags & RTM_F_CLONED or src_len:
+        if flags & RTM_F_CLONED or (src_len and size == 4):
             return None
-        if dst_len > size * 8:
-            raise DecodeError(f"prefix length {dst_len} of family {family}")
-        destination = prefsrc = gateway = None
+        if dst_len > size * 8 or src_len > size * 8:
+            raise DecodeError(f"prefix length {max(dst_len, src_len)} of family {family}")
+        destination = source = prefsrc = gateway = None
         ifindex = nexthop_id = 0
         multipath: tuple[int, int] | None = None
         encap = False
@@ -150,6 +146,13 @@ class RouteDecoder:
                 prefsrc = data[position + 4 : stop]
                 if length != size + 4:
                     raise DecodeError(f"source of {length - 4} bytes in family {family}")
+            elif kind == _RTA_CACHEINFO:
+                if length < 16:
+                    raise DecodeError(f"cache information of {length - 4} bytes")
+                if ticks := _CACHEINFO.unpack_from(data, position + 4)[2]:
+                    self.lifetime_s = ticks / _USER_HZ
+            elif kind == _RTA_SRC:
+                source = data[position + 4 : stop]
             elif kind == _RTA_MULTIPATH:
                 multipath = (position + 4, stop)
             elif kind == _RTA_VIA:
@@ -175,6 +178,8 @@ class RouteDecoder:
             destination = bytes(size)
         elif len(destination) != size:
             raise DecodeError(f"destination of {len(destination)} bytes in family {family}")
+        if src_len and (source is None or len(source) != size):
+            raise DecodeError(f"source prefix of length {src_len} without its address")
 
         hops: tuple[NextHop, ...]
         if multipath is not None:
@@ -201,7 +206,7 @@ class RouteDecoder:
                 prefsrc,
                 nexthop_id,
                 encap,
-                None,
+                _new(Prefix, (source, src_len)) if src_len else None,
             ),
         )
 

@@ -7,11 +7,13 @@ them, and the kernel changes them without a word: a router advertisement renews 
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Final, Literal, NamedTuple
 
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.surroundings import attributes
+from routesync.route import Route
 
 Preference = Literal["low", "medium", "high"]
 
@@ -50,7 +52,16 @@ class RouteDetails(NamedTuple):
 
     metrics: tuple[tuple[str, int | str], ...] = ()  # RTA_METRICS by name, in the kernel's own units
     preference: Preference | None = None  # RTA_PREF: of the router that advertised it; IPv6 only
-    expires_s: int | None = None  # seconds until the kernel takes it out; None: it stays
+    expires_s: int | None = (
+        None  # seconds until its lifetime ends; zero and less: it is over; None: no end is set
+    )
+
+    def expired(self, route: Route) -> bool:
+        """Whether its lifetime is over: the kernel lists it still, and does not use it (fib6_check_expired()).
+
+        A multipath route carries the lifetime of its first hop alone, which says nothing of the others.
+        """
+        return self.expires_s is not None and self.expires_s <= 0 and len(route.hops) < 2
 
 
 def decode_details(data: bytes, start: int, end: int) -> RouteDetails:
@@ -87,4 +98,4 @@ def _expires_s(body: bytes) -> int | None:
     if len(body) < _CACHEINFO.size:
         raise DecodeError(f"cache information of {len(body)} bytes")
     _, _, ticks = _CACHEINFO.unpack_from(body)
-    return int(ticks / _USER_HZ) if ticks else None
+    return math.ceil(ticks / _USER_HZ) if ticks else None

@@ -1,9 +1,11 @@
-"""Events applied to the replica, and a reading compared with it.
+"""Events applied to the replica, and a dump compared with it.
 
 What is known is kept apart from what is in doubt. `doubtful` keys are those of which only a dump can tell; `suspects`
-are keys that the last reading lacked without a reason; `distrusted` puts everything in question (after a loss of
-events, a change of links, other rules). A reading resolves all of it, except for addresses that events touched while
-it ran.
+are keys that the last dump lacked without a reason; `distrusted` puts everything in question (after a loss of events, a
+change of links, other rules). A dump resolves all of it, except for addresses that events touched while it ran.
+
+Two things change without an event, and `review` sees to them when `review_at` comes: host routes that are held back
+(`gateways`), and IPv6 routes with a lifetime.
 """
 
 from __future__ import annotations
@@ -11,22 +13,25 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Final
 
 from routesync.kernel.decode import RTMSG_SIZE, RouteDecoder, unresolved
 from routesync.kernel.errors import DecodeError
+from routesync.kernel.gateways import HELD_BACK_PROTOCOLS, LinkGateways
 from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import NLM_F_EXCL, RTM_NEWROUTE
-from routesync.kernel.reading import Key, Reading, message_build
-from routesync.kernel.replica import Replica, Slots, aliases_at
+from routesync.kernel.reading import EXPIRY_MARGIN_S, Key, Reading, message_build
+from routesync.kernel.replica import Replica, Slots, siblings_at
 from routesync.kernel.reports import DropEnded, Dropped, KernelReport, KernelStats
-from routesync.kernel.splice import (
-    GAP,
-    Aliases,
+from routesync.kernel.surroundings import Surroundings
+from routesync.kernel.update import (
+    PLACEHOLDER,
+    HopRemoved,
     Identity,
-    Spliced,
-    Subtracted,
+    Sibling,
+    Siblings,
+    Updated,
     identity,
     inet6_del,
     inet6_new,
@@ -35,8 +40,7 @@ from routesync.kernel.splice import (
     is_mixed,
     tidy,
 )
-from routesync.kernel.surroundings import Surroundings
-from routesync.route import Prefix, Route, Verdict
+from routesync.route import Candidate, LinkAddress, NextHop, Prefix, Route, Verdict, link_gateways, link_host
 
 _REPORTED: Final = 1 << 16
 """So many reported drops are remembered; drops beyond are counted, not reported."""
@@ -48,6 +52,19 @@ _INET6_ABSENCES: Final = 8
 """Under churn an IPv6 route is gone when so many readings in a row lacked it; in quiet, as for IPv4, two."""
 _INET6_READINGS: Final = 4
 """After a loss, IPv6 is read so many times again while it churns; what even these miss is the audit's to find."""
+
+
+_NEVER: Final = float("inf")
+_FULL_LENGTHS: Final = (32, 128)
+_RT_TABLE_MAIN: Final = 254
+_EXPIRED_RECHECK_S: Final = 10.0
+_EXPIRED_RECHECK_MOST_S: Final = 320.0
+_LIFETIME_RECHECK_S: Final = 1.0
+
+
+def _telling(route: Route) -> Hashable:
+    """What tells host routes to one address of one link apart."""
+    return (route.table, route.tos, route.metric, identity(route))
 
 
 class Fib:
@@ -63,6 +80,8 @@ class Fib:
         report: Callable[[KernelReport], None],
         order: Callable[[str], None],
         made: Callable[[Route], None] | None = None,
+        gateways_changed: Callable[[], None] | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an empty one.
 
@@ -73,7 +92,10 @@ class Fib:
             stats: where to count.
             report: called with reports.
             order: called with a cause when only a reading can tell.
-            made: called with a route that an event says was made where no other had its key.
+            made: called with a route that an event says was made where no other had its key, before the rules are
+                asked; for the main table also where it is not among the tables that are read.
+            gateways_changed: called when the gateways of routes have changed.
+            now: the clock, in monotonic seconds.
         """
         self.replica = Replica()
         self.decoder = RouteDecoder(surroundings.resolve)
@@ -83,6 +105,9 @@ class Fib:
         self._report = report
         self._order = order
         self._made = made
+        self._gateways_changed = gateways_changed
+        self._now = now
+        self.gateways = LinkGateways()
         self._headers = {table if table < 256 else _RT_TABLE_COMPAT for table in tables}
         self._builds = {
             message_build(family, table): (table, size)
@@ -97,6 +122,12 @@ class Fib:
         self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
         self._mixed_prefixes: set[Prefix] = set()
         self._inet6_readings = 0
+        self._learned_hops: tuple[NextHop, ...] = ()  # of the last event, all known
+        self._announced_gateways: set[LinkAddress] = set()  # while a dump runs
+        self._first_dump = True
+        self._lifetimes: set[Prefix] = set()  # prefixes of routes that have one
+        self._next_expiry = self._next_expiry_by_events = _NEVER
+        self._expired_rechecks = 0
         self._reported: dict[Prefix, dict[Key, tuple[Identity, Verdict]]] = {}
         self._reported_count = 0
 
@@ -113,9 +144,13 @@ class Fib:
         if end - start < RTMSG_SIZE:
             raise DecodeError(f"route message of {end - start} bytes")
         if data[start + 4] not in self._headers:
+            if self._made is not None and data[start + 4] == _RT_TABLE_MAIN:
+                self._announce_made(kind, flags, data, start, end)
             return
         self._stats.events += 1
         if self._touched is None and self._passes_by(kind, data, start):
+            if self._made is not None:
+                self._announce_made(kind, flags, data, start, end)
             return
         route = self.decoder.decode(data, start, end)
         if route is None:
@@ -127,19 +162,43 @@ class Fib:
         if self._touched is not None:
             self._touched.add(route.prefix.packed)
         self._suspects.pop(key, None)
-        held = aliases_at(self.replica.slots(route.prefix), rest)
+        if kind == RTM_NEWROUTE and route.hops is not self._learned_hops:
+            self._learn_gateways(route, data[start : start + RTMSG_SIZE])
+        held = siblings_at(self.replica.slots(route.prefix), rest)
         outcome = (
             self._announced(key, held, route, flags)
             if kind == RTM_NEWROUTE
             else self._withdrawn(key, held, route)
         )
-        self.replica.put(*key, outcome.aliases)
-        if not outcome.certain or self._hides(key, outcome.aliases):
+        self.replica.put(*key, outcome.siblings)
+        if not outcome.certain or self._hides(key, outcome.siblings):
             self._certain.discard(key)
             self._doubtful.add(key)
             self._order("doubt")
 
-    def _hides(self, key: Key, aliases: Aliases) -> bool:
+    def _announce_made(self, kind: int, flags: int, data: bytes, start: int, end: int) -> None:
+        if kind == RTM_NEWROUTE and flags & NLM_F_EXCL and self._made is not None:
+            route = self.decoder.decode(data, start, end)
+            if route is not None:
+                self._made(route)
+
+    def _learn_gateways(self, route: Route, header: bytes) -> None:
+        """Note the gateways of a route that was announced.
+
+        What the rules drop by its header alone is not decoded in a dump, and so counts for nothing here either, unless
+        it is a default route.
+        """
+        if route.prefix.length and self._judge.header(header, route.table) is not None:
+            return
+        self._learned_hops = route.hops
+        self._announced_gateways.update(link_gateways((route,)))
+        if new := self.gateways.learn(route.hops):
+            for gateway in new:
+                self._judge_again(gateway)
+            if self._gateways_changed is not None:
+                self._gateways_changed()
+
+    def _hides(self, key: Key, siblings: Siblings) -> bool:
         """Whether a dump may tell less of this key than there is; once it did, it is watched.
 
         What no event and no dump has ever shown, for it was hidden from the first, is beyond anybody: it comes to light
@@ -147,7 +206,7 @@ class Fib:
         """
         if key in self._mixed:
             return True
-        if len(aliases) < 2 or len(key[0].packed) == 4 or not is_mixed(aliases):
+        if len(siblings) < 2 or len(key[0].packed) == 4 or not is_mixed(siblings):
             return False
         if len(self._mixed) >= _WATCHED:
             self._mixed.clear()
@@ -158,8 +217,8 @@ class Fib:
 
     def _watch(self, prefix: Prefix, slots: Slots) -> None:
         """Watch what a reading tells to be mixed, be it before or after."""
-        for rest, aliases in slots:
-            self._hides((prefix, rest), aliases)
+        for rest, siblings in slots:
+            self._hides((prefix, rest), siblings)
 
     def _passes_by(self, kind: int, data: bytes, start: int) -> bool:
         """Whether an event is of no concern, told by its header and its prefix without decoding it."""
@@ -169,7 +228,12 @@ class Fib:
         table, size = found
         at = start + RTMSG_SIZE + 12
         prefix = (data[at : at + size], data[start + 1])
-        if prefix in self.replica or prefix in self._reported or prefix in self._mixed_prefixes:
+        if (
+            prefix in self.replica
+            or prefix in self._reported
+            or prefix in self._mixed_prefixes
+            or prefix[0] in self.gateways.recognised_addresses
+        ):
             return False
         if kind != RTM_NEWROUTE and size == 4:
             return True
@@ -180,35 +244,113 @@ class Fib:
             self._stats.dropped[rule] += 1
         return True
 
-    def _announced(self, key: Key, held: Aliases, route: Route, flags: int) -> Spliced:
+    def _announced(self, key: Key, held: Siblings, route: Route, flags: int) -> Updated:
         certain = not unresolved(route)
         if certain:
-            alias, verdict = self._judge.route(route)
-            if alias is GAP:
+            sibling, verdict = self._judge_route(route, held)
+            if not verdict.keep:
                 self._stats.dropped[verdict.rule] += 1
                 self._dropped(key, route, verdict, renewed=True)
             else:
                 self._forget_reported(key)
+                lifetime_s = self.decoder.lifetime_s
+                if lifetime_s is not None and len(route.hops) < 2:
+                    self._lifetimes.add(key[0])
+                    if lifetime_s <= 0:
+                        sibling = PLACEHOLDER
+                    else:
+                        self._expires_in(lifetime_s)
         else:
-            alias = GAP
+            sibling = PLACEHOLDER
         if flags & NLM_F_EXCL:
             if self._touched is not None:
                 self._certain.add(key)
             if self._made is not None:
                 self._made(route)
-        spliced = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, alias, flags)
-        return Spliced(spliced.aliases, spliced.certain and certain)
+        updated = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, sibling, flags)
+        return Updated(updated.siblings, updated.certain and certain)
 
-    def _withdrawn(self, key: Key, held: Aliases, route: Route) -> Spliced:
+    def _judge_route(self, route: Route, held: Siblings) -> tuple[Sibling, Verdict]:
+        if route.prefix.length in _FULL_LENGTHS and (host := self._judge.host(route)) is not None:
+            known = any(other is not PLACEHOLDER and link_host(other.route) == host for other in held)
+            return self._judge_host(route, new=not known)
+        return self._judge.route(route)
+
+    def _judge_host(self, route: Route, *, new: bool) -> tuple[Sibling, Verdict]:
+        """Judge a host route on a link by what is known of gateways now.
+
+        Returns:
+            What is to be held of it, also where the rules drop it and a gateway could change that; and the verdict.
+        """
+        host = link_host(route)
+        assert host is not None  # noqa: S101 - nothing else gets here
+        if self.gateways.recognise(host, _telling(route)):
+            return self._judge.to_link_gateway(route)
+        sibling, verdict = self._judge.route(route)
+        if sibling is not PLACEHOLDER:
+            if new and route.protocol in HELD_BACK_PROTOCOLS:
+                self.gateways.hold_back(host, self._now())
+            if self.gateways.is_held_back(host):
+                sibling = Candidate(route, Verdict(keep=False, rule=verdict.rule))
+        elif self._judge.to_link_gateway(route)[1] != verdict:
+            sibling = Candidate(route, verdict)
+        return sibling, verdict
+
+    def _judge_again(self, host: LinkAddress) -> None:
+        """A gateway is new, or a host route was held back long enough: judge the host routes to this address."""
+        prefix = Prefix(host[1], len(host[1]) * 8)
+        for rest, siblings in self.replica.slots(prefix):
+            judged = list(siblings)
+            for place, sibling in enumerate(siblings):
+                if sibling is PLACEHOLDER or self._judge.host(sibling.route) != host:
+                    continue
+                judged[place], verdict = self._judge_host(sibling.route, new=False)
+                if verdict.keep:
+                    self._forget_reported((prefix, rest))
+                elif judged[place] != sibling:
+                    self._stats.dropped[verdict.rule] += 1
+                    self._dropped((prefix, rest), sibling.route, verdict, renewed=True)
+            if self.replica.put(prefix, rest, tidy(tuple(judged))) and self._touched is not None:
+                self._touched.add(prefix.packed)
+
+    def _expires_in(self, lifetime_s: float) -> None:
+        at = self._now() + lifetime_s + EXPIRY_MARGIN_S
+        self._next_expiry = min(self._next_expiry, at)
+        self._next_expiry_by_events = min(self._next_expiry_by_events, at)
+
+    @property
+    def review_at(self) -> float:
+        """When `review` is due, in monotonic seconds; infinity while a dump runs, which does the same."""
+        if self._touched is not None:
+            return _NEVER
+        return min(self.gateways.release_at, self._next_expiry)
+
+    def review(self) -> None:
+        """Do what time alone calls for: keep host routes that were held back, and order a dump when a lifetime ends.
+
+        A route whose lifetime ends may have been given another one, without an event: only a dump tells.
+        """
+        if self._touched is not None:
+            return
+        now = self._now()
+        for host in self.gateways.release(now):
+            self._judge_again(host)
+        if self._next_expiry <= now:
+            self._next_expiry = _NEVER
+            self._order("expired")
+
+    def _withdrawn(self, key: Key, held: Siblings, route: Route) -> Updated:
         self._forget_reported(key)
+        if route.prefix.length in _FULL_LENGTHS and (host := self._judge.host(route)) is not None:
+            self.gateways.gone(host, _telling(route))
         if len(route.prefix.packed) == 4:
             return inet_del(held, route)
-        spliced = inet6_del(held, route)
-        if isinstance(spliced, Subtracted):
-            alias, _ = self._judge.route(spliced.remaining)
-            left = (*held[: spliced.place], alias, *held[spliced.place + 1 :])
-            return Spliced(tidy(left), certain=False)
-        return spliced
+        updated = inet6_del(held, route)
+        if isinstance(updated, HopRemoved):
+            sibling, _ = self._judge.route(updated.remaining)  # with a gateway: no host route on a link
+            left = (*held[: updated.place], sibling, *held[updated.place + 1 :])
+            return Updated(tidy(left), certain=False)
+        return updated
 
     def _dropped(self, key: Key, route: Route, verdict: Verdict, *, renewed: bool) -> None:
         """Report a drop, where its rule follows its drops, and it is news."""
@@ -243,7 +385,10 @@ class Fib:
         """Begin to note what events touch; to be called before the dump is asked for."""
         self._touched = set()
         self._certain = set()
-        return Reading(self._judge, self.decoder, self.replica)
+        self._next_expiry_by_events = _NEVER
+        self._announced_gateways.clear()
+        self._learned_hops = ()
+        return Reading(self._judge, self.decoder, self.replica, self._now)
 
     def abandon_reading(self) -> None:
         """The reading is void."""
@@ -259,15 +404,24 @@ class Fib:
         distrusted, self._distrusted = self._distrusted, False
         doubtful, self._doubtful = self._doubtful, set()
         suspects, self._suspects = self._suspects, {}
+        new_gateways = self._take_gateways(reading, touched)
+        first, self._first_dump = self._first_dump, False
+
+        def judge_host(route: Route) -> tuple[Sibling, Verdict]:
+            # What the first dump shows may be as old as the node.
+            return self._judge_host(route, new=not first and not self._holds_host(route))
+
         corrected: list[Prefix] = []
         open_keys: set[Key] = set()
-        until = time.monotonic() + _SLICE_S
-        replica = self.replica
         now = time.monotonic
+        until = now() + _SLICE_S
+        replica = self.replica
         for prefix in [*replica, *(prefix for prefix in reading.slots if prefix not in replica)]:
             if now() > until:
                 await asyncio.sleep(0)
                 until = now() + _SLICE_S
+            if prefix in reading.open_hosts:
+                reading.judge_hosts(prefix, judge_host)
             before, after = replica.slots(prefix), reading.tidied(prefix)
             if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
                 if after:
@@ -287,7 +441,14 @@ class Fib:
                 if any(changed):
                     corrected.append(prefix)
         open_keys |= {key for key in doubtful if key[0].packed in touched and key not in self._certain}
-        churned = any(len(address) == 16 for address in touched)
+        self._finish(reading, open_keys, new_gateways, distrusted=distrusted)
+        return corrected
+
+    def _finish(
+        self, reading: Reading, open_keys: set[Key], new_gateways: list[LinkAddress], *, distrusted: bool
+    ) -> None:
+        """Everything was compared: note what is in doubt still, and order the next dump where one is needed."""
+        churned = any(len(address) == 16 for address in self._touched or ())
         self._touched = None
         self._doubtful |= open_keys
         if distrusted and churned and self._inet6_readings < _INET6_READINGS:
@@ -300,25 +461,63 @@ class Fib:
         if self._suspects:
             self._order("unconfirmed")
         self._settle_reported(reading)
-        return corrected
+        self._settle_lifetimes(reading)
+        for gateway in new_gateways:  # for what events touched; the rest was judged with them
+            self._judge_again(gateway)
+
+    def _take_gateways(self, reading: Reading, touched: set[bytes]) -> list[LinkAddress]:
+        """Rebuild the gateways from a dump; return the new ones."""
+        before = self.gateways.addresses
+        shown = reading.gateways | self._announced_gateways
+        new = self.gateways.rebuild(shown, reading.hosts, touched)
+        self._learned_hops = ()
+        if self._gateways_changed is not None and self.gateways.addresses != before:
+            self._gateways_changed()
+        return new
+
+    def _holds_host(self, route: Route) -> bool:
+        host = link_host(route)
+        return any(
+            sibling is not PLACEHOLDER and link_host(sibling.route) == host
+            for _, siblings in self.replica.slots(route.prefix)
+            for sibling in siblings
+        )
+
+    def _settle_lifetimes(self, reading: Reading) -> None:
+        """Say when the next dump is due for the sake of lifetimes.
+
+        A route that has expired may be given another lifetime, without an event, until the kernel's garbage collector
+        has removed it. And one that shows no lifetime any more may be within the last hundredth of a second of it.
+        """
+        self._next_expiry = min(reading.next_expiry, self._next_expiry_by_events)
+        recheck_s = _NEVER
+        if reading.expired:
+            recheck_s = min(_EXPIRED_RECHECK_S * 2**self._expired_rechecks, _EXPIRED_RECHECK_MOST_S)
+            self._expired_rechecks += 1
+        else:
+            self._expired_rechecks = 0
+        if any(prefix in reading.slots for prefix in self._lifetimes - reading.lifetimes):
+            recheck_s = min(recheck_s, _LIFETIME_RECHECK_S)
+        self._lifetimes = reading.lifetimes
+        self._next_expiry = min(self._next_expiry, self._now() + recheck_s)
 
     def _settle(self, key: Key, reading: Reading, suspects: Mapping[Key, int]) -> bool:
         prefix, rest = key
-        held = aliases_at(self.replica.slots(prefix), rest)
+        held = siblings_at(self.replica.slots(prefix), rest)
         if held and not reading.saw(prefix, rest) and not self._explained(held):
             lacked = suspects.get(key, 0) + 1
             if lacked < (_INET6_ABSENCES if self._churns(prefix) else 2):
                 self._suspects[key] = lacked
                 return False
-        read = next((aliases for at, aliases in reading.tidied(prefix) if at == rest), ())
+        read = next((siblings for at, siblings in reading.tidied(prefix) if at == rest), ())
         return self.replica.put(prefix, rest, read)
 
     def _churns(self, prefix: Prefix) -> bool:
         """Whether dumps of this family could miss routes that nobody touched, for others came and went meanwhile."""
         return len(prefix.packed) == 16 and any(len(address) == 16 for address in self._touched or ())
 
-    def _explained(self, held: Aliases) -> bool:
-        routes = [alias.route for alias in held if alias is not GAP]
+    def _explained(self, held: Siblings) -> bool:
+        routes = [sibling.route for sibling in held if sibling is not PLACEHOLDER]
         return all(
             self._surroundings.explains_absence(route.hops, route.prefsrc, route.nexthop_id)
             for route in routes

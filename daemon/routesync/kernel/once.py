@@ -33,6 +33,7 @@ from routesync.route import Address, Prefix, Route
 
 _ATTEMPTS: Final = 5
 _PATIENCE_S: Final = 10
+_NO_DETAILS: Final = RouteDetails()
 
 _Message: TypeAlias = tuple[int, bytes, int, int]  # type, datagram, where the body starts and ends
 _Wanted: TypeAlias = Callable[[bytes, int], bool]
@@ -46,6 +47,13 @@ class TableReading(NamedTuple):
     addresses: tuple[InterfaceAddress, ...]
     sysctls: Sysctls
     details: Mapping[Route, RouteDetails]  # of routes that differ in nothing else, the last one's
+
+    @property
+    def valid(self) -> tuple[Route, ...]:
+        """The routes whose lifetime is not over."""
+        return tuple(
+            route for route in self.routes if not self.details.get(route, _NO_DETAILS).expired(route)
+        )
 
 
 def read_table(

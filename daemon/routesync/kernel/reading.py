@@ -5,6 +5,10 @@ became true. So what was queued before the first answer is older than the readin
 or may not be in it: addresses that were *touched* between are left as the events have them. Unless the cause of the
 reading puts everything held in question; then they are read again.
 
+IPv6 routes whose lifetime is over are absent, though the kernel lists them until its garbage collector comes: it does
+not use them any more (fib6_check_expired()). A multipath route carries the lifetime of its first hop alone, so it is
+absent only when it is not listed.
+
 What a reading lacks is gone only if the surroundings explain it (its link is down or gone, its nexthop object, its
 source address) or a second reading lacks it too: a dump under churn misses routes that nobody touched, IPv6 ones often
 (fib6_dump_table() skips a *count* of nodes after the tree changed).
@@ -15,19 +19,24 @@ from __future__ import annotations
 import struct
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from routesync.kernel.decode import RouteDecoder, unresolved
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import HEADER, HEADER_SIZE, RTM_NEWROUTE, DumpRequest
-from routesync.kernel.replica import Replica, Rest, Slots, aliases_at, with_slot
-from routesync.kernel.splice import GAP, Alias, identity, tidy
-from routesync.route import Prefix, Route, Verdict
+from routesync.kernel.replica import Replica, Rest, Slot, Slots, siblings_at, with_slot
+from routesync.kernel.update import PLACEHOLDER, Sibling, identity, tidy
+from routesync.route import Candidate, LinkAddress, NextHop, Prefix, Route, Verdict
 
 Key = tuple[Prefix, Rest]
 
 _AF_INET: Final = 2
+_FULL_LENGTHS: Final = (32, 128)
+EXPIRY_MARGIN_S: Final = 0.05
+"""The kernel counts lifetimes in hundredths of a second, and writes none in the last and the first of them."""
+_OPEN: Final = Verdict(keep=True, rule="to be judged at the end of the dump")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 
 
@@ -44,16 +53,31 @@ def message_build(family: int, table: int) -> bytes:
 class Reading:
     """Collects what the tables hold."""
 
-    def __init__(self, judge: Judge, decoder: RouteDecoder, replica: Replica) -> None:
+    def __init__(
+        self, judge: Judge, decoder: RouteDecoder, replica: Replica, now: Callable[[], float]
+    ) -> None:
         self.slots: dict[Prefix, Slots] = {}
         self.routes = 0
         self.dropped: Counter[str] = Counter()
         self.reported: dict[Key, tuple[Route, Verdict]] = {}
         self.bad: list[DecodeError] = []
         self.unresolved = False
+        self.gateways: set[LinkAddress] = set()
+        self.hosts: set[LinkAddress] = set()
+        """The addresses that host routes on a link lead to, where the rules distinguish those."""
+        self.lifetimes: set[Prefix] = set()
+        """Prefixes of routes with a lifetime, running or over: they change without events."""
+        self.expired = False
+        """Whether there is a route whose lifetime is over."""
+        self.next_expiry = float("inf")
+        """When the next lifetime ends, in monotonic seconds."""
+        self.open_hosts: set[Prefix] = set()
+        """Prefixes of which `judge_hosts` has to judge routes."""
         self._judge = judge
         self._decoder = decoder
         self._replica = replica
+        self._now = now
+        self._last_hops: tuple[NextHop, ...] = ()
         self._last_dropped: tuple[bytes, int] | None = None
         self._last_kept: tuple[bytes, int] | None = None
 
@@ -89,13 +113,13 @@ class Reading:
                     position += length + 3 & ~3
                     continue
             try:
-                self._take(data, position + HEADER_SIZE, position + length)
+                self._take(data, position + HEADER_SIZE, position + length, by_header=rule is not None)
             except DecodeError as error:
                 self.bad.append(error)
             position += length + 3 & ~3
         return position
 
-    def _take(self, data: bytes, start: int, end: int) -> None:
+    def _take(self, data: bytes, start: int, end: int, *, by_header: bool) -> None:
         route = self._decoder.decode(data, start, end)
         if route is None:
             return
@@ -103,46 +127,91 @@ class Reading:
         if rest is None:
             return
         prefix = route.prefix
+        if route.hops is not self._last_hops and not (by_header and prefix.length):
+            self._last_hops = route.hops
+            for hop in route.hops:
+                if hop.gateway is not None:
+                    self.gateways.add((hop.ifindex, hop.gateway))
         if unresolved(route):
             self.unresolved = True
-            self._add(prefix, rest, GAP, route)
+            self._add(prefix, rest, PLACEHOLDER, route)
             return
-        alias, verdict = self._judge.route(route)
-        if alias is not GAP:
+        sibling: Sibling
+        if prefix.length in _FULL_LENGTHS and (host := self._judge.host(route)) is not None:
+            sibling, verdict = Candidate(route, _OPEN), _OPEN
+            self.hosts.add(host)
+            self.open_hosts.add(prefix)
+        else:
+            sibling, verdict = self._judge.route(route)
+        if sibling is not PLACEHOLDER:
+            lifetime_s = self._decoder.lifetime_s
+            if lifetime_s is not None and self._is_over(route, lifetime_s):
+                self._add(prefix, rest, PLACEHOLDER, route)
+                return
             if prefix not in self.slots and prefix != self._last_dropped:  # nearly always
-                self.slots[prefix] = ((rest, (alias,)),)
+                self.slots[prefix] = ((rest, (sibling,)),)
                 self._last_kept = prefix
                 return
-            if prefix == self._last_dropped and not aliases_at(self.slots.get(prefix, ()), rest):
-                self._add(prefix, rest, GAP, route)
-            self._add(prefix, rest, alias, route)
+            if prefix == self._last_dropped and not siblings_at(self.slots.get(prefix, ()), rest):
+                self._add(prefix, rest, PLACEHOLDER, route)
+            self._add(prefix, rest, sibling, route)
             self._last_kept = prefix
             return
+        self._count_drop(prefix, rest, route, verdict)
+        self._last_dropped = prefix
+        if prefix in self._replica or prefix == self._last_kept:
+            self._add(prefix, rest, PLACEHOLDER, route)
+
+    def _add(self, prefix: Prefix, rest: Rest, sibling: Sibling, route: Route) -> None:
+        slots = self.slots.get(prefix, ())
+        siblings = siblings_at(slots, rest)
+        if (
+            siblings and sibling is not PLACEHOLDER and len(prefix.packed) == 16
+        ):  # an IPv6 dump under churn can show one twice
+            shown = identity(route)
+            if any(other is not PLACEHOLDER and identity(other.route) == shown for other in siblings):
+                return
+        self.slots[prefix] = with_slot(slots, rest, (*siblings, sibling))
+
+    def _is_over(self, route: Route, lifetime_s: float) -> bool:
+        """Note a lifetime; tell whether the route counts as absent by it."""
+        if len(route.hops) > 1:
+            return False
+        self.lifetimes.add(route.prefix)
+        if lifetime_s > 0:
+            self.next_expiry = min(self.next_expiry, self._now() + lifetime_s + EXPIRY_MARGIN_S)
+            return False
+        self.expired = True
+        return True
+
+    def judge_hosts(self, prefix: Prefix, judge: Callable[[Route], tuple[Sibling, Verdict]]) -> None:
+        """Judge the host routes of a prefix; to be called after the dump, when all gateways are known."""
+        slots: list[Slot] = []
+        for rest, siblings in self.slots[prefix]:
+            judged: list[Sibling] = []
+            for sibling in siblings:
+                if sibling is PLACEHOLDER or sibling.verdict is not _OPEN:
+                    judged.append(sibling)
+                    continue
+                it, verdict = judge(sibling.route)
+                judged.append(it)
+                if not verdict.keep:
+                    self._count_drop(prefix, rest, sibling.route, verdict)
+            slots.append((rest, tuple(judged)))
+        self.slots[prefix] = tuple(slots)
+
+    def _count_drop(self, prefix: Prefix, rest: Rest, route: Route, verdict: Verdict) -> None:
         self.dropped[verdict.rule] += 1
         if verdict.followed:
             self.reported[prefix, rest] = (route, verdict)
-        self._last_dropped = prefix
-        if prefix in self._replica or prefix == self._last_kept:
-            self._add(prefix, rest, GAP, route)
-
-    def _add(self, prefix: Prefix, rest: Rest, alias: Alias, route: Route) -> None:
-        slots = self.slots.get(prefix, ())
-        aliases = aliases_at(slots, rest)
-        if (
-            aliases and alias is not GAP and len(prefix.packed) == 16
-        ):  # an IPv6 dump under churn can show one twice
-            shown = identity(route)
-            if any(other is not GAP and identity(other.route) == shown for other in aliases):
-                return
-        self.slots[prefix] = with_slot(slots, rest, (*aliases, alias))
 
     def saw(self, prefix: Prefix, rest: Rest) -> bool:
         """Whether any route of the key was in the reading, kept or not."""
-        return bool(aliases_at(self.slots.get(prefix, ()), rest))
+        return bool(siblings_at(self.slots.get(prefix, ()), rest))
 
     def tidied(self, prefix: Prefix) -> Slots:
         """What is to be held of a prefix after this reading."""
         slots = self.slots.get(prefix, ())
         if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always
-            return slots if slots[0][1][0] is not GAP else ()
-        return tuple((rest, kept) for rest, aliases in slots if (kept := tidy(aliases)))
+            return slots if slots[0][1][0] is not PLACEHOLDER else ()
+        return tuple((rest, kept) for rest, siblings in slots if (kept := tidy(siblings)))

@@ -80,13 +80,15 @@ def removable(route: Route) -> bool:
         and hop.gateway is None
         and not route.nexthop_id
         and not route.encap
+        and route.source is None
     )
 
 
 def would_match(request: Route, other: Route) -> bool:
     """Whether the kernel could take `other` for the route that a request to delete `request` describes."""
-    same = (other.prefix, other.table, other.tos, other.protocol) == (
+    same = (other.prefix, other.source, other.table, other.tos, other.protocol) == (
         request.prefix,
+        request.source,
         request.table,
         request.tos,
         request.protocol,

@@ -12,44 +12,57 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
-from routesync.kernel.splice import GAP, Aliases
-from routesync.route import Candidate, Prefix
+from routesync.kernel.update import PLACEHOLDER, Siblings
+from routesync.route import Candidate, Prefix, past_throws
 
 
 class Rest(NamedTuple):
     """What a key has beside its prefix, in the order in which candidates are preferred."""
 
+    source: (
+        bytes  # of a source-specific route: length and address of the source prefix; empty for a plain one
+    )
     tos: int
     rank: int  # position of the table in the list of tables
     metric: int
 
 
-Slot = tuple[Rest, Aliases]
+Slot = tuple[Rest, Siblings]
 Slots = tuple[Slot, ...]
 
 
 def candidates_of(slots: Slots) -> tuple[Candidate, ...]:
-    """All candidates of a prefix, the preferred one first."""
-    if len(slots) == 1 and GAP not in slots[0][1]:  # nearly always
-        return cast("tuple[Candidate, ...]", slots[0][1])
-    return tuple(alias for _, aliases in slots for alias in aliases if alias is not GAP)
+    """All candidates of a prefix, the preferred one first.
+
+    A sibling whose verdict is not to keep it is held only because that may change without an event of its own.
+    """
+    if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always; and one alone is no placeholder
+        (only,) = siblings = cast("tuple[Candidate]", slots[0][1])
+        return siblings if only.verdict.keep else ()
+    kept = [
+        sibling
+        for _, siblings in slots
+        for sibling in siblings
+        if sibling is not PLACEHOLDER and sibling.verdict.keep
+    ]
+    return past_throws(kept)
 
 
-def aliases_at(slots: Slots, rest: Rest) -> Aliases:
+def siblings_at(slots: Slots, rest: Rest) -> Siblings:
     """What shares one key; () where nothing is held."""
-    for at, aliases in slots:
+    for at, siblings in slots:
         if at == rest:
-            return aliases
+            return siblings
     return ()
 
 
-def with_slot(slots: Slots, rest: Rest, aliases: Aliases) -> Slots:
+def with_slot(slots: Slots, rest: Rest, siblings: Siblings) -> Slots:
     """The slots with one key's routes set; none takes the key out."""
     if not slots:
-        return ((rest, aliases),) if aliases else ()
+        return ((rest, siblings),) if siblings else ()
     others = [slot for slot in slots if slot[0] != rest]
-    if aliases:
-        others.append((rest, aliases))
+    if siblings:
+        others.append((rest, siblings))
         others.sort(key=_rest_of)
     return tuple(others)
 
@@ -63,12 +76,15 @@ class Replica:
 
     def __init__(self) -> None:
         self._slots: dict[Prefix, Slots] = {}
+        self._unkept: set[Prefix] = set()  # held, without a candidate
         self._dirty: dict[Prefix, bool] = {}  # value: whether the consumer has candidates of it
         self.dirty_since = 0.0
         """When the oldest change that the consumer has not taken was made, in monotonic seconds."""
 
-    def __len__(self) -> int:
-        return len(self._slots)
+    @property
+    def kept(self) -> int:
+        """How many prefixes have candidates."""
+        return len(self._slots) - len(self._unkept)
 
     def __contains__(self, prefix: object) -> bool:
         return prefix in self._slots
@@ -85,21 +101,28 @@ class Replica:
         self._slots[prefix] = slots
         if candidates_of(slots):
             self._mark(prefix, known=False)
+        else:
+            self._unkept.add(prefix)
 
-    def put(self, prefix: Prefix, rest: Rest, aliases: Aliases) -> bool:
+    def put(self, prefix: Prefix, rest: Rest, siblings: Siblings) -> bool:
         """Set the routes of one key; return whether the candidates of its prefix changed."""
         before = self._slots.get(prefix, ())
-        after = with_slot(before, rest, aliases)
+        after = with_slot(before, rest, siblings)
         if after == before:
             return False
         if after:
             self._slots[prefix] = after
         else:
             del self._slots[prefix]
-        if candidates_of(before) == candidates_of(after):
+        had_candidates, has_candidates = candidates_of(before), candidates_of(after)
+        if after and not has_candidates:
+            self._unkept.add(prefix)
+        elif self._unkept:
+            self._unkept.discard(prefix)
+        if had_candidates == has_candidates:
             return False
-        had = self._mark(prefix, known=bool(before))
-        if not had and not after:
+        had = self._mark(prefix, known=bool(had_candidates))
+        if not had and not has_candidates:
             del self._dirty[prefix]  # came and went: the consumer never knew of it
         return True
 
@@ -128,4 +151,5 @@ class Replica:
     def candidates(self) -> Iterator[tuple[Prefix, tuple[Candidate, ...]]]:
         """All that is held, prefix by prefix."""
         for prefix, slots in self._slots.items():
-            yield prefix, candidates_of(slots)
+            if candidates := candidates_of(slots):
+                yield prefix, candidates

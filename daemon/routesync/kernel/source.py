@@ -44,11 +44,12 @@ from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStat
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
 from routesync.kernel.wire import Wire
-from routesync.route import Candidate, Prefix, Route, Verdict
+from routesync.route import Address, Candidate, Prefix, Route, Verdict, link_host
 
-_BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed"})
+_BELIEVED: Final = frozenset({"audit", "doubt", "unsettled", "unconfirmed", "expired"})
 """Causes that leave in force what is held; all others put it in question."""
 
+_NEVER: Final = float("inf")
 _TOLD_ERRORS: Final = 100
 _TOLD_PREFIXES: Final = 100
 
@@ -71,8 +72,10 @@ class KernelSource:
         sock: socket.socket | None = None,
         stats: KernelStats | None = None,
         admit_header: AdmitHeader = admit_header_unknown,
+        admit_link_gateway: Admit | None = None,
         report: Callable[[KernelReport], None] = _unreported,
         made: Callable[[Route], None] | None = None,
+        gateways_changed: Callable[[], None] | None = None,
     ) -> None:
         """Prepare a source; nothing is opened before `run`.
 
@@ -85,10 +88,13 @@ class KernelSource:
             sock: a bound NETLINK_ROUTE socket handed over to us, instead of opening one; its namespace is read.
             stats: of a source before this one, to count on in.
             admit_header: the rules, where the header of a message is enough to drop it.
+            admit_link_gateway: the rules for a host route on a link to the gateway of another route over the same link
+                (`link_gateway`); None: the same as for others, and no host route is held back.
             report: called with each report, in the loop's thread; must not block.
-            made: called with each route that an event says was made where no other had its key, before the rules are
-                asked; routes of which the header alone, and nothing held of their prefix, tells that they are dropped
-                may be left out. Must not block.
+            made: called with each route that an event says was made where no other had its key (NLM_F_EXCL), before the
+                rules are asked; for the main table also where it is not among `tables`. Must not block. It costs each
+                such event some microseconds.
+            gateways_changed: called when `gateways` is not what it was. Must not block.
         """
         self.synced = asyncio.Event()
         self.stats = stats or KernelStats()
@@ -100,7 +106,9 @@ class KernelSource:
         self._surroundings = Surroundings()
         self._fresh: Surroundings | None = None
         self._schedule = Schedule(audit_interval_s)
-        self._judge = Judge(self._tables, admit, admit_header, lambda: self._surroundings.links)
+        self._judge = Judge(
+            self._tables, admit, admit_header, lambda: self._surroundings.links, admit_link_gateway
+        )
         self._fib = Fib(
             self._tables,
             self._judge,
@@ -109,10 +117,16 @@ class KernelSource:
             report=report,
             order=self._schedule.order,
             made=made,
+            gateways_changed=gateways_changed,
         )
         self._wire: Wire | None = None
         self._dumps: set[asyncio.Future[bool]] = set()  # asked for by others than us
         self._lost = 0
+        self._lost_at_resync: int | None = (
+            None  # the socket's count, unchanged over the last resync that counted
+        )
+        self._resynced: list[asyncio.Future[None]] = []  # of those who wait for the next one
+        self._review: asyncio.TimerHandle | None = None
         self._told_errors: set[str] = set()
         self._news = asyncio.Event()
         self._first = True
@@ -139,6 +153,20 @@ class KernelSource:
         """Age of the oldest change that the consumer has not taken yet, in seconds."""
         return self._fib.replica.lag_s
 
+    @property
+    def gateways(self) -> frozenset[Address]:
+        """The gateways of this node's routes in the tables that are read, whatever the rules say of those routes.
+
+        Left out are routes that the rules drop by their header alone, unless they are default routes. One that is no
+        gateway any more goes with the next resync.
+        """
+        return self._fib.gateways.addresses
+
+    def link_gateway(self, route: Route) -> bool:
+        """Whether a route is a host route on a link to the gateway of another route over the same link."""
+        host = link_host(route)
+        return host is not None and self._fib.gateways.leads_to_gateway(host)
+
     def held(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
         """All candidates at this moment, delivered or not."""
         return dict(self._fib.replica.candidates())
@@ -151,18 +179,50 @@ class KernelSource:
         """Order a full reading; `cause` is what statistics and reports call it."""
         self._schedule.order(cause)
 
-    def replace_admit(self, admit: Admit, admit_header: AdmitHeader = admit_header_unknown) -> None:
+    def replace_admit(
+        self,
+        admit: Admit,
+        admit_header: AdmitHeader = admit_header_unknown,
+        admit_link_gateway: Admit | None = None,
+    ) -> None:
         """Put other rules in force; everything is read again and judged by them."""
-        self._judge.replace(admit, admit_header)
+        self._judge.replace(admit, admit_header, admit_link_gateway)
         self._schedule.order("rules")
 
-    async def look_up(self, take: Take, covering: Prefix | None = None) -> bool:
+    async def catch_up(self) -> None:
+        """Take in every event that the kernel had queued by now; after a loss, wait for the resync that makes it good.
+
+        Raises:
+            KernelError: nothing is followed at the moment, or no longer.
+        """
+        while True:
+            wire = self._following()
+            await wire.catch_up()
+            if wire is not self._wire:
+                continue
+            if wire.lost == self._lost_at_resync:
+                return
+            if self._lost_at_resync is not None:  # else the first resync is under way
+                self._schedule.order("overrun")
+            resynced = asyncio.get_running_loop().create_future()
+            self._resynced.append(resynced)
+            await resynced
+
+    def _following(self) -> Wire:
+        if self._wire is None:
+            raise KernelError("the kernel's routes are not followed yet")
+        return self._wire
+
+    async def look_up(
+        self, take: Take, covering: Prefix | None = None, *, tables: Sequence[int] | None = None
+    ) -> bool:
         """Read the tables anew, for somebody who asks; what is held stays as it is.
 
         Args:
             take: called with each route, dropped by the rules or not; those of one prefix come table by table, in the
                 kernel's order.
             covering: only routes whose prefix covers this one.
+            tables: these tables, instead of those that are followed.
 
         Returns:
             Whether it was whole and consistent; else some may have been missed, or come twice.
@@ -172,13 +232,11 @@ class KernelSource:
         """
         lookup = Lookup(self._fib.decoder, take, covering)
         whole = True
-        for request in route_requests(self._tables):
+        for request in route_requests(self._tables if tables is None else tuple(tables)):
             if not lookup.wants(request):
                 continue
-            if self._wire is None:
-                raise KernelError("the kernel's routes are not followed yet")
             # The kernel refuses another dump while one runs: it is heard to its end, whoever has lost interest.
-            dump = asyncio.ensure_future(self._wire.dump(request, lookup.feed))
+            dump = asyncio.ensure_future(self._following().dump(request, lookup.feed))
             self._dumps.add(dump)
             dump.add_done_callback(self._dumps.discard)
             whole = await asyncio.shield(dump) and whole
@@ -217,12 +275,15 @@ class KernelSource:
                 sock, on_event=self._event, on_overrun=self._overrun, on_bad=self._bad, after=self._tell
             )
             self._lost = wire.lost
+            self._lost_at_resync = None
             wire.start()
             try:
                 await self._follow(wire, named)
             finally:
                 wire.stop()
                 self._wire = None
+                self._end_reviews()
+                self._wake_resynced(KernelError("the kernel's routes are followed no longer"))
         finally:
             if self._sock is None:
                 sock.close()
@@ -287,9 +348,14 @@ class KernelSource:
             stats.resyncs[cause] += 1
         self._auditing = causes == ("audit",) or (self._auditing and causes == ("unconfirmed",))
         # A link that changed while the audit ran explains what it found: no drift.
-        if self._auditing and corrected and _BELIEVED.issuperset(self._schedule.pending):
-            stats.drift += len(corrected)
-            self._report(Drift(tuple(corrected[:_TOLD_PREFIXES]), len(corrected)))
+        drifted = (
+            [prefix for prefix in corrected if prefix not in reading.lifetimes] if self._auditing else []
+        )
+        if drifted and _BELIEVED.issuperset(self._schedule.pending):
+            stats.drift += len(drifted)
+            self._report(Drift(tuple(drifted[:_TOLD_PREFIXES]), len(drifted)))
+        self._lost_at_resync = lost
+        self._wake_resynced()
         self.synced.set()
         self._tell()
         self._report(ResyncDone(causes, stats.dump_s, reading.routes, stats.kept, len(corrected)))
@@ -357,6 +423,32 @@ class KernelSource:
 
     def _tell(self) -> None:
         """After a slice of reading: wake the consumer if there is something for it."""
-        self.stats.kept = len(self._fib.replica)
+        self.stats.kept = self._fib.replica.kept
         if self._fib.replica.dirty:
             self._news.set()
+        at = self._fib.review_at
+        if self._review is not None and self._review.when() != at:
+            self._review.cancel()
+            self._review = None
+        if self._review is None and at < _NEVER:
+            self._review = asyncio.get_running_loop().call_at(at, self._do_review)
+
+    def _do_review(self) -> None:
+        self._review = None
+        self._fib.review()
+        self._tell()
+
+    def _end_reviews(self) -> None:
+        if self._review is not None:
+            self._review.cancel()
+            self._review = None
+
+    def _wake_resynced(self, error: KernelError | None = None) -> None:
+        waiting, self._resynced = self._resynced, []
+        for future in waiting:
+            if future.done():  # whoever waited was cancelled
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)

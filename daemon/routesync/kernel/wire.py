@@ -88,7 +88,7 @@ class Wire:
     def start(self) -> None:
         """Begin to read."""
         self._sock.settimeout(0)
-        asyncio.get_running_loop().add_reader(self._sock, self._readable)
+        asyncio.get_running_loop().add_reader(self._sock, self._advance)
 
     def stop(self) -> None:
         """Stop reading."""
@@ -99,6 +99,17 @@ class Wire:
     def lost(self) -> int:
         """Messages lost so far, told by ENOBUFS or not."""
         return lost_messages(self._sock)
+
+    async def catch_up(self) -> None:
+        """Return when everything was read that was queued when this was called.
+
+        Raises:
+            KernelError: the socket fails.
+        """
+        while not self._advance():  # noqa: ASYNC110 - it is the work; others have their turn between slices
+            await asyncio.sleep(0)
+        if self.failed.done() and not self.failed.cancelled() and (error := self.failed.exception()):
+            raise KernelError(str(error)) from error
 
     async def dump(self, request: DumpRequest, take: Take) -> bool:
         """Ask for a dump and feed its messages to `take` until it is done.
@@ -136,23 +147,26 @@ class Wire:
             return False
         raise KernelError(f"the kernel refuses to list {request}: {os.strerror(code)}")
 
-    def _readable(self) -> None:
+    def _advance(self) -> bool:
+        """Read for a slice of time; tell whether nothing is left to read."""
         try:
-            self._read_slice()
+            drained = self._read_slice()
             self._after()
         except Exception as error:  # noqa: BLE001 - handed to whoever runs us; a loop callback has no caller
             asyncio.get_running_loop().remove_reader(self._sock)
             if not self.failed.done():
                 self.failed.set_exception(error)
+            return True
+        return drained
 
-    def _read_slice(self) -> None:
+    def _read_slice(self) -> bool:
         until = time.monotonic() + SLICE_S
         receive, buffer, view = self._sock.recv_into, self._buffer, self._view
         while True:
             try:
                 size = receive(buffer, 0, socket.MSG_TRUNC)
             except BlockingIOError:
-                return
+                return True
             except InterruptedError:
                 continue
             except OSError as error:
@@ -167,7 +181,7 @@ class Wire:
                 self._whole = False
                 self._on_bad(error)
             if time.monotonic() > until:
-                return
+                return False
 
     def _datagram(self, data: bytes, size: int) -> None:
         position, end = 0, len(data)

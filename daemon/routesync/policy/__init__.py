@@ -1,6 +1,7 @@
 """Which routes are fit to be mirrored: ordered rules, first match wins, then the default.
 
-The policy is pure: it knows routes and rules, and neither the kernel nor loxilb. For each distinct header it keeps a
+The policy is pure: it knows routes and rules, and neither the kernel nor loxilb. One fact about other routes is an
+input: whether a route is a host route to the gateway of its link (`link_gateway`). For each distinct header it keeps a
 plan: the rules that the header leaves in doubt, each with the test that remains, and the verdict after them.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from routesync.names import Names
 from routesync.policy.conditions import Header, Test
@@ -35,6 +36,9 @@ class PolicyError(Exception):
         super().__init__(f"{place}: {message}; {remedy}" if remedy else f"{place}: {message}")
 
 
+_Key: TypeAlias = tuple[int, int, int | None, int, int, int, bool | None]
+
+
 class _Plan(NamedTuple):
     doubts: tuple[tuple[Test, Verdict], ...]
     final: Verdict
@@ -46,7 +50,7 @@ class Policy:
     def __init__(self, rules: tuple[Rule, ...], default: Verdict) -> None:
         self._rules = rules
         self._default = default
-        self._plans: dict[tuple[int, int, int | None, int, int, int], _Plan] = {}
+        self._plans: dict[_Key, _Plan] = {}
 
     @classmethod
     def compile(cls, settings: PolicySettings, names: Names) -> Self:
@@ -94,15 +98,24 @@ class Policy:
                 found.append(f"{place}: report is about drops, and this rule keeps")
         return tuple(found)
 
-    def evaluate(self, route: Route, interfaces: Mapping[int, str]) -> Verdict:
+    def evaluate(self, route: Route, interfaces: Mapping[int, str], *, link_gateway: bool = False) -> Verdict:
         """Say what becomes of a route.
 
         Args:
             route: the route.
             interfaces: present names of interfaces by ifindex; a hop whose interface is not in it matches no name.
+            link_gateway: whether it is a host route on a link to the gateway of another route over the same link.
         """
         prefix = route.prefix
-        key = (len(prefix.packed), prefix.length, route.table, route.protocol, route.scope, route.type)
+        key = (
+            len(prefix.packed),
+            prefix.length,
+            route.table,
+            route.protocol,
+            route.scope,
+            route.type,
+            link_gateway,
+        )
         doubts, final = self._plans.get(key) or self._plan(key)
         for test, verdict in doubts:
             if test(route, interfaces):
@@ -132,11 +145,11 @@ class Policy:
         width = _WIDTHS.get(family)
         if width is None:
             return None
-        key = (width, dst_len, None if table in (0, RT_TABLE_COMPAT) else table, protocol, scope, type_)
+        key = (width, dst_len, None if table in (0, RT_TABLE_COMPAT) else table, protocol, scope, type_, None)
         doubts, final = self._plans.get(key) or self._plan(key)
         return None if doubts else final
 
-    def _plan(self, key: tuple[int, int, int | None, int, int, int]) -> _Plan:
+    def _plan(self, key: _Key) -> _Plan:
         header = Header(*key)
         doubts: list[tuple[Test, Verdict]] = []
         final = self._default

@@ -31,6 +31,7 @@ class Header(NamedTuple):
     protocol: int
     scope: int
     type: int
+    link_gateway: bool | None  # what `evaluate` is given; None: nothing is known of it yet
 
 
 class Condition(Protocol):
@@ -201,7 +202,7 @@ class PrefixTerm:
     def shapes(self) -> frozenset[tuple[int, int]]:
         """The families and lengths that this term can match at all."""
         return frozenset(
-            shape for shape in ALL_SHAPES if self.ask(Header(*shape, None, 0, 0, 0)) is not False
+            shape for shape in ALL_SHAPES if self.ask(Header(*shape, None, 0, 0, 0, None)) is not False
         )
 
     def implies(self, other: PrefixTerm) -> bool:

@@ -1,8 +1,8 @@
-"""Conditions on a route's next hops: gateway, interface, flags.
+"""Conditions on a route's next hops (gateway, interface, flags), and whether it leads to another route's gateway.
 
-They hold when all live hops meet them (`Route.live_hops`: dead and linkdown hops of an ECMP route do not count), and
-never for a route without hops (blackhole and its like); only `gateway = false` says of those, too, that there is no
-gateway.
+Those on next hops hold when all live hops meet them (`Route.live_hops`: dead and linkdown hops of an ECMP route do not
+count), and never for a route without hops (blackhole and its like); only `gateway = false` says of those, too, that
+there is no gateway.
 """
 
 from __future__ import annotations
@@ -11,10 +11,23 @@ import fnmatch
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from routesync.policy.conditions import Answer, Condition, Header, Interfaces, Test, lies_in
+from routesync.names import SCOPES, TYPES
+from routesync.policy.conditions import (
+    ALL_SHAPES,
+    Answer,
+    Condition,
+    Header,
+    Interfaces,
+    NumberIn,
+    Test,
+    lies_in,
+)
 from routesync.route import NextHop, Prefix, Route
+
+_UNICAST: Final = TYPES["unicast"]
+_LINK: Final = SCOPES["link"]
 
 HopTest: TypeAlias = Callable[[NextHop, Interfaces], bool]
 
@@ -68,6 +81,44 @@ class GatewayIn:
         return isinstance(other, GatewayIn) and all(
             any(theirs.covers(mine) for theirs in other.networks) for mine in self.networks
         )
+
+
+def _is_link_gateway(_route: Route, _interfaces: Interfaces) -> bool:
+    raise AssertionError("a header alone leaves link_gateway open, and no route is tested by its plan")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkGateway:
+    """`link_gateway`: a host route on a link, to the gateway of another route over the same link.
+
+    The caller knows which routes those are; the header only rules most of them out (`routesync.route.link_host`).
+    """
+
+    wanted: bool
+
+    def ask(self, header: Header) -> Answer:
+        """Decide by what the caller knows, or by the shape."""
+        if (
+            header.length != header.width * 8
+            or header.type != _UNICAST
+            or (header.width == 4 and header.scope != _LINK)
+        ):
+            return not self.wanted
+        if header.link_gateway is None:
+            return _is_link_gateway
+        return header.link_gateway is self.wanted
+
+    def implies(self, other: Condition) -> bool:
+        """The same wish; or a part of the shape."""
+        if self == other or not self.wanted:
+            return self == other
+        if isinstance(other, NumberIn):
+            return other.field == "type" and _UNICAST in other.numbers
+        return other == HasGateway(wanted=False)
+
+    def shapes(self) -> frozenset[tuple[int, int]]:
+        """The families and lengths that can match at all."""
+        return frozenset({(4, 32), (16, 128)}) if self.wanted else ALL_SHAPES
 
 
 @dataclass(frozen=True, slots=True)

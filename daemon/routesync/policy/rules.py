@@ -20,7 +20,7 @@ from routesync.policy.conditions import (
     TableIn,
     all_of,
 )
-from routesync.policy.hops import GatewayIn, HasFlags, HasGateway, InterfaceLike
+from routesync.policy.hops import GatewayIn, HasFlags, HasGateway, InterfaceLike, LinkGateway
 from routesync.route import Verdict
 from routesync.settings import MatchSettings, PrefixMatch, RuleSettings, rewrite_of
 from routesync.settings.notation import MAX_U8, MAX_U32, NotationError, read_number
@@ -43,7 +43,7 @@ class Rule(NamedTuple):
         for condition in self.conditions:
             if isinstance(condition, ShapeIn):
                 shapes &= condition.shapes
-            elif isinstance(condition, PrefixIs):
+            elif isinstance(condition, PrefixIs | LinkGateway):
                 shapes &= condition.shapes()
         return shapes
 
@@ -93,6 +93,8 @@ def _conditions(match: MatchSettings, names: Names) -> Iterator[Condition]:
         yield ShapeIn(frozenset(_shapes(match)))
     if match.table is not None:
         yield TableIn(_numbers("table", match.table, names))
+    if match.link_gateway is not None:
+        yield LinkGateway(match.link_gateway)
     if match.metric is not None:
         yield MetricIn(match.metric)
     if match.flags is not None:

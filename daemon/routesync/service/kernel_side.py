@@ -119,8 +119,10 @@ class KernelSide:
         return sock is not None and not in_own_namespace(sock)
 
     def admit(self, route: Route, links: Links) -> Verdict:
-        """What the rules in force say of a route."""
-        return self._loaded.policy.evaluate(route, InterfaceNames(links))
+        """What the rules in force say of a route, by the gateways that are known now."""
+        return self._loaded.policy.evaluate(
+            route, InterfaceNames(links), link_gateway=self.source.link_gateway(route)
+        )
 
     @property
     def links(self) -> Links:
@@ -172,7 +174,7 @@ class KernelSide:
 
     def _make_source(self) -> KernelSource:
         kernel, names = self._loaded.settings.kernel, self._loaded.names
-        admit, admit_header = _rules(self._loaded.policy)
+        admit, admit_header, admit_link_gateway = _rules(self._loaded.policy)
         sock = self._socket_for(self._loaded)
         if self._sock is not None and sock is None:
             log.warning("socket_not_used", reason=f"kernel.netns is {kernel.netns}, it lives here")
@@ -180,6 +182,7 @@ class KernelSide:
             tables=resolve_tables(kernel, names),
             admit=admit,
             admit_header=admit_header,
+            admit_link_gateway=admit_link_gateway,
             receive_buffer=kernel.receive_buffer,
             audit_interval_s=kernel.audit_interval_s,
             netns=kernel.netns,
@@ -285,10 +288,13 @@ def _reading(loaded: Loaded) -> object:
     return kernel, resolve_tables(kernel, loaded.names)
 
 
-def _rules(policy: Policy) -> tuple[Admit, AdmitHeader]:
+def _rules(policy: Policy) -> tuple[Admit, AdmitHeader, Admit]:
     """A policy in the form in which the kernel side asks for it."""
 
     def admit(route: Route, links: Links) -> Verdict:
         return policy.evaluate(route, InterfaceNames(links))
 
-    return admit, policy.header_verdict
+    def admit_link_gateway(route: Route, links: Links) -> Verdict:
+        return policy.evaluate(route, InterfaceNames(links), link_gateway=True)
+
+    return admit, policy.header_verdict, admit_link_gateway

@@ -62,7 +62,7 @@ class KernelSettings(Model):
 
     tables: OneOrMany[TableWord] = Field(
         default=("main",),
-        description="Routing tables to read: names of rt_tables, or numbers. Earlier ones win.",
+        description="Routing tables to read: names of rt_tables, or numbers. Merged by prefix; earlier ones win.",
     )
     receive_buffer: int = Field(
         default=64 * 2**20,

@@ -105,6 +105,11 @@ class MatchSettings(Model):
         description="true: every hop has a gateway; false: none has; "
         "or a prefix that the gateway of every hop lies in.",
     )
+    link_gateway: bool | None = Field(
+        default=None,
+        description="Whether it is a host route to the gateway of its link: unicast, full length, no gateway, for IPv4 "
+        "scope link, and its address is the gateway of another route over the same interface.",
+    )
     interface: OneOrMany[InterfaceGlob] | None = Field(
         default=None, description="Glob of the interface's name, for every hop."
     )
@@ -135,7 +140,7 @@ class RuleSettings(Model):
         default=False,
         description='With drop, in mode "guard": take the routes that this rule drops out of the kernel, where another '
         'route reaches the same neighbour. Only for DHCP host routes: match needs protocol = "dhcp", host = true and '
-        "gateway = false.",
+        "gateway = false, or link_gateway = true.",
     )
 
     @field_validator("name")
@@ -170,18 +175,25 @@ class RuleSettings(Model):
             raise NotationError(
                 "a route that is kept is not to be removed", 'leave the key out, or set action = "drop"'
             )
-        if not (_only_dhcp(match, info) and match.host is True and match.gateway is False):
+        by_dhcp = _only(match, info, "dhcp") and match.host is True and match.gateway is False
+        to_gateway = match.link_gateway is True and (
+            match.protocol is None or _only(match, info, "dhcp", "boot")
+        )
+        if not (by_dhcp or to_gateway):
             raise NotationError(
                 "only DHCP host routes are ever removed from the kernel, and this rule could match others",
-                'write match = { protocol = "dhcp", host = true, gateway = false }, and narrow it further as you like',
+                'write match = { protocol = "dhcp", host = true, gateway = false } or '
+                'match = { protocol = ["dhcp", "boot"], link_gateway = true }, and narrow it further as you like',
             )
         return value
 
 
-def _only_dhcp(match: MatchSettings, info: ValidationInfo) -> bool:
+def _only(match: MatchSettings, info: ValidationInfo, *protocols: str) -> bool:
+    """Whether a rule matches routes of these protocols alone."""
     names = (host_names(info) or Names()).protocols
+    allowed = {PROTOCOLS[protocol] for protocol in protocols}
     return match.protocol is not None and all(
-        read_number(word, "protocol", names, MAX_U8) == PROTOCOLS["dhcp"] for word in match.protocol
+        read_number(word, "protocol", names, MAX_U8) in allowed for word in match.protocol
     )
 
 

@@ -8,7 +8,7 @@ from routesync.config import load
 from routesync.control.explain import Explained, explain
 from routesync.control.present import Words
 from routesync.kernel.details import RouteDetails
-from routesync.names import PROTOCOLS, Names
+from routesync.names import PROTOCOLS, TYPES, Names
 from routesync.route import NextHop, Prefix, Route, parse_address
 
 RULES = """
@@ -30,13 +30,16 @@ def route(prefix: str, *, protocol: str = "static", metric: int = 0, table: int 
     return Route(Prefix.parse(prefix), table, tos, metric, PROTOCOLS[protocol], 0, 1, hops)
 
 
-def explained(tmp_path: Path, *routes: Route) -> list[Explained]:
+def explained(
+    tmp_path: Path, *routes: Route, details: dict[Route, RouteDetails] | None = None
+) -> list[Explained]:
     file = tmp_path / "routesync.toml"
     file.write_text(RULES)
     names = Names()
+    policy = load(file, {}, names).policy
     return explain(
-        dict.fromkeys(routes, RouteDetails()),
-        load(file, {}, names).policy,
+        details or dict.fromkeys(routes, RouteDetails()),
+        lambda it: policy.evaluate(it, {}),
         (100, 254),
         Words(names, {2: "eth0"}),
     )
@@ -88,3 +91,45 @@ def test_what_stands_behind_says_why(tmp_path: Path) -> None:
         "stands behind, for its table comes later in [kernel] tables",
         "stands behind, for it holds for TOS 0x08 only",
     ]
+
+
+def throw(prefix: str, *, table: int, metric: int = 0) -> Route:
+    return route(prefix, table=table, metric=metric)._replace(type=TYPES["throw"], hops=())
+
+
+def test_a_throw_route_ends_the_search_in_its_own_table_only(tmp_path: Path) -> None:
+    (found,) = explained(
+        tmp_path,
+        throw("10.9.0.0/16", table=100, metric=10),
+        route("10.9.0.0/16", table=100, metric=20),
+        route("10.9.0.0/16", table=254),
+    )
+    assert [it.elected for it in found.routes] == [False, False, True]
+    assert [said.partition("stands behind, for ")[2] for said in why(found)] == [
+        "it ends the search in its table, and the next table has a route",
+        "a throw route ends the search in its table, and the next table has a route",
+        "",
+    ]
+
+
+def test_a_throw_route_that_stands_alone_is_what_there_is(tmp_path: Path) -> None:
+    (found,) = explained(tmp_path, throw("10.9.0.0/16", table=100))
+    assert [it.elected for it in found.routes] == [True]
+
+
+def test_a_route_for_some_sources_is_shown_behind_the_plain_one_whatever_its_metric(tmp_path: Path) -> None:
+    source = Prefix.parse("2001:db8:a::/48")
+    specific = route("2001:db8::/32", metric=1)._replace(source=source)
+    plain = route("2001:db8::/32", metric=1024)
+    (found,) = explained(tmp_path, specific, plain)
+    assert [(it.source_prefix, it.elected) for it in found.routes] == [(None, True), (str(source), False)]
+    assert why(found)[1].endswith("stands behind, for it is for packets from 2001:db8:a::/48 only")
+
+
+def test_a_route_whose_lifetime_is_over_is_not_used(tmp_path: Path) -> None:
+    over, other = route("2001:db8::/32", metric=1), route("2001:db8::/32", metric=1024)
+    (found,) = explained(
+        tmp_path, over, other, details={over: RouteDetails(expires_s=-3), other: RouteDetails(expires_s=9)}
+    )
+    assert [it.elected for it in found.routes] == [False, True]
+    assert "lifetime is over" in why(found)[0]

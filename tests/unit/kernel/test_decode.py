@@ -137,7 +137,7 @@ DESTINATION = attribute(1, b"\x0a\x09\x00\x00")
 def test_what_is_no_route_of_a_table_is_passed_over() -> None:
     assert decode(rtm(flags=0x200) + DESTINATION) is None  # RTM_F_CLONED: the route cache's
     assert decode(rtm(family=28)) is None  # AF_MPLS
-    assert decode(rtm(family=10, length=0, source=64)) is None  # holds for some sources only
+    assert decode(rtm(source=24) + DESTINATION) is None  # no IPv4 route is for some sources only
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,47 @@ def test_a_metric_of_zero_is_1024_for_ipv6() -> None:
     assert inet6 is not None
     assert inet is not None
     assert (inet6.metric, inet.metric) == (1024, 0)
+
+
+def test_a_route_for_some_sources_has_its_source_prefix() -> None:
+    source = attribute(2, bytes.fromhex("20010db8000100000000000000000000"))
+    route = decode(rtm(family=10, length=0, source=48) + source)
+    assert route is not None
+    assert route.source == Prefix.parse("2001:db8:1::/48")
+    plain = decode(rtm(family=10, length=0))
+    assert plain is not None
+    assert plain.source is None
+
+
+@pytest.mark.parametrize(
+    "body", [rtm(family=10, source=64), rtm(family=10, source=64) + attribute(2, b"\x20\1")]
+)
+def test_a_source_prefix_needs_its_address(body: bytes) -> None:
+    with pytest.raises(DecodeError, match="source prefix of length 64 without its address"):
+        decode(attribute_last(body))
+
+
+def attribute_last(body: bytes) -> bytes:
+    """The same for a /0, so that no destination is missing."""
+    return body[:1] + b"\0" + body[2:]
+
+
+def cacheinfo(ticks: int) -> bytes:
+    return attribute(12, struct.pack("=IIiIIIII", 0, 0, ticks, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(("ticks", "lifetime_s"), [(0, None), (150, 1.5), (-2700, -27.0)])
+def test_a_lifetime_is_told_beside_the_route(ticks: int, lifetime_s: float | None) -> None:
+    decoder = RouteDecoder(lambda _number: None)
+    destination = attribute(1, bytes.fromhex("20010db8000e") + bytes(10))
+    body = rtm(family=10, length=48) + attribute(15, struct.pack("=I", 254)) + destination + cacheinfo(ticks)
+    for _ in range(2):  # what was read before makes no difference
+        route = decoder.decode(body, 0, len(body))
+        assert route == decode(body)
+        assert decoder.lifetime_s == lifetime_s
+    other = rtm(family=10, length=48) + attribute(15, struct.pack("=I", 254)) + destination + cacheinfo(0)
+    decoder.decode(other, 0, len(other))
+    assert decoder.lifetime_s is None
 
 
 def test_an_encapsulation_is_recognised_also_on_one_hop_of_several() -> None:

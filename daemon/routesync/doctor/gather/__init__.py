@@ -34,6 +34,7 @@ from routesync.doctor.gather.peers import ask_local, ask_target
 from routesync.doctor.gather.state import find_daemon, read_state
 from routesync.kernel import TableReading
 from routesync.plan import Fate, TargetInput, make_plan
+from routesync.route import leads_to_gateway, link_gateways
 from routesync.service.target_parts import target_rules
 from routesync.settings import Settings, resolve_tables
 
@@ -97,10 +98,13 @@ def _host_routes(loaded: Loaded, reading: TableReading | None) -> tuple[JudgedRo
     if reading is None:
         return ()
     names = {ifindex: link.name for ifindex, link in reading.links.items()}
+    gateways = link_gateways(reading.routes)
     return tuple(
-        JudgedRoute(route, loaded.policy.evaluate(route, names))
+        JudgedRoute(
+            route, loaded.policy.evaluate(route, names, link_gateway=leads_to_gateway(route, gateways))
+        )
         for route in reading.routes
-        if is_dhcp_host_route(route)
+        if is_dhcp_host_route(route, gateways)
     )
 
 
@@ -116,7 +120,7 @@ def _wanted(
         for target in loaded.settings.targets
     ]
     names = {ifindex: link.name for ifindex, link in reading.links.items()}
-    for planned in make_plan(reading.routes, names, loaded.policy, tables, inputs).routes:
+    for planned in make_plan(reading.valid, names, loaded.policy, tables, inputs).routes:
         for end in planned.targets:
             if end.fate is Fate.POST:
                 counts[end.target, planned.route.prefix.family.label] += 1
