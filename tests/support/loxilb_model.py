@@ -567,4 +567,4 @@ class LoxilbModel:
     def _put_row(self, prefix: Prefix, gateways: tuple[Address, ...], flags: str, protocol: int) -> None:
         named = not self._old and protocol < len(_PROTOCOL_WORDS)
         word = _PROTOCOL_WORDS[protocol] if named else str(protocol)
-        self._rows[prefix] = InventoryRow(prefix, gateways, frozenset(flags.split()), word)
+        self._rows[prefix] = InventoryRow(gateways, frozenset(flags.split()), word)
