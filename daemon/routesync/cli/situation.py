@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from routesync.cli.output import complain
 from routesync.config import Loaded
 from routesync.kernel import KernelError, TableReading, read_table
 from routesync.loxilb.errors import LoxilbError
-from routesync.mirror.ledger import read_owned
+from routesync.mirror.ledger import LedgerError, read_owned
 from routesync.names import Names
 from routesync.plan import Plan, TargetInput, make_plan
 from routesync.route import Address, Prefix
@@ -45,10 +44,7 @@ def read_situation(file: Path, state: Path, *, contact: bool) -> Situation | int
     targets = asyncio.run(_inputs(loaded, state, contact=contact))
     interfaces = {ifindex: link.name for ifindex, link in reading.links.items()}
     return Situation(
-        file,
-        loaded.names,
-        reading,
-        make_plan(reading.valid, interfaces, loaded.policy, tables, targets, addresses=reading.addresses),
+        file, loaded.names, reading, make_plan(reading.routes, interfaces, loaded.policy, tables, targets)
     )
 
 
@@ -62,16 +58,15 @@ async def _inputs(loaded: Loaded, state: Path, *, contact: bool) -> list[TargetI
 async def _input(target: TargetSettings, state: Path, *, contact: bool) -> TargetInput:
     owned: Mapping[Prefix, Address] = {}
     error = None
-    inventory = ends = version = None
+    inventory = None
     try:
         owned = read_owned(state, target.name)
-    except (sqlite3.Error, ValueError) as problem:
+    except LedgerError as problem:
         error = f"the ledger cannot be read: {problem}"
     if contact:
         try:
             async with make_client(target) as client:
-                version = await client.version()
-                inventory, ends = await client.inventory(), client.ends
+                inventory = await client.inventory()
         except LoxilbError as problem:
             error = str(problem)
-    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error, ends, version)
+    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error)

@@ -71,7 +71,7 @@ def reachable(facts: Facts) -> Iterator[Finding]:
                 Level.FAIL,
                 f"{target.name} ({target.url}) denies access: {target.error}",
                 "Nothing is mirrored into it. loxilb wants its token as it is, without the word Bearer.",
-                ("set token_file of the target to a file with the token that its --manualtoken names",),
+                ("token_file of the target is to hold what the file of loxilb's --manualtoken holds",),
                 subject,
             )
         elif target.error is not None:

@@ -6,13 +6,15 @@ No pacing and no retries here: the caller decides when and whether. Every failur
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 from routesync.loxilb import errors, wire
 from routesync.loxilb.answer import Answer
@@ -25,8 +27,9 @@ OK: Final = "ok"
 METHODS: Final = ("POST", "DELETE", "GET")
 _JSON: Final = "Content-Type: application/json"
 _COMMON: Final = ("Accept: application/json", "User-Agent: routesync")
-
-T = TypeVar("T")
+_BEFORE_0_9_8: Final = b'{"version":"before 0.9.8"}'
+_MISSING: Final = "no token was sent: set token_file for this target"
+_WRONG: Final = "it does not accept the token that was sent: correct token_file, or token, of this target"
 
 
 class LoxilbClient:
@@ -80,6 +83,16 @@ class LoxilbClient:
         await self._http.close()
 
     @property
+    def ends(self) -> tuple[Address, Address] | None:
+        """Our address and the target's, of a TCP connection that is open; None: none is, or it is a Unix socket."""
+        return self._http.ends
+
+    @property
+    def generation(self) -> int:
+        """Connections made so far."""
+        return self._http.generation
+
+    @property
     def unbroken(self) -> bool:
         """Whether since `mark` a connection was open all the time: it was not started anew meanwhile."""
         return self._http.unbroken
@@ -113,10 +126,21 @@ class LoxilbClient:
     async def inventory(self) -> wire.Inventory:
         """Read its table. Dangerous while it ingests (it can crash): the caller sees to the quiet.
 
+        The answer is taken apart in steps of a few milliseconds, between which others have their turn.
+
         Raises:
             LoxilbError: see its subclasses.
         """
-        return await self._get("/config/route/all", wire.parse_inventory)
+        request = "GET /config/route/all"
+        with self._counting("GET"):
+            steps = wire.read_inventory(await self._get(request), request)
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    inventory: wire.Inventory = end.value
+                    return inventory
+                await asyncio.sleep(0)
 
     async def ports(self) -> tuple[wire.Port, ...]:
         """Read the links of its namespace.
@@ -124,7 +148,9 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        return await self._get("/config/port/all", wire.parse_ports)
+        request = "GET /config/port/all"
+        with self._counting("GET"):
+            return wire.parse_ports(await self._get(request), request)
 
     async def version(self) -> str:
         """Its version, or "before 0.9.8" where it does not know the question.
@@ -132,48 +158,55 @@ class LoxilbClient:
         Raises:
             LoxilbError: see its subclasses.
         """
-        version = await self._get("/version", _read_version, absent="before 0.9.8")
-        return version or "unknown"
+        request = "GET /version"
+        with self._counting("GET"):
+            return wire.parse_version(await self._get(request, absent=_BEFORE_0_9_8), request)
 
     async def _change(self, method: str, path: str, body: bytes, prefix: Prefix) -> None:
-        try:
+        with self._counting(method):
             self._renew_credentials()
-            began = time.perf_counter()
-            try:
-                answer = await self._http.send(self._head(method, path) if path else self._post_head, body)
-            except (errors.NotSent, errors.OutcomeUnknown) as error:
-                raise type(error)(f"{method} {prefix}: {error}") from None
-            finally:
-                self.durations[method].observe(time.perf_counter() - began)
+            head = self._head(method, path) if path else self._post_head
+            answer = await self._send(method, f"{method} {prefix}", head, body)
             if answer not in wire.SUCCESSES:
-                wire.judge(f"{method} {prefix}", answer.status, answer.body)
+                try:
+                    wire.judge(f"{method} {prefix}", answer.status, answer.body)
+                except errors.AccessDenied as denied:
+                    raise self._denied(f"{method} {prefix}", denied.status, denied.words) from None
+
+    async def _get(self, request: str, *, absent: bytes | None = None) -> bytes:
+        """Ask for something and return the body; `absent`, where it is given, is what a 404 means."""
+        self._renew_credentials()
+        answer = await self._send("GET", request, self._head(*request.split(" ", 1)), b"")
+        if answer.status == 404 and absent is not None:
+            return absent
+        if answer.status != 200:
+            words = wire.excerpt(answer.body)
+            if answer.status in {401, 403} or "invalid token" in words:
+                raise self._denied(request, answer.status, words)
+            raise errors.OutcomeUnknown(f"{request}: HTTP {answer.status}: {words}")
+        return answer.body
+
+    async def _send(self, method: str, request: str, head: bytes, body: bytes) -> Answer:
+        began = time.perf_counter()
+        try:
+            return await self._http.send(head, body)
+        except (errors.NotSent, errors.OutcomeUnknown) as error:
+            raise type(error)(f"{request}: {error}") from None
+        finally:
+            self.durations[method].observe(time.perf_counter() - began)
+
+    @contextmanager
+    def _counting(self, method: str) -> Iterator[None]:
+        try:
+            yield
         except errors.LoxilbError as error:
             self.requests[method, error.outcome] += 1
             raise
         self.requests[method, OK] += 1
 
-    async def _get(self, path: str, read: Callable[[bytes, str], T], *, absent: T | None = None) -> T:
-        """Ask for something and read the answer; `absent`, where it is given, is what a 404 means."""
-        request = f"GET {path}"
-        try:
-            self._renew_credentials()
-            began = time.perf_counter()
-            try:
-                answer = await self._http.send(self._head("GET", path))
-            except (errors.NotSent, errors.OutcomeUnknown) as error:
-                raise type(error)(f"{request}: {error}") from None
-            finally:
-                self.durations["GET"].observe(time.perf_counter() - began)
-            if answer.status == 404 and absent is not None:
-                value = absent
-            else:
-                self._expect_ok(request, answer)
-                value = read(answer.body, request)
-        except errors.LoxilbError as error:
-            self.requests["GET", error.outcome] += 1
-            raise
-        self.requests["GET", OK] += 1
-        return value
+    def _denied(self, request: str, status: int, words: str) -> errors.AccessDenied:
+        remedy = _WRONG if self._credentials else _MISSING
+        return errors.AccessDenied(request, status, words, remedy)
 
     def _head(self, method: str, path: str, *fields: str) -> bytes:
         return self._http.head(method, BASE_PATH + path, *_COMMON, *self._credentials, *fields)
@@ -187,17 +220,3 @@ class LoxilbClient:
         self._known_token = token
         self._credentials = (f"Authorization: {token}",) if token else ()
         self._post_head = self._head("POST", "/config/route", _JSON)
-
-    @staticmethod
-    def _expect_ok(request: str, answer: Answer) -> None:
-        if answer.status != 200:
-            words = answer.body[:80].decode("ascii", "replace")
-            if answer.status in {401, 403} or "invalid token" in words:
-                raise errors.AccessDenied(request, answer.status, words)
-            raise errors.OutcomeUnknown(f"{request}: HTTP {answer.status}: {words}")
-
-
-def _read_version(body: bytes, what: str) -> str:
-    answer = wire.decode(body, what)
-    version = answer.get("version") if isinstance(answer, dict) else None
-    return str(version or "")

@@ -11,7 +11,7 @@
           ├── NextHopUnreachable  the gateway is off-link there, or its link is down
           ├── InvalidRequest      this prefix or gateway will never be taken
           ├── Unexplained         no, without a word why (before v0.9.8.5): only its table can tell
-          └── AccessDenied        the token is wrong or missing
+          └── AccessDenied        the token is wrong or missing (the message says which)
 
 loxilb's answers are read in this order: `result` first (up to v0.9.8.4 errors came with status 200), then the status,
 then the kernel's words. A 5xx without words that are known is OutcomeUnknown.
@@ -54,8 +54,8 @@ class Rejected(LoxilbError):  # noqa: N818
 
     outcome = "rejected"
 
-    def __init__(self, request: str, status: int, words: str) -> None:
-        super().__init__(f"{request}: {words} (HTTP {status})")
+    def __init__(self, request: str, status: int, words: str, remedy: str = "") -> None:
+        super().__init__(f"{request}: {words} (HTTP {status})" + (f"; {remedy}" if remedy else ""))
         self.status = status
         self.words = words
 
@@ -91,6 +91,6 @@ class Unexplained(Rejected):
 
 
 class AccessDenied(Rejected):
-    """The token or login is wrong or missing."""
+    """The token or login is wrong or missing; the message says which, and what to do."""
 
     outcome = "denied"

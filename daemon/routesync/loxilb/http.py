@@ -17,14 +17,16 @@ import ssl
 from collections import deque
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from routesync.loxilb import errors
 from routesync.loxilb.answer import Answer, AnswerReader
 from routesync.route import Address, parse_address
+from routesync.url import BaseUrl
 
 IDLE_CLOSE_S: Final = 8.0
 """Below loxilb's 10 s, so that a connection is not used at the moment in which it is closed."""
+
+_V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 class _Broken(Exception):  # noqa: N818 (a value between two functions here)
@@ -51,14 +53,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def ends(self) -> tuple[Address, Address] | None:
-        """Our address and the server's; None: no TCP."""
-        if self._transport is None:
+        """Our address and the server's; None: it is not open, or not over TCP."""
+        if self._transport is None or self._transport.is_closing():
             return None
-        names = (self._transport.get_extra_info("sockname"), self._transport.get_extra_info("peername"))
-        if not all(isinstance(name, tuple) for name in names):
-            return None
-        ours, theirs = (parse_address(name[0].partition("%")[0]) for name in names)
-        return ours, theirs
+        names = (self._transport.get_extra_info(name) for name in ("sockname", "peername"))
+        addresses = [_address(name[0]) for name in names if isinstance(name, tuple)]
+        return (addresses[0], addresses[1]) if len(addresses) == 2 else None
 
     async def exchange(self, request: bytes, within_s: float) -> Answer:
         """Send a request and wait for its answer.
@@ -140,7 +140,7 @@ class Http:
     Args:
         url: of the server, `http` or `https`, with a path that all requests begin with or none.
         tls: how to speak TLS, for `https`; the system's authorities by default.
-        server_name: the name that its certificate is to have; that of the host by default.
+        server_name: the name that its certificate is to have; the host by default, without its zone.
         unix_socket: reach it through this socket instead of TCP.
         connect_timeout_s: how long connecting may take.
         request_timeout_s: how long an answer may take.
@@ -156,31 +156,24 @@ class Http:
         connect_timeout_s: float,
         request_timeout_s: float,
     ) -> None:
-        parts = urlsplit(url)
-        self._url = url
-        self._host = parts.hostname or ""
-        self._secure = parts.scheme == "https"
-        self._port = parts.port or (443 if self._secure else 80)
-        self._authority = parts.netloc.rpartition("@")[2]
-        self._base = parts.path.rstrip("/")
-        self._tls = (tls or ssl.create_default_context()) if self._secure else None
-        self._server_name = server_name
+        self._url = BaseUrl.parse(url)
+        secure = self._url.scheme == "https"
+        self._port = self._url.port or (443 if secure else 80)
+        self._tls = (tls or ssl.create_default_context()) if secure else None
+        self._server_name = (server_name or self._url.host) if secure else None
         self._unix_socket = unix_socket
         self._connect_timeout_s = connect_timeout_s
         self._request_timeout_s = request_timeout_s
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
+        self.generation = 0
+        """Connections made so far."""
         self.unbroken = False
         """Whether since `mark` at least one connection was open all the time, so that the server is still the same."""
 
-    @property
-    def ends(self) -> tuple[Address, Address] | None:
-        """Our address and the server's, of a connection that is open; None: none is, or no TCP."""
-        return next((connection.ends for connection in self._all if connection.open), None)
-
     def head(self, method: str, path: str, *fields: str) -> bytes:
         """The beginning of a request: all but the length of its body."""
-        lines = [f"{method} {self._base}{path} HTTP/1.1", f"Host: {self._authority}", *fields]
+        lines = [f"{method} {self._url.path}{path} HTTP/1.1", f"Host: {self._url.authority}", *fields]
         return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
     async def send(self, head: bytes, body: bytes = b"") -> Answer:
@@ -201,6 +194,11 @@ class Http:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         return answer
+
+    @property
+    def ends(self) -> tuple[Address, Address] | None:
+        """Our address and the server's, of a TCP connection that is open; None: there is none."""
+        return next((ends for connection in self._all if (ends := connection.ends) is not None), None)
 
     def mark(self) -> None:
         """From now on `unbroken` tells whether the server may have been started anew."""
@@ -229,6 +227,9 @@ class Http:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
+        zone = self._url.zone
+        if zone and not zone.isdecimal() and zone not in {name for _, name in socket.if_nameindex()}:
+            raise self._not_sent(f"there is no interface {zone} here")
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 if self._unix_socket is not None:
@@ -236,15 +237,15 @@ class Http:
                         Connection,
                         str(self._unix_socket),
                         ssl=self._tls,
-                        server_hostname=(self._server_name or self._host) if self._tls else None,
+                        server_hostname=self._server_name,
                     )
                 else:
                     _, connection = await loop.create_connection(
                         Connection,
-                        self._host,
+                        self._url.place,
                         self._port,
                         ssl=self._tls,
-                        server_hostname=(self._server_name or self._host) if self._tls else None,
+                        server_hostname=self._server_name,
                         happy_eyeballs_delay=0.25,
                     )
         except TimeoutError:
@@ -252,11 +253,18 @@ class Http:
         except (OSError, ValueError) as error:
             raise self._not_sent(_words(error)) from None
         self._all.add(connection)
+        self.generation += 1
         connection.lost.add_done_callback(lambda _: self._forget(connection))
         return connection
 
     def _not_sent(self, why: str) -> errors.NotSent:
         return errors.NotSent(f"cannot connect to {self._url}: {why}")
+
+
+def _address(text: str) -> Address:
+    """Read an address as a socket names it: perhaps with a zone, or IPv4 mapped into IPv6."""
+    address = parse_address(text.partition("%")[0])
+    return Address(address[12:]) if address.startswith(_V4_MAPPED) else address
 
 
 def _words(error: Exception) -> str:

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from routesync.kernel import Link
 from routesync.loxilb.wire import Port
 from routesync.mirror.state import Request
+from routesync.mirror.witness import posted_metric
 from routesync.names import PROTOCOLS, TABLES
 from routesync.route import Address, Candidate, Family, Prefix, Route
 
@@ -94,8 +95,8 @@ class KernelEvents(Protocol):
     def overruns(self) -> int:
         """How often events were lost."""
 
-    async def catch_up(self) -> None:
-        """Return when everything was read that the kernel had queued before the call."""
+    async def catch_up(self) -> bool:
+        """Return when everything was read that the kernel had queued before the call; False: it cannot be read now."""
 
     def elected(self, prefix: Prefix) -> Candidate | None:
         """The best route of a prefix."""
@@ -130,27 +131,27 @@ class PostedRoutes:
 
     async def shared(self, request: Request) -> bool | None:
         """After its 2xx: whether the target shares our namespace; None: events were lost, so this one did not tell."""
-        await self._events.catch_up()
+        caught_up = await self._events.catch_up()
         self._posting = None
         if self._held_before is not None and self._held_before == self._holds_key(request.prefix):
             return False
         if self._came_up:
             return True
-        return None if self._events.overruns != self._overruns else False
+        return False if caught_up and self._events.overruns == self._overruns else None
 
     def _holds_key(self, prefix: Prefix) -> Candidate | None:
         candidate = self._events.elected(prefix)
         if candidate is None:
             return None
         route = candidate.route
-        same_key = route.table == _MAIN and not route.tos and route.metric == _metric(prefix)
+        same_key = route.table == _MAIN and not route.tos and route.metric == posted_metric(prefix)
         return candidate if same_key else None
 
     def _as_posted(self, route: Route, prefix: Prefix, gateway: Address) -> bool:
         """Whether a route looks as one that loxilb makes of our POST."""
         return (
             route.prefix == prefix
-            and route.metric == _metric(prefix)
+            and route.metric == posted_metric(prefix)
             and PROTOCOL_NAMES.get(route.protocol) in self._protocols()
             and len(route.hops) == 1
             and route.hops[0].gateway == gateway
@@ -158,7 +159,3 @@ class PostedRoutes:
             and not route.tos
         )
 
-
-def _metric(prefix: Prefix) -> int:
-    """What a route has that is posted without a metric."""
-    return 0 if prefix.family is Family.INET else 1024

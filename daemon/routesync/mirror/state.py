@@ -112,6 +112,8 @@ class Answer(Enum):
     DENIED = auto()  # the token is wrong or missing
 
 
+_EXISTS: Final = frozenset({Answer.EXISTS, Answer.UNEXPLAINED})
+"""Old versions do not say why they refuse a POST: for one of a route that was seen there, it is taken as 409."""
 _NO_ANSWER: Final = frozenset({Answer.UNKNOWN, Answer.NOT_SENT, Answer.DENIED})
 
 
@@ -872,7 +874,7 @@ class MirrorState:
         state.gap_since = None
         if answer in _NO_ANSWER:
             self._failed(prefix, state, outcome.words, now)
-        elif answer in {Answer.EXISTS, Answer.UNEXPLAINED}:
+        elif answer in _EXISTS:
             self._exists(prefix, state, outcome, now, ours_before=ours_before)
         else:
             self._refused(prefix, state, gateway, outcome, now)
@@ -954,7 +956,7 @@ class MirrorState:
             self._failed(prefix, state, outcome.words, now)
             return None
         self.bucket.give_back(now, request.tokens)
-        if answer is Answer.EXISTS:
+        if answer in _EXISTS:
             self.proved_at = now
             state.failures, state.error, state.retry_at = 0, "", NEVER
             if prefix in self.repairs.losses:
@@ -982,7 +984,7 @@ class MirrorState:
             self._created(prefix, state, owned, now, clean=prefix not in self.inventory.rows or state.clean)
             tokens -= 1
             proved = prefix.family is Family.INET or (state.clean and not prefix.is_default)
-        elif answer is Answer.EXISTS:
+        elif answer in _EXISTS:
             proof = self._proof(prefix, state, owned, now)
             proved, still = proof is _Proof.SHOWN, still and proof is not _Proof.STALE
         if still and proved:
@@ -996,7 +998,7 @@ class MirrorState:
         self.bucket.give_back(now, tokens)
         if not still:
             return None
-        if answer in {Answer.CREATED, Answer.EXISTS}:
+        if answer is Answer.CREATED or answer in _EXISTS:
             self._leave_behind(prefix, state, self._describe(prefix), now)
         else:
             self._failed(prefix, state, f"it cannot be proved ours: {outcome.words}", now)

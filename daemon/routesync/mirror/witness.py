@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
@@ -31,6 +31,14 @@ _LINK: Final = SCOPES["link"]
 
 def _keep_all(_route: Route, _links: Links) -> Verdict:
     return _KEEP
+
+
+OnChange = Callable[[Prefix, bool], None]
+
+
+def posted_metric(prefix: Prefix) -> int:
+    """What a route has that is posted without a metric."""
+    return 0 if prefix.family is Family.INET else 1024
 
 
 class Witness:
@@ -57,27 +65,53 @@ class Witness:
 
     def first(self, prefix: Prefix) -> Route | None:
         """The route that a DELETE of this prefix would take: the first that is not of scope link (IPv4)."""
-        for route, _ in self._seen.get(prefix, ()):
-            if not (route.scope == _LINK and prefix.family is Family.INET) and not route.tos:
-                return route
-        return None
+        return next(self._takeable(prefix), None)
 
     def shows(self, prefix: Prefix, gateway: Address) -> bool:
-        """Whether that route is as one of ours with this gateway would be."""
+        """Whether that route looks as ours with this gateway would."""
         route = self.first(prefix)
+        return route is not None and self._as_ours(route, gateway)
+
+    def only_ours(self, prefix: Prefix, gateway: Address) -> bool:
+        """Whether ours is the only route of the prefix with its metric or a lower one, and has one hop."""
+        rivals = [route for route in self._takeable(prefix) if route.metric <= posted_metric(prefix)]
+        return len(rivals) == 1 and self._as_ours(rivals[0], gateway)
+
+    def holds(self, prefix: Prefix, gateway: Address) -> bool:
+        """Whether a route of the prefix, or a hop of one, has this gateway."""
+        return any(hop.gateway == gateway for route in self._takeable(prefix) for hop in route.hops)
+
+    def others(self, prefix: Prefix, gateway: Address) -> bool:
+        """Whether the prefix has a route that does not look as ours with this gateway would."""
+        return any(not self._as_ours(route, gateway) for route in self._takeable(prefix))
+
+    def _takeable(self, prefix: Prefix) -> Iterator[Route]:
+        """The routes that DELETE could take, in its order: none of scope link (IPv4)."""
+        for route, _ in self._seen.get(prefix, ()):
+            if not (route.scope == _LINK and prefix.family is Family.INET) and not route.tos:
+                yield route
+
+    def _as_posted(self, route: Route) -> bool:
+        return any(self._as_ours(route, hop.gateway) for hop in route.hops if hop.gateway is not None)
+
+    def _as_ours(self, route: Route, gateway: Address) -> bool:
         protocols = _STATIC if self.honours_static else _STATIC_OR_BOOT
         return (
-            route is not None
-            and route.protocol in protocols
+            route.protocol in protocols
+            and route.metric == posted_metric(route.prefix)
             and len(route.hops) == 1
             and route.hops[0].gateway == gateway
         )
 
-    async def run(self, on_change: Callable[[Prefix], None]) -> None:
-        """Follow it, for good; `on_change` is told each prefix that changed.
+    async def run(self, on_change: OnChange) -> None:
+        """Follow it for good.
 
-        A container that is made anew has another namespace under the same name: then the old one's routes are
-        forgotten, and each is told as changed.
+        Args:
+            on_change: is called with each prefix that changed, and whether a route of another writer went from it. (Our
+                own gateway is not known here: any route that does not look as one that loxilb makes of a POST.)
+
+        A container that is created again has another namespace under the same name: then the routes of the old one are
+        forgotten, and each is reported as changed.
         """
         retry_s = RETRY_FIRST_S
         while True:
@@ -105,7 +139,7 @@ class Witness:
                 await asyncio.gather(reader, return_exceptions=True)
             await asyncio.sleep(retry_s)
 
-    async def _take(self, source: KernelSource, on_change: Callable[[Prefix], None]) -> None:
+    async def _take(self, source: KernelSource, on_change: OnChange) -> None:
         before, self._seen = self._seen, dict(await source.changes())
         self._ready = True
         log.info(
@@ -113,11 +147,12 @@ class Witness:
         )
         self.trouble = None
         for prefix in {**before, **self._seen}:
-            on_change(prefix)
+            on_change(prefix, False)
         while True:
             for prefix, candidates in (await source.changes()).items():
+                gone = [it for it in self._seen.get(prefix, ()) if it not in candidates]
                 if candidates:
                     self._seen[prefix] = candidates
                 else:
                     self._seen.pop(prefix, None)
-                on_change(prefix)
+                on_change(prefix, any(not self._as_posted(candidate.route) for candidate in gone))

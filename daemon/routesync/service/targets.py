@@ -19,7 +19,7 @@ import structlog
 from routesync.config import Loaded
 from routesync.events.models import EventSink
 from routesync.events.table import Table as EventTable
-from routesync.kernel import InterfaceAddress, Links
+from routesync.kernel import InterfaceAddress, KernelError, Links
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger
@@ -76,9 +76,13 @@ class KernelNode(OwnNode):
         """See `KernelEvents`."""
         return self._kernel.source.stats.overruns
 
-    async def catch_up(self) -> None:
+    async def catch_up(self) -> bool:
         """See `KernelEvents`."""
-        await self._kernel.source.catch_up()
+        try:
+            await self._kernel.source.catch_up()
+        except KernelError:
+            return False
+        return True
 
 
 class Targets:
@@ -201,6 +205,12 @@ class Targets:
         for name, held in self._held.items():
             held.settings = active[name]
             held.reconciler.reconfigure(target_rules(held.settings), target_limits(held.settings))
+        self.look_for_orphans()
+
+    def load_ledger(self) -> None:
+        """Claim what the ledger knows of earlier runs: it could be read only now."""
+        for held in self._held.values():
+            held.reconciler.load_ledger()
         self.look_for_orphans()
 
     def look_for_orphans(self) -> None:

@@ -65,7 +65,9 @@ class TargetSettings(Model):
     """One loxilb to mirror into."""
 
     name: Name = Field(description="Names the target in topics, events, metrics and commands; unique.")
-    url: Url = Field(description="Base of its REST API, e.g. http://192.168.10.20:11111")
+    url: Url = Field(
+        description="Base of its REST API, e.g. http://192.168.10.20:11111 or http://[fe80::1%25eth0]:11111"
+    )
     token: SecretStr | None = Field(
         default=None,
         min_length=1,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from routesync.settings.notation import NotationError, read_text, shown
+from routesync.url import BaseUrl
 
 _HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -32,7 +32,7 @@ def read_host(value: object) -> str:
 
 
 def read_url(value: object) -> str:
-    """Read the base URL of an HTTP API; a slash at the end is dropped.
+    """Read the base URL of an HTTP API; a slash at the end is dropped, a zone is written as in RFC 6874.
 
     Raises:
         NotationError: no http or https URL with a host; credentials, query or fragment in it (these are not echoed).
@@ -41,26 +41,26 @@ def read_url(value: object) -> str:
     example = "write it like http://192.168.10.20:11111"
     if any(char.isspace() or not char.isprintable() for char in text):
         raise NotationError("there is white space or a control character in the URL", example)
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise NotationError("this is no URL: its host or port cannot be read", example) from None
-    if "@" in parts.netloc:
+    scheme, _, rest = text.partition("://")
+    if "@" in re.split("[/?#]", rest)[0]:
         raise NotationError(
             "there are credentials in the URL", "leave them out, and use 'token' or 'token_file'"
         )
-    if parts.scheme not in ("http", "https") or not host:
+    if scheme.lower() not in ("http", "https") or not rest:
         raise NotationError(f"{shown(text)} is no http or https URL", example)
-    if parts.query or parts.fragment or "?" in text or "#" in text:
+    if "?" in text or "#" in text:
         raise NotationError("there is a query or fragment in the URL", example)
-    if port == 0:
+    try:
+        url = BaseUrl.parse(text)
+    except ValueError as error:
+        raise NotationError(f"this is no URL: {error}", example) from None
+    if url.port == 0:
         raise NotationError("port 0 cannot be connected to", example)
     try:
-        read_host(host)
+        read_host(url.host)
     except NotationError as error:
         raise NotationError(error.message, example) from None
-    return text.rstrip("/")
+    return str(url) if url.zone else text.rstrip("/")
 
 
 def read_netns(value: object) -> str:

@@ -94,13 +94,56 @@ def test_an_inventory_is_read_row_by_row_and_odd_rows_are_counted() -> None:
     ).encode()
     inventory = wire.parse_inventory(body, "GET")
     assert inventory.unreadable == 4
+    assert inventory.first_unreadable == '{"destinationIPNet": "10.3.0.0/40"}'
     assert inventory.rows[Prefix.parse("10.1.0.0/24")].gateways == (parse_address("192.168.10.1"),)
     assert len(inventory.rows[Prefix.parse("10.2.0.0/24")].gateways) == 2
     assert inventory.rows[Prefix.parse("2001:db8::/32")].protocol == "4"
     assert inventory.rows[Prefix.parse("192.168.10.0/24")].gateways == ()
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'{"routeAttr":{}}', b'{"routeAttr":"x"}', b"\xff"])
+def test_rows_that_say_the_same_of_their_prefixes_are_one() -> None:
+    row = {"flags": "Ind", "gateway": "192.168.10.1", "protocol": "static"}
+    body = json.dumps(
+        {"routeAttr": [row | {"destinationIPNet": f"10.{n}.0.0/16"} for n in range(9)]}
+    ).encode()
+    rows = wire.parse_inventory(body, "GET").rows
+    assert len(rows) == 9
+    assert len({id(row) for row in rows.values()}) == 1
+
+
+def test_a_table_is_read_in_steps_of_so_many_rows() -> None:
+    rows = [{"destinationIPNet": f"10.{n >> 8}.{n & 255}.0/24"} for n in range(3 * wire.ROWS_A_SLICE)]
+    body = json.dumps({"routeAttr": rows}).encode()
+    assert len(list(wire.read_inventory(body, "GET"))) == 3
+    assert len(wire.parse_inventory(body, "GET").rows) == len(rows)
+
+
+def test_the_sample_of_an_unreadable_row_is_short_and_harmless() -> None:
+    body = b'{"routeAttr":[ {"destinationIPNet":\n"\\u001b[2J\xe2\x80\xae' + b"x" * 9000 + b'"},{"a":1} ]}'
+    inventory = wire.parse_inventory(body, "GET")
+    assert inventory.unreadable == 2
+    assert inventory.first_unreadable.startswith('{"destinationIPNet": "\\u001b[2J\\u202exxx')
+    assert len(inventory.first_unreadable) <= 101
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'{"routeAttr":{}}',
+        b'{"routeAttr":"x"}',
+        b"\xff",
+        b'{"routeAttr":[]',
+        b'{"routeAttr":[}',
+        b'{"routeAttr":[{}{}]}',
+        b'{"routeAttr":[]}}',
+        b'{"routeAttr" []}',
+        b'{"routeAttr":[],5}',
+        b"{5:[]}",
+    ],
+)
 def test_a_body_that_is_no_inventory_is_an_unknown_outcome(body: bytes) -> None:
     with pytest.raises(errors.OutcomeUnknown):
         wire.parse_inventory(body, "GET")
@@ -148,3 +191,22 @@ def test_ports_are_read_with_what_identifies_a_link() -> None:
         wire.Port("eth0", 2, "aa:bb:cc:00:11:22"),
         wire.Port("vlan3801", -1, ""),
     )
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "routeAttr\u00e9", "z"]), _json), st.lists(_json), st.booleans())
+def test_the_rows_of_a_table_are_those_that_json_reads(
+    others: dict[str, object],
+    rows: list[object],
+    indented: bool,  # noqa: FBT001 (drawn)
+) -> None:
+    keys = sorted([*others, "routeAttr"])
+    text = json.dumps({key: others.get(key, rows) for key in keys}, indent=1 if indented else None)
+    assert [value for value, _, _ in wire._elements(text, "routeAttr")] == rows
+    assert [json.loads(text[begin:end]) for _, begin, end in wire._elements(text, "routeAttr")] == rows

@@ -46,7 +46,7 @@ class Scripted:
     async def inventory(self) -> Inventory:
         self.inventories += 1
         prefix = Prefix.parse("10.0.0.0/8")
-        return Inventory({prefix: InventoryRow(prefix, (), frozenset({"Self"}), "unspec")}, 0)
+        return Inventory({prefix: InventoryRow((), frozenset({"Self"}), "unspec")}, 0)
 
 
 class Making:
