@@ -97,11 +97,6 @@ class LoxilbClient:
         """Whether since `mark` a connection was open all the time: it was not started anew meanwhile."""
         return self._http.unbroken
 
-    @property
-    def ends(self) -> tuple[Address, Address] | None:
-        """Our address and loxilb's, of an open connection; None: none is open, or no TCP."""
-        return self._http.ends
-
     def mark(self) -> None:
         """From now on `unbroken` tells whether it may have been started anew."""
         self._http.mark()

@@ -224,7 +224,8 @@ class TargetFacts(NamedTuple):
             way = ReturnPath(
                 max(both, default=-1),
                 row_of_theirs is not None
-                and row_of_theirs.prefix.is_host
+                and theirs is not None
+                and theirs.is_host
                 and row_of_theirs.flags >= {"Host", "Interface"}
                 and not row_of_theirs.gateways,
                 row_of_theirs.gateways if row_of_theirs is not None else None,

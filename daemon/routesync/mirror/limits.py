@@ -59,10 +59,13 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float, count: int = 1) -> float:
-        """Take tokens and return 0, or return the seconds until there are enough; more than the burst is never asked."""
+        """Take tokens and return 0, or return the seconds until there are enough.
+
+        More tokens than fit are taken when the bucket is full; the rest is a debt, so that the rate holds.
+        """
         self._refill(now)
-        count = min(count, self.burst)
-        if self._tokens >= count:
+        needed = min(count, self.burst)
+        if self._tokens >= needed:
             self._tokens -= count
             if self._dry_since is not None:
                 self.waited_s += now - self._dry_since
@@ -70,7 +73,7 @@ class TokenBucket:
             return 0.0
         if self._dry_since is None:
             self._dry_since = now
-        return (count - self._tokens) / self.rate
+        return (needed - self._tokens) / self.rate
 
     def change(self, rate: float, burst: int, now: float) -> None:
         """Fill at another rate from now on; the tokens in the bucket stay, up to the new burst."""

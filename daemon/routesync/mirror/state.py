@@ -408,6 +408,8 @@ class MirrorState:
             self.desired += (state.gateway is not None) - (gateway_before is not None)
             if state.gateway != gateway_before:
                 state.failures, state.error, state.retry_at = 0, "", NEVER
+                if state.gateway is None:
+                    state.gap_since = None
                 if state.owned is None or state.phase is Phase.LEFT_BEHIND:
                     self._set_phase(prefix, state, Phase.PENDING, now)
             if isinstance(evaluation, Ineligible):
@@ -871,10 +873,9 @@ class MirrorState:
             self._note(prefix, None)
             if state.published is not None:  # the route before it was deleted
                 self._withdrawn(prefix, state, "replacement-failed")
-        state.gap_since = None
         if answer in _NO_ANSWER:
             self._failed(prefix, state, outcome.words, now)
-        elif answer in _EXISTS:
+        elif answer is Answer.EXISTS or (ours_before and answer in _EXISTS and prefix in self.inventory.rows):
             self._exists(prefix, state, outcome, now, ours_before=ours_before)
         else:
             self._refused(prefix, state, gateway, outcome, now)
@@ -885,7 +886,7 @@ class MirrorState:
     ) -> None:
         """409 to a POST of a route that is not known to exist."""
         shown = self.inventory_at <= state.changed_at or prefix in self.inventory.rows
-        if ours_before and outcome.answer is Answer.EXISTS and not shown:
+        if ours_before and not shown:
             self._not_forwarded(prefix, state, now)
             return
         state.error = outcome.words
@@ -1287,15 +1288,19 @@ class MirrorState:
                 self._set_phase(prefix, state, Phase.PENDING, now)
                 self._place(prefix, state, now)
             return False
-        if witness.shows(prefix, owned):
+        if state.phase is Phase.LEFT_BEHIND:
+            self._reconsider(prefix, state, now)
+        elif witness.shows(prefix, owned):
             if foreign_removed and state.gateway == owned:
                 self._not_forwarded(prefix, state, now)
                 self._place(prefix, state, now)
             elif not witness.others(prefix, owned) and state.phase is not Phase.NOT_FORWARDED:
                 self._shown(prefix, state, owned, now)
         elif witness.holds(prefix, owned):
-            if state.phase is not Phase.LEFT_BEHIND:
-                state.certain = state.clean = False
+            state.certain = state.clean = False
+            if state.gateway is not None:
+                self._conflicting(prefix, state, "its kernel has another writer's route before ours", now)
+            self._place(prefix, state, now)
         else:
             self._gone_by_witness(prefix, state, now)
         return False

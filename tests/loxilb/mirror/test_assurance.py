@@ -158,7 +158,7 @@ async def test_half_a_replacement_is_said_and_finished_first(lab: Lab) -> None:
         reconciler.set_route(prefix, candidate(str(prefix), "10.77.0.1"))  # off-link there
         await lab.holds({})
         await eventually(lambda: bool(lab.events.of("route/refused")), what="the refusal")
-        assert reconciler.routes[prefix].gap_since is not None
+        assert reconciler.state.routes[prefix].gap_since is not None
         await lab.behind_its_back("addr add 10.77.0.2/24 dev ens3")
         await lab.holds(expected([prefix], "10.77.0.1"), within_s=20)
-        assert reconciler.routes[prefix].gap_since is None
+        assert reconciler.state.routes[prefix].gap_since is None

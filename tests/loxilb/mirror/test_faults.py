@@ -113,27 +113,33 @@ async def test_a_container_made_anew_gets_all_routes_again(lab: Lab) -> None:
 async def test_a_delete_whose_answer_is_lost_is_not_repeated_blindly(lab: Lab) -> None:
     """The second would take the route that stood behind ours: somebody else's, with a higher metric."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
-    await lab.behind_its_back(f"route add {prefix} via {THERE} metric 100 proto bird")
     async with lab.mirroring(limits=Limits(probe_interval_s=0.2)) as reconciler:
         reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await lab.holds({str(prefix): HERE})
         await settled(reconciler)
         lab.standin.inject(Fault("reset", method="DELETE", times=1, carried_out=True))
         reconciler.set_route(prefix, None)
-        await eventually(lambda: prefix not in reconciler.routes, within_s=20, what="the withdrawal")
+        await eventually(lambda: lab.standin.state().faults_done == 1, within_s=20, what="the request")
+        await lab.behind_its_back(f"route add {prefix} via {THERE} metric 100 proto bird")
+        await eventually(
+            lambda: reconciler.routes[prefix].phase is Phase.LEFT_BEHIND, within_s=20, what="leaving it"
+        )
+        await lab.behind_its_back(f"route del {prefix}")
+        await lab.behind_its_back(f"route add {prefix} via {THERE} metric 100 proto bird")
     assert "metric 100" in lab.space.ip(f"route show {prefix}")
 
 
 async def test_an_equal_route_of_somebody_else_is_not_claimed_for_a_lost_answer(lab: Lab) -> None:
-    """Its table showed theirs before we asked: what stands there after an answer that got lost is rather theirs."""
+    """Its table shows theirs, so nothing is posted, and nothing of it is ours after a crash."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
     await lab.behind_its_back(f"route add {prefix} via {HERE} proto static mtu 1400")
     async with lab.mirroring(limits=Limits(probe_interval_s=0.2), timeout_s=1) as reconciler:
         await settled(reconciler)
-        lab.standin.inject(Fault("hang", method="POST", times=1, carried_out=True))
+        posts = lab.standin.state().posts
         reconciler.set_route(prefix, candidate(str(prefix), HERE))
-        await eventually(lambda: lab.standin.state().faults_done == 1, what="the request")
-    assert lab.ledger.owned("lb")[prefix].doubtful, "killed, as it were, before an answer came"
+        await eventually(lambda: reconciler.view().phases[Phase.PRESENT] == 1, what="finding it there")
+        assert lab.standin.state().posts == posts
+    assert lab.ledger.owned("lb") == {}
     async with lab.mirroring(limits=Limits(probe_interval_s=0.2, startup_hold_s=0)) as reconciler:
         reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await eventually(lambda: reconciler.view().phases[Phase.PRESENT] == 1, what="finding it there")
@@ -155,5 +161,5 @@ async def test_a_route_that_is_made_again_soon_after_its_withdrawal_is_ours_agai
         lab.standin.inject(Fault("hang", method="POST", times=1, carried_out=True))
         reconciler.set_route(prefix, candidate(str(prefix), HERE))
         await eventually(lambda: lab.standin.state().faults_done == 1, what="the request")
-        assert not lab.ledger.owned("lb")[prefix].doubtful
-        await eventually(lambda: reconciler.routes[prefix].ours is not None, what="the proof by a reading")
+        assert prefix in lab.ledger.owned("lb")
+        await eventually(lambda: reconciler.state.routes[prefix].certain, what="the proof")

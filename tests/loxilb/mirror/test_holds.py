@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import cast
 
-from routesync.events.models import SyncHeld, SyncReleased, TargetFull, TargetResumed
+from routesync.events.models import AlarmCleared, AlarmRaised
 from routesync.mirror.state import Phase
 from routesync.mirror.limits import Limits
 from routesync.mirror.eligibility import TargetRules
@@ -14,6 +14,7 @@ from routesync.mirror.hold import Hold
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Rewrite, parse_address
+from routesync.standin.faults import Fault
 from support.mirror_lab import Lab, candidate
 from support.netns import needs_root
 from support.standin import StandinState
@@ -29,6 +30,14 @@ BUSY = Limits(probe_interval_s=0.1, inventory_interval_s=10)
 def want(reconciler: Reconciler, *wanted: Prefix, gateway: str = HERE) -> None:
     for prefix in wanted:
         reconciler.set_route(prefix, candidate(str(prefix), gateway))
+
+
+def alarms_raised(lab: Lab) -> list[AlarmRaised]:
+    return cast("list[AlarmRaised]", lab.events.of("alarm/raised"))
+
+
+def alarms_cleared(lab: Lab) -> list[AlarmCleared]:
+    return cast("list[AlarmCleared]", lab.events.of("alarm/cleared"))
 
 
 async def synced(reconciler: Reconciler) -> None:
@@ -54,16 +63,16 @@ async def test_a_paused_target_is_asked_nothing_and_gets_the_difference_when_it_
         assert requests(lab.standin.state()) == requests(before)
         view = reconciler.view()
         assert (view.paused, view.state) == (True, TargetState.PAUSED)
-        assert "paused by hand since" in (view.error or "")
+        assert "paused since" in (view.error or "")
         assert reconciler.resume() is None
         await lab.holds({str(B): THERE, str(C): HERE, str(D): HERE})
         await synced(reconciler)
         assert not reconciler.view().paused
         after = lab.standin.state()
         assert after.deletes - before.deletes == 2, "A, and B for its new gateway"
-    assert len(lab.events.of("target/paused")) == 1
-    (event,) = cast("list[TargetResumed]", lab.events.of("target/resumed"))
-    assert event.paused_s >= 0.5
+    assert [event.kind for event in alarms_raised(lab)] == ["paused"]
+    (event,) = alarms_cleared(lab)
+    assert event.lasted_s >= 0.5
     accepted = [event.subject for event in lab.events.of("route/accepted")]
     assert accepted.count(str(C)) == 1, "what had not changed was not made again"
 
@@ -83,17 +92,18 @@ async def test_a_hold_outlives_the_daemon_and_is_lifted_by_hand(lab: Lab, tmp_pa
         want(reconciler, A)
         await lab.holds({str(A): HERE, str(B): HERE})
     assert not Hold(tmp_path, "lb").since
-    assert len(lab.events.of("target/paused")) == 2
+    assert [event.kind for event in alarms_raised(lab)] == ["paused", "paused"]
 
 
 async def test_a_replacement_under_way_is_finished_before_a_hold_is_at_rest(lab: Lab) -> None:
-    """Tokens come slowly: between its halves there is time for a hold, and the prefix must not stay without a route."""
-    async with lab.mirroring(limits=Limits(rate=2, burst=1)) as reconciler:
+    """Answers come slowly: between its halves there is time for a pause, and the prefix must not stay without a route."""
+    async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
         want(reconciler, A)
         await lab.holds({str(A): HERE})
         await synced(reconciler)
+        lab.standin.inject(Fault("slow", method="POST", delay_s=0.5))
         want(reconciler, A, gateway=THERE)
-        await eventually(lambda: reconciler.routes[A].gap_since is not None, what="the gap")
+        await eventually(lambda: reconciler.state.routes[A].gap_since is not None, what="the gap")
         reconciler.pause()
         await reconciler.at_rest()
         assert lab.static_routes() == {str(A): THERE}
@@ -123,23 +133,30 @@ async def test_a_mass_withdrawal_is_an_event_when_it_is_held_and_when_it_is_rele
         for by in ("kernel", "second-reading", "hand"):
             for prefix in wanted:
                 reconciler.set_route(prefix, None)
-            await eventually(lambda: reconciler.view().held == 30, what="the brake")
+            await eventually(lambda: reconciler.view().held == 30, what="the limit")
+            await eventually(lambda: "withdrawals-held" in reconciler.view().alarms, what="the alarm")
             if by == "second-reading":
                 reconciler.on_resync(asyncio.get_running_loop().time())
             elif by == "hand":
                 assert reconciler.release() == 30
             else:
                 want(reconciler, *wanted)
-            if by != "kernel":
+            if by == "kernel":
+                await eventually(lambda: not reconciler.view().alarms, what="the end of the alarm")
+            else:
                 await lab.holds({})
                 want(reconciler, *wanted)
                 await lab.holds({str(prefix): HERE for prefix in wanted})
             await synced(reconciler)
-    held = cast("list[SyncHeld]", lab.events.of("sync/held"))
-    assert [(event.cause, event.standing) for event in held] == [("mass", 30)] * 3
-    assert all(10 <= event.routes <= 30 for event in held), "those in a request just then join them later"
-    released = cast("list[SyncReleased]", lab.events.of("sync/released"))
-    assert [event.by for event in released] == ["kernel", "second-reading", "hand"]
+    raised = [event for event in alarms_raised(lab) if event.kind == "withdrawals-held"]
+    assert len(raised) == 3
+    assert all(10 <= event.count <= 30 for event in raised), "those in a request just then join them later"
+    cleared = [event.detail for event in alarms_cleared(lab) if event.kind == "withdrawals-held"]
+    assert cleared == [
+        None,
+        "a second dump of the kernel confirms the withdrawals",
+        "released by the operator",
+    ]
 
 
 async def test_the_start_up_hold_is_an_event_when_it_begins_and_when_its_time_is_over(lab: Lab) -> None:
@@ -151,23 +168,24 @@ async def test_the_start_up_hold_is_an_event_when_it_begins_and_when_its_time_is
         reconciler.on_resync(asyncio.get_running_loop().time())
         assert reconciler.view().held_at_start == 2
         await lab.holds({str(A): HERE})
-        await eventually(lambda: bool(lab.events.of("sync/released")), what="the word")
-    (held,) = cast("list[SyncHeld]", lab.events.of("sync/held"))
-    assert (held.cause, held.routes, held.standing) == ("start-up", 2, 3)
-    (released,) = cast("list[SyncReleased]", lab.events.of("sync/released"))
-    assert (released.cause, released.by, released.routes) == ("start-up", "time", 2)
+        await eventually(lambda: bool(alarms_cleared(lab)), what="the end of the alarm")
+    (raised,) = alarms_raised(lab)
+    assert (raised.kind, raised.count) == ("startup-hold", 2)
+    (cleared,) = alarms_cleared(lab)
+    assert cleared.kind == "startup-hold"
 
 
 async def test_a_target_that_is_full_is_an_event_and_so_is_room(lab: Lab) -> None:
     async with lab.mirroring(limits=Limits(max_inet=2)) as reconciler:
         want(reconciler, A, B, C)
-        await eventually(lambda: bool(lab.events.of("target/full")), what="the word")
-        (event,) = cast("list[TargetFull]", lab.events.of("target/full"))
-        assert (event.family, event.limit, event.waiting) == ("ipv4", 2, 1)
-        assert reconciler.view().over_capacity == 1
+        await eventually(lambda: bool(alarms_raised(lab)), what="the alarm")
+        (event,) = alarms_raised(lab)
+        assert (event.kind, event.count) == ("target-full", 1)
+        assert "1 ipv4 routes wait for room (max_routes_ipv4 = 2)" in event.detail
+        assert reconciler.view().phases[Phase.OVER_CAPACITY] == 1
         reconciler.reconfigure(TargetRules(), Limits(max_inet=3))
         await lab.holds({str(prefix): HERE for prefix in (A, B, C)})
-        await eventually(lambda: bool(lab.events.of("target/room")), what="the word")
+        await eventually(lambda: bool(alarms_cleared(lab)), what="the end of the alarm")
 
 
 async def test_other_rules_change_only_what_they_change(lab: Lab) -> None:
@@ -195,6 +213,7 @@ async def test_each_entry_knows_since_when_it_is_as_it_is(lab: Lab) -> None:
         await synced(reconciler)
         entry = reconciler.routes[A]
         since, canaries = entry.since, reconciler.view().counters.probes
+        assert since is not None
         assert since <= asyncio.get_running_loop().time()
         await eventually(lambda: reconciler.view().counters.probes > canaries + 2, what="canaries")
         assert (entry.phase, entry.since) == (Phase.ACCEPTED, since)

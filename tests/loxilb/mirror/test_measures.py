@@ -61,8 +61,9 @@ async def test_what_is_no_change_of_the_kernel_is_not_timed(lab: Lab) -> None:
 
 
 async def test_requests_are_counted_by_how_they_ended(lab: Lab) -> None:
-    await lab.behind_its_back(f"route add {A} via 192.168.10.9 proto static")
     async with lab.mirroring() as reconciler:
+        await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
+        await lab.behind_its_back(f"route add {A} via 192.168.10.9 proto static")
         reconciler.set_route(A, candidate(str(A), HERE))
         reconciler.set_route(Prefix.parse("10.2.0.0/16"), candidate("10.2.0.0/16", "10.99.0.1"))
         await eventually(

@@ -64,7 +64,7 @@ async def test_somebody_elses_lower_metric_on_ipv6_is_not_deleted_without_a_witn
         await synced(reconciler)
         await lab.behind_its_back(f"-6 route add {B} via fd00:10::2 metric 20 proto bird")
         reconciler.set_route(B, None)
-        await eventually(lambda: B not in reconciler.routes, what="giving it up")
+        await eventually(lambda: reconciler.routes[B].phase is Phase.LEFT_BEHIND, what="leaving it")
         await synced(reconciler)
     assert "metric 20" in lab.space.ip(f"-6 route show {B}")
 
@@ -129,7 +129,7 @@ async def test_its_silent_capacity_is_never_reached() -> None:
         async with lab.mirroring(limits=Limits(max_inet=20)) as reconciler:
             for prefix in numbered(50):
                 reconciler.set_route(prefix, candidate(str(prefix), HERE))
-            await eventually(lambda: reconciler.view().over_capacity == 30, what="the limit")
+            await eventually(lambda: reconciler.view().phases[Phase.OVER_CAPACITY] == 30, what="the limit")
             await eventually(lambda: len(lab.static_routes()) == 20, what="the first twenty")
             await lab.quiet()
             assert lab.standin.state().unprogrammed == 0
@@ -189,16 +189,18 @@ async def test_a_target_that_hangs_delays_no_other() -> None:
         async with AsyncExitStack() as stack:
             stuck = await stack.enter_async_context(hanging.mirroring(timeout_s=30))
             other = await stack.enter_async_context(well.mirroring())
-            await synced(stuck)
-            await synced(other)
+            for lab, reconciler in ((hanging, stuck), (well, other)):
+                reconciler.set_route(A, candidate(str(A), HERE))
+                await lab.holds({str(A): HERE})
+                await synced(reconciler)
             hanging.standin.inject(Fault("hang"))
-            wanted = [Prefix.parse(f"10.{n // 100}.{n % 100}.0/24") for n in range(300)]
+            wanted = [Prefix.parse(f"10.{n // 100 + 2}.{n % 100}.0/24") for n in range(300)]
             for prefix in wanted:
                 for reconciler in (stuck, other):
                     reconciler.set_route(prefix, candidate(str(prefix), HERE))
-            await well.holds({str(prefix): HERE for prefix in wanted}, within_s=20)
+            await well.holds({str(prefix): HERE for prefix in (A, *wanted)}, within_s=20)
             assert stuck.view().in_flight == 8, "all its workers wait, and only its own"
-            assert not hanging.static_routes()
+            assert hanging.static_routes() == {str(A): HERE}
 
 
 async def test_over_tls_with_a_client_certificate_and_a_server_name(tmp_path: Path) -> None:

@@ -70,8 +70,11 @@ async def test_somebody_elses_lower_metric_on_ipv6_is_never_deleted(lab: Lab) ->
         lab.space.ip(f"-6 route add {B} via fd00:10::2 metric 20 proto bird")
         await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
         reconciler.set_route(B, None)
-        await eventually(lambda: B not in reconciler.routes, what="giving it up")
+        await eventually(lambda: reconciler.routes[B].phase is Phase.LEFT_BEHIND, what="leaving it")
         assert "metric 20" in lab.space.ip(f"-6 route show {B}")
+        lab.space.ip(f"-6 route del {B} metric 20")
+        await eventually(lambda: B not in reconciler.routes, what="the withdrawal, now that ours can be proved")
+        assert not lab.space.ip(f"-6 route show {B}")
 
 
 async def test_when_a_conflict_ends_our_route_is_made_at_once(lab: Lab) -> None:
@@ -88,7 +91,7 @@ async def test_when_its_namespace_is_made_anew_the_old_one_proves_nothing() -> N
     with namespace("witnessed") as space:
         space.ip(f"route add blackhole {A} proto static")
         witness = Witness("lb", space.name)
-        running = asyncio.create_task(witness.run(told.add))
+        running = asyncio.create_task(witness.run(lambda prefix, _: told.add(prefix)))
         await eventually(lambda: witness.ready and witness.first(A) is not None, what="the witness")
         space.make_anew()
         await eventually(lambda: not witness.ready, what="doubt")

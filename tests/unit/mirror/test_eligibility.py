@@ -81,9 +81,7 @@ def inventory(*rows: Row) -> Inventory:
     found = {}
     for text, flags, gateways in rows:
         prefix = Prefix.parse(text)
-        found[prefix] = InventoryRow(
-            prefix, tuple(map(at, gateways.split())), frozenset(flags.split()), "static"
-        )
+        found[prefix] = InventoryRow(tuple(map(at, gateways.split())), frozenset(flags.split()), "static")
     return Inventory(found, 0)
 
 
