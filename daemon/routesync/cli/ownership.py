@@ -18,7 +18,7 @@ from routesync.cli.ownership_live import report
 from routesync.cli.situation import Situation, read_situation
 from routesync.events.models import Event
 from routesync.kernel import KernelError, read_table
-from routesync.mirror.ledger import LedgerBusyError, LedgerError, SqliteLedger
+from routesync.mirror.ledger import LedgerBusyError, Row, SqliteLedger
 from routesync.plan import Fate
 from routesync.route import format_address
 from routesync.service.emptying import empty
@@ -56,7 +56,7 @@ def adopt(config: Path, state: Path, target: str, *, yes: bool, as_json: bool) -
 
     def claim(ledger: SqliteLedger) -> int:
         for prefix, gateway in strange:
-            ledger.intend(target, prefix, gateway)
+            ledger.note(target, prefix, Row(gateway))
         return report(target, len(strange), f"{len(strange)} routes adopted", as_json=as_json)
 
     return _with_ledger(state, claim)
@@ -74,7 +74,7 @@ def forget(state: Path, target: str, *, yes: bool, as_json: bool) -> int:
         ):
             return 1
         for prefix in owned:
-            ledger.forget(target, prefix)
+            ledger.note(target, prefix, None)
         told = f"{len(owned)} routes forgotten; they stay where they are"
         return report(target, len(owned), told, as_json=as_json)
 
@@ -131,17 +131,13 @@ def _unknown_target(situation: Situation, target: str) -> int:
 def _with_ledger(state: Path, work: Callable[[SqliteLedger], int]) -> int:
     try:
         with SqliteLedger(state) as ledger:
-            status = work(ledger)
-            if ledger.trouble is None:
-                return status
-            complain(
-                f"{ledger.path}: it could not be written, so this will be forgotten; check the room on its disk"
-            )
+            status = work(ledger) if ledger.known else 1
+        if not ledger.failing:
+            return status
+        complain(str(ledger.trouble))
     except LedgerBusyError:
         complain(
             f"{state}: the daemon runs and keeps this ledger; name neither it nor a configuration, to ask the daemon, "
             "or stop it first: systemctl stop routesync"
         )
-    except LedgerError as error:
-        complain(str(error))
     return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from routesync.cli.output import complain
 from routesync.config import Loaded
 from routesync.kernel import KernelError, TableReading, read_table
 from routesync.loxilb.errors import LoxilbError
-from routesync.mirror.ledger import read_owned
+from routesync.mirror.ledger import LedgerError, read_owned
 from routesync.names import Names
 from routesync.plan import Plan, TargetInput, make_plan
 from routesync.route import Address, Prefix
@@ -62,7 +61,7 @@ async def _input(target: TargetSettings, state: Path, *, contact: bool) -> Targe
     inventory = None
     try:
         owned = read_owned(state, target.name)
-    except (sqlite3.Error, ValueError) as problem:
+    except LedgerError as problem:
         error = f"the ledger cannot be read: {problem}"
     if contact:
         try:

@@ -62,7 +62,7 @@ class Orders:
         """Give up all claims on a target."""
         order = await read_order(request, models.ForgetOrder)
         self._require_left_alone(order.target, "forget")
-        forgotten = self._subject.ownership.forget(order.target)
+        forgotten = await self._subject.ownership.forget(order.target)
         return answer(models.OwnRoutes(target=order.target, routes=forgotten))
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:

@@ -38,7 +38,7 @@ class Ownership(Protocol):
     def owned(self) -> Mapping[str, int]:
         """How many routes are ours, by target."""
 
-    def forget(self, target: str) -> int:
+    async def forget(self, target: str) -> int:
         """Give up all claims on a target."""
 
     async def withdraw(self, settings: TargetSettings) -> Emptied:

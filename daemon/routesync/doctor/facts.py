@@ -122,6 +122,7 @@ class StateFacts(NamedTuple):
     owned: Mapping[str, int]  # routes that are ours, by target
     outbox: DatabaseFacts
     outbox_events: int = 0
+    ledger_aside: Path | None = None  # a damaged one that was put aside
 
 
 class DaemonFacts(NamedTuple):

@@ -30,7 +30,7 @@ def directory(facts: Facts) -> Iterator[Finding]:
             Check.STATE_DIRECTORY,
             Level.FAIL,
             f"{path} {problem}",
-            "The ledger and the outbox go through memory: after a restart nothing that was mirrored is ours any more.",
+            "Changes of ownership and events are kept in memory, and a crash loses them.",
             (f"chmod u+rwx {path}, or remount its file system read-write; then restart the daemon",),
             path,
         )
@@ -39,8 +39,7 @@ def directory(facts: Facts) -> Iterator[Finding]:
             Check.STATE_DIRECTORY,
             Level.WARN,
             f"{path}: {state.free_bytes // 2**20} MiB are free",
-            "When the disk is full, no new route is mirrored (its intent cannot be written), and events go through "
-            "memory.",
+            "When the disk is full, changes of ownership and events are kept in memory, and a crash loses them.",
             ("make room, or lower events.outbox_bytes",),
             path,
         )
@@ -53,20 +52,33 @@ def ledger(facts: Facts) -> Iterator[Finding]:
     """Is the ledger sound, and the daemon's own?"""
     found = facts.state.ledger
     path = str(found.path)
-    if not found.exists:
-        yield Finding(Check.LEDGER, Level.OK, "there is no ledger yet: nothing is mirrored", subject=path)
-    elif found.error is not None:
+    if found.error is not None:
         yield Finding(
             Check.LEDGER,
             Level.FAIL,
             f"{path}: {found.error}",
-            "Without it, routes that were mirrored are not known as ours, and are neither replaced nor withdrawn.",
+            "Routes that are not known as owned are neither replaced nor withdrawn.",
             (
-                f"stop the daemon, move {path} and its -wal and -shm away, start it",
-                "routesync adopt --target NAME claims again what stands in loxilb",
+                f"leave {path} where it is: the daemon reads it without a restart as soon as it can",
+                "routesync adopt --target NAME claims desired routes that a damaged ledger no longer knows",
             ),
             path,
         )
+    elif facts.state.ledger_aside is not None:
+        aside = facts.state.ledger_aside
+        yield Finding(
+            Check.LEDGER,
+            Level.WARN,
+            f"{aside}: this ledger was damaged or missing",
+            "Routes that only it knew are not known as owned, and stay in loxilb.",
+            (
+                "routesync adopt --target NAME claims those that equal desired routes",
+                f"then delete {aside}",
+            ),
+            str(aside),
+        )
+    elif not found.exists:
+        yield Finding(Check.LEDGER, Level.OK, "there is no ledger yet: nothing is mirrored", subject=path)
     elif _of_another(facts, found):
         yield _owner(Check.LEDGER, facts, found)
     else:

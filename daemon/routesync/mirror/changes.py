@@ -13,7 +13,7 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory, InventoryRow
 from routesync.mirror.announce import Announcer
 from routesync.mirror.book import STATIC, Entry, Phase, describe_row, is_ours
-from routesync.mirror.ledger import Ledger
+from routesync.mirror.ledger import Ledger, Row
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.status import Counters
 from routesync.mirror.tripwire import Tripwire
@@ -98,8 +98,6 @@ class Changes:
         if wanted is None:
             self._bucket.give_back(self._now())
             return Outcome.SETTLED
-        if entry.ours is None:  # an equal one that is not ours; it is, if it has to be made again
-            self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=True)
         try:
             await self._add(prefix, entry, wanted.gateway)
         except errors.AccessDenied:
@@ -107,15 +105,13 @@ class Changes:
         except errors.Rejected as error:
             # 409: it stands; any other words prove nothing, for it may stand all the same
             self._bucket.give_back(self._now())
-            if entry.ours is None:
-                self._ledger.forget(self._target, prefix)
             unreachable = isinstance(error, errors.NextHopUnreachable)
             return Outcome.UNPROVEN if unreachable else Outcome.PROVEN
         except (errors.OutcomeUnknown, asyncio.CancelledError):
             self._ingestion.note(self._now())  # it may have been made anew
             raise
-        if entry.ours is None:
-            self._ledger.intend(self._target, prefix, wanted.gateway)
+        if entry.ours is None:  # an equal one that was not ours: it is now
+            self._ledger.note(self._target, prefix, Row(wanted.gateway))
         self._touched(entry)
         self._counters.posted += 1
         self._counters.lost += 1
@@ -140,12 +136,15 @@ class Changes:
         asked_at = entry.asked_at  # that of the wish which is carried out; another may come meanwhile
         row = inventory.rows.get(prefix)
         doubtful = not claimed and row is not None and is_ours(row, wanted.gateway, self.protocols)
-        self._ledger.intend(self._target, prefix, wanted.gateway, doubtful=doubtful)
+        if (
+            not doubtful
+        ):  # an equal route of another writer was there: after a crash the route is rather theirs
+            self._ledger.note(self._target, prefix, Row(wanted.gateway))
         try:
             await self._add(prefix, entry, wanted.gateway)
         except (errors.NotSent, errors.AccessDenied):
             if not claimed:
-                self._ledger.forget(self._target, prefix)
+                self._ledger.note(self._target, prefix, None)
             self._say.gone(prefix, "replacement-failed")  # the former one, which is deleted
             raise
         except errors.Rejected as error:
@@ -154,7 +153,7 @@ class Changes:
                 claimed
             ):  # it may stand all the same: an unreachable gateway is refused before that is looked at
                 return Outcome.DOUBTFUL
-            self._ledger.forget(self._target, prefix)
+            self._ledger.note(self._target, prefix, None)
             # Unexplained: there already, or refused; its table tells
             if isinstance(error, errors.AlreadyExists) or (
                 isinstance(error, errors.Unexplained) and row is not None
@@ -169,7 +168,7 @@ class Changes:
             self._touched(entry)
             raise
         if doubtful:  # it had gone meanwhile, so this one is ours
-            self._ledger.intend(self._target, prefix, wanted.gateway)
+            self._ledger.note(self._target, prefix, Row(wanted.gateway))
         self._touched(entry)
         self._counters.posted += 1
         self._say.measures.reached("accepted", asked_at, entry.changed_at)
@@ -187,6 +186,8 @@ class Changes:
         return Outcome.SETTLED
 
     async def _add(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
+        if (committed := self._ledger.committed()) is not None:
+            await committed
         wire = self._tripwire.set(prefix, gateway, entry.candidate)
         try:
             await self._client.add(prefix, gateway)
@@ -208,7 +209,7 @@ class Changes:
         await self._client.delete(prefix)
         self._counters.deleted += 1
         self._touched(entry)
-        self._ledger.forget(self._target, prefix)
+        self._ledger.note(self._target, prefix, None)
         entry.ours = entry.claim = None
         if gateway is not None:
             self._say.withdrawn(prefix, gateway, "shared-namespace")
@@ -236,7 +237,7 @@ class Changes:
             return False
         self._counters.deleted += 1
         self._touched(entry)
-        self._ledger.forget(self._target, prefix)
+        self._ledger.note(self._target, prefix, None)
         entry.ours = entry.claim = None
         entry.failures, entry.error = 0, ""
         if entry.wanted is None:
@@ -293,7 +294,7 @@ class Changes:
 
     def give_up(self, prefix: Prefix) -> None:
         """Nothing proves that what may stand there is ours, so it is not."""
-        self._ledger.forget(self._target, prefix)
+        self._ledger.note(self._target, prefix, None)
 
     def let_go(self, prefix: Prefix) -> None:
         """Nothing is left to say of the prefix."""
@@ -303,7 +304,7 @@ class Changes:
 
     def note_lost(self, prefix: Prefix, entry: Entry, gateway: Address) -> None:
         """The target no longer has our route: it is made again if it is still wanted."""
-        self._ledger.forget(self._target, prefix)
+        self._ledger.note(self._target, prefix, None)
         if entry.wanted is None:
             self._missing.discard(prefix)
             self._say.withdrawn(prefix, gateway, why_unwanted(entry))
@@ -315,7 +316,7 @@ class Changes:
 
     def note_foreign(self, prefix: Prefix, entry: Entry, gateway: Address, detail: str) -> None:
         """Somebody else's route stands in the place of ours, which is thus no longer ours to remove."""
-        self._ledger.forget(self._target, prefix)
+        self._ledger.note(self._target, prefix, None)
         if entry.wanted is None:
             self._say.withdrawn(prefix, gateway, "replaced-by-other")
         else:

@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 
@@ -41,7 +40,7 @@ from routesync.mirror.changes import Changes
 from routesync.mirror.contact import Reading
 from routesync.mirror.hold import Hold
 from routesync.mirror.horizon import Horizon
-from routesync.mirror.ledger import Ledger
+from routesync.mirror.ledger import Ledger, Row
 from routesync.mirror.measures import Measures
 from routesync.mirror.pace import Ingestion, TokenBucket
 from routesync.mirror.session import Session
@@ -50,7 +49,7 @@ from routesync.mirror.tripwire import Tripwire
 from routesync.mirror.wanted import Blocked, TargetFacts, TargetRules, Wanted, judge
 from routesync.mirror.witness import Witness
 from routesync.mirror.worklist import WITNESS_LAG_S, Worklist
-from routesync.route import Candidate, Family, Prefix, Route
+from routesync.route import Address, Candidate, Family, Prefix, Route
 
 log = structlog.get_logger(__name__)
 
@@ -157,6 +156,7 @@ class Reconciler:
     def load_ledger(self) -> None:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
         self._work.claim(self._ledger.owned(self.name).items())
+        self._session.wake.set()
 
     def reconfigure(self, rules: TargetRules, limits: Limits) -> None:
         """Take other rules and limits from now on: every route is judged anew, and what differs is done.
@@ -208,9 +208,12 @@ class Reconciler:
 
         They are ours when a reading shows that they stand there still. Without prefixes: all of them.
         """
-        adopted = self._work.adopt(set(prefixes), partial(self._ledger.intend, self.name))
+        adopted = self._work.adopt(set(prefixes), self._note)
         self._session.wake.set()
         return adopted
+
+    def _note(self, prefix: Prefix, gateway: Address) -> None:
+        self._ledger.note(self.name, prefix, Row(gateway))
 
     def _judge(self, candidate: Candidate, facts: TargetFacts) -> Wanted | Blocked:
         return judge(candidate, self._rules, facts, self._horizon.addresses)

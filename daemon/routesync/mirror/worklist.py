@@ -143,10 +143,13 @@ class Worklist:
         """Take up what the ledger says may be ours. What nobody wants is withdrawn after the start-up hold."""
         hold_until = self._start_up_until = self._now() + self._limits.startup_hold_s
         for prefix, row in rows:
-            if row.doubtful:
-                self._changes.give_up(prefix)
+            entry = self.entries.get(prefix)
+            if entry is None:
+                entry = self.entries[prefix] = Entry(self.tally)
+            elif entry.known is not None or prefix in self.busy:  # the ledger became readable only later
                 continue
-            entry = self.entries[prefix] = Entry(self.tally)
+            elif entry.phase is Phase.PRESENT:
+                entry.phase = Phase.PENDING
             entry.claim = row.gateway
             entry.hold_until = hold_until
             self._occupied[prefix.family] += 1

@@ -28,7 +28,7 @@ from routesync.control.subject import Subject
 from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
 from routesync.events.status import Status
-from routesync.mirror.ledger import Ledger, LedgerBusyError, LedgerError, MemoryLedger, SqliteLedger
+from routesync.mirror.ledger import SqliteLedger
 from routesync.mirror.status import TargetView
 from routesync.service import logs
 from routesync.service.guarding import Guarding
@@ -46,25 +46,24 @@ from routesync.service.targets import Targets
 log = structlog.get_logger(__name__)
 
 STATUS_INTERVAL_S: Final = 1.0
-SETTLE_INTERVAL_S: Final = 1.0
-"""How often the ledger tries to write what its disk did not take."""
 
 
 class Daemon:
-    """One run of routesync, from its loaded configuration to its orderly stop. To be made within the event loop.
-
-    Raises:
-        LedgerBusyError: another daemon works on this state directory.
-    """
+    """One run of routesync, from its loaded configuration to its orderly stop. To be made within the event loop."""
 
     def __init__(
-        self, loaded: Loaded, *, state: Path, notifier: Notifier, handed: Handed, stack: AsyncExitStack
+        self,
+        loaded: Loaded,
+        ledger: SqliteLedger,
+        *,
+        state: Path,
+        notifier: Notifier,
+        handed: Handed,
+        stack: AsyncExitStack,
     ) -> None:
         self._notifier = notifier
         self.supervisor = Supervisor()
         self.hub = EventHub(loaded.settings.node.name)
-        ledger, trouble = _open_ledger(state, stack)
-        self._ledger = ledger
         self.kernel = KernelSide(loaded, self.hub, sock=handed.kernel)
         self.outlets = Outlets(self.hub, state, self._build_status)
         stack.push_async_callback(self.outlets.close)
@@ -78,6 +77,7 @@ class Daemon:
             state=state,
         )
         stack.push_async_callback(self.targets.close)
+        ledger.when_read(self.targets.load_ledger)
         self.guarding = Guarding(self.kernel, self.hub, self.supervisor)
         stack.push_async_callback(self.guarding.close)
         self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self._views)
@@ -109,7 +109,6 @@ class Daemon:
         )
         self.control = ControlServer(self._subject(), runtime_directory())
         self.status.standing += [
-            lambda: trouble,
             lambda: [f"ledger: {ledger.trouble}"] if ledger.trouble else (),
             lambda: self.kernel.troubles,
             lambda: self.reloader.reasons,
@@ -155,7 +154,6 @@ class Daemon:
             start("control", self.control.run, restart=Backoff())
             start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
             start("readiness", self._say_ready)
-            start("ledger", self._settle_ledger)
             try:
                 await self.supervisor.wait()
             finally:
@@ -186,11 +184,6 @@ class Daemon:
             await asyncio.sleep(STATUS_INTERVAL_S)
             self._notifier.status(self.status.line())
 
-    async def _settle_ledger(self) -> None:
-        while True:
-            await asyncio.sleep(SETTLE_INTERVAL_S)
-            self._ledger.settle()
-
     def _build_status(self) -> Status:
         return self.status.build()  # made after the outlets
 
@@ -204,15 +197,6 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed:
         TaskDied: a part of the daemon ended by itself.
     """
     async with AsyncExitStack() as stack:
-        await Daemon(loaded, state=state, notifier=notifier, handed=handed, stack=stack).run()
-
-
-def _open_ledger(state: Path, stack: AsyncExitStack) -> tuple[Ledger, list[str]]:
-    """The ledger and, where it is not the durable one, why."""
-    try:
-        return stack.enter_context(SqliteLedger(state)), []
-    except LedgerBusyError:
-        raise
-    except LedgerError as error:
-        log.error("ledger_unusable", error=str(error), consequence="nothing from before is ours")  # noqa: TRY400
-        return MemoryLedger(), [f"ledger: {error}"]
+        ledger = await asyncio.to_thread(SqliteLedger, state)
+        stack.push_async_callback(ledger.close)
+        await Daemon(loaded, ledger, state=state, notifier=notifier, handed=handed, stack=stack).run()

@@ -47,11 +47,13 @@ class Ownership:
         """How many routes are ours, by target."""
         return self._ledger.targets()
 
-    def forget(self, target: str) -> int:
+    async def forget(self, target: str) -> int:
         """Give up all claims on a target; its routes stay. Tell how many these were."""
         owned = self._ledger.owned(target)
         for prefix in owned:
-            self._ledger.forget(target, prefix)
+            self._ledger.note(target, prefix, None)
+        if (committed := self._ledger.committed()) is not None:
+            await committed
         self._changed()
         return len(owned)
 

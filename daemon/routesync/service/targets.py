@@ -162,6 +162,12 @@ class Targets:
             held.reconciler.reconfigure(target_rules(held.settings), target_limits(held.settings))
         self.look_for_orphans()
 
+    def load_ledger(self) -> None:
+        """Claim what the ledger knows of earlier runs: it could be read only now."""
+        for held in self._held.values():
+            held.reconciler.load_ledger()
+        self.look_for_orphans()
+
     def look_for_orphans(self) -> None:
         """Find out anew who has routes of ours without being configured."""
         found = {

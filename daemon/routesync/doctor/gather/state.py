@@ -13,6 +13,8 @@ from typing import Final
 
 from routesync.doctor.facts import DaemonFacts, DatabaseFacts, StateFacts
 from routesync.doctor.gather.host import effective_capabilities
+from routesync.mirror.ledger import LedgerError, read_ledger
+from routesync.mirror.ledger_file import set_aside
 
 _MAGIC: Final = b"SQLite format 3\0"
 
@@ -20,7 +22,7 @@ _MAGIC: Final = b"SQLite format 3\0"
 def find_daemon(directory: Path) -> DaemonFacts:
     """Whether a daemon holds the directory's lock, by the kernel's list of locks (proc(5)); takes none itself."""
     try:
-        lock = (directory / "lock").stat()
+        lock = directory.stat()
     except FileNotFoundError:
         return DaemonFacts(running=False)
     except OSError:
@@ -51,7 +53,7 @@ def read_state(directory: Path, *, running: bool | None) -> StateFacts:
     except OSError:
         return _absent(directory, ledger, outbox)._replace(exists=True)
     space = os.statvfs(directory)
-    ledger, owned = _ledger(ledger.path)
+    ledger, owned = _ledger(directory, ledger.path)
     outbox, waiting = _outbox(outbox.path, running=running)
     return StateFacts(
         directory,
@@ -66,6 +68,7 @@ def read_state(directory: Path, *, running: bool | None) -> StateFacts:
         owned=owned,
         outbox=outbox,
         outbox_events=waiting,
+        ledger_aside=next(iter(set_aside(directory)[-1:]), None),
     )
 
 
@@ -92,17 +95,16 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _ledger(path: Path) -> tuple[DatabaseFacts, Mapping[str, int]]:
+def _ledger(directory: Path, path: Path) -> tuple[DatabaseFacts, Mapping[str, int]]:
     facts = _file(path)
-    if not facts.exists or facts.error is not None or not path.stat().st_size:
-        return facts, {}  # an empty file is SQLite's before its first write
+    if facts.error is not None:
+        return facts, {}
     try:
-        with closing(_open(path)) as database:
-            if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                return facts._replace(error="the file is damaged"), {}
-            return facts, dict(database.execute("SELECT target, count(*) FROM route GROUP BY target"))
-    except sqlite3.Error as error:
-        return facts._replace(error=str(error)), {}
+        content = read_ledger(directory)
+    except LedgerError as error:
+        return facts._replace(error=str(error).removeprefix(f"{path}: ")), {}
+    damage = f"the file is damaged: {content.damage}" if content.damage else None
+    return facts._replace(error=damage), {target: len(rows) for target, rows in content.rows.items() if rows}
 
 
 def _outbox(path: Path, *, running: bool | None) -> tuple[DatabaseFacts, int]:
