@@ -72,7 +72,7 @@ class Orders:
             if target.name == order.target and order.prefixes:
                 return answer(models.OwnRoutes(target=order.target, routes=target.forget(order.prefixes)))
         self._require_left_alone(order.target, "forget")
-        forgotten = self._subject.ownership.forget(order.target)
+        forgotten = await self._subject.ownership.forget(order.target)
         return answer(models.OwnRoutes(target=order.target, routes=forgotten))
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:

@@ -64,6 +64,8 @@ async def empty(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+    if (committed := ledger.committed()) is not None:
+        await committed
     left = len(ledger.owned(name))
     return Emptied(before - left, left, error)
 

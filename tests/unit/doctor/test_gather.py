@@ -12,9 +12,10 @@ from routesync.doctor.dhcp import who_wrote
 from routesync.doctor.gather import read_config
 from routesync.doctor.gather.host import effective_capabilities, read_dhcp, shares_namespace, systemd_version
 from routesync.doctor.gather.state import find_daemon, read_state
-from routesync.mirror.ledger import SqliteLedger
+from routesync.mirror.ledger import Row, SqliteLedger
 from routesync.route import Prefix, parse_address
 from support.doctor_facts import ENS3, route
+from support.waiting import eventually_sync
 
 # As systemd-networkd 252 wrote them, with dnsmasq as the server.
 LINK = """\
@@ -75,13 +76,17 @@ def test_the_daemon_is_found_by_its_lock_and_no_lock_is_taken(tmp_path: Path) ->
         assert (found.running, found.pid) == (True, os.getpid())
         assert found.capabilities == effective_capabilities("self")
     assert find_daemon(tmp_path).running is False
-    with (tmp_path / "lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
 
 
 def test_a_ledger_is_read_beside_its_daemon(tmp_path: Path) -> None:
     with SqliteLedger(tmp_path) as ledger:
-        ledger.intend("lb", Prefix.parse("10.1.0.0/16"), parse_address("192.0.2.1"))
+        ledger.note("lb", Prefix.parse("10.1.0.0/16"), Row(parse_address("192.0.2.1")))
+        eventually_sync(lambda: read_state(tmp_path, running=True).owned == {"lb": 1}, what="the commit")
         state = read_state(tmp_path, running=True)
         assert state.ledger.error is None
         assert state.owned == {"lb": 1}
