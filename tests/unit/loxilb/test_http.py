@@ -279,18 +279,21 @@ async def test_the_two_ends_of_the_connection_are_known_while_one_is_open(tmp_pa
         await read_request(reader)
         writer.write(OK)
         await reader.read()
+        writer.close()
 
     for host in ("127.0.0.1", "::1"):
-        listener = await asyncio.start_server(serve, host)
-        async with listener:
+        async with await asyncio.start_server(serve, host) as listener:
             place = f"[{host}]" if ":" in host else host
-            port = listener.sockets[0].getsockname()[1]
-            http = Http(f"http://{place}:{port}", connect_timeout_s=1, request_timeout_s=1)
-            assert http.ends is None
+            http = Http(
+                f"http://{place}:{listener.sockets[0].getsockname()[1]}",
+                connect_timeout_s=1,
+                request_timeout_s=1,
+            )
+            ends = [http.ends]
             await http.send(http.head("GET", "/"))
-            assert http.ends == (parse_address(host), parse_address(host))
+            ends.append(http.ends)
             await http.close()
-            assert http.ends is None
+            assert [*ends, http.ends] == [None, (parse_address(host), parse_address(host)), None]
     async with server(tmp_path, serve) as http:
         await http.send(http.head("GET", "/"))
         assert http.ends is None, "no TCP"
