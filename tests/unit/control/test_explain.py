@@ -22,6 +22,12 @@ name = "pods"
 match = { prefix = { within = "10.244.0.0/16" } }
 action = "keep"
 next_hop = "192.0.2.9"
+
+[[policy.rules]]
+name = "services"
+match = { prefix = { within = "10.96.0.0/12" } }
+action = "keep"
+next_hop = "self"
 """
 
 
@@ -60,6 +66,8 @@ def test_each_verdict_names_its_rule_or_the_default(tmp_path: Path) -> None:
     )[:3]
     assert why(pods) == ["rule pods keeps it; elected"]
     assert pods.routes[0].next_hop == ("192.0.2.9",)
+    (service,) = explained(tmp_path, route("10.96.0.0/16"))
+    assert service.routes[0].next_hop == ("self",)
     assert why(lease) == ["rule leases drops it"]
     assert lease.elected is None
     assert why(other) == ["no rule matches; default_action keeps it; elected"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from routesync.loxilb.answer import MAX_BODY, Answer, AnswerReader
 from routesync.loxilb.errors import NotSent, OutcomeUnknown
 from routesync.loxilb.http import Http
+from routesync.route import parse_address
 from support.waiting import eventually
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -271,6 +272,31 @@ async def test_a_connection_is_used_again_and_a_request_is_what_it_should_be(tmp
         for _ in range(3):
             assert await http.send(head, b"body") == Answer(200, b"ok")
     assert seen == [[b"POST /base/path HTTP/1.1\r\nHost: lb\r\nX: y\r\nContent-Length: 4\r\n\r\nbody"] * 3]
+
+
+async def test_the_two_ends_of_the_connection_are_known_while_one_is_open(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        await reader.read()
+        writer.close()
+
+    for host in ("127.0.0.1", "::1"):
+        async with await asyncio.start_server(serve, host) as listener:
+            place = f"[{host}]" if ":" in host else host
+            http = Http(
+                f"http://{place}:{listener.sockets[0].getsockname()[1]}",
+                connect_timeout_s=1,
+                request_timeout_s=1,
+            )
+            ends = [http.ends]
+            await http.send(http.head("GET", "/"))
+            ends.append(http.ends)
+            await http.close()
+            assert [*ends, http.ends] == [None, (parse_address(host), parse_address(host)), None]
+    async with server(tmp_path, serve) as http:
+        await http.send(http.head("GET", "/"))
+        assert http.ends is None, "no TCP"
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(tmp_path: Path) -> None:

@@ -168,6 +168,13 @@ def test_a_rewrite_leaves_the_other_family_alone() -> None:
     assert verdict.rewrite.for_family(Family.INET6) is None
 
 
+@pytest.mark.parametrize("written", ["self", ["self"]])
+def test_self_as_the_next_hop_is_for_both_families(written: object) -> None:
+    made = policy({"name": "it", "action": "keep", "next_hop": written})
+    verdict = made.evaluate(ip_route(MULTIPATH), INTERFACES)
+    assert verdict == Verdict(keep=True, rule="it", rewrite=Rewrite(to_self=True))
+
+
 def test_the_verdict_of_the_default_names_itself() -> None:
     assert policy().evaluate(ip_route(DEFAULT), {}) == Verdict(keep=True, rule="default")
     assert policy(default_action="drop").evaluate(ip_route(DEFAULT), {}) == Verdict(

@@ -47,6 +47,11 @@ def test_every_key_is_either_taken_up_or_calls_for_contact_anew(key: str) -> Non
     assert taken_up is not anew
 
 
+@pytest.mark.parametrize(("written", "word"), [(False, "no"), (True, "yes"), ("override", "override")])
+def test_what_is_allowed_of_defaults(written: object, word: str) -> None:
+    assert target_rules(settings(allow_default=written)).allow_default == word
+
+
 def test_a_certificate_that_was_renewed_under_its_name_calls_for_contact_anew(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("one")
