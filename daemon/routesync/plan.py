@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from routesync.kernel import InterfaceAddress
 from routesync.loxilb.wire import Inventory
-from routesync.mirror.state import describe_row, is_ours
 from routesync.mirror.eligibility import (
     Desired,
     Ineligible,
@@ -23,7 +22,7 @@ from routesync.mirror.eligibility import (
     evaluate,
     self_addresses,
 )
-from routesync.mirror.targets_addresses import url_address
+from routesync.mirror.state import describe_row, is_ours
 from routesync.policy import Policy
 from routesync.route import (
     Address,
@@ -36,6 +35,7 @@ from routesync.route import (
     link_gateways,
     past_throws,
 )
+from routesync.url import url_address
 
 
 class Fate(StrEnum):

@@ -7,9 +7,9 @@ all targets are known to all reconcilers, and when they change, every route is e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
 
-from routesync.route import Address, parse_address
+from routesync.route import Address
+from routesync.url import url_address
 
 
 class TargetsAddresses:
@@ -51,12 +51,3 @@ class TargetsAddresses:
         for target, listener in self._listeners.items():
             if target != by:
                 listener()
-
-
-def url_address(url: str) -> Address | None:
-    """The address in a target's URL, without its zone (RFC 6874); None: a name, or no URL."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return parse_address(host.partition("%")[0])
-    except ValueError:
-        return None

@@ -1,7 +1,7 @@
-"""The witness: the kernel beneath a loxilb, read directly where its namespace is on this host.
+"""The witness: the kernel of a loxilb, followed directly where its network namespace is on this host.
 
-It is the best proof there is. With it a withdrawal needs no reading of loxilb's table, what its kernel lost is known at
-once, and so is whoever took a prefix of ours. Without it, or while it cannot be read, everything works by readings.
+It is the best proof there is. With it a withdrawal needs no inventory, a route that loxilb's kernel lost is known at
+once, and so is another writer's route in its place. Without it, or while it cannot be followed, inventories serve.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def posted_metric(prefix: Prefix) -> int:
 
 
 class Witness:
-    """Follows the main table of a namespace: of one by name or path, or of the one that a given socket lives in.
+    """Follows the main table of a namespace: one by name or path, or the one that a given socket was opened in.
 
     Attributes:
-        trouble: why it cannot be read, in one line; None while it can.
+        trouble: why it cannot be followed, in one line; None while it can.
         honours_static: whether the loxilb there makes our routes `static` (since v0.9.5), or `boot`.
     """
 
@@ -57,10 +57,11 @@ class Witness:
         self._sock = sock
         self._seen: dict[Prefix, tuple[Candidate, ...]] = {}
         self._ready = False
+        self._followed: tuple[KernelSource, asyncio.Task[None]] | None = None  # and the reader of its changes
 
     @property
     def ready(self) -> bool:
-        """Whether what it says is the kernel's present state."""
+        """Whether it is being followed, so that its answers are the kernel's present state."""
         return self._ready
 
     def first(self, prefix: Prefix) -> Route | None:
@@ -73,7 +74,11 @@ class Witness:
         return route is not None and self._as_ours(route, gateway)
 
     def only_ours(self, prefix: Prefix, gateway: Address) -> bool:
-        """Whether ours is the only route of the prefix with its metric or a lower one, and has one hop."""
+        """Whether ours is the only route of the prefix with its metric or a lower one, and has one hop.
+
+        Then DELETE takes ours. Another of our metric could stand before it (IPv4 prepend), or be one ECMP route with it
+        (IPv6 append), which DELETE takes whole.
+        """
         rivals = [route for route in self._takeable(prefix) if route.metric <= posted_metric(prefix)]
         return len(rivals) == 1 and self._as_ours(rivals[0], gateway)
 
@@ -86,9 +91,10 @@ class Witness:
         return any(not self._as_ours(route, gateway) for route in self._takeable(prefix))
 
     def _takeable(self, prefix: Prefix) -> Iterator[Route]:
-        """The routes that DELETE could take, in its order: none of scope link (IPv4)."""
+        """The routes that DELETE could take, in its order: of IPv4 none of scope link, of IPv6 none with a source."""
         for route, _ in self._seen.get(prefix, ()):
-            if not (route.scope == _LINK and prefix.family is Family.INET) and not route.tos:
+            linked = route.scope == _LINK and prefix.family is Family.INET
+            if not linked and not route.tos and route.source is None:
                 yield route
 
     def _as_posted(self, route: Route) -> bool:
@@ -124,20 +130,38 @@ class Witness:
                 sock=self._sock,
             )
             reader = asyncio.create_task(self._take(source, on_change))
+            self._followed = source, reader
             try:
                 await source.run()
             except KernelError as error:
                 if self.trouble is None:
                     log.warning(
-                        "witness_lost", target=self._target, error=str(error), consequence="readings serve"
+                        "witness_lost", target=self._target, error=str(error), consequence="inventories serve"
                     )
                 self.trouble = str(error)
             finally:
                 retry_s = RETRY_FIRST_S if self._ready else min(retry_s * 2, RETRY_MOST_S)
                 self._ready = False
+                self._followed = None
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
             await asyncio.sleep(retry_s)
+
+    async def catch_up(self) -> None:
+        """Return when everything that the kernel announced before this call is known here, and was reported.
+
+        When it cannot be followed meanwhile, this returns with `ready` False.
+        """
+        if self._followed is None:
+            return
+        source, reader = self._followed
+        try:
+            await source.catch_up()
+        except KernelError:
+            self._ready = False  # `run` says why, and starts again
+            return
+        while source.lag_s > 0 and not reader.done():  # noqa: ASYNC110 (until the reader had its turn)
+            await asyncio.sleep(0)
 
     async def _take(self, source: KernelSource, on_change: OnChange) -> None:
         before, self._seen = self._seen, dict(await source.changes())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from routesync.mirror.targets_addresses import TargetsAddresses, url_address
+from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.route import parse_address
+from routesync.url import url_address
 
 
 @pytest.mark.parametrize(
