@@ -20,15 +20,14 @@ import pytest
 from routesync.demo.topology import FoundingTopology
 from routesync.kernel import KernelSource, open_route_socket
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.limits import Limits
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import SqliteLedger
-from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.limits import Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Route, Verdict, parse_address
 from routesync.standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
 from support.bench import median, percentile, record
-from support.mirror_lab import LO, Events, candidate, laboratory
+from support.mirror_lab import Events, LabNode, LabReconciler, candidate, laboratory
 from support.netns import Namespace, namespace, needs_root
 from support.standin import running_standin
 from support.waiting import eventually, eventually_sync
@@ -36,7 +35,7 @@ from support.waiting import eventually, eventually_sync
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900), needs_root]
 
 HERE = "192.168.10.1"
-QUICK = Limits(rate=100_000, burst=10_000, reading_gap_s=0.2, max_inet=1_000_000, probe_interval_s=3600)
+QUICK = Limits(rate=100_000, burst=10_000, inventory_gap_s=0.2, max_inet=1_000_000, probe_interval_s=3600)
 
 
 @contextmanager
@@ -54,20 +53,22 @@ def null_api(directory: Path) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def mirroring(socket: Path, directory: Path, limits: Limits) -> AsyncIterator[Reconciler]:
+async def mirroring(socket: Path, directory: Path, limits: Limits) -> AsyncIterator[LabReconciler]:
     """A reconciler with a real ledger, on an API behind a Unix socket."""
     client = LoxilbClient("http://loxilb", unix_socket=socket)
     with SqliteLedger(directory / "state") as ledger:
         async with client:
-            reconciler = Reconciler(
+            node = LabNode(lambda: None)
+            reconciler = LabReconciler(
                 "lb",
                 client,
                 rules=TargetRules(),
                 limits=limits,
                 ledger=ledger,
                 sink=Events(),
-                links=lambda: LO,
+                node=node,
             )
+            reconciler.node = node
             task = asyncio.create_task(reconciler.run())
             try:
                 await asyncio.wait_for(reconciler.contacted.wait(), 30)
@@ -135,7 +136,7 @@ async def test_a_lone_change_reaches_the_api_within_milliseconds(tmp_path: Path,
                 )
                 sent[str(prefix)] = time.monotonic()
                 hand.send(message)
-            await eventually(lambda: len(reconciler.routes) >= 300)
+            await eventually(lambda: len(reconciler.state.routes) >= 300)
             await asyncio.sleep(0.2)
             came = await arrivals(socket)
             for task in (pumping, following):
@@ -283,7 +284,7 @@ async def test_a_sweep_over_thirty_thousand_routes(tmp_path: Path) -> None:
             for prefix in prefixes(count):
                 reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await eventually(
-                lambda: len(reconciler.routes) == count and not reconciler.view().waiting, within_s=120
+                lambda: len(reconciler.state.routes) == count and not reconciler.view().waiting, within_s=120
             )
             posts = lab.standin.state().posts
             reconciler.verify()

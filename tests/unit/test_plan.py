@@ -31,7 +31,7 @@ def target(
     for text, flags, gateway, protocol in rows:
         prefix = Prefix.parse(text)
         gateways = (parse_address(gateway),) if gateway else ()
-        table[prefix] = InventoryRow(prefix, gateways, frozenset(flags.split()), protocol)
+        table[prefix] = InventoryRow(gateways, frozenset(flags.split()), protocol)
     ends = (parse_address(ours), ENDS[1])
     url = "http://192.0.2.20:11111"
     return TargetInput("lb", url, rules or TargetRules(), Inventory(table, 0), owned or {}, None, ends)

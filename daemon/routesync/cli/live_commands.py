@@ -87,7 +87,9 @@ def resync(
     *,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also send again what was held back since the target fell silent at it."),
+        typer.Option(
+            "--force", help="Also send again what was held back since the target fell silent at it."
+        ),
     ] = False,
     socket: SocketOption = None,
     json: JsonOption = False,

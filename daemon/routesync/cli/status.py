@@ -19,7 +19,8 @@ STYLES: Final = {
     **dict.fromkeys(("degraded", "syncing", "reading", "connecting", "starting", "pending"), "yellow"),
     **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
     **dict.fromkeys(
-        ("unreachable", "refused", "conflicting", "contended", "over-capacity", "drop", "may not remove"), "red"
+        ("unreachable", "refused", "conflicting", "contended", "over-capacity", "drop", "may not remove"),
+        "red",
     ),
     **dict.fromkeys(("not-forwarded", "left-behind"), "red"),
     **dict.fromkeys(("unjudged",), "yellow"),
@@ -148,12 +149,16 @@ def _target(page: Page, target: TargetDetail) -> None:
         parts += (f"{separator}{count} ", _styled(phase))
         separator = ", "
     if target.waiting:
-        left = "" if target.remaining_s is None else f", about {target.remaining_s:.0f} s at {target.rate:g}/s"
+        left = (
+            "" if target.remaining_s is None else f", about {target.remaining_s:.0f} s at {target.rate:g}/s"
+        )
         parts.append(f"; {target.waiting} waiting{left}, the oldest for {target.oldest_s:.3g} s")
     page.line(*parts, hang=_MARGIN)
     if target.proved_s is not None:
         complete = "complete" if target.complete else "not complete"
-        page.line(_head(""), f"{complete}, last compared with the target {target.proved_s:.0f} s ago", hang=_MARGIN)
+        page.line(
+            _head(""), f"{complete}, last compared with the target {target.proved_s:.0f} s ago", hang=_MARGIN
+        )
     if target.reasons:
         words = ", ".join(f"{count} {reason}" for reason, count in target.reasons.items())
         page.line(_head(""), f"ineligible: {words}", hang=_MARGIN)

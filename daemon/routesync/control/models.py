@@ -85,7 +85,8 @@ class TargetDetail(Answer):
     )
     rate: float = Field(default=0, description="Changes a second that may be sent.")
     remaining_s: float | None = Field(
-        default=None, description="How long the waiting work takes at that rate; null: nothing waits, or is sent."
+        default=None,
+        description="How long the waiting work takes at that rate; null: nothing waits, or is sent.",
     )
     complete: bool = Field(
         default=False, description="Whether everything desired is there, and nothing else of ours."

@@ -31,7 +31,9 @@ class Orders:
         self._subject.source().request_resync("command")
         for target in targets:
             target.verify(force=order.force)
-        done = {it.name: "paused: verified after that" if it.paused else "verification ordered" for it in targets}
+        done = {
+            it.name: "paused: verified after that" if it.paused else "verification ordered" for it in targets
+        }
         return answer(models.Done(targets=done))
 
     async def release(self, request: web.Request) -> web.StreamResponse:

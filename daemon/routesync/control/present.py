@@ -139,7 +139,9 @@ def end_of(target: str, view: RouteView) -> AtTarget | None:
         return None
     if isinstance(evaluation, Ineligible):
         fate = Fate.UNREPRESENTABLE if evaluation.reason.unrepresentable else Fate.REFUSED
-        return AtTarget(target=target, fate=fate.value, code=evaluation.reason.value, detail=evaluation.detail)
+        return AtTarget(
+            target=target, fate=fate.value, code=evaluation.reason.value, detail=evaluation.detail
+        )
     return AtTarget(
         target=target,
         fate=_fate(view, evaluation.gateway).value,

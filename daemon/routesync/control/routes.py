@@ -90,9 +90,7 @@ class TargetRoute(Answer):
     desired: str | None = Field(
         default=None, description="The gateway that the target should have; null: it should have no route."
     )
-    owned: str | None = Field(
-        default=None, description="The gateway of our route that is, or may be, there."
-    )
+    owned: str | None = Field(default=None, description="The gateway of our route that is, or may be, there.")
     rule: str | None = Field(default=None, description="The rule that kept the route.")
     code: str | None = Field(
         default=None,

@@ -20,7 +20,9 @@ NAMED: Final = 3
 """So many prefixes are named in an alarm."""
 
 
-def current_alarms(name: str, state: MirrorState, error: str | None, oldest_s: float, now: float) -> dict[AlarmKind, Alarm]:
+def current_alarms(
+    name: str, state: MirrorState, error: str | None, oldest_s: float, now: float
+) -> dict[AlarmKind, Alarm]:
     """The conditions that an operator should know about, as they are now.
 
     Args:

@@ -27,7 +27,9 @@ STARTS_WITHIN_S: Final = 60.0
 _SHARED: Final = (
     "it shares this host's network namespace and reads its routes by itself; nothing is mirrored into it"
 )
-_UNSETTLED: Final = "whether it shares this host's network namespace is not known: it lists no ports yet, or changing ones"
+_UNSETTLED: Final = (
+    "whether it shares this host's network namespace is not known: it lists no ports yet, or changing ones"
+)
 
 
 class Dump(NamedTuple):
@@ -145,7 +147,9 @@ def _why_unsettled(inventory: Inventory, waited_s: float) -> str:
             f"{inventory.first_unreadable}); is this a loxilb of a supported version?"
         )
     if waited_s > STARTS_WITHIN_S:
-        return f"its table is empty for {waited_s:.0f} s: a loxilb that runs with --nonlp never shows any route"
+        return (
+            f"its table is empty for {waited_s:.0f} s: a loxilb that runs with --nonlp never shows any route"
+        )
     return "its table is empty: it is still starting"
 
 

@@ -25,7 +25,9 @@ class Limits(NamedTuple):
 
     rate: float = 240  # changes a second
     burst: int = 64
-    writers: int = 1  # daemons that write to the same loxilb; `rate` and `burst` are this daemon's share already
+    writers: int = (
+        1  # daemons that write to the same loxilb; `rate` and `burst` are this daemon's share already
+    )
     inventory_interval_s: float = 600
     inventory_gap_s: float = 1.5  # between two inventories: longer than the steps in which a table fills
     probe_interval_s: float = 5

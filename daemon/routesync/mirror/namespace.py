@@ -22,7 +22,7 @@ from routesync.loxilb.wire import Port
 from routesync.mirror.state import Request
 from routesync.mirror.witness import posted_metric
 from routesync.names import PROTOCOLS, TABLES
-from routesync.route import Address, Candidate, Family, Prefix, Route
+from routesync.route import Address, Candidate, Prefix, Route
 
 AGREEING: Final = 5
 """Where ports come and go all the time, so many lists in a row that lead to the same answer settle it, too."""
@@ -158,4 +158,3 @@ class PostedRoutes:
             and route.table == _MAIN
             and not route.tos
         )
-

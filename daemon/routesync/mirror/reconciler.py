@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -36,7 +36,7 @@ from routesync.mirror.eligibility import (
 from routesync.mirror.handshake import Handshake
 from routesync.mirror.hold import Hold
 from routesync.mirror.holes import find_holes
-from routesync.mirror.ledger import Ledger, Row
+from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.namespace import KernelEvents, PostedRoutes
 from routesync.mirror.reporting import Alarm, Reporter
@@ -207,9 +207,7 @@ class Reconciler:
 
     async def _use_inventory(self, inventory: Inventory, version: str, connected: bool) -> None:  # noqa: FBT001
         """Learn the target's place in the network; what that changes is evaluated before anything is sent."""
-        facts = await in_slices(
-            TargetFacts.gather(inventory, self._client.ends, self.state.owned, version)
-        )
+        facts = await in_slices(TargetFacts.gather(inventory, self._client.ends, self.state.owned, version))
         changed = facts != self.facts
         self.facts = facts
         self._targets.see(self.name, facts.addresses)
@@ -234,7 +232,9 @@ class Reconciler:
     def on_resync(self, began: float) -> None:
         """The kernel's table was dumped again, from that moment on, and what that changed was taken."""
         if self.state.resynced(began):
-            self.report.clear("withdrawals-held", _now(), "a second dump of the kernel confirms the withdrawals")
+            self.report.clear(
+                "withdrawals-held", _now(), "a second dump of the kernel confirms the withdrawals"
+            )
             self._session.wake.set()
 
     # -- what operators ask for -------------------------------------------------------------------------------------
@@ -245,7 +245,9 @@ class Reconciler:
             self.state.suspects.clear()
             self.reevaluate()
         self.state.verify_soon(_now())
-        self.state.inventory_at = min(self.state.inventory_at, _now() - self.state.limits.inventory_interval_s)
+        self.state.inventory_at = min(
+            self.state.inventory_at, _now() - self.state.limits.inventory_interval_s
+        )
         self._session.wake.set()
 
     def release(self) -> int:

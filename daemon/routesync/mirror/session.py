@@ -157,9 +157,7 @@ class Session:
 
     async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:
         await self._use_inventory(dump.inventory, version, connected)
-        await in_slices(
-            self._state.take_inventory(dump.inventory, dump.started, _now(), connected=connected)
-        )
+        await in_slices(self._state.take_inventory(dump.inventory, dump.started, _now(), connected=connected))
 
     async def _work(self) -> None:
         """Send what waits, and read the table when that is due, until the session is broken."""
@@ -180,6 +178,7 @@ class Session:
         dump = await self._handshake.inventory()
         if not dump.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
+        self.status, self.error = TargetState.SYNCED, None  # it may have been settling after a restart
         await self._take(dump, self.version or "", connected=dump.restarted)
 
     # -- workers ----------------------------------------------------------------------------------------------------

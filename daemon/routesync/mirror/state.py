@@ -401,7 +401,9 @@ class MirrorState:
         self._using[prefix.family] += 1
         return state
 
-    def _set_desired(self, prefix: Prefix, state: RouteState, evaluation: Evaluation | None, now: float) -> None:
+    def _set_desired(
+        self, prefix: Prefix, state: RouteState, evaluation: Evaluation | None, now: float
+    ) -> None:
         before, gateway_before = state.desired, state.gateway
         if evaluation != before:
             state.desired = evaluation
@@ -776,7 +778,9 @@ class MirrorState:
         return "a route exists in its kernel that its table does not show"
 
     def _leave_behind(self, prefix: Prefix, state: RouteState, why: str, now: float) -> None:
-        state.error = f"ours is left behind, since nothing proves that DELETE would remove it and no other: {why}"
+        state.error = (
+            f"ours is left behind, since nothing proves that DELETE would remove it and no other: {why}"
+        )
         state.heal = False
         desired = state.gateway is not None
         self._set_phase(prefix, state, Phase.LEFT_BEHIND, now)
@@ -836,7 +840,9 @@ class MirrorState:
         state.error = words
         state.retry_at = now + backoff_s(state.failures, RETRY_FIRST_S, RETRY_MOST_S)
 
-    def _created(self, prefix: Prefix, state: RouteState, gateway: Address, now: float, *, clean: bool) -> None:
+    def _created(
+        self, prefix: Prefix, state: RouteState, gateway: Address, now: float, *, clean: bool
+    ) -> None:
         """2xx to a POST: the route is ours and in the target's kernel."""
         self._changed(state, now)
         self._own(prefix, state, gateway)
@@ -942,7 +948,9 @@ class MirrorState:
     ) -> Request | None:
         answer, gateway = outcome.answer, request.gateway
         if answer is Answer.CREATED:
-            self._report.lost(prefix, "a repeated POST was accepted: its kernel had lost the route, and has it again")
+            self._report.lost(
+                prefix, "a repeated POST was accepted: its kernel had lost the route, and has it again"
+            )
             self.counters.lost += 1
             self._created(prefix, state, gateway, now, clean=prefix not in self.inventory.rows or state.clean)
             state.kernel_changed_at = None
@@ -1236,7 +1244,11 @@ class MirrorState:
     def _shown(self, prefix: Prefix, state: RouteState, owned: Address, now: float) -> None:
         """The table, or the witness, shows our route."""
         state.certain, state.lost = True, False
-        if state.phase is not Phase.CONTENDED and state.gateway == owned and state.phase is not Phase.CONFIRMED:
+        if (
+            state.phase is not Phase.CONTENDED
+            and state.gateway == owned
+            and state.phase is not Phase.CONFIRMED
+        ):
             self._set_phase(prefix, state, Phase.CONFIRMED, now)
             state.failures, state.error = 0, ""
             self._report.reached("confirmed", state.kernel_changed_at, now)

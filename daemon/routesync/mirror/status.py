@@ -105,7 +105,13 @@ class TargetView:
 
 
 def unmirrored(
-    name: str, client: LoxilbClient, state: TargetState, *, version: str | None, error: str | None, connections: int
+    name: str,
+    client: LoxilbClient,
+    state: TargetState,
+    *,
+    version: str | None,
+    error: str | None,
+    connections: int,
 ) -> TargetView:
     """A target that nothing is mirrored into."""
     return TargetView(

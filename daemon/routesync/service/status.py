@@ -98,7 +98,11 @@ class StatusBuilder:
             targets=tuple(_target_status(view) for view in self._targets()),
             alarms=tuple(
                 AlarmStatus(
-                    kind=kind, target=view.name, detail=alarm.detail, count=alarm.routes, prefixes=alarm.prefixes
+                    kind=kind,
+                    target=view.name,
+                    detail=alarm.detail,
+                    count=alarm.routes,
+                    prefixes=alarm.prefixes,
                 )
                 for view in self._targets()
                 for kind, alarm in view.alarms.items()
@@ -119,7 +123,9 @@ class StatusBuilder:
                 names = ", ".join(map(format_address, view.unreachable_gateways[:3]))
                 found.append(f"target {view.name}: its kernel does not reach the next hop {names}")
             found += [
-                f"target {view.name}: {alarm.detail}" for kind, alarm in view.alarms.items() if kind != "paused"
+                f"target {view.name}: {alarm.detail}"
+                for kind, alarm in view.alarms.items()
+                if kind != "paused"
             ]
             found += [
                 f"target {view.name}: {count} routes {phase}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from routesync.mirror.state import Phase
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.mirror_lab import Lab, candidate

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from routesync.mirror.state import Phase
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from routesync.standin.faults import Fault

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import cast
 
 from routesync.events.models import AlarmCleared, AlarmRaised
-from routesync.mirror.state import Phase
-from routesync.mirror.limits import Limits
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Rewrite, parse_address
 from routesync.standin.faults import Fault

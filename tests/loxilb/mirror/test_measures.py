@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from routesync.measure import Histogram
-from routesync.mirror.state import Phase
-from routesync.mirror.reporting import STAGES
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.reporting import STAGES
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Family, Prefix
 from support.mirror_lab import Lab, candidate

@@ -6,10 +6,10 @@ import asyncio
 from typing import cast
 
 from routesync.events.models import RouteAccepted, RouteConflicting, RouteRefused, RouteWithdrawn
-from routesync.mirror.state import Phase
-from routesync.mirror.limits import Limits
 from routesync.mirror.eligibility import TargetRules
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.mirror_lab import Lab, candidate

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.state import Phase
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.route import Prefix

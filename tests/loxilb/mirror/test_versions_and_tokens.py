@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from routesync.loxilb.token import FileToken
-from routesync.mirror.state import Phase
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.mirror_lab import candidate, laboratory

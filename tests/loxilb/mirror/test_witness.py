@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from routesync.mirror.state import Phase
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.mirror.witness import Witness
 from routesync.route import Prefix
@@ -73,7 +73,9 @@ async def test_somebody_elses_lower_metric_on_ipv6_is_never_deleted(lab: Lab) ->
         await eventually(lambda: reconciler.routes[B].phase is Phase.LEFT_BEHIND, what="leaving it")
         assert "metric 20" in lab.space.ip(f"-6 route show {B}")
         lab.space.ip(f"-6 route del {B} metric 20")
-        await eventually(lambda: B not in reconciler.routes, what="the withdrawal, now that ours can be proved")
+        await eventually(
+            lambda: B not in reconciler.routes, what="the withdrawal, now that ours can be proved"
+        )
         assert not lab.space.ip(f"-6 route show {B}")
 
 

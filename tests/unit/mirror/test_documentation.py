@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from routesync.mirror.state import Phase
 from routesync.mirror.eligibility import Reason
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 
 TEXT = (Path(__file__).parents[3] / "docs" / "loxilb.md").read_text()

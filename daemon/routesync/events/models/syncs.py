@@ -34,7 +34,9 @@ class SyncCompleted(Event):
     duration_s: Seconds
     complete: Annotated[
         bool,
-        Field(description="Whether everything desired is there; otherwise `status` says what is not, and why."),
+        Field(
+            description="Whether everything desired is there; otherwise `status` says what is not, and why."
+        ),
     ] = True
 
 

@@ -1,4 +1,4 @@
-"""The first moments with a target: where it lives is decided by ports that are settled, and not sooner."""
+"""The handshake with a target: its namespace is decided by ports that are settled, and its table must be settled too."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory, InventoryRow, Port
-from routesync.mirror import contact
-from routesync.mirror.contact import Contact
-from routesync.mirror.limits import Ingestion
+from routesync.mirror import handshake
+from routesync.mirror.handshake import Handshake
+from routesync.mirror.limits import Ingestion, Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.waiting import eventually
@@ -54,14 +54,14 @@ class Making:
 
     def __init__(self, client: Scripted) -> None:
         self.said: list[TargetState] = []
-        self.contact = Contact(
+        self.handshake = Handshake(
             cast("LoxilbClient", client),
             lambda: LINKS,
             Ingestion(asyncio.get_running_loop().time() - 100),
-            gap_s=0.01,
-            say=lambda state, _: self.said.append(state),
+            limits=lambda: Limits(inventory_gap_s=0.01),
+            waiting=lambda state, _: self.said.append(state),
         )
-        self.task = asyncio.create_task(self.contact.make())
+        self.task = asyncio.create_task(self.handshake.make())
 
     async def stop(self) -> None:
         self.task.cancel()
@@ -71,19 +71,19 @@ class Making:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contact, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(handshake, "PATIENCE_S", 0.02)
 
 
-async def test_one_that_lives_elsewhere_is_told_by_two_readings() -> None:
+async def test_a_target_elsewhere_is_recognised_by_two_equal_lists() -> None:
     client = Scripted([FOREIGN])
     making = Making(client)
-    version, reading = await making.task
+    version, dump = await making.task
     assert version == "0.9.8"
-    assert reading.inventory.rows
+    assert dump.inventory.rows
     assert making.said == []
 
 
-async def test_a_list_that_is_half_told_decides_nothing() -> None:
+async def test_an_incomplete_list_decides_nothing() -> None:
     """The first port that it lists equals one of ours by chance; it is neither refused for it nor mirrored into."""
     making = Making(Scripted([], [OURS], [OURS, FOREIGN], [OURS, FOREIGN, LATER]))
     await making.task
@@ -111,8 +111,8 @@ async def test_ports_that_led_astray_are_not_believed_again_and_others_are() -> 
     client = Scripted([FOREIGN])
     making = Making(client)
     await making.task
-    making.contact.disprove()
-    again = asyncio.create_task(making.contact.make())
+    making.handshake.disprove()
+    again = asyncio.create_task(making.handshake.make())
     await eventually(lambda: TargetState.SHARED_NAMESPACE in making.said, what="refusal")
     assert not again.done()
     client.lists = [[FOREIGN, LATER]]
