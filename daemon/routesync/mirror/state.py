@@ -125,6 +125,7 @@ class Request(NamedTuple):
     gateway: Address
     tokens: int
     intent: Row | None = None  # ADD: the ledger's row; it must be on disk before the request leaves
+    desired: Desired | None = None  # ADD, VERIFY: what it is for; the wish may have changed when the answer comes
 
 
 class Outcome(NamedTuple):
@@ -176,6 +177,7 @@ class RouteState:
         lost: the table did not show it any more; the next POST is a repair.
         heal: it is deleted and added again, so that the target's table takes it in.
         by_hand: the operator said that it is ours.
+        proved_once: a 2xx, the table, the witness or the ledger said that it was there.
         phase: where it is in its life.
         since: when it came into this phase.
         published: the gateway by which subscribers know it; None: they do not.
@@ -203,6 +205,7 @@ class RouteState:
         "lost",
         "owned",
         "phase",
+        "proved_once",
         "published",
         "retry_at",
         "since",
@@ -216,6 +219,7 @@ class RouteState:
         self.lost = False
         self.heal = False
         self.by_hand = False
+        self.proved_once = False
         self.phase = Phase.PENDING
         self.since = now
         self.published: Address | None = None
@@ -431,7 +435,7 @@ class MirrorState:
         self._startup_until = now + self.limits.startup_hold_s
         for prefix, row in rows:
             state = self.routes.get(prefix) or self._add_state(prefix, now)
-            state.clean = row.clean
+            state.clean, state.proved_once = row.clean, True
             state.hold_until = self._startup_until
             self._own(prefix, state, row.gateway)
             self._place(prefix, state, now)
@@ -533,7 +537,7 @@ class MirrorState:
         """Nothing of ours is there any more: strike it from the ledger."""
         self._note(prefix, None)
         self._own(prefix, state, None)
-        state.clean = state.lost = state.heal = state.by_hand = False
+        state.clean = state.lost = state.heal = state.by_hand = state.proved_once = False
         self._set_phase(prefix, state, Phase.PENDING, now)
 
     @staticmethod
@@ -714,11 +718,12 @@ class MirrorState:
             if state.owned is None or not self._is_verifiable(state):
                 self._place(prefix, state, now)
                 return None
-            return Request(Kind.VERIFY, prefix, state.owned, cost)
+            assert isinstance(state.desired, Desired)  # noqa: S101 (a verifiable route is desired)
+            return Request(Kind.VERIFY, prefix, state.owned, cost, None, state.desired)
         if urgency in WITHDRAWALS or (urgency is Urgency.REPLACE and state.owned is not None):
             return self._begin_delete(prefix, state, cost, now)
-        gateway = state.gateway
-        assert gateway is not None  # noqa: S101 (the action says that it is desired)
+        desired = state.desired
+        assert isinstance(desired, Desired)  # noqa: S101 (the action says so)
         if state.owned is None:
             if self._blocked_by_row(prefix, state, now):
                 self._fill(prefix.family, now)
@@ -730,13 +735,13 @@ class MirrorState:
                 self._make_wait_for_room(prefix, state)
                 return None
             self._set_phase(prefix, state, Phase.PENDING, now)
-        return self._add_request(prefix, state, gateway, cost)
+        return self._add_request(prefix, state, desired, cost)
 
-    def _add_request(self, prefix: Prefix, state: RouteState, gateway: Address, cost: int) -> Request:
-        clean = prefix not in self.inventory.rows or (state.clean and state.owned == gateway)
-        row = Row(gateway, clean)
+    def _add_request(self, prefix: Prefix, state: RouteState, desired: Desired, cost: int) -> Request:
+        clean = prefix not in self.inventory.rows or (state.clean and state.owned == desired.gateway)
+        row = Row(desired.gateway, clean)
         self._note(prefix, row)
-        return Request(Kind.ADD, prefix, gateway, cost, row)
+        return Request(Kind.ADD, prefix, desired.gateway, cost, row, desired)
 
     def _blocked_by_row(self, prefix: Prefix, state: RouteState, now: float) -> bool:
         """Whether another writer has the prefix, as far as the newest inventory shows; then nothing is posted."""
@@ -769,6 +774,9 @@ class MirrorState:
             return None
         if proof is _Proof.SHOWN and prefix.family is Family.INET6:
             return Request(Kind.DELETE, prefix, owned, cost)
+        if proof is _Proof.MISSING and isinstance(state.desired, Desired):
+            # A 2xx to the new route proves that the old one is gone: both have the same key.
+            return self._add_request(prefix, state, state.desired, cost)
         return Request(Kind.ASSERT, prefix, owned, cost)
 
     def _describe(self, prefix: Prefix) -> str:
@@ -835,7 +843,7 @@ class MirrorState:
         state.changed_at = now
         self.ingestion.note(now)
 
-    def _failed(self, prefix: Prefix, state: RouteState, words: str, now: float) -> None:
+    def _failed(self, state: RouteState, words: str, now: float) -> None:
         state.failures += 1
         state.error = words
         state.retry_at = now + backoff_s(state.failures, RETRY_FIRST_S, RETRY_MOST_S)
@@ -846,7 +854,7 @@ class MirrorState:
         """2xx to a POST: the route is ours and in the target's kernel."""
         self._changed(state, now)
         self._own(prefix, state, gateway)
-        state.certain, state.clean = True, clean
+        state.certain, state.proved_once, state.clean = True, True, clean
         state.failures, state.error, state.retry_at, state.lost = 0, "", NEVER, False
         self.foreign_not_forwarded.pop(prefix, None)
         self.counters.posted += 1
@@ -862,8 +870,8 @@ class MirrorState:
             assert request.intent is not None  # noqa: S101 (every ADD has one)
             self._created(prefix, state, gateway, now, clean=request.intent.clean)
             if repaired:
-                self._repaired(prefix, state, now)
-            self._accepted(prefix, state, gateway, now)
+                self._repaired(prefix, now)
+            self._accepted(prefix, state, request.desired, now)
             return None
         if repaired:
             self.repairs.give_back(now)
@@ -872,19 +880,29 @@ class MirrorState:
             if self._contains_our_end(prefix):
                 self._silent[prefix] = None
             self._own(prefix, state, gateway)
-            self._failed(prefix, state, outcome.words, now)
+            self._failed(state, outcome.words, now)
             return None
         self.bucket.give_back(now, request.tokens)
+        if state.owned is not None and not ours_before:  # the route before it may be there after all
+            self._note(prefix, Row(state.owned))
+            if answer is Answer.EXISTS:
+                state.clean = False
+                self._leave_behind(prefix, state, self._describe(prefix), now)
+            elif answer in _NO_ANSWER:
+                self._failed(state, outcome.words, now)
+            else:
+                self._refused(prefix, state, request.desired, outcome, now)
+            return None
         if not ours_before:
             self._note(prefix, None)
             if state.published is not None:  # the route before it was deleted
                 self._withdrawn(prefix, state, "replacement-failed")
         if answer in _NO_ANSWER:
-            self._failed(prefix, state, outcome.words, now)
+            self._failed(state, outcome.words, now)
         elif answer is Answer.EXISTS or (ours_before and answer in _EXISTS and prefix in self.inventory.rows):
             self._exists(prefix, state, outcome, now, ours_before=ours_before)
         else:
-            self._refused(prefix, state, gateway, outcome, now)
+            self._refused(prefix, state, request.desired, outcome, now)
         return None
 
     def _exists(
@@ -910,30 +928,27 @@ class MirrorState:
             state.heal = witness.only_ours(prefix, state.owned)
 
     def _refused(
-        self, prefix: Prefix, state: RouteState, gateway: Address, outcome: Outcome, now: float
+        self, prefix: Prefix, state: RouteState, desired: Desired | None, outcome: Outcome, now: float
     ) -> None:
         news = state.phase is not Phase.REFUSED and not state.failures
-        self._failed(prefix, state, outcome.words, now)
+        self._failed(state, outcome.words, now)
         self._set_phase(prefix, state, Phase.REFUSED, now)
-        if news and isinstance(state.desired, Desired):
+        if news and desired is not None:
             state.published = None
-            self._report.refused(
-                prefix, state.desired._replace(gateway=gateway), outcome.status, outcome.words, RETRY_FIRST_S
-            )
+            self._report.refused(prefix, desired, outcome.status, outcome.words, RETRY_FIRST_S)
 
-    def _accepted(self, prefix: Prefix, state: RouteState, gateway: Address, now: float) -> None:
-        """A POST of a desired route was answered with 2xx."""
+    def _accepted(self, prefix: Prefix, state: RouteState, desired: Desired | None, now: float) -> None:
+        """A POST of a route that is, or was a moment ago, desired was answered with 2xx."""
         contended = self.repairs.is_contended(prefix)
         self._set_phase(prefix, state, Phase.CONTENDED if contended else Phase.ACCEPTED, now)
         gap_ms = None if state.gap_since is None else round((now - state.gap_since) * 1e3, 3)
         state.gap_since = None
         self._report.reached("accepted", state.kernel_changed_at, now)
-        previous, state.published = state.published, gateway
-        if isinstance(state.desired, Desired):
-            wished = state.desired._replace(gateway=gateway)
-            self._report.accepted(prefix, wished, previous if previous != gateway else None, gap_ms)
+        assert desired is not None  # noqa: S101 (an ADD or VERIFY has it)
+        previous, state.published = state.published, desired.gateway
+        self._report.accepted(prefix, desired, previous if previous != desired.gateway else None, gap_ms)
 
-    def _repaired(self, prefix: Prefix, state: RouteState, now: float) -> None:
+    def _repaired(self, prefix: Prefix, now: float) -> None:
         """A route that the target had lost is there again: how soon it may be posted next, and is it looked at?"""
         self.counters.repaired += 1
         if self.repairs.losses.get(prefix) is not None:
@@ -955,14 +970,14 @@ class MirrorState:
             self._created(prefix, state, gateway, now, clean=prefix not in self.inventory.rows or state.clean)
             state.kernel_changed_at = None
             state.published = None
-            self._repaired(prefix, state, now)
-            self._accepted(prefix, state, gateway, now)
+            self._repaired(prefix, now)
+            self._accepted(prefix, state, request.desired, now)
             self._verify_at = min(self._verify_at, max(now, self._verified_at + VERIFY_GAP_S))
             self._reachable(prefix, gateway, now)
             return None
         self.repairs.give_back(now)
         if answer is Answer.UNKNOWN:  # posted or not, the route is ours: look again
-            self._failed(prefix, state, outcome.words, now)
+            self._failed(state, outcome.words, now)
             return None
         self.bucket.give_back(now, request.tokens)
         if answer in _EXISTS:
@@ -1007,16 +1022,21 @@ class MirrorState:
         self.bucket.give_back(now, tokens)
         if not still:
             return None
-        if answer is Answer.CREATED or answer in _EXISTS:
+        if answer in _NO_ANSWER:
+            self._failed(state, outcome.words, now)
+        elif answer is Answer.CREATED or answer in _EXISTS:
             self._leave_behind(prefix, state, self._describe(prefix), now)
+        elif not state.proved_once and prefix not in self.inventory.rows:
+            self._disown(prefix, state, now)  # the lost answer to its POST was this refusal
         else:
-            self._failed(prefix, state, f"it cannot be proved ours: {outcome.words}", now)
+            self._failed(state, outcome.words, now)
+            self._leave_behind(prefix, state, f"a POST of it is refused: {outcome.words}", now)
         return None
 
     def _doubt(self, prefix: Prefix, state: RouteState, words: str, now: float) -> None:
         """The answer was lost: whether our route is there has to be proved again."""
         state.certain = False
-        self._failed(prefix, state, words, now)
+        self._failed(state, words, now)
 
     def _deleted(
         self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
@@ -1040,7 +1060,7 @@ class MirrorState:
             self.foreign_not_forwarded[prefix] = None
         self._disown(prefix, state, now)
         state.failures, state.error, state.retry_at = 0, "", NEVER
-        if (gateway := state.gateway) is None:
+        if not isinstance(state.desired, Desired):
             self.bucket.give_back(now, tokens)
             self._report.reached("withdrawn", state.kernel_changed_at, now)
             self._withdrawn(prefix, state, self._why(prefix, state))
@@ -1048,7 +1068,7 @@ class MirrorState:
         state.gap_since = now
         state.clean = clean
         self.bucket.give_back(now, tokens - 1)
-        return self._add_request(prefix, state, gateway, min(1, max(0, tokens)))
+        return self._add_request(prefix, state, state.desired, min(1, max(0, tokens)))
 
     def _leaves_another(self, prefix: Prefix, owned: Address, row: InventoryRow | None) -> bool:
         """Whether another route to the prefix remains: the target's table lost its row with ours."""
@@ -1173,10 +1193,11 @@ class MirrorState:
 
     def _reconsider(self, prefix: Prefix, state: RouteState, now: float) -> None:
         """What is left behind is removed as soon as a proof comes up."""
-        if state.owned is not None and self._proof(prefix, state, state.owned, now) in {
-            _Proof.SHOWN,
-            _Proof.GONE,
-        }:
+        if state.owned is None:
+            return
+        proof = self._proof(prefix, state, state.owned, now)
+        tried = proof is _Proof.MISSING and now < max(state.retry_at, state.since + RETRY_MOST_S)
+        if proof in {_Proof.SHOWN, _Proof.GONE, _Proof.MISSING} and not tried:
             self._set_phase(prefix, state, Phase.PENDING, now)
             self._place(prefix, state, now)
 
@@ -1243,7 +1264,7 @@ class MirrorState:
 
     def _shown(self, prefix: Prefix, state: RouteState, owned: Address, now: float) -> None:
         """The table, or the witness, shows our route."""
-        state.certain, state.lost = True, False
+        state.certain, state.proved_once, state.lost = True, True, False
         if (
             state.phase is not Phase.CONTENDED
             and state.gateway == owned

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -342,6 +343,13 @@ class Mirroring(RuleBasedStateMachine):
         self.step_time(0.1)
         self.see(prefix, foreign_removed=removed)
         self.step_time(FRESH_S + 1)
+        if prefix.family is Family.INET6 and what == "add low" and not self.with_witness:
+            # A table with one row per prefix hides it once our row is the newer one; this is documented.
+            self.state.inventory_at = float("-inf")
+            for _ in range(10):
+                if self.read_table_if_due():
+                    return
+                self.step_time(1)
 
     @rule(prefix=st.sampled_from(PREFIXES))
     def another_writer_deletes_ours(self, prefix: Prefix) -> None:
@@ -408,14 +416,17 @@ class Mirroring(RuleBasedStateMachine):
         for prefix, route in state.routes.items():
             kernel = self.model.kernel(prefix)
             ours = [it for it in kernel if it.owner is Writer.OURS]
+            row = self.model.row(prefix)
             foreign = [it for it in kernel if it.owner is not Writer.OURS]
+            stale = row is not None and not ours  # another writer's, or one that we may not touch
             reachable = route.gateway in GATEWAYS[prefix.family][:2]
-            if route.gateway is not None and reachable and not foreign and route.phase is not Phase.LEFT_BEHIND:
+            blocked = foreign or stale or route.phase is Phase.LEFT_BEHIND
+            if route.gateway is not None and reachable and not blocked:
                 assert [it.gateways for it in ours] == [(route.gateway,)], (prefix, route.phase, route.error)
             if route.gateway is None:
                 assert route.phase is Phase.LEFT_BEHIND, (prefix, route.phase)
             if route.phase is Phase.CONFLICTING:
-                assert foreign, (prefix, "nobody else has it", route.error)
+                assert foreign or stale, (prefix, "nobody else has it", route.error)
         for mine in self.model.kernel_routes(Writer.OURS):
             known = state.routes.get(mine.prefix)
             assert known is not None, f"{mine} was forgotten"
@@ -497,3 +508,10 @@ class MirroringWithWitness(Mirroring):
 
 TestMirroring = Mirroring.TestCase
 TestMirroringWithWitness = MirroringWithWitness.TestCase
+for case in (TestMirroring, TestMirroringWithWitness):
+    case.settings = settings(
+        max_examples=120,
+        stateful_step_count=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
