@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from routesync.route import HopFlag, NextHop, Prefix, Route, address_family, parse_address
@@ -28,7 +29,7 @@ _SCOPES = {"global": 0, "universe": 0, "site": 200, "link": 253, "host": 254, "n
 
 
 class Oracle(NamedTuple):
-    """One reading: the routes of each prefix in the order of preference."""
+    """One reading: the routes of each prefix by source, TOS, table and metric; none whose lifetime is over."""
 
     routes: Mapping[Prefix, tuple[Route, ...]]
     link_names: Mapping[int, str]
@@ -55,13 +56,33 @@ def read_oracle(node: Namespace, tables: Sequence[int]) -> Oracle:
         for family in (4, 6):
             for entry in _json(node, f"-j -d -N -{family} route show table {table}"):
                 route = _route(entry, family, table, names, resolve)
-                found[route.prefix].append(route)
+                if int(entry.get("expires", 1)) > 0 or len(route.hops) > 1:
+                    found[route.prefix].append(route)
     for routes in found.values():
         routes.sort(
-            key=lambda route: (route.tos, tables.index(route.table), route.metric)
-        )  # stable: aliases keep order
+            key=lambda route: (_source_key(route), route.tos, tables.index(route.table), route.metric)
+        )  # stable: siblings keep order
     by_index = {index: name for name, index in names.items()}
     return Oracle({prefix: tuple(routes) for prefix, routes in found.items()}, by_index)
+
+
+def in_lookup_order(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """What the kernel uses first comes first: a throw route ends the search in its own table, not in the next."""
+    ordered: list[Route] = []
+    for _, alike in groupby(routes, key=lambda route: (route.source, route.tos)):
+        used: list[Route] = []
+        behind: list[Route] = []
+        for _, of_table in groupby(alike, key=lambda route: route.table):
+            its = list(of_table)
+            end = next((place for place, route in enumerate(its) if route.type == _TYPES["throw"]), len(its))
+            used += its[:end]
+            behind += its[end:]
+        ordered += [*used, *behind]
+    return tuple(ordered)
+
+
+def _source_key(route: Route) -> tuple[int, bytes]:
+    return (route.source.length, route.source.packed) if route.source else (-1, b"")
 
 
 def _json(node: Namespace, arguments: str) -> list[Json]:
@@ -98,7 +119,7 @@ def _route(entry: Json, family: int, table: int, names: Mapping[str, int], resol
     else:
         hops = resolve(nexthop_id) if nexthop_id else ()
     ordered = sorted(hops, key=lambda hop: (hop.gateway or b"", hop.ifindex, hop.weight, hop.flags))
-    source = entry.get("prefsrc")
+    source, source_prefix = entry.get("prefsrc"), entry.get("from")
     return Route(
         prefix=prefix,
         table=table,
@@ -111,6 +132,7 @@ def _route(entry: Json, family: int, table: int, names: Mapping[str, int], resol
         prefsrc=parse_address(source) if source else None,
         nexthop_id=nexthop_id,
         encap="encap" in entry or any("encap" in hop for hop in entry.get("nexthops", ())),
+        source=Prefix.parse(source_prefix) if source_prefix else None,
     )
 
 

@@ -14,9 +14,17 @@ from typing import Final, NamedTuple
 
 from routesync.kernel import AdmitHeader, KernelSource, Links, open_route_socket
 from routesync.kernel.judge import admit_header_unknown
-from routesync.route import Candidate, Family, Prefix, Route, Verdict
+from routesync.route import (
+    Candidate,
+    Family,
+    Prefix,
+    Route,
+    Verdict,
+    leads_to_gateway,
+    link_gateways,
+)
 from support.netns import Namespace, namespace
-from support.route_oracle import read_oracle
+from support.route_oracle import in_lookup_order, read_oracle
 
 TABLES: Final = (254, 1000, 77)
 
@@ -44,6 +52,7 @@ class Rules(NamedTuple):
 
     admit: Callable[[Route, Links], Verdict]
     admit_header: AdmitHeader = admit_header_unknown
+    admit_link_gateway: Callable[[Route, Links], Verdict] | None = None
 
 
 def _verdict(*, drop: bool) -> Verdict:
@@ -70,6 +79,12 @@ RULES: Final[Mapping[str, Rules]] = {
         lambda route, _links: _verdict(drop=bool(route.hops) and not any(hop.usable for hop in route.hops))
     ),
     "drop interface e1": Rules(lambda route, links: _verdict(drop=_interface_e1(route, links))),
+    "drop link gateways": Rules(
+        lambda _route, _links: _KEEP, admit_link_gateway=lambda _route, _links: _DROP
+    ),
+    "keep link gateways only": Rules(
+        lambda _route, _links: _DROP, admit_link_gateway=lambda _route, _links: _KEEP
+    ),
 }
 
 
@@ -139,10 +154,18 @@ _VERBS: Final = ("add", "add", "append", "prepend", "replace", "replace", "del",
 def _inet_route(chance: random.Random) -> str:
     verb = chance.choice(_VERBS)
     prefix = chance.choice(
-        ("10.9.0.0/24", "10.9.0.0/16", "10.9.1.0/24", "10.9.1.1/32", "10.9.2.0/24", "default")
+        ("10.9.0.0/24", "10.9.0.0/16", "10.9.1.0/24", "10.9.1.1/32", "10.9.2.0/24", "192.0.2.2/32", "default")
     )
     words = ["route", verb]
-    kind = chance.choice(("",) * 8 + ("blackhole", "unreachable"))
+    if prefix == "192.0.2.2/32":  # the gateway of others
+        words += [
+            prefix,
+            "dev",
+            chance.choice(("e0", "e0", "e1")),
+            *_options(chance, metrics=("", "metric 10")),
+        ]
+        return " ".join(words)
+    kind = chance.choice(("",) * 8 + ("blackhole", "unreachable", "throw"))
     words += [kind, prefix] if kind else [prefix]
     words += _options(chance, metrics=("", "", "metric 10", "metric 20"))
     if chance.random() < 0.15:
@@ -162,9 +185,24 @@ def _inet6_route(chance: random.Random) -> str:
     words = ["route", verb]
     kind = chance.choice(("",) * 9 + ("blackhole",))
     prefix = chance.choice(
-        ("2001:db8:9::/64", "2001:db8:9::/48", "2001:db8:9:1::/64", "2001:db8:9:1::1/128", "::/0")
+        (
+            *("2001:db8:9::/64", "2001:db8:9::/48", "2001:db8:9:1::/64", "2001:db8:9:1::1/128"),
+            *("2001:db8:e0::2/128", "::/0"),
+        )
     )
+    if prefix == "2001:db8:e0::2/128":
+        words += [
+            prefix,
+            "dev",
+            chance.choice(("e0", "e0", "e1")),
+            *_options(chance, metrics=("", "metric 10")),
+        ]
+        return " ".join(words)
     words += [kind, prefix] if kind else [prefix]
+    if chance.random() < 0.1:
+        words += ["from", chance.choice(("2001:db8:f::/48", "2001:db8:f:1::/64"))]
+    if verb != "del" and chance.random() < 0.05:
+        words += ["expires", "3"]  # always as long: a shorter one in its place would not be announced
     words += _options(chance, metrics=("", "", "metric 10", "metric 2000"))
     gateways = ("2001:db8:e0::2", "2001:db8:e0::3", "2001:db8:e1::2", "2001:db8:e1::3")
     if not kind and not (verb == "del" and chance.random() < 0.4):
@@ -303,6 +341,7 @@ async def run_programme(programme: Programme, *, patience_s: float = PATIENCE_S)
             tables=TABLES,
             admit=rules.admit,
             admit_header=rules.admit_header,
+            admit_link_gateway=rules.admit_link_gateway,
             receive_buffer=4096 if sock else 1 << 22,
             audit_interval_s=3600,
             netns=None if sock else node.name,
@@ -380,6 +419,13 @@ def _distinct(prefix: Prefix, routes: Iterable[Route]) -> tuple[Route, ...]:
     return tuple(dict.fromkeys(routes) if prefix.family is Family.INET6 else routes)
 
 
+def _keeps(rules: Rules, source: KernelSource, route: Route, links: Links) -> bool:
+    """What the rules say of a route. Gateways that others had may count for a while: here the source is asked."""
+    if rules.admit_link_gateway is not None and source.link_gateway(route):
+        return rules.admit_link_gateway(route, links).keep
+    return rules.admit(route, links).keep
+
+
 async def _agree(
     node: Namespace,
     source: KernelSource,
@@ -395,17 +441,35 @@ async def _agree(
         await asyncio.sleep(pause)
         oracle = read_oracle(node, TABLES)
         links = source.links
+
+        def kept_of(routes: Iterable[Route], links: Links = links) -> tuple[Route, ...]:
+            return in_lookup_order(route for route in routes if _keeps(rules, source, route, links))
+
         wanted = {
             prefix: kept
             for prefix, routes in oracle.routes.items()
-            if (kept := _distinct(prefix, (route for route in routes if rules.admit(route, links).keep)))
+            if (kept := _distinct(prefix, kept_of(routes)))
         }
+        every = [route for routes in oracle.routes.values() for route in routes]
+        gateways = link_gateways(every)
+        overlooked = [
+            route
+            for route in every
+            if rules.admit_link_gateway is not None
+            and leads_to_gateway(route, gateways)
+            and not source.link_gateway(route)
+        ]
         await asyncio.sleep(0)
         held = {prefix: tuple(one.route for one in candidates) for prefix, candidates in table.items()}
-        if held == wanted and {index: link.name for index, link in links.items()} == oracle.link_names:
+        if (
+            not overlooked
+            and held == wanted
+            and {index: link.name for index, link in links.items()} == oracle.link_names
+        ):
             return
         if time.monotonic() > deadline:
-            raise MismatchError(step, _difference(held, wanted))
+            said = "\n".join(f"overlooked {route}" for route in overlooked)
+            raise MismatchError(step, f"{said}\n{_difference(held, wanted)}")
         pause = min(pause * 2, 0.1)
 
 
