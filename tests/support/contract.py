@@ -6,7 +6,7 @@ programs to them and detached them again, and removes what it made, also when it
 | variable | meaning | example |
 |---|---|---|
 | ROUTESYNC_LOXILB_URL | base of its API; without it the stand-in is tested | http://192.168.10.20:11111 |
-| ROUTESYNC_LOXILB_GATEWAY | an on-link address with its network; the next one is free | 192.168.10.1/24 |
+| ROUTESYNC_LOXILB_GATEWAY | an on-link address with its network; the next two are free | 192.168.10.1/24 |
 | ROUTESYNC_LOXILB_GATEWAY6 | the same for IPv6; without it those tests are skipped | fd00:10::1/64 |
 | ROUTESYNC_LOXILB_NETNS | its namespace, below /run/netns; without it what needs its kernel is skipped | loxilb |
 """
@@ -92,6 +92,11 @@ class Target:
     def other_gateway(self) -> str:
         """Another on-link IPv4 next hop; nobody need be there."""
         return str(self.place.gateway.ip + 1)
+
+    @property
+    def neighbour(self) -> str:
+        """An on-link address that nobody has, and so nobody reaches the API from."""
+        return str(self.place.gateway.ip + 2)
 
     @property
     def broadcast(self) -> str:
@@ -232,12 +237,25 @@ def real_place() -> Place | None:
 
 
 def delete_routes(place: Place, prefixes: Collection[str]) -> None:
-    """Delete what the suite posted and did not delete; without an event loop, for the way out."""
-    connection = http.client.HTTPConnection(place.url.host or "", place.url.port or 80, timeout=10)
-    with closing(connection):
+    """Delete what the suite posted and did not delete; without an event loop, for the way out.
+
+    Raises:
+        RuntimeError: the API does not answer; the message names what is left.
+    """
+    if place.kernel is not None:
         for prefix in prefixes:
-            connection.request("DELETE", f"/netlox/v1/config/route/destinationIPNet/{prefix}")
-            connection.getresponse().read()
+            place.kernel.ip(f"route del {prefix}", check=False)
+        return
+    connection = http.client.HTTPConnection(place.url.host or "", place.url.port or 80, timeout=10)
+    left = sorted(prefixes)
+    with closing(connection):
+        try:
+            while left:
+                connection.request("DELETE", f"/netlox/v1/config/route/destinationIPNet/{left[-1]}")
+                connection.getresponse().read()
+                left.pop()
+        except (OSError, http.client.HTTPException) as error:
+            raise RuntimeError(f"{place.url}: {error}; these routes are left there: {left}") from error
 
 
 @contextmanager

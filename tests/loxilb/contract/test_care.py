@@ -76,11 +76,16 @@ def test_what_a_killed_run_left_is_removed(space: Namespace) -> None:
 
 
 @needs_root
-def test_routes_are_deleted_without_an_event_loop(space: Namespace, real: Place) -> None:
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_routes_are_deleted_without_an_event_loop(space: Namespace, real: Place, *, by_kernel: bool) -> None:
     with running_standin(space, "--fragile", "off") as standin:
         space.ip("route add 198.18.0.0/24 via 192.168.10.1")
-        delete_routes(real._replace(url=type(real.url)(standin.url)), {"198.18.0.0/24", "198.18.1.0/24"})
+        place = real._replace(url=type(real.url)(standin.url), kernel=space if by_kernel else None)
+        delete_routes(place, {"198.18.0.0/24", "198.18.1.0/24"})
         assert not space.ip("route show 198.18.0.0/24")
+    if not by_kernel:
+        with pytest.raises(RuntimeError, match=r"these routes are left there: \['198\.18\.2\.0/24'\]"):
+            delete_routes(place, {"198.18.2.0/24"})
 
 
 def test_a_variable_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

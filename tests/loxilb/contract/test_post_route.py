@@ -169,7 +169,7 @@ async def test_repeated_post_tells_that_the_kernel_lost_the_route(
 
 async def test_harmful_prefixes_are_taken_all_the_same(target: Target, gateway6: str) -> None:
     for harmful, gateway in (
-        (f"{target.gateway}/32", target.other_gateway),
+        (f"{target.neighbour}/32", target.other_gateway),
         ("224.0.5.0/24", target.gateway),
         ("ff05::/64", gateway6),
     ):
