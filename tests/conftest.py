@@ -1,4 +1,4 @@
-"""What holds for all tests: nothing is skipped in CI, and a real loxilb is tested only where one is named."""
+"""What holds for all tests: nothing is skipped in CI, and benchmarks run only when they are asked for."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator
-from typing import Final
 
 import hypothesis
 import pytest
-
-REAL_LOXILB: Final = "ROUTESYNC_LOXILB_URL"
-"""Base URL of a real loxilb, for the contract suite."""
 
 hypothesis.settings.register_profile(
     "fuzz",
@@ -30,19 +26,16 @@ def pytest_configure(config: pytest.Config) -> None:
     # the daemons of this process serve their control socket there, not at the host's own place
     runtime = os.environ["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="routesync-run-")
     config.add_cleanup(lambda: shutil.rmtree(runtime, ignore_errors=True))
-    config.addinivalue_line(
-        "markers", f"real_loxilb: needs a real loxilb, named by {REAL_LOXILB}; else left out"
-    )
     config.addinivalue_line("markers", "bench: a measurement; left out without --bench")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = {"real_loxilb": REAL_LOXILB not in os.environ, "bench": not config.getoption("--bench")}
+    if config.getoption("--bench"):
+        return
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
-        out = any(absent and item.get_closest_marker(marker) for marker, absent in left_out.items())
-        (deselected if out else kept).append(item)
+        (deselected if item.get_closest_marker("bench") else kept).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept

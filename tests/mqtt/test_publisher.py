@@ -12,7 +12,7 @@ import aiomqtt
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events.backoff import Backoff
+from routesync.backoff import Backoff
 from routesync.events.models import ConfigRejected, RouteDropped
 from routesync.events.status import Status
 from routesync.settings import MqttSettings
@@ -161,7 +161,7 @@ async def test_a_connection_that_does_not_last_is_a_failure_like_others() -> Non
     server = await asyncio.start_server(partial(serve_badly, "flapping"), "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        async with publishing(MqttSettings(host="127.0.0.1", port=port), backoff=Counting()):
+        async with publishing(MqttSettings(host="127.0.0.1", port=port), backoff=Counting(1, 60)):
             await eventually(lambda: len(Counting.asked) >= 5)
     assert Counting.asked[:5] == [1, 2, 3, 4, 5]  # each wait is longer, although each time it was connected
 

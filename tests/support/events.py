@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import aiomqtt
 
+from routesync.backoff import Backoff
 from routesync.events.access import tls_context
-from routesync.events.backoff import Backoff
 from routesync.events.connection import Connection
 from routesync.events.hub import EventHub
 from routesync.events.models import RouteAccepted
@@ -27,8 +27,8 @@ from support.waiting import eventually
 
 NODE = "node-1"
 TARGET = TargetStatus(name="lb-1", url="http://192.0.2.9:11111", state="synced")
-QUICK = Backoff(first_s=0.05, limit_s=0.1)
-UNHURRIED = Backoff(first_s=1, limit_s=1)
+QUICK = Backoff(first_s=0.05, most_s=0.1)
+UNHURRIED = Backoff(first_s=1, most_s=1)
 """Leaves a listener the time to be there first, when the broker is back."""
 
 

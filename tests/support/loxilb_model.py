@@ -540,8 +540,10 @@ class LoxilbModel:
         elif not gateways:
             flags = "Self"
         row = self._rows.get(prefix)
-        if row is not None and row.gateways == gateways:
-            return  # and keeps the protocol of the route that was there first
+        if row is not None and (
+            row.gateways == gateways or (self._old and len(row.gateways) == len(gateways))
+        ):
+            return  # and keeps the protocol of the route that was there first; an old one also keeps the gateway
         self._put_row(prefix, gateways, flags, route.protocol)
         for gateway in gateways:
             host = Prefix(gateway, len(gateway) * 8)

@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Final
 
 import aiomqtt
 import structlog
 
+from routesync.backoff import Backoff
 from routesync.events.access import explain, read_password, tls_context
-from routesync.events.backoff import Backoff
 from routesync.events.connection import FAREWELL_S
 from routesync.events.delivery import Delivery
 from routesync.events.hub import EventHub
@@ -30,6 +31,9 @@ from routesync.settings import MqttSettings
 from routesync.settings.notation import NotationError
 
 log = structlog.get_logger("routesync.events")
+
+BROKER_BACKOFF: Final = Backoff(first_s=1, most_s=60)
+"""At most seven connections in a minute: brokers ban a client that comes and goes (EMQX `flapping_detect`: 15)."""
 
 
 class MqttPublisher:
@@ -56,7 +60,7 @@ class MqttPublisher:
         outbox: Outbox | None = None,
         table: Table | None = None,
         table_interval_s: float = 1,
-        backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+        backoff: Backoff = BROKER_BACKOFF,
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
@@ -125,7 +129,7 @@ class MqttPublisher:
             try:
                 await self._connection()
             except* (aiomqtt.MqttError, OSError, NotationError) as group:
-                if time.monotonic() - began > self._backoff.steady_s:
+                if time.monotonic() - began > self._backoff.most_s:
                     failures = 0
                 failures += 1
                 self.measures.failures += 1

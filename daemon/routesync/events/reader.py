@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import aiomqtt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from routesync.backoff import Backoff
 from routesync.events.access import Remedies, SubscriptionDeniedError, explain, read_password, tls_context
-from routesync.events.backoff import Backoff
 from routesync.events.connection import Connection
 from routesync.events.models import TYPE_PREFIX
 from routesync.events.session import FAILURES
@@ -23,7 +23,7 @@ from routesync.settings.notation import NotationError
 
 SILENCE_S: Final = 5.0
 """The retained status of each node comes at once: what stays silent for so long has none, or denies it."""
-READER_BACKOFF: Final = Backoff(first_s=0.5, limit_s=10, steady_s=10)
+READER_BACKOFF: Final = Backoff(first_s=0.5, most_s=10)
 
 
 class Message(BaseModel):

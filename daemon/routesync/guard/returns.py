@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, TypeAlias
 
+from routesync.backoff import doubled_s
+
 NEVER: Final = float("inf")
 
 Key: TypeAlias = tuple[int, int, int]
@@ -28,8 +30,8 @@ class Patience(NamedTuple):
         """How long a route is left standing that came back at once so many times in a row."""
         if not contended:
             return self.settle_s
-        doubled = self.contended_delay_s * 2.0 ** min(contended - 1, 20)
-        return max(self.settle_s, min(doubled, self.contended_delay_most_s))
+        doubled = doubled_s(contended, self.contended_delay_s, self.contended_delay_most_s)
+        return max(self.settle_s, doubled)
 
 
 class Return(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from routesync.backoff import Backoff
 from routesync.kernel import KernelError, KernelSource, Links
 from routesync.names import PROTOCOLS, SCOPES, TABLES
 from routesync.route import Address, Candidate, Family, Prefix, Route, Verdict
@@ -21,8 +22,7 @@ log = structlog.get_logger(__name__)
 
 RECEIVE_BUFFER: Final = 16 * 2**20
 AUDIT_INTERVAL_S: Final = 600.0
-RETRY_FIRST_S: Final = 1.0
-RETRY_MOST_S: Final = 30.0
+RETRY: Final = Backoff(first_s=1, most_s=30)
 _KEEP: Final = Verdict(keep=True, rule="witness")
 _STATIC: Final = frozenset({PROTOCOLS["static"]})
 _STATIC_OR_BOOT: Final = _STATIC | {PROTOCOLS["boot"]}
@@ -119,7 +119,7 @@ class Witness:
         A container that is created again has another namespace under the same name: then the routes of the old one are
         forgotten, and each is reported as changed.
         """
-        retry_s = RETRY_FIRST_S
+        failures = 0
         while True:
             source = KernelSource(
                 tables=(TABLES["main"],),
@@ -140,12 +140,12 @@ class Witness:
                     )
                 self.trouble = str(error)
             finally:
-                retry_s = RETRY_FIRST_S if self._ready else min(retry_s * 2, RETRY_MOST_S)
+                failures = 1 if self._ready else failures + 1
                 self._ready = False
                 self._followed = None
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
-            await asyncio.sleep(retry_s)
+            await asyncio.sleep(RETRY.delay_s(failures))
 
     async def catch_up(self) -> None:
         """Return when everything that the kernel announced before this call is known here, and was reported.

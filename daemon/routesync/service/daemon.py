@@ -40,7 +40,7 @@ from routesync.service.outlets import Outlets
 from routesync.service.ownership import Ownership
 from routesync.service.reload import Reloader
 from routesync.service.status import StatusBuilder
-from routesync.service.supervise import Backoff, Supervisor, signals
+from routesync.service.supervise import RESTART, Supervisor, signals
 from routesync.service.targets import Targets
 
 log = structlog.get_logger(__name__)
@@ -151,7 +151,7 @@ class Daemon:
             await self.targets.apply(loaded)
             await self.guarding.apply(loaded)
             start("kernel", self.kernel.run)
-            start("control", self.control.run, restart=Backoff())
+            start("control", self.control.run, restart=RESTART)
             start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
             start("readiness", self._say_ready)
             try:

@@ -35,7 +35,7 @@ from routesync.policy import Policy
 from routesync.route import Candidate, Prefix, Route, Verdict
 from routesync.service.exchange import Exchangeable
 from routesync.service.kernel_reports import KernelReporter
-from routesync.service.supervise import Backoff
+from routesync.service.supervise import RESTART
 from routesync.settings import resolve_tables
 from routesync.table import Table
 
@@ -45,7 +45,6 @@ SLICE: Final = 500
 """Prefixes that are handled before other tasks run."""
 RESYNC_TAKEN_S: Final = 1.0
 """After a dump of the kernel, by when all that it changed was taken."""
-RETRY: Final = Backoff()
 PATIENCE_S: Final = 10.0
 """How long other rules may take until everything was judged by them; then things go on."""
 
@@ -225,7 +224,7 @@ class KernelSide:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
             failures += 1
-            await asyncio.sleep(RETRY.delay_s(failures))
+            await asyncio.sleep(RESTART.delay_s(failures))
 
     async def _until_read(self, source: KernelSource, reading: asyncio.Task[None]) -> None:
         """Return after the next full reading; raise what ends the task before."""

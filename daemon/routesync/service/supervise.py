@@ -16,29 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from typing import NamedTuple
+from typing import Final
 
 import structlog
+
+from routesync.backoff import Backoff
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-class Backoff(NamedTuple):
-    """How long to wait before a dead task is started again: doubled each time, halved to full by chance.
-
-    A task that has lived longer than `longest_s` starts over at `first_s`.
-    """
-
-    first_s: float = 0.5
-    longest_s: float = 30.0
-
-    def delay_s(self, deaths: int) -> float:
-        """The delay after so many deaths in a row (1: the first)."""
-        full = min(self.first_s * 2.0 ** min(deaths - 1, 30), self.longest_s)
-        return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
+RESTART: Final = Backoff(first_s=0.5, most_s=30)
+"""For tasks that are started again."""
 
 
 class TaskDied(Exception):  # noqa: N818 - says what happened
@@ -147,7 +137,7 @@ async def _keep_alive(
             if _is_cancelled():
                 return
             said, trace = "it ended", None
-        deaths = 1 if loop.time() - born > backoff.longest_s else deaths + 1
+        deaths = 1 if loop.time() - born > backoff.most_s else deaths + 1
         delay_s = backoff.delay_s(deaths)
         log.error(
             "task_restarts", task=name, error=said, deaths=deaths, delay_s=round(delay_s, 3), exc_info=trace

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
 
 import pytest
 
 from support.contract import Kernel, Target
-
-
-@pytest.fixture
-def ghost_link(kernel: Kernel) -> Iterator[str]:
-    """A link of the test's own, that may flap without disturbing anyone; its network is 198.51.100.0/24."""
-    kernel.ip("link add ghost0 type veth peer name ghost1")
-    kernel.ip("addr add 198.51.100.1/24 brd + dev ghost0")
-    kernel.ip("link set ghost1 up")
-    kernel.ip("link set ghost0 up")
-    yield "ghost0"
-    kernel.ip("link del ghost0")
 
 
 async def test_posted_route_has_all_its_fields(target: Target, prefix: str) -> None:

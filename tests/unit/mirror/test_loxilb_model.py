@@ -354,7 +354,7 @@ def test_the_old_one_gives_no_reasons_and_has_one_row_for_both_defaults() -> Non
     assert lb.post(default, GATEWAY, 0) == lb.delete(P, 0) == FAILED
     assert shown(lb, default, 1) == ((GATEWAY,), "3")
     assert lb.post(default6, GATEWAY6, 1) == SUCCESS
-    assert shown(lb, default, 2) == ((GATEWAY6,), "3")
+    assert shown(lb, default, 2) == ((GATEWAY,), "3"), "an entry keeps its first gateway"
     lb.delete(default6, 2)
     assert shown(lb, default, 3) is None
     assert routes(lb, default) == [(0, (GATEWAY,), Writer.OURS)]
