@@ -39,8 +39,8 @@ def current_alarms(
     if held := state.withdrawal_limit.held:
         alarms["withdrawals-held"] = _about(
             held,
-            f"a mass withdrawal of {len(held)} of {sum(state.occupied.values())} routes is held back until a second dump of "
-            f"the kernel confirms it, or `routesync release --target {name}`",
+            f"a mass withdrawal of {len(held)} of {sum(state.occupied.values())} routes is held back until a second "
+            f"dump of the kernel confirms it, or `routesync release --target {name}`",
         )
     if held_at_start := state.held_at_start(now):
         alarms["startup-hold"] = Alarm(
@@ -65,14 +65,18 @@ def current_alarms(
         (
             "left-behind",
             Phase.LEFT_BEHIND,
-            "{count} routes of ours are left behind ({names}): nothing proves that a DELETE would remove them and no "
-            f"other; `routesync adopt --target {name} PREFIX` removes them by your word, `forget` gives them up",
+            (
+                "{count} routes of ours are left behind ({names}): nothing proves that a DELETE would remove them and "
+                f"no other; `routesync adopt --target {name} PREFIX` removes them by your word, `forget` gives them up"
+            ),
         ),
         (
             "not-forwarded",
             Phase.NOT_FORWARDED,
-            "loxilb's kernel has {count} routes that its table lacks, so it may not forward them ({names}): another "
-            f"route to the prefix came and went; `routesync repair --target {name} PREFIX` deletes and adds them again",
+            (
+                "loxilb's kernel has {count} routes that its table lacks, so it may not forward them ({names}): "
+                f"another route to the prefix came and went; `routesync repair --target {name} PREFIX` deletes and adds them"
+            ),
         ),
     )
     for kind, phase, text in about_phases:
@@ -113,7 +117,8 @@ def _nothing_mirrored(state: MirrorState) -> Alarm | None:
     reason, count = state.reasons.most_common(1)[0]
     example = next(evaluation for evaluation in ineligible.values() if evaluation.reason is reason)
     return Alarm(
-        f"the rules keep {kept} routes, and {desired or 'none'} can be mirrored; {count} are {reason.value}: {example.detail}",
+        f"the rules keep {kept} routes, and {desired or 'none'} can be mirrored; {count} are {reason.value}: "
+        f"{example.detail}",
         len(ineligible),
     )
 

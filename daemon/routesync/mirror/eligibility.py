@@ -319,7 +319,7 @@ def evaluate(
     beside = rules.allow_default == "override" and prefix.is_default and prefix.family is Family.INET
     if gateway is not None:
         no = _refused_gateway(prefix, gateway, rules, facts, node)
-        return Desired(gateway, verdict.rule, False, beside) if no is None else Ineligible(*no, verdict.rule)
+        return Desired(gateway, verdict.rule, beside=beside) if no is None else Ineligible(*no, verdict.rule)
     chosen = _choose(route, rules, facts, node, current)
     if isinstance(chosen, tuple):
         return Ineligible(*chosen, verdict.rule)

@@ -118,7 +118,7 @@ class Handshake:
         return Dump(await self._client.inventory(), started, restarted)
 
     async def _settle(self) -> Dump:
-        """Read until two inventories agree and are not empty, less and less often: reads while it fills can crash it."""
+        """Read until two inventories agree and are not empty, ever less often: reads while it fills can crash it."""
         began = _now()
         limits = self._limits()
         if limits.writers > 1:

@@ -1,7 +1,7 @@
 """Holes: more specific routes that loxilb does not get, inside prefixes that it gets.
 
-The node discards or sends their packets elsewhere, while loxilb forwards them by the shorter prefix. loxilb's API cannot
-express such a route, so it can only be shown.
+The node discards their packets or sends them elsewhere, while loxilb forwards them by the shorter prefix. loxilb's API
+cannot express such a route, so it can only be shown.
 """
 
 from __future__ import annotations

@@ -148,8 +148,8 @@ class Reconciler:
             client,
             self.state,
             self._applier,
-            self.report,
-            lambda waiting: Handshake(
+            report=self.report,
+            handshake=lambda waiting: Handshake(
                 client, node.links, self.state.ingestion, limits=lambda: self.state.limits, waiting=waiting
             ),
             use_inventory=self._use_inventory,
@@ -372,7 +372,7 @@ class Reconciler:
             await self._reevaluate_all()
             self._session.wake.set()
 
-    def _on_witness_event(self, prefix: Prefix, foreign_removed: bool = False) -> None:  # noqa: FBT001, FBT002
+    def _on_witness_event(self, prefix: Prefix, *, foreign_removed: bool = False) -> None:
         if self.state.witness_changed(prefix, _now(), foreign_removed=foreign_removed):
             asyncio.get_running_loop().call_later(WITNESS_LAG_S, self._on_witness_event, prefix)
         self._session.wake.set()

@@ -1,4 +1,4 @@
-"""What happens at one target, as events and, where it matters, in the log; and its alarms, raised once and cleared once.
+"""What happens at one target, as events and, where it matters, in the log; and its alarms.
 
 An alarm is a condition that an operator should know about while it lasts (RFC 8632's model). Alarms are computed from
 the state every second and compared with the ones before: a condition that comes and goes in between is not reported.

@@ -74,9 +74,9 @@ class Session:
         client: LoxilbClient,
         state: MirrorState,
         applier: Applier,
+        *,
         report: Reporter,
         handshake: Callable[[Callable[[TargetState, str], None]], Handshake],
-        *,
         use_inventory: Callable[[Inventory, str, bool], Awaitable[None]],
         proof: NamespaceProof | None,
     ) -> None:
@@ -280,8 +280,8 @@ class Session:
     async def _take_back(self, prefix: Prefix) -> bool:
         """Delete a route of ours that came up in our own kernel; tell whether it is gone.
 
-        The IPv4 one is the only one with metric 0, as it was created just now, so DELETE takes it. For IPv6 there may be
-        one with a lower metric than 1024, which DELETE would take instead.
+        The IPv4 one is the only one with metric 0, as it was created just now, so DELETE takes it. For IPv6 there may
+        be one with a lower metric than 1024, which DELETE would take instead.
         """
         request = self._state.take_back(prefix, _now()) if prefix.family is Family.INET else None
         if request is None:

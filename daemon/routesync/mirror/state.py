@@ -18,9 +18,9 @@ Facts that shaped it, all observed on a real loxilb:
 
 - 2xx says that its kernel took the route; its table shows it later, at 256 changes a second. Reading the table before
   that is misleading and can crash it, so inventories wait for quiet, and requests wait for inventories.
-- 409 says that *a* route with that key exists, not whose. DELETE takes the route with the lowest metric, whose ever.
-  Our routes have metric 0 (IPv4) or 1024 (IPv6). So for IPv4 a POST directly before each DELETE makes sure that a route
-  with metric 0 exists, and for IPv6 that is no help. An inventory, the witness or a 2xx of our own says that it is ours.
+- 409 says that *a* route with that key exists, not whose. DELETE takes the route with the lowest metric, of whichever
+  writer. Our routes have metric 0 (IPv4) or 1024 (IPv6). So for IPv4 a POST directly before each DELETE makes sure that
+  a route with metric 0 exists; for IPv6 that is no help. Whose it is, an inventory or the witness says.
 - The table shows one row per prefix, the last event's. The row vanishes when any route of the prefix goes, and stays
   when the kernel loses its routes silently. A repeated POST tells: 409, the route exists; 2xx, it was lost, and that
   POST repaired it.
@@ -125,7 +125,9 @@ class Request(NamedTuple):
     gateway: Address
     tokens: int
     intent: Row | None = None  # ADD: the ledger's row; it must be on disk before the request leaves
-    desired: Desired | None = None  # ADD, VERIFY: what it is for; the wish may have changed when the answer comes
+    desired: Desired | None = (
+        None  # ADD, VERIFY: what it is for; the wish may have changed when the answer comes
+    )
 
 
 class Outcome(NamedTuple):
@@ -272,7 +274,7 @@ class MirrorState:
         witness: the kernel beneath the target, if it can be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 (one field a line, each with its meaning)
         self,
         limits: Limits,
         now: float,
@@ -593,7 +595,10 @@ class MirrorState:
         if action in WITHDRAWALS:
             not_before = max(not_before, state.hold_until)
         elif action in {Urgency.ADD, Urgency.DEFAULT} and (wait := self.repairs.not_before(prefix)) > now:
-            not_before, parked = max(not_before, wait), True
+            not_before = max(not_before, wait)
+            if self.repairs.is_contended(prefix):
+                parked = True
+                self._set_phase(prefix, state, Phase.CONTENDED, now)
         if state.gap_since is None and not state.heal:
             not_before = max(not_before, state.changed_at + FLAP_S)
         self.queue.put(prefix, action, now=now, not_before=not_before, parked=parked)
@@ -745,11 +750,19 @@ class MirrorState:
 
     def _blocked_by_row(self, prefix: Prefix, state: RouteState, now: float) -> bool:
         """Whether another writer has the prefix, as far as the newest inventory shows; then nothing is posted."""
-        row = self.inventory.rows.get(prefix)
-        if row is None or (prefix.is_default and isinstance(state.desired, Desired) and state.desired.beside):
+        row = self._row(prefix, state)
+        if row is None or (isinstance(state.desired, Desired) and state.desired.beside):
             return False
         self._judge(prefix, state, row, now)
         return True
+
+    def _row(self, prefix: Prefix, state: RouteState) -> InventoryRow | None:
+        """The table's row of a prefix of which nothing is ours; None also if the witness shows that it is stale."""
+        witness, gateway = self._witness, state.gateway
+        if witness is not None and witness.ready and gateway is not None:
+            if not witness.holds(prefix, gateway) and not witness.others(prefix, gateway):
+                return None
+        return self.inventory.rows.get(prefix)
 
     def _make_wait_for_room(self, prefix: Prefix, state: RouteState) -> None:
         self.phases[state.phase] -= 1
@@ -1017,7 +1030,7 @@ class MirrorState:
             return Request(Kind.DELETE, prefix, owned, min(tokens, needed))
         if answer is Answer.UNKNOWN:
             self.bucket.give_back(now, tokens - 1)
-            self._doubt(prefix, state, outcome.words, now)
+            self._doubt(state, outcome.words, now)
             return None
         self.bucket.give_back(now, tokens)
         if not still:
@@ -1033,7 +1046,7 @@ class MirrorState:
             self._leave_behind(prefix, state, f"a POST of it is refused: {outcome.words}", now)
         return None
 
-    def _doubt(self, prefix: Prefix, state: RouteState, words: str, now: float) -> None:
+    def _doubt(self, state: RouteState, words: str, now: float) -> None:
         """The answer was lost: whether our route is there has to be proved again."""
         state.certain = False
         self._failed(state, words, now)
@@ -1043,12 +1056,12 @@ class MirrorState:
     ) -> Request | None:
         answer, owned, tokens = outcome.answer, request.gateway, request.tokens
         if answer is Answer.UNKNOWN:
-            self._doubt(prefix, state, outcome.words, now)
+            self._doubt(state, outcome.words, now)
             return None
         absent = answer is Answer.ABSENT and prefix.family is Family.INET6
         if answer is not Answer.DELETED and not absent:
             self.bucket.give_back(now, tokens)
-            self._doubt(prefix, state, outcome.words, now)
+            self._doubt(state, outcome.words, now)
             return None
         if not absent:
             self._changed(state, now)
@@ -1207,7 +1220,7 @@ class MirrorState:
         owned = state.owned
         if owned is None:
             if state.gateway is not None and state.phase in _RESTING:
-                self._judge(prefix, state, row, now)
+                self._judge(prefix, state, self._row(prefix, state), now)
         elif row is None:
             self._missing(prefix, state, now, connected=connected)
         elif is_ours(row, owned, self.protocols):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 import structlog
 
@@ -33,7 +33,11 @@ def _keep_all(_route: Route, _links: Links) -> Verdict:
     return _KEEP
 
 
-OnChange = Callable[[Prefix, bool], None]
+class OnChange(Protocol):
+    """Takes each prefix that changed."""
+
+    def __call__(self, prefix: Prefix, *, foreign_removed: bool) -> None:
+        """`foreign_removed`: a route went from it that does not look as one that loxilb makes of a POST."""
 
 
 def posted_metric(prefix: Prefix) -> int:
@@ -113,8 +117,7 @@ class Witness:
         """Follow it for good.
 
         Args:
-            on_change: is called with each prefix that changed, and whether a route of another writer went from it. (Our
-                own gateway is not known here: any route that does not look as one that loxilb makes of a POST.)
+            on_change: is called with each prefix that changed.
 
         A container that is created again has another namespace under the same name: then the routes of the old one are
         forgotten, and each is reported as changed.
@@ -171,7 +174,7 @@ class Witness:
         )
         self.trouble = None
         for prefix in {**before, **self._seen}:
-            on_change(prefix, False)
+            on_change(prefix, foreign_removed=False)
         while True:
             for prefix, candidates in (await source.changes()).items():
                 gone = [it for it in self._seen.get(prefix, ()) if it not in candidates]
@@ -179,4 +182,4 @@ class Witness:
                     self._seen[prefix] = candidates
                 else:
                     self._seen.pop(prefix, None)
-                on_change(prefix, any(not self._as_posted(candidate.route) for candidate in gone))
+                on_change(prefix, foreign_removed=any(not self._as_posted(it.route) for it in gone))

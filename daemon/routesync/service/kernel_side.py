@@ -92,7 +92,8 @@ class KernelSide:
         table: the elected routes, and their runners-up.
         consumers: told of every change of an election.
         observers: told of every report of the kernel side. Cheap, and never raise.
-        on_route_created: called with every route that the kernel says was made where none had its key. Cheap, and never raise.
+        on_route_created: called with every route that the kernel created where none had its key. Cheap, and never
+            raise.
         troubles: why the kernel cannot be read at the moment, in one line; empty while it can.
     """
 

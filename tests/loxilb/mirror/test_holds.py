@@ -96,7 +96,7 @@ async def test_a_hold_outlives_the_daemon_and_is_lifted_by_hand(lab: Lab, tmp_pa
 
 
 async def test_a_replacement_under_way_is_finished_before_a_hold_is_at_rest(lab: Lab) -> None:
-    """Answers come slowly: between its halves there is time for a pause, and the prefix must not stay without a route."""
+    """Answers are slow: between its halves there is time for a pause, and the prefix must not stay without a route."""
     async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
         want(reconciler, A)
         await lab.holds({str(A): HERE})

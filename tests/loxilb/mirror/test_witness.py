@@ -90,10 +90,15 @@ async def test_when_a_conflict_ends_our_route_is_made_at_once(lab: Lab) -> None:
 
 async def test_when_its_namespace_is_made_anew_the_old_one_proves_nothing() -> None:
     told: set[Prefix] = set()
+
+    def remember(prefix: Prefix, *, foreign_removed: bool) -> None:
+        assert not foreign_removed
+        told.add(prefix)
+
     with namespace("witnessed") as space:
         space.ip(f"route add blackhole {A} proto static")
         witness = Witness("lb", space.name)
-        running = asyncio.create_task(witness.run(lambda prefix, _: told.add(prefix)))
+        running = asyncio.create_task(witness.run(remember))
         await eventually(lambda: witness.ready and witness.first(A) is not None, what="the witness")
         space.make_anew()
         await eventually(lambda: not witness.ready, what="doubt")

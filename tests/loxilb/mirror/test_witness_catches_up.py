@@ -26,7 +26,8 @@ class Lab:
         self.witness = Witness("lb", space.name)
         self.changed: list[Prefix] = []
 
-    def note(self, prefix: Prefix, _foreign_removed: bool) -> None:  # noqa: FBT001 (the witness's own form)
+    def note(self, prefix: Prefix, *, foreign_removed: bool) -> None:
+        del foreign_removed
         self.changed.append(prefix)
 
 

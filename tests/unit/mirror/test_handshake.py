@@ -1,4 +1,4 @@
-"""The handshake with a target: its namespace is decided by ports that are settled, and its table must be settled too."""
+"""The handshake with a target: its namespace is decided by settled ports, and its table must be settled too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alarms: conditions that an operator should know about, reported when they begin and when they end (RFC 8632's model)."""
+"""Alarms: conditions that an operator should know about, reported when they begin and when they end (RFC 8632)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ AlarmKind = Literal[
 Kind = Annotated[
     AlarmKind,
     Field(
-        description="`overdue`: work has waited for more than five minutes; `withdrawals-held`: a mass withdrawal waits "
-        "for a second dump of the kernel, or an operator; `startup-hold`: routes of a previous run that the kernel does "
-        "not have stay for a while; `paused`: an operator paused the target; `target-full`: `max_routes_*` is reached; "
-        "`contended`: something deletes our routes again and again; `left-behind`: routes of ours that cannot be proved "
-        "ours stay in the target; `not-forwarded`: loxilb's kernel has routes that its table lacks; "
-        "`foreign-not-forwarded`: another writer's routes may be missing in loxilb's table since ours was removed; "
+        description="`overdue`: work has waited for more than five minutes; `withdrawals-held`: a mass withdrawal "
+        "waits for a second dump of the kernel, or an operator; `startup-hold`: routes of a previous run that the "
+        "kernel does not have stay for a while; `paused`: an operator paused the target; `target-full`: "
+        "`max_routes_*` is reached; `contended`: something deletes our routes again and again; `left-behind`: routes "
+        "of ours that cannot be proved ours stay in the target; `not-forwarded`: loxilb's kernel has routes that its "
+        "table lacks; `foreign-not-forwarded`: another writer's routes may be missing in loxilb's table since ours was removed; "
         "`return-path`: the target fell silent when a route was posted; `nothing-mirrored`: the rules keep routes, and "
         "none or few can be mirrored; `inventory-unreadable`: rows of the target's table cannot be read.",
         examples=["contended"],
