@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from routesync.mirror import ledger as ledger_module
 from routesync.mirror.ledger import LedgerBusyError, Row, SqliteLedger, read_owned
 from routesync.route import Prefix, parse_address
 
@@ -101,6 +102,7 @@ _pinned: list[sqlite3.Connection] = []
 
 
 def _main(directory: Path, uid: int, lines: IO[str]) -> None:
+    ledger_module._RETRY_S, ledger_module._HEALED_S = 0.1, 0.3  # type: ignore[misc]
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)

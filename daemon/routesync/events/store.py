@@ -7,12 +7,12 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import structlog
 
 from routesync.events.hub import new_epoch
-from routesync.events.losses import Loss, loss_told_by
+from routesync.events.losses import Loss, LossReason, loss_told_by
 from routesync.events.models import EventsLost
 
 log = structlog.get_logger("routesync.events")
@@ -40,6 +40,15 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 REMEDY: Final = "check the directory, its owner, and the room on its disk"
+_DAMAGED: Final = (
+    "typeof(payload) <> 'blob' OR typeof(topic) <> 'text' OR typeof(type) <> 'text' OR typeof(size) <> 'integer' "
+    "OR topic GLOB '*[+#]*' OR instr(topic, char(0))"
+)
+"""What no client would publish: it raises an error instead."""
+_END: Final = 2**62
+"""Numbers stay far below what SQLite can hold."""
+_LAST_SECOND: Final = 253_402_300_799
+"""Of the year 9999, the last that `datetime` knows."""
 _TRUNCATE_WAL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
@@ -103,16 +112,24 @@ class Store:
             db.execute("INSERT INTO meta VALUES (?, 0, 0, 1)", (self.epoch,))
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"has schema version {version}, this program knows {SCHEMA_VERSION}")
-        self.epoch, sequence, reserved, clean = db.execute("SELECT * FROM meta").fetchone()
+        db.text_factory = lambda raw: raw.decode(errors="replace")
+        meta = db.execute("SELECT * FROM meta").fetchone()
+        if not _is_meta(meta):
+            raise sqlite3.DatabaseError("its epoch and numbers are damaged")
+        self.epoch, sequence, reserved, clean = meta
         self.killed = not clean
         self.sequence: int = sequence if clean else reserved
         self._reserved = 0
         self._reserve_settled = False
         self._trimmed = 0
+        if self.last() > self.sequence:
+            raise sqlite3.DatabaseError("its events have later numbers than it gave")
+        db.execute("BEGIN IMMEDIATE")
+        if damaged := db.execute(f"DELETE FROM outbox WHERE {_DAMAGED}").rowcount:  # noqa: S608 - of our own making
+            self.note_loss(Loss("storage", damaged, time.time()))
         self.count: int
         self.size: int
         self.count, self.size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
-        db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE meta SET clean = 0")
         self._reserve(self.sequence)
         if self.killed:
@@ -267,9 +284,8 @@ class Store:
 
     def losses(self) -> list[Loss]:
         """What was lost and not told yet."""
-        return [
-            Loss(*row) for row in self._db.execute("SELECT reason, count, since FROM loss ORDER BY since")
-        ]
+        rows = self._db.execute("SELECT reason, count, since FROM loss ORDER BY since")
+        return [Loss(*row) for row in rows if _is_loss(*row)]
 
     def retained(self) -> frozenset[str]:
         """The retained topics that the broker may hold from us."""
@@ -291,6 +307,19 @@ class Store:
             self._db.close()
 
 
+def _is_meta(row: object) -> bool:
+    match row:
+        case (str(epoch), int(sequence), int(reserved), 0 | 1):
+            named = bool(epoch) and epoch.isascii() and epoch.isprintable()
+            return named and 0 <= sequence < _END and 0 <= reserved < _END
+    return False
+
+
+def _is_loss(reason: object, count: object, since: object) -> bool:
+    known = count is None or (isinstance(count, int) and 0 < count < _END)
+    return reason in get_args(LossReason) and known and isinstance(since, float) and 0 <= since < _LAST_SECOND
+
+
 def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]:
     """Open a store, in memory for None.
 
@@ -307,7 +336,7 @@ def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]
             return Store(path, epoch=epoch), None
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second quotes what is damaged
             _put_aside(path, str(error))
             store = Store(path, epoch=epoch)
             store.note_loss(Loss("storage", None, time.time()))

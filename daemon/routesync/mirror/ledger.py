@@ -251,9 +251,7 @@ class SqliteLedger:
         if first and self.known:
             log.error("ledger_failing", path=str(self.path), error=text)
         elif first:
-            log.error(
-                "ledger_unusable", error=text, consequence="what earlier runs added is not known as owned"
-            )
+            log.error("ledger_unusable", path=str(self.path), error=text)
 
     # ---- below runs in the thread (and in `__init__`, before there is one) ----
 

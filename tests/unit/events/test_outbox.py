@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -226,6 +228,69 @@ async def test_a_damaged_file_is_put_aside_and_a_new_epoch_begins(file: Path) ->
             assert untold(outbox) == [("storage", None)]
     assert [line["log_level"] for line in logs] == ["error"]
     assert len(list(file.parent.glob("outbox.sqlite.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM meta",
+        "UPDATE meta SET epoch = CAST(X'ff41' AS TEXT)",
+        "UPDATE meta SET epoch = ''",
+        "UPDATE meta SET clean = 7",
+        "UPDATE meta SET sequence = -1",
+        "UPDATE meta SET sequence = 2",  # there are events with later numbers
+        "UPDATE meta SET sequence = 9223372036854775807",
+    ],
+)
+async def test_a_damaged_count_begins_a_new_epoch(file: Path, damage: str) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2, 3)
+        epoch = outbox.identity.epoch
+    with sqlite3.connect(file) as database:
+        database.execute(damage)
+    database.close()
+    async with opened(file) as outbox:
+        assert outbox.trouble is None
+        assert outbox.identity.epoch != epoch
+        assert untold(outbox) == [("storage", None)]
+
+
+def flip(file: Path, epoch: bytes, seed: int) -> None:
+    """Change a bit somewhere, or near the epoch, which is a small part of the file."""
+    chance = random.Random(seed)
+    content = bytearray(file.read_bytes())
+    at = chance.choice([content.index(epoch) + chance.randrange(-12, 20), chance.randrange(len(content))])
+    content[at] ^= 1 << chance.randrange(8)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_one_changed_byte_ends_nothing(file: Path, seed: int) -> None:
+    async with opened(file) as outbox:
+        put(outbox, *range(1, 30))
+        outbox.lose("denied", 1.0)
+        await outbox.remember_retained(["a/b"])
+        epoch = outbox.identity.epoch
+    flip(file, epoch.encode(), seed)
+    async with opened(file) as outbox:
+        first = outbox.first_sequence
+        put(outbox, first + 1)
+        for message in await outbox.read(first, 100):
+            assert not {*"+#\0"} & {*message.topic}
+        for loss in outbox.untold:
+            datetime.fromtimestamp(loss.since, UTC)
+        await outbox.retained()
+
+
+async def test_an_event_that_no_client_would_publish_is_counted_as_lost(file: Path) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2, 3)
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE outbox SET topic = 'event/#' WHERE sequence = 2")
+    database.close()
+    async with opened(file) as outbox:
+        assert await everything(outbox) == [1, 3]
+        assert untold(outbox) == [("storage", 1)]
 
 
 async def test_without_its_directory_the_outbox_works_in_memory_and_says_so(tmp_path: Path) -> None:
