@@ -75,7 +75,7 @@ def current_alarms(
             Phase.NOT_FORWARDED,
             (
                 "loxilb's kernel has {count} routes that its table lacks, so it may not forward them ({names}): "
-                f"another route to the prefix came and went; `routesync repair --target {name} PREFIX` deletes and adds them"
+                f"another route to the prefix came and went; `routesync repair --target {name} PREFIX` adds them again"
             ),
         ),
     )

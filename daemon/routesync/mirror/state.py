@@ -759,9 +759,10 @@ class MirrorState:
     def _row(self, prefix: Prefix, state: RouteState) -> InventoryRow | None:
         """The table's row of a prefix of which nothing is ours; None also if the witness shows that it is stale."""
         witness, gateway = self._witness, state.gateway
-        if witness is not None and witness.ready and gateway is not None:
-            if not witness.holds(prefix, gateway) and not witness.others(prefix, gateway):
-                return None
+        if witness is None or not witness.ready or gateway is None:
+            return self.inventory.rows.get(prefix)
+        if not witness.holds(prefix, gateway) and not witness.others(prefix, gateway):
+            return None
         return self.inventory.rows.get(prefix)
 
     def _make_wait_for_room(self, prefix: Prefix, state: RouteState) -> None:

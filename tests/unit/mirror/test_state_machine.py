@@ -533,4 +533,4 @@ def test_whatever_happens_nobodys_route_is_taken_and_ours_come_to_be(
     machine: type[Mirroring], request: pytest.FixtureRequest
 ) -> None:
     profile = request.config.getoption("--hypothesis-profile")
-    run_state_machine_as_test(machine, settings=None if profile else PROFILE)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=None if profile else PROFILE)

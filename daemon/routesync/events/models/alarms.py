@@ -31,7 +31,8 @@ Kind = Annotated[
         "kernel does not have stay for a while; `paused`: an operator paused the target; `target-full`: "
         "`max_routes_*` is reached; `contended`: something deletes our routes again and again; `left-behind`: routes "
         "of ours that cannot be proved ours stay in the target; `not-forwarded`: loxilb's kernel has routes that its "
-        "table lacks; `foreign-not-forwarded`: another writer's routes may be missing in loxilb's table since ours was removed; "
+        "table lacks; `foreign-not-forwarded`: another writer's routes may be missing in loxilb's table since "
+        "ours was removed; "
         "`return-path`: the target fell silent when a route was posted; `nothing-mirrored`: the rules keep routes, and "
         "none or few can be mirrored; `inventory-unreadable`: rows of the target's table cannot be read.",
         examples=["contended"],
