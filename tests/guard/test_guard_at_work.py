@@ -70,10 +70,20 @@ def hosts_left(node: Namespace) -> int:
     return node.ip("route show").count("proto dhcp scope link")
 
 
+GUARDED = Verdict(keep=False, rule="link-gateways", guard=True)
+
+
+def admit_link_gateway(_route: Route, _links: Links) -> Verdict:
+    return GUARDED
+
+
 @asynccontextmanager
 async def guarding(
     node: Namespace, events: Events, *, bucket: TokenBucket | None = None, dry_run: bool = False
 ) -> AsyncIterator[Guard]:
+    def evaluate(route: Route, links: Links) -> Verdict:
+        return GUARDED if source.link_gateway(route) else admit(route, links)
+
     now = asyncio.get_running_loop().time()
     guard = Guard(
         dry_run=dry_run,
@@ -81,12 +91,13 @@ async def guarding(
         bucket=bucket or TokenBucket(1000, 100, now),
         tables=(254,),
         netns=node.name,
-        evaluate=admit,
+        evaluate=evaluate,
         sink=events,
     )
     source = KernelSource(
         tables=(254,),
         admit=admit,
+        admit_link_gateway=admit_link_gateway,
         receive_buffer=1 << 20,
         audit_interval_s=600,
         netns=node.name,
@@ -185,3 +196,27 @@ async def test_when_the_network_goes_its_host_route_is_needed_and_when_it_comes_
         await eventually(lambda: bool(events.of("skipped")), what="that it is needed")
         node.ip("addr add 192.168.10.11/24 dev ens3")  # no route of DHCP is announced by this
         await eventually(lambda: hosts_left(node) == 0, what="removal")
+
+
+async def test_a_host_route_by_protocol_boot_goes_where_it_leads_to_a_gateway_and_is_redundant(
+    node: Namespace,
+) -> None:
+    node.batch(
+        [
+            "addr add 203.0.113.50/32 dev ens3",
+            "route add 203.0.113.1 dev ens3 scope link",  # a lease with a mask of /32
+            "route add 10.1.0.0/16 via 203.0.113.1 dev ens3",
+            "route add 192.168.10.1 dev ens3 scope link",
+            "route add 192.168.10.2 dev ens3 scope link",  # to no gateway
+            "route add default via 192.168.10.1 dev ens3",
+        ]
+    )
+    events = Events()
+    async with guarding(node, events):
+        await eventually(lambda: len(events.of("removed")) == 1, what="the removal")
+        await eventually(lambda: len(events.of("skipped")) == 1, what="the one that is needed")
+        assert events.of("failed") == []
+    table = node.ip("route show")
+    assert "192.168.10.1 dev ens3 scope link" not in table
+    assert "192.168.10.2 dev ens3" in table
+    assert "203.0.113.1 dev ens3" in table

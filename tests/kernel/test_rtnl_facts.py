@@ -473,3 +473,53 @@ async def test_routes_that_nobody_touched_never_go_while_others_churn(node: Name
                 await asyncio.sleep(0.01)
         consumer.cancel()
         assert not seen_gone
+
+
+async def test_an_ipv6_route_that_has_expired_is_gone_before_the_kernel_says_so(
+    node: Namespace, ears: Ears
+) -> None:
+    node.sysctl("net.ipv6.route.gc_interval", "600")
+    async with following(node) as follower:
+        node.ip(f"-6 route add {FAR6} via 2001:db8:e0::2 expires 2")
+        await told(follower, FAR6, [["2001:db8:e0::2"]])
+        ears.heard(socket.AF_INET6)
+        await told(follower, FAR6, [])
+        assert "expires" in node.ip(f"-6 route show {FAR6}"), "it is still listed"
+        assert RTM_DELROUTE not in ears.heard(socket.AF_INET6)
+        assert follower.source.stats.drift == 0
+
+
+async def test_a_lifetime_that_is_renewed_in_silence_does_not_end_with_the_old_one(
+    node: Namespace, ears: Ears
+) -> None:
+    async with following(node) as follower:
+        node.ip(f"-6 route add {FAR6} via 2001:db8:e0::2 expires 2")
+        await told(follower, FAR6, [["2001:db8:e0::2"]])
+        ears.heard(socket.AF_INET6)
+        node.ip(f"-6 route append {FAR6} via 2001:db8:e0::2 expires 600", check=False)  # EEXIST, and yet
+        assert ears.heard(socket.AF_INET6) == []
+        await eventually(lambda: "expired" in follower.source.stats.resyncs, what="the dump at its end")
+        assert gateways(follower, FAR6) == [["2001:db8:e0::2"]]
+
+
+async def test_ipv6_routes_for_some_sources_are_routes_of_their_own(node: Namespace) -> None:
+    node.ip("-6 route add default from 2001:db8:1::/64 via 2001:db8:e0::2 metric 1")
+    async with following(node) as follower:
+        node.ip("-6 route add default via 2001:db8:e0::3")
+        await told(follower, "::/0", [["2001:db8:e0::3"], ["2001:db8:e0::2"]])
+        assert [route.source and str(route.source) for route in follower.routes("::/0")] == [
+            None,
+            "2001:db8:1::/64",
+        ]
+        node.ip("-6 route del default via 2001:db8:e0::3")
+        await told(follower, "::/0", [["2001:db8:e0::2"]])
+        node.ip("-6 route del default from 2001:db8:1::/64")
+        await told(follower, "::/0", [])
+
+
+async def test_throw_in_an_earlier_table_sends_the_kernel_to_the_next(node: Namespace) -> None:
+    node.batch(["rule add priority 100 lookup 1000", f"route add throw {FAR} table 1000"])
+    async with following(node, tables=(1000, MAIN)) as follower:
+        node.ip(f"route add {FAR} via 192.0.2.2")
+        await told(follower, FAR, [["192.0.2.2"], []])
+        assert "via 192.0.2.2" in node.ip("route get 10.9.0.1")

@@ -24,9 +24,10 @@ def keep_all(route: Route, links: Links) -> Verdict:
 class Follower:
     """A running source, and what it told."""
 
-    def __init__(self, source: KernelSource, reports: list[KernelReport]) -> None:
+    def __init__(self, source: KernelSource, reports: list[KernelReport], made: list[Route]) -> None:
         self.source = source
         self.reports = reports
+        self.made = made
 
     def routes(self, prefix: str | None = None) -> list[Route]:
         """The candidates held: of a prefix in the kernel's order, or of all."""
@@ -44,6 +45,7 @@ async def following(
     *,
     admit: Admit = keep_all,
     admit_header: AdmitHeader = admit_header_unknown,
+    admit_link_gateway: Admit | None = None,
     tables: tuple[int, ...] = (MAIN,),
     receive_buffer: int = 1 << 20,
     audit_interval_s: float = 600,
@@ -51,15 +53,18 @@ async def following(
 ) -> AsyncIterator[Follower]:
     """Run a source in a namespace until the block ends; it is synced when the block begins."""
     reports: list[KernelReport] = []
+    made: list[Route] = []
     source = KernelSource(
         tables=tables,
         admit=admit,
         admit_header=admit_header,
+        admit_link_gateway=admit_link_gateway,
         receive_buffer=receive_buffer,
         audit_interval_s=audit_interval_s,
         netns=None if sock else node.name,
         sock=sock,
         report=reports.append,
+        made=made.append,
     )
     running = asyncio.create_task(source.run())
     synced = asyncio.create_task(source.synced.wait())
@@ -68,7 +73,7 @@ async def following(
         if running.done():
             running.result()
         assert source.synced.is_set()
-        yield Follower(source, reports)
+        yield Follower(source, reports, made)
     finally:
         running.cancel()
         synced.cancel()

@@ -1,4 +1,4 @@
-"""Route messages as a kernel would write them, from hypothesis."""
+"""Route messages as a kernel would write them: from hypothesis, and of given routes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from routesync.kernel.netlink import HEADER, RTM_NEWROUTE
+from routesync.route import NextHop, Route
 
 INET, INET6 = 2, 10
 
@@ -93,3 +94,42 @@ def route_bodies(draw: st.DrawFn) -> bytes:
 def message(body: bytes, kind: int = RTM_NEWROUTE) -> bytes:
     """A whole message around a body."""
     return HEADER.pack(HEADER.size + len(body), kind, 0, 1, 1) + body
+
+
+def route_body(route: Route, *, lifetime_s: float | None = None) -> bytes:
+    """The body of a route message as the kernel writes it (fib_dump_info(), rt6_fill_node())."""
+    prefix, size = route.prefix, len(route.prefix.packed)
+    source_length = route.source.length if route.source else 0
+    flags = route.hops[0].flags if len(route.hops) == 1 else 0
+    header = struct.pack(
+        "=8BI",
+        *(prefix.family, prefix.length, source_length, route.tos, route.table if route.table < 256 else 252),
+        *(route.protocol, route.scope, route.type, flags),
+    )
+    attributes = [Attribute(15, struct.pack("=I", route.table))]
+    if prefix.length:
+        attributes.append(Attribute(1, prefix.packed))
+    if route.source:
+        attributes.append(Attribute(2, route.source.packed))
+    if route.metric:
+        attributes.append(Attribute(6, struct.pack("=I", route.metric)))
+    if route.prefsrc:
+        attributes.append(Attribute(7, route.prefsrc))
+    if len(route.hops) == 1:
+        attributes += _hop_attributes(route.hops[0])
+        attributes.append(Attribute(4, struct.pack("=I", route.hops[0].ifindex)))
+    elif route.hops:
+        attributes.append(Attribute(9, b"".join(map(_rtnexthop, route.hops))))
+    if size == 16:
+        ticks = round(100 * lifetime_s) if lifetime_s is not None else 0
+        attributes.append(Attribute(12, struct.pack("=IIiIIIII", 0, 0, ticks, 0, 0, 0, 0, 0)))
+    return header + b"".join(attribute.encode() for attribute in attributes)
+
+
+def _hop_attributes(hop: NextHop) -> list[Attribute]:
+    return [Attribute(5, hop.gateway)] if hop.gateway else []
+
+
+def _rtnexthop(hop: NextHop) -> bytes:
+    inner = b"".join(attribute.encode() for attribute in _hop_attributes(hop))
+    return struct.pack("=HBBI", 8 + len(inner), hop.flags, hop.weight - 1, hop.ifindex) + inner

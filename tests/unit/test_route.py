@@ -10,17 +10,20 @@ from hypothesis import strategies as st
 
 from routesync.route import (
     Address,
+    Candidate,
     Family,
     HopFlag,
     NextHop,
     Prefix,
     Rewrite,
+    Verdict,
     address_family,
     flag_names,
     format_address,
     is_link_local,
     is_multicast,
     parse_address,
+    past_throws,
 )
 from support.routes import ip_route
 
@@ -121,3 +124,36 @@ def test_a_rewrite_has_a_hop_for_each_family() -> None:
     rewrite = Rewrite(inet6=Address(bytes(15) + b"\1"))
     assert rewrite.for_family(Family.INET) is None
     assert rewrite.for_family(Family.INET6) == parse_address("::1")
+
+
+def candidate(gateway: str, *, table: int = 254, tos: int = 0, source: str | None = None) -> Candidate:
+    """One that the rules keep; gateway `throw` is a throw route."""
+    throw = gateway == "throw"
+    route = ip_route("throw 10.0.0.0/8" if throw else f"10.0.0.0/8 via 192.0.2.{gateway} dev eth0")
+    made = route._replace(table=table, tos=tos, source=Prefix.parse(source) if source else None)
+    return Candidate(made, Verdict(keep=True, rule="default"))
+
+
+def order(*candidates: Candidate) -> list[int]:
+    """The places that the candidates had, in the order in which the kernel uses them."""
+    return [candidates.index(it) for it in past_throws(candidates)]
+
+
+def test_a_throw_route_goes_behind_the_routes_of_later_tables() -> None:
+    assert order(candidate("1"), candidate("2", table=300)) == [0, 1]
+    assert order(candidate("throw", table=1), candidate("1", table=254)) == [1, 0]
+    earlier = candidate("1", table=1)
+    assert order(earlier, candidate("throw", table=1), candidate("2", table=1), candidate("3")) == [
+        0,
+        3,
+        1,
+        2,
+    ]
+    two = (candidate("throw", table=1), candidate("throw", table=2), candidate("3"))
+    assert order(*two) == [2, 0, 1]
+    assert order(candidate("throw", table=1), candidate("1", table=1)) == [0, 1], "no later table has a route"
+
+
+def test_a_throw_route_stays_before_routes_for_some_packets_only() -> None:
+    specific = candidate("2", source="2001:db8::/48")
+    assert order(candidate("throw"), candidate("1", tos=8), specific) == [0, 1, 2]

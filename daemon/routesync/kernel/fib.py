@@ -122,7 +122,7 @@ class Fib:
         self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
         self._mixed_prefixes: set[Prefix] = set()
         self._inet6_readings = 0
-        self._learned_hops: tuple[NextHop, ...] = ()  # of the last event, all known
+        self._learned: dict[int, tuple[NextHop, ...]] = {}  # by id(): hops whose gateways are known already
         self._announced_gateways: set[LinkAddress] = set()  # while a dump runs
         self._first_dump = True
         self._lifetimes: set[Prefix] = set()  # prefixes of routes that have one
@@ -162,7 +162,7 @@ class Fib:
         if self._touched is not None:
             self._touched.add(route.prefix.packed)
         self._suspects.pop(key, None)
-        if kind == RTM_NEWROUTE and route.hops is not self._learned_hops:
+        if kind == RTM_NEWROUTE and id(route.hops) not in self._learned:
             self._learn_gateways(route, data[start : start + RTMSG_SIZE])
         held = siblings_at(self.replica.slots(route.prefix), rest)
         outcome = (
@@ -190,7 +190,9 @@ class Fib:
         """
         if route.prefix.length and self._judge.header(header, route.table) is not None:
             return
-        self._learned_hops = route.hops
+        if len(self._learned) >= _WATCHED:
+            self._learned.clear()
+        self._learned[id(route.hops)] = route.hops
         self._announced_gateways.update(link_gateways((route,)))
         if new := self.gateways.learn(route.hops):
             for gateway in new:
@@ -247,7 +249,10 @@ class Fib:
     def _announced(self, key: Key, held: Siblings, route: Route, flags: int) -> Updated:
         certain = not unresolved(route)
         if certain:
-            sibling, verdict = self._judge_route(route, held)
+            if route.prefix.length in _FULL_LENGTHS:
+                sibling, verdict = self._judge_full_length(route, held)
+            else:
+                sibling, verdict = self._judge.route(route)
             if not verdict.keep:
                 self._stats.dropped[verdict.rule] += 1
                 self._dropped(key, route, verdict, renewed=True)
@@ -270,11 +275,12 @@ class Fib:
         updated = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, sibling, flags)
         return Updated(updated.siblings, updated.certain and certain)
 
-    def _judge_route(self, route: Route, held: Siblings) -> tuple[Sibling, Verdict]:
-        if route.prefix.length in _FULL_LENGTHS and (host := self._judge.host(route)) is not None:
-            known = any(other is not PLACEHOLDER and link_host(other.route) == host for other in held)
-            return self._judge_host(route, new=not known)
-        return self._judge.route(route)
+    def _judge_full_length(self, route: Route, held: Siblings) -> tuple[Sibling, Verdict]:
+        host = self._judge.host(route)
+        if host is None:
+            return self._judge.route(route)
+        known = any(other is not PLACEHOLDER and link_host(other.route) == host for other in held)
+        return self._judge_host(route, new=not known)
 
     def _judge_host(self, route: Route, *, new: bool) -> tuple[Sibling, Verdict]:
         """Judge a host route on a link by what is known of gateways now.
@@ -387,7 +393,7 @@ class Fib:
         self._certain = set()
         self._next_expiry_by_events = _NEVER
         self._announced_gateways.clear()
-        self._learned_hops = ()
+        self._learned.clear()
         return Reading(self._judge, self.decoder, self.replica, self._now)
 
     def abandon_reading(self) -> None:
@@ -470,7 +476,7 @@ class Fib:
         before = self.gateways.addresses
         shown = reading.gateways | self._announced_gateways
         new = self.gateways.rebuild(shown, reading.hosts, touched)
-        self._learned_hops = ()
+        self._learned.clear()
         if self._gateways_changed is not None and self.gateways.addresses != before:
             self._gateways_changed()
         return new

@@ -77,7 +77,7 @@ class Reading:
         self._decoder = decoder
         self._replica = replica
         self._now = now
-        self._last_hops: tuple[NextHop, ...] = ()
+        self._seen_hops: dict[int, tuple[NextHop, ...]] = {}  # by id()
         self._last_dropped: tuple[bytes, int] | None = None
         self._last_kept: tuple[bytes, int] | None = None
 
@@ -127,9 +127,11 @@ class Reading:
         if rest is None:
             return
         prefix = route.prefix
-        if route.hops is not self._last_hops and not (by_header and prefix.length):
-            self._last_hops = route.hops
-            for hop in route.hops:
+        hops = route.hops
+        if id(hops) not in self._seen_hops and not (by_header and prefix.length):
+            if len(hops) < 2:  # those are shared by many routes
+                self._seen_hops[id(hops)] = hops
+            for hop in hops:
                 if hop.gateway is not None:
                     self.gateways.add((hop.ifindex, hop.gateway))
         if unresolved(route):

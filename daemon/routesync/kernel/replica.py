@@ -36,6 +36,8 @@ def candidates_of(slots: Slots) -> tuple[Candidate, ...]:
 
     A sibling whose verdict is not to keep it is held only because that may change without an event of its own.
     """
+    if not slots:
+        return ()
     if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always; and one alone is no placeholder
         (only,) = siblings = cast("tuple[Candidate]", slots[0][1])
         return siblings if only.verdict.keep else ()

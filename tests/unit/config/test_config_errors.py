@@ -369,6 +369,9 @@ def test_control_characters_do_not_reach_the_terminal(complaints: Complaints) ->
         "match = { protocol = ['dhcp', 'static'], host = true, gateway = false }",
         "match = { protocol = 'boot', host = true, gateway = false }",
         "match = { protocol = 3, host = true, gateway = '10.0.0.0/8' }",
+        "match = { link_gateway = false }",
+        "match = { link_gateway = true, protocol = 'static' }",
+        "match = { link_gateway = true, protocol = ['boot', 'static'] }",
     ],
 )
 def test_guard_is_for_dhcp_host_routes_only(complaints: Complaints, match: str) -> None:
@@ -383,6 +386,8 @@ def test_guard_is_for_dhcp_host_routes_only(complaints: Complaints, match: str) 
         "{ protocol = 'dhcp', host = true, gateway = false }",
         "{ protocol = 16, host = true, gateway = false, interface = 'ens*', family = 'ipv4' }",
         "{ protocol = ['16', 'dhcp'], host = true, gateway = false }",
+        "{ link_gateway = true }",
+        "{ link_gateway = true, protocol = ['boot', 'dhcp'], interface = 'ens*' }",
     ],
 )
 def test_guard_takes_a_rule_that_matches_nothing_else(tmp_path: Path, match: str) -> None:

@@ -137,3 +137,31 @@ def test_ipv6(name: str) -> None:
 )
 def test_a_router_tells_what_its_protocols_brought(line: str, expected: tuple[str, str, str | None]) -> None:
     assert judge(EXAMPLES / "router-feeding-loxilb.toml", line) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["routesync.toml", "examples/kubernetes-external-loxilb.toml", "examples/loxilb-in-host-network.toml"],
+)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "203.0.113.1 dev ens3 scope link",
+        "203.0.113.1 dev ens3 scope link src 203.0.113.50 metric 1002",
+        "203.0.113.1 dev ens3 proto static scope link",
+    ],
+    ids=["dhclient", "dhcpcd", "by hand"],
+)
+def test_host_routes_to_the_gateway_of_their_link_are_dropped_and_no_others(name: str, line: str) -> None:
+    rules, route = policy(CONFIG / name), ip_route(line)
+    verdict = rules.evaluate(route, INTERFACES, link_gateway=True)
+    assert (verdict.keep, verdict.rule, verdict.report) == (False, "link-gateways", True)
+    assert verdict.guard == (name == "examples/loxilb-in-host-network.toml")
+    assert rules.evaluate(route, INTERFACES).keep
+
+
+@pytest.mark.parametrize("name", ["routesync.toml", "examples/kubernetes-external-loxilb.toml"])
+def test_a_host_route_of_a_lease_has_the_same_rule_whatever_else_is_known_of_it(name: str) -> None:
+    route = ip_route("192.168.10.1 dev ens3 proto dhcp scope link src 192.168.10.10 metric 100")
+    verdicts = {policy(CONFIG / name).evaluate(route, INTERFACES, link_gateway=it) for it in (False, True)}
+    assert {verdict.rule for verdict in verdicts} == {"dhcp-host-routes"}

@@ -9,7 +9,7 @@ import pytest
 from routesync.doctor import Finding, Level
 from routesync.doctor.dhcp import host_routes, is_dhcp_host_route, is_redundant, who_wrote
 from routesync.doctor.facts import DhcpFacts, Facts, JudgedRoute, LocalLoxilb, NetworkdLink
-from routesync.route import Verdict
+from routesync.route import Verdict, link_gateways
 from support.doctor_facts import ENS3, healthy, reading, route
 
 HOST = route("192.168.10.1/32")
@@ -125,4 +125,43 @@ def test_what_a_host_needs_is_not_to_be_taken_away(tmp_path: Path) -> None:
     alone = facts._replace(kernel=facts.kernel._replace(reading=reading(HOST)), host_routes=(judged,))
     (finding,) = host_routes(alone)
     assert finding.remedy == ()
+    assert "do not take it away" in finding.why
+
+
+BOOT_HOST = route("203.0.113.1/32", protocol="boot")
+DEFAULT = route("0.0.0.0/0", gateway="203.0.113.1", protocol="boot")
+
+
+def test_one_of_protocol_boot_shows_by_the_gateway_that_it_leads_to() -> None:
+    assert is_dhcp_host_route(BOOT_HOST, link_gateways([BOOT_HOST, DEFAULT]))
+    assert not is_dhcp_host_route(BOOT_HOST, link_gateways([BOOT_HOST]))
+    elsewhere = route("0.0.0.0/0", gateway="203.0.113.1", protocol="boot", ifindex=ENS3 + 1)
+    assert not is_dhcp_host_route(BOOT_HOST, link_gateways([BOOT_HOST, elsewhere]))
+    static = route("203.0.113.1/32", protocol="static")
+    assert not is_dhcp_host_route(static, link_gateways([static, DEFAULT])), "no DHCP client writes it"
+
+
+@pytest.mark.parametrize(
+    ("clients", "client"),
+    [
+        ({"dhclient"}, "dhclient"),
+        ({"dhcpcd", "systemd-network"}, "dhcpcd"),
+        ({"dhclient", "dhcpcd"}, None),
+        ({"NetworkManager"}, None),
+        (set(), None),
+    ],
+)
+def test_protocol_boot_is_of_dhclient_or_dhcpcd(clients: set[str], client: str | None) -> None:
+    dhcp = leased(ROUTER="203.0.113.1")._replace(clients=frozenset(clients))
+    assert who_wrote(BOOT_HOST, dhcp).client == client
+
+
+def test_a_kept_one_of_protocol_boot_is_a_warning_with_its_own_remedy(tmp_path: Path) -> None:
+    facts = healthy(tmp_path)
+    judged = JudgedRoute(BOOT_HOST, Verdict(keep=True, rule="default"))
+    kernel = facts.kernel._replace(reading=reading(BOOT_HOST, DEFAULT))
+    (finding,) = host_routes(facts._replace(kernel=kernel, host_routes=(judged,)))
+    assert finding.level is Level.WARN
+    assert "proto boot" in finding.summary
+    assert "link_gateway = true" in finding.remedy[0]
     assert "do not take it away" in finding.why

@@ -8,7 +8,7 @@ from routesync.guard.redundancy import Needed, Reason, Redundant, guarded, judge
 from routesync.kernel import RouteDetails, Sysctls, TableReading
 from routesync.names import Names
 from routesync.policy import Policy
-from routesync.route import Family, Route, Verdict
+from routesync.route import Family, Prefix, Route, Verdict, leads_to_gateway, link_gateways
 from routesync.settings import PolicySettings
 from support.routes import INTERFACES, ip_route
 
@@ -35,6 +35,23 @@ DEFAULT = "default via 192.168.10.1 dev ens3 proto dhcp src 192.168.10.10 metric
 
 def evaluate(route: Route) -> Verdict:
     return POLICY.evaluate(route, INTERFACES)
+
+
+GUARD_GATEWAYS = Policy.compile(
+    PolicySettings.model_validate(
+        {
+            "rules": [
+                {
+                    "name": "link-gateways",
+                    "match": {"link_gateway": True},
+                    "action": "drop",
+                    "guard": True,
+                }
+            ]
+        }
+    ),
+    Names(),
+)
 
 
 def reading(*routes: Route, details: dict[Route, RouteDetails] | None = None) -> TableReading:
@@ -234,3 +251,39 @@ def test_an_equal_twin_in_the_same_reading_makes_it_ambiguous() -> None:
     finding = judge(route, reading(route, route, network), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.AMBIGUOUS
+
+
+BOOT_HOST = "192.168.10.1 dev ens3 scope link src 192.168.10.10"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([BOOT_HOST, SUBNET, DEFAULT], Redundant(Prefix.parse("192.168.10.0/24"))),
+        ([BOOT_HOST, DEFAULT], Reason.ONLY_BY_GATEWAY),
+        ([BOOT_HOST.replace("scope", "proto static scope"), SUBNET, DEFAULT], Reason.NOT_PLAIN),
+    ],
+    ids=["a normal mask", "a mask of /32", "somebody's own"],
+)
+def test_a_host_route_to_the_gateway_by_protocol_boot(lines: list[str], expected: Redundant | Reason) -> None:
+    routes = [ip_route(line) for line in lines]
+    gateways = link_gateways(routes)
+    seen = reading(*routes)
+
+    def by_gateway(route: Route) -> Verdict:
+        leads = leads_to_gateway(route, gateways)
+        return GUARD_GATEWAYS.evaluate(route, INTERFACES, link_gateway=leads)
+
+    assert [route for route, _ in guarded(seen, routes[0].prefix, by_gateway)] == [routes[0]]
+    finding = judge(routes[0], seen, by_gateway)
+    assert (finding.reason if isinstance(finding, Needed) else finding) == expected
+
+
+def test_a_route_for_some_sources_takes_nobodys_place() -> None:
+    host = ip_route("2001:db8::53 dev ens3 proto dhcp metric 1024", Family.INET6)
+    net = ip_route("2001:db8::/64 dev ens3 proto kernel metric 256", Family.INET6)
+    assert isinstance(judge(host, reading(host, net), evaluate), Redundant)
+    some = net._replace(source=Prefix.parse("2001:db8:a::/48"))
+    finding = judge(host, reading(host, some), evaluate)
+    assert isinstance(finding, Needed)
+    assert finding.reason is Reason.ONLY_WAY

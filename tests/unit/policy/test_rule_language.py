@@ -217,6 +217,32 @@ def test_the_header_decides_where_it_can() -> None:
     assert rule(24, 186, 0) is None
 
 
+HOST = "192.168.10.1 dev ens3 scope link"
+
+
+def test_a_link_gateway_is_what_the_caller_says() -> None:
+    made = policy({"name": "it", "match": {"link_gateway": True}, "action": "drop"})
+    assert made.evaluate(ip_route(HOST), INTERFACES).rule == "default"
+    assert made.evaluate(ip_route(HOST), INTERFACES, link_gateway=True).rule == "it"
+    others = policy({"name": "it", "match": {"link_gateway": False}, "action": "drop"})
+    assert others.evaluate(ip_route(HOST), INTERFACES).rule == "it"
+    assert others.evaluate(ip_route(HOST), INTERFACES, link_gateway=True).rule == "default"
+
+
+def test_a_header_tells_only_that_a_route_leads_to_no_link_gateway() -> None:
+    made = policy({"name": "it", "match": {"link_gateway": True}, "action": "drop"})
+
+    def decided(family: Family, length: int, scope: int, kind: int) -> bool:
+        return made.header_verdict(family, length, 0, 254, 3, scope, kind, 0) is not None
+
+    assert not decided(Family.INET, 32, 253, 1)
+    assert not decided(Family.INET6, 128, 0, 1)
+    assert decided(Family.INET, 32, 0, 1), "scope global"
+    assert decided(Family.INET, 24, 253, 1), "a network"
+    assert decided(Family.INET, 32, 253, 2), "local"
+    assert decided(Family.INET6, 64, 0, 1), "a network"
+
+
 def test_very_many_distinct_headers_cost_no_memory() -> None:
     made = policy({"name": "it", "match": {"metric": 7}, "action": "drop"})
     for table in range(1, 20_000):

@@ -79,7 +79,23 @@ def hop_matches(key: str, wanted: object, hop: NextHop) -> bool:
     return any(hop.flags & HopFlag.NAMES[str(flag)] for flag in as_list(wanted))
 
 
-def field_matches(key: str, wanted: object, route: Route) -> bool:
+def could_lead_to_gateway(route: Route) -> bool:
+    """The shape that `link_gateway` is about."""
+    destination = ipaddress.ip_network((route.prefix.packed, route.prefix.length))
+    return (
+        destination.prefixlen == destination.max_prefixlen
+        and route.type == TYPES["unicast"]
+        and (destination.version == 6 or route.scope == SCOPES["link"])
+        and [(hop.gateway, hop.ifindex > 0) for hop in route.hops] == [(None, True)]
+    )
+
+
+def facts(route: Route) -> list[bool]:
+    """What may be known of a route: whether it leads to a gateway of its link."""
+    return [False, True] if could_lead_to_gateway(route) else [False]
+
+
+def field_matches(key: str, wanted: object, route: Route, *, link_gateway: bool) -> bool:
     destination = ipaddress.ip_network((route.prefix.packed, route.prefix.length))
     match key:
         case "protocol":
@@ -102,6 +118,8 @@ def field_matches(key: str, wanted: object, route: Route) -> bool:
             return any(within_span(route.metric, span) for span in as_list(wanted))
         case "source":
             return lies_in(route.prefsrc, wanted)
+        case "link_gateway":
+            return wanted is link_gateway
     live = route.hops
     if len(live) > 1:
         live = tuple(h for h in live if not h.flags & (HopFlag.DEAD | HopFlag.LINKDOWN)) or live
@@ -110,8 +128,8 @@ def field_matches(key: str, wanted: object, route: Route) -> bool:
     return len(live) > 0 and all(hop_matches(key, wanted, hop) for hop in live)
 
 
-def matches(match: Match, route: Route) -> bool:
-    return all(field_matches(key, wanted, route) for key, wanted in match.items())
+def matches(match: Match, route: Route, *, link_gateway: bool) -> bool:
+    return all(field_matches(key, wanted, route, link_gateway=link_gateway) for key, wanted in match.items())
 
 
 def one_or_many(*values: object) -> st.SearchStrategy[object]:
@@ -144,6 +162,7 @@ match_tables = st.fixed_dictionaries(
         "interface": one_or_many("eth0", "eth*", "*", "cni?", "[ce]*0"),
         "flags": one_or_many("linkdown", "dead", "onlink"),
         "source": one_or_many(*NETWORKS),
+        "link_gateway": st.booleans(),
     },
 )
 rules = st.lists(
@@ -195,9 +214,12 @@ def test_the_first_rule_that_matches_decides(
     made: list[dict[str, object]], default: Literal["keep", "drop"], seen: list[Route]
 ) -> None:
     policy = policy_of(made, default)
-    for route in seen:
-        verdict = policy.evaluate(route, INTERFACES)
-        wanted = next((rule for rule in made if matches(rule["match"], route)), None)  # type: ignore[arg-type]
+    for route, link_gateway in [(it, fact) for it in seen for fact in facts(it)]:
+        verdict = policy.evaluate(route, INTERFACES, link_gateway=link_gateway)
+        wanted = next(
+            (rule for rule in made if matches(rule["match"], route, link_gateway=link_gateway)),  # type: ignore[arg-type]
+            None,
+        )
         if wanted is None:
             assert (verdict.rule, verdict.keep, verdict.report) == ("default", default == "keep", False)
         else:
@@ -225,7 +247,9 @@ def test_a_verdict_by_the_header_is_the_one_for_the_whole_route(
                 route.type,
                 0,
             )
-            assert by_header in (None, policy.evaluate(route, INTERFACES))
+            for link_gateway in facts(route):
+                verdict = policy.evaluate(route, INTERFACES, link_gateway=link_gateway)
+                assert by_header in (None, verdict)
 
 
 @given(made=rules, seen=st.lists(routes(), min_size=1, max_size=8))
@@ -236,7 +260,11 @@ def test_a_rule_that_is_said_to_be_without_effect_never_decides(
     policy = policy_of(made, "keep")
     lines = [line for line in policy.warnings if "never" in line]
     idle = {name for name in policy.rules for line in lines if f"({name})" in line}
-    assert not idle & {policy.evaluate(route, INTERFACES).rule for route in seen}
+    assert not idle & {
+        policy.evaluate(route, INTERFACES, link_gateway=link_gateway).rule
+        for route in seen
+        for link_gateway in facts(route)
+    }
 
 
 def test_routes_of_another_family_than_ip_are_left_to_whoever_reads_the_rest() -> None:

@@ -37,6 +37,9 @@ def warnings(*matches: dict[str, object]) -> tuple[str, ...]:
         ({"flags": ["linkdown", "dead"]}, {"flags": "dead"}),
         ({"source": "10.0.0.0/8"}, {"source": "10.1.2.3"}),
         ({"table": ["main", 100]}, {"table": 100}),
+        ({"host": True, "gateway": False}, {"link_gateway": True}),
+        ({"type": ["unicast", "local"]}, {"link_gateway": True, "protocol": "boot"}),
+        ({"link_gateway": True}, {"link_gateway": True, "interface": "eth0"}),
     ],
 )
 def test_a_rule_behind_a_wider_one_is_named(earlier: dict[str, object], later: dict[str, object]) -> None:
@@ -58,6 +61,9 @@ def test_a_rule_behind_a_wider_one_is_named(earlier: dict[str, object], later: d
         ({"gateway": False}, {"gateway": True}),
         ({"gateway": "10.0.0.0/8"}, {"gateway": True}),
         ({"interface": "eth0"}, {"interface": "eth*"}),
+        ({"link_gateway": True}, {"host": True, "gateway": False}),
+        ({"link_gateway": True}, {"link_gateway": False}),
+        ({"gateway": False}, {"link_gateway": False}),
         ({"flags": "dead"}, {"flags": ["linkdown", "dead"]}),
     ],
 )
@@ -71,6 +77,8 @@ def test_a_rule_that_may_still_decide_is_left_alone(
     "match",
     [
         {"host": True, "default_route": True},
+        {"link_gateway": True, "host": False},
+        {"link_gateway": True, "prefix": {"length": "-24"}},
         {"family": "ipv6", "prefix": "10.0.0.0/8"},
         {"prefix": {"within": "10.0.0.0/8", "length": "33-"}},
         {"prefix": {"within": "10.0.0.0/8", "covers": "2001:db8::1"}},
