@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from pathlib import Path
+
+import pytest
 
 from routesync.demo.topology import FOUNDING_TABLE
 from support.netns import needs_root
@@ -51,14 +55,18 @@ def test_when_its_ports_lie_the_first_route_that_comes_up_here_ends_it(tmp_path:
         scene.node.batch(
             [f"route add 10.9.{number}.0/24 via 192.168.10.1 proto bgp metric 20" for number in range(40)]
         )
-        before = scene.table()
         scene.start()
+        eventually_sync(lambda: bool(scene.logged("ready")), within_s=20, what="readiness")
+        assert scene.standin.state().posts == 0, "its table shows them all: they are another writer's"
+        scene.node.batch(
+            [f"route add 10.8.{number}.0/24 via 192.168.10.1 proto bgp metric 20" for number in range(40)]
+        )
         eventually_sync(lambda: bool(scene.named("target.refused")), within_s=20, what="the event")
         (refused,) = scene.named("target.refused")
         assert refused["reason"] == "own-route-seen"
-        eventually_sync(lambda: scene.table() == before, what="the table as it was")
+        eventually_sync(lambda: not scene.node.ip("route show proto static"), what="the table as it was")
         state = scene.standin.state()
-        assert 1 <= state.posts <= 60, "it stopped at once"
+        assert state.posts == 1, "it stopped at once"
         (line,) = scene.logged("target_refused")
         assert line["left"] == []
         eventually_sync(
@@ -66,3 +74,67 @@ def test_when_its_ports_lie_the_first_route_that_comes_up_here_ends_it(tmp_path:
         )
         assert "came up in this host's own kernel" in str(scene.status()["reasons"])
         assert scene.standin.state().posts == state.posts
+
+
+ORIGINALS = {
+    "metric 0": ("10.8.0.0/24", "route add 10.8.0.0/24 via 192.168.10.1 proto bgp"),
+    "metric 100": ("10.8.0.0/24", "route add 10.8.0.0/24 via 192.168.10.1 proto bgp metric 100"),
+    "metric 0, static": ("10.8.0.0/24", "route add 10.8.0.0/24 via 192.168.10.1 proto static"),
+    "several hops": (
+        "10.8.0.0/24",
+        "route add 10.8.0.0/24 proto bgp nexthop via 192.168.10.1 nexthop via 192.168.10.3",
+    ),
+    "IPv6, metric 1024": ("fd08::/48", "-6 route add fd08::/48 via fd00:10::1 proto bgp metric 1024"),
+    "IPv6, metric 20": ("fd08::/48", "-6 route add fd08::/48 via fd00:10::1 proto bgp metric 20"),
+}
+
+
+@pytest.mark.parametrize(("prefix", "command"), ORIGINALS.values(), ids=ORIGINALS)
+def test_whatever_the_original_route_it_is_never_harmed_and_ours_does_not_stay(
+    tmp_path: Path, prefix: str, command: str
+) -> None:
+    """A route of the same key answers 409; any other lets ours in, and that is noticed by its own event."""
+    with shared_scene(tmp_path, MIRROR) as scene:
+        body = json.dumps({"portAttr": [ELSEWHERE]})
+        scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
+        enable_ipv6 = ["ip", "netns", "exec", scene.node.name, "sysctl", "-qw", "net.ipv6.conf.ens3.disable_ipv6=0"]
+        subprocess.run(enable_ipv6, check=True)
+        scene.node.ip("-6 addr add fd00:10::10/64 dev ens3 nodad")
+        scene.start()
+        eventually_sync(lambda: bool(scene.logged("ready")), within_s=20, what="readiness")
+        scene.node.ip(command)
+        family = "-6" if ":" in prefix else "-4"
+        original = scene.node.ip(f"{family} route show {prefix}")
+        same_key = command.endswith(("proto bgp", "proto static", "metric 1024")) or "nexthop" in command
+        if same_key:
+            eventually_sync(lambda: scene.standin.state().posts >= 1, within_s=20, what="the POST")
+            time.sleep(1)  # nothing shall happen, so nothing tells when to look
+            assert not scene.named("target.refused")
+        else:
+            eventually_sync(lambda: bool(scene.named("target.refused")), within_s=20, what="the event")
+            assert scene.named("target.refused")[0]["reason"] == "own-route-seen"
+        if family == "-4":
+            eventually_sync(
+                lambda: scene.node.ip(f"{family} route show {prefix}") == original, what="the table as it was"
+            )
+        else:  # a DELETE could take the original, which has the lower metric: ours is named instead
+            assert original.strip().splitlines()[0] in scene.node.ip(f"{family} route show {prefix}")
+            if not same_key:
+                eventually_sync(lambda: bool(scene.logged("target_refused")), what="the log line")
+                assert scene.logged("target_refused")[0]["left"] == [prefix]
+
+
+def test_a_static_route_that_a_rule_drops_is_no_proof_of_a_shared_namespace(tmp_path: Path) -> None:
+    """Its event looks like one of a POST, but comes before: only what comes up after the POST began counts."""
+    rule = '\n[[policy.rules]]\nname = "static"\nmatch = { protocol = "static" }\naction = "drop"\n'
+    with shared_scene(tmp_path, MIRROR.replace("\n[[targets]]", rule + "\n[[targets]]")) as scene:
+        body = json.dumps({"portAttr": [ELSEWHERE]})
+        scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
+        scene.start()
+        eventually_sync(lambda: bool(scene.logged("ready")), within_s=20, what="readiness")
+        scene.node.ip("route add 10.8.0.0/24 via 192.168.10.1 proto static")
+        scene.node.ip("route add 10.8.0.0/24 via 192.168.10.1 proto bgp metric 20")
+        eventually_sync(lambda: scene.standin.state().posts >= 1, within_s=20, what="the POST")
+        time.sleep(1)  # nothing shall happen, so nothing tells when to look
+        assert not scene.named("target.refused"), "the POST is answered 409: it proves nothing"
+        assert "proto static" in scene.node.ip("route show 10.8.0.0/24")

@@ -227,7 +227,7 @@ class TargetFacts(NamedTuple):
                 and theirs is not None
                 and theirs.is_host
                 and row_of_theirs.flags >= {"Host", "Interface"}
-                and not row_of_theirs.gateways,
+                and row_of_theirs.gateways in {(), (theirs.packed,)},
                 row_of_theirs.gateways if row_of_theirs is not None else None,
                 (own, ours[own]) if own is not None and theirs is None else None,
             )
