@@ -27,7 +27,8 @@ from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Route, Verdict, parse_address
 from routesync.standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
 from support.bench import median, percentile, record
-from support.mirror_lab import Events, LabNode, LabReconciler, candidate, laboratory
+from support.event_sink import Events
+from support.mirror_lab import LabNode, LabReconciler, candidate, laboratory
 from support.netns import Namespace, namespace, needs_root
 from support.standin import running_standin
 from support.waiting import eventually, eventually_sync

@@ -22,6 +22,7 @@ from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, format_address, parse_address
+from support.event_sink import Events
 from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually, eventually_sync
@@ -35,19 +36,6 @@ def candidate(prefix: str, gateway: str) -> Candidate:
     hops = (NextHop(parse_address(gateway), 3),)
     route = Route(Prefix.parse(prefix), 254, 0, 0, PROTOCOLS["bgp"], 0, TYPES["unicast"], hops)
     return Candidate(route, Verdict(keep=True, rule="rule"))
-
-
-class Events:
-    """An event sink that remembers."""
-
-    def __init__(self) -> None:
-        self.seen: list[Event] = []
-
-    def emit(self, event: Event, /) -> None:
-        self.seen.append(event)
-
-    def of(self, name: str) -> list[Event]:
-        return [event for event in self.seen if f"{event.group}/{event.name}" == name]
 
 
 class LabNode(OwnNode):

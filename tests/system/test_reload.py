@@ -236,3 +236,15 @@ def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene:
     reload(scene)
     scene.mirror_holds(MIRRORED_TABLE)
     assert not lines(scene, "target_moved"), "nothing of ours is left at the wrong place"
+
+
+def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: Scene) -> None:
+    scene.start()
+    eventually_sync(lambda: bool(lines(scene, "ready")), what="readiness")
+    text = scene.config.read_text()
+    scene.config.write_text(text + '\n[[targets]]\nname = "gone"\nurl = "http://192.168.10.77:11111"\n')
+    first = scene.run("reload")
+    assert first.returncode == 0, first.stderr
+    scene.config.write_text(text)
+    second = scene.run("reload")
+    assert second.returncode == 0, second.stderr

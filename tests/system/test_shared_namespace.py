@@ -97,7 +97,15 @@ def test_whatever_the_original_route_it_is_never_harmed_and_ours_does_not_stay(
     with shared_scene(tmp_path, MIRROR) as scene:
         body = json.dumps({"portAttr": [ELSEWHERE]})
         scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
-        enable_ipv6 = ["ip", "netns", "exec", scene.node.name, "sysctl", "-qw", "net.ipv6.conf.ens3.disable_ipv6=0"]
+        enable_ipv6 = [
+            "ip",
+            "netns",
+            "exec",
+            scene.node.name,
+            "sysctl",
+            "-qw",
+            "net.ipv6.conf.ens3.disable_ipv6=0",
+        ]
         subprocess.run(enable_ipv6, check=True)
         scene.node.ip("-6 addr add fd00:10::10/64 dev ens3 nodad")
         scene.start()

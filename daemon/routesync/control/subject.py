@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -60,6 +61,7 @@ class Subject:
         ownership: changes by hand what is ours.
         reload: has the configuration read again; tells what is wrong with it, one line each.
         metrics: the metrics; None: there are none.
+        ready: the daemon has begun its work.
     """
 
     loaded: Callable[[], Loaded]
@@ -72,6 +74,7 @@ class Subject:
     ownership: Ownership
     reload: Callable[[], Awaitable[Sequence[str]]]
     metrics: Metrics | None
+    ready: asyncio.Event
 
 
 def in_force(subject: Subject) -> ConfigInForce:
@@ -81,16 +84,17 @@ def in_force(subject: Subject) -> ConfigInForce:
 
 
 def require_ready(subject: Subject) -> None:
-    """Go on only if the daemon has begun its work.
+    """Go on only if the daemon has begun its work. Once it has, a target that is added later does not change that.
 
     Raises:
         ProblemError: it has not; this says what it waits for.
     """
-    if not subject.source().synced.is_set():
-        raise ProblemError("not-ready", "the kernel's routes are being read for the first time")
+    if subject.ready.is_set():
+        return
     waiting = [target.name for target in subject.targets() if not target.contacted.is_set()]
-    if waiting:
+    if waiting and subject.source().synced.is_set():
         raise ProblemError("not-ready", f"not contacted yet: {', '.join(waiting)}")
+    raise ProblemError("not-ready", "the kernel's routes are being dumped for the first time")
 
 
 def chosen(subject: Subject, name: str | None) -> Sequence[Reconciler]:

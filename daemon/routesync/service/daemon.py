@@ -61,6 +61,8 @@ class Daemon:
         handed: Handed,
         stack: AsyncExitStack,
     ) -> None:
+        self.ready = asyncio.Event()
+        """The kernel's first dump was evaluated, and each target answered, or failed to, once."""
         self._notifier = notifier
         self.supervisor = Supervisor()
         self.hub = EventHub(loaded.settings.node.name)
@@ -132,6 +134,7 @@ class Daemon:
             ownership=self.ownership,
             reload=self.reloader.reload,
             metrics=self.metrics,
+            ready=self.ready,
         )
 
     async def run(self) -> None:
@@ -173,9 +176,10 @@ class Daemon:
 
     async def _say_ready(self) -> None:
         began = time.monotonic()
-        await self.kernel.source.synced.wait()
+        await self.kernel.evaluated.wait()
         await self.targets.contacted()
         await self.guarding.contacted()
+        self.ready.set()
         self._notifier.ready(self.status.line())
         took_s = round(time.monotonic() - began, 3)
         log.info("ready", **self.status.figures(), took_s=took_s, mode=self.status.settings.mode)

@@ -106,7 +106,8 @@ class KernelSide:
         self._loaded = loaded
         self._sock = sock
         self._work = Exchangeable()
-        self._evaluated = asyncio.Event()
+        self.evaluated = asyncio.Event()
+        """The table holds what the rules in force make of a whole dump."""
         self._taking = False
         self._stats = KernelStats()
         self._reporter = KernelReporter(sink, loaded.names, lambda: self.links)
@@ -145,15 +146,15 @@ class KernelSide:
         rules = (before.settings.policy, before.names) != (loaded.settings.policy, loaded.names)
         if _reading(before) != _reading(loaded):
             log.info("kernel_reading_changed", reason="its part of the configuration changed")
-            self._evaluated.clear()
+            self.evaluated.clear()
             self.source = self._make_source()
             self._follow_source()
         elif rules:
-            self._evaluated.clear()
+            self.evaluated.clear()
             self.source.replace_admit(*_rules(loaded.policy))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                await self._evaluated.wait()
+                await self.evaluated.wait()
                 while self._taking or self.source.lag_s:  # noqa: ASYNC110 - for a moment, and seldom
                     await asyncio.sleep(0.005)
 
@@ -243,7 +244,7 @@ class KernelSide:
         gone = [prefix for prefix, _ in self.table if prefix not in changes]
         await self._take(changes, source.changed_at)
         await self._take(dict.fromkeys(gone, ()), source.changed_at)
-        self._evaluated.set()
+        self.evaluated.set()
         while True:
             changes = await source.changes()
             await self._take(changes, source.changed_at)
@@ -268,7 +269,7 @@ class KernelSide:
             loop = asyncio.get_running_loop()
             loop.call_later(RESYNC_TAKEN_S, self._tell_of_reading, loop.time() - report.duration_s)
             if "rules" in report.causes:
-                self._evaluated.set()
+                self.evaluated.set()
 
     def _route_created(self, route: Route) -> None:
         for listener in self.on_route_created:

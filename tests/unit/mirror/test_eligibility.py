@@ -370,7 +370,15 @@ BEHIND_A_ROUTER6 = (
         ),
         # the IPv6 rows of length 32 are no networks
         (BEHIND_A_ROUTER6, "2001:db8:0:2::10", "2001:db8:0:1::20", "2001:db8::/32", "2001:db8:0:1::9", True),
-        # a device row for our very address
+        # a device row for our very address, as loxilb shows it and as old versions do
+        (
+            (("203.0.113.50/32", "Ind Host Interface", "203.0.113.50"),),
+            "203.0.113.50",
+            "203.0.113.20",
+            "203.0.113.0/24",
+            "192.0.2.1",
+            False,
+        ),
         (
             (("203.0.113.50/32", "Ind Host Interface", ""),),
             "203.0.113.50",

@@ -1,0 +1,513 @@
+"""The life of one route, transition by transition; what any mixture of them leads to is in test_state_machine.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from routesync.loxilb.wire import Inventory, InventoryRow
+from routesync.mirror.eligibility import Desired, Evaluation, Ineligible, Reason
+from routesync.mirror.ledger import Row
+from routesync.mirror.limits import Limits
+from routesync.mirror.reporting import Reporter
+from routesync.mirror.state import Answer, Kind, MirrorState, Outcome, Phase, Request
+from routesync.route import Address, Candidate, NextHop, Prefix, Route, Verdict, parse_address
+from support.event_sink import Events
+
+P4, P6, D4, D6 = map(Prefix.parse, ("10.1.0.0/16", "fd01::/48", "0.0.0.0/0", "::/0"))
+OURS = {4: parse_address("192.168.10.1"), 16: parse_address("fd00:10::1")}
+OTHER = {4: parse_address("192.168.10.2"), 16: parse_address("fd00:10::2")}
+THEIRS = {4: parse_address("192.168.10.9"), 16: parse_address("fd00:10::9")}
+
+
+class Witness(NamedTuple):
+    """What the kernel beneath the target has: our route as the only one, behind another one, or none."""
+
+    has: str = "ours"
+    ready: bool = True
+
+    def holds(self, prefix: Prefix, gateway: Address) -> bool:
+        return gateway == OURS[len(prefix.packed)] and self.has != "nothing"
+
+    def others(self, prefix: Prefix, gateway: Address) -> bool:
+        del prefix, gateway
+        return self.has == "ours and another"
+
+    def shows(self, prefix: Prefix, gateway: Address) -> bool:
+        return self.holds(prefix, gateway)
+
+    def only_ours(self, prefix: Prefix, gateway: Address) -> bool:
+        return self.holds(prefix, gateway) and not self.others(prefix, gateway)
+
+
+class Life:
+    """A target of which nothing else is known than what a test says."""
+
+    def __init__(self, witness: Witness | None = None, limits: Limits | None = None) -> None:
+        self.now = 1000.0
+        self.events = Events()
+        self.ledger: dict[Prefix, Row] = {}
+        self.elected: dict[Prefix, Candidate] = {}
+        self.refused: dict[Prefix, Ineligible] = {}
+        self.beside = False
+        self.state = MirrorState(
+            limits or Limits(),
+            self.now,
+            evaluate=self._evaluate,
+            elected=self.elected.get,
+            contains_our_end=lambda prefix: prefix == D4,
+            note=self._note,
+            report=Reporter("lb", self.events),
+            witness=witness,
+        )
+        self.connect()
+
+    def _evaluate(self, candidate: Candidate, _current: Address | None) -> Evaluation:
+        route = candidate.route
+        gateway = route.hops[0].gateway
+        assert gateway is not None
+        return self.refused.get(route.prefix) or Desired(gateway, "rule", beside=self.beside)
+
+    def _note(self, prefix: Prefix, row: Row | None) -> None:
+        if row is None:
+            self.ledger.pop(prefix, None)
+        else:
+            self.ledger[prefix] = row
+
+    def connect(self) -> None:
+        self.state.connected(self.now)
+        self.state.one_at_a_time = False
+        self.read(connected=True)
+
+    def want(self, prefix: Prefix, gateway: Address | None) -> None:
+        if gateway is None:
+            self.elected.pop(prefix, None)
+        else:
+            route = Route(prefix, 254, 0, 0, 186, 0, 1, (NextHop(gateway, 3),))
+            self.elected[prefix] = Candidate(route, Verdict(keep=True, rule="rule"))
+        self.state.route_changed(prefix, self.elected.get(prefix), self.now)
+
+    def next(self, after_s: float = 2.0) -> Request | None:
+        self.now += after_s
+        return self.state.next_request(self.now)
+
+    def send(self, kind: Kind, prefix: Prefix, answer: Answer, after_s: float = 2.0) -> Request | None:
+        """Expect this request, and answer it; return what follows at once."""
+        request = self.next(after_s)
+        assert request is not None, f"{kind} {prefix} is not sent: {self.phase(prefix)}"
+        assert (request.kind, request.prefix) == (kind, prefix)
+        return self.state.finished(request, Outcome(answer, answer.name.lower(), 0), self.now)
+
+    def read(self, rows: dict[Prefix, tuple[Address, str]] | None = None, *, connected: bool = False) -> None:
+        """Read this table, in quiet."""
+        self.now += 3
+        found = {
+            prefix: InventoryRow((gateway,), frozenset({"Ind"}), protocol)
+            for prefix, (gateway, protocol) in (rows or {}).items()
+        }
+        for _slice in self.state.take_inventory(Inventory(found, 0), self.now, self.now, connected=connected):
+            pass
+
+    def added(self, prefix: Prefix) -> None:
+        """Bring our route to the target, and have the table show it."""
+        ours = OURS[len(prefix.packed)]
+        self.want(prefix, ours)
+        assert self.send(Kind.ADD, prefix, Answer.CREATED) is None
+        self.read({prefix: (ours, "static")})
+        assert self.phase(prefix) is Phase.CONFIRMED
+
+    def phase(self, prefix: Prefix) -> Phase | None:
+        route = self.state.routes.get(prefix)
+        return route.phase if route is not None else None
+
+    def named(self) -> list[str]:
+        return [f"{event.group}/{event.name}" for event in self.events.seen]
+
+
+@pytest.mark.parametrize("prefix", [P4, P6])
+def test_a_route_is_pending_accepted_confirmed_and_gone(prefix: Prefix) -> None:
+    life = Life()
+    life.want(prefix, OURS[len(prefix.packed)])
+    assert life.phase(prefix) is Phase.PENDING
+    assert life.send(Kind.ADD, prefix, Answer.CREATED) is None
+    assert life.phase(prefix) is Phase.ACCEPTED
+    life.read({prefix: (OURS[len(prefix.packed)], "static")})
+    assert life.phase(prefix) is Phase.CONFIRMED
+    life.want(prefix, None)
+    assert life.phase(prefix) is Phase.WITHDRAWING
+    if prefix.family.bits == 32:
+        delete = life.send(Kind.ASSERT, prefix, Answer.EXISTS)
+        assert delete is not None
+        assert delete.kind is Kind.DELETE
+        assert life.state.finished(delete, Outcome(Answer.DELETED), life.now) is None
+    else:
+        assert life.send(Kind.DELETE, prefix, Answer.DELETED) is None
+    assert life.phase(prefix) is None
+    assert life.ledger == {}
+    assert life.named() == ["route/accepted", "route/confirmed", "route/withdrawn"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "phase", "in_ledger"),
+    [
+        (Answer.CREATED, Phase.ACCEPTED, True),
+        (Answer.EXISTS, Phase.UNJUDGED, False),
+        (Answer.UNREACHABLE, Phase.REFUSED, False),
+        (Answer.REJECTED, Phase.REFUSED, False),
+        (Answer.UNEXPLAINED, Phase.REFUSED, False),
+        (Answer.UNKNOWN, Phase.PENDING, True),
+        (Answer.NOT_SENT, Phase.PENDING, False),
+        (Answer.DENIED, Phase.PENDING, False),
+    ],
+)
+def test_what_each_answer_to_a_first_post_means(answer: Answer, phase: Phase, in_ledger: bool) -> None:  # noqa: FBT001
+    life = Life()
+    life.want(P4, OURS[4])
+    assert life.ledger == {}
+    request = life.next()
+    assert request is not None
+    assert P4 in life.ledger, "the intent comes before the request"
+    life.state.finished(request, Outcome(answer), life.now)
+    assert (life.phase(P4), P4 in life.ledger) == (phase, in_ledger)
+
+
+@pytest.mark.parametrize(
+    ("gateway", "phase"),
+    [(OURS[4], Phase.PRESENT), (THEIRS[4], Phase.CONFLICTING), (None, Phase.CONFLICTING)],
+)
+def test_a_409_is_judged_by_the_next_inventory(gateway: Address | None, phase: Phase) -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.EXISTS)
+    assert not life.state.synced
+    life.now += 10
+    assert life.state.inventory_due(life.now)
+    life.read({P4: (gateway, "bird")} if gateway else {})
+    assert life.phase(P4) is phase
+    assert life.state.synced
+    assert life.state.complete == (phase is Phase.PRESENT)
+    assert life.next(30) is None, "no timer posts it again"
+
+
+@pytest.mark.parametrize("theirs", [OURS[4], THEIRS[4]])
+def test_a_prefix_whose_row_is_another_writers_is_not_posted_until_the_row_goes(theirs: Address) -> None:
+    life = Life()
+    life.read({P4: (theirs, "bird")})
+    life.want(P4, OURS[4])
+    assert life.next() is None
+    assert life.phase(P4) is (Phase.PRESENT if theirs == OURS[4] else Phase.CONFLICTING)
+    assert life.ledger == {}
+    life.read({})
+    life.send(Kind.ADD, P4, Answer.CREATED)
+
+
+def test_an_allowed_default_beside_the_targets_own_is_posted_only_with_override() -> None:
+    life = Life()
+    life.read({D4: (THEIRS[4], "16")})
+    life.want(D4, OURS[4])
+    assert life.next() is None
+    life.beside = True
+    life.want(D4, OTHER[4])
+    life.send(Kind.ADD, D4, Answer.CREATED)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "row", "proved"),
+    [
+        (P4, (OURS[4], "static"), True),
+        (P4, (OURS[4], "bird"), False),
+        (P4, (THEIRS[4], "static"), False),
+        (P6, (OURS[16], "static"), True),
+        (P6, (OURS[16], "ra"), False),
+        (P6, (THEIRS[16], "static"), False),
+        (D6, (OURS[16], "static"), False),
+    ],
+)
+def test_a_delete_needs_proof_and_without_it_the_route_is_left_behind(
+    prefix: Prefix,
+    row: tuple[Address, str],
+    proved: bool,  # noqa: FBT001
+) -> None:
+    life = Life()
+    life.added(prefix)
+    life.now += 10
+    life.want(prefix, None)
+    assert life.next() is None, "first an inventory"
+    assert life.state.inventory_due(life.now)
+    life.read({prefix: row})
+    request = life.next(0)
+    if not proved:
+        assert request is None
+        assert life.phase(prefix) is Phase.LEFT_BEHIND
+        assert prefix in life.ledger
+        assert life.state.synced
+        assert not life.state.complete
+    else:
+        assert request is not None
+        assert request.kind is (Kind.ASSERT if prefix.family.bits == 32 else Kind.DELETE)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "has", "kind"),
+    [
+        (P4, "ours", Kind.ASSERT),
+        (P4, "ours and another", Kind.ASSERT),
+        (P6, "ours", Kind.DELETE),
+        (P6, "ours and another", None),
+        (D6, "ours", Kind.DELETE),
+    ],
+)
+def test_a_witness_is_proof_without_an_inventory(prefix: Prefix, has: str, kind: Kind | None) -> None:
+    life = Life(Witness(has))
+    life.want(prefix, OURS[len(prefix.packed)])
+    life.send(Kind.ADD, prefix, Answer.CREATED)
+    life.want(prefix, None)
+    request = life.next()
+    assert (request.kind if request else None) is kind
+    assert life.phase(prefix) is (Phase.LEFT_BEHIND if kind is None else Phase.WITHDRAWING)
+
+
+def test_what_a_stale_row_shows_is_removed_by_post_and_delete() -> None:
+    """Its kernel lost the route in silence; the table goes on showing it."""
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    life.read({P4: (OURS[4], "static")})
+    delete = life.send(Kind.ASSERT, P4, Answer.CREATED)
+    assert delete is not None
+    assert delete.kind is Kind.DELETE
+
+
+def test_when_the_row_is_missing_and_the_kernel_has_a_route_it_is_left_behind() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    life.read({})
+    assert life.send(Kind.ASSERT, P4, Answer.EXISTS) is None
+    assert life.phase(P4) is Phase.LEFT_BEHIND
+    assert life.state.adopt([P4], life.now) == 1, "the operator says that it is ours"
+    delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
+    assert delete is not None
+    life.state.finished(delete, Outcome(Answer.DELETED), life.now)
+    assert life.ledger == {}
+
+
+def test_what_is_left_behind_can_be_given_up() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    life.read({P4: (THEIRS[4], "bird")})
+    assert life.next(0) is None
+    assert life.state.forget([P4], life.now) == 1
+    assert (life.phase(P4), life.ledger) == (None, {})
+
+
+@pytest.mark.parametrize("prefix", [P4, P6])
+def test_a_replacement_deletes_and_adds_in_one_go(prefix: Prefix) -> None:
+    life, size = Life(), len(prefix.packed)
+    life.added(prefix)
+    life.want(prefix, OTHER[size])
+    life.read({prefix: (OURS[size], "static")})
+    request = life.next()
+    kinds = []
+    answers = {Kind.ASSERT: Answer.EXISTS, Kind.DELETE: Answer.DELETED, Kind.ADD: Answer.CREATED}
+    while request is not None:
+        kinds.append(request.kind)
+        request = life.state.finished(request, Outcome(answers[request.kind]), life.now)
+    assert kinds == ([Kind.ASSERT] if size == 4 else []) + [Kind.DELETE, Kind.ADD]
+    assert life.ledger[prefix].gateway == OTHER[size]
+    assert life.phase(prefix) is Phase.ACCEPTED
+
+
+def test_a_foreign_route_that_came_and_went_leaves_ours_not_forwarded_and_a_repair_heals_it() -> None:
+    life = Life()
+    life.added(P4)
+    life.read({})
+    life.send(Kind.ADD, P4, Answer.EXISTS)
+    assert life.phase(P4) is Phase.NOT_FORWARDED
+    assert life.state.synced
+    assert not life.state.complete
+    assert life.state.heal([P4], life.now) == 1
+    life.read({})
+    delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
+    assert delete is not None
+    add = life.state.finished(delete, Outcome(Answer.DELETED), life.now)
+    assert add is not None
+    life.state.finished(add, Outcome(Answer.CREATED), life.now)
+    assert life.phase(P4) is Phase.ACCEPTED
+
+
+def test_with_a_witness_that_is_healed_at_once() -> None:
+    life = Life(Witness())
+    life.added(P4)
+    life.now += 1
+    assert not life.state.witness_changed(P4, life.now, foreign_removed=True)
+    request = life.next(0)
+    kinds = []
+    answers = {Kind.ASSERT: Answer.EXISTS, Kind.DELETE: Answer.DELETED, Kind.ADD: Answer.CREATED}
+    while request is not None:
+        kinds.append(request.kind)
+        request = life.state.finished(request, Outcome(answers[request.kind]), life.now)
+    assert kinds == [Kind.ASSERT, Kind.DELETE, Kind.ADD]
+
+
+def test_a_lost_answer_is_a_doubt_about_that_prefix_alone() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P6, OURS[16])
+    life.send(Kind.ADD, P6, Answer.UNKNOWN)
+    assert life.phase(P4) is Phase.CONFIRMED
+    assert (life.phase(P6), P6 in life.ledger) == (Phase.PENDING, True)
+    life.send(Kind.ADD, P6, Answer.EXISTS)
+    life.read({P4: (OURS[4], "static"), P6: (OURS[16], "static")})
+    assert life.phase(P6) is Phase.CONFIRMED
+
+
+def test_a_refused_route_stops_neither_probes_nor_verification() -> None:
+    life = Life(limits=Limits(probe_interval_s=5))
+    life.added(P4)
+    life.want(P6, OURS[16])
+    life.send(Kind.ADD, P6, Answer.UNREACHABLE)
+    assert life.phase(P6) is Phase.REFUSED
+    probes = 0
+    for _ in range(60):
+        request = life.next(1)
+        if request is not None:
+            probes += request.kind is Kind.VERIFY
+            answer = Answer.EXISTS if request.kind is Kind.VERIFY else Answer.UNREACHABLE
+            life.state.finished(request, Outcome(answer), life.now)
+    assert probes >= 10
+    assert life.state.synced, "what waits for its own time does not count"
+
+
+def test_a_probe_that_finds_a_loss_repairs_it_and_has_all_verified() -> None:
+    life = Life(limits=Limits(probe_interval_s=5))
+    life.added(P4)
+    verified = life.state.counters.verifications
+    life.send(Kind.VERIFY, P4, Answer.CREATED, after_s=20)
+    assert life.named()[-2:] == ["sync/lost", "route/accepted"]
+    request = life.next(15)
+    assert request is not None
+    assert request.kind is Kind.VERIFY
+    assert life.state.counters.verifications > verified
+
+
+def test_a_prefix_that_is_lost_again_and_again_is_contended_and_posted_ever_more_seldom() -> None:
+    life = Life(limits=Limits(probe_interval_s=1))
+    life.added(P4)
+    posts = []
+    while life.now < 3000:
+        life.state.tick(life.now)
+        if life.state.inventory_due(life.now):
+            life.read({P4: (OURS[4], "static")})
+        request = life.next(0.5)
+        if request is not None:
+            posts.append(life.now)
+            life.state.finished(request, Outcome(Answer.CREATED), life.now)
+    assert life.phase(P4) is Phase.CONTENDED
+    assert life.state.repairs.contended
+    assert not life.state.complete
+    gaps = [later - sooner for sooner, later in zip(posts[-3:], posts[-2:], strict=False)]
+    assert all(gap > 200 for gap in gaps), "five minutes, give or take a fifth"
+
+
+def test_a_restart_of_the_target_is_not_contention() -> None:
+    life = Life()
+    life.added(P4)
+    for _ in range(5):
+        life.connect()
+        life.send(Kind.ADD, P4, Answer.CREATED)
+    assert not life.state.repairs.losses
+    assert life.phase(P4) is Phase.ACCEPTED
+
+
+def test_withdrawals_of_what_contains_our_own_address_go_last() -> None:
+    life = Life(Witness())
+    for prefix in (D4, P4):
+        life.want(prefix, OURS[4])
+        life.send(Kind.ADD, prefix, Answer.CREATED)
+    life.want(D4, None)
+    life.want(P4, None)
+    first, second = life.next(), life.next(0)
+    assert first is not None
+    assert second is not None
+    assert [first.prefix, second.prefix] == [P4, D4]
+
+
+def test_a_target_that_fell_silent_on_a_post_is_not_sent_it_again() -> None:
+    life = Life()
+    life.want(D4, OURS[4])
+    life.send(Kind.ADD, D4, Answer.UNKNOWN)
+    life.state.disconnected()
+    assert list(life.state.suspects) == [D4]
+    other = Life()
+    other.want(D4, OURS[4])
+    other.send(Kind.ADD, D4, Answer.UNKNOWN)
+    other.send(Kind.ADD, D4, Answer.CREATED)
+    other.state.disconnected()
+    assert not other.state.suspects, "it answered after that"
+
+
+def test_what_the_ledger_knows_and_nobody_desires_waits_for_the_start_up_hold() -> None:
+    life = Life(limits=Limits(startup_hold_s=60))
+    life.state.claim([(P4, Row(OURS[4]))], life.now)
+    life.read({P4: (OURS[4], "static")})
+    assert life.next() is None
+    assert life.state.held_at_start(life.now) == 1
+    life.now += 60
+    life.read({P4: (OURS[4], "static")})
+    request = life.next()
+    assert request is not None
+    assert request.kind is Kind.ASSERT
+
+
+def test_what_is_ineligible_costs_a_reason_and_is_withdrawn_if_it_was_there() -> None:
+    life = Life()
+    life.added(P4)
+    life.refused[P4] = Ineligible(Reason.SPLIT_HORIZON, "its next hop is a target", "rule")
+    for _ in life.state.reevaluate(life.now):
+        pass
+    assert life.phase(P4) is Phase.WITHDRAWING
+    life.read({P4: (OURS[4], "static")})
+    delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
+    assert delete is not None
+    life.state.finished(delete, Outcome(Answer.DELETED), life.now)
+    assert life.state.ineligible == life.refused
+    assert life.state.reasons[Reason.SPLIT_HORIZON] == 1
+    assert life.state.all_phases() == {Phase.INELIGIBLE: 1}
+
+
+def test_beyond_capacity_the_first_ones_stay_and_the_next_moves_up() -> None:
+    life = Life(Witness(), Limits(max_inet=1))
+    other = Prefix.parse("10.2.0.0/16")
+    life.want(P4, OURS[4])
+    life.want(other, OURS[4])
+    assert life.state.over_capacity == 1
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.send(Kind.VERIFY, P4, Answer.EXISTS)
+    assert life.next() is None
+    life.want(P4, None)
+    delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
+    assert delete is not None
+    life.state.finished(delete, Outcome(Answer.DELETED), life.now)
+    life.send(Kind.ADD, other, Answer.CREATED)
+
+
+def test_nothing_is_sent_while_an_inventory_is_due_or_the_target_is_paused() -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    life.state.halted = True
+    assert life.next() is None
+    life.state.halted = False
+    life.state.unproved[P6] = life.now
+    assert life.next() is None
+
+
+def test_until_two_namespaces_are_proved_requests_go_one_at_a_time() -> None:
+    life = Life()
+    life.state.one_at_a_time = True
+    life.want(P4, OURS[4])
+    life.want(P6, OURS[16])
+    assert life.next() is not None
+    assert life.next() is None
