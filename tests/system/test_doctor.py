@@ -157,7 +157,8 @@ def test_without_privilege_it_says_what_it_cannot_see(scene: Scene) -> None:
     os.chown(scene.state, nobody, -1)
     scene.state.chmod(0o700)
     _, found = doctor(scene, *ours(scene), "--no-contact", confined=True)
-    assert "cannot be told" in found["daemon"][0]["summary"]
+    assert "no daemon runs" in found["daemon"][0]["summary"], "the directory's lock is seen from outside"
+    assert "Permission denied" in found["ledger"][0]["summary"]
     assert found["kernel"][0]["level"] == "ok", "reading routes needs no privilege"
     assert found["dhcp-host-routes"][0]["subject"] == "192.168.10.1/32"
 

@@ -254,16 +254,6 @@ def write(database: sqlite3.Connection, changes: Changes, *, new_table: bool) ->
     Raises:
         sqlite3.Error: nothing was changed.
     """
-    try:
-        _write(database, changes, new_table=new_table)
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
-            raise
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the -wal itself may be what fills a small disk
-        _write(database, changes, new_table=new_table)
-
-
-def _write(database: sqlite3.Connection, changes: Changes, *, new_table: bool) -> None:
     database.execute("BEGIN IMMEDIATE")
     try:
         if new_table:

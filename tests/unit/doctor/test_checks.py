@@ -136,6 +136,15 @@ def test_a_ledger_that_cannot_be_used_is_a_failure(tmp_path: Path, error: str, w
     assert words in said(bad)
 
 
+def test_a_ledger_that_was_put_aside_is_a_warning(tmp_path: Path) -> None:
+    aside = tmp_path / "ledger.sqlite.damaged-1"
+    (bad,) = [
+        each for each in diagnose(state(ledger_aside=aside)(healthy(tmp_path))) if each.level > Level.OK
+    ]
+    assert (bad.check, bad.level) == (Check.LEDGER, Level.WARN)
+    assert f"delete {aside}" in said(bad)
+
+
 def test_a_ledger_of_another_user_is_a_failure(tmp_path: Path) -> None:
     facts = healthy(tmp_path)
     roots = state(ledger=facts.state.ledger._replace(owner=0))(facts)

@@ -83,6 +83,26 @@ def test_the_daemon_is_found_by_its_lock_and_no_lock_is_taken(tmp_path: Path) ->
         os.close(descriptor)
 
 
+def test_whether_a_daemon_runs_on_a_directory_that_cannot_be_seen_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert find_daemon(tmp_path / "file" / "state").running is None
+
+
+def test_a_damaged_ledger_that_was_put_aside_is_found(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(b"x" * 5000)
+    SqliteLedger(tmp_path).end()
+    state = read_state(tmp_path, running=False)
+    assert state.ledger.error is None
+    assert [state.ledger_aside] == [*tmp_path.glob("ledger.sqlite.damaged-*")]
+
+
+def test_a_ledger_that_vanished_is_a_failure(tmp_path: Path) -> None:
+    with SqliteLedger(tmp_path) as ledger:
+        ledger.note("lb", Prefix.parse("10.1.0.0/16"), Row(parse_address("192.0.2.1")))
+    (tmp_path / "ledger.sqlite").unlink()
+    assert "it had routes" in str(read_state(tmp_path, running=False).ledger.error)
+
+
 def test_a_ledger_is_read_beside_its_daemon(tmp_path: Path) -> None:
     with SqliteLedger(tmp_path) as ledger:
         ledger.note("lb", Prefix.parse("10.1.0.0/16"), Row(parse_address("192.0.2.1")))
