@@ -180,7 +180,7 @@ def test_a_409_is_judged_by_the_next_inventory(gateway: Address | None, phase: P
     life = Life()
     life.want(P4, OURS[4])
     life.send(Kind.ADD, P4, Answer.EXISTS)
-    assert not life.state.synced
+    assert life.state.waiting == 1
     life.now += 10
     assert life.state.inventory_due(life.now)
     life.read({P4: (gateway, "bird")} if gateway else {})
