@@ -1,17 +1,18 @@
-"""The plan: for each route of a kernel's table, what becomes of it and why; for each target, what would be done to it.
+"""The plan: for each route of a kernel's table, what happens to it and why; for each target, what would be done to it.
 
-Pure: it is handed a table that was read, and of each target what is known. The daemon would come to the same ends, for
-it asks the same judges.
+Pure: its input is a dump of the table, and what is known of each target. The daemon comes to the same results, because
+it uses the same policy and the same eligibility.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
 from routesync.kernel import InterfaceAddress
+from routesync.kernel.details import RouteDetails
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.eligibility import (
     Desired,
@@ -39,7 +40,7 @@ from routesync.url import url_address
 
 
 class Fate(StrEnum):
-    """What becomes of a route at one target, or at none."""
+    """What happens to a route at a target."""
 
     POST = "post"
     REPLACE = "replace"
@@ -50,7 +51,7 @@ class Fate(StrEnum):
 
 
 class TargetInput(NamedTuple):
-    """What the plan is told of a target."""
+    """What is known of a target."""
 
     name: str
     url: str
@@ -62,8 +63,8 @@ class TargetInput(NamedTuple):
     version: str | None = None
 
 
-class AtTarget(NamedTuple):
-    """The end of one elected route at one target."""
+class Outcome(NamedTuple):
+    """What happens to one elected route at one target."""
 
     target: str
     fate: Fate
@@ -74,16 +75,16 @@ class AtTarget(NamedTuple):
 
 
 class PlannedRoute(NamedTuple):
-    """One route of the kernel and what becomes of it."""
+    """One route of the kernel and what happens to it."""
 
     route: Route
     verdict: Verdict
     elected: bool  # a kept route that is not elected waits behind a better one
-    targets: tuple[AtTarget, ...]
+    targets: tuple[Outcome, ...]
 
 
 class Deletion(NamedTuple):
-    """A route of ours that a target shall no longer have."""
+    """An owned route that a target should no longer have."""
 
     target: str
     prefix: Prefix
@@ -103,6 +104,47 @@ def candidate_order(route: Route, tables: Sequence[int]) -> tuple[bool, bool, in
     return (route.source is not None, route.tos != 0, tables.index(route.table), route.metric)
 
 
+class Choice(NamedTuple):
+    """All routes of one prefix, the preferred one first, and the one that is elected."""
+
+    prefix: Prefix
+    routes: tuple[Candidate, ...]  # dropped ones too
+    elected: Candidate | None
+
+
+Evaluate = Callable[[Route], Verdict]
+
+
+def evaluator(policy: Policy, interfaces: Mapping[int, str], routes: Iterable[Route]) -> Evaluate:
+    """The rules, applied with the link gateways that these routes, all of a kernel, show."""
+    gateways = link_gateways(routes)
+    return lambda route: policy.evaluate(
+        route, interfaces, link_gateway=leads_to_gateway(route, gateways)
+    )
+
+
+def choose(
+    routes: Iterable[Route], evaluate: Evaluate, tables: Sequence[int], details: Mapping[Route, RouteDetails]
+) -> Iterator[Choice]:
+    """Elect the best route of each prefix, in the order of prefixes.
+
+    Args:
+        routes: of the tables that are read, siblings in the kernel's order.
+        evaluate: the rules.
+        tables: numbers of the tables, preferred ones first.
+        details: of these routes, as far as they have any; an expired route is never elected.
+    """
+    ordered = sorted(routes, key=lambda route: (route.prefix.sort_key, candidate_order(route, tables)))
+    for prefix, group in groupby(ordered, key=lambda route: route.prefix):
+        evaluated = tuple(Candidate(route, evaluate(route)) for route in group)
+        usable = [
+            it
+            for it in evaluated
+            if it.verdict.keep and not (it.route in details and details[it.route].expired(it.route))
+        ]
+        yield Choice(prefix, evaluated, next(iter(past_throws(usable)), None))
+
+
 def make_plan(
     routes: Iterable[Route],
     interfaces: Mapping[int, str],
@@ -111,55 +153,47 @@ def make_plan(
     targets: Sequence[TargetInput],
     *,
     addresses: Sequence[InterfaceAddress] = (),
+    details: Mapping[Route, RouteDetails] | None = None,
 ) -> Plan:
     """Work out the plan.
 
     Args:
-        routes: all routes of the tables that are read, siblings in the kernel's order; none that has expired.
+        routes: all routes of the tables that are read, siblings in the kernel's order.
         interfaces: names by ifindex.
         policy: the rules.
         tables: numbers of the tables, preferred ones first.
         targets: the targets; none to explain the table alone.
         addresses: of this host's interfaces.
+        details: of the routes; they show which have expired.
     """
     routes = tuple(routes)
-    gateways = link_gateways(routes)
-    judges = _judges(targets, routes, addresses)
+    evaluate_for = _evaluators(targets, routes, addresses)
     planned: list[PlannedRoute] = []
     elected: dict[Prefix, Candidate] = {}
-    ordered = sorted(routes, key=lambda route: (route.prefix.sort_key, candidate_order(route, tables)))
-    for prefix, group in groupby(ordered, key=lambda route: route.prefix):
-        judged = [
-            Candidate(
-                route,
-                policy.evaluate(route, interfaces, link_gateway=leads_to_gateway(route, gateways)),
-            )
-            for route in group
-        ]
-        best = next(iter(past_throws([it for it in judged if it.verdict.keep])), None)
-        for candidate in judged:
-            route, verdict = candidate
-            wins = candidate is best
-            ends: tuple[AtTarget, ...] = ()
-            if wins:
-                elected[prefix] = candidate
-                ends = tuple(_at_target(candidate, target, judges[target.name]) for target in targets)
-            planned.append(PlannedRoute(route, verdict, wins, ends))
+    for choice in choose(routes, evaluator(policy, interfaces, routes), tables, details or {}):
+        outcomes: tuple[Outcome, ...] = ()
+        if (best := choice.elected) is not None:
+            elected[choice.prefix] = best
+            outcomes = tuple(_outcome(best, target, evaluate_for[target.name]) for target in targets)
+        planned += (
+            PlannedRoute(it.route, it.verdict, it is best, outcomes if it is best else ())
+            for it in choice.routes
+        )
     deletions = [
         Deletion(target.name, prefix, gateway)
         for target in targets
         for prefix, gateway in sorted(target.owned.items(), key=lambda item: item[0].sort_key)
-        if prefix not in elected or isinstance(judges[target.name](elected[prefix]), Ineligible)
+        if prefix not in elected or isinstance(evaluate_for[target.name](elected[prefix]), Ineligible)
     ]
     return Plan(tuple(planned), tuple(deletions), tuple(targets))
 
 
-Judge = Callable[[Candidate], Desired | Ineligible]
+EvaluateAt = Callable[[Candidate], Desired | Ineligible]
 
 
-def _judges(
+def _evaluators(
     targets: Sequence[TargetInput], routes: Iterable[Route], addresses: Sequence[InterfaceAddress]
-) -> dict[str, Judge]:
+) -> dict[str, EvaluateAt]:
     """By target, what decides whether a route is eligible."""
     facts = {
         target.name: TargetFacts.from_inventory(
@@ -171,7 +205,7 @@ def _judges(
     own.update(address for target in targets if (address := url_address(target.url)) is not None)
     gateways = frozenset(hop.gateway for route in routes for hop in route.hops if hop.gateway is not None)
 
-    def judge(target: TargetInput) -> Judge:
+    def evaluator_of(target: TargetInput) -> EvaluateAt:
         fact = facts[target.name]
         node = NodeFacts(frozenset(own), gateways, self_addresses(addresses, fact))
 
@@ -181,16 +215,16 @@ def _judges(
 
         return decide
 
-    return {target.name: judge(target) for target in targets}
+    return {target.name: evaluator_of(target) for target in targets}
 
 
-def _at_target(candidate: Candidate, target: TargetInput, judge: Judge) -> AtTarget:
-    judgement = judge(candidate)
-    if isinstance(judgement, Ineligible):
-        fate = Fate.UNREPRESENTABLE if judgement.reason.unrepresentable else Fate.REFUSED
-        return AtTarget(target.name, fate, None, judgement.reason.value, judgement.detail)
-    fate, detail = _against_inventory(candidate.route.prefix, judgement, target)
-    return AtTarget(target.name, fate, judgement.gateway, judgement.rule, detail, judgement.degraded)
+def _outcome(candidate: Candidate, target: TargetInput, evaluate_at: EvaluateAt) -> Outcome:
+    evaluation = evaluate_at(candidate)
+    if isinstance(evaluation, Ineligible):
+        fate = Fate.UNREPRESENTABLE if evaluation.reason.unrepresentable else Fate.REFUSED
+        return Outcome(target.name, fate, None, evaluation.reason.value, evaluation.detail)
+    fate, detail = _against_inventory(candidate.route.prefix, evaluation, target)
+    return Outcome(target.name, fate, evaluation.gateway, evaluation.rule, detail, evaluation.degraded)
 
 
 def _against_inventory(prefix: Prefix, desired: Desired, target: TargetInput) -> tuple[Fate, str]:

@@ -1,11 +1,13 @@
-"""How a running daemon is asked and told: HTTP over a Unix socket, and the client of it.
+"""The control API of a running daemon: HTTP over a Unix socket, and its client.
 
-calls, models, routes   what there is to call, what goes in and comes out; the OpenAPI document is made from them
-present, explain        the daemon's values in these words
-api, stream, peers      the calls carried out, and for whom
-place, listeners, server the sockets, and where they are
-client, follow          the other side
+calls, models, openapi   the table of calls, what goes in and comes out, and the OpenAPI document made from both
+reads, explain, views    calls that only read
+api                      calls that change something, permissions, errors
+events                   the event stream and its reader
+requests, server, paths  requests and responses, the sockets, and where they are
+context                  what of the daemon the calls use
+client                   the client that the commands use
 
-The contract: whoever can open the socket may read; what changes something is for root and for the daemon's own user.
-No caller, however slow, many or wrong, holds the daemon up: answers are made in slices, waiting is bounded and ends.
+Whoever can open the socket may read. Only root and the daemon's own user may change anything. No client, however slow,
+many or wrong, blocks the daemon: long answers are made in slices, and every wait has a limit.
 """

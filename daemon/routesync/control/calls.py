@@ -1,4 +1,4 @@
-"""The calls there are: one table that the server serves by and the OpenAPI document is made from."""
+"""The table of calls: the server routes requests by it, and the OpenAPI document is made from it."""
 
 from __future__ import annotations
 
@@ -6,223 +6,243 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from routesync.control import models, routes
+from routesync.control import models
 
+JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 OPENMETRICS: Final = "application/openmetrics-text"
-JSON: Final = "application/json"
-
-Method = Literal["GET", "POST"]
+PROBLEM_JSON: Final = "application/problem+json"
 
 
 class Call(NamedTuple):
     """One call.
 
-    `answer` is a model, or the media type of what is no JSON. `changes`: only root and the daemon's user may. `open`:
-    served over TCP, too. `failures` are the names of the problems it can end in, beside those that all calls have.
+    `answer` is a model, or a media type. `changes`: only root and the daemon's user may make it. `open`: served over
+    TCP, too. `problems` are names in `PROBLEMS`, in addition to those that follow from the rest (see `failures`).
     """
 
-    method: Method
+    method: Literal["GET", "POST"]
     path: str
     name: str
     summary: str
     description: str
     answer: type[BaseModel] | str
-    query: type[models.Order] | None = None
-    order: type[models.Order] | None = None
+    query: type[models.RequestModel] | None = None
+    body: type[models.RequestModel] | None = None
     changes: bool = False
     open: bool = False
-    failures: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def failures(self) -> list[str]:
+        """Names of all problems that the call can end in."""
+        return [
+            *(["bad-request"] if self.query or self.body else []),
+            *(["too-large"] if self.body else []),
+            *(["not-permitted"] if self.changes else []),
+            *self.problems,
+            "internal",
+        ]
+
+
+def _read(
+    path: str,
+    name: str,
+    summary: str,
+    description: str,
+    answer: type[BaseModel] | str,
+    query: type[models.RequestModel] | None = None,
+    *problems: str,
+    open_: bool = False,
+) -> Call:
+    return Call(
+        "GET", path, name, summary, description, answer, query=query, open=open_, problems=problems
+    )
+
+
+def _change(
+    name: str,
+    summary: str,
+    description: str,
+    answer: type[BaseModel],
+    body: type[models.RequestModel] | None,
+    *problems: str,
+) -> Call:
+    return Call(
+        "POST",
+        f"/v1/{name}",
+        name,
+        summary,
+        description,
+        answer,
+        body=body,
+        changes=True,
+        problems=problems,
+    )
 
 
 CALLS: Final = (
-    Call(
-        "GET",
+    _read(
         "/v1/status",
         "status",
-        "How the daemon fares",
-        "Kernel, rules, targets, broker, and why it is degraded, if it is.",
-        models.StatusAnswer,
+        "State of the daemon",
+        "Kernel, rules, targets and broker; what is degraded, and why.",
+        models.StatusResponse,
     ),
-    Call(
-        "GET",
+    _read(
         "/v1/routes",
         "routes",
         "The table",
-        "Each prefix that the rules keep, in order, with its candidates and how it stands at each target.",
-        routes.RoutesAnswer,
-        query=models.RoutesQuery,
-        failures=("bad-request", "unknown-target", "busy"),
+        "Each prefix that the rules keep, in order, with its candidates and its state at each target.",
+        models.RoutesResponse,
+        models.RoutesQuery,
+        "unknown-target",
+        "busy",
     ),
-    Call(
-        "GET",
+    _read(
         "/v1/explain",
         "explain",
-        "Why an address or prefix is known to the targets, or not",
-        "Reads the kernel anew: every route that covers it, those that the rules drop too; the rule that decided; what "
-        "was elected; what each target has, and since when.",
-        routes.Explanation,
-        query=models.ExplainQuery,
-        failures=("bad-request", "busy", "unavailable"),
+        "Why an address or prefix is mirrored or not",
+        "Dumps the kernel's table: every route that covers it, those that the rules drop too; the rule that decided; "
+        "which one was elected; what each target has, and since when.",
+        models.Explanation,
+        models.ExplainQuery,
+        "busy",
+        "unavailable",
     ),
-    Call(
-        "GET",
+    _read(
         "/v1/plan",
         "plan",
-        "What becomes of each route, and why",
-        "By the rules in force and by what is known of the targets; they are not asked. Reads the kernel anew.",
-        routes.PlanAnswer,
-        query=models.PlanQuery,
-        failures=("bad-request", "busy", "unavailable"),
+        "What happens to each route, and why",
+        "By the rules of the running configuration and by what is known of the targets, which are not asked. Dumps the "
+        "kernel's table.",
+        models.PlanResponse,
+        models.PlanQuery,
+        "busy",
+        "unavailable",
     ),
-    Call(
-        "GET",
+    _read(
         "/v1/events",
         "events",
         "Follow the events",
         "One CloudEvent a line, the same as over MQTT (docs/events.md): first the status, then each event, and the "
-        "status again when it changes. A reader that is too slow loses events, and is told by a line of the type "
-        "`io.routesync.stream.lost.v1` with `count` in its data; the numbers that are missing say which.",
+        "status again when it changes. A client that is too slow loses events; a line of the type "
+        "`io.routesync.stream.lost.v1` with `count` in its data stands in their place, and the missing sequence numbers "
+        "show which.",
         NDJSON,
-        query=models.EventsQuery,
-        failures=("bad-request", "busy"),
+        models.EventsQuery,
+        "busy",
     ),
-    Call(
-        "POST",
-        "/v1/resync",
+    _change(
         "resync",
-        "Read and prove everything anew",
-        "Orders a full reading of the kernel, and at the target, or at all, that every route of ours is proved.",
+        "Dump the kernel's table again and verify every route",
+        "Requests a full dump of the kernel's table and, at the target or at all, a verification of every owned route. "
+        "With `force` also sends routes again that are suppressed because a target fell silent after them.",
         models.Done,
-        order=models.ResyncOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "too-large"),
+        models.ResyncRequest,
+        "unknown-target",
     ),
-    Call(
-        "POST",
-        "/v1/release",
+    _change(
         "release",
-        "Let a mass withdrawal go",
-        "What the mass-withdrawal limit holds back is withdrawn without waiting for a second dump of the kernel.",
+        "Release a suppressed mass withdrawal",
+        "Sends withdrawals that the mass-withdrawal limit suppresses, without waiting for a second dump of the kernel's "
+        "table.",
         models.Released,
-        order=models.TargetOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "too-large"),
+        models.TargetRequest,
+        "unknown-target",
     ),
-    Call(
-        "POST",
-        "/v1/pause",
+    _change(
         "pause",
-        "Hold a target as it is",
-        "Nothing is changed there until `resume`; what changes meanwhile is made good then.",
+        "Leave a target as it is",
+        "Nothing is sent to it until `resume`, over restarts too; then the difference is made.",
         models.Done,
-        order=models.TargetOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "too-large"),
+        models.TargetRequest,
+        "unknown-target",
     ),
-    Call(
-        "POST",
-        "/v1/resume",
+    _change(
         "resume",
         "End a pause",
-        "The target is made as it is wanted again.",
+        "Connects to the target and makes the difference that has come up.",
         models.Done,
-        order=models.TargetOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "too-large"),
+        models.TargetRequest,
+        "unknown-target",
     ),
-    Call(
-        "POST",
-        "/v1/adopt",
+    _change(
         "adopt",
-        "Claim routes as ours",
-        "Those in the target that equal desired ones and are not ours (phase `present`): from then on they are "
-        "withdrawn when they are no longer desired. With `prefixes` also routes in phase `left-behind`: by the "
-        "operator's word they are ours, and are withdrawn.",
-        models.OwnRoutes,
-        order=models.AdoptOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "too-large", "unavailable"),
+        "Take ownership of routes",
+        "Of those in the target that equal desired ones and are not owned (phase `present`): from then on they are "
+        "withdrawn when they are no longer desired. With `prefixes` also of routes in phase `left-behind`: by the "
+        "operator's word they are owned, and are removed or replaced.",
+        models.OwnedRoutes,
+        models.AdoptRequest,
+        "unknown-target",
+        "unavailable",
     ),
-    Call(
-        "POST",
-        "/v1/repair",
+    _change(
         "repair",
         "Delete and add again what a target does not forward",
-        "For routes in phase `not-forwarded`: the target's kernel has them, its table does not. Another writer's route "
-        "to the same prefix may be removed, if there is one: the operator knows that there is none.",
-        models.OwnRoutes,
-        order=models.RepairOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "too-large"),
+        "For routes in phase `not-forwarded`: the target's kernel has them, its table does not. If another writer has a "
+        "route to the same prefix, that route may be removed; the operator knows that there is none.",
+        models.OwnedRoutes,
+        models.RepairRequest,
+        "unknown-target",
     ),
-    Call(
-        "POST",
-        "/v1/forget",
+    _change(
         "forget",
         "Give up ownership of routes",
-        "They stay there and are not ours any more: all in a target that the daemon does not mirror into, or with "
-        "`prefixes` those that are left behind in one that it does.",
-        models.OwnRoutes,
-        order=models.ForgetOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "conflict", "too-large", "unavailable"),
+        "The routes stay and are not owned any more: all in a target that the daemon does not mirror into, or with "
+        "`prefixes` these; in one that it does, only those in phase `left-behind`.",
+        models.OwnedRoutes,
+        models.ForgetRequest,
+        "unknown-target",
+        "conflict",
+        "unavailable",
     ),
-    Call(
-        "POST",
-        "/v1/withdraw",
+    _change(
         "withdraw",
-        "Take all of our routes out of a target",
-        "Answers when they are out. For a target that the daemon does not mirror into.",
-        models.OwnRoutes,
-        order=models.WithdrawOrder,
-        changes=True,
-        failures=("bad-request", "unknown-target", "conflict", "too-large", "unavailable"),
+        "Withdraw all owned routes from a target",
+        "For a target that the daemon does not mirror into. Responds when they are removed.",
+        models.OwnedRoutes,
+        models.WithdrawRequest,
+        "unknown-target",
+        "conflict",
+        "unavailable",
     ),
-    Call(
-        "POST",
-        "/v1/reload",
+    _change(
         "reload",
-        "Take up the configuration file anew",
-        "The same as SIGHUP, and tells what came of it: a file that does not hold changes nothing.",
+        "Reload the configuration file",
+        "The same as SIGHUP, and returns the result: an invalid file is rejected, and the running configuration stays.",
         models.Reloaded,
-        changes=True,
-        failures=("rejected", "not-ready"),
+        None,
+        "rejected",
+        "not-ready",
     ),
-    Call(
-        "GET",
+    _read(
         "/health/live",
         "live",
         "Whether the daemon runs",
-        "Answers as long as its loop turns, whatever its peers do: a broken broker is no reason to restart it.",
+        "Succeeds as long as its event loop runs, whatever its peers do: a broker that is down is no reason to restart "
+        "the daemon.",
         models.Health,
-        open=True,
+        open_=True,
     ),
-    Call(
-        "GET",
+    _read(
         "/health/ready",
         "ready",
-        "Whether the daemon has begun its work",
-        "The kernel's table was read and evaluated, and each target was contacted once, with whatever success.",
+        "Whether the daemon has started its work",
+        "The kernel's table was dumped and evaluated, and each target was contacted once, successfully or not.",
         models.Health,
-        open=True,
-        failures=("not-ready",),
+        None,
+        "not-ready",
+        open_=True,
     ),
-    Call(
-        "GET",
+    _read(
         "/metrics",
         "metrics",
         "Metrics for Prometheus",
-        "As OpenMetrics or in Prometheus' own text format, as the Accept header wants it.",
+        "As OpenMetrics or in the text format of Prometheus, by the Accept header.",
         OPENMETRICS,
-        open=True,
+        open_=True,
     ),
-    Call(
-        "GET",
-        "/v1/openapi.json",
-        "openapi",
-        "This document",
-        "The OpenAPI document of these calls.",
-        JSON,
-    ),
+    _read("/v1/openapi.json", "openapi", "This document", "The OpenAPI document of these calls.", JSON),
 )

@@ -1,4 +1,4 @@
-"""The other side of the socket: one call at a time, and what goes wrong in words with a remedy."""
+"""The client that the commands use: one call at a time; every error says what to do."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
-from routesync.control.place import SOCKET_NAME, runtime_directory
-from routesync.control.problems import Problem
+from routesync.control.paths import SOCKET_NAME, runtime_directory
+from routesync.control.models import Problem
 
 PATIENCE_S: Final = 60.0
-"""A daemon that says nothing for so long hangs; its slowest answer reads a table of a million routes."""
+"""A daemon that does not respond for so long hangs; its slowest response reads a table of a million routes."""
 
 A = TypeVar("A", bound=BaseModel)
 
 
 class ControlError(Exception):
-    """A call that came to nothing; the message says why and what to do.
+    """A call failed; the message says why and what to do.
 
     ::
 
         ControlError
-        +-- NotRunning    nobody serves the socket
-        +-- NotAllowed    the socket may not be opened, or this call not be made
-        +-- Failed        the daemon said no, and why (`problem`)
-        +-- NotUnderstood no answer, or none that makes sense
+        +-- NotRunning    no daemon serves the socket
+        +-- NotAllowed    permission to open the socket, or to make the call, is missing
+        +-- Failed        the daemon rejected the call (`problem`)
+        +-- NotUnderstood no response, or one that is not valid
     """
 
 
-class NotRunning(ControlError):  # noqa: N818 - says what is
-    """Nobody serves the socket."""
+class NotRunning(ControlError):  # noqa: N818 - a state, no error of the program
+    """No daemon serves the socket."""
 
 
-class NotAllowed(ControlError):  # noqa: N818 - says what is
-    """The socket may not be opened, or this call not be made."""
+class NotAllowed(ControlError):  # noqa: N818 - a state, no error of the program
+    """Permission to open the socket, or to make the call, is missing."""
 
 
-class Failed(ControlError):  # noqa: N818 - says what is
-    """The daemon said no."""
+class Failed(ControlError):  # noqa: N818 - a state, no error of the program
+    """The daemon rejected the call."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         super().__init__(problem.detail)
 
 
-class NotUnderstood(ControlError):  # noqa: N818 - says what is
-    """No answer, or none that makes sense."""
+class NotUnderstood(ControlError):  # noqa: N818 - a state, no error of the program
+    """No response, or one that is not valid."""
 
 
 def default_socket() -> Path:
-    """Where the daemon of this host listens."""
+    """The control socket of this host's daemon."""
     return runtime_directory() / SOCKET_NAME
 
 
@@ -85,10 +85,10 @@ class Client:
         self._timeout_s = timeout_s
 
     def raw(self, method: str, url: str, body: bytes | None = None) -> bytes:
-        """Make a call, and return the body of its answer.
+        """Make a call, and return the body of its response.
 
         Raises:
-            ControlError: it came to nothing.
+            ControlError: the call failed.
         """
         connection = _UnixConnection(self.path, self._timeout_s)
         try:
@@ -98,8 +98,8 @@ class Client:
         except OSError as error:
             raise explain_os_error(error, self.path) from None
         except http.client.HTTPException as error:
-            said = str(error) or type(error).__name__
-            raise NotUnderstood(f"{self.path}: the answer broke off: {said}; see the daemon's log") from None
+            reason = str(error) or type(error).__name__
+            raise NotUnderstood(f"{self.path}: the response broke off: {reason}; see the daemon's log") from None
         finally:
             connection.close()
         if answer.status >= http.HTTPStatus.BAD_REQUEST:
@@ -107,22 +107,22 @@ class Client:
         return content
 
     def read(self, content: bytes, model: type[A]) -> A:
-        """Read the body of an answer.
+        """Read the body of a response.
 
         Raises:
-            NotUnderstood: it is none of this kind.
+            NotUnderstood: it is not of this model.
         """
         try:
             return model.model_validate_json(content)
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise NotUnderstood(
-                f"{self.path}: an answer in other words ({where}); is the daemon of another version? Restart it"
+                f"{self.path}: unexpected response ({where}); if the daemon is of another version, restart it"
             ) from None
 
 
 def problem_of(status: int, content: bytes, path: Path) -> ControlError:
-    """What an answer that tells of a problem means."""
+    """The error that a response with a problem means."""
     try:
         problem = Problem.model_validate_json(content)
     except ValidationError:
@@ -133,24 +133,24 @@ def problem_of(status: int, content: bytes, path: Path) -> ControlError:
 
 
 def explain_os_error(error: OSError, path: Path) -> ControlError:
-    """What an error of connecting, or of the connection, means."""
+    """The error that a failure of the connection means."""
     if isinstance(error, TimeoutError | BlockingIOError):  # EAGAIN: its queue of connections is full
-        return NotUnderstood(f"{path}: no answer in time; the daemon hangs: see its log")
-    start = "start it (systemctl start routesync), or say where it serves by --socket"
+        return NotUnderstood(f"{path}: no response in time; the daemon hangs: see its log")
+    start = "start it (systemctl start routesync), or name its socket with --socket"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotRunning(f"routesync does not run here: there is no {path}; {start}")
     if error.errno == errno.ECONNREFUSED:
-        return NotRunning(f"routesync does not run here: nobody listens at {path}; {start}")
+        return NotRunning(f"routesync does not run here: no process listens at {path}; {start}")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return NotAllowed(f"{path}: you may not open it; {_remedy(path)}")
+        return NotAllowed(f"{path}: permission denied; {_remedy(path)}")
     return NotUnderstood(f"{path}: {error.strerror or error}")
 
 
 def _remedy(path: Path) -> str:
-    """Who may open the socket, as far as this user can see."""
-    for place in (path, path.parent):
+    """How to get permission to open the socket, as far as this user can see."""
+    for it in (path, path.parent):
         try:
-            gid = place.stat().st_gid
+            gid = it.stat().st_gid
         except OSError:
             continue
         try:
@@ -158,6 +158,6 @@ def _remedy(path: Path) -> str:
         except KeyError:
             group = str(gid)
         if group == "root":
-            return "it is for root: use sudo"
-        return f"it is for the group {group}: use sudo, or `sudo usermod -aG {group} $USER` and log in again"
+            return "only root may open it: use sudo"
+        return f"only the group {group} may open it: use sudo, or `sudo usermod -aG {group} $USER` and log in again"
     return "use sudo"

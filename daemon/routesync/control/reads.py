@@ -1,210 +1,224 @@
-"""The calls that ask."""
+"""The calls that only read: status, table, plan, explain, events, health, metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from aiohttp import web
 
-from routesync.config import Loaded
 from routesync.control import models
 from routesync.control.calls import JSON
-from routesync.control.explain import Explained, explain
-from routesync.control.lookups import Lookups
-from routesync.control.openapi import text as openapi_text
-from routesync.control.present import Words, row_text, target_detail, target_fields, wall_clock
-from routesync.control.problems import ProblemError
-from routesync.control.requests import answer, read_query, stream_rows
-from routesync.control.routes import (
+from routesync.control.context import Context
+from routesync.control.events import stream_events
+from routesync.control.explain import explain, in_order
+from routesync.control.models import (
     ExplainedPrefix,
-    Explanation,
-    Switches,
+    PlanDeletion,
+    PlanOutcome,
+    PlanResponse,
+    PlanRow,
+    ProblemError,
+    RouteRow,
+    RoutesQuery,
+    RoutesResponse,
     TargetExplained,
-    TargetState,
+    TargetPlan,
 )
-from routesync.control.stream import stream_events
-from routesync.control.subject import Subject, chosen, in_force, require_ready
-from routesync.control.tables import PlanRows, Seen, TableRows
+from routesync.control.openapi import text as openapi_text
+from routesync.control.requests import read_query, respond, stream_rows
+from routesync.control.views import (
+    RouteNames,
+    next_outcome,
+    row_text,
+    target_detail,
+    target_fields,
+    target_route,
+    wall_clock,
+)
+from routesync.kernel import KernelError, KernelSource
 from routesync.kernel.details import RouteDetails
+from routesync.mirror.eligibility import Desired
 from routesync.mirror.reconciler import Reconciler
-from routesync.route import Prefix, Route, Verdict
+from routesync.plan import Choice, Evaluate, candidate_order, choose
+from routesync.route import Family, Prefix, Route, Verdict, format_address
 from routesync.settings import resolve_tables
+from routesync.table import Table
 
 FOLLOWERS: Final = 32
-READERS: Final = 16
-"""So many may follow the events, and ask for what takes long, at once."""
+"""Clients that may follow the events at once."""
+LONG_CALLS: Final = 16
+"""Calls with long answers that may run at once."""
+DUMPS: Final = 3
+"""How often a dump is tried that changes of the table interrupt."""
+
+Targets = Sequence[Reconciler]
+T = TypeVar("T")
 
 
 class Reads:
-    """The calls that ask, by their names in the table of calls."""
+    """The calls that only read, by their names in `CALLS`."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._lookups = Lookups(subject.source)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lookups = Lookups(context.source)
         self._followers: set[asyncio.Task[object]] = set()
-        self._readers = 0
+        self._long_calls = 0
 
     def end_streams(self) -> None:
-        """The daemon ends: let those go who follow the events."""
+        """Disconnect all who follow the events: the daemon stops."""
         for task in self._followers:
             task.cancel()
 
-    def _words(self) -> Words:
-        return Words.of(self._subject.loaded().names, self._subject.source().links)
-
-    def _evaluate(self, loaded: Loaded, words: Words) -> Callable[[Route], Verdict]:
-        """The rules in force, by the gateways that the source knows now."""
-        leads_to_gateway = self._subject.source().link_gateway
-        return lambda route: loaded.policy.evaluate(
-            route, words.interfaces, link_gateway=leads_to_gateway(route)
-        )
-
     @contextmanager
     def _long_call(self) -> Iterator[None]:
-        if self._readers >= READERS:
-            raise ProblemError("busy", f"{READERS} ask at the moment; try again when they are served")
-        self._readers += 1
+        if self._long_calls >= LONG_CALLS:
+            raise ProblemError("busy", f"{LONG_CALLS} such calls run at the moment; try again later")
+        self._long_calls += 1
         try:
             yield
         finally:
-            self._readers -= 1
+            self._long_calls -= 1
+
+    def _names(self) -> RouteNames:
+        return RouteNames.of(self._context.loaded().names, self._context.source().links)
+
+    def _evaluator(self, names: RouteNames) -> Evaluate:
+        """The rules of the running configuration, with the link gateways that the source knows now."""
+        policy, leads_to_gateway = self._context.loaded().policy, self._context.source().link_gateway
+        return lambda route: policy.evaluate(
+            route, names.interfaces, link_gateway=leads_to_gateway(route)
+        )
+
+    def _tables(self) -> Sequence[int]:
+        loaded = self._context.loaded()
+        return resolve_tables(loaded.settings.kernel, loaded.names)
 
     async def status(self, _request: web.Request) -> web.StreamResponse:
-        """How the daemon fares."""
-        subject, loaded = self._subject, self._subject.loaded()
-        policy, verdicts = loaded.settings.policy, subject.verdicts()
+        context = self._context
+        policy, verdicts = context.loaded().settings.policy, context.verdicts()
         actions = [(rule.name, rule.action) for rule in policy.rules] + [("default", policy.default_action)]
-        return answer(
-            models.StatusAnswer(
-                status=subject.status(),
+        return respond(
+            models.StatusResponse(
+                status=context.status(),
                 pid=os.getpid(),
-                config=in_force(self._subject),
+                config=context.active_config(),
                 rules=tuple(
                     models.RuleCount(rule=rule, action=action, routes=verdicts.get(rule, 0))
                     for rule, action in actions
                 ),
-                targets=tuple(target_detail(target.view()) for target in subject.targets()),
+                targets=tuple(target_detail(target.view()) for target in context.targets()),
             )
         )
 
     async def routes(self, request: web.Request) -> web.StreamResponse:
-        """The table."""
-        query = read_query(request, models.RoutesQuery)
-        if query.target is not None:
-            chosen(self._subject, query.target)
-        rows = TableRows(self._subject.table(), self._subject.targets(), self._words(), query)
+        query = read_query(request, RoutesQuery)
+        targets = self._context.chosen(query.target)
+        rows = TableRows(self._context.table(), targets, self._names(), query)
         with self._long_call():
             return await stream_rows(request, "routes", iter(rows), rows.others)
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
-        """What becomes of each route."""
         query = read_query(request, models.PlanQuery)
-        subject, loaded, words = self._subject, self._subject.loaded(), self._words()
+        context, names = self._context, self._names()
         with self._long_call():
-            evaluate = self._evaluate(loaded, words)
-            seen, _ = await self._lookups.read(lambda: Seen(evaluate, query.dropped), Seen.take, None)
-            tables = resolve_tables(loaded.settings.kernel, loaded.names)
-            rows = PlanRows(subject.table(), subject.targets(), words, tables, seen)
-            switches = Switches.model_validate(subject.source().stats.sysctls._asdict())
-            return await stream_rows(request, "routes", iter(rows), lambda: rows.others(switches))
+            evaluate = self._evaluator(names)
+            dump, _ = await self._lookups.read(
+                lambda: PlanDump(evaluate, query.dropped), PlanDump.take, covering=None
+            )
+            rows = PlanRows(context.table(), context.targets(), names, self._tables(), dump)
+            sysctls = models.Sysctls.model_validate(context.source().stats.sysctls._asdict())
+            return await stream_rows(request, "routes", iter(rows), lambda: rows.others(sysctls))
 
     async def explain(self, request: web.Request) -> web.StreamResponse:
-        """Why an address or prefix is known to the targets, or not."""
         query = read_query(request, models.ExplainQuery)
-        loaded = self._subject.loaded()
         with self._long_call():
-            found, complete = await self._lookups.read(dict[Route, RouteDetails], _note, query.of)
-        words = self._words()
-        tables = resolve_tables(loaded.settings.kernel, loaded.names)
-        explained = explain(found, self._evaluate(loaded, words), tables, words)
-        left = [_left_behind(prefix) for prefix in self._left_behind(query.of, explained)]
-        both = sorted([*explained, *left], key=lambda it: -it.prefix.length)
-        return answer(
-            Explanation(
+            found, complete = await self._lookups.read(dict[Route, RouteDetails], _take, query.of)
+        names, tables = self._names(), self._tables()
+        choices = list(choose(found, self._evaluator(names), tables, found))
+        gone = self._gone(query.of, {it.prefix for it in choices})
+        return respond(
+            models.Explanation(
                 query=str(query.of),
                 time=datetime.fromtimestamp(time.time(), UTC),
                 complete=complete,
-                tables=tuple(map(loaded.names.table, tables)),
-                prefixes=tuple(self._explained(each) for each in both),
+                tables=tuple(map(names.names.table, tables)),
+                prefixes=tuple(self._explained(it, found, names) for it in in_order([*choices, *gone])),
                 targets=tuple(
-                    TargetState(name=view.name, state=view.state.value, paused=view.paused, error=view.error)
-                    for view in (target.view() for target in self._subject.targets())
+                    models.TargetSummary(
+                        name=view.name, state=view.state.value, paused=view.paused, error=view.error
+                    )
+                    for view in (target.view() for target in self._context.targets())
                 ),
             )
         )
 
-    def _left_behind(self, covered: Prefix, explained: Sequence[Explained]) -> set[Prefix]:
-        """Prefixes that the kernel has no more, and a target may still have of us."""
-        known = {it.prefix for it in explained}
+    def _gone(self, covered: Prefix, known: Collection[Prefix]) -> list[Choice]:
+        """Prefixes that the kernel no longer has, and a target may still have from routesync."""
         shorter = (covered.cut(length) for length in range(covered.length + 1))
-        return {
-            prefix
+        return [
+            Choice(prefix, (), None)
             for prefix in shorter
-            if prefix not in known and any(target.route(prefix) for target in self._subject.targets())
-        }
+            if prefix not in known and any(target.route(prefix) for target in self._context.targets())
+        ]
 
-    def _explained(self, it: Explained) -> ExplainedPrefix:
+    def _explained(
+        self, choice: Choice, details: dict[Route, RouteDetails], names: RouteNames
+    ) -> ExplainedPrefix:
+        prefix = choice.prefix
         return ExplainedPrefix(
-            prefix=str(it.prefix),
-            candidates=it.routes,
-            held=self._subject.table().elected(it.prefix) == it.elected,
+            prefix=str(prefix),
+            candidates=explain(choice, details, names),
+            held=self._context.table().elected(prefix) == choice.elected,
             targets=tuple(
-                _at_target(target, it.prefix)
-                for target in self._subject.targets()
-                if it.elected is not None or target.route(it.prefix) or _shown(target, it.prefix)
+                _at_target(target, prefix)
+                for target in self._context.targets()
+                if choice.elected is not None or target.route(prefix) or _shown(target, prefix)
             ),
         )
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Follow the events."""
         query = read_query(request, models.EventsQuery)
         if len(self._followers) >= FOLLOWERS:
-            raise ProblemError("busy", f"{FOLLOWERS} follow the events already; end one of them")
+            raise ProblemError("busy", f"{FOLLOWERS} clients follow the events already; end one of them")
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - aiohttp runs each request in one
         self._followers.add(task)
         try:
-            return await stream_events(request, query, self._subject.hub(), self._subject.status)
+            return await stream_events(request, query, self._context.hub(), self._context.status)
         finally:
             self._followers.discard(task)
 
     async def live(self, _request: web.Request) -> web.StreamResponse:
-        """Whether the daemon runs: it does, for it answers."""
-        return answer(models.Health(status="live"))
+        return respond(models.Health(status="live"))
 
     async def ready(self, _request: web.Request) -> web.StreamResponse:
-        """Whether the daemon has begun its work."""
-        require_ready(self._subject)
-        return answer(models.Health(status="ready"))
+        self._context.require_ready()
+        return respond(models.Health(status="ready"))
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        """Metrics for Prometheus."""
-        if self._subject.metrics is None:
+        if self._context.metrics is None:
             raise ProblemError("unavailable", "this daemon keeps no metrics")
-        body, content_type = self._subject.metrics.exposition(request.headers.get("Accept", ""))
+        body, content_type = self._context.metrics.exposition(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def openapi(self, _request: web.Request) -> web.StreamResponse:
-        """The document of these calls."""
         return web.Response(body=openapi_text().encode(), content_type=JSON)
 
 
-def _note(found: dict[Route, RouteDetails], route: Route, read_details: Callable[[], RouteDetails]) -> None:
+def _take(found: dict[Route, RouteDetails], route: Route, read_details: Callable[[], RouteDetails]) -> None:
     found[route] = read_details()
 
 
-def _left_behind(prefix: Prefix) -> Explained:
-    return Explained(prefix, (), None)
-
-
 def _shown(target: Reconciler, prefix: Prefix) -> str | None:
-    """What the target's own table had for a prefix when it was last read."""
+    """What the target's last inventory had for a prefix."""
     row = target.inventory.rows.get(prefix) if target.inventory is not None else None
     return None if row is None else row_text(row)
 
@@ -220,3 +234,201 @@ def _at_target(target: Reconciler, prefix: Prefix) -> TargetExplained:
             "witnessed": target.witness_shows(prefix),
         }
     )
+
+
+class Lookups:
+    """Dumps of the kernel's table for calls: one at a time, and at most half of the time."""
+
+    def __init__(self, source: Callable[[], KernelSource]) -> None:
+        self._source = source
+        self._turn = asyncio.Lock()
+        self._free_at = 0.0
+
+    async def read(
+        self,
+        begin: Callable[[], T],
+        take: Callable[[T, Route, Callable[[], RouteDetails]], None],
+        covering: Prefix | None,
+    ) -> tuple[T, bool]:
+        """Dump the table into something that takes its routes; return also whether the dump is complete.
+
+        After a dump the next one waits for as long as it took: clients that call without end get half of the time.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            await asyncio.sleep(max(0.0, self._free_at - loop.time()))
+            started = loop.time()
+            try:
+                for _ in range(DUMPS - 1):
+                    into = begin()
+                    if await self._source().look_up(partial(take, into), covering):
+                        return into, True
+                into = begin()
+                return into, await self._source().look_up(partial(take, into), covering)
+            except KernelError as error:
+                raise ProblemError("unavailable", str(error)) from None
+            finally:
+                self._free_at = 2 * loop.time() - started
+
+
+# -- long answers, made row by row, so that none blocks the daemon -------------------------------------------
+
+
+def _sorted(prefixes: Collection[Prefix]) -> Iterator[Prefix]:
+    """The prefixes in the order for people. By family, so that tuples compare natively: 40,000 take 20 ms, not 100."""
+    for family in Family:
+        yield from sorted(prefix for prefix in prefixes if prefix.family is family)
+
+
+class TableRows:
+    """The rows of the table that match a query."""
+
+    def __init__(self, table: Table, targets: Targets, names: RouteNames, query: RoutesQuery) -> None:
+        self.matched = 0
+        self._table = table
+        self._targets = targets
+        self._names = names
+        self._query = query
+
+    def __iter__(self) -> Iterator[RouteRow | None]:
+        for prefix in self._prefixes():
+            row = self._row(prefix)
+            self.matched += row is not None
+            yield row if self.matched <= self._query.limit else None
+
+    def _prefixes(self) -> Iterator[Prefix]:
+        if self._query.covering is not None:  # these are few: no need to look at all prefixes
+            covered = self._query.covering
+            return (covered.cut(length) for length in range(covered.length + 1))
+        known = set(self._table.prefixes())
+        for target in self._targets:
+            known |= target.prefixes()
+        return _sorted(known)
+
+    def others(self) -> RoutesResponse:
+        return RoutesResponse(routes=(), matched=self.matched)
+
+    def _row(self, prefix: Prefix) -> RouteRow | None:
+        query = self._query
+        if (query.family is not None and prefix.family.label != query.family) or (
+            query.within is not None and not query.within.covers(prefix)
+        ):
+            return None
+        candidates = self._table.candidates(prefix)
+        if query.rule is not None and all(it.verdict.rule != query.rule for it in candidates):
+            return None
+        protocol, names = query.protocol, self._names.names
+        if protocol is not None and all(names.protocol(it.route.protocol) != protocol for it in candidates):
+            return None
+        views = [
+            (target.name, view)
+            for target in self._targets
+            if (view := target.route(prefix)) is not None
+            and (not query.phase or view.phase.value in query.phase)
+        ]
+        if not views and (query.phase or query.target is not None or not candidates):
+            return None
+        return RouteRow(
+            prefix=str(prefix),
+            family=prefix.family.label,
+            candidates=tuple(
+                self._names.evaluated(route, verdict, elected=not number)
+                for number, (route, verdict) in enumerate(candidates)
+            ),
+            targets=tuple(target_route(name, view) for name, view in views),
+        )
+
+
+NO_DETAILS: Final = RouteDetails()
+
+
+class PlanDump:
+    """What a plan needs of a dump: the first routes that the rules drop, which the daemon does not keep, and details."""
+
+    def __init__(self, evaluate: Evaluate, limit: int) -> None:
+        self.dropped: dict[Prefix, list[tuple[Route, Verdict]]] = {}
+        self.left_out: Counter[str] = Counter()
+        self._details: dict[Route, RouteDetails] = {}
+        self._evaluate = evaluate
+        self._room = limit
+
+    def take(self, route: Route, read_details: Callable[[], RouteDetails]) -> None:
+        verdict = self._evaluate(route)
+        if not verdict.keep:
+            if not self._room:
+                self.left_out[verdict.rule] += 1
+                return
+            self._room -= 1
+            self.dropped.setdefault(route.prefix, []).append((route, verdict))
+        details = read_details()
+        if details != NO_DETAILS:
+            self._details[route] = details
+
+    def details(self, route: Route) -> RouteDetails:
+        return self._details.get(route, NO_DETAILS)
+
+
+class PlanRows:
+    """The rows of the plan: what the daemon has decided already, and the routes that its rules drop."""
+
+    def __init__(
+        self, table: Table, targets: Targets, names: RouteNames, tables: Sequence[int], dump: PlanDump
+    ) -> None:
+        self._table = table
+        self._targets = targets
+        self._names = names
+        self._tables = tables
+        self._dump = dump
+        self._deletions: dict[str, list[PlanDeletion]] = {target.name: [] for target in targets}
+
+    def __iter__(self) -> Iterator[PlanRow | None]:
+        known = {*self._table.prefixes(), *self._dump.dropped}
+        for target in self._targets:
+            known |= target.prefixes()
+        for prefix in _sorted(known):
+            self._note_deletions(prefix)
+            yield None  # a prefix may have no row, and has taken time
+            yield from self._rows(prefix)
+
+    def _note_deletions(self, prefix: Prefix) -> None:
+        for target in self._targets:
+            view = target.route(prefix)
+            if view is not None and view.owned is not None and not isinstance(view.evaluation, Desired):
+                deletion = PlanDeletion(prefix=str(prefix), gateway=format_address(view.owned))
+                self._deletions[target.name].append(deletion)
+
+    def _rows(self, prefix: Prefix) -> Iterator[PlanRow]:
+        kept = self._table.candidates(prefix)
+        routes = [
+            *((route, verdict, not number) for number, (route, verdict) in enumerate(kept)),
+            *((route, verdict, False) for route, verdict in self._dump.dropped.get(prefix, ())),
+        ]
+        if len(routes) > 1:
+            routes.sort(key=lambda row: candidate_order(row[0], self._tables))
+        for route, verdict, elected in routes:
+            outcomes = self._outcomes(prefix) if elected else ()
+            details = self._dump.details(route)
+            yield self._names.planned(route, verdict, elected=elected, details=details, outcomes=outcomes)
+
+    def _outcomes(self, prefix: Prefix) -> Iterator[PlanOutcome]:
+        for target in self._targets:
+            view = target.route(prefix)
+            if view is not None and (outcome := next_outcome(target.name, view)) is not None:
+                yield outcome
+
+    def others(self, sysctls: models.Sysctls) -> PlanResponse:
+        return PlanResponse(
+            sysctls=sysctls,
+            routes=(),
+            targets=tuple(
+                TargetPlan(
+                    name=(view := target.view()).name,
+                    url=view.url,
+                    read=target.inventory is not None,
+                    error=view.error,
+                    delete=tuple(self._deletions[target.name]),
+                )
+                for target in self._targets
+            ),
+            left_out=dict(self._dump.left_out),
+        )

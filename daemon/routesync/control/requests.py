@@ -1,4 +1,4 @@
-"""Requests read, and answers written: in words of the models, and in slices."""
+"""Requests into models, models into responses; long responses in slices."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from routesync.control.calls import JSON
-from routesync.control.models import Order
-from routesync.control.problems import CONTENT_TYPE as PROBLEM_JSON
-from routesync.control.problems import Problem, ProblemError
+from routesync.control.calls import JSON, PROBLEM_JSON
+from routesync.control.models import Problem, ProblemError, RequestModel
 
 log = structlog.get_logger(__name__)
 
 SLICE_S: Final = 0.005
-"""So long rows are made before others have their turn; one costs some 50 us."""
+"""How long rows are made before other tasks run; one row costs some 50 us."""
 PATIENCE_S: Final = 30.0
-"""A caller that takes nothing for so long has lost its answer."""
+"""A client that takes nothing for so long loses its response."""
 
-Q = TypeVar("Q", bound=Order)
+R = TypeVar("R", bound=RequestModel)
 
 
-def answer(value: BaseModel) -> web.Response:
-    """A whole answer."""
+def respond(value: BaseModel) -> web.Response:
+    """A short response, whole."""
     return web.Response(body=value.model_dump_json().encode(), content_type=JSON)
 
 
-def problem_answer(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
-    """A problem, as an answer."""
+def respond_problem(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
+    """The response of a call that failed."""
     return web.Response(
         status=problem.status,
         body=problem.model_dump_json().encode(),
@@ -42,11 +40,11 @@ def problem_answer(problem: Problem, headers: dict[str, str] | None = None) -> w
     )
 
 
-def read_query(request: web.Request, model: type[Q]) -> Q:
+def read_query(request: web.Request, model: type[R]) -> R:
     """Read the parameters of a call.
 
     Raises:
-        ProblemError: one is unknown, missing, given twice, or not as it should be.
+        ProblemError: one is unknown, missing, given twice, or not valid.
     """
     given: dict[str, object] = {}
     for name in dict.fromkeys(request.query):
@@ -64,11 +62,11 @@ def read_query(request: web.Request, model: type[Q]) -> Q:
         raise ProblemError("bad-request", explain_mistakes(error, model)) from None
 
 
-async def read_order(request: web.Request, model: type[Q]) -> Q:
-    """Read the body of a call; none is an order without particulars.
+async def read_body(request: web.Request, model: type[R]) -> R:
+    """Read the body of a call; an empty one is `{}`.
 
     Raises:
-        ProblemError: no JSON, or not as it should be.
+        ProblemError: it is no JSON, or not valid.
     """
     body = await request.read()
     try:
@@ -79,28 +77,28 @@ async def read_order(request: web.Request, model: type[Q]) -> Q:
 
 def explain_mistakes(error: ValidationError, model: type[BaseModel]) -> str:
     """What is wrong with a request, in one line."""
-    said = []
+    mistakes = []
     for details in error.errors(include_url=False, include_input=False):
         place = ".".join(str(part) for part in details["loc"])
-        words = details["msg"].removeprefix("Value error, ")
+        text = details["msg"].removeprefix("Value error, ")
         if details["type"] == "extra_forbidden":
-            words = f"is unknown; known are: {', '.join(model.model_fields)}"
+            text = f"is unknown; known are: {', '.join(model.model_fields)}"
         elif details["type"] == "missing":
-            words = "is missing"
-        said.append(f"{place}: {words}" if place else words)
-    return "; ".join(said)
+            text = "is missing"
+        mistakes.append(f"{place}: {text}" if place else text)
+    return "; ".join(mistakes)
 
 
 async def stream_rows(
     request: web.Request, name: str, rows: Iterator[BaseModel | None], others: Callable[[], BaseModel]
 ) -> web.StreamResponse:
-    """Answer with an object that has a long array in it, slice by slice.
+    """Respond with an object that contains a long array, slice by slice.
 
     Args:
         request: the call.
         name: the array's name.
-        rows: makes its elements; None: one less, after as much work.
-        others: makes the other members when all rows are made, in a model that has none of that name.
+        rows: makes its elements; None: no element, after as much work as for one.
+        others: makes the other members after all rows, in a model whose array of that name is empty.
     """
     async with streaming(request, JSON) as response:
         await _write_rows(response, name, rows, others)
@@ -133,19 +131,22 @@ async def _write_rows(
 
 @asynccontextmanager
 async def streaming(request: web.Request, content_type: str) -> AsyncIterator[web.StreamResponse]:
-    """An answer that is written piece by piece; whatever breaks it off breaks the connection, for it is not whole."""
+    """A response that is written piece by piece.
+
+    An error in the middle aborts the connection: the status was sent, so only this shows that the response is not whole.
+    """
     response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
     try:
         await response.prepare(request)
         yield response
-    except (ConnectionError, TimeoutError):  # who asked is gone, or takes nothing any more
-        _break_off(request)
+    except (ConnectionError, TimeoutError):  # the client is gone, or takes nothing any more
+        _abort(request)
     except Exception:
         log.exception("control_answer_broken_off", path=request.path)
-        _break_off(request)
+        _abort(request)
 
 
-def _break_off(request: web.Request) -> None:
+def _abort(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
 
@@ -154,7 +155,7 @@ async def write(response: web.StreamResponse, data: bytes) -> None:
     """Write, and wait until there is room for more.
 
     Raises:
-        TimeoutError: the caller takes nothing any more.
+        TimeoutError: the client takes nothing any more.
     """
     if data:
         async with asyncio.timeout(PATIENCE_S):

@@ -1,14 +1,24 @@
-"""The eternal task that keeps the control socket open, and the TCP listener where one is configured.
+"""The sockets: the Unix socket, which only one daemon owns, and the optional TCP listener; and their server.
 
-Neither is worth the daemon's end: what cannot be had is said once, stands among the reasons why the daemon is degraded,
-and is tried again.
+The lock file beside the Unix socket distinguishes a running daemon from one that crashed: the lock disappears with its
+holder, the socket does not. So a socket whose lock is free is stale and replaced, and one whose lock is held is never
+touched. The socket has its mode from the first moment: Linux takes that of the unbound socket, less the umask
+(unix_bind_bsd()).
+
+The daemon goes on without a socket that it cannot have: it logs this once, shows it among the reasons why it is
+degraded, and tries again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import fcntl
 import logging
 import os
+import socket
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,34 +27,146 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from routesync.control.api import Api
-from routesync.control.listeners import ListenError, UnixListener, listen_tcp
-from routesync.control.peers import may_change, peer_of
-from routesync.control.subject import Subject
+from routesync.control.api import Api, may_change, peer_of
+from routesync.control.context import Context
+from routesync.control.paths import SOCKET_NAME
 from routesync.settings.places import Listen
 
 log = structlog.get_logger(__name__)
 
-LOOK_S: Final = 2.0
-"""So often it is looked whether the sockets are as they should be."""
+CHECK_INTERVAL_S: Final = 2.0
+"""How often the sockets are checked against what they should be."""
 CONNECTIONS: Final = 128
-"""So many may be open at each socket; more are closed at once, so that no caller can take the daemon's descriptors."""
+"""Connections at each socket; further ones are closed at once, so that no client can use up the daemon's descriptors."""
 RESERVED: Final = 16
-"""Connections beyond these for those who may change something: readers cannot keep them out."""
-FAREWELL_S: Final = 1.0
-"""For so long what is being answered may go on when the daemon stops."""
+"""Connections beyond these for those who may change something: readers cannot lock them out."""
+SHUTDOWN_S: Final = 1.0
+"""How long a response may still take when the daemon stops."""
+
+LOCK_NAME: Final = "control.lock"
+MODE: Final = 0o660
+_LONGEST_PATH: Final = 107
+"""Bytes of a Unix socket's path: struct sockaddr_un has 108, one of them for the NUL."""
+_BACKLOG: Final = 512
 
 _SILENT: Final = logging.getLogger("routesync.control.requests")
-"""For aiohttp: what a caller does wrong is told to the caller."""
+"""For aiohttp: errors of a client are reported to the client, and need no log line."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
+
+
+class ListenError(Exception):
+    """A socket is not available now; the message says which, why, and what to do."""
+
+
+class UnixListener:
+    """The control socket in a directory; it listens from its construction until it is closed.
+
+    Raises:
+        ListenError: the directory is missing and cannot be made, may not be written, or another daemon serves there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / SOCKET_NAME
+        if len(os.fsencode(self.path)) > _LONGEST_PATH:
+            raise ListenError(
+                f"{self.path}: longer than a socket's path can be; set RUNTIME_DIRECTORY to a shorter one"
+            )
+        try:
+            directory.mkdir(mode=0o750, exist_ok=True)
+            self._lock = _lock(directory / LOCK_NAME)
+        except OSError as error:
+            remedy = f"create it for user id {os.geteuid()}, or set RUNTIME_DIRECTORY"
+            raise ListenError(f"{directory}: {error.strerror}; {remedy}") from None
+        try:
+            self.socket = self._bind()
+        except OSError as error:
+            os.close(self._lock)
+            raise ListenError(f"{self.path}: {error.strerror}") from None
+        except ListenError:
+            os.close(self._lock)
+            raise
+        self._inode = self.path.stat().st_ino
+
+    def _bind(self) -> socket.socket:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(self.path.lstat().st_mode):
+                raise ListenError(f"{self.path}: exists and is not a socket; remove it")
+            self.path.unlink()
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            os.fchmod(made.fileno(), MODE)
+            made.bind(str(self.path))
+            self.path.chmod(MODE)  # what the umask took off
+            made.listen(_BACKLOG)
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    @property
+    def exists(self) -> bool:
+        """Whether the path still leads to this socket."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the socket, and remove it unless another one has taken its place."""
+        if self.exists:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        self.socket.close()
+        os.close(self._lock)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock for as long as the returned descriptor is open.
+
+    Raises:
+        ListenError: another process holds it.
+        OSError: the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise ListenError(
+                f"{path.with_name(SOCKET_NAME)}: another routesync serves there; "
+                "set RUNTIME_DIRECTORY to another directory for this one"
+            ) from None
+        raise
+    return descriptor
+
+
+def listen_tcp(at: Listen) -> socket.socket:
+    """Listen over TCP.
+
+    Raises:
+        ListenError: this host does not have the address, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in at.address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((at.address, at.port))
+        made.listen(_BACKLOG)
+    except OSError as error:
+        made.close()
+        raise ListenError(f"[control] listen {at}: {error.strerror}") from None
+    return made
 
 
 class ControlServer:
     """Serves the calls on one daemon."""
 
-    def __init__(self, subject: Subject, runtime: Path) -> None:
-        self._subject = subject
+    def __init__(self, context: Context, runtime: Path) -> None:
+        self._context = context
         self._runtime = runtime
         self._troubles: dict[str, str] = {}
         self._unix: UnixListener | None = None
@@ -54,19 +176,19 @@ class ControlServer:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Why the daemon cannot be asked, one line each; none: it can."""
+        """Which sockets are not available and why, one line each."""
         return tuple(self._troubles.values())
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        api = Api(self._subject)
+        api = Api(self._context)
         unix = await _runner(api.application(over_tcp=False))
         tcp = await _runner(api.application(over_tcp=True))
         try:
             while True:
                 await self._keep_unix(unix)
                 await self._keep_tcp(tcp)
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
         finally:
             self._close_unix()
             self._close_tcp()
@@ -74,7 +196,7 @@ class ControlServer:
 
     async def _keep_unix(self, runner: web.AppRunner) -> None:
         if self._unix is not None:
-            if self._unix.stands:
+            if self._unix.exists:
                 return
             log.warning("control_socket_taken_away", path=str(self._unix.path), consequence="made again")
             self._close_unix()
@@ -95,7 +217,7 @@ class ControlServer:
         self._unix = self._unix_server = None
 
     async def _keep_tcp(self, runner: web.AppRunner) -> None:
-        wanted = self._subject.loaded().settings.control.listen
+        wanted = self._context.loaded().settings.control.listen
         if wanted == self._tcp:
             return
         self._close_tcp()
@@ -117,7 +239,7 @@ class ControlServer:
         self._tcp = self._tcp_server = None
 
     def _note(self, what: str, trouble: str | None) -> None:
-        """Say it once when it breaks and once when it heals."""
+        """Log a trouble once when it starts and once when it clears."""
         before = self._troubles.get(what)
         if trouble is None:
             if self._troubles.pop(what, None) is not None:
@@ -135,20 +257,19 @@ class ControlServer:
 
 async def _runner(app: web.Application) -> web.AppRunner:
     runner = web.AppRunner(
-        app, access_log=None, logger=_SILENT, shutdown_timeout=FAREWELL_S, handler_cancellation=True
+        app, access_log=None, logger=_SILENT, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
     )
     await runner.setup()
     return runner
 
 
 class _Gate(asyncio.Protocol):
-    """Meets a new connection, and hands it on or turns it away."""
+    """Accepts a new connection and passes it on to aiohttp, or closes it."""
 
     def __init__(self, server: web.Server) -> None:
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let it in while there is room."""
         trusted = may_change(peer_of(transport), os.geteuid())
         if len(self._server.connections) >= CONNECTIONS + (RESERVED if trusted else 0):
             transport.close()
@@ -159,7 +280,6 @@ class _Gate(asyncio.Protocol):
 
 
 def _gate(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
-    """Makes what meets each new connection."""
     server = runner.server
-    assert server is not None  # noqa: S101 - it was set up
+    assert server is not None  # noqa: S101 - _runner() has set it up
     return partial(_Gate, server)

@@ -1,4 +1,4 @@
-"""Where the control socket lies: for the daemon that makes it, and for those who look for it."""
+"""Where the control socket is: for the daemon that creates it and for its clients."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ RUNTIME: Final = Path("/run/routesync")
 
 
 def runtime_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the socket lies: $RUNTIME_DIRECTORY, which systemd sets, else /run/routesync."""
-    # systemd lists several, separated by colons, where the unit names several
+    """The directory of the socket: $RUNTIME_DIRECTORY, which systemd sets, else /run/routesync."""
+    # systemd separates several directories by colons, if the unit names several
     return Path(environment.get("RUNTIME_DIRECTORY", "").split(":")[0] or RUNTIME)

@@ -1,14 +1,20 @@
-"""The program's own values in the words of the control socket."""
+"""The daemon's values as models of the API."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from routesync.control.models import TargetDetail
-from routesync.control.routes import AtTarget, Hop, JudgedRoute, PlannedRoute, TargetRoute
+from routesync.control.models import (
+    EvaluatedRoute,
+    Hop,
+    PlanOutcome,
+    PlanRow,
+    TargetDetail,
+    TargetRoute,
+)
 from routesync.kernel import Links
 from routesync.kernel.details import RouteDetails
 from routesync.loxilb.wire import InventoryRow
@@ -17,28 +23,22 @@ from routesync.mirror.reconciler import RouteView
 from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
 from routesync.names import Names, scope_name, type_name
-from routesync.plan import AtTarget as PlannedEnd
-from routesync.plan import Fate
+from routesync.plan import Fate, Outcome
 from routesync.route import Address, Route, Verdict, flag_names, format_address
 
-KEPT: Final = "keep"
-DROPPED: Final = "drop"
 
-
-class Words(NamedTuple):
-    """Names for the kernel's numbers: of this host, and of its links as they are now."""
+class RouteNames(NamedTuple):
+    """Names of the kernel's numbers: this host's, and those of its links at one moment."""
 
     names: Names
     interfaces: Mapping[int, str]
 
     @classmethod
-    def of(cls, names: Names, links: Links) -> Words:
-        """Take the links' present names."""
+    def of(cls, names: Names, links: Links) -> RouteNames:
         return cls(names, {ifindex: link.name for ifindex, link in links.items()})
 
-    def judged(self, route: Route, verdict: Verdict, *, elected: bool) -> JudgedRoute:
-        """A route with its verdict."""
-        return JudgedRoute.model_validate(self.fields(route, verdict, elected=elected))
+    def evaluated(self, route: Route, verdict: Verdict, *, elected: bool) -> EvaluatedRoute:
+        return EvaluatedRoute.model_validate(self.fields(route, verdict, elected=elected))
 
     def planned(
         self,
@@ -47,14 +47,13 @@ class Words(NamedTuple):
         *,
         elected: bool,
         details: RouteDetails,
-        ends: Iterable[AtTarget],
-    ) -> PlannedRoute:
-        """A route with what becomes of it."""
+        outcomes: Iterable[PlanOutcome],
+    ) -> PlanRow:
         fields = self.fields(route, verdict, elected=elected) | details_fields(details)
-        return PlannedRoute.model_validate({**fields, "targets": tuple(ends)})
+        return PlanRow.model_validate({**fields, "targets": tuple(outcomes)})
 
     def fields(self, route: Route, verdict: Verdict, *, elected: bool) -> dict[str, object]:
-        """What a route with its verdict consists of."""
+        """Fields of an `EvaluatedRoute`."""
         return {
             "prefix": str(route.prefix),
             "family": route.prefix.family.label,
@@ -75,14 +74,14 @@ class Words(NamedTuple):
                 )
                 for hop in route.hops
             ),
-            "verdict": KEPT if verdict.keep else DROPPED,
+            "verdict": "keep" if verdict.keep else "drop",
             "rule": verdict.rule,
             "elected": elected,
         }
 
 
 def details_fields(details: RouteDetails) -> dict[str, object]:
-    """What the details of a route consist of."""
+    """Fields that a `DetailedRoute` has beside those of an `EvaluatedRoute`."""
     return {**details._asdict(), "metrics": dict(details.metrics)}
 
 
@@ -91,19 +90,18 @@ def _text(address: Address | None) -> str | None:
 
 
 def wall_clock(monotonic_s: float | None) -> datetime | None:
-    """Turn a time of the event loop's clock into one of the wall clock; minus infinity is never."""
+    """The wall-clock time of a monotonic time; None and minus infinity: never."""
     if monotonic_s is None or monotonic_s == float("-inf"):
         return None
     return datetime.fromtimestamp(time.time() - (time.monotonic() - monotonic_s), UTC)
 
 
 def target_route(target: str, view: RouteView) -> TargetRoute:
-    """A prefix at a target."""
     return TargetRoute.model_validate(target_fields(target, view))
 
 
 def target_fields(target: str, view: RouteView) -> dict[str, object]:
-    """What the state of a prefix at a target consists of."""
+    """Fields of a `TargetRoute`."""
     evaluation = view.evaluation
     desired = evaluation if isinstance(evaluation, Desired) else None
     ineligible = evaluation if isinstance(evaluation, Ineligible) else None
@@ -120,29 +118,29 @@ def target_fields(target: str, view: RouteView) -> dict[str, object]:
     }
 
 
-def planned_end(end: PlannedEnd) -> AtTarget:
-    """The end of a route in a plan made without a daemon."""
-    return AtTarget(
-        target=end.target,
-        fate=end.fate.value,
-        gateway=_text(end.gateway),
-        code=end.code,
-        detail=end.detail,
-        degraded=end.degraded,
+def plan_outcome(outcome: Outcome) -> PlanOutcome:
+    """What a plan made without the daemon says of a route at a target."""
+    return PlanOutcome(
+        target=outcome.target,
+        fate=outcome.fate.value,
+        gateway=_text(outcome.gateway),
+        code=outcome.code,
+        detail=outcome.detail,
+        degraded=outcome.degraded,
     )
 
 
-def end_of(target: str, view: RouteView) -> AtTarget | None:
-    """What the daemon is going to do with an elected route at a target; None where it has not evaluated it yet."""
+def next_outcome(target: str, view: RouteView) -> PlanOutcome | None:
+    """What the daemon will do with an elected route at a target; None: it has not evaluated the route yet."""
     evaluation = view.evaluation
     if evaluation is None:
         return None
     if isinstance(evaluation, Ineligible):
         fate = Fate.UNREPRESENTABLE if evaluation.reason.unrepresentable else Fate.REFUSED
-        return AtTarget(
+        return PlanOutcome(
             target=target, fate=fate.value, code=evaluation.reason.value, detail=evaluation.detail
         )
-    return AtTarget(
+    return PlanOutcome(
         target=target,
         fate=_fate(view, evaluation.gateway).value,
         gateway=_text(evaluation.gateway),
@@ -163,14 +161,13 @@ def _fate(view: RouteView, gateway: Address) -> Fate:
 
 
 def row_text(row: InventoryRow) -> str:
-    """A row of a target's own table."""
+    """One row of a target's inventory, in words."""
     gateways = ", ".join(f"via {format_address(gateway)}" for gateway in row.gateways)
     flags = f" flags {' '.join(sorted(row.flags))}" if row.flags else ""
     return f"{gateways or 'on its link'} protocol {row.protocol or 'unknown'}{flags}"
 
 
 def target_detail(view: TargetView) -> TargetDetail:
-    """A target, for the status."""
     return TargetDetail(
         name=view.name,
         url=view.url,

@@ -1,0 +1,240 @@
+"""The event stream over the control socket, one CloudEvent a line: the daemon's side, and the reader's.
+
+A reader has a bounded queue. What does not fit is lost for this reader; a line in its place says how many events. A
+reader that takes nothing at all is disconnected, and may come back with the `id` of the last event that it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import aiohttp
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from routesync.control.calls import NDJSON
+from routesync.control.client import ControlError, NotAllowed, explain_os_error, problem_of, url_of
+from routesync.control.models import EventsQuery
+from routesync.control.requests import streaming, write
+from routesync.events.cloudevents import Identity, Record, encode, encode_state
+from routesync.events.hub import EventHub
+from routesync.events.models import TYPE_PREFIX, Event
+from routesync.events.reader import Message, Selection
+from routesync.events.retained import encode_status
+from routesync.events.status import Status
+from routesync.route import Prefix
+
+QUEUE: Final = 5000
+"""Events that may wait for one reader."""
+BATCH: Final = 200
+"""Events that are written before other tasks run; one costs some 20 us."""
+STATUS_INTERVAL_S: Final = 1.0
+"""How often the status is compared with the last one sent."""
+RETRY_S: Final = 1.0
+LOST: Final = "stream.lost"
+"""The kind of the message that reports events which this reader has lost."""
+_LOST_TYPE: Final = f"{TYPE_PREFIX}.{LOST}.v1"
+_STATUS: Final = "status"
+
+
+# -- the daemon's side ---------------------------------------------------------------------------------------
+
+
+class StreamLost(BaseModel):
+    """Events that this reader will not see."""
+
+    count: int | None  # None: unknown
+
+
+class ReaderQueue:
+    """A sink of the event hub for one reader. A number in the queue counts the events lost at that place."""
+
+    def __init__(self, limit: int = QUEUE) -> None:
+        self._limit = limit
+        self._waiting: deque[Record | int] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, record: Record, /) -> None:
+        if len(self._waiting) < self._limit:
+            self._waiting.append(record)
+            self._filled.set()
+        elif isinstance(last := self._waiting[-1], int):
+            self._waiting[-1] = last + 1
+        else:
+            self._waiting.append(1)
+
+    async def take(self, most: int, within_s: float) -> list[Record | int]:
+        """The next records and numbers; empty if none comes in time."""
+        if not self._waiting:
+            self._filled.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._filled.wait()
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+
+class _Summary(NamedTuple):
+    """The part of a status whose change is worth a message."""
+
+    state: str
+    reasons: tuple[str, ...]
+    targets: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, status: Status) -> _Summary:
+        return cls(
+            status.state, status.reasons, tuple((target.name, target.state) for target in status.targets)
+        )
+
+
+async def stream_events(
+    request: web.Request, query: EventsQuery, hub: EventHub, build_status: Callable[[], Status]
+) -> web.StreamResponse:
+    """Send events until the reader disconnects."""
+    async with streaming(request, NDJSON) as response:
+        await _stream(response, query, hub, build_status)
+    return response
+
+
+async def _stream(
+    response: web.StreamResponse, query: EventsQuery, hub: EventHub, build_status: Callable[[], Status]
+) -> None:
+    wants_status = _wants_kind(query, _STATUS)
+    queue = ReaderQueue()
+    with hub.attached(queue):
+        lines = _missed_lines(query, hub)
+        sent: _Summary | None = None
+        compare_at = 0.0
+        while True:
+            if wants_status and time.monotonic() >= compare_at:
+                compare_at = time.monotonic() + STATUS_INTERVAL_S
+                status = build_status()
+                if (now := _Summary.of(status)) != sent:
+                    sent = now
+                    lines = encode_status(status, hub) + b"\n" + lines
+            await write(response, lines)
+            await asyncio.sleep(0)  # neither the write nor take() has to wait, and other tasks must run
+            lines = _encoded(await queue.take(BATCH, STATUS_INTERVAL_S), query, hub.identity)
+
+
+def _missed_lines(query: EventsQuery, hub: EventHub) -> bytes:
+    """What the reader has missed since the event that it names, as far as the hub remembers it."""
+    if query.after is None:
+        return b""
+    epoch, _, number = query.after.rpartition("-")
+    tail = hub.tail
+    if epoch != hub.identity.epoch or not number.isdecimal():
+        # the sequence started again: how many events were in between is unknown
+        return _lost(None, hub.identity) + _encoded(tail, query, hub.identity)
+    after = int(number)
+    first = tail[0].sequence if tail else hub.sequence + 1
+    lost = max(0, first - after - 1)
+    lines = _lost(lost, hub.identity) if lost else b""
+    return lines + _encoded((record for record in tail if record.sequence > after), query, hub.identity)
+
+
+def _encoded(records: Iterable[Record | int], query: EventsQuery, identity: Identity) -> bytes:
+    return b"".join(
+        _lost(record, identity) if isinstance(record, int) else encode(record, identity) + b"\n"
+        for record in records
+        if isinstance(record, int) or _wants(query, record.event)
+    )
+
+
+def _wants(query: EventsQuery, event: Event) -> bool:
+    if not _wants_kind(query, f"{event.group}.{event.name}"):
+        return False
+    if query.within is None:
+        return True
+    prefix = getattr(event, "prefix", None)
+    return isinstance(prefix, str) and query.within.covers(Prefix.parse(prefix))
+
+
+def _wants_kind(query: EventsQuery, kind: str) -> bool:
+    return not query.type or any(fnmatchcase(kind, wanted) for wanted in query.type)
+
+
+def _lost(count: int | None, identity: Identity) -> bytes:
+    at = time.time()
+    data = StreamLost(count=count)
+    return encode_state(_LOST_TYPE, identity, data, at=at, subject="stream", serial=f"{at:.6f}") + b"\n"
+
+
+# -- the reader's side ---------------------------------------------------------------------------------------
+
+
+async def follow_local(
+    path: Path, selection: Selection, trouble: Callable[[str | None], None]
+) -> AsyncIterator[Message]:
+    """The selected messages, without end: first the status, then what comes; after a reconnect from the last event on.
+
+    Args:
+        path: The socket.
+        selection: Which messages.
+        trouble: Called with a message when the daemon is gone, with None when it is back.
+
+    Raises:
+        ControlError: at the first try the daemon does not run, or the socket may not be opened.
+    """
+    after: str | None = None
+    connected_once = False
+    async with aiohttp.ClientSession(
+        connector=aiohttp.UnixConnector(str(path)), timeout=aiohttp.ClientTimeout(total=None)
+    ) as session:
+        while True:
+            problem = f"{path}: the daemon is gone; waiting for it to come back"
+            try:
+                url = f"http://routesync{url_of('/v1/events', _parameters(selection, after))}"
+                async with session.get(url) as response:
+                    if response.status != HTTPStatus.OK:
+                        raise problem_of(response.status, await response.read(), path)
+                    connected_once = True
+                    trouble(None)
+                    async for message in _messages(response.content):
+                        if message.sequence is not None:
+                            after = message.id
+                        if message.kind == LOST or _selected(selection, message):
+                            yield message
+            except aiohttp.ClientConnectorError as error:
+                found = explain_os_error(error.os_error, path)
+                if not connected_once or isinstance(found, NotAllowed):
+                    raise found from None
+            except (aiohttp.ClientError, OSError):
+                if not connected_once:
+                    raise explain_os_error(OSError(0, "the connection broke"), path) from None
+            except ControlError as error:
+                if not connected_once:
+                    raise
+                problem = str(error)
+            trouble(problem)
+            await asyncio.sleep(RETRY_S)
+
+
+def _parameters(selection: Selection, after: str | None) -> list[tuple[str, object]]:
+    kinds = [*selection.kinds, _STATUS] if selection.kinds and selection.with_status else selection.kinds
+    within = None if selection.with_status else selection.within  # a status belongs to no prefix
+    return [*(("type", kind) for kind in kinds), ("within", within), ("after", after)]
+
+
+def _selected(selection: Selection, message: Message) -> bool:
+    return (not selection.nodes or message.node in selection.nodes) and selection.wants(message)
+
+
+async def _messages(content: aiohttp.StreamReader) -> AsyncIterator[Message]:
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            try:
+                message = Message.model_validate_json(line)
+            except ValidationError:
+                continue  # from a later version
+            yield message.model_copy(update={"text": line.decode()})
