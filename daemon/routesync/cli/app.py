@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from routesync import __version__
+
+if TYPE_CHECKING:
+    from routesync.route import Prefix
 
 DEFAULT_CONFIG: Final = Path("/etc/routesync/routesync.toml")
 
@@ -120,27 +123,67 @@ def _require_yes(yes: bool, json: bool) -> None:
         raise typer.BadParameter("--json asks nothing: say --yes, too")
 
 
+def _prefixes(texts: list[str] | None, where: str = "") -> tuple[Prefix, ...]:
+    from routesync.cli.live import read_prefixes
+
+    prefixes = read_prefixes(texts or (), where)
+    if prefixes is None:
+        raise typer.Exit(2)
+    return prefixes
+
+
 @app.command()
 def adopt(
     *,
     target: TargetOption,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these routes; routes that are left behind are adopted only by name."),
+    ] = None,
     config: ConfigOption = None,
     state: StateOption = None,
     socket: SocketOption = None,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Claim the routes in a target that equal the wanted ones, after showing them."""
+    """Take ownership of routes in a target that equal desired ones, or are left behind.
+
+    They are shown first. From then on routesync removes them when they are not desired.
+    """
     from routesync.cli import ownership as command
     from routesync.cli import ownership_live
 
     _require_yes(yes, json)
-    done = ownership_live.adopt(socket, target, yes=yes, as_json=json) if config is state is None else None
+    prefixes = _prefixes(prefix)
+    done = None
+    if config is state is None:
+        done = ownership_live.adopt(socket, target, prefixes, yes=yes, as_json=json)
     if done is None:
-        done = command.adopt(
-            config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes, as_json=json
-        )
+        file, directory = config or DEFAULT_CONFIG, state or _state_directory()
+        done = command.adopt(file, directory, target, prefixes, yes=yes, as_json=json)
     raise typer.Exit(done)
+
+
+@app.command()
+def repair(
+    *,
+    target: TargetOption,
+    prefix: Annotated[
+        list[str] | None, typer.Argument(help="Only these routes; without any, all that are not forwarded.")
+    ] = None,
+    socket: SocketOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete and add again the routes that a target's kernel has and its table lacks.
+
+    Such routes are in phase not-forwarded. They are shown first. If another writer has a route to the same prefix
+    there, that one may be removed: look at loxilb's kernel before.
+    """
+    from routesync.cli import ownership_live
+
+    _require_yes(yes, json)
+    raise typer.Exit(ownership_live.repair(socket, target, _prefixes(prefix), yes=yes, as_json=json))
 
 
 @app.command()
@@ -153,7 +196,7 @@ def withdraw(
     url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Take all of our routes out of a target that the daemon does not mirror into."""
+    """Remove all owned routes from a target that the daemon does not mirror into."""
     from routesync.cli import ownership as command
     from routesync.cli import ownership_live
 
@@ -169,19 +212,32 @@ def withdraw(
 def forget(
     *,
     target: TargetOption,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prefix",
+            help="Only this route; may be repeated. Where the daemon mirrors into the target, it must be left behind.",
+        ),
+    ] = None,
     state: StateOption = None,
     socket: SocketOption = None,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Give up all claims on a target that the daemon does not mirror into; its routes stay."""
+    """Give up ownership of routes in a target; the routes themselves stay.
+
+    Of all routes, where the daemon does not mirror into the target; with --prefix, of single ones.
+    """
     from routesync.cli import ownership as command
     from routesync.cli import ownership_live
 
     _require_yes(yes, json)
-    done = ownership_live.forget(socket, target, yes=yes, as_json=json) if state is None else None
+    prefixes = _prefixes(prefix, "--prefix: ")
+    done = None
+    if state is None:
+        done = ownership_live.forget(socket, target, prefixes, yes=yes, as_json=json)
     if done is None:
-        done = command.forget(state or _state_directory(), target, yes=yes, as_json=json)
+        done = command.forget(state or _state_directory(), target, prefixes, yes=yes, as_json=json)
     raise typer.Exit(done)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from routesync.cli.output import complain
 from routesync.control.client import ControlError, Failed, NotAllowed, NotRunning
+from routesync.route import Prefix
 
 EX_FAILED: Final = 1
 """It came to nothing; of `status`: the daemon is degraded."""
@@ -51,6 +52,15 @@ def exit_of(error: ControlError) -> int:
             return EX_USAGE
         case _:
             return EX_FAILED
+
+
+def read_prefixes(texts: Sequence[str], where: str = "") -> tuple[Prefix, ...] | None:
+    """Read prefixes of the command line; complain and return None where one is none. `where` names the option."""
+    try:
+        return tuple(dict.fromkeys(map(Prefix.parse, texts)))
+    except ValueError as error:
+        complain(f"{where}{error}")
+        return None
 
 
 def print_json(body: bytes) -> None:

@@ -16,7 +16,10 @@ OneTargetOption = Annotated[
 
 @app.command()
 def status(socket: SocketOption = None, json: JsonOption = False) -> None:
-    """Show how the daemon fares; exit status 0: all is well, 1: degraded, 3: not running, 4: not allowed."""
+    """Show the state of the daemon and its targets.
+
+    The exit status is 0 if all is well, 1 if the daemon is degraded, 3 if it does not run, 4 if you may not ask it.
+    """
     from routesync.cli import status as command
 
     raise typer.Exit(command.status(socket, as_json=json))
@@ -88,13 +91,14 @@ def resync(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Also send again what was held back since the target fell silent at it."
+            "--force",
+            help="Also send prefixes again that are held back because the target fell silent when they were posted.",
         ),
     ] = False,
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Dump the kernel's table again, and verify at the targets that all our routes exist."""
+    """Dump the kernel's table again, and verify that the targets have all routes that they should."""
     from routesync.cli import orders as command
 
     raise typer.Exit(command.order("resync", socket, target, as_json=json, force=force))
@@ -102,7 +106,7 @@ def resync(
 
 @app.command()
 def pause(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
-    """Hold targets as they are until `resume`, over restarts too; what changes meanwhile is made good then."""
+    """Leave targets exactly as they are until `resume`, over restarts too."""
     from routesync.cli import orders as command
 
     raise typer.Exit(command.order("pause", socket, target, as_json=json))
@@ -110,7 +114,7 @@ def pause(target: OneTargetOption = None, socket: SocketOption = None, json: Jso
 
 @app.command()
 def resume(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
-    """End a pause."""
+    """End a pause: the target gets what has changed meanwhile."""
     from routesync.cli import orders as command
 
     raise typer.Exit(command.order("resume", socket, target, as_json=json))
@@ -118,7 +122,7 @@ def resume(target: OneTargetOption = None, socket: SocketOption = None, json: Js
 
 @app.command()
 def release(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
-    """Let a mass withdrawal go that is held back, without waiting for a second dump of the kernel."""
+    """Release a mass withdrawal that is held back, without waiting for a second dump of the kernel."""
     from routesync.cli import orders as command
 
     raise typer.Exit(command.order("release", socket, target, as_json=json))
@@ -126,7 +130,7 @@ def release(target: OneTargetOption = None, socket: SocketOption = None, json: J
 
 @app.command()
 def reload(socket: SocketOption = None, json: JsonOption = False) -> None:
-    """Have the daemon take up its configuration file anew; exit status 78 if it does not hold: then nothing changes."""
+    """Apply the configuration file again; an invalid file is rejected and changes nothing (exit status 78)."""
     from routesync.cli import orders as command
 
     raise typer.Exit(command.reload(socket, as_json=json))

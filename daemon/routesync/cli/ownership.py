@@ -1,32 +1,33 @@
-"""`adopt`, `withdraw`, `forget`: which routes in a loxilb are ours, changed by hand.
+"""`adopt`, `withdraw`, `forget` without a daemon: which routes in a loxilb are owned, changed by hand.
 
-A running daemon is asked. Where none runs, or files are named, they work on the ledger itself, and no daemon may run
-on it meanwhile: the lock of the state directory sees to that.
+They work on the ledger itself. No daemon may run on it meanwhile: the lock of the state directory sees to that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from rich.prompt import Confirm
 
 from routesync.cli.check import EX_CONFIG, load_or_explain
-from routesync.cli.output import complain
-from routesync.cli.ownership_live import report
+from routesync.cli.output import complain, many
+from routesync.cli.ownership_live import adopt_question, forget_question, forgotten_text, report
 from routesync.cli.situation import Situation, read_situation
 from routesync.events.models import Event
 from routesync.kernel import KernelError, read_table
 from routesync.mirror.ledger import LedgerBusyError, Row, SqliteLedger
 from routesync.plan import Fate
-from routesync.route import format_address
+from routesync.route import Prefix, format_address
 from routesync.service.emptying import empty
 from routesync.settings import TargetSettings
 
 
-def adopt(config: Path, state: Path, target: str, *, yes: bool, as_json: bool) -> int:
-    """Claim the routes in a target that equal the wanted ones; return the exit status."""
+def adopt(
+    config: Path, state: Path, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool
+) -> int:
+    """Take ownership of the routes in a target that equal desired ones; return the exit status."""
     situation = read_situation(config, state, contact=True)
     if isinstance(situation, int):
         return situation
@@ -42,47 +43,58 @@ def adopt(config: Path, state: Path, target: str, *, yes: bool, as_json: bool) -
         for end in planned.targets
         if end.target == target and end.fate is Fate.STANDS and end.gateway is not None
     ]
-    strange = [(prefix, gateway) for prefix, gateway in found if prefix not in asked.owned]
-    if not strange:
-        told = f"nothing to adopt; {len(found)} wanted routes stand there, all of them ours"
-        return report(target, 0, told, as_json=as_json)
+    present = [
+        (prefix, gateway)
+        for prefix, gateway in found
+        if prefix not in asked.owned and (not prefixes or prefix in prefixes)
+    ]
+    missing = set(prefixes).difference(prefix for prefix, _ in present)
+    for prefix in missing:
+        why = "is owned already" if prefix in asked.owned else "has no route that equals a desired one"
+        complain(f"{prefix}: {why} in target {target}; `routesync explain {prefix}` shows what there is")
+    if missing:
+        return 1
+    if not present:
+        done = f"nothing to adopt: {len(found)} desired routes are there, all of them owned"
+        return report(target, 0, done, as_json=as_json)
     if not as_json:
-        for prefix, gateway in strange:
-            print(f"{prefix} via {format_address(gateway)}")
-    if not yes and not Confirm.ask(
-        f"Claim these {len(strange)} routes in {target} as ours, to be withdrawn when unwanted?"
-    ):
+        for prefix, gateway in present:
+            print(f"{prefix} via {format_address(gateway)} (present)")
+    if not yes and not Confirm.ask(adopt_question(len(present), target)):
         return 1
 
-    def claim(ledger: SqliteLedger) -> int:
-        for prefix, gateway in strange:
+    def take(ledger: SqliteLedger) -> int:
+        for prefix, gateway in present:
             ledger.note(target, prefix, Row(gateway))
-        return report(target, len(strange), f"{len(strange)} routes adopted", as_json=as_json)
+        return report(target, len(present), f"{many(len(present), 'route')} adopted", as_json=as_json)
 
-    return _with_ledger(state, claim)
+    return _with_ledger(state, take)
 
 
-def forget(state: Path, target: str, *, yes: bool, as_json: bool) -> int:
-    """Give up all claims on a target; its routes stay. Return the exit status."""
+def forget(state: Path, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool) -> int:
+    """Give up ownership of routes in a target; they stay. Return the exit status."""
 
     def work(ledger: SqliteLedger) -> int:
         owned = ledger.owned(target)
         if not owned:
             return _nothing(ledger, target, as_json=as_json)
-        if not yes and not Confirm.ask(
-            f"Forget that {len(owned)} routes in {target} are ours? They stay there."
-        ):
+        missing = [prefix for prefix in prefixes if prefix not in owned]
+        for prefix in missing:
+            complain(f"{prefix}: no route to it in target {target} is owned")
+        if missing:
             return 1
-        for prefix in owned:
+        if not yes and not Confirm.ask(forget_question(prefixes, target)):
+            return 1
+        forgotten = prefixes or owned
+        for prefix in forgotten:
             ledger.note(target, prefix, None)
-        told = f"{len(owned)} routes forgotten; they stay where they are"
-        return report(target, len(owned), told, as_json=as_json)
+        return report(target, len(forgotten), forgotten_text(len(forgotten)), as_json=as_json)
 
     return _with_ledger(state, work)
 
 
 def withdraw(config: Path, state: Path, target: str, url: str | None, *, as_json: bool) -> int:
-    """Take all of our routes out of a target; return the exit status."""
+    """Remove all owned routes from a target; return the exit status."""
     loaded = load_or_explain(config)
     if loaded is None:
         return EX_CONFIG
@@ -105,9 +117,9 @@ def withdraw(config: Path, state: Path, target: str, url: str | None, *, as_json
             return 1
         done = asyncio.run(empty(settings, ledger, _Silence(), links=lambda: links))
         if done.left:
-            complain(f"target {target}: {done.error}; {done.left} routes are still there, and still ours")
+            complain(f"target {target}: {done.error}; {done.left} routes are still there, and still owned")
             return 1
-        return report(target, done.withdrawn, f"{done.withdrawn} routes withdrawn", as_json=as_json)
+        return report(target, done.withdrawn, f"{many(done.withdrawn, 'route')} withdrawn", as_json=as_json)
 
     return _with_ledger(state, work)
 
@@ -119,7 +131,7 @@ class _Silence:
 
 def _nothing(ledger: SqliteLedger, target: str, *, as_json: bool) -> int:
     known = ", ".join(f"{name} ({count})" for name, count in sorted(ledger.targets().items())) or "none"
-    return report(target, 0, f"no route in it is ours; targets with routes of ours: {known}", as_json=as_json)
+    return report(target, 0, f"no route in it is owned; targets with owned routes: {known}", as_json=as_json)
 
 
 def _unknown_target(situation: Situation, target: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from math import ceil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -150,15 +151,21 @@ def _target(page: Page, target: TargetDetail) -> None:
         separator = ", "
     if target.waiting:
         left = (
-            "" if target.remaining_s is None else f", about {target.remaining_s:.0f} s at {target.rate:g}/s"
+            ""
+            if target.remaining_s is None
+            else f", about {span(timedelta(seconds=ceil(target.remaining_s)))} left at {target.rate:g}/s"
         )
-        parts.append(f"; {target.waiting} waiting{left}, the oldest for {target.oldest_s:.3g} s")
+        parts.append(
+            f"; {target.waiting} waiting{left}, the oldest for {span(timedelta(seconds=target.oldest_s))}"
+        )
     page.line(*parts, hang=_MARGIN)
-    if target.proved_s is not None:
-        complete = "complete" if target.complete else "not complete"
-        page.line(
-            _head(""), f"{complete}, last compared with the target {target.proved_s:.0f} s ago", hang=_MARGIN
-        )
+    complete = ("complete", "green") if target.complete else ("not complete", "yellow")
+    proved = (
+        "nothing was compared with the target yet"
+        if target.proved_s is None
+        else f"last compared with the target {span(timedelta(seconds=target.proved_s))} ago"
+    )
+    page.line(_head(""), complete, f"; {proved}", hang=_MARGIN)
     if target.reasons:
         words = ", ".join(f"{count} {reason}" for reason, count in target.reasons.items())
         page.line(_head(""), f"ineligible: {words}", hang=_MARGIN)

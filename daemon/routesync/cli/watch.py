@@ -215,7 +215,8 @@ def _routes(message: Message) -> str:
     targets = [target for target in _list(message, "targets") if isinstance(target, dict)]
     if manifest or not targets:
         return str(sum(int(table["routes"]) for table in manifest))
-    return str(sum(int(target.get(phase, 0)) for target in targets for phase in ("accepted", "confirmed")))
+    phases = [found for target in targets if isinstance(found := target.get("phases"), dict)]
+    return str(sum(int(counts.get(phase, 0)) for counts in phases for phase in ("accepted", "confirmed")))
 
 
 def _targets(message: Message) -> str:

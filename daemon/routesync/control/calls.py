@@ -91,8 +91,9 @@ CALLS: Final = (
         "POST",
         "/v1/resync",
         "resync",
-        "Read and prove everything anew",
-        "Orders a full reading of the kernel, and at the target, or at all, that every route of ours is proved.",
+        "Dump the kernel's table again and verify every route",
+        "Orders a full dump of the kernel's table and, at the target or at all, a verification of every route that is "
+        "owned. With `force` also sends again what is held back since a target fell silent when it was posted.",
         models.Done,
         order=models.ResyncOrder,
         changes=True,
@@ -113,8 +114,8 @@ CALLS: Final = (
         "POST",
         "/v1/pause",
         "pause",
-        "Hold a target as it is",
-        "Nothing is changed there until `resume`; what changes meanwhile is made good then.",
+        "Leave a target as it is",
+        "Nothing is sent to it until `resume`, over restarts too; then the difference is made.",
         models.Done,
         order=models.TargetOrder,
         changes=True,
@@ -125,7 +126,7 @@ CALLS: Final = (
         "/v1/resume",
         "resume",
         "End a pause",
-        "The target is made as it is wanted again.",
+        "Connects to the target and makes the difference that has come up.",
         models.Done,
         order=models.TargetOrder,
         changes=True,
@@ -135,10 +136,10 @@ CALLS: Final = (
         "POST",
         "/v1/adopt",
         "adopt",
-        "Claim routes as ours",
-        "Those in the target that equal desired ones and are not ours (phase `present`): from then on they are "
-        "withdrawn when they are no longer desired. With `prefixes` also routes in phase `left-behind`: by the "
-        "operator's word they are ours, and are withdrawn.",
+        "Take ownership of routes",
+        "Of those in the target that equal desired ones and are not owned (phase `present`): from then on they are "
+        "withdrawn when they are no longer desired. With `prefixes` also of routes in phase `left-behind`: by the "
+        "operator's word they are owned, and are removed or replaced.",
         models.OwnRoutes,
         order=models.AdoptOrder,
         changes=True,
@@ -161,8 +162,8 @@ CALLS: Final = (
         "/v1/forget",
         "forget",
         "Give up ownership of routes",
-        "They stay there and are not ours any more: all in a target that the daemon does not mirror into, or with "
-        "`prefixes` those that are left behind in one that it does.",
+        "The routes stay and are not owned any more: all in a target that the daemon does not mirror into, or with "
+        "`prefixes` these; in one that it does, only those in phase `left-behind`.",
         models.OwnRoutes,
         order=models.ForgetOrder,
         changes=True,

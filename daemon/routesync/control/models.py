@@ -53,6 +53,7 @@ _WRITTEN = PlainSerializer(str, return_type=str)
 Covering = Annotated[
     Prefix, BeforeValidator(_covering), _WRITTEN, _schema("An address or a prefix.", "10.244.1.7")
 ]
+Exact = Annotated[Prefix, BeforeValidator(_prefix), _WRITTEN, _schema("A prefix.", "10.244.1.0/24")]
 Within = Annotated[
     Prefix, BeforeValidator(_prefix), _WRITTEN, _schema("Only what lies inside this prefix.", "10.244.0.0/16")
 ]
@@ -157,24 +158,33 @@ class ResyncOrder(TargetOrder):
 
 
 class AdoptOrder(Order):
-    """Which routes are claimed."""
+    """Which routes routesync takes ownership of."""
 
     target: str = Field(description="Name of the target.", examples=["lb-1"])
-    prefixes: tuple[Within, ...] = Field(default=(), description="Only these; without any, all that can be.")
-
-
-class ForgetOrder(Order):
-    """What is given up."""
-
-    target: str = Field(description="Name of the target.", examples=["lb-3"])
-    prefixes: tuple[Within, ...] = Field(
+    prefixes: tuple[Exact, ...] = Field(
         default=(),
-        description="Only these. At a target that is mirrored into, only routes that are left behind.",
+        description="Only these, in phase `present` or `left-behind`; without any, all in phase `present`.",
     )
 
 
-class RepairOrder(AdoptOrder):
-    """What is deleted and added again."""
+class ForgetOrder(Order):
+    """Which routes routesync gives up ownership of."""
+
+    target: str = Field(description="Name of the target.", examples=["lb-3"])
+    prefixes: tuple[Exact, ...] = Field(
+        default=(),
+        description="Only these; required, and only for routes in phase `left-behind`, at a target that is mirrored "
+        "into.",
+    )
+
+
+class RepairOrder(Order):
+    """Which routes are deleted and added again."""
+
+    target: str = Field(description="Name of the target.", examples=["lb-1"])
+    prefixes: tuple[Exact, ...] = Field(
+        default=(), description="Only these; without any, all in phase `not-forwarded`."
+    )
 
 
 class WithdrawOrder(Order):
@@ -189,7 +199,7 @@ class WithdrawOrder(Order):
 
 
 class OwnRoutes(Answer):
-    """How many routes were claimed, given up or withdrawn."""
+    """How many routes were adopted, forgotten, repaired or withdrawn."""
 
     target: str
     routes: int
@@ -210,7 +220,7 @@ class Reloaded(Answer):
 
 
 class Released(Answer):
-    """What a brake let go."""
+    """Withdrawals that were released."""
 
     released: dict[str, int] = Field(
         description="Name of the target to the number of withdrawals.", examples=[{"lb-1": 120}]

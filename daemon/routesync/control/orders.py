@@ -56,7 +56,7 @@ class Orders:
         )
 
     async def adopt(self, request: web.Request) -> web.StreamResponse:
-        """Claim routes as ours."""
+        """Take ownership of routes."""
         order = await read_order(request, models.AdoptOrder)
         (target,) = chosen(self._subject, order.target)
         return answer(models.OwnRoutes(target=order.target, routes=target.adopt(order.prefixes)))
@@ -74,7 +74,7 @@ class Orders:
             if target.name == order.target and order.prefixes:
                 return answer(models.OwnRoutes(target=order.target, routes=target.forget(order.prefixes)))
         self._require_left_alone(order.target, "forget")
-        forgotten = await self._subject.ownership.forget(order.target)
+        forgotten = await self._subject.ownership.forget(order.target, order.prefixes)
         return answer(models.OwnRoutes(target=order.target, routes=forgotten))
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:
@@ -84,7 +84,7 @@ class Orders:
         done = await self._subject.ownership.withdraw(self._settings(order))
         if done.left:
             detail = (
-                f"target {order.target}: {done.error}; {done.left} routes are still there, and still ours"
+                f"target {order.target}: {done.error}; {done.left} routes are still there, and still owned"
             )
             raise ProblemError("unavailable", detail)
         return answer(models.OwnRoutes(target=order.target, routes=done.withdrawn))
@@ -93,15 +93,17 @@ class Orders:
         """Go on only with a target that has routes of ours and is not mirrored into."""
         if any(it.name == target for it in self._subject.targets()):
             detail = (
-                f"target {target} is mirrored into: its routes would be made again at once; to {action} it, take it "
+                f"target {target} is mirrored into: its routes would be added again at once; to {action} it, take it "
                 "out of the configuration and `routesync reload` first"
             )
+            if action == "forget":
+                detail += "; routes that are left behind can be forgotten one by one, with --prefix"
             raise ProblemError("conflict", detail)
         owned = self._subject.ownership.owned()
         if target not in owned:
             known = ", ".join(f"{name} ({count})" for name, count in sorted(owned.items())) or "none"
             raise ProblemError(
-                "unknown-target", f"no route in {target} is ours; targets with routes of ours: {known}"
+                "unknown-target", f"no route in {target} is owned; targets with owned routes: {known}"
             )
 
     def _settings(self, order: models.WithdrawOrder) -> TargetSettings:

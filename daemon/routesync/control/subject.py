@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ from routesync.events.hub import EventHub
 from routesync.events.status import Status
 from routesync.kernel import KernelSource
 from routesync.mirror.reconciler import Reconciler
+from routesync.route import Prefix
 from routesync.settings import TargetSettings
 from routesync.table import Table
 
@@ -39,8 +40,8 @@ class Ownership(Protocol):
     def owned(self) -> Mapping[str, int]:
         """How many routes are ours, by target."""
 
-    async def forget(self, target: str) -> int:
-        """Give up all claims on a target."""
+    async def forget(self, target: str, prefixes: Collection[Prefix] = ()) -> int:
+        """Give up ownership of these routes in a target, or of all."""
 
     async def withdraw(self, settings: TargetSettings) -> Emptied:
         """Take all of our routes out of a target."""

@@ -14,6 +14,9 @@ daemon (systemd starts it again); a target or a broker that is gone is not: thos
 from __future__ import annotations
 
 import asyncio
+
+# asyncio.to_thread imports this at its first use; by then the daemon may not be allowed to read its interpreter
+import concurrent.futures.thread  # noqa: F401
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path

@@ -14,12 +14,14 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.reconciler import OwnNode, Reconciler
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Candidate, Prefix
 from routesync.service.target_parts import make_client, target_limits
 from routesync.settings import TargetSettings
 
 POLL_S: Final = 0.1
+NAMED: Final = 3
 GIVE_UP_S: Final = 30.0
 """How long a loxilb may be away before a withdrawal gives up."""
 
@@ -58,6 +60,8 @@ async def empty(
                     well_at = loop.time()
                 elif loop.time() - well_at > GIVE_UP_S:
                     error = view.error
+                if not view.waiting and view.phases and set(view.phases) == {Phase.LEFT_BEHIND}:
+                    error = _left_behind(reconciler)
                 error = error or go_on()
                 await asyncio.sleep(POLL_S)
         finally:
@@ -68,6 +72,15 @@ async def empty(
         await committed
     left = len(ledger.owned(name))
     return Emptied(before - left, left, error)
+
+
+def _left_behind(reconciler: Reconciler) -> str:
+    prefixes = sorted(map(str, reconciler.prefixes()))
+    names = ", ".join(prefixes[:NAMED]) + (", …" if len(prefixes) > NAMED else "")
+    return (
+        f"nothing proves that a DELETE would remove its own route and no other ({names}); remove them in loxilb's "
+        f"network namespace, then `routesync forget --target {reconciler.name}`"
+    )
 
 
 class _NoRoutes(OwnNode):

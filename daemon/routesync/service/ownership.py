@@ -12,6 +12,7 @@ from routesync.control.subject import Emptied
 from routesync.events.models import EventSink
 from routesync.kernel import Links
 from routesync.mirror.ledger import Ledger
+from routesync.route import Prefix
 from routesync.service.emptying import empty
 from routesync.settings import TargetSettings
 
@@ -47,9 +48,9 @@ class Ownership:
         """How many routes are ours, by target."""
         return self._ledger.targets()
 
-    async def forget(self, target: str) -> int:
-        """Give up all claims on a target; its routes stay. Tell how many these were."""
-        owned = self._ledger.owned(target)
+    async def forget(self, target: str, prefixes: Collection[Prefix] = ()) -> int:
+        """Give up ownership of these routes in a target, or of all; they stay there. Return how many these were."""
+        owned = [prefix for prefix in self._ledger.owned(target) if not prefixes or prefix in prefixes]
         for prefix in owned:
             self._ledger.note(target, prefix, None)
         if (committed := self._ledger.committed()) is not None:
