@@ -46,7 +46,7 @@ format: $(READY) ## Format the code
 docs: $(READY) ## Write what is generated anew: references, schemas, AsyncAPI, OpenAPI
 	@$(BIN)/python -m routesync.config.reference
 	@$(BIN)/python -m routesync.events.document
-	@$(BIN)/python -m routesync.control.openapi
+	@$(BIN)/python -m routesync.control.openapi > docs/control/openapi.json
 	@$(BIN)/python -m routesync.service.metrics.reference
 
 .PHONY: bench

@@ -118,9 +118,7 @@ Evaluate = Callable[[Route], Verdict]
 def evaluator(policy: Policy, interfaces: Mapping[int, str], routes: Iterable[Route]) -> Evaluate:
     """The rules, applied with the link gateways that these routes, all of a kernel, show."""
     gateways = link_gateways(routes)
-    return lambda route: policy.evaluate(
-        route, interfaces, link_gateway=leads_to_gateway(route, gateways)
-    )
+    return lambda route: policy.evaluate(route, interfaces, link_gateway=leads_to_gateway(route, gateways))
 
 
 def choose(

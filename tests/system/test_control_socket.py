@@ -102,7 +102,7 @@ def test_explain_finds_every_candidate_also_dropped_ones(alone: Served) -> None:
     assert longest["held"] is True
     assert [(it["metric"], it["elected"]) for it in shorter["candidates"]] == [(0, True), (50, False)]
     assert "its metric 50 is above 0" in shorter["candidates"][1]["why"]
-    assert longest["targets"][0]["wanted"] == "192.0.2.2"
+    assert longest["targets"][0]["desired"] == "192.0.2.2"
 
     (dropped,) = alone.get("/v1/explain?of=192.0.2.77")["prefixes"]
     assert dropped["candidates"][0]["verdict"] == "drop"
@@ -144,7 +144,7 @@ def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Served) -> No
 @pytest.mark.parametrize(
     ("method", "url", "body", "said"),
     [
-        ("GET", "/", None, "404 not-found: there is no /; GET /v1/openapi.json tells what there is"),
+        ("GET", "/", None, "404 not-found: there is no /; GET /v1/openapi.json lists the calls"),
         ("DELETE", "/v1/status", None, "405 wrong-method: /v1/status takes GET, not DELETE"),
         ("GET", "/v1/pause", None, "405 wrong-method: /v1/pause takes POST, not GET"),
         ("GET", "/v1/explain", None, "400 bad-request: of: is missing"),
@@ -162,7 +162,7 @@ def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Served) -> No
         ),
         ("POST", "/v1/pause", b'{"target": 7}', "400 bad-request: target: Input should be a valid string"),
         ("POST", "/v1/pause", b'{"target": "nix"}', "404 unknown-target"),
-        ("POST", "/v1/pause", b" " * (5 * 2**20), "413 too-large: at most 4194304 bytes"),
+        ("POST", "/v1/pause", b" " * (5 * 2**20), "413 too-large: a request body has at most 4194304 bytes"),
         ("POST", "/v1/forget", b'{"target": "lb"}', "409 conflict: target lb is mirrored into"),
     ],
 )
@@ -241,7 +241,7 @@ def test_over_tcp_there_are_health_and_metrics_and_nothing_else(alone: Served) -
     assert '"ready"' in ask("/health/ready")
     assert "routesync_" in ask("/metrics")
     assert "404" in ask("/v1/status")
-    assert "the rest is asked at the control socket" in ask("/v1/status")
+    assert "use the control socket for the rest" in ask("/v1/status")
 
 
 # -- who may what --------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_the_group_may_read_the_owner_and_root_may_change_and_strangers_nothing(
 
         status, said = ask(STRANGER, "status")
         assert status == NOT_ALLOWED
-        assert f"you may not open it; it is for the group {OWNER.gid}: use sudo, or" in said
+        assert f"permission denied; only the group {OWNER.gid} may open it: use sudo, or" in said
         assert '"control_refused"' in daemon.log()
 
 

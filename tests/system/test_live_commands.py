@@ -65,12 +65,12 @@ def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: Sc
     assert "dev ens3 proto dhcp metric 100\n    rule dhcp-host-routes drops it" in host
     pod = said(scene, "explain", "10.244.1.7")
     assert pod.startswith("10.244.1.7/32 at edge: by 10.244.1.0/24 via 192.168.10.10, ")
-    assert "rule pod-networks keeps it; elected; targets are told 192.168.10.10 as its next hop" in pod
+    assert "rule pod-networks keeps it; elected; next hop for the targets: 192.168.10.10" in pod
     assert re.search(
         r"edge: (accepted|confirmed) via 192\.168\.10\.10, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(", pod
     )
     assert "\n0.0.0.0/0\n" in pod, "what covers it, too"
-    assert "no route that covers it" in said(scene, "explain", "2001:db8::1", status=FAILED)
+    assert "no route covers it" in said(scene, "explain", "2001:db8::1", status=FAILED)
 
 
 def test_explain_without_the_daemon_tells_what_kernel_and_rules_say(scene: Scene) -> None:
@@ -206,7 +206,7 @@ def test_without_a_daemon_each_command_says_so(scene: Scene, tmp_path: Path, com
     (line,) = said(scene, *command.split(), "--socket", str(nowhere), status=NOT_RUNNING).splitlines()
     assert line == (
         f"routesync: routesync does not run here: there is no {nowhere}; "
-        "start it (systemctl start routesync), or say where it serves by --socket"
+        "start it (systemctl start routesync), or name its socket with --socket"
     )
 
 

@@ -79,3 +79,38 @@ def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: Scene) 
     done = scene.run("withdraw", *arguments(scene), "--url", "http://192.168.10.20:11111")
     assert done.returncode == 0, done.stderr
     assert scene.mirrored() == []
+
+
+def test_a_ledger_that_can_be_read_only_later_is_taken_over_without_a_restart(scene: Scene) -> None:
+    node = Namespace(scene.topology.node)
+    removed = "10.244.1.0/24"
+    scene.config.write_text(
+        scene.config.read_text().replace('name = "edge"', 'name = "edge"\nstartup_hold_s = 1')
+    )
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    scene.stop()
+    ledger = scene.state / "ledger.sqlite"
+    hidden = ledger.rename(scene.state / "hidden")
+    ledger.mkdir()  # it can be neither opened nor copied
+    node.ip(f"route del {removed}")
+    scene.start()
+    eventually_sync(lambda: scene.status()["targets"][0]["state"] == "synced", what="the sync")
+    scene.mirror_holds(MIRRORED_TABLE)
+    assert any("not known as owned" in reason for reason in scene.status()["reasons"])
+    refused = scene.run("forget", "--state", str(scene.state), "--target", "edge", "--yes")
+    assert refused.returncode == 1
+    ledger.rmdir()
+    hidden.rename(ledger)
+    scene.mirror_holds([route for route in MIRRORED_TABLE if not route.startswith(removed)])
+    eventually_sync(lambda: scene.status()["state"] == "online", what="the end of the trouble")
+    assert scene.stop() == 0
+    assert len(read_owned(scene.state, "edge")) == len(MIRRORED_TABLE) - 1
+
+
+def test_commands_say_why_a_ledger_cannot_be_used(tmp_path: Path, scene: Scene) -> None:
+    state = tmp_path / "other"
+    (state / "ledger.sqlite").mkdir(parents=True)
+    refused = scene.run("forget", "--state", str(state), "--target", "edge", "--yes")
+    assert refused.returncode == 1
+    assert f"{state}/ledger.sqlite: unable to open database file" in refused.stderr

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from routesync import __version__
+
+if TYPE_CHECKING:
+    from routesync.cli.ownership import Where
+    from routesync.route import Prefix
 
 DEFAULT_CONFIG: Final = Path("/etc/routesync/routesync.toml")
 
@@ -83,6 +87,10 @@ def check(
 
 @app.command()
 def plan(
+    of: Annotated[
+        str | None,
+        typer.Argument(metavar="[PREFIX|ADDRESS]", help="Explain only this, as `explain` does."),
+    ] = None,
     *,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Plan by this file, without the daemon.")
@@ -95,20 +103,54 @@ def plan(
     json: JsonOption = False,
     contact: Annotated[
         bool,
-        typer.Option(help="Without the daemon: read each target's table, to tell what stands there already."),
+        typer.Option(help="Without the daemon: read each target's table, to see what it has already."),
     ] = True,
 ) -> None:
-    """Show what becomes of each of the kernel's routes, and why; change nothing.
+    """Show what happens to each of the kernel's routes, and why; change nothing.
 
-    The running daemon is asked. Where none runs, or a file is named, the file tells the rules and targets.
+    The running daemon is asked. If none runs, or a file is named, the rules and targets are those of the file.
     """
+    raise typer.Exit(
+        _plan(of, socket, config, state, asked=config is None and not offline, json=json, contact=contact)
+    )
+
+
+@app.command()
+def explain(
+    of: Annotated[str, typer.Argument(metavar="PREFIX|ADDRESS", help="10.1.2.3, 10.0.0.0/8, 2001:db8::1 …")],
+    *,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show why an address or prefix is mirrored or not: its routes, the rules, and what the targets have.
+
+    The running daemon is asked. If none runs, this is `routesync plan --offline PREFIX`.
+    """
+    raise typer.Exit(_plan(of, socket, None, None, asked=True, json=json, contact=True))
+
+
+def _plan(
+    of: str | None,
+    socket: Path | None,
+    config: Path | None,
+    state: Path | None,
+    *,
+    asked: bool,
+    json: bool,
+    contact: bool,
+) -> int:
     from routesync.cli import plan as command
 
-    live = None if config is not None or offline else command.ask_daemon(socket, as_json=json)
-    if live is None:
+    covered = command.read_address(of) if of is not None else None
+    if of is not None and covered is None:
+        return 2
+    status = command.ask_daemon(socket, covered, as_json=json) if asked else None
+    if status is None:
         file = config or present_config()
-        live = command.plan(file, state or _state_directory(), as_json=json, contact=contact)
-    raise typer.Exit(live)
+        status = command.plan_offline(
+            file, state or _state_directory(), covered, as_json=json, contact=contact
+        )
+    return status
 
 
 TargetOption = Annotated[str, typer.Option("--target", "-t", help="Name of the target.")]
@@ -120,27 +162,68 @@ def _require_yes(yes: bool, json: bool) -> None:
         raise typer.BadParameter("--json asks nothing: say --yes, too")
 
 
+def _where(config: Path | None, state: Path | None, socket: Path | None) -> Where:
+    """At the running daemon, unless files are named."""
+    from routesync.cli.ownership import Where
+
+    offline = not (config is state is None)
+    return Where(config or DEFAULT_CONFIG, state or _state_directory(), socket, offline)
+
+
+def _prefixes(texts: list[str] | None, where: str = "") -> tuple[Prefix, ...]:
+    from routesync.cli.output import read_prefixes
+
+    prefixes = read_prefixes(texts or (), where)
+    if prefixes is None:
+        raise typer.Exit(2)
+    return prefixes
+
+
 @app.command()
 def adopt(
     *,
     target: TargetOption,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these routes; routes that are left behind are adopted only by name."),
+    ] = None,
     config: ConfigOption = None,
     state: StateOption = None,
     socket: SocketOption = None,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Claim the routes in a target that equal the wanted ones, after showing them."""
+    """Take ownership of routes in a target that equal desired ones, or are left behind.
+
+    They are shown first. From then on routesync removes them when they are not desired.
+    """
     from routesync.cli import ownership as command
-    from routesync.cli import ownership_live
 
     _require_yes(yes, json)
-    done = ownership_live.adopt(socket, target, yes=yes, as_json=json) if config is state is None else None
-    if done is None:
-        done = command.adopt(
-            config or DEFAULT_CONFIG, state or _state_directory(), target, yes=yes, as_json=json
-        )
-    raise typer.Exit(done)
+    where = _where(config, state, socket)
+    raise typer.Exit(command.adopt(where, target, _prefixes(prefix), yes=yes, as_json=json))
+
+
+@app.command()
+def repair(
+    *,
+    target: TargetOption,
+    prefix: Annotated[
+        list[str] | None, typer.Argument(help="Only these routes; without any, all that are not forwarded.")
+    ] = None,
+    socket: SocketOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete and add again the routes that a target's kernel has and its table lacks.
+
+    Such routes are in phase not-forwarded. They are shown first. If another writer has a route to the same prefix
+    there, that one may be removed: look at loxilb's kernel before.
+    """
+    from routesync.cli import ownership as command
+
+    _require_yes(yes, json)
+    raise typer.Exit(command.repair(socket, target, _prefixes(prefix), yes=yes, as_json=json))
 
 
 @app.command()
@@ -153,36 +236,136 @@ def withdraw(
     url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Take all of our routes out of a target that the daemon does not mirror into."""
+    """Remove all owned routes from a target that the daemon does not mirror into."""
     from routesync.cli import ownership as command
-    from routesync.cli import ownership_live
 
-    done = ownership_live.withdraw(socket, target, url, as_json=json) if config is state is None else None
-    if done is None:
-        done = command.withdraw(
-            config or DEFAULT_CONFIG, state or _state_directory(), target, url, as_json=json
-        )
-    raise typer.Exit(done)
+    raise typer.Exit(command.withdraw(_where(config, state, socket), target, url, as_json=json))
 
 
 @app.command()
 def forget(
     *,
     target: TargetOption,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prefix",
+            help="Only this route; may be repeated. Where the daemon mirrors into the target, it must be left behind.",
+        ),
+    ] = None,
     state: StateOption = None,
     socket: SocketOption = None,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Give up all claims on a target that the daemon does not mirror into; its routes stay."""
+    """Give up ownership of routes in a target; the routes themselves stay.
+
+    Of all routes, where the daemon does not mirror into the target; with --prefix, of single ones.
+    """
     from routesync.cli import ownership as command
-    from routesync.cli import ownership_live
 
     _require_yes(yes, json)
-    done = ownership_live.forget(socket, target, yes=yes, as_json=json) if state is None else None
-    if done is None:
-        done = command.forget(state or _state_directory(), target, yes=yes, as_json=json)
-    raise typer.Exit(done)
+    where, prefixes = _where(None, state, socket), _prefixes(prefix, "--prefix: ")
+    raise typer.Exit(command.forget(where, target, prefixes, yes=yes, as_json=json))
+
+
+OneTargetOption = Annotated[
+    str | None, typer.Option("--target", "-t", help="Name of the target; all of them without it.")
+]
+
+
+@app.command()
+def status(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show the state of the daemon and its targets.
+
+    The exit status is 0 if all is well, 1 if the daemon is degraded, 3 if it does not run, 4 if you may not ask it.
+    """
+    from routesync.cli import status as command
+
+    raise typer.Exit(command.status(socket, as_json=json))
+
+
+@app.command()
+def routes(
+    *,
+    within: Annotated[str | None, typer.Option(help="Only prefixes inside this one.")] = None,
+    covering: Annotated[
+        str | None, typer.Option(help="Only prefixes that cover this address or prefix.")
+    ] = None,
+    family: Annotated[str | None, typer.Option(help="Only ipv4, or only ipv6.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only routes of this protocol.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only what this rule keeps.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Only how it stands at this target.")
+    ] = None,
+    phase: Annotated[
+        list[str] | None,
+        typer.Option(help='Only what is in this phase at a target, e.g. "refused"; may be repeated.'),
+    ] = None,
+    candidates: Annotated[
+        bool, typer.Option("--candidates", help="Also the routes that stand behind the elected ones.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="At most so many prefixes.", min=1)] = None,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the routes that the rules keep, and how each stands at each target."""
+    from routesync.cli import routes as command
+
+    filters = command.Filters(within, covering, family, protocol, rule, target, tuple(phase or ()), limit)
+    raise typer.Exit(command.routes(socket, filters, candidates=candidates, as_json=json))
+
+
+@app.command()
+def resync(
+    target: OneTargetOption = None,
+    *,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Also send prefixes again that are held back because the target fell silent when they were posted.",
+        ),
+    ] = False,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Dump the kernel's table again, and verify that the targets have all routes that they should."""
+    from routesync.cli import requests as command
+
+    raise typer.Exit(command.request("resync", socket, target, as_json=json, force=force))
+
+
+@app.command()
+def pause(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Leave targets exactly as they are until `resume`, over restarts too."""
+    from routesync.cli import requests as command
+
+    raise typer.Exit(command.request("pause", socket, target, as_json=json))
+
+
+@app.command()
+def resume(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """End a pause: the target gets what has changed meanwhile."""
+    from routesync.cli import requests as command
+
+    raise typer.Exit(command.request("resume", socket, target, as_json=json))
+
+
+@app.command()
+def release(target: OneTargetOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Release a mass withdrawal that is held back, without waiting for a second dump of the kernel."""
+    from routesync.cli import requests as command
+
+    raise typer.Exit(command.request("release", socket, target, as_json=json))
+
+
+@app.command()
+def reload(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Apply the configuration file again; an invalid file is rejected and changes nothing (exit status 78)."""
+    from routesync.cli import requests as command
+
+    raise typer.Exit(command.reload(socket, as_json=json))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
-from routesync.cli.output import complain
+from routesync.cli.output import print_error
 from routesync.config.credentials import MQTT_PASSWORD
 from routesync.events.access import Remedies
 from routesync.settings import MqttSettings
@@ -22,7 +22,7 @@ REMEDIES = Remedies("check --broker", f"check USER of --broker and ${MQTT_PASSWO
 
 
 def named_broker(text: str, ca_file: Path | None) -> MqttSettings | None:
-    """The settings of a broker that is named on the command line; None, with a complaint, where it names none.
+    """The settings of a broker that is named on the command line; None, with an error printed, if it names none.
 
     The password of a user comes from the environment, or is asked for on a terminal.
     """
@@ -38,9 +38,9 @@ def named_broker(text: str, ca_file: Path | None) -> MqttSettings | None:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        complain(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {HOW}")
+        print_error(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {HOW}")
     except ValueError as error:
-        complain(f"--broker {shown}: {error}; {HOW}")
+        print_error(f"--broker {shown}: {error}; {HOW}")
     return None
 
 

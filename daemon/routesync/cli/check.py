@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from routesync.cli.output import complain
+from routesync.cli.output import print_error
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
 from routesync.config.problems import Problem
@@ -21,10 +21,10 @@ def load_or_explain(file: Path) -> Loaded | None:
     try:
         loaded = load(file)
     except ConfigError as error:
-        complain(str(error))
+        print_error(str(error))
         return None
     for warning in loaded.warnings:
-        complain(f"warning: {warning}")
+        print_error(f"warning: {warning}")
     return loaded
 
 

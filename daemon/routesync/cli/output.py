@@ -1,4 +1,4 @@
-"""Words to people: complaints on standard error, tables on standard output."""
+"""Errors on standard error, tables on standard output; times and numbers for people."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from routesync.route import Prefix
+
 _NARROW: Final = 20
 """Columns below which wrapping makes nothing clearer."""
 _CONTROL: Final = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
 """What could move a terminal's cursor or worse: words of a loxilb, names of interfaces and the like are others'."""
 
 
-def complain(text: str) -> None:
-    """Say on standard error what is wrong, one line a problem."""
+def print_error(text: str) -> None:
+    """Print what is wrong on standard error, one line a problem."""
     for line in text.splitlines():
         print(f"routesync: {clean(line)}", file=sys.stderr)
+
+
+def read_prefixes(texts: Sequence[str], where: str = "") -> tuple[Prefix, ...] | None:
+    """Read prefixes of the command line; if one is none, print it and return None. `where` names the option."""
+    try:
+        return tuple(dict.fromkeys(map(Prefix.parse, texts)))
+    except ValueError as error:
+        print_error(f"{where}{error}")
+        return None
 
 
 def clean(text: str) -> str:

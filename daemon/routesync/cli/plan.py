@@ -1,4 +1,7 @@
-"""`routesync plan`: what would be done, and for each route why. Changes nothing, needs no root and no loxilb."""
+"""`routesync plan` and `routesync explain`: what happens to each route, or to one address or prefix, and why.
+
+Both ask the running daemon. Without it they work by a configuration file; they need no root and no loxilb.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,24 @@ from typing import Final
 
 from rich.text import Text
 
-from routesync.cli.live import exit_of, print_json
-from routesync.cli.output import clean, complain, console
-from routesync.cli.routes import way_text
-from routesync.cli.situation import Situation, read_situation
-from routesync.control.client import Client, ControlError, NotRunning
-from routesync.control.present import Words, planned_end
-from routesync.control.routes import AtTarget, Deletion, PlanAnswer, PlannedRoute, Switches, TargetPlan
-from routesync.route import format_address
+from routesync.cli.offline import explanation, plan_response, read_offline
+from routesync.cli.output import Page, clean, console, moment, print_error
+from routesync.cli.requests import EX_FAILED, exit_of, print_json
+from routesync.cli.routes import route_text, target_text, way_text
+from routesync.cli.status import STYLES
+from routesync.control.client import Client, ControlError, NotRunning, url_of
+from routesync.control.models import (
+    ExplainedPrefix,
+    ExplainedRoute,
+    Explanation,
+    PlanOutcome,
+    PlanResponse,
+    PlanRow,
+    TargetExplained,
+    TargetPlan,
+    read_covering,
+)
+from routesync.route import Prefix
 
 COLOURS: Final[Mapping[str, str]] = {
     "keep": "green",
@@ -30,74 +43,68 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-def ask_daemon(socket: Path | None, *, as_json: bool) -> int | None:
-    """Print the plan of the running daemon; return the exit status, or None where none runs."""
-    client = Client(socket)
+def read_address(text: str) -> Prefix | None:
+    """Read the address or prefix of the command line; on failure print the error and return None."""
     try:
-        body = client.raw("GET", "/v1/plan")
-        answer = client.read(body, PlanAnswer)
+        return read_covering(text)
+    except ValueError as error:
+        print_error(str(error))
+        return None
+
+
+def ask_daemon(socket: Path | None, covered: Prefix | None, *, as_json: bool) -> int | None:
+    """Print the daemon's plan, or what it explains; return the exit status, None if no daemon runs."""
+    client = Client(socket)
+    url = "/v1/plan" if covered is None else url_of("/v1/explain", [("of", covered)])
+    try:
+        body = client.raw("GET", url)
+        answer: PlanResponse | Explanation = (
+            client.read(body, PlanResponse) if covered is None else client.read(body, Explanation)
+        )
     except NotRunning as error:
         if socket is None:
             return None
-        complain(str(error))
+        print_error(str(error))
         return exit_of(error)
     except ControlError as error:
-        complain(f"{error}; or plan without the daemon, by --offline")
+        print_error(f"{error}; `routesync plan --offline` works without the daemon")
         return exit_of(error)
     if as_json:
         print_json(body)
     else:
         _show(answer, "the running daemon")
-    return 0
+    return _status(answer)
 
 
-def plan(config: Path, state: Path, *, as_json: bool, contact: bool) -> int:
-    """Print the plan by a file; return the exit status."""
-    situation = read_situation(config, state, contact=contact)
-    if isinstance(situation, int):
-        return situation
-    answer = _answer(situation)
+def plan_offline(file: Path, state: Path, covered: Prefix | None, *, as_json: bool, contact: bool) -> int:
+    """Print the plan by a file, or what it means for an address or prefix; return the exit status."""
+    context = read_offline(file, state, contact=contact)
+    if isinstance(context, int):
+        return context
+    answer = plan_response(context) if covered is None else explanation(context, covered, contact=contact)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:
-        _show(answer, f"the rules of {situation.file}")
-    return 0
+        _show(answer, f"the rules of {file}")
+    return _status(answer)
 
 
-def _answer(situation: Situation) -> PlanAnswer:
-    made, reading = situation.plan, situation.reading
-    words = Words.of(situation.names, reading.links)
-    return PlanAnswer(
-        source="files",
-        sysctls=Switches.model_validate(reading.sysctls._asdict()),
-        routes=tuple(
-            words.planned(
-                it.route,
-                it.verdict,
-                elected=it.elected,
-                details=reading.details[it.route],
-                ends=map(planned_end, it.targets),
-            )
-            for it in made.routes
-        ),
-        targets=tuple(
-            TargetPlan(
-                name=target.name,
-                url=target.url,
-                read=target.inventory is not None,
-                error=target.error,
-                delete=tuple(
-                    Deletion(prefix=str(it.prefix), gateway=format_address(it.gateway))
-                    for it in made.deletions
-                    if it.target == target.name
-                ),
-            )
-            for target in made.targets
-        ),
-    )
+def _status(answer: PlanResponse | Explanation) -> int:
+    """1 if no route in the tables that are read covers what was asked for."""
+    return EX_FAILED if isinstance(answer, Explanation) and not answer.prefixes else 0
 
 
-def _show(answer: PlanAnswer, by: str) -> None:
+def _show(answer: PlanResponse | Explanation, by: str) -> None:
+    if isinstance(answer, Explanation):
+        _show_explanation(answer, by)
+    else:
+        _show_plan(answer, by)
+
+
+# -- the plan ------------------------------------------------------------------------------------------------
+
+
+def _show_plan(answer: PlanResponse, by: str) -> None:
     out = console()
     rows = [
         (
@@ -116,42 +123,42 @@ def _show(answer: PlanAnswer, by: str) -> None:
         line.append(f"{row[1]:{widths[1]}}", style=COLOURS[row[1]])
         line.append(f"  {row[2]:{widths[2]}}  ", style="dim")
         line.append(f"rule {row[3]}")
-        for end in planned.targets:
-            line.append(_end_text(end))
+        for outcome in planned.targets:
+            line.append(_outcome_text(outcome))
         out.print(line)
     for rule, count in sorted(answer.left_out.items()):
         out.print(Text(f"{count} more routes that rule {rule} drops are not listed", style="dim"))
     for target in answer.targets:
         out.print(_target_text(answer, target))
-    switches = ", ".join(
+    sysctls = ", ".join(
         f"{name} {'unknown' if value is None else int(value)}"
         for name, value in answer.sysctls.model_dump().items()
     )
-    out.print(Text(f"kernel: {switches}", style="dim"))
+    out.print(Text(f"kernel: {sysctls}", style="dim"))
 
 
-def _word(planned: PlannedRoute) -> str:
+def _word(planned: PlanRow) -> str:
     if planned.verdict == "drop":
         return "drop"
     return "keep" if planned.elected else "behind"
 
 
-def _end_text(end: AtTarget) -> Text:
-    text = Text(f"  -> {end.target}: ")
-    text.append(end.fate, style=COLOURS[end.fate])
-    if end.gateway:
-        text.append(f" via {end.gateway}")
-    if end.fate in {"refused", "unrepresentable"}:
-        text.append(clean(f" {end.code}: {end.detail}"))
-    elif end.detail:
-        text.append(clean(f" ({end.detail})"))
-    if end.degraded:
+def _outcome_text(outcome: PlanOutcome) -> Text:
+    text = Text(f"  -> {outcome.target}: ")
+    text.append(outcome.fate, style=COLOURS[outcome.fate])
+    if outcome.gateway:
+        text.append(f" via {outcome.gateway}")
+    if outcome.fate in {"refused", "unrepresentable"}:
+        text.append(clean(f" {outcome.code}: {outcome.detail}"))
+    elif outcome.detail:
+        text.append(clean(f" ({outcome.detail})"))
+    if outcome.degraded:
         text.append(" (one hop of several)")
     return text
 
 
-def _target_text(answer: PlanAnswer, target: TargetPlan) -> Text:
-    fates = [end.fate for planned in answer.routes for end in planned.targets if end.target == target.name]
+def _target_text(answer: PlanResponse, target: TargetPlan) -> Text:
+    fates = [it.fate for planned in answer.routes for it in planned.targets if it.target == target.name]
     posts, replaces, stand = (fates.count(fate) for fate in ("post", "replace", "stands"))
     text = Text(f"{target.name} ({target.url}): ", style="bold")
     text.append(
@@ -160,6 +167,80 @@ def _target_text(answer: PlanAnswer, target: TargetPlan) -> Text:
     for deletion in target.delete:
         text.append(f"\n  delete {deletion.prefix} via {deletion.gateway}", style="red")
     if target.error:
-        told = "" if target.read else "what stands there is not known: "
-        text.append(f"\n  {told}{clean(target.error)}", style="yellow")
+        unknown = "" if target.read else "what it has already is not known: "
+        text.append(f"\n  {unknown}{clean(target.error)}", style="yellow")
     return text
+
+
+# -- an explanation ------------------------------------------------------------------------------------------
+
+
+def _show_explanation(answer: Explanation, by: str) -> None:
+    """Print a summary for each target, then each prefix, the longest first."""
+    page = Page()
+    if answer.source == "files":
+        page.line(f"without the daemon, by {by}", hang=2)
+    if not answer.prefixes:
+        page.line(
+            (answer.query, "bold"),
+            f": no route covers it in the tables that are read ({', '.join(answer.tables)}), "
+            "not even a default route",
+        )
+    for target in answer.targets:
+        page.line((answer.query, "bold"), f" at {target.name}: ", *_at(answer, target.name), hang=2)
+        if target.state not in ("synced", "read"):
+            error = f": {target.error}" if target.error else ""
+            page.line("  ", (f"{target.name} is {target.state}", STYLES.get(target.state, "")), error, hang=4)
+    if not answer.targets:
+        page.line("no target is configured; this is what the rules decide", hang=2)
+    if not answer.complete:
+        page.line(("the kernel's table changed during the dump: routes may be missing; try again", "yellow"))
+    for prefix in answer.prefixes:
+        _prefix(page, prefix)
+
+
+def _at(answer: Explanation, name: str) -> list[str | tuple[str, str]]:
+    """By which route the target sends to what was asked for, as far as is known: the longest owned or shown one."""
+    for prefix in answer.prefixes:
+        for it in prefix.targets:
+            if it.target == name and it.owned is not None:
+                return [f"by {prefix.prefix} via {it.owned}, ", (it.phase, STYLES.get(it.phase, ""))]
+            if it.target == name and it.shown is not None:
+                return [f"by {prefix.prefix} {it.shown}; not owned"]
+    return [("no owned route covers it", "yellow")]
+
+
+def _prefix(page: Page, prefix: ExplainedPrefix) -> None:
+    page.line("")
+    page.line((prefix.prefix, "bold"))
+    if not prefix.candidates:
+        page.line("  the tables that are read have no route to it any more")
+    for route in prefix.candidates:
+        _route(page, route)
+    if not prefix.held:
+        text = "the daemon has another route: it is processing a change, or `routesync resync` corrects it"
+        page.line("  ", (text, "yellow"), hang=4)
+    for target in prefix.targets:
+        _target(page, target)
+
+
+def _route(page: Page, route: ExplainedRoute) -> None:
+    style = "green" if route.elected else "" if route.verdict == "keep" else "red"
+    page.line("  ", route_text(route), hang=4)
+    rewritten = f"; next hop for the targets: {', '.join(route.next_hop)}" if route.next_hop else ""
+    page.line("    ", (route.why, style), rewritten, hang=6)
+
+
+def _target(page: Page, it: TargetExplained) -> None:
+    since = f", since {moment(it.since)}" if it.since else ""
+    page.line(f"  {it.target}: ", (target_text(it), STYLES.get(it.phase, "")), since, hang=4)
+    if it.witnessed is not None:
+        page.line(
+            "    its kernel ", "has it now" if it.witnessed else ("does not have it now", "red"), hang=6
+        )
+    if it.read is not None:
+        shown = it.shown or "nothing for this prefix"
+        early = ", before that" if it.since is not None and it.read < it.since else ""
+        page.line("    its table, read ", moment(it.read), f"{early}: {shown}", hang=6)
+    else:
+        page.line("    its table was not read", hang=6)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from routesync.cli.live import EX_FAILED, explained, print_json
 from routesync.cli.output import Page, many
+from routesync.cli.requests import EX_FAILED, explained, print_json
 from routesync.cli.status import STYLES
 from routesync.control.client import Client, url_of
-from routesync.control.routes import JudgedRoute, RouteRow, RoutesAnswer, TargetRoute
+from routesync.control.models import EvaluatedRoute, RouteRow, RoutesResponse, TargetRoute
 
 WELL = ("accepted", "confirmed", "present")
 
@@ -46,7 +46,7 @@ def routes(socket: Path | None, filters: Filters, *, candidates: bool, as_json: 
     def work() -> int:
         client = Client(socket)
         body = client.raw("GET", url_of("/v1/routes", filters.parameters()))
-        answer = client.read(body, RoutesAnswer)
+        answer = client.read(body, RoutesResponse)
         if as_json:
             print_json(body)
         else:
@@ -56,7 +56,7 @@ def routes(socket: Path | None, filters: Filters, *, candidates: bool, as_json: 
     return explained(work)
 
 
-def route_text(route: JudgedRoute) -> str:
+def route_text(route: EvaluatedRoute) -> str:
     """A route in the words of ip(8), without its prefix."""
     kind = [] if route.type == "unicast" else [route.type]
     table = [] if route.table == "main" else [f"table {route.table}"]
@@ -64,7 +64,7 @@ def route_text(route: JudgedRoute) -> str:
     return " ".join([*kind, way_text(route), f"proto {route.protocol}", *metric, *table]).strip()
 
 
-def way_text(route: JudgedRoute) -> str:
+def way_text(route: EvaluatedRoute) -> str:
     """The next hops in the words of ip(8), behind the source prefix of a source-specific route."""
     said = []
     for hop in route.hops:
@@ -75,7 +75,7 @@ def way_text(route: JudgedRoute) -> str:
     return f"{source}{', '.join(said)}".strip()
 
 
-def _show(answer: RoutesAnswer, *, candidates: bool) -> None:
+def _show(answer: RoutesResponse, *, candidates: bool) -> None:
     page = Page()
     if answer.routes:
         page.rows(

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from routesync.cli.check import EX_CONFIG, load_or_explain
-from routesync.cli.output import complain
+from routesync.cli.output import print_error
 from routesync.kernel import KernelError
 from routesync.mirror.ledger import LedgerBusyError
 from routesync.service import logs
@@ -28,9 +28,9 @@ def run(config: Path, state: Path) -> int:
             run_daemon(loaded, state=state, notifier=Notifier.from_environment(), handed=take_handed())
         )
     except LedgerBusyError as error:
-        complain(str(error))
+        print_error(str(error))
         return EX_CONFIG
     except (KernelError, TaskDied) as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from routesync.cli.output import complain
+from routesync.cli.output import print_error
 from routesync.config.schema import json_schema_text
 from routesync.events.contract import asyncapi, schemas
 
@@ -17,6 +17,8 @@ def schema(which: str) -> int:
     elif which == "asyncapi" or which in known:
         print(json.dumps(asyncapi() if which == "asyncapi" else known[which], indent=2))
     else:
-        complain(f"schema {which!r} is unknown; there are asyncapi, config and: {', '.join(sorted(known))}")
+        print_error(
+            f"schema {which!r} is unknown; there are asyncapi, config and: {', '.join(sorted(known))}"
+        )
         return 2
     return 0

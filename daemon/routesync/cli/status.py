@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from pathlib import Path
 from typing import Final
 
-from routesync.cli.live import EX_FAILED, explained, print_json
 from routesync.cli.output import Page, many, moment, span
+from routesync.cli.requests import EX_FAILED, explained, print_json
 from routesync.control.client import Client
-from routesync.control.models import StatusAnswer, TargetDetail
+from routesync.control.models import StatusResponse, TargetDetail
 from routesync.events.status import GuardStatus, TargetStatus
 
 STYLES: Final = {
@@ -37,7 +38,7 @@ def status(socket: Path | None, *, as_json: bool) -> int:
     def work() -> int:
         client = Client(socket)
         body = client.raw("GET", "/v1/status")
-        answer = client.read(body, StatusAnswer)
+        answer = client.read(body, StatusResponse)
         if as_json:
             print_json(body)
         else:
@@ -47,7 +48,7 @@ def status(socket: Path | None, *, as_json: bool) -> int:
     return explained(work)
 
 
-def _show(answer: StatusAnswer) -> None:
+def _show(answer: StatusResponse) -> None:
     page, now = Page(), answer.status
     up = f", up {span(datetime.now(UTC) - now.started)}" if now.started else ""
     page.line(
@@ -81,7 +82,7 @@ def _styled(word: str) -> tuple[str, str]:
     return word, STYLES.get(word, "")
 
 
-def _kernel(page: Page, answer: StatusAnswer) -> None:
+def _kernel(page: Page, answer: StatusResponse) -> None:
     kernel = answer.status.kernel
     if kernel is None:
         return
@@ -95,7 +96,7 @@ def _kernel(page: Page, answer: StatusAnswer) -> None:
     )
 
 
-def _rules(page: Page, answer: StatusAnswer) -> None:
+def _rules(page: Page, answer: StatusResponse) -> None:
     used = [rule for rule in answer.rules if rule.routes or rule.rule == "default"]
     width = max(len(rule.rule) for rule in used)
     for number, rule in enumerate(used):
@@ -150,15 +151,21 @@ def _target(page: Page, target: TargetDetail) -> None:
         separator = ", "
     if target.waiting:
         left = (
-            "" if target.remaining_s is None else f", about {target.remaining_s:.0f} s at {target.rate:g}/s"
+            ""
+            if target.remaining_s is None
+            else f", about {span(timedelta(seconds=ceil(target.remaining_s)))} left at {target.rate:g}/s"
         )
-        parts.append(f"; {target.waiting} waiting{left}, the oldest for {target.oldest_s:.3g} s")
+        parts.append(
+            f"; {target.waiting} waiting{left}, the oldest for {span(timedelta(seconds=target.oldest_s))}"
+        )
     page.line(*parts, hang=_MARGIN)
-    if target.proved_s is not None:
-        complete = "complete" if target.complete else "not complete"
-        page.line(
-            _head(""), f"{complete}, last compared with the target {target.proved_s:.0f} s ago", hang=_MARGIN
-        )
+    complete = ("complete", "green") if target.complete else ("not complete", "yellow")
+    proved = (
+        "nothing was compared with the target yet"
+        if target.proved_s is None
+        else f"last compared with the target {span(timedelta(seconds=target.proved_s))} ago"
+    )
+    page.line(_head(""), complete, f"; {proved}", hang=_MARGIN)
     if target.reasons:
         words = ", ".join(f"{count} {reason}" for reason, count in target.reasons.items())
         page.line(_head(""), f"ineligible: {words}", hang=_MARGIN)

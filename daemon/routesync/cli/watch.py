@@ -15,10 +15,10 @@ from rich.text import Text
 
 from routesync.cli.broker import REMEDIES, named_broker
 from routesync.cli.check import EX_CONFIG, load_or_explain
-from routesync.cli.live import exit_of
-from routesync.cli.output import complain, console
+from routesync.cli.output import console, print_error
+from routesync.cli.requests import exit_of
 from routesync.control.client import ControlError, default_socket
-from routesync.control.follow import follow_local
+from routesync.control.events import follow_local
 from routesync.events.access import Remedies
 from routesync.events.reader import Message, Selection, follow
 from routesync.route import Prefix
@@ -59,14 +59,14 @@ def watch(way: Way, selection: Selection, *, as_json: bool) -> int:
     except BrokenPipeError:  # whoever read has had enough
         pass
     except ControlError as error:
-        complain(str(error))
+        print_error(str(error))
         return exit_of(error)
     return 0
 
 
 def _way(way: Way) -> Follow | int:
     if way.ca_file is not None and way.broker is None:
-        complain("--ca-file is for --broker; the configuration has mqtt.tls.ca_file")
+        print_error("--ca-file is for --broker; the configuration has mqtt.tls.ca_file")
         return EX_USAGE
     socket = way.socket or default_socket()
     if way.local:
@@ -100,26 +100,26 @@ def _is_closed(file: Path) -> bool:
 
 
 def read_prefix(text: str) -> Prefix | None:
-    """Read the prefix of `--prefix`; complain and return None where it is none."""
+    """Read the prefix of `--prefix`; print_error and return None where it is none."""
     try:
         return Prefix.parse(text)
     except ValueError as error:
-        complain(f"--prefix: {error}")
+        print_error(f"--prefix: {error}")
         return None
 
 
 async def _print(follow_it: Follow, selection: Selection, *, as_json: bool) -> None:
-    async for message in follow_it(selection, _complain_once()):
+    async for message in follow_it(selection, _print_changes()):
         print(message.text if as_json else _line(message).plain, flush=True)
 
 
-def _complain_once() -> Callable[[str | None], None]:
+def _print_changes() -> Callable[[str | None], None]:
     before: str | None = None
 
     def trouble(text: str | None) -> None:
         nonlocal before
         if text is not None and text != before:
-            complain(text)
+            print_error(text)
         before = text
 
     return trouble
@@ -215,7 +215,8 @@ def _routes(message: Message) -> str:
     targets = [target for target in _list(message, "targets") if isinstance(target, dict)]
     if manifest or not targets:
         return str(sum(int(table["routes"]) for table in manifest))
-    return str(sum(int(target.get(phase, 0)) for target in targets for phase in ("accepted", "confirmed")))
+    phases = [found for target in targets if isinstance(found := target.get("phases"), dict)]
+    return str(sum(int(counts.get(phase, 0)) for counts in phases for phase in ("accepted", "confirmed")))
 
 
 def _targets(message: Message) -> str:

@@ -219,7 +219,9 @@ class Changes:
         self._require_not_mirrored(body.target, "withdraw from")
         done = await self._context.ownership.withdraw(self._settings(body))
         if done.left:
-            detail = f"target {body.target}: {done.error}; {done.left} routes are still there, and still owned"
+            detail = (
+                f"target {body.target}: {done.error}; {done.left} routes are still there, and still owned"
+            )
             raise ProblemError("unavailable", detail)
         return respond(models.OwnedRoutes(target=body.target, routes=done.withdrawn))
 
@@ -244,7 +246,7 @@ class Changes:
         if target not in owned:
             known = ", ".join(f"{name} ({count})" for name, count in sorted(owned.items())) or "none"
             raise ProblemError(
-                "unknown-target", f"routesync owns no route in {target}; targets with owned routes: {known}"
+                "unknown-target", f"no route in {target} is owned; targets with owned routes: {known}"
             )
 
     def _settings(self, body: models.WithdrawRequest) -> TargetSettings:

@@ -51,13 +51,11 @@ def _read(
     summary: str,
     description: str,
     answer: type[BaseModel] | str,
-    query: type[models.RequestModel] | None = None,
     *problems: str,
+    query: type[models.RequestModel] | None = None,
     open_: bool = False,
 ) -> Call:
-    return Call(
-        "GET", path, name, summary, description, answer, query=query, open=open_, problems=problems
-    )
+    return Call("GET", path, name, summary, description, answer, query=query, open=open_, problems=problems)
 
 
 def _change(
@@ -95,9 +93,9 @@ CALLS: Final = (
         "The table",
         "Each prefix that the rules keep, in order, with its candidates and its state at each target.",
         models.RoutesResponse,
-        models.RoutesQuery,
         "unknown-target",
         "busy",
+        query=models.RoutesQuery,
     ),
     _read(
         "/v1/explain",
@@ -106,9 +104,9 @@ CALLS: Final = (
         "Dumps the kernel's table: every route that covers it, those that the rules drop too; the rule that decided; "
         "which one was elected; what each target has, and since when.",
         models.Explanation,
-        models.ExplainQuery,
         "busy",
         "unavailable",
+        query=models.ExplainQuery,
     ),
     _read(
         "/v1/plan",
@@ -117,21 +115,21 @@ CALLS: Final = (
         "By the rules of the running configuration and by what is known of the targets, which are not asked. Dumps the "
         "kernel's table.",
         models.PlanResponse,
-        models.PlanQuery,
         "busy",
         "unavailable",
+        query=models.PlanQuery,
     ),
     _read(
         "/v1/events",
         "events",
         "Follow the events",
         "One CloudEvent a line, the same as over MQTT (docs/events.md): first the status, then each event, and the "
-        "status again when it changes. A client that is too slow loses events; a line of the type "
-        "`io.routesync.stream.lost.v1` with `count` in its data stands in their place, and the missing sequence numbers "
-        "show which.",
+        "status again when it changes. A client that is too slow loses events; in their place is a line "
+        "of the type `io.routesync.stream.lost.v1` with `count` in its data, and the missing sequence numbers show "
+        "which.",
         NDJSON,
-        models.EventsQuery,
         "busy",
+        query=models.EventsQuery,
     ),
     _change(
         "resync",
@@ -145,8 +143,8 @@ CALLS: Final = (
     _change(
         "release",
         "Release a suppressed mass withdrawal",
-        "Sends withdrawals that the mass-withdrawal limit suppresses, without waiting for a second dump of the kernel's "
-        "table.",
+        "Sends withdrawals that the mass-withdrawal limit suppresses, without waiting for a second dump of the "
+        "kernel's table.",
         models.Released,
         models.TargetRequest,
         "unknown-target",
@@ -181,8 +179,8 @@ CALLS: Final = (
     _change(
         "repair",
         "Delete and add again what a target does not forward",
-        "For routes in phase `not-forwarded`: the target's kernel has them, its table does not. If another writer has a "
-        "route to the same prefix, that route may be removed; the operator knows that there is none.",
+        "For routes in phase `not-forwarded`: the target's kernel has them, its table does not. If another "
+        "writer has a route to the same prefix, that route may be removed; the operator knows that there is none.",
         models.OwnedRoutes,
         models.RepairRequest,
         "unknown-target",
@@ -232,7 +230,6 @@ CALLS: Final = (
         "Whether the daemon has started its work",
         "The kernel's table was dumped and evaluated, and each target was contacted once, successfully or not.",
         models.Health,
-        None,
         "not-ready",
         open_=True,
     ),

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
-from routesync.control.paths import SOCKET_NAME, runtime_directory
 from routesync.control.models import Problem
+from routesync.control.paths import SOCKET_NAME, runtime_directory
 
 PATIENCE_S: Final = 60.0
 """A daemon that does not respond for so long hangs; its slowest response reads a table of a million routes."""
@@ -99,7 +99,9 @@ class Client:
             raise explain_os_error(error, self.path) from None
         except http.client.HTTPException as error:
             reason = str(error) or type(error).__name__
-            raise NotUnderstood(f"{self.path}: the response broke off: {reason}; see the daemon's log") from None
+            raise NotUnderstood(
+                f"{self.path}: the response broke off: {reason}; see the daemon's log"
+            ) from None
         finally:
             connection.close()
         if answer.status >= http.HTTPStatus.BAD_REQUEST:

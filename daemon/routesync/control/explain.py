@@ -60,7 +60,9 @@ def _why(
         return f"{decision}; elected"
     if before_best:  # by tables and metrics; only a throw route explains that another one is elected
         which = "it" if route.type == RTN_THROW else "a throw route"
-        return f"{decision}; not elected: {which} ends the search in its table, and the next table has a route"
+        return (
+            f"{decision}; not elected: {which} ends the search in its table, and the next table has a route"
+        )
     return f"{decision}; not elected: {_reason(route, best)}"
 
 

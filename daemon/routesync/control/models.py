@@ -249,7 +249,9 @@ class RepairRequest(RequestModel):
 class WithdrawRequest(RequestModel):
     """Which target to withdraw all owned routes from."""
 
-    target: str = Field(description="Name of a target that the daemon does not mirror into.", examples=["lb-3"])
+    target: str = Field(
+        description="Name of a target that the daemon does not mirror into.", examples=["lb-3"]
+    )
     url: str | None = Field(
         default=None,
         description="Its URL, if it is no longer configured.",
@@ -330,7 +332,8 @@ class TargetDetail(ResponseModel):
         description="How long the waiting work takes at that rate; null: nothing is waiting or nothing can be sent.",
     )
     complete: bool = Field(
-        default=False, description="Whether everything desired is there, and nothing else that routesync owns."
+        default=False,
+        description="Whether everything desired is there, and nothing else that routesync owns.",
     )
     proved_s: float | None = Field(
         default=None, description="Age of the last proof that this is true at the target; null: none yet."
@@ -576,7 +579,9 @@ class TargetPlan(ResponseModel):
 
     name: str
     url: str
-    read: bool = Field(description="Whether its inventory was read; if not, what it has already is not known.")
+    read: bool = Field(
+        description="Whether its inventory was read; if not, what it has already is not known."
+    )
     error: str | None = None
     delete: tuple[PlanDeletion, ...] = ()
 

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of calls and the models."""
+"""The OpenAPI 3.1 document, made from the table of calls and the models; `python -m` prints it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any, Final
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
 
 from routesync.control.calls import CALLS, JSON, NDJSON, OPENMETRICS, PROBLEM_JSON, Call
@@ -40,10 +40,11 @@ class _Parameters(GenerateJsonSchema):
 
 
 def document() -> Document:
-    bodies = {call.body: "validation" for call in CALLS if call.body is not None}
-    responses = {call.answer: "serialization" for call in CALLS if not isinstance(call.answer, str)}
-    used = [*bodies.items(), *responses.items(), (Problem, "serialization")]
-    _, made = models_json_schema(used, ref_template=_REFERENCE)
+    bodies = {call.body for call in CALLS if call.body is not None}
+    used: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys(bodies, "validation")
+    used |= {call.answer: "serialization" for call in CALLS if not isinstance(call.answer, str)}
+    used[Problem] = "serialization"
+    _, made = models_json_schema(list(used.items()), ref_template=_REFERENCE)
     for name, schema in made["$defs"].items():
         if name not in {model.__name__ for model in bodies}:
             schema.pop("additionalProperties", None)  # a later version may add fields to a response
@@ -87,3 +88,7 @@ def _operation(call: Call) -> Document:
 
 def _content(model: type[BaseModel], kind: str = JSON) -> Document:
     return {kind: {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
+
+
+if __name__ == "__main__":
+    print(text(), end="")  # noqa: T201 - the output

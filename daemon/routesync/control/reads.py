@@ -93,9 +93,7 @@ class Reads:
     def _evaluator(self, names: RouteNames) -> Evaluate:
         """The rules of the running configuration, with the link gateways that the source knows now."""
         policy, leads_to_gateway = self._context.loaded().policy, self._context.source().link_gateway
-        return lambda route: policy.evaluate(
-            route, names.interfaces, link_gateway=leads_to_gateway(route)
-        )
+        return lambda route: policy.evaluate(route, names.interfaces, link_gateway=leads_to_gateway(route))
 
     def _tables(self) -> Sequence[int]:
         loaded = self._context.loaded()
@@ -343,7 +341,7 @@ NO_DETAILS: Final = RouteDetails()
 
 
 class PlanDump:
-    """What a plan needs of a dump: the first routes that the rules drop, which the daemon does not keep, and details."""
+    """What a plan needs of a dump: details, and the first routes that the rules drop (the daemon keeps none)."""
 
     def __init__(self, evaluate: Evaluate, limit: int) -> None:
         self.dropped: dict[Prefix, list[tuple[Route, Verdict]]] = {}

@@ -133,7 +133,7 @@ async def _write_rows(
 async def streaming(request: web.Request, content_type: str) -> AsyncIterator[web.StreamResponse]:
     """A response that is written piece by piece.
 
-    An error in the middle aborts the connection: the status was sent, so only this shows that the response is not whole.
+    An error in the middle aborts the connection: the status was sent, so only this shows that something is missing.
     """
     response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
     try:

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 CHECK_INTERVAL_S: Final = 2.0
 """How often the sockets are checked against what they should be."""
 CONNECTIONS: Final = 128
-"""Connections at each socket; further ones are closed at once, so that no client can use up the daemon's descriptors."""
+"""Connections at each socket; further ones are closed at once, so that clients cannot use up the descriptors."""
 RESERVED: Final = 16
 """Connections beyond these for those who may change something: readers cannot lock them out."""
 SHUTDOWN_S: Final = 1.0

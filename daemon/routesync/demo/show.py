@@ -24,11 +24,13 @@ _EVENT_STYLE: Final = {
     "conflicting": "red",
     "failed": "red",
     "down": "red",
+    "raised": "red",
+    "cleared": "green",
 }
 # What one reads first, in this order; the rest of an event's data stays out of the line.
 _EVENT_FIELDS: Final = (
-    *("prefix", "gateway", "rule", "reason", "detail", "error", "url", "version"),
-    *("wanted", "routes", "cause", "corrected"),
+    *("kind", "prefix", "gateway", "rule", "reason", "detail", "error", "url", "version"),
+    *("desired", "waiting", "routes", "cause", "corrected"),
 )
 
 

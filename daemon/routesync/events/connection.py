@@ -101,7 +101,7 @@ class Connection(aiomqtt.Client):
             await super().__aexit__(exc_type, exc, tb)
         self._abandon()
         if self._disconnected.done():
-            self._disconnected.exception()  # looked at, so that asyncio does not complain that nobody did
+            self._disconnected.exception()  # looked at, so that asyncio does not print_error that nobody did
 
     def _abandon(self) -> None:
         """Close what aiomqtt leaves open when a connection is refused, does not answer, or is given up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -21,7 +21,13 @@ NAMED: Final = 3
 
 
 def current_alarms(
-    name: str, state: MirrorState, error: str | None, oldest_s: float, now: float
+    name: str,
+    state: MirrorState,
+    error: str | None,
+    oldest_s: float,
+    now: float,
+    *,
+    beside: Mapping[Prefix, int],
 ) -> dict[AlarmKind, Alarm]:
     """The conditions that an operator should know about, as they are now.
 
@@ -31,6 +37,7 @@ def current_alarms(
         error: why nothing is sent, if that is known.
         oldest_s: how long the longest waiting work has waited.
         now: monotonic seconds.
+        beside: routes refused as nearly a default, each with how many routes over the same hop are mirrored.
     """
     alarms: dict[AlarmKind, Alarm] = {}
     if oldest_s > OVERDUE_S:
@@ -100,6 +107,13 @@ def current_alarms(
             f"{state.inventory.unreadable} rows of its table cannot be read (the first: "
             f"{state.inventory.first_unreadable}); routes to these prefixes are not compared",
             state.inventory.unreadable,
+        )
+    if beside:
+        alarms["nearly-default"] = _about(
+            beside,
+            f"{{names}} are refused as nearly a default, while {max(beside.values())} routes over the same hop are "
+            "mirrored: part of what that hop carries goes another way at the target; lower `min_prefix_length` or drop "
+            "the others by a rule",
         )
     if (nothing := _nothing_mirrored(state)) is not None:
         alarms["nothing-mirrored"] = nothing

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -27,8 +27,10 @@ from routesync.mirror.eligibility import (
     Desired,
     Ineligible,
     NodeFacts,
+    Reason,
     TargetFacts,
     TargetRules,
+    beside_nearly_default,
     contains_our_end,
     evaluate,
     self_addresses,
@@ -127,6 +129,7 @@ class Reconciler:
         self._evaluations: dict[Desired | Ineligible, Desired | Ineligible] = {}
         self._holes: tuple[tuple[Prefix, ...], int] = ((), 0)
         self._holes_at = 0.0
+        self._nearly_default: dict[Prefix, int] = {}
         self._node_facts = self._gather_node_facts()
         self.state = MirrorState(
             limits,
@@ -358,11 +361,36 @@ class Reconciler:
             if self.paused:
                 continue
             self.report.set_alarms(
-                current_alarms(self.name, self.state, self._session.error, self._oldest_s(), now), now
+                current_alarms(
+                    self.name,
+                    self.state,
+                    self._session.error,
+                    self._oldest_s(),
+                    now,
+                    beside=self._nearly_default,
+                ),
+                now,
             )
             if now >= self._holes_at:
                 self._holes_at = now + HOLES_S
                 self._holes = await find_holes(self.state)
+                self._nearly_default = beside_nearly_default(self._evaluated())
+
+    def _evaluated(self) -> Iterator[tuple[Candidate, Desired | Ineligible]]:
+        """Elected routes that are desired or refused as nearly a default; none if none is refused so."""
+        state = self.state
+        if not state.reasons[Reason.NEARLY_DEFAULT]:
+            return
+        evaluations: dict[Prefix, Desired | Ineligible | None] = {
+            it: one.desired for it, one in state.routes.items()
+        }
+        evaluations |= {
+            it: why for it, why in state.ineligible.items() if why.reason is Reason.NEARLY_DEFAULT
+        }
+        for prefix, evaluation in evaluations.items():
+            candidate = self._node.elected(prefix)
+            if candidate is not None and evaluation is not None:
+                yield candidate, evaluation
 
     async def _reevaluate_when_asked(self) -> None:
         while True:

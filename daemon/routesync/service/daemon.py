@@ -14,6 +14,9 @@ daemon (systemd starts it again); a target or a broker that is gone is not: thos
 from __future__ import annotations
 
 import asyncio
+
+# asyncio.to_thread imports this at its first use; by then the daemon may not be allowed to read its interpreter
+import concurrent.futures.thread  # noqa: F401
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,9 +25,9 @@ from typing import Final
 import structlog
 
 from routesync.config import Loaded
-from routesync.control.place import runtime_directory
+from routesync.control.context import Context
+from routesync.control.paths import runtime_directory
 from routesync.control.server import ControlServer
-from routesync.control.subject import Subject
 from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
 from routesync.events.status import Status
@@ -109,7 +112,7 @@ class Daemon:
             mirrored=lambda: [reconciler.name for reconciler in self.targets.reconcilers],
             changed=self.targets.look_for_orphans,
         )
-        self.control = ControlServer(self._subject(), runtime_directory())
+        self.control = ControlServer(self._context(), runtime_directory())
         self.status.standing += [
             lambda: [f"ledger: {ledger.trouble}"] if ledger.trouble else (),
             lambda: self.kernel.troubles,
@@ -122,8 +125,8 @@ class Daemon:
     def _views(self) -> list[TargetView]:
         return self.targets.views() + self.guarding.views()
 
-    def _subject(self) -> Subject:
-        return Subject(
+    def _context(self) -> Context:
+        return Context(
             loaded=lambda: self.reloader.loaded,
             source=lambda: self.kernel.source,
             table=lambda: self.kernel.table,

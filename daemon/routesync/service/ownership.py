@@ -1,26 +1,41 @@
-"""Which routes are ours, changed by hand while the daemon runs: what `withdraw` and `forget` ask for.
+"""Owned routes in targets that the daemon does not mirror into, changed by `withdraw` and `forget`.
 
-Both are for targets that the daemon does not mirror into, such as one that was taken out of the configuration: of those
-that it does, it would make the routes again at once.
+For example in a target that is no longer configured. In a target that is mirrored into the daemon would add the routes
+again at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Final
 
-from routesync.control.subject import Emptied
+from routesync.control.context import Withdrawn
 from routesync.events.models import EventSink
-from routesync.kernel import Links
+from routesync.kernel import Link, Links
+from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
-from routesync.service.emptying import empty
+from routesync.mirror.reconciler import OwnNode, Reconciler
+from routesync.mirror.state import Phase
+from routesync.mirror.status import TargetState
+from routesync.route import Candidate, Prefix
+from routesync.service.target_parts import make_client, target_limits
 from routesync.settings import TargetSettings
+
+POLL_S: Final = 0.1
+NAMED: Final = 3
+"""Prefixes named in a message."""
+GIVE_UP_S: Final = 30.0
+"""How long a loxilb may be unreachable before a withdrawal gives up."""
 
 
 class Ownership:
-    """The ledger's targets that nobody mirrors into.
+    """Owned routes in targets that the daemon does not mirror into.
 
     Args:
-        ledger: says what is ours.
+        ledger: which routes are owned.
         sink: takes the events.
         links: this host's network interfaces.
         mirrored: names of the targets that are mirrored into.
@@ -44,12 +59,12 @@ class Ownership:
         self._at_work: set[str] = set()
 
     def owned(self) -> Mapping[str, int]:
-        """How many routes are ours, by target."""
+        """How many routes are owned, by target."""
         return self._ledger.targets()
 
-    async def forget(self, target: str) -> int:
-        """Give up all claims on a target; its routes stay. Tell how many these were."""
-        owned = self._ledger.owned(target)
+    async def forget(self, target: str, prefixes: Collection[Prefix] = ()) -> int:
+        """Give up ownership of these routes in a target, or of all; they stay there. Return how many these were."""
+        owned = [prefix for prefix in self._ledger.owned(target) if not prefixes or prefix in prefixes]
         for prefix in owned:
             self._ledger.note(target, prefix, None)
         if (committed := self._ledger.committed()) is not None:
@@ -57,19 +72,112 @@ class Ownership:
         self._changed()
         return len(owned)
 
-    async def withdraw(self, settings: TargetSettings) -> Emptied:
-        """Take all of our routes out of a target."""
+    async def withdraw(self, settings: TargetSettings) -> Withdrawn:
+        """Withdraw all owned routes from a target."""
         if settings.name in self._at_work:
-            return Emptied(0, len(self._ledger.owned(settings.name)), "they are being withdrawn already")
+            return Withdrawn(0, len(self._ledger.owned(settings.name)), "they are being withdrawn already")
         self._at_work.add(settings.name)
         try:
-            return await empty(
+            return await withdraw_all(
                 settings,
                 self._ledger,
                 self._sink,
                 links=self._links,
-                go_on=lambda: "it is configured again" if settings.name in self._mirrored() else None,
+                stop=lambda: "it is configured again" if settings.name in self._mirrored() else None,
             )
         finally:
             self._at_work.discard(settings.name)
             self._changed()
+
+
+async def withdraw_all(
+    settings: TargetSettings,
+    ledger: Ledger,
+    sink: EventSink,
+    *,
+    links: Callable[[], Mapping[int, Link]],
+    stop: Callable[[], str | None] = lambda: None,
+) -> Withdrawn:
+    """Withdraw all owned routes from a target, with the same limits and proofs as the daemon.
+
+    Nothing else may work on the target meanwhile.
+
+    Args:
+        settings: of the target.
+        ledger: which routes are owned.
+        sink: takes the events.
+        links: this host's; a target in the same network namespace is not touched.
+        stop: called again and again; returns a reason to stop.
+    """
+    name, before = settings.name, len(ledger.owned(settings.name))
+    async with make_client(settings) as client:
+        reconciler = _reconciler(settings, client, ledger, sink, links)
+        reconciler.load_ledger()
+        task = asyncio.create_task(reconciler.run())
+        loop = asyncio.get_running_loop()
+        reachable_at = loop.time()
+        error = None
+        try:
+            while ledger.owned(name) and error is None:
+                view = reconciler.view()
+                if view.state is TargetState.SHARED_NAMESPACE:  # DELETE could take this host's own
+                    error = view.error
+                elif view.state is not TargetState.UNREACHABLE:
+                    reachable_at = loop.time()
+                elif loop.time() - reachable_at > GIVE_UP_S:
+                    error = view.error
+                if not view.waiting and view.phases and set(view.phases) == {Phase.LEFT_BEHIND}:
+                    error = _left_behind(reconciler)
+                error = error or stop()
+                await asyncio.sleep(POLL_S)
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+    if (committed := ledger.committed()) is not None:
+        await committed
+    left = len(ledger.owned(name))
+    return Withdrawn(before - left, left, error)
+
+
+def _left_behind(reconciler: Reconciler) -> str:
+    prefixes = sorted(map(str, reconciler.prefixes()))
+    names = ", ".join(prefixes[:NAMED]) + (", …" if len(prefixes) > NAMED else "")
+    return (
+        f"nothing proves that a DELETE would remove its own route and no other ({names}); remove them in loxilb's "
+        f"network namespace, then `routesync forget --target {reconciler.name}`"
+    )
+
+
+class _NoRoutes(OwnNode):
+    """A node without routes: everything in the target is to be withdrawn."""
+
+    def __init__(self, links: Callable[[], Mapping[int, Link]]) -> None:
+        self._links = links
+
+    def links(self) -> Mapping[int, Link]:
+        """See `OwnNode`."""
+        return self._links()
+
+    def elected(self, prefix: Prefix) -> Candidate | None:
+        """See `OwnNode`."""
+        del prefix
+        return None
+
+
+def _reconciler(
+    settings: TargetSettings,
+    client: LoxilbClient,
+    ledger: Ledger,
+    sink: EventSink,
+    links: Callable[[], Mapping[int, Link]],
+) -> Reconciler:
+    return Reconciler(
+        settings.name,
+        client,
+        rules=TargetRules(),
+        limits=target_limits(settings)._replace(startup_hold_s=0, withdraw_share=1),
+        ledger=ledger,
+        sink=sink,
+        node=_NoRoutes(links),
+    )

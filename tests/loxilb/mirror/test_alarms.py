@@ -168,3 +168,15 @@ async def test_a_refused_route_is_synced_and_not_complete(lab: Lab) -> None:
         await eventually(lambda: reconciler.view().phases[Phase.REFUSED] == 1, what="the refusal")
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
         assert not reconciler.view().complete
+
+
+async def test_a_vpn_that_covers_the_internet_by_pieces_is_named(lab: Lab) -> None:
+    """The short pieces are refused, the others are mirrored: half of it would go another way at loxilb."""
+    async with lab.mirroring(limits=QUICK) as reconciler:
+        reconciler.set_route(Prefix.parse("64.0.0.0/2"), candidate("64.0.0.0/2", HERE))
+        await mirrored(lab, reconciler, numbered(2))
+        detail = await raised(reconciler, "nearly-default")
+        assert "64.0.0.0/2 are refused" in detail
+        assert "2 routes over the same hop" in detail
+        reconciler.set_route(Prefix.parse("64.0.0.0/2"), None)
+        await cleared(reconciler, "nearly-default")

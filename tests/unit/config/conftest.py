@@ -17,7 +17,7 @@ Complaints = Callable[..., list[str]]
 def complaints(tmp_path: Path) -> Complaints:
     """Load this text, and give the problems, without the file's path before each."""
 
-    def complain(text: str | bytes, **environ: str) -> list[str]:
+    def print_error(text: str | bytes, **environ: str) -> list[str]:
         file = tmp_path / "it.toml"
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(ConfigError) as caught:
@@ -27,4 +27,4 @@ def complaints(tmp_path: Path) -> Complaints:
         assert all(line.startswith(str(file)) for line in lines)
         return [line.removeprefix(str(file)).lstrip(":") for line in lines]
 
-    return complain
+    return print_error

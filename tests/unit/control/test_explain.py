@@ -1,14 +1,17 @@
-"""Every candidate has its sentence: which rule decided, and why another stands before it."""
+"""Every candidate has its sentence: which rule decided, and why another one is preferred."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from routesync.config import load
-from routesync.control.explain import Explained, explain
-from routesync.control.present import Words
+from routesync.control.explain import explain, in_order
+from routesync.control.models import ExplainedRoute
+from routesync.control.views import RouteNames
 from routesync.kernel.details import RouteDetails
 from routesync.names import PROTOCOLS, TYPES, Names
+from routesync.plan import choose
 from routesync.route import NextHop, Prefix, Route, parse_address
 
 RULES = """
@@ -36,6 +39,11 @@ def route(prefix: str, *, protocol: str = "static", metric: int = 0, table: int 
     return Route(Prefix.parse(prefix), table, tos, metric, PROTOCOLS[protocol], 0, 1, hops)
 
 
+class Explained(NamedTuple):
+    prefix: Prefix
+    routes: tuple[ExplainedRoute, ...]
+
+
 def explained(
     tmp_path: Path, *routes: Route, details: dict[Route, RouteDetails] | None = None
 ) -> list[Explained]:
@@ -43,12 +51,10 @@ def explained(
     file.write_text(RULES)
     names = Names()
     policy = load(file, {}, names).policy
-    return explain(
-        details or dict.fromkeys(routes, RouteDetails()),
-        lambda it: policy.evaluate(it, {}),
-        (100, 254),
-        Words(names, {2: "eth0"}),
-    )
+    found = details or dict.fromkeys(routes, RouteDetails())
+    choices = choose(found, lambda it: policy.evaluate(it, {}), (100, 254), found)
+    shown = RouteNames(names, {2: "eth0"})
+    return [Explained(it.prefix, explain(it, found, shown)) for it in in_order(choices)]
 
 
 def why(found: Explained) -> list[str]:
@@ -69,7 +75,7 @@ def test_each_verdict_names_its_rule_or_the_default(tmp_path: Path) -> None:
     (service,) = explained(tmp_path, route("10.96.0.0/16"))
     assert service.routes[0].next_hop == ("self",)
     assert why(lease) == ["rule leases drops it"]
-    assert lease.elected is None
+    assert not lease.routes[0].elected
     assert why(other) == ["no rule matches; default_action keeps it; elected"]
 
 
@@ -83,7 +89,7 @@ def test_a_runner_up_takes_the_place_of_what_is_dropped(tmp_path: Path) -> None:
     ]
 
 
-def test_what_stands_behind_says_why(tmp_path: Path) -> None:
+def test_what_is_not_elected_says_why(tmp_path: Path) -> None:
     (found,) = explained(
         tmp_path,
         route("10.9.0.0/16", tos=8),
@@ -94,10 +100,10 @@ def test_what_stands_behind_says_why(tmp_path: Path) -> None:
     )
     assert [said.partition("; ")[2].partition("; ")[2] for said in why(found)] == [
         "elected",
-        "stands behind, for the kernel has the other one first",
-        "stands behind, for its metric 95 is above 90",
-        "stands behind, for its table comes later in [kernel] tables",
-        "stands behind, for it holds for TOS 0x08 only",
+        "not elected: the kernel lists the elected route first",
+        "not elected: its metric 95 is above 90",
+        "not elected: its table comes later in [kernel] tables",
+        "not elected: it applies only to TOS 0x08",
     ]
 
 
@@ -113,7 +119,7 @@ def test_a_throw_route_ends_the_search_in_its_own_table_only(tmp_path: Path) -> 
         route("10.9.0.0/16", table=254),
     )
     assert [it.elected for it in found.routes] == [False, False, True]
-    assert [said.partition("stands behind, for ")[2] for said in why(found)] == [
+    assert [said.partition("not elected: ")[2] for said in why(found)] == [
         "it ends the search in its table, and the next table has a route",
         "a throw route ends the search in its table, and the next table has a route",
         "",
@@ -131,7 +137,7 @@ def test_a_route_for_some_sources_is_shown_behind_the_plain_one_whatever_its_met
     plain = route("2001:db8::/32", metric=1024)
     (found,) = explained(tmp_path, specific, plain)
     assert [(it.source_prefix, it.elected) for it in found.routes] == [(None, True), (str(source), False)]
-    assert why(found)[1].endswith("stands behind, for it is for packets from 2001:db8:a::/48 only")
+    assert why(found)[1].endswith("not elected: it applies only to packets from 2001:db8:a::/48")
 
 
 def test_a_route_whose_lifetime_is_over_is_not_used(tmp_path: Path) -> None:
@@ -140,4 +146,4 @@ def test_a_route_whose_lifetime_is_over_is_not_used(tmp_path: Path) -> None:
         tmp_path, over, other, details={over: RouteDetails(expires_s=-3), other: RouteDetails(expires_s=9)}
     )
     assert [it.elected for it in found.routes] == [False, True]
-    assert "lifetime is over" in why(found)[0]
+    assert "it has expired" in why(found)[0]

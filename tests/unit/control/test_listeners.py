@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from routesync.control.listeners import MODE, ListenError, UnixListener, listen_tcp
-from routesync.control.place import runtime_directory
+from routesync.control.paths import runtime_directory
+from routesync.control.server import MODE, ListenError, UnixListener, listen_tcp
 from routesync.settings.places import Listen
 
 
@@ -49,7 +49,7 @@ def test_it_is_for_owner_and_group_whatever_the_umask(runtime: Path, umask: int)
 
 def test_the_socket_of_a_crashed_daemon_is_replaced(runtime: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from routesync.control.listeners import UnixListener;"
+        "import os, sys; from pathlib import Path; from routesync.control.server import UnixListener;"
         "listener = UnixListener(Path(sys.argv[1])); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(runtime)], check=False).returncode == 9
@@ -66,7 +66,7 @@ def test_a_live_one_is_not_stolen(runtime: Path) -> None:
         ListenError, match=r"control\.sock: another routesync serves there; set RUNTIME_DIRECTORY"
     ):
         UnixListener(runtime)
-    assert first.stands
+    assert first.exists
     assert answers(first.path)
     first.close()
     UnixListener(runtime).close()
@@ -75,7 +75,7 @@ def test_a_live_one_is_not_stolen(runtime: Path) -> None:
 def test_what_is_no_socket_is_left_alone(runtime: Path) -> None:
     runtime.mkdir()
     (runtime / "control.sock").write_text("precious")
-    with pytest.raises(ListenError, match="is no socket; take it away"):
+    with pytest.raises(ListenError, match="exists and is not a socket; remove it"):
         UnixListener(runtime)
     assert (runtime / "control.sock").read_text() == "precious"
     (runtime / "control.sock").unlink()
@@ -83,7 +83,7 @@ def test_what_is_no_socket_is_left_alone(runtime: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_named_with_the_remedy(runtime: Path) -> None:
-    with pytest.raises(ListenError, match=r"nowhere/run: No such file or directory; make it, for user id"):
+    with pytest.raises(ListenError, match=r"nowhere/run: No such file or directory; create it for user id"):
         UnixListener(runtime / "nowhere" / "run")
     runtime.write_text("a file where a directory should be")
     with pytest.raises(ListenError, match="set RUNTIME_DIRECTORY"):
@@ -100,10 +100,10 @@ def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
 def test_a_socket_that_was_taken_away_is_noticed_and_its_successor_is_left(runtime: Path) -> None:
     listener = UnixListener(runtime)
     listener.path.unlink()
-    assert not listener.stands
+    assert not listener.exists
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(listener.path))
-        assert not listener.stands
+        assert not listener.exists
         listener.close()
         assert listener.path.exists()
 

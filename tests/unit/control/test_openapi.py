@@ -8,19 +8,18 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from routesync.control.api import Changes
 from routesync.control.calls import CALLS
-from routesync.control.models import Order
-from routesync.control.openapi import FILE, document, text
-from routesync.control.orders import Orders
-from routesync.control.problems import TITLES
+from routesync.control.models import PROBLEMS, RequestModel
+from routesync.control.openapi import document, text
 from routesync.control.reads import Reads
 
-ROOT = Path(__file__).parents[3]
+FILE = Path(__file__).parents[3] / "docs" / "control" / "openapi.json"
 OFFICIAL = Path(__file__).parent / "openapi" / "3.1.json"
 
 
 def test_the_file_is_current() -> None:
-    assert (ROOT / FILE).read_text(encoding="utf-8") == text(), "run: python -m routesync.control.openapi"
+    assert FILE.read_text(encoding="utf-8") == text(), "run: make docs"
 
 
 def test_it_is_valid_by_the_official_schema() -> None:
@@ -36,13 +35,13 @@ def test_every_reference_leads_somewhere() -> None:
     schemas = document()["components"]["schemas"]
     names = {part.split('"')[0] for part in json.dumps(document()).split("#/components/schemas/")[1:]}
     assert names <= set(schemas)
-    assert names >= {"Problem", "StatusAnswer", "Explanation"}
+    assert names >= {"Problem", "StatusResponse", "Explanation"}
 
 
 def test_every_call_is_carried_out_and_says_what_it_can_fail_with() -> None:
     for call in CALLS:
-        assert callable(getattr(Orders if call.changes else Reads, call.name))
-        assert set(call.failures) <= set(TITLES)
+        assert callable(getattr(Changes if call.changes else Reads, call.name))
+        assert set(call.failures) <= set(PROBLEMS)
         assert call.changes == (call.method == "POST"), (
             "what changes something is a POST, and nothing else is"
         )
@@ -50,11 +49,11 @@ def test_every_call_is_carried_out_and_says_what_it_can_fail_with() -> None:
         assert ("403" in responses) == call.changes
 
 
-def test_only_orders_forbid_what_they_do_not_know() -> None:
+def test_only_request_bodies_forbid_unknown_fields() -> None:
     closed = {
         name
         for name, schema in document()["components"]["schemas"].items()
         if schema.get("additionalProperties") is False
     }
-    assert closed == {call.order.__name__ for call in CALLS if call.order is not None}
-    assert all(issubclass(call.order, Order) for call in CALLS if call.order is not None)
+    assert closed == {call.body.__name__ for call in CALLS if call.body is not None}
+    assert all(issubclass(call.body, RequestModel) for call in CALLS if call.body is not None)

@@ -8,11 +8,17 @@ from typing import TypeVar
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from routesync.control.models import EventsQuery, Order, RoutesQuery, TargetOrder, read_covering
-from routesync.control.peers import Peer, may_change, overflow_uid
-from routesync.control.problems import ProblemError
+from routesync.control.api import Peer, may_change, overflow_uid
+from routesync.control.events import ReaderQueue
+from routesync.control.models import (
+    EventsQuery,
+    ProblemError,
+    RequestModel,
+    RoutesQuery,
+    TargetRequest,
+    read_covering,
+)
 from routesync.control.requests import read_query
-from routesync.control.stream import Reader
 from routesync.events.cloudevents import Record
 from routesync.route import Prefix
 from support.events import accepted
@@ -47,7 +53,7 @@ def test_what_is_neither_is_explained(text: str, said: str) -> None:
         read_covering(text)
 
 
-Q = TypeVar("Q", bound=Order)
+Q = TypeVar("Q", bound=RequestModel)
 
 
 def query(text: str, model: type[Q]) -> Q:
@@ -80,8 +86,8 @@ def test_a_wrong_parameter_is_named(text: str, said: str) -> None:
     assert refused.value.problem.status == 400
 
 
-def test_an_order_is_for_all_targets_unless_it_names_one() -> None:
-    assert TargetOrder.model_validate_json("{}").target is None
+def test_a_request_is_for_all_targets_unless_it_names_one() -> None:
+    assert TargetRequest.model_validate_json("{}").target is None
 
 
 def test_root_and_the_daemons_own_user_may_change_and_nobody_else() -> None:
@@ -102,13 +108,13 @@ def record(number: int) -> Record:
 
 
 async def test_a_slow_readers_losses_are_told_where_they_are() -> None:
-    reader = Reader(limit=3)
+    queue = ReaderQueue(limit=3)
     for number in range(1, 6):
-        reader.put(record(number))
-    first = await reader.take(2, 1)
-    reader.put(record(6))
-    reader.put(record(7))  # does not fit: 3, the mark and 6 wait
-    rest = await reader.take(10, 1)
+        queue.put(record(number))
+    first = await queue.take(2, 1)
+    queue.put(record(6))
+    queue.put(record(7))  # does not fit: 3, the mark and 6 wait
+    rest = await queue.take(10, 1)
     assert [it if isinstance(it, int) else f"#{it.sequence}" for it in [*first, *rest]] == [
         "#1",
         "#2",
@@ -120,9 +126,9 @@ async def test_a_slow_readers_losses_are_told_where_they_are() -> None:
 
 
 async def test_a_reader_that_waits_gets_news_at_once_and_nothing_when_there_are_none() -> None:
-    reader = Reader()
-    assert await reader.take(10, 0.001) == []
-    waiting = asyncio.create_task(reader.take(10, 60))
+    queue = ReaderQueue()
+    assert await queue.take(10, 0.001) == []
+    waiting = asyncio.create_task(queue.take(10, 60))
     await asyncio.sleep(0)
-    reader.put(record(1))
+    queue.put(record(1))
     assert [it.sequence for it in await waiting if isinstance(it, Record)] == [1]

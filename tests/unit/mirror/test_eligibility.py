@@ -143,7 +143,8 @@ def test_a_default_route_passes_where_it_is_allowed_although_it_contains_its_nex
     allow: str, prefix: str, gateway: str
 ) -> None:
     rules = TargetRules(allow_default=allow)  # type: ignore[arg-type]
-    assert evaluated(route(prefix, gateway), rules=rules) == Desired(at(gateway), "r")
+    beside = allow == "override" and prefix == "0.0.0.0/0"
+    assert evaluated(route(prefix, gateway), rules=rules) == Desired(at(gateway), "r", beside=beside)
 
 
 def test_old_versions_get_the_ipv4_default_only_for_they_have_one_entry_for_both() -> None:

@@ -47,6 +47,7 @@ class Argument(NamedTuple):
     value: str
     help: str
     required: bool
+    repeats: bool
     choices: tuple[str, ...]
     completes: Completes
 
@@ -121,6 +122,7 @@ def _argument(param: Any, command: str) -> Argument:
         value,
         _sentence(param.help),
         bool(param.required),
+        param.nargs == -1,
         _known().get((command, param.name), ()) or _choices(annotation),
         _completes(param.name, annotation),
     )

@@ -141,9 +141,9 @@ def _zsh_option(option: Option) -> Iterator[str]:
 
 
 def _zsh_argument(argument: Argument) -> str:
-    optional = "" if argument.required else ":"
+    place = "*:" if argument.repeats else ":" if argument.required else "::"
     return shlex.quote(
-        f":{optional}{_zsh_text(argument.value)}:{_zsh_action(argument.choices, argument.completes)}"
+        f"{place}{_zsh_text(argument.value)}:{_zsh_action(argument.choices, argument.completes)}"
     )
 
 

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Final
 
 from routesync import __version__
-from routesync.cli.manual.commands import Command, Option, commands, program
+from routesync.cli.manual.commands import Argument, Command, Option, commands, program
 from routesync.cli.manual.roff import bold, escape, inline, italic, item, markdown, wrapped
 from routesync.config import reference
 
@@ -102,8 +102,13 @@ def _lower(text: str) -> str:
 def _synopsis(command: Command) -> str:
     parts = [bold(f"routesync {command.name}")]
     parts += [_usage(option) for option in command.options if "--help" not in option.names]
-    parts += [italic(it.value) if it.required else f"[{italic(it.value)}]" for it in command.arguments]
+    parts += [_argument(it) for it in command.arguments]
     return " ".join(parts)
+
+
+def _argument(argument: Argument) -> str:
+    said = italic(argument.value) if argument.required else f"[{italic(argument.value)}]"
+    return f"{said}..." if argument.repeats else said
 
 
 def _usage(option: Option) -> str:

@@ -21,6 +21,7 @@ AlarmKind = Literal[
     "foreign-not-forwarded",
     "return-path",
     "nothing-mirrored",
+    "nearly-default",
     "inventory-unreadable",
 ]
 Kind = Annotated[
@@ -34,7 +35,8 @@ Kind = Annotated[
         "table lacks; `foreign-not-forwarded`: another writer's routes may be missing in loxilb's table since "
         "ours was removed; "
         "`return-path`: the target fell silent when a route was posted; `nothing-mirrored`: the rules keep routes, and "
-        "none or few can be mirrored; `inventory-unreadable`: rows of the target's table cannot be read.",
+        "none or few can be mirrored; `nearly-default`: a route is refused as nearly a default, and others over the "
+        "same hop are mirrored; `inventory-unreadable`: rows of the target's table cannot be read.",
         examples=["contended"],
     ),
 ]
