@@ -52,7 +52,7 @@ def test_status_is_one_screen_and_says_that_all_is_well(scene: Scene) -> None:
     assert re.search(r"rules +dhcp-host-routes +drop +1\n", text)
     assert re.search(r" +pod-networks +keep +4\n", text)
     assert re.search(r"target +edge  synced  http://192\.168\.10\.20:11111, loxilb ", text)
-    assert "5 wanted" in text
+    assert "5 desired" in text
     assert re.search(r"broker +connected\n", text)
     assert re.search(r"alarms +none", text)
     status = answer(scene, "status")
@@ -73,23 +73,37 @@ def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: Sc
     assert "no route covers it" in said(scene, "explain", "2001:db8::1", status=FAILED)
 
 
-def test_explain_without_the_daemon_tells_what_kernel_and_rules_say(scene: Scene) -> None:
-    shown = said(scene, "explain", "192.168.10.1/32", "--config", str(scene.config))
-    assert shown.startswith(
-        f"without the daemon, by the rules of {scene.config}: what targets have is not known\n"
-    )
+def test_a_plan_for_one_prefix_without_the_daemon_explains_the_same(scene: Scene) -> None:
+    files = ("--config", str(scene.config), "--state", str(scene.state))
+    shown = said(scene, "plan", "192.168.10.1/32", *files)
+    assert shown.startswith(f"without the daemon, by the rules of {scene.config}\n192.168.10.1/32 at edge: ")
     assert "dev ens3 proto dhcp metric 100\n    rule dhcp-host-routes drops it" in shown
 
-    def rules_say(explanation: Any) -> list[list[tuple[object, ...]]]:
+    def candidates(explanation: Any) -> list[tuple[object, ...]]:
         return [
-            [(it["why"], it["hops"]) for it in prefix["candidates"]] for prefix in explanation["prefixes"]
+            (it["why"], it["hops"], it["next_hop"])
+            for prefix in explanation["prefixes"]
+            for it in prefix["candidates"]
+        ]
+
+    def targets(explanation: Any) -> list[tuple[object, ...]]:
+        return [
+            (it["target"], it["desired"], it["owned"], it["rule"], it["code"])
+            for prefix in explanation["prefixes"]
+            for it in prefix["targets"]
         ]
 
     live = answer(scene, "explain", "10.244.1.7")
-    offline = answer(scene, "explain", "10.244.1.7", "--config", str(scene.config))
+    offline = answer(scene, "plan", "10.244.1.7", *files)
     assert (live["source"], offline["source"]) == ("daemon", "files")
-    assert rules_say(live) == rules_say(offline)
-    assert (live["prefixes"][0]["held"], offline["targets"]) == (True, [])
+    assert candidates(live) == candidates(offline)
+    assert targets(live) == targets(offline)
+    assert targets(live)[0] == ("edge", "192.168.10.10", "192.168.10.10", "pod-networks", None)
+    assert [it["phase"] for it in offline["prefixes"][0]["targets"]] == ["confirmed"], "its table shows it"
+    assert candidates(answer(scene, "plan", "10.244.1.7")) == candidates(live), "the daemon's own explanation"
+    silent = answer(scene, "plan", "10.244.1.7", *files, "--no-contact")
+    assert silent["prefixes"][0]["targets"][0]["read"] is None
+    assert silent["targets"] == [{"name": "edge", "state": "not contacted", "paused": False, "error": None}]
 
 
 def test_routes_shows_the_table_and_how_it_stands_there(scene: Scene) -> None:
@@ -141,7 +155,7 @@ def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: Scene) 
 
 def test_resync_and_release_say_what_they_do(scene: Scene) -> None:
     before = answer(scene, "status")["status"]["kernel"]["resyncs"]
-    assert said(scene, "resync") == "the kernel's table is read anew\nedge: sweep ordered\n"
+    assert said(scene, "resync") == "a dump of the kernel's table is ordered\nedge: verification ordered\n"
     eventually_sync(
         lambda: answer(scene, "status")["status"]["kernel"]["resyncs"] > before,
         what="another reading of the kernel",
@@ -185,7 +199,7 @@ def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: Scene) -> 
         (
             ("withdraw", "--target", "edge"),
             FAILED,
-            "target edge is mirrored into: its routes would be made again",
+            "target edge is mirrored into: its routes would be added again",
         ),
         (("forget", "--target", "edge", "--yes"), FAILED, "to forget it, take it out of the configuration"),
     ],
@@ -240,7 +254,7 @@ def test_a_pipe_gets_plain_text_and_whole_values(scene: Scene, command: tuple[st
 def lasting(text: str) -> str:
     """What does not change from one look to the next, without white space."""
     solid = re.sub(r"\s+", "", text)
-    return re.sub(r"\(\d+\w+ago\)|up\d+(s|min\d*s?)(?=config)|lag[\d.e-]+ms|\d+readings?", "", solid)
+    return re.sub(r"\(\d+\w+ago\)|target\d+\w*?ago|up\d+(s|min\d*s?)(?=config)|lag[\d.e-]+ms|\d+readings?", "", solid)
 
 
 # -- which routes are ours -----------------------------------------------------------------------------------
@@ -282,8 +296,8 @@ def test_a_target_that_was_taken_out_is_emptied_or_forgotten_while_the_daemon_ru
         scene.config.write_text(text[:start] + text[end:])
         said(scene, "reload")
         assert "`routesync withdraw --target edge` takes them out" in said(scene, "status", status=FAILED)
-        assert "say where it is: --url" in said(scene, "withdraw", "--target", "edge", status=USAGE)
-        assert "no route in nix is ours; targets with routes of ours: edge (5)" in said(
+        assert "give its URL: --url" in said(scene, "withdraw", "--target", "edge", status=USAGE)
+        assert "no route in nix is owned; targets with owned routes: edge (5)" in said(
             scene, "withdraw", "--target", "nix", status=USAGE
         )
         url = ("--url", "http://192.168.10.20:11111")
