@@ -10,6 +10,7 @@ from routesync.cli.live import EX_FAILED, explained_if_running, print_json
 from routesync.cli.output import Page, complain, moment
 from routesync.cli.routes import route_text, target_text
 from routesync.cli.status import STYLES
+from routesync.config.models import resolve_tables
 from routesync.control.client import Client, url_of
 from routesync.control.explain import explain as explain_routes
 from routesync.control.models import read_covering
@@ -17,7 +18,6 @@ from routesync.control.present import Words
 from routesync.control.routes import ExplainedPrefix, ExplainedRoute, Explanation, TargetExplained
 from routesync.kernel import KernelError, read_table
 from routesync.route import Prefix, Route, Verdict, leads_to_gateway, link_gateways
-from routesync.settings import resolve_tables
 
 
 def explain(socket: Path | None, prefix: Prefix, *, as_json: bool) -> int | None:

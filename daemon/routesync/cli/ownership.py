@@ -16,13 +16,13 @@ from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import complain
 from routesync.cli.ownership_live import report
 from routesync.cli.situation import Situation, read_situation
+from routesync.config.models import TargetSettings
 from routesync.events.models import Event
 from routesync.kernel import KernelError, read_table
 from routesync.mirror.ledger import LedgerBusyError, Row, SqliteLedger
 from routesync.plan import Fate
 from routesync.route import format_address
 from routesync.service.emptying import empty
-from routesync.settings import TargetSettings
 
 
 def adopt(config: Path, state: Path, target: str, *, yes: bool, as_json: bool) -> int:

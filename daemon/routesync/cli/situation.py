@@ -10,14 +10,15 @@ from typing import NamedTuple
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import complain
 from routesync.config import Loaded
+from routesync.config.models import TargetSettings, resolve_tables
 from routesync.kernel import KernelError, TableReading, read_table
+from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import LedgerError, read_owned
 from routesync.names import Names
 from routesync.plan import Plan, TargetInput, make_plan
 from routesync.route import Address, Prefix
-from routesync.service.target_parts import make_client, target_rules
-from routesync.settings import TargetSettings, resolve_tables
 
 
 class Situation(NamedTuple):
@@ -65,8 +66,8 @@ async def _input(target: TargetSettings, state: Path, *, contact: bool) -> Targe
         error = f"the ledger cannot be read: {problem}"
     if contact:
         try:
-            async with make_client(target) as client:
+            async with LoxilbClient.from_settings(target) as client:
                 inventory = await client.inventory()
         except LoxilbError as problem:
             error = str(problem)
-    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error)
+    return TargetInput(target.name, target.url, TargetRules.from_settings(target), inventory, owned, error)

@@ -16,8 +16,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from routesync.config.parsers import Listen
 from routesync.control.place import SOCKET_NAME
-from routesync.settings.places import Listen
 
 LOCK_NAME: Final = "control.lock"
 MODE: Final = 0o660

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from aiohttp import web
 from pydantic import ValidationError
 
+from routesync.config.models import TargetSettings
 from routesync.control import models
 from routesync.control.problems import ProblemError
 from routesync.control.requests import answer, explain_mistakes, read_order
 from routesync.control.subject import Subject, chosen, in_force, require_ready
 from routesync.mirror.reconciler import Reconciler
-from routesync.settings import TargetSettings
 
 
 class Orders:

@@ -13,6 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from routesync.config import Loaded
+from routesync.config.models import resolve_tables
 from routesync.control import models
 from routesync.control.calls import JSON
 from routesync.control.explain import Explained, explain
@@ -34,7 +35,6 @@ from routesync.control.tables import PlanRows, Seen, TableRows
 from routesync.kernel.details import RouteDetails
 from routesync.mirror.reconciler import Reconciler
 from routesync.route import Prefix, Route, Verdict
-from routesync.settings import resolve_tables
 
 FOLLOWERS: Final = 32
 READERS: Final = 16

@@ -17,11 +17,11 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from routesync.config.parsers import Listen
 from routesync.control.api import Api
 from routesync.control.listeners import ListenError, UnixListener, listen_tcp
 from routesync.control.peers import may_change, peer_of
 from routesync.control.subject import Subject
-from routesync.settings.places import Listen
 
 log = structlog.get_logger(__name__)
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+from routesync.config.models import TargetSettings
 from routesync.control.subject import Emptied
 from routesync.events.models import EventSink
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import OwnNode, Reconciler
 from routesync.mirror.status import TargetState
 from routesync.route import Candidate, Prefix
-from routesync.service.target_parts import make_client, target_limits
-from routesync.settings import TargetSettings
 
 POLL_S: Final = 0.1
 GIVE_UP_S: Final = 30.0
@@ -42,7 +42,7 @@ async def empty(
         go_on: asked again and again; gives a reason to end.
     """
     name, before = settings.name, len(ledger.owned(settings.name))
-    async with make_client(settings) as client:
+    async with LoxilbClient.from_settings(settings) as client:
         reconciler = _emptying(settings, client, ledger, sink, links)
         reconciler.load_ledger()
         task = asyncio.create_task(reconciler.run())
@@ -97,7 +97,7 @@ def _emptying(
         settings.name,
         client,
         rules=TargetRules(),
-        limits=target_limits(settings)._replace(startup_hold_s=0, withdraw_share=1),
+        limits=Limits.from_settings(settings)._replace(startup_hold_s=0, withdraw_share=1),
         ledger=ledger,
         sink=sink,
         node=_NoRoutes(links),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from routesync.config.models import TargetSettings
 from routesync.control.subject import Emptied
 from routesync.events.models import EventSink
 from routesync.kernel import Links
 from routesync.mirror.ledger import Ledger
 from routesync.service.emptying import empty
-from routesync.settings import TargetSettings
 
 
 class Ownership:

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from routesync.config import ConfigError, Loaded, Problem, load
-from routesync.config.locate import line_of
+from routesync.config.problems import line_of
 from routesync.events.models import ConfigLoaded, ConfigRejected, EventSink
 from routesync.kernel import KernelError
 from routesync.service.notify import Notifier
