@@ -159,7 +159,7 @@ def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: Scene) -> 
         assert "the configuration before stays in force" in refused
         degraded = json.loads(said(scene, "status", "--json", status=FAILED))
         assert degraded["config"]["digest"] == digest
-        assert "configuration rejected, the one before is in force" in degraded["status"]["reasons"][0]
+        assert "configuration rejected, the running one stays" in degraded["status"]["reasons"][0]
     finally:
         scene.config.write_text(good)
     assert said(scene, "reload") == f"{scene.config} is in force\n"
