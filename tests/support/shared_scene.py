@@ -46,7 +46,7 @@ class SharedScene(Scene):
         return self.topology.table(self.topology.node)
 
     def reload(self) -> None:
-        """Have the configuration read again, and wait until it is in force."""
+        """Have the configuration read again, and wait until it is active."""
         before = len(self.logged("config_reloaded"))
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGHUP)

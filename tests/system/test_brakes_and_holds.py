@@ -26,7 +26,9 @@ def want(arena: Arena, count: int) -> None:
 
 
 def test_a_mass_withdrawal_is_held_until_the_kernel_was_read_again(tmp_path: Path) -> None:
-    with kill_arena(tmp_path, CONFIG.replace("brake_minimum = 1000", "brake_minimum = 10")) as arena:
+    with kill_arena(
+        tmp_path, CONFIG.replace("withdraw_limit_minimum = 1000", "withdraw_limit_minimum = 10")
+    ) as arena:
         arena.start()
         want(arena, 30)
         arena.check_settled()

@@ -173,7 +173,7 @@ def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: Scene) -> 
         assert "the configuration before stays in force" in refused
         degraded = json.loads(said(scene, "status", "--json", status=FAILED))
         assert degraded["config"]["digest"] == digest
-        assert "configuration rejected, the one before is in force" in degraded["status"]["reasons"][0]
+        assert "configuration rejected, the running one stays" in degraded["status"]["reasons"][0]
     finally:
         scene.config.write_text(good)
     assert said(scene, "reload") == f"{scene.config} is in force\n"
@@ -254,7 +254,9 @@ def test_a_pipe_gets_plain_text_and_whole_values(scene: Scene, command: tuple[st
 def lasting(text: str) -> str:
     """What does not change from one look to the next, without white space."""
     solid = re.sub(r"\s+", "", text)
-    return re.sub(r"\(\d+\w+ago\)|target\d+\w*?ago|up\d+(s|min\d*s?)(?=config)|lag[\d.e-]+ms|\d+readings?", "", solid)
+    return re.sub(
+        r"\(\d+\w+ago\)|target\d+\w*?ago|up\d+(s|min\d*s?)(?=config)|lag[\d.e-]+ms|\d+readings?", "", solid
+    )
 
 
 # -- which routes are ours -----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The reference of the configuration, docs/configuration.md, made from the JSON Schema and so from the models.
 
-`python -m routesync.config.reference` writes it and the schema anew, in the repository it is run in.
+`python -m routesync.config.reference` writes it and the schema into the repository that it runs in.
 """
 
 from __future__ import annotations
@@ -19,70 +19,73 @@ SCHEMA: Final = Path("config/routesync.schema.json")
 _HEAD: Final = f"""\
 # Configuration
 
-<!-- Made by `python -m routesync.config.reference` from the models in daemon/routesync/settings: change those. -->
+<!-- Made by `python -m routesync.config.reference` from daemon/routesync/config/models.py: change the models. -->
 
 routesync reads one file in [TOML](https://toml.io), `/etc/routesync/routesync.toml`. Every key is optional
-unless it says otherwise, and a key that is not listed here is an error. `routesync check FILE` tells all that
-is wrong with a file, one line for each mistake, and `routesync plan --config FILE` what it would do.
+unless marked as required, and an unknown key is an error. `routesync check FILE` reports all faults of a file, one
+line each, and `routesync plan --config FILE` shows what it would do.
 
-The file that is shipped, [routesync.toml](../config/routesync.toml), names no target and no broker: routesync
-watches and reports. Whole configurations stand in [config/examples](../config/examples). Editors with a
-language server for TOML complete and check the file while one writes: by its first line, `#:schema`, they find
+The shipped file, [routesync.toml](../config/routesync.toml), names no target and no broker: routesync follows the
+routes and reports. [config/examples](../config/examples) has whole configurations. Editors with a language server
+for TOML complete and check the file as you type: its first line, `#:schema`, names
 [routesync.schema.json](../config/routesync.schema.json), which the package installs in /usr/share/routesync and
 `routesync schema config` prints.
 
-`routesync check` shows the whole configuration that a file comes to, and behind each value where it comes from:
-the line, the environment, a credential, or the default. It warns of rules that never get their turn.
+`routesync check` also prints the effective configuration, with the origin of each value: the line, the environment, a
+credential, or the default. It warns of rules that can never apply.
 
 Where a key takes a value *or an array*, the array means any of its members.
 
+An invalid file is rejected at the start with one line per fault (file and line, what is wrong, what to do). On a
+reload it is rejected as a whole, and the running configuration stays.
+
 ## Secrets
 
-A password or token may stand in the file itself, but better does not:
+A password or token can be in the file itself, but it is better kept elsewhere:
 
-- `password_file` and `token_file` name a file that holds it. An absolute name is taken as it is; any other is
-  looked for in `$CREDENTIALS_DIRECTORY`, where systemd's `LoadCredential=` puts it, or beside the configuration
-  where that is not set. So are the files of TLS.
-- The environment comes before both: `{MQTT_PASSWORD}`, and for the target `lb-1` `{token_variable("lb-1")}`
+- `password_file` and `token_file` name a file that contains it. A relative name is looked up in
+  `$CREDENTIALS_DIRECTORY`, where systemd's `LoadCredential=` puts it, or beside the configuration where that variable
+  is not set. The same holds for the files of TLS.
+- The environment takes precedence over both: `{MQTT_PASSWORD}`, and for the target `lb-1` `{token_variable("lb-1")}`
   (upper case, with `_` for `-` and `.`).
 
-No secret is ever shown in a message, a log line or an event.
+No message, log line or event contains a secret.
 
 ## How tables are merged
 
 `[kernel] tables` are merged by prefix: of two routes to the same prefix, that of the earlier table wins. A `throw`
-route ends the search in its own table only: the route of a later table to that prefix is used. Merging is not what
-the kernel does for tables that `ip rule` lets it look up one after the other: it takes the first table that has any
-route to the address, so a default route (or an `unreachable` 10.64.0.0/10) in an earlier table comes before a
-longer prefix in a later one. loxilb has one table, which cannot express that: where an earlier table has a default
-route, read that table alone, or mirror only prefixes that no earlier table covers.
+route ends the search in its own table only: the route of a later table to that prefix is used. The kernel does not
+merge tables that `ip rule` makes it look up one after the other: it takes the first table with any route to the
+address, so a default route (or an `unreachable` 10.64.0.0/10) in an earlier table takes precedence over a longer
+prefix in a later one. loxilb has one table, which cannot express that: where an earlier table has a default route,
+read that table alone, or mirror only prefixes that no earlier table covers.
 
-Routes that IPv6 uses for some sources only (`from 2001:db8::/56`) are kept by rules as any other, shown, and never
+Routes that IPv6 uses for some sources only (`from 2001:db8::/56`) are evaluated and shown like any other, and never
 mirrored: loxilb cannot express them. A plain route to the same prefix is always preferred to them. A route whose
-lifetime is over counts as absent, although the kernel may list it for a while.
+lifetime has ended counts as absent, although the kernel may list it for a while.
 
-## How rules are read
+## How rules are evaluated
 
-A rule matches when all keys of its `match` hold. The first rule that matches a route decides; where none does,
-`default_action`. A dropped route is as if it were absent: another route to its prefix, with a higher metric or
-in a later table, takes its place.
+A rule matches when all keys of its `match` do. The first rule that matches a route decides; if none matches,
+`default_action` does. A dropped route counts as absent: another route to its prefix, with a higher metric or in a later
+table, takes its place.
 
-`gateway`, `interface` and `flags` look at the route's next hops and hold when all of them match. Of a multipath
-route, dead and linkdown hops are left out first, unless all are down. A route without hops (blackhole and its
-like) matches none of them, except for `gateway = false`.
+`gateway`, `interface` and `flags` examine the route's next hops and match when all of them do. Dead and linkdown hops
+of a multipath route are ignored, unless all are down. A route without hops (such as blackhole) matches none of these
+keys, except `gateway = false`.
 
-`link_gateway` depends on other routes: it holds for a host route without a gateway whose address is the gateway
-of another route over the same link, whatever the rules say of that route. DHCP clients write such a route on a
-lease with a mask of /32, before the default route by it. So a new host route on a link with protocol `boot` or
-`dhcp` is not kept for its first 2 seconds; and what was once recognised stays so while the route exists.
+`link_gateway` depends on other routes: it matches a host route without a gateway whose address is the gateway of
+another route over the same link, whatever the rules decide on that route. DHCP clients add such a route on a lease
+with a /32 mask, before the default route that uses it. So a new host route on a link with protocol `boot` or `dhcp` is
+not kept for its first 2 seconds; and a route once recognised stays so while it exists.
 
-A rule that keeps may give a `next_hop`: loxilb then sends to that address, whatever gateway the kernel uses. It
-applies to routes of the address's own family, and leaves those of the other family as they are. With
-`next_hop = "self"` loxilb sends to this host, to its address on the interface that reaches the target, of either
-family: so one file serves every node. [loxilb.md](loxilb.md#this-host-as-the-next-hop) says which address that is.
+A rule that keeps can set `next_hop`: loxilb then sends to that address, whatever gateway the kernel uses. It applies
+to routes of the address's own family and leaves the other family unchanged. With `next_hop = "self"` loxilb sends to
+this host, to its address on the interface that reaches the target, of either family: so one file serves every node.
+[loxilb.md](loxilb.md#this-host-as-the-next-hop) says which address that is.
 
-Protocols and tables go by their names in iproute2's `rt_protos` and `rt_tables`, or by number. A built-in name
-keeps its number, whatever these files say: `static` is 4, and FRR's own static routes (196) are `zstatic`.
+Protocols and tables are given by their names in iproute2's `rt_protos` and `rt_tables`, or by number. A built-in name
+keeps its number, whatever these files contain: `static` is 4, and FRR's own static routes (196) are `zstatic`.
 """
 
 

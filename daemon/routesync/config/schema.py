@@ -1,4 +1,4 @@
-"""The JSON Schema of routesync.toml, for editors: completion, hovering, checking while one writes."""
+"""The JSON Schema of routesync.toml, with which editors complete and check a configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from routesync.settings import Settings
+from routesync.config.models import Settings
 
 Schema: TypeAlias = dict[str, object]
 
@@ -16,7 +16,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _Generator(GenerateJsonSchema):
-    """Leaves out what says nothing of a TOML file: null, which TOML does not have, and titles made from keys."""
+    """Leaves out what means nothing for TOML: null, which TOML does not have, and titles made from keys."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
@@ -32,18 +32,17 @@ class _Generator(GenerateJsonSchema):
 
 
 def json_schema() -> Schema:
-    """Make the schema from the models."""
     made = Settings.model_json_schema(schema_generator=_Generator)
     return {"$schema": DIALECT, "title": "routesync.toml"} | _tidy(made)
 
 
 def json_schema_text() -> str:
-    """Write the schema as it is kept in the repository."""
+    """The schema as it is stored in config/routesync.schema.json."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _tidy(schema: Schema) -> Schema:
-    """Make one level of alternatives of several, and one line of each description."""
+    """Flatten nested alternatives, and put each description on one line."""
     tidied: Schema = {}
     for key, value in schema.items():
         if key in ("properties", "$defs") and isinstance(value, dict):

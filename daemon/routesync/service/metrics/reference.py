@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client.metrics_core import Metric, StateSetMetricFamily
 
+from routesync.config.models import MqttSettings, Settings
 from routesync.events.hub import EventHub
 from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
@@ -22,7 +23,6 @@ from routesync.route import Verdict
 from routesync.service.metrics import Metrics
 from routesync.service.metrics.families import PREFIX
 from routesync.service.status import StatusBuilder
-from routesync.settings import MqttSettings, Settings
 from routesync.table import Table
 
 REFERENCE: Final = Path("docs/metrics.md")

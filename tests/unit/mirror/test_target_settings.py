@@ -1,4 +1,4 @@
-"""What of a target's configuration is taken up as it runs, and what calls for contact anew."""
+"""Which settings of a target take effect while it is mirrored into, and which call for a new handshake."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from routesync.service.target_parts import target_limits, target_rules, way_to
-from routesync.settings import TargetSettings
+from routesync.config.credentials import endpoint_of
+from routesync.config.models import TargetSettings
+from routesync.mirror.eligibility import TargetRules
+from routesync.mirror.limits import Limits
 
 BASE = {"name": "edge", "url": "https://192.168.10.20:8091"}
 OTHER: dict[str, Any] = {
@@ -23,7 +25,7 @@ OTHER: dict[str, Any] = {
     "min_prefix_length": [8, 17],
     "return_path_ok": ["10.99.0.0/16"],
     "next_hop": "192.168.10.10",
-    "brake_minimum": 51,
+    "withdraw_limit_minimum": 51,
 }
 
 
@@ -40,23 +42,25 @@ def other(key: str) -> object:
 
 
 @pytest.mark.parametrize("key", TargetSettings.model_fields)
-def test_every_key_is_either_taken_up_or_calls_for_contact_anew(key: str) -> None:
+def test_every_key_either_takes_effect_at_once_or_calls_for_a_new_handshake(key: str) -> None:
     before, after = settings(), settings(**{key: other(key)})
-    taken_up = (target_rules(before), target_limits(before)) != (target_rules(after), target_limits(after))
-    anew = way_to(before) != way_to(after)
-    assert taken_up is not anew
+    at_once = (TargetRules.from_settings(before), Limits.from_settings(before)) != (
+        TargetRules.from_settings(after),
+        Limits.from_settings(after),
+    )
+    assert at_once is not (endpoint_of(before) != endpoint_of(after))
 
 
 @pytest.mark.parametrize(("written", "word"), [(False, "no"), (True, "yes"), ("override", "override")])
-def test_what_is_allowed_of_defaults(written: object, word: str) -> None:
-    assert target_rules(settings(allow_default=written)).allow_default == word
+def test_allow_default_has_three_values(written: object, word: str) -> None:
+    assert TargetRules.from_settings(settings(allow_default=written)).allow_default == word
 
 
-def test_a_certificate_that_was_renewed_under_its_name_calls_for_contact_anew(tmp_path: Path) -> None:
+def test_a_certificate_renewed_under_its_name_calls_for_a_new_handshake(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("one")
     target = settings(tls={"ca_file": str(file)})
-    before = way_to(target)
-    assert way_to(target) == before
+    before = endpoint_of(target)
+    assert endpoint_of(target) == before
     file.write_text("another")
-    assert way_to(target) != before
+    assert endpoint_of(target) != before

@@ -1,16 +1,16 @@
-"""From the settings of a rule to its conditions and its verdict."""
+"""From the rules as settings to a compiled policy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from routesync.config.models import MatchSettings, PolicySettings, PrefixMatch, RuleSettings, rewrite_of
+from routesync.config.parsers import MAX_U8, MAX_U32, SettingError, parse_number
 from routesync.names import Names
+from routesync.policy import Policy, Rule
 from routesync.policy.conditions import (
     ALL_SHAPES,
-    Answer,
     Condition,
-    Header,
     MetricIn,
     NumberIn,
     PrefixIs,
@@ -18,59 +18,28 @@ from routesync.policy.conditions import (
     ShapeIn,
     SourceIn,
     TableIn,
-    all_of,
 )
 from routesync.policy.hops import GatewayIn, HasFlags, HasGateway, InterfaceLike, LinkGateway
 from routesync.route import Verdict
-from routesync.settings import MatchSettings, PrefixMatch, RuleSettings, rewrite_of
-from routesync.settings.notation import MAX_U8, MAX_U32, NotationError, read_number
 
 
-class Rule(NamedTuple):
-    """A compiled rule: its conditions, cheapest first, and the one verdict it ever gives."""
-
-    name: str
-    conditions: tuple[Condition, ...]
-    verdict: Verdict
-
-    def ask(self, header: Header) -> Answer:
-        """Say whether the rule matches routes with this header, or how to find out."""
-        return all_of(condition.ask(header) for condition in self.conditions)
-
-    def shapes(self) -> frozenset[tuple[int, int]]:
-        """The families and prefix lengths that the rule can match at all."""
-        shapes = ALL_SHAPES
-        for condition in self.conditions:
-            if isinstance(condition, ShapeIn):
-                shapes &= condition.shapes
-            elif isinstance(condition, PrefixIs | LinkGateway):
-                shapes &= condition.shapes()
-        return shapes
-
-    def always_after(self, earlier: Rule) -> bool:
-        """Whether it is proven that `earlier` matches whatever this rule matches."""
-        return all(
-            any(mine.implies(theirs) for mine in self.conditions)
-            or (isinstance(theirs, ShapeIn) and self.shapes() <= theirs.shapes)
-            for theirs in earlier.conditions
-        )
-
-
-class RuleError(Exception):
-    """A key of a rule that cannot be compiled."""
-
-    def __init__(self, key: str, error: NotationError) -> None:
-        self.key = key
-        self.error = error
-        super().__init__(f"{key}: {error}")
-
-
-def compile_rule(settings: RuleSettings, names: Names) -> Rule:
-    """Compile one rule.
+def compile_policy(settings: PolicySettings, names: Names) -> Policy:
+    """Compile the rules; the host's names give numbers to protocols and tables.
 
     Raises:
-        RuleError: an unknown name of a protocol or table.
+        SettingError: an unknown name of a protocol or table. Settings from the loader have none.
     """
+    rules: list[Rule] = []
+    for number, rule in enumerate(settings.rules, 1):
+        try:
+            rules.append(_rule(rule, names))
+        except SettingError as error:
+            place = f"[[policy.rules]] #{number} ({rule.name})"
+            raise SettingError(f"{place}: {error.message}", error.remedy) from None
+    return Policy(tuple(rules), Verdict(keep=settings.default_action == "keep", rule="default"))
+
+
+def _rule(settings: RuleSettings, names: Names) -> Rule:
     verdict = Verdict(
         keep=settings.action == "keep",
         rule=settings.name,
@@ -83,8 +52,7 @@ def compile_rule(settings: RuleSettings, names: Names) -> Rule:
 
 def _conditions(match: MatchSettings, names: Names) -> Iterator[Condition]:
     if match.protocol is not None:
-        numbers = _numbers("protocol", match.protocol, names)
-        yield NumberIn("protocol", numbers)
+        yield NumberIn("protocol", _numbers("protocol", match.protocol, names))
     if match.type is not None:
         yield NumberIn("type", frozenset(match.type))
     if match.scope is not None:
@@ -113,10 +81,7 @@ def _conditions(match: MatchSettings, names: Names) -> Iterator[Condition]:
 
 def _numbers(key: str, words: tuple[str | int, ...], names: Names) -> frozenset[int]:
     known, highest = (names.protocols, MAX_U8) if key == "protocol" else (names.tables, MAX_U32)
-    try:
-        return frozenset(read_number(word, key, known, highest) for word in words)
-    except NotationError as error:
-        raise RuleError(f"match.{key}", error) from None
+    return frozenset(parse_number(word, key, known, highest) for word in words)
 
 
 def _shapes(match: MatchSettings) -> Iterator[tuple[int, int]]:
