@@ -102,7 +102,7 @@ def test_explain_finds_every_candidate_also_dropped_ones(alone: Served) -> None:
     assert longest["held"] is True
     assert [(it["metric"], it["elected"]) for it in shorter["candidates"]] == [(0, True), (50, False)]
     assert "its metric 50 is above 0" in shorter["candidates"][1]["why"]
-    assert longest["targets"][0]["wanted"] == "192.0.2.2"
+    assert longest["targets"][0]["desired"] == "192.0.2.2"
 
     (dropped,) = alone.get("/v1/explain?of=192.0.2.77")["prefixes"]
     assert dropped["candidates"][0]["verdict"] == "drop"

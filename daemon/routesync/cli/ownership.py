@@ -50,8 +50,8 @@ def adopt(
     ]
     missing = set(prefixes).difference(prefix for prefix, _ in present)
     for prefix in missing:
-        why = "is owned already" if prefix in asked.owned else "has no route that equals a desired one"
-        complain(f"{prefix}: {why} in target {target}; `routesync explain {prefix}` shows what there is")
+        why = "is owned already" if prefix in asked.owned else "no route to it equals the desired one"
+        complain(f"{prefix}: {why} in target {target}")
     if missing:
         return 1
     if not present:
@@ -117,7 +117,7 @@ def withdraw(config: Path, state: Path, target: str, url: str | None, *, as_json
             return 1
         done = asyncio.run(empty(settings, ledger, _Silence(), links=lambda: links))
         if done.left:
-            complain(f"target {target}: {done.error}; {done.left} routes are still there, and still owned")
+            complain(f"target {target}: {done.error}; {many(done.left, 'route')} left, and still owned")
             return 1
         return report(target, done.withdrawn, f"{many(done.withdrawn, 'route')} withdrawn", as_json=as_json)
 

@@ -147,7 +147,7 @@ def forget_question(prefixes: Collection[Prefix], target: str) -> str:
 
 def forgotten_text(count: int) -> str:
     """What was done by `forget`."""
-    return f"{many(count, 'route')} forgotten; they stay where they are"
+    return f"{many(count, 'route')} forgotten; {'it stays' if count == 1 else 'they stay'} in loxilb"
 
 
 def _these(count: int) -> str:

@@ -83,9 +83,8 @@ class Orders:
         self._require_left_alone(order.target, "withdraw from")
         done = await self._subject.ownership.withdraw(self._settings(order))
         if done.left:
-            detail = (
-                f"target {order.target}: {done.error}; {done.left} routes are still there, and still owned"
-            )
+            left = f"{done.left} route{'s' if done.left > 1 else ''} left, and still owned"
+            detail = f"target {order.target}: {done.error}; {left}"
             raise ProblemError("unavailable", detail)
         return answer(models.OwnRoutes(target=order.target, routes=done.withdrawn))
 

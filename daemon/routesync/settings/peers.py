@@ -127,13 +127,14 @@ class TargetSettings(Model):
         default=5,
         ge=0.1,
         le=3600,
-        description="One route of ours is posted again this often, in seconds, to see that its kernel has not lost it.",
+        description="One route of ours is posted again this often, in seconds, as a probe: has its kernel lost it?",
     )
     sweep_interval_s: float = Field(
         default=3600,
         ge=60,
         le=7 * 86400,
-        description="All routes of ours are posted again this often, in seconds; at once when one had been lost.",
+        description="All routes of ours are verified this often, in seconds, by posting them again; at once when one "
+        "was lost.",
     )
     withdraw_delay_s: float = Field(
         default=0,
@@ -154,7 +155,7 @@ class TargetSettings(Model):
         default=0.5,
         ge=0,
         le=1,
-        description="More withdrawals at once than this share of our routes there wait for a second reading.",
+        description="More withdrawals at once than this share of our routes there wait for a second dump of the kernel.",
     )
     brake_minimum: int = Field(
         default=50, ge=1, le=1_000_000, description="Fewer withdrawals than this never wait for it."
