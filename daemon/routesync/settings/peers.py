@@ -155,7 +155,8 @@ class TargetSettings(Model):
         default=0.5,
         ge=0,
         le=1,
-        description="More withdrawals at once than this share of our routes there wait for a second dump of the kernel.",
+        description="More withdrawals at once than this share of our routes there wait for a second dump of the "
+        "kernel.",
     )
     brake_minimum: int = Field(
         default=50, ge=1, le=1_000_000, description="Fewer withdrawals than this never wait for it."
