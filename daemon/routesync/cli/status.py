@@ -91,7 +91,7 @@ def _kernel(page: Page, answer: StatusResponse) -> None:
         _head("kernel"),
         _styled(kernel.state),
         f": {many(kernel.routes, 'prefix', 'prefixes')} kept, {many(kernel.dropped, 'route')} dropped; "
-        f"{many(kernel.resyncs, 'reading')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
+        f"{many(kernel.resyncs, 'resync')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
         hang=_MARGIN,
     )
 

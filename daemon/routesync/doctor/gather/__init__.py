@@ -60,7 +60,7 @@ def gather(config: Path, state: Path, *, contact: bool, root: Path = Path("/")) 
         config=found,
         kernel=kernel,
         host_routes=_host_routes(found.loaded, kernel.reading),
-        wanted=_wanted(found.loaded, kernel.reading, tables),
+        desired=_desired(found.loaded, kernel.reading, tables),
         dhcp=read_dhcp(root),
         targets=targets,
         local=local,
@@ -108,7 +108,7 @@ def _host_routes(loaded: Loaded, reading: TableReading | None) -> tuple[JudgedRo
     )
 
 
-def _wanted(
+def _desired(
     loaded: Loaded, reading: TableReading | None, tables: Sequence[int]
 ) -> Mapping[tuple[str, str], int]:
     """How many routes each target is to have, by family, as far as can be told without its table."""
