@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from contextlib import suppress
 
 from aiohttp import web
 
-from routesync.route import Family
-from routesync.standin.api import Api
-from routesync.standin.ears import Ears
-from routesync.standin.kernel import KernelRoutes
-from routesync.standin.listeners import open_sites
-from routesync.standin.options import StandinOptions
-from routesync.standin.table import RouteTable
+from standin.api import Api
+from standin.ears import Ears
+from standin.kernel import KernelRoutes
+from standin.listeners import open_sites
+from standin.options import StandinOptions
+from standin.table import RouteTable
 
 
 def run_standin(options: StandinOptions) -> int:
@@ -23,7 +23,7 @@ def run_standin(options: StandinOptions) -> int:
     try:
         asyncio.run(_serve(options))
     except OSError as error:
-        sys.stderr.write(f"routesync standin: {error}\n")
+        sys.stderr.write(f"standin: {error}\n")
         return 1
     return 0
 
@@ -36,7 +36,7 @@ async def _serve(options: StandinOptions) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), options.api_delay_s)
         return
-    capacity = {Family.INET: options.capacity, Family.INET6: options.capacity6}
+    capacity = {socket.AF_INET: options.capacity, socket.AF_INET6: options.capacity6}
     table = RouteTable(options.release, marks=options.marks, capacity=capacity)
     kernel = KernelRoutes()
     ears = Ears(table, kernel.port, options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from routesync.standin.releases import MAIN, Release
+from standin.releases import MAIN, Release
 
 Fragility = Literal["off", "likely", "strict"]
 """How it takes a GET that meets ingestion.
@@ -53,7 +53,7 @@ class StandinOptions:
 def parse_options(arguments: Sequence[str] | None = None) -> StandinOptions:
     """Read the stand-in's command line (`sys.argv` when none is given); a mistake in it exits with status 2."""
     parser = argparse.ArgumentParser(
-        prog="routesync standin",
+        prog="standin",
         description="A stand-in for loxilb's route API, on the kernel of this network namespace.",
         argument_default=argparse.SUPPRESS,
     )

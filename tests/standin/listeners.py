@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from routesync.standin.options import StandinOptions
+from standin.options import StandinOptions
 
 _BACKLOG: Final = 1024
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from routesync.demo.acts import Story, StoryError
-from routesync.demo.processes import ProcessError, Processes
-from routesync.demo.show import Screen
-from routesync.demo.topology import FoundingTopology, TopologyError
+from demo.acts import Story, StoryError
+from demo.processes import ProcessError, Processes
+from demo.show import Screen
+from demo.topology import FoundingTopology, TopologyError
 
 _TOOLS: Final = {
     "ip": "iproute2",
@@ -45,7 +45,7 @@ def run_demo() -> int:
 
 def _what_is_missing() -> str | None:
     if os.geteuid() != 0:
-        return "The demo builds network namespaces and needs root: sudo routesync demo"
+        return "The demo builds network namespaces and needs root: sudo make demo"
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     packages = [package for tool, package in _TOOLS.items() if shutil.which(tool, path=path) is None]
     return f"The demo needs more programs: apt-get install {' '.join(packages)}" if packages else None

@@ -13,15 +13,15 @@ from typing import Final
 
 from aiohttp import web
 
-from routesync.standin import requests, rtnl, wire
-from routesync.standin.auth import Gate
-from routesync.standin.ears import Ears
-from routesync.standin.faults import Fault, Faults
-from routesync.standin.kernel import KernelRoutes
-from routesync.standin.options import StandinOptions
-from routesync.standin.requests import FailedError, RefusedError
-from routesync.standin.table import RouteTable
-from routesync.standin.wire import Answer
+from standin import requests, rtnl, wire
+from standin.auth import Gate
+from standin.ears import Ears
+from standin.faults import Fault, Faults
+from standin.kernel import KernelRoutes
+from standin.options import StandinOptions
+from standin.requests import FailedError, RefusedError
+from standin.table import RouteTable
+from standin.wire import Answer
 
 BASE_PATH: Final = "/netlox/v1"
 _GO_PANIC_STATUS: Final = 2
@@ -55,7 +55,7 @@ class Api:
         self._ears = ears
         self._requests = Requests()
         self._faults = Faults(options.seed)
-        self._random = random.Random(options.seed)  # noqa: S311 - a likelihood, not a secret
+        self._random = random.Random(options.seed)
 
     def application(self) -> web.Application:
         """Build the aiohttp application."""

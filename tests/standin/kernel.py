@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from routesync.route import Address, Prefix
-from routesync.standin import rtnl
+from standin import rtnl
+from standin.addresses import Address, Prefix
 
 _RTN_UNSPEC: Final = 0
 _RTN_UNICAST: Final = 1

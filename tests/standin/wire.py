@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
-from routesync.route import format_address
-from routesync.standin.ears import Port
-from routesync.standin.releases import Release
-from routesync.standin.table import Entry
+from standin.addresses import format_address
+from standin.ears import Port
+from standin.releases import Release
+from standin.table import Entry
 
 JSON: TypeAlias = "str | int | bool | list[JSON] | dict[str, JSON] | None"
 

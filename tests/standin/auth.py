@@ -7,9 +7,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from routesync.standin import wire
-from routesync.standin.faults import HIDDEN_PATH
-from routesync.standin.requests import RefusedError
+from standin import wire
+from standin.faults import HIDDEN_PATH
+from standin.requests import RefusedError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from routesync.route import Address, Prefix
+from standin.addresses import Address, Prefix
 
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,10 +13,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from routesync.standin.faults import Fault
+from standin.faults import Fault
 
+COMMAND: Final = (sys.executable, "-m", "standin")
+"""Runs a stand-in, in an `environment()`; options follow."""
+_FOLDER: Final = str(Path(__file__).parents[1])
 _READY_WITHIN_S: Final = 15
 _STOP_WITHIN_S: Final = 5
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, in which `COMMAND` also finds the stand-in's package."""
+    path = filter(None, (_FOLDER, os.environ.get("PYTHONPATH")))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 class StandinState(NamedTuple):
@@ -83,13 +93,15 @@ class StandinProcess:
     def launch(self) -> None:
         """Start it and do not wait."""
         self.socket.unlink(missing_ok=True)
-        command = ["ip", "netns", "exec", self.netns, sys.executable, "-m", "routesync.standin"]
+        command = ["ip", "netns", "exec", self.netns, *COMMAND]
         command += ["--listen-unix", str(self.socket), *self._arguments]
         with _bound(self._port) as plain, _bound(self._tls_port) as tls, self._log.open("ab") as log:
             self._port, self._tls_port = plain.getsockname()[1], tls.getsockname()[1]
             numbers = plain.fileno(), tls.fileno()
             command += [f"--listen-fd={numbers[0]}", f"--tls-listen-fd={numbers[1]}"]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=numbers)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, pass_fds=numbers, env=environment()
+            )
 
     @property
     def url(self) -> str:

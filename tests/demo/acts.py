@@ -14,9 +14,10 @@ from typing import Final
 
 import aiohttp
 
-from routesync.demo.processes import Processes, routesync_command
-from routesync.demo.show import Inventory, Message, PlanOutput, Screen
-from routesync.demo.topology import MIRRORED_TABLE, FoundingTopology
+from demo.processes import Processes, routesync_command
+from demo.show import Inventory, Message, PlanOutput, Screen
+from demo.topology import MIRRORED_TABLE, FoundingTopology
+from standin.process import COMMAND as STANDIN
 
 CONFIGURATION: Final = Path(__file__).with_name("routesync.toml")
 HOST_PREFIX: Final = "192.168.10.1/32"
@@ -111,7 +112,7 @@ class Story:
         await self._processes.start(
             "loxilb",
             self._topology.loxilb,
-            routesync_command("standin", f"--listen-unix={self._socket}", *_STANDIN_OPTIONS),
+            [*STANDIN, f"--listen-unix={self._socket}", *_STANDIN_OPTIONS],
         )
         await self._until(self._socket.exists, "loxilb's API")
         await self._processes.start(

@@ -51,7 +51,7 @@ class Faults:
 
     def __init__(self, seed: int | None) -> None:
         self._faults: list[Fault] = []
-        self._random = random.Random(seed)  # noqa: S311 - a likelihood, not a secret
+        self._random = random.Random(seed)
         self.done = 0
 
     def replace(self, faults: Sequence[Fault]) -> None:

@@ -9,7 +9,7 @@ exists for the demo and the tests, and knows nothing of the rest of the program.
                   └─► ears ───────┘
 """
 
-from routesync.standin.options import StandinOptions, parse_options
-from routesync.standin.server import run_standin
+from standin.options import StandinOptions, parse_options
+from standin.server import run_standin
 
 __all__ = ["StandinOptions", "parse_options", "run_standin"]

@@ -9,19 +9,20 @@ hence the ghosts.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from routesync.route import Address, Family, Prefix
-from routesync.standin.releases import MAIN, Release
-from routesync.standin.rtnl import Hop
+from standin.addresses import Address, Prefix
+from standin.releases import MAIN, Release
+from standin.rtnl import Hop
 
 MARKS: Final = (32 + 8) * 1024
 """Route marks there are (MaxSysRoutes); an entry beyond them carries -1."""
 
-CAPACITY: Final = {Family.INET: 32 * 1024, Family.INET6: 8 * 1024}
+CAPACITY: Final = {socket.AF_INET: 32 * 1024, socket.AF_INET6: 8 * 1024}
 """Entries that the eBPF tables hold; what comes beyond is listed and not programmed, and nothing says so."""
 
 _NO_MARK: Final = -1
@@ -58,7 +59,11 @@ class RouteTable:
     """loxilb's map of routes, changed by what its ears hear and by nothing else."""
 
     def __init__(
-        self, release: Release = MAIN, *, marks: int = MARKS, capacity: Mapping[Family, int] = CAPACITY
+        self,
+        release: Release = MAIN,
+        *,
+        marks: int = MARKS,
+        capacity: Mapping[socket.AddressFamily, int] = CAPACITY,
     ) -> None:
         self._release = release
         self._room = dict(capacity)
@@ -122,20 +127,20 @@ class RouteTable:
         if (ifindex, address) in self._networks:
             return
         self._networks[ifindex, address] = length
-        if self._add(_network(address, length), 0, (), host=False, interface=False) and length not in (
+        if self._add(Prefix.of(address, length), 0, (), host=False, interface=False) and length not in (
             32,
             128,
         ):
-            self._add(_network(address, _SELF_LENGTH), 0, (), host=False, interface=False)
+            self._add(Prefix.of(address, _SELF_LENGTH), 0, (), host=False, interface=False)
 
     def remove_address(self, ifindex: int, address: Address, length: int) -> None:
         """Take in the loss of an own address. Routes that needed it stay: ghosts."""
         if self._networks.get((ifindex, address)) != length:
             return
         del self._networks[ifindex, address]
-        self.remove_route(_network(address, length))
+        self.remove_route(Prefix.of(address, length))
         if length not in (32, 128):
-            self.remove_route(_network(address, _SELF_LENGTH))
+            self.remove_route(Prefix.of(address, _SELF_LENGTH))
 
     def remove_link(self, ifindex: int) -> None:
         """Take in the removal of an interface: its routes, neighbours and addresses go."""
@@ -188,13 +193,6 @@ class RouteTable:
 
     def _known_as(self, prefix: Prefix) -> Prefix:
         return _IPV4_DEFAULT if prefix.is_default and not self._release.knows_ipv6_default else prefix
-
-
-def _network(address: Address, length: int) -> Prefix:
-    """The network of this length that the address lies in."""
-    bits = len(address) * 8 - length
-    number = int.from_bytes(address, "big") >> bits << bits
-    return Prefix(Address(number.to_bytes(len(address), "big")), length)
 
 
 def _host_prefix(address: Address) -> Prefix:

@@ -6,8 +6,8 @@ import json
 import socket
 from typing import Final, NamedTuple
 
-from routesync.route import Address, Prefix
-from routesync.standin.wire import Answer, refusal
+from standin.addresses import Address, Prefix
+from standin.wire import Answer, refusal
 
 _JSON_TYPES: Final = {
     str: "string",
@@ -99,8 +99,7 @@ def parse_cidr(text: str) -> Prefix:
     bits, length = len(address) * 8, int(length_text)
     if length > bits:
         raise FailedError(f"invalid CIDR address: {text}")
-    number = int.from_bytes(address, "big") >> bits - length << bits - length
-    return Prefix(Address(number.to_bytes(len(address), "big")), length)
+    return Prefix.of(address, length)
 
 
 def parse_gateway(text: str, prefix: Prefix) -> Address | None:

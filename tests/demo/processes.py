@@ -11,21 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-import routesync
-
 _STOP_WITHIN_S: Final = 10.0
 _LONGEST_LINE: Final = 1 << 24
 
-# The command itself may be a launcher with a path of its own (the .deb's is): its package is found by this.
 _ENVIRONMENT: Final = {
     **os.environ,
     "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
-    "PYTHONPATH": str(Path(routesync.__file__).parent.parent),
 }
 
 
 def routesync_command(*arguments: str) -> list[str]:
-    """The command line that runs this very program."""
+    """The command line that runs routesync as this Python has it."""
     return [sys.executable, "-m", "routesync", *arguments]
 
 

@@ -16,10 +16,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from routesync.standin import rtnl
-from routesync.standin.options import StandinOptions
-from routesync.standin.rtnl import Message
-from routesync.standin.table import RouteTable
+from standin import rtnl
+from standin.options import StandinOptions
+from standin.rtnl import Message
+from standin.table import RouteTable
 
 _LINKS_A_TURN: Final = 32
 _ADDRESSES_A_TURN: Final = 64
