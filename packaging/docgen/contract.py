@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from routesync.events.cloudevents import CONTENT_TYPE, Identity, Record, dataschema, encode, encode_state
-from routesync.events.examples import STORY
+from docgen.examples import STORY
 from routesync.events.models import EVENTS, Event
 from routesync.events.status import KernelStatus, Status, TableManifest, TargetStatus
 from routesync.events.table import BUCKETS, TableBucket, TableRow

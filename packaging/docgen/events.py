@@ -1,38 +1,16 @@
-"""The contract as files: docs/events.md, docs/events/asyncapi.json, docs/events/schemas/.
-
-`python -m routesync.events.document [DIRECTORY]` writes them; a test holds them to the models.
-"""
+"""The generated half of docs/events.md: retained state and all events, each with its fields and an example."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from routesync.events.contract import (
-    asyncapi,
-    data_schema,
-    example_bucket,
-    example_message,
-    example_state,
-    example_status,
-    schemas,
-)
+from docgen.contract import data_schema, example_bucket, example_message, example_state, example_status
 from routesync.events.models import EVENTS, Event
 
-DOCS: Final = Path("docs")
-
-MARKER: Final = (
-    "<!-- Made from here on by `python -m routesync.events.document` from the models in the code. -->"
-)
-
-
-def markdown(current: str) -> str:
-    """The document: what people wrote above the marker, and below it what is made from the models."""
-    written, _, _ = current.partition(MARKER)
-    return "\n".join([written + MARKER, "", *_lines()])
+def markdown() -> str:
+    return "\n".join(_lines())
 
 
 def _lines() -> Iterator[str]:
@@ -101,29 +79,3 @@ def _example(message: dict[str, Any]) -> Iterator[str]:
     yield json.dumps(message, indent=2)
     yield "```"
     yield ""
-
-
-def files(docs: Path) -> dict[str, str]:
-    """The content that each file below docs/ is to have, by its name."""
-    current = (docs / "events.md").read_text(encoding="utf-8")
-    made = {"events.md": markdown(current), "events/asyncapi.json": _json(asyncapi())}
-    for type_name, schema in schemas().items():
-        made[f"events/schemas/{type_name}.json"] = _json(schema)
-    return made
-
-
-def _json(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2) + "\n"
-
-
-def main() -> None:
-    """Write the files below the directory that is named, or below docs/."""
-    docs = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
-    for name, content in files(docs).items():
-        file = docs / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

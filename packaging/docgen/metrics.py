@@ -1,13 +1,9 @@
-"""The list of metrics, docs/metrics.md, made from the collectors themselves.
-
-`python -m routesync.service.metrics.reference` writes it anew, in the repository it is run in.
-"""
+"""The table of docs/metrics.md, made from the collectors themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from prometheus_client.metrics_core import Metric, StateSetMetricFamily
@@ -25,28 +21,6 @@ from routesync.service.metrics.families import PREFIX
 from routesync.service.status import StatusBuilder
 from routesync.table import Table
 
-REFERENCE: Final = Path("docs/metrics.md")
-
-_HEAD: Final = """\
-# Metrics
-
-<!-- Made by `python -m routesync.service.metrics.reference` from daemon/routesync/service/metrics: change that. -->
-
-routesync serves these to Prometheus as OpenMetrics, or in the older text form to those who ask for nothing else. They
-are read off the program's own counters at the moment of the scrape. No label carries a prefix or an address, so their
-number depends on targets and rules, never on routes.
-
-Beside them stand the usual `process_*` figures. A dashboard for Grafana is in
-[packaging/grafana](../packaging/grafana/routesync.json), rules for alerts in
-[packaging/prometheus](../packaging/prometheus/routesync.rules.yml).
-
-Times are counted from the moment at which routesync read a change off its netlink socket: messages of the kernel
-carry no time of their own, so what they waited in the receive buffer before that is not seen. Changes that were read
-together count from the oldest of them.
-
-| metric | type | labels | meaning |
-|---|---|---|---|
-"""
 
 
 class Described(NamedTuple):
@@ -70,7 +44,7 @@ def markdown() -> str:
         f"| `{it.name}` | {it.kind} | {', '.join(f'`{label}`' for label in it.labels)} | {it.meaning} |\n"
         for it in described()
     )
-    return _HEAD + "".join(rows)
+    return "| metric | type | labels | meaning |\n|---|---|---|---|\n" + "".join(rows)
 
 
 def _describe(family: Metric) -> Described:
@@ -130,7 +104,3 @@ def _sample() -> Iterator[Metrics]:
         )
     finally:
         outbox.end()
-
-
-if __name__ == "__main__":
-    REFERENCE.write_text(markdown(), encoding="utf-8")
