@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from routesync.demo.topology import FoundingTopology
+from demo.topology import FoundingTopology
 from support.broker import broker
 from support.netns import Namespace
 from support.scene import Scene

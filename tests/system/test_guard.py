@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE
+from demo.topology import FOUNDING_TABLE, HOST_ROUTE
 from support.netns import Namespace, namespace, needs_root
 from support.scene import ROUTESYNC
 from support.shared_scene import GUARD_RULE, SharedScene, guard_config, shared_scene

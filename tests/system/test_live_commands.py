@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from routesync.demo.topology import MIRRORED_TABLE
+from demo.topology import MIRRORED_TABLE
 from routesync.mirror.ledger import read_owned
 from support.netns import Namespace, needs_root
 from support.scene import ROUTESYNC, Scene, founding_scene

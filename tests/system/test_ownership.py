@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from routesync.demo.topology import MIRRORED_TABLE
+from demo.topology import MIRRORED_TABLE
 from routesync.mirror.ledger import read_owned
 from routesync.route import Prefix
 from support.netns import Namespace, needs_root

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from routesync.demo.topology import MIRRORED_TABLE
+from demo.topology import MIRRORED_TABLE
 from support.broker import broker
 from support.netns import Namespace, needs_root
 from support.scene import Scene, founding_scene
