@@ -40,6 +40,7 @@ from routesync.kernel.netlink import (
     subscribe,
     widen_receive_buffer,
 )
+from routesync.kernel.replica import Candidates
 from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStats, Overrun, ResyncDone
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
@@ -169,7 +170,10 @@ class KernelSource:
 
     def held(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
         """All candidates at this moment, delivered or not."""
-        return dict(self._fib.replica.candidates())
+        return {
+            prefix: tuple(candidate.at(prefix) for candidate in candidates)
+            for prefix, candidates in self._fib.replica.candidates()
+        }
 
     def followed(self) -> list[tuple[Prefix, Verdict]]:
         """The drops that were told and hold (`Dropped`), for whoever comes later."""
@@ -242,8 +246,8 @@ class KernelSource:
             whole = await asyncio.shield(dump) and whole
         return whole and not lookup.bad
 
-    async def changes(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
-        """Wait until something changed; return the present candidates of each prefix that did.
+    async def changes(self) -> Mapping[Prefix, Candidates]:
+        """Wait until something changed; return the present candidates of each prefix that did, without the prefix.
 
         Level-triggered: however many changes a prefix went through since the last call, it is told once, as it is now;
         no candidates means that it is gone. The first call waits for the first reading and returns the whole table.

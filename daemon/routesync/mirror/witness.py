@@ -16,7 +16,7 @@ import structlog
 from routesync.backoff import Backoff
 from routesync.kernel import KernelError, KernelSource, Links
 from routesync.names import PROTOCOLS, SCOPES, TABLES
-from routesync.route import Address, Candidate, Family, Prefix, Route, Verdict
+from routesync.route import Address, Family, Judged, Prefix, Route, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ class Witness:
         self._target = target
         self._netns = netns if sock is None else None
         self._sock = sock
-        self._seen: dict[Prefix, tuple[Candidate, ...]] = {}
+        self._seen: dict[Prefix, tuple[Judged, ...]] = {}
         self._ready = False
         self._followed: tuple[KernelSource, asyncio.Task[None]] | None = None  # and the reader of its changes
 
@@ -96,10 +96,10 @@ class Witness:
 
     def _takeable(self, prefix: Prefix) -> Iterator[Route]:
         """The routes that DELETE could take, in its order: of IPv4 none of scope link, of IPv6 none with a source."""
-        for route, _ in self._seen.get(prefix, ()):
-            linked = route.scope == _LINK and prefix.family is Family.INET
-            if not linked and not route.tos and route.source is None:
-                yield route
+        for attributes, _ in self._seen.get(prefix, ()):
+            linked = attributes.scope == _LINK and prefix.family is Family.INET
+            if not linked and not attributes.tos and attributes.source is None:
+                yield attributes.at(prefix)
 
     def _as_posted(self, route: Route) -> bool:
         return any(self._as_ours(route, hop.gateway) for hop in route.hops if hop.gateway is not None)
@@ -182,4 +182,6 @@ class Witness:
                     self._seen[prefix] = candidates
                 else:
                     self._seen.pop(prefix, None)
-                on_change(prefix, foreign_removed=any(not self._as_posted(it.route) for it in gone))
+                on_change(
+                    prefix, foreign_removed=any(not self._as_posted(it.attributes.at(prefix)) for it in gone)
+                )

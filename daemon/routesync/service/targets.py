@@ -243,7 +243,7 @@ class Targets:
         )
         reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, way_to(target), target)
-        for count, prefix in enumerate([prefix for prefix, _ in self._kernel.table], 1):
+        for count, prefix in enumerate(self._kernel.table.prefixes(), 1):
             reconciler.set_route(prefix, self._kernel.table.elected(prefix))
             if count % SLICE == 0:
                 await asyncio.sleep(0)
