@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from pathlib import Path
 from typing import Final
 

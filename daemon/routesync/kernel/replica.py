@@ -10,7 +10,7 @@ now, however far the consumer lags behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple, cast
 
 from routesync.kernel.update import PLACEHOLDER, Siblings
@@ -79,6 +79,31 @@ def with_slot(slots: Slots, rest: Rest, siblings: Siblings) -> Slots:
 
 def _rest_of(slot: Slot) -> Rest:
     return slot[0]
+
+
+class Changes(Mapping[Prefix, Candidates]):
+    """Prefixes that changed, with the candidates that they have when they are asked for; each is to be asked for once.
+
+    No candidates means that the prefix is gone.
+    """
+
+    def __init__(self, replica: Replica, prefixes: Collection[Prefix]) -> None:
+        self._replica = replica
+        self._prefixes = prefixes
+
+    def __getitem__(self, prefix: Prefix) -> Candidates:
+        if prefix not in self._prefixes:
+            raise KeyError(prefix)
+        return self._replica.deliver(prefix)
+
+    def __iter__(self) -> Iterator[Prefix]:
+        return iter(self._prefixes)
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def __contains__(self, prefix: object) -> bool:
+        return prefix in self._prefixes
 
 
 class Replica:
@@ -172,11 +197,15 @@ class Replica:
         """Age of the oldest change that the consumer has not taken, in seconds."""
         return time.monotonic() - self.dirty_since if self._dirty else 0.0
 
-    def take(self) -> Mapping[Prefix, Candidates]:
-        """The present candidates of each prefix that changed; empties the dirty set."""
-        taken = {prefix: candidates_of(self._slots.get(prefix, ())) for prefix in self._dirty}
-        self._dirty.clear()
-        return taken
+    def take(self) -> Changes:
+        """What changed since the last call; empties the dirty set."""
+        taken, self._dirty = self._dirty, {}
+        return Changes(self, taken)
+
+    def deliver(self, prefix: Prefix) -> Candidates:
+        """The present candidates of a prefix, for the consumer: what changed before this does not matter any more."""
+        self._dirty.pop(prefix, None)
+        return candidates_of(self._slots.get(prefix, ()))
 
     def candidates(self) -> Iterator[tuple[Prefix, Candidates]]:
         """All that is held, prefix by prefix."""

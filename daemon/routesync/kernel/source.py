@@ -40,7 +40,7 @@ from routesync.kernel.netlink import (
     subscribe,
     widen_receive_buffer,
 )
-from routesync.kernel.replica import Candidates
+from routesync.kernel.replica import Changes
 from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStats, Overrun, ResyncDone
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
@@ -246,11 +246,12 @@ class KernelSource:
             whole = await asyncio.shield(dump) and whole
         return whole and not lookup.bad
 
-    async def changes(self) -> Mapping[Prefix, Candidates]:
-        """Wait until something changed; return the present candidates of each prefix that did, without the prefix.
+    async def changes(self) -> Changes:
+        """Wait until something changed; return the prefixes that did.
 
-        Level-triggered: however many changes a prefix went through since the last call, it is told once, as it is now;
-        no candidates means that it is gone. The first call waits for the first reading and returns the whole table.
+        Level-triggered: however many changes a prefix went through since the last call, it is told once, with the
+        candidates that it has when the result is asked for them; none means that it is gone. The first call waits for
+        the first reading and returns the whole table.
         """
         await self.synced.wait()
         while not self._first and not self._fib.replica.dirty:

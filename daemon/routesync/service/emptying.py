@@ -46,7 +46,7 @@ async def empty(
     name, before = settings.name, len(ledger.owned(settings.name))
     async with make_client(settings) as client:
         reconciler = _emptying(settings, client, ledger, sink, links)
-        reconciler.load_ledger()
+        await reconciler.load_ledger()
         task = asyncio.create_task(reconciler.run())
         loop = asyncio.get_running_loop()
         well_at = loop.time()
