@@ -9,7 +9,6 @@ from typing import NamedTuple
 from docgen.config_schema import Schema, json_schema
 
 
-
 class Key(NamedTuple):
     """One key of a table, in words."""
 

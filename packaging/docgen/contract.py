@@ -12,8 +12,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from routesync.events.cloudevents import CONTENT_TYPE, Identity, Record, dataschema, encode, encode_state
 from docgen.examples import STORY
+from routesync.events.cloudevents import CONTENT_TYPE, Identity, Record, dataschema, encode, encode_state
 from routesync.events.models import EVENTS, Event
 from routesync.events.status import KernelStatus, Status, TableManifest, TargetStatus
 from routesync.events.table import BUCKETS, TableBucket, TableRow

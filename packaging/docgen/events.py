@@ -9,6 +9,7 @@ from typing import Any
 from docgen.contract import data_schema, example_bucket, example_message, example_state, example_status
 from routesync.events.models import EVENTS, Event
 
+
 def markdown() -> str:
     return "\n".join(_lines())
 

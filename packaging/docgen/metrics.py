@@ -22,7 +22,6 @@ from routesync.service.status import StatusBuilder
 from routesync.table import Table
 
 
-
 class Described(NamedTuple):
     """One metric, as Prometheus sees it."""
 

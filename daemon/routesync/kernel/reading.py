@@ -28,7 +28,7 @@ from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import HEADER, HEADER_SIZE, RTM_NEWROUTE, DumpRequest
 from routesync.kernel.replica import Replica, Rest, Slot, Slots, siblings_at, with_slot
 from routesync.kernel.update import PLACEHOLDER, Sibling, identity, tidy
-from routesync.route import Candidate, LinkAddress, NextHop, Prefix, Route, Verdict
+from routesync.route import Attributes, Judged, LinkAddress, NextHop, Prefix, Verdict
 
 Key = tuple[Prefix, Rest]
 
@@ -59,7 +59,7 @@ class Reading:
         self.slots: dict[Prefix, Slots] = {}
         self.routes = 0
         self.dropped: Counter[str] = Counter()
-        self.reported: dict[Key, tuple[Route, Verdict]] = {}
+        self.reported: dict[Key, Judged] = {}
         self.bad: list[DecodeError] = []
         self.unresolved = False
         self.gateways: set[LinkAddress] = set()
@@ -104,89 +104,93 @@ class Reading:
             if kind != RTM_NEWROUTE:
                 break
             self.routes += 1
-            rule = judge_header(data[position + 16 : position + 28], table)
-            if rule is not None and data[position + 28 : position + 40] == build:
+            verdict = judge_header(data[position + 16 : position + 28], table)
+            if verdict is not None and not verdict.keep and data[position + 28 : position + 40] == build:
                 prefix = (data[position + 40 : position + 40 + size], data[position + 17])
                 if prefix not in replica and prefix != self._last_kept:
-                    self.dropped[rule] += 1
+                    self.dropped[verdict.rule] += 1
                     self._last_dropped = prefix
                     position += length + 3 & ~3
                     continue
             try:
-                self._take(data, position + HEADER_SIZE, position + length, by_header=rule is not None)
+                self._take(data, position + HEADER_SIZE, position + length, verdict)
             except DecodeError as error:
                 self.bad.append(error)
             position += length + 3 & ~3
         return position
 
-    def _take(self, data: bytes, start: int, end: int, *, by_header: bool) -> None:
-        route = self._decoder.decode(data, start, end)
-        if route is None:
+    def _take(self, data: bytes, start: int, end: int, by_header: Verdict | None) -> None:
+        parts = self._decoder.parts(data, start, end)
+        if parts is None:
             return
-        rest = self._judge.rest(route)
+        prefix, attributes = parts
+        rest = self._judge.rest(attributes)
         if rest is None:
             return
-        prefix = route.prefix
-        hops = route.hops
-        if id(hops) not in self._seen_hops and not (by_header and prefix.length):
+        hops = attributes.hops
+        if id(hops) not in self._seen_hops and not (
+            prefix.length and by_header is not None and not by_header.keep
+        ):
             if len(hops) < 2:  # those are shared by many routes
                 self._seen_hops[id(hops)] = hops
             for hop in hops:
                 if hop.gateway is not None:
                     self.gateways.add((hop.ifindex, hop.gateway))
-        if unresolved(route):
+        if attributes.nexthop_id and unresolved(attributes):
             self.unresolved = True
-            self._add(prefix, rest, PLACEHOLDER, route)
+            self._add(prefix, rest, PLACEHOLDER)
             return
         sibling: Sibling
-        if prefix.length in _FULL_LENGTHS and (host := self._judge.host(route)) is not None:
-            sibling, verdict = Candidate(route, _OPEN), _OPEN
+        if prefix.length in _FULL_LENGTHS and (host := self._judge.host(prefix, attributes)) is not None:
+            sibling, verdict = Judged(attributes, _OPEN), _OPEN
             self.hosts.add(host)
             self.open_hosts.add(prefix)
         else:
-            sibling, verdict = self._judge.route(route)
+            sibling, verdict = self._judge.route(prefix, attributes, by_header)
         if sibling is not PLACEHOLDER:
             lifetime_s = self._decoder.lifetime_s
-            if lifetime_s is not None and self._is_over(route, lifetime_s):
-                self._add(prefix, rest, PLACEHOLDER, route)
+            if lifetime_s is not None and self._is_over(prefix, attributes, lifetime_s):
+                self._add(prefix, rest, PLACEHOLDER)
                 return
             if prefix not in self.slots and prefix != self._last_dropped:  # nearly always
-                self.slots[prefix] = ((rest, (sibling,)),)
+                self.slots[prefix] = self._replica.alone(rest, sibling)
                 self._last_kept = prefix
                 return
             if prefix == self._last_dropped and not siblings_at(self.slots.get(prefix, ()), rest):
-                self._add(prefix, rest, PLACEHOLDER, route)
-            self._add(prefix, rest, sibling, route)
+                self._add(prefix, rest, PLACEHOLDER)
+            self._add(prefix, rest, sibling)
             self._last_kept = prefix
             return
-        self._count_drop(prefix, rest, route, verdict)
+        self._count_drop(prefix, rest, attributes, verdict)
         self._last_dropped = prefix
         if prefix in self._replica or prefix == self._last_kept:
-            self._add(prefix, rest, PLACEHOLDER, route)
+            self._add(prefix, rest, PLACEHOLDER)
 
-    def _add(self, prefix: Prefix, rest: Rest, sibling: Sibling, route: Route) -> None:
+    def _add(self, prefix: Prefix, rest: Rest, sibling: Sibling) -> None:
         slots = self.slots.get(prefix, ())
         siblings = siblings_at(slots, rest)
         if (
             siblings and sibling is not PLACEHOLDER and len(prefix.packed) == 16
         ):  # an IPv6 dump under churn can show one twice
-            shown = identity(route)
-            if any(other is not PLACEHOLDER and identity(other.route) == shown for other in siblings):
+            shown = identity(sibling.attributes)
+            if any(other is not PLACEHOLDER and identity(other.attributes) == shown for other in siblings):
                 return
         self.slots[prefix] = with_slot(slots, rest, (*siblings, sibling))
 
-    def _is_over(self, route: Route, lifetime_s: float) -> bool:
+    def _is_over(self, prefix: Prefix, attributes: Attributes, lifetime_s: float) -> bool:
         """Note a lifetime; tell whether the route counts as absent by it."""
-        if len(route.hops) > 1:
+        if len(attributes.hops) > 1:
             return False
-        self.lifetimes.add(route.prefix)
+        self.lifetimes.add(prefix)
         if lifetime_s > 0:
             self.next_expiry = min(self.next_expiry, self._now() + lifetime_s + EXPIRY_MARGIN_S)
             return False
         self.expired = True
         return True
 
-    def judge_hosts(self, prefix: Prefix, judge: Callable[[Route], tuple[Sibling, Verdict]]) -> None:
+    def judge_hosts(
+        self, prefix: Prefix, judge: Callable[[Prefix, Attributes], tuple[Sibling, Verdict]]
+    ) -> None:
         """Judge the host routes of a prefix; to be called after the dump, when all gateways are known."""
         slots: list[Slot] = []
         for rest, siblings in self.slots[prefix]:
@@ -195,17 +199,17 @@ class Reading:
                 if sibling is PLACEHOLDER or sibling.verdict is not _OPEN:
                     judged.append(sibling)
                     continue
-                it, verdict = judge(sibling.route)
+                it, verdict = judge(prefix, sibling.attributes)
                 judged.append(it)
                 if not verdict.keep:
-                    self._count_drop(prefix, rest, sibling.route, verdict)
+                    self._count_drop(prefix, rest, sibling.attributes, verdict)
             slots.append((rest, tuple(judged)))
         self.slots[prefix] = tuple(slots)
 
-    def _count_drop(self, prefix: Prefix, rest: Rest, route: Route, verdict: Verdict) -> None:
+    def _count_drop(self, prefix: Prefix, rest: Rest, attributes: Attributes, verdict: Verdict) -> None:
         self.dropped[verdict.rule] += 1
         if verdict.followed:
-            self.reported[prefix, rest] = (route, verdict)
+            self.reported[prefix, rest] = Judged(attributes, verdict)
 
     def saw(self, prefix: Prefix, rest: Rest) -> bool:
         """Whether any route of the key was in the reading, kept or not."""

@@ -122,7 +122,12 @@ class Cache:
 
     def candidates(self, prefix: str) -> list[Route]:
         wanted = Prefix.parse(prefix)
-        return [it.route for at, found in self.fib.replica.candidates() if at == wanted for it in found]
+        return [
+            it.attributes.at(at)
+            for at, found in self.fib.replica.candidates()
+            if at == wanted
+            for it in found
+        ]
 
     def ways(self, prefix: str) -> list[str]:
         """The candidates of a prefix, the best first: by the last part of their gateways."""
