@@ -90,7 +90,7 @@ def show(answer: Explanation, without_targets: str) -> None:
     if not answer.prefixes:
         page.line(
             (answer.query, "bold"),
-            f": no route covers it in the tables that are read ({', '.join(answer.tables)}), "
+            f": the tables that are read ({', '.join(answer.tables)}) have no route that covers it, "
             "not even a default route",
         )
     for target in answer.targets:
