@@ -114,7 +114,7 @@ class Fib:
         self._stats = stats
         self._report = report
         self._order = order
-        self._made = made
+        self.made = made
         self._gateways_changed = gateways_changed
         self._now = now
         self.gateways = LinkGateways()
@@ -154,12 +154,12 @@ class Fib:
         if end - start < RTMSG_SIZE:
             raise DecodeError(f"route message of {end - start} bytes")
         if data[start + 4] not in self._headers:
-            if self._made is not None and data[start + 4] == _RT_TABLE_MAIN:
+            if self.made is not None and data[start + 4] == _RT_TABLE_MAIN:
                 self._announce_made(kind, flags, data, start, end)
             return
         self._stats.events += 1
         if self._touched is None and self._passes_by(kind, data, start):
-            if self._made is not None:
+            if self.made is not None:
                 self._announce_made(kind, flags, data, start, end)
             return
         parts = self.decoder.parts(data, start, end)
@@ -189,10 +189,10 @@ class Fib:
             self._order("doubt")
 
     def _announce_made(self, kind: int, flags: int, data: bytes, start: int, end: int) -> None:
-        if kind == RTM_NEWROUTE and flags & NLM_F_EXCL and self._made is not None:
+        if kind == RTM_NEWROUTE and flags & NLM_F_EXCL and self.made is not None:
             route = self.decoder.decode(data, start, end)
             if route is not None:
-                self._made(route)
+                self.made(route)
 
     def _learn_gateways(self, prefix: Prefix, attributes: Attributes, by_header: Verdict | None) -> None:
         """Note the gateways of a route that was announced.
@@ -287,8 +287,8 @@ class Fib:
         if flags & NLM_F_EXCL:
             if self._touched is not None:
                 self._certain.add(key)
-            if self._made is not None:
-                self._made(attributes.at(prefix))
+            if self.made is not None:
+                self.made(attributes.at(prefix))
         updated = (inet_new if len(prefix.packed) == 4 else inet6_new)(held, attributes, sibling, flags)
         return updated if certain else Updated(updated.siblings, certain=False)
 

@@ -23,9 +23,7 @@ _SHARED: Final = 1 << 14
 class Rest(NamedTuple):
     """What a key has beside its prefix, in the order in which candidates are preferred."""
 
-    source: (
-        bytes  # of a source-specific route: length and address of the source prefix; empty for a plain one
-    )
+    source: bytes  # the source prefix, its length first; empty for a route that is not source-specific
     tos: int
     rank: int  # position of the table in the list of tables
     metric: int

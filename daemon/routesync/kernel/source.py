@@ -155,6 +155,15 @@ class KernelSource:
         return self._fib.replica.lag_s
 
     @property
+    def made(self) -> Callable[[Route], None] | None:
+        """What is called with each route that was made (see `__init__`); None, when nobody asks, is cheapest."""
+        return self._fib.made
+
+    @made.setter
+    def made(self, made: Callable[[Route], None] | None) -> None:
+        self._fib.made = made
+
+    @property
     def gateways(self) -> frozenset[Address]:
         """The gateways of this node's routes in the tables that are read, whatever the rules say of those routes.
 
