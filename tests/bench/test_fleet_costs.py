@@ -11,7 +11,7 @@ import aiomqtt
 import pytest
 
 from routesync.events.cloudevents import Identity, Record, encode, encode_state
-from routesync.events.contract import example_status
+from docgen.contract import example_status
 from routesync.events.session import Publication
 from routesync.events.table import BUCKETS, Table, TableBucket
 from support.bench import record
