@@ -10,8 +10,6 @@ import jsonschema
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 
-from routesync.events import models
-from routesync.events.cloudevents import Identity, Record, encode
 from docgen.contract import (
     asyncapi,
     example_bucket,
@@ -22,6 +20,8 @@ from docgen.contract import (
     message_schema,
     schemas,
 )
+from routesync.events import models
+from routesync.events.cloudevents import Identity, Record, encode
 from routesync.events.models import EVENTS, Event, RouteAccepted, RouteIneligible, RouteWithdrawn
 from routesync.events.status import Status
 from routesync.events.table import TableBucket, bucket_of, row_hash
