@@ -127,6 +127,7 @@ class Fib:
         self._distrusted = True
         self._doubtful: set[Key] = set()
         self._suspects: dict[Key, int] = {}  # readings in a row that lacked it
+        self._reading: Reading | None = None
         self._touched: set[bytes] | None = None  # while a reading runs: addresses that events spoke of
         self._certain: set[Key] = set()  # of those, the keys of which an event told all
         self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
@@ -170,8 +171,9 @@ class Fib:
         if rest is None:
             return
         key = (prefix, rest)
-        if self._touched is not None:
+        if self._reading is not None and self._touched is not None:
             self._touched.add(prefix.packed)
+            self._reading.unmark(prefix)
         if self._suspects:
             self._suspects.pop(key, None)
         held = siblings_at(self.replica.slots(prefix), rest)
@@ -326,6 +328,8 @@ class Fib:
     def _judge_again(self, host: LinkAddress) -> None:
         """A gateway is new, or a host route was held back long enough: judge the host routes to this address."""
         prefix = Prefix(host[1], len(host[1]) * 8)
+        if self._reading is not None:
+            self._reading.unmark(prefix)
         for rest, siblings in self.replica.slots(prefix):
             judged = list(siblings)
             for place, sibling in enumerate(siblings):
@@ -418,11 +422,12 @@ class Fib:
         self._next_expiry_by_events = _NEVER
         self._announced_gateways.clear()
         self._learned.clear()
-        return Reading(self._judge, self.decoder, self.replica, self._now)
+        self._reading = Reading(self._judge, self.decoder, self.replica, self._now)
+        return self._reading
 
     def abandon_reading(self) -> None:
         """The reading is void."""
-        self._touched = None
+        self._reading = self._touched = None
 
     async def compare(self, reading: Reading) -> list[Prefix]:
         """Make the replica equal to a whole reading, as far as that is to be believed; return what had to change.
@@ -448,13 +453,16 @@ class Fib:
         now = time.monotonic
         until = now() + _SLICE_S
         replica = self.replica
-        for prefix in [*replica, *(prefix for prefix in reading.slots if prefix not in replica)]:
+        for prefix in self._to_compare(reading, touched):
             if now() > until:
                 await asyncio.sleep(0)
                 until = now() + _SLICE_S
+            before = replica.slots(prefix)
+            if reading.is_marked(before) and prefix not in reading.slots:
+                continue
             if prefix in reading.open_hosts:
                 reading.judge_hosts(prefix, judge_host)
-            before, after = replica.slots(prefix), reading.tidied(prefix)
+            after = reading.tidied(prefix)
             if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
                 if after:
                     if len(after) > 1 or len(after[0][1]) > 1:
@@ -476,12 +484,19 @@ class Fib:
         self._finish(reading, open_keys, new_gateways, distrusted=distrusted)
         return corrected
 
+    def _to_compare(self, reading: Reading, touched: set[bytes]) -> Iterator[Prefix]:
+        """All that is held, then what was read beside; of what events touch meanwhile, some twice."""
+        yield from list(self.replica)
+        for prefix in list(reading.slots):
+            if prefix not in self.replica or prefix.packed in touched:
+                yield prefix
+
     def _finish(
         self, reading: Reading, open_keys: set[Key], new_gateways: list[LinkAddress], *, distrusted: bool
     ) -> None:
         """Everything was compared: note what is in doubt still, and order the next dump where one is needed."""
         churned = any(len(address) == 16 for address in self._touched or ())
-        self._touched = None
+        self._reading = self._touched = None
         self._doubtful |= open_keys
         if distrusted and churned and self._inet6_readings < _INET6_READINGS:
             self._inet6_readings += 1
@@ -528,7 +543,7 @@ class Fib:
             self._expired_rechecks += 1
         else:
             self._expired_rechecks = 0
-        if any(prefix in reading.slots for prefix in self._lifetimes - reading.lifetimes):
+        if any(map(reading.has, self._lifetimes - reading.lifetimes)):
             recheck_s = min(recheck_s, _LIFETIME_RECHECK_S)
         self._lifetimes = reading.lifetimes
         self._next_expiry = min(self._next_expiry, self._now() + recheck_s)

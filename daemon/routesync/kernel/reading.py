@@ -50,13 +50,21 @@ def message_build(family: int, table: int) -> bytes:
     return _ATTRIBUTE.pack(8, 15) + table.to_bytes(4, sys.byteorder) + _ATTRIBUTE.pack(size + 4, 1)
 
 
+_MARKS: Final = 1 << 14
+
+
 class Reading:
-    """Collects what the tables hold."""
+    """Collects what the tables hold.
+
+    Of a table of a million routes nearly all are as they are held. Such a prefix is not collected: what is held of it
+    is replaced by an equal object that this dump alone uses, a mark. So a dump takes hardly any memory.
+    """
 
     def __init__(
         self, judge: Judge, decoder: RouteDecoder, replica: Replica, now: Callable[[], float]
     ) -> None:
         self.slots: dict[Prefix, Slots] = {}
+        """What was read and not marked."""
         self.routes = 0
         self.dropped: Counter[str] = Counter()
         self.reported: dict[Key, Judged] = {}
@@ -77,6 +85,8 @@ class Reading:
         self._decoder = decoder
         self._replica = replica
         self._now = now
+        self._marks: dict[int, Slots] = {}  # by id() of the one route: slots that this dump alone uses
+        self._mark_ids: set[int] = set()
         self._seen_hops: dict[int, tuple[NextHop, ...]] = {}  # by id()
         self._last_dropped: tuple[bytes, int] | None = None
         self._last_kept: tuple[bytes, int] | None = None
@@ -152,13 +162,10 @@ class Reading:
             if lifetime_s is not None and self._is_over(prefix, attributes, lifetime_s):
                 self._add(prefix, rest, PLACEHOLDER)
                 return
-            if prefix not in self.slots and prefix != self._last_dropped:  # nearly always
-                self.slots[prefix] = self._replica.alone(rest, sibling)
-                self._last_kept = prefix
-                return
-            if prefix == self._last_dropped and not siblings_at(self.slots.get(prefix, ()), rest):
-                self._add(prefix, rest, PLACEHOLDER)
-            self._add(prefix, rest, sibling)
+            if prefix == self._last_dropped or not self._take_alone(prefix, rest, sibling):
+                if prefix == self._last_dropped and not siblings_at(self._slots_of(prefix), rest):
+                    self._add(prefix, rest, PLACEHOLDER)
+                self._add(prefix, rest, sibling)
             self._last_kept = prefix
             return
         self._count_drop(prefix, rest, attributes, verdict)
@@ -166,8 +173,44 @@ class Reading:
         if prefix in self._replica or prefix == self._last_kept:
             self._add(prefix, rest, PLACEHOLDER)
 
+    def _take_alone(self, prefix: Prefix, rest: Rest, judged: Judged) -> bool:
+        """Take in the first route of a prefix; tell whether it is the first."""
+        if prefix in self.slots:
+            return False
+        held = self._replica.slots(prefix)
+        if held:
+            if id(held) in self._mark_ids:
+                return False
+            mark = self._marks.get(id(judged))
+            if mark is None and len(self._marks) < _MARKS:
+                mark = self._marks[id(judged)] = ((rest, (judged,)),)
+                self._mark_ids.add(id(mark))
+            if mark == held:
+                self._replica.mark(prefix, mark)
+                return True
+        self.slots[prefix] = self._replica.alone(rest, judged)
+        return True
+
+    def is_marked(self, slots: Slots) -> bool:
+        """Whether the dump has shown just this, and no event has changed it since."""
+        return id(slots) in self._mark_ids
+
+    def unmark(self, prefix: Prefix) -> None:
+        """What is held of a prefix is about to change: keep what the dump has shown."""
+        held = self._replica.slots(prefix)
+        if id(held) in self._mark_ids:
+            self.slots.setdefault(prefix, held)
+
+    def _slots_of(self, prefix: Prefix) -> Slots:
+        """What the dump has shown of a prefix."""
+        slots = self.slots.get(prefix)
+        if slots is None:
+            held = self._replica.slots(prefix)
+            slots = held if id(held) in self._mark_ids else ()
+        return slots
+
     def _add(self, prefix: Prefix, rest: Rest, sibling: Sibling) -> None:
-        slots = self.slots.get(prefix, ())
+        slots = self._slots_of(prefix)
         siblings = siblings_at(slots, rest)
         if (
             siblings and sibling is not PLACEHOLDER and len(prefix.packed) == 16
@@ -213,11 +256,15 @@ class Reading:
 
     def saw(self, prefix: Prefix, rest: Rest) -> bool:
         """Whether any route of the key was in the reading, kept or not."""
-        return bool(siblings_at(self.slots.get(prefix, ()), rest))
+        return bool(siblings_at(self._slots_of(prefix), rest))
+
+    def has(self, prefix: Prefix) -> bool:
+        """Whether any route of the prefix was in the reading."""
+        return bool(self._slots_of(prefix))
 
     def tidied(self, prefix: Prefix) -> Slots:
         """What is to be held of a prefix after this reading."""
-        slots = self.slots.get(prefix, ())
+        slots = self._slots_of(prefix)
         if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always
             return slots if slots[0][1][0] is not PLACEHOLDER else ()
         return tuple((rest, kept) for rest, siblings in slots if (kept := tidy(siblings)))

@@ -157,6 +157,10 @@ class Replica:
         else:
             self._unkept.add(prefix)
 
+    def mark(self, prefix: Prefix, slots: Slots) -> None:
+        """Hold these equal slots of a prefix instead of those that are held."""
+        self._slots[prefix] = slots
+
     def put(self, prefix: Prefix, rest: Rest, siblings: Siblings) -> bool:
         """Set the routes of one key; return whether the candidates of its prefix changed."""
         before = self._slots.get(prefix, ())
