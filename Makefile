@@ -30,6 +30,10 @@ demo: root $(READY) ## Play the founding story in network namespaces (KEEP=1: le
 test: root $(READY) ## Run the tests; ARGS='-k name' are handed to pytest
 	@$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
+.PHONY: test-unit
+test-unit: $(READY) ## Run the tests that need neither root nor a network, in about a minute
+	@$(BIN)/pytest tests/unit -m "not root" -n auto $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
