@@ -13,10 +13,24 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docgen.examples import STORY
-from routesync.events.cloudevents import CONTENT_TYPE, Identity, Record, dataschema, encode, encode_state
+from routesync.events.cloudevents import (
+    CONTENT_TYPE,
+    Record,
+    StreamIdentity,
+    dataschema,
+    encode,
+    encode_state,
+)
 from routesync.events.models import EVENTS, Event
-from routesync.events.status import KernelStatus, Status, TableManifest, TargetStatus
-from routesync.events.table import BUCKETS, TableBucket, TableRow
+from routesync.events.node_status import (
+    BUCKETS,
+    KernelStatus,
+    Status,
+    TableBucket,
+    TableManifest,
+    TableRow,
+    TargetStatus,
+)
 
 Document = dict[str, Any]
 
@@ -25,7 +39,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_FORMAT: Final = "application/schema+json;version=draft-2020-12"
 CONTRACT_VERSION: Final = "1.0.0"
 
-_IDENTITY: Final = Identity("node-1", "5f0c2e9ab1d4")
+_IDENTITY: Final = StreamIdentity("node-1", "5f0c2e9ab1d4")
 _AT: Final = datetime(2026, 1, 31, 12, 0, 0, 250000, tzinfo=UTC)
 _MODELS: Final[dict[str, type[BaseModel]]] = {
     **{kind.type_name(): kind for kind in EVENTS},

@@ -10,9 +10,9 @@ from prometheus_client.metrics_core import Metric, StateSetMetricFamily
 
 from routesync.config.models import MqttSettings, Settings
 from routesync.events.hub import EventHub
-from routesync.events.mqtt import MqttPublisher
+from routesync.events.node_status import offline
 from routesync.events.outbox import Outbox
-from routesync.events.status import offline
+from routesync.events.publisher import MqttPublisher
 from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.route import Verdict

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-from routesync.events.cloudevents import Identity, Record, encode
+from routesync.events.cloudevents import Record, StreamIdentity, encode
 from routesync.events.models import Event
 from support.bench import median, percentile, record
 from support.broker import Broker, broker
@@ -71,7 +71,7 @@ async def through_the_outbox(mosquitto: Broker, path: Path) -> tuple[float, floa
 
 async def bare(mosquitto: Broker) -> tuple[float, float]:
     """The same messages by nothing but aiomqtt, as many in flight."""
-    payload = encode(Record(1, 0.0, accepted(1)), Identity("node-1", "0123456789ab"))
+    payload = encode(Record(1, 0.0, accepted(1)), StreamIdentity("node-1", "0123456789ab"))
     async with aiomqtt.Client(
         mosquitto.address, mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5
     ) as client:

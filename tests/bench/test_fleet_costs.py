@@ -11,9 +11,10 @@ import aiomqtt
 import pytest
 
 from docgen.contract import example_status
-from routesync.events.cloudevents import Identity, Record, encode, encode_state
-from routesync.events.session import Publication
-from routesync.events.table import BUCKETS, Table, TableBucket
+from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_state
+from routesync.events.mqtt_client import Publication
+from routesync.events.node_status import BUCKETS, TableBucket
+from routesync.events.retained import PublishedTables
 from support.bench import record
 from support.broker import Broker, broker
 from support.events import accepted
@@ -24,7 +25,7 @@ ROUTES = 5000
 NODES = 100
 PUBLISHES = 20_000
 TICKS_A_SECOND = 100
-IDENTITY = Identity("node-0001", "0123456789ab")
+IDENTITY = StreamIdentity("node-0001", "0123456789ab")
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def mosquitto() -> Iterator[Broker]:
 
 
 def bucket_payloads() -> list[bytes]:
-    table = Table()
+    table = PublishedTables()
     for number in range(ROUTES):
         table.put(Record(number + 1, 0.0, accepted(number)))
     (target,) = table

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events import delivery
+from routesync.events import publisher
 from routesync.events.models import SyncCompleted
-from routesync.events.table import BUCKETS
+from routesync.events.node_status import BUCKETS
 from support.broker import Broker, ServerTls, broker
 from support.certificates import Authority
 from support.events import NODE, Listener, listening, publishing
@@ -93,7 +93,7 @@ def rules(*rules: str) -> str:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "DENIED_S", 0.3)
+    monkeypatch.setattr(publisher, "DENIED_S", 0.3)
 
 
 def losses(listener: Listener) -> list[dict[str, object]]:
@@ -202,10 +202,9 @@ async def test_3_1_1_suspects_nothing_where_all_is_well(mosquitto: Broker) -> No
         await eventually(
             lambda: (
                 (delivery := node.publisher._delivery) is not None
-                and {"status", "event/route/accepted", "event/sync/completed", "table/lb-1/0"}
-                == {*delivery.echoes._due}
-                and not delivery.echoes._awaited
-                and not delivery.echoes._tasks
+                and {"status", "event/route", "event/sync", "table/lb-1"} == {*delivery._echoes._due}
+                and not delivery._echoes._unacknowledged
+                and not delivery._echoes._checks
             )
         )
         assert node.publisher.troubles == ()

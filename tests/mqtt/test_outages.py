@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from routesync.events.models import EventsLost
-from routesync.events.store import Bounds
+from routesync.events.outbox import Bounds
 from support.broker import Broker, broker
 from support.events import Node, listening, publishing
 from support.waiting import eventually
@@ -50,7 +50,7 @@ async def test_a_backlog_of_100_000_events_is_delivered_in_order_and_whole(
         for _ in range(BACKLOG // 1000):
             node.emit(1000)
             await node.outbox.flush()  # as it would be over an outage of minutes
-        assert node.outbox.untold == ()
+        assert node.outbox.unreported == ()
         await asyncio.to_thread(gated.start)
         collecting = asyncio.create_task(
             asyncio.to_thread(

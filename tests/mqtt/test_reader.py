@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import aiomqtt
 
 from routesync.events.models import KernelOverrun
-from routesync.events.reader import Message, Selection, follow
+from routesync.events.reader import ReceivedMessage, Selection, follow
 from routesync.route import Prefix
 from support.broker import Broker
 from support.events import NODE, publishing
@@ -18,7 +18,7 @@ from support.waiting import eventually
 
 class Reading:
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self.messages: list[ReceivedMessage] = []
         self.troubles: list[str | None] = []
 
     @property

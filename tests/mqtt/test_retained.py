@@ -10,8 +10,7 @@ import aiomqtt
 from structlog.testing import capture_logs
 
 from routesync.events.models import RouteWithdrawn, SyncCompleted
-from routesync.events.status import Status
-from routesync.events.table import BUCKETS
+from routesync.events.node_status import BUCKETS, Status
 from support.broker import Broker, broker
 from support.events import NODE, TARGET, Listener, Node, accepted, listening, publishing
 from support.waiting import eventually

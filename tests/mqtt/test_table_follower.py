@@ -12,7 +12,7 @@ import pytest
 
 import table_follower
 from routesync.events.models import RouteConfirmed, RouteWithdrawn, SyncCompleted
-from routesync.events.status import Status, TargetStatus
+from routesync.events.node_status import Status, TargetStatus
 from support.broker import Broker, broker
 from support.events import NODE, Node, accepted, publishing
 from support.waiting import eventually

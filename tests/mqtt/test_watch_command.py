@@ -21,7 +21,7 @@ from rich.console import Console
 from routesync.cli.broker import named_broker
 from routesync.cli.watch import _View
 from routesync.events.models import KernelOverrun
-from routesync.events.reader import Message
+from routesync.events.reader import ReceivedMessage
 from support.broker import Broker, ServerTls, broker
 from support.certificates import Authority
 from support.events import NODE, Node, publishing
@@ -192,8 +192,8 @@ def test_a_fleet_fits_the_terminal_and_the_troubled_stand_first() -> None:
     assert "node-99 kernel.overrun total=99" in " ".join(rows[-1].split())
 
 
-def message(node: str, kind: str, data: dict[str, JsonValue]) -> Message:
-    return Message(
+def message(node: str, kind: str, data: dict[str, JsonValue]) -> ReceivedMessage:
+    return ReceivedMessage(
         id="1",
         source=f"/routesync/{node}",
         type=f"io.routesync.{kind}.v1",

@@ -15,14 +15,12 @@ import aiomqtt
 
 from routesync.backoff import Backoff
 from routesync.config.models import MqttSettings
-from routesync.events.access import tls_context
-from routesync.events.connection import Connection
 from routesync.events.hub import EventHub
 from routesync.events.models import RouteAccepted
-from routesync.events.mqtt import MqttPublisher
-from routesync.events.outbox import Outbox
-from routesync.events.status import Status, TargetStatus
-from routesync.events.store import Bounds
+from routesync.events.mqtt_client import MqttConnection
+from routesync.events.node_status import Status, TargetStatus
+from routesync.events.outbox import Bounds, Outbox
+from routesync.events.publisher import MqttPublisher
 from support.waiting import eventually
 
 NODE = "node-1"
@@ -90,17 +88,15 @@ async def listening(settings: MqttSettings, topic: str = "routesync/#") -> Async
     """Listen for the length of a `with` block."""
     listener = Listener()
 
-    async def collect(client: aiomqtt.Client) -> None:
-        async for message in client.messages:
+    async def collect(connection: MqttConnection) -> None:
+        async for message in connection.messages:
             assert isinstance(message.payload, bytes)
             listener.take(Heard(message.topic.value, message.retain, message.payload))
 
-    password = settings.password.get_secret_value() if settings.password else None
     client_id = f"listener-{secrets.token_hex(4)}"
-    tls = tls_context(settings)
-    async with Connection(settings, client_id=client_id, password=password, tls=tls) as client:
-        await client.subscribe(topic, qos=1)
-        task = asyncio.create_task(collect(client))
+    async with MqttConnection(settings, client_id=client_id) as connection:
+        await connection.subscribe(topic)
+        task = asyncio.create_task(collect(connection))
         try:
             yield listener
         finally:

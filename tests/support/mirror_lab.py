@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 
 from routesync.events.cloudevents import Record
 from routesync.events.models import Event
-from routesync.events.table import BUCKETS, Table
+from routesync.events.node_status import BUCKETS
+from routesync.events.retained import PublishedTables
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
@@ -182,7 +183,7 @@ class Lab:
 
 def told(events: Sequence[Event]) -> dict[Prefix, str]:
     """The table that subscribers make of the events: prefix to gateway."""
-    table = Table()
+    table = PublishedTables()
     for sequence, event in enumerate(events, 1):
         table.put(Record(sequence, 0.0, event))
     return {

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from routesync.backoff import Backoff, backoff_s, doubled_s
-from routesync.events.mqtt import BROKER_BACKOFF
+from routesync.events.publisher import BROKER_BACKOFF
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from routesync.cli.output import print_error
 from routesync.config.credentials import MQTT_PASSWORD
 from routesync.config.models import MqttSettings
-from routesync.events.access import Remedies
+from routesync.events.mqtt_client import Remedies
 
 HOW = "write HOST, HOST:PORT, or mqtt[s]://[USER@]HOST[:PORT][/ROOT]"
 

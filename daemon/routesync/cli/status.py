@@ -12,7 +12,7 @@ from routesync.cli.output import Page, many, moment, span
 from routesync.cli.requests import EX_FAILED, explained, print_json
 from routesync.control.client import Client
 from routesync.control.models import StatusResponse, TargetDetail
-from routesync.events.status import GuardStatus, TargetStatus
+from routesync.events.node_status import GuardStatus, TargetStatus
 
 STYLES: Final = {
     **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),

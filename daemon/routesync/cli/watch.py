@@ -20,8 +20,8 @@ from routesync.cli.requests import exit_of
 from routesync.config.models import MqttSettings
 from routesync.control.client import ControlError, default_socket
 from routesync.control.events import follow_local
-from routesync.events.access import Remedies
-from routesync.events.reader import Message, Selection, follow
+from routesync.events.mqtt_client import Remedies
+from routesync.events.reader import ReceivedMessage, Selection, follow
 from routesync.route import Prefix
 
 SHOWN: Final = 20
@@ -41,7 +41,7 @@ class Way(NamedTuple):
     local: bool
 
 
-Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[Message]]
+Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[ReceivedMessage]]
 
 
 def watch(way: Way, selection: Selection, *, as_json: bool) -> int:
@@ -153,10 +153,10 @@ class _View:
         self.changed = True
         self._terminal = terminal
         self._trouble: str | None = "connecting"
-        self._nodes: dict[str, Message] = {}
+        self._nodes: dict[str, ReceivedMessage] = {}
         self._events: deque[Text] = deque(maxlen=SHOWN)
 
-    def take(self, message: Message) -> None:
+    def take(self, message: ReceivedMessage) -> None:
         self.changed = True
         if message.kind == "status":
             self._nodes[message.node] = message
@@ -200,16 +200,16 @@ def _cut(line: Text, width: int) -> Text:
     return cut
 
 
-def _state(message: Message) -> str:
+def _state(message: ReceivedMessage) -> str:
     return str(message.data.get("state"))
 
 
-def _list(message: Message, name: str) -> list[object]:
+def _list(message: ReceivedMessage, name: str) -> list[object]:
     found = message.data.get(name)
     return list(found) if isinstance(found, list) else []
 
 
-def _routes(message: Message) -> str:
+def _routes(message: ReceivedMessage) -> str:
     """By the manifest of the retained table, or, where none is published, by what the targets took."""
     manifest = [table for table in _list(message, "table") if isinstance(table, dict)]
     targets = [target for target in _list(message, "targets") if isinstance(target, dict)]
@@ -219,12 +219,12 @@ def _routes(message: Message) -> str:
     return str(sum(int(counts.get(phase, 0)) for counts in phases for phase in ("accepted", "confirmed")))
 
 
-def _targets(message: Message) -> str:
+def _targets(message: ReceivedMessage) -> str:
     targets = [target for target in _list(message, "targets") if isinstance(target, dict)]
     return ", ".join(f"{target.get('name')} {target.get('state')}" for target in targets)
 
 
-def _line(message: Message) -> Text:
+def _line(message: ReceivedMessage) -> Text:
     """One event in one line: time, node, what, about what, and the rest of its data."""
     rest = " ".join(
         f"{name}={value}"

@@ -134,8 +134,22 @@ def client_context(tls: TlsSettings) -> ssl.SSLContext:
     Raises:
         SettingError: a file that cannot be read, or is not the PEM file that it should be.
     """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which checks both
+    load_files(context, tls)
+    return context
+
+
+def load_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
+    """Load the certificates and the key that the settings name.
+
+    Raises:
+        SettingError: a file that cannot be read, or is not the PEM file that it should be.
+    """
     try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.ca_file is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(tls.ca_file)
     except (OSError, ValueError) as error:
         raise _unusable("ca_file", tls.ca_file, error) from None
     if tls.cert_file is not None:
@@ -144,7 +158,6 @@ def client_context(tls: TlsSettings) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert_file, tls.key_file, password="")
         except (OSError, ValueError) as error:
             raise _unusable("cert_file or key_file", tls.key_file or tls.cert_file, error) from None
-    return context
 
 
 def _unusable(key: str, file: str | None, error: Exception) -> SettingError:

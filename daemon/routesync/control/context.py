@@ -14,7 +14,7 @@ from routesync.config import Loaded
 from routesync.config.models import TargetSettings
 from routesync.control.models import ActiveConfig, ProblemError
 from routesync.events.hub import EventHub
-from routesync.events.status import Status
+from routesync.events.node_status import Status
 from routesync.kernel import KernelSource
 from routesync.mirror.reconciler import Reconciler
 from routesync.route import Prefix

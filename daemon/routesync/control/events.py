@@ -24,12 +24,12 @@ from routesync.control.calls import NDJSON
 from routesync.control.client import ControlError, NotAllowed, explain_os_error, problem_of, url_of
 from routesync.control.models import EventsQuery
 from routesync.control.requests import streaming, write
-from routesync.events.cloudevents import Identity, Record, encode, encode_state
+from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_state
 from routesync.events.hub import EventHub
 from routesync.events.models import TYPE_PREFIX, Event
-from routesync.events.reader import Message, Selection
+from routesync.events.node_status import Status
+from routesync.events.reader import ReceivedMessage, Selection
 from routesync.events.retained import encode_status
-from routesync.events.status import Status
 from routesync.route import Prefix
 
 QUEUE: Final = 5000
@@ -141,7 +141,7 @@ def _missed_lines(query: EventsQuery, hub: EventHub) -> bytes:
     return lines + _encoded((record for record in tail if record.sequence > after), query, hub.identity)
 
 
-def _encoded(records: Iterable[Record | int], query: EventsQuery, identity: Identity) -> bytes:
+def _encoded(records: Iterable[Record | int], query: EventsQuery, identity: StreamIdentity) -> bytes:
     return b"".join(
         _lost(record, identity) if isinstance(record, int) else encode(record, identity) + b"\n"
         for record in records
@@ -162,7 +162,7 @@ def _wants_kind(query: EventsQuery, kind: str) -> bool:
     return not query.type or any(fnmatchcase(kind, wanted) for wanted in query.type)
 
 
-def _lost(count: int | None, identity: Identity) -> bytes:
+def _lost(count: int | None, identity: StreamIdentity) -> bytes:
     at = time.time()
     data = StreamLost(count=count)
     return encode_state(_LOST_TYPE, identity, data, at=at, subject="stream", serial=f"{at:.6f}") + b"\n"
@@ -173,7 +173,7 @@ def _lost(count: int | None, identity: Identity) -> bytes:
 
 async def follow_local(
     path: Path, selection: Selection, trouble: Callable[[str | None], None]
-) -> AsyncIterator[Message]:
+) -> AsyncIterator[ReceivedMessage]:
     """The selected messages, without end: first the status, then what comes; after a reconnect from the last event on.
 
     Args:
@@ -224,17 +224,17 @@ def _parameters(selection: Selection, after: str | None) -> list[tuple[str, obje
     return [*(("type", kind) for kind in kinds), ("within", within), ("after", after)]
 
 
-def _selected(selection: Selection, message: Message) -> bool:
+def _selected(selection: Selection, message: ReceivedMessage) -> bool:
     return (not selection.nodes or message.node in selection.nodes) and selection.wants(message)
 
 
-async def _messages(content: aiohttp.StreamReader) -> AsyncIterator[Message]:
+async def _messages(content: aiohttp.StreamReader) -> AsyncIterator[ReceivedMessage]:
     rest = b""
     async for chunk in content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             try:
-                message = Message.model_validate_json(line)
+                message = ReceivedMessage.model_validate_json(line)
             except ValidationError:
                 continue  # from a later version
             yield message.model_copy(update={"text": line.decode()})

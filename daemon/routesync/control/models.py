@@ -18,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from routesync.events.status import Status
+from routesync.events.node_status import Status
 from routesync.route import Prefix, parse_address
 
 

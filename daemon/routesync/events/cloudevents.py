@@ -19,8 +19,8 @@ CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
 SCHEMA_ROOT: Final = "urn:routesync:schema"
 
 
-class Identity(NamedTuple):
-    """Who speaks: the node, and the epoch that its sequence counts in."""
+class StreamIdentity(NamedTuple):
+    """Whose stream it is: the node, and the epoch that its sequence counts in."""
 
     node: str
     epoch: str
@@ -49,7 +49,7 @@ def dataschema(type_name: str) -> str:
     return f"{SCHEMA_ROOT}:{type_name}"
 
 
-def encode(record: Record, identity: Identity) -> bytes:
+def encode(record: Record, identity: StreamIdentity) -> bytes:
     """Write an event as a CloudEvent.
 
     `id` is made of epoch and sequence, so it is unique over all restarts, and a message that comes again is
@@ -75,7 +75,7 @@ def encode(record: Record, identity: Identity) -> bytes:
 
 
 def encode_state(
-    kind: str, identity: Identity, data: BaseModel, *, at: float, subject: str, serial: str
+    kind: str, identity: StreamIdentity, data: BaseModel, *, at: float, subject: str, serial: str
 ) -> bytes:
     """Write a retained state (status, table bucket) as a CloudEvent of the type `kind`.
 

@@ -1,4 +1,8 @@
-"""The hub: numbers the events, remembers the last of them, hands them to the outlets."""
+"""The hub: limits floods, numbers the events, remembers the last of them, hands them to the sinks.
+
+Flood control comes before the numbers, so that what is summed up leaves no gap in the sequence. It only covers events
+that do not change a subscriber's copy of the table (docs/events.md): every other event goes out by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,76 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, NoReturn, Protocol
 
-from routesync.events.cloudevents import Identity, Record
-from routesync.events.flood import DropGate
-from routesync.events.models import Event, RouteDropped
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from routesync.events.cloudevents import Record, StreamIdentity
+from routesync.events.models import Event, RouteDropped, RouteIneligible, RouteSummary
+
+DROPPED_PER_SECOND: Final = 10
+"""Churn can keep rules dropping for good, and a fleet of a thousand nodes sends this many events a second each."""
+INELIGIBLE_PER_SECOND: Final = 100
+"""Routes become ineligible at a start, a reload or a change at the target: this shows each of an ordinary node's."""
+WINDOW_S: Final = 1.0
 
 
-class Outlet(Protocol):
-    """Something that events go out by."""
+class RecordSink(Protocol):
+    """Something that numbered events go to."""
 
     def put(self, record: Record, /) -> None:
         """Take a record; neither blocks nor raises. What does not fit is dropped and counted."""
 
 
+class FloodControl:
+    """Lets the first `route/dropped` and `route/ineligible` of each second pass and counts the others.
+
+    Args:
+        summarise: Takes the summary at the end of a second that had others.
+    """
+
+    def __init__(self, summarise: Callable[[RouteSummary], None]) -> None:
+        self._summarise = summarise
+        self._passed: Counter[type[Event]] = Counter()
+        self._dropped: Counter[str] = Counter()  # by rule
+        self._ineligible: Counter[str] = Counter()  # by reason
+        self._timer: asyncio.TimerHandle | None = None
+
+    def admits(self, event: Event) -> bool:
+        """Whether this event goes out by itself; if not, the next summary counts it."""
+        if isinstance(event, RouteIneligible):
+            return self._passes(event, INELIGIBLE_PER_SECOND, self._ineligible, event.reason)
+        if isinstance(event, RouteDropped):
+            return self._passes(event, DROPPED_PER_SECOND, self._dropped, event.rule)
+        return True
+
+    def _passes(self, event: Event, per_second: int, counted: Counter[str], key: str) -> bool:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WINDOW_S, self._close_window)
+        if self._passed[type(event)] < per_second:
+            self._passed[type(event)] += 1
+            return True
+        counted[key] += 1
+        return False
+
+    def flush(self) -> None:
+        """Emit the summary now: the daemon is about to end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._close_window()
+
+    def _close_window(self) -> None:
+        self._timer = None
+        self._passed.clear()
+        dropped, self._dropped = self._dropped, Counter()
+        ineligible, self._ineligible = self._ineligible, Counter()
+        if dropped or ineligible:
+            self._summarise(RouteSummary(window_s=WINDOW_S, dropped=dropped, ineligible=ineligible))
+
+
 class Follower(AsyncIterator[Record]):
-    """An outlet to iterate over: the events from now on, through a bounded queue."""
+    """A sink to iterate over: the events from now on, through a bounded queue."""
 
     def __init__(self, limit: int) -> None:
         self.missed = 0
@@ -67,14 +125,14 @@ class EventHub:
         tail: int = 1000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.identity = Identity(node, epoch if epoch is not None else new_epoch())
+        self.identity = StreamIdentity(node, epoch if epoch is not None else new_epoch())
         self.emitted: Counter[type[Event]] = Counter()
         """Events since the start, by type."""
         self._sequence = sequence
         self._clock = clock
         self._tail: deque[Record] = deque(maxlen=tail)
-        self._outlets: list[Outlet] = []
-        self._drops = DropGate(self.emit)
+        self._sinks: list[RecordSink] = []
+        self._flood_control = FloodControl(self.emit)
 
     @property
     def sequence(self) -> int:
@@ -87,27 +145,27 @@ class EventHub:
         return tuple(self._tail)
 
     def emit(self, event: Event, /) -> None:
-        """Number an event and hand it to all outlets. Drops that come in a flood are summed up instead."""
-        if isinstance(event, RouteDropped) and not self._drops.admits(event):
+        """Number an event and hand it to all sinks, or leave it to the next summary."""
+        if not self._flood_control.admits(event):
             return
         self._sequence += 1
         self.emitted[type(event)] += 1
         record = Record(self._sequence, self._clock(), event)
         self._tail.append(record)
-        for outlet in self._outlets:
-            outlet.put(record)
+        for sink in self._sinks:
+            sink.put(record)
 
     def flush(self) -> None:
-        """Tell the drops that wait for a summary now: the daemon is about to end."""
-        self._drops.flush()
+        """Emit what waits for a summary now: the daemon is about to end."""
+        self._flood_control.flush()
 
-    def attach(self, outlet: Outlet) -> None:
-        """Hand all further events to this outlet, too."""
-        self._outlets.append(outlet)
+    def attach(self, sink: RecordSink) -> None:
+        """Hand all further events to this sink, too."""
+        self._sinks.append(sink)
 
-    def detach(self, outlet: Outlet) -> None:
-        """Hand nothing more to this outlet."""
-        self._outlets.remove(outlet)
+    def detach(self, sink: RecordSink) -> None:
+        """Hand nothing more to this sink."""
+        self._sinks.remove(sink)
 
     def continue_in(self, epoch: str, sequence: int) -> None:
         """Count on in an epoch that is kept elsewhere, behind a number that was given there.
@@ -129,15 +187,33 @@ class EventHub:
             yield follower
 
     @contextmanager
-    def attached(self, outlet: Outlet) -> Iterator[None]:
-        """Hand the events to this outlet, too, for the length of a `with` block."""
-        self._outlets.append(outlet)
+    def attached(self, sink: RecordSink) -> Iterator[None]:
+        """Hand the events to this sink, too, for the length of a `with` block."""
+        self._sinks.append(sink)
         try:
             yield
         finally:
-            self._outlets.remove(outlet)
+            self._sinks.remove(sink)
 
 
 def new_epoch() -> str:
-    """A name for a sequence that starts anew."""
+    """A name for a sequence that starts again."""
     return secrets.token_hex(6)
+
+
+async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) -> NoReturn:
+    """Write every event to the log, for a daemon without a broker.
+
+    A log that cannot keep up costs lines, never time of those who emit: their number is logged in their place.
+    """
+    log: FilteringBoundLogger = logger or structlog.get_logger("routesync.events")
+    log.info("events_only_logged", reason="no broker is configured ([mqtt])")
+    with hub.follow() as follower:
+        async for record in follower:
+            if follower.missed:
+                log.warning("events_left_out", count=follower.missed)
+                follower.missed = 0
+            event = record.event
+            name = f"{event.group}_{event.name}".replace("-", "_")
+            log.info(name, sequence=record.sequence, **event.model_dump(mode="json"))
+    raise AssertionError("a follower never ends")

@@ -2,9 +2,14 @@
 
 `put` only appends to a queue in memory. One thread owns the SQLite file: it encodes what has come meanwhile and writes
 it in one transaction (group commit), so that neither the encoding nor the disk takes time from the event loop's work on
-routes. Whatever does not fit is dropped and counted; the count is kept on disk, too, until it was told as an event.
+routes. What does not fit is dropped; the gap that it leaves in the numbers is noticed when the broker acknowledges what
+follows (`routesync.events.gaps`), and survives a restart until it was reported.
 
 Where the disk fails (full, read-only), events go on through memory, within narrower bounds, and `trouble` says so.
+
+Concurrency: all of `Outbox` but what is marked belongs to the event loop's thread, and `GapTracker` with it. The thread
+gets values only: events and calls by a queue, and the tracker's `Settled` by one assignment. It answers by callbacks on
+the loop.
 """
 
 from __future__ import annotations
@@ -15,18 +20,18 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from itertools import takewhile
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar, get_args
 
 import structlog
 
-from routesync.events.cloudevents import Identity, Record, encode
-from routesync.events.losses import Loss, LossBook, LossReason, loss_told_by
-from routesync.events.models import EventsLost
-from routesync.events.store import REMEDY, Bounds, Message, Store, open_store
+from routesync.events.cloudevents import Record, StreamIdentity, encode
+from routesync.events.gaps import Cause, GapTracker, LostEvents, Settled, merge_causes
+from routesync.events.hub import new_epoch
+from routesync.events.models import EventsLost, LostReason
 
 T = TypeVar("T")
 
@@ -42,25 +47,364 @@ HEALED_S: Final = 3.0
 """The disk is said to be well when it has been for so long: one that is nearly full takes some and refuses some."""
 _CLOSE_S: Final = 5.0
 
+SCHEMA_VERSION: Final = 2
+SEQUENCE_RESERVE: Final = 2**20
+
+_SCHEMA: Final = f"""
+CREATE TABLE outbox (
+    sequence INTEGER PRIMARY KEY,
+    type     TEXT NOT NULL,
+    topic    TEXT NOT NULL,
+    target   TEXT,
+    prefix   TEXT,
+    payload  BLOB NOT NULL,
+    size     INTEGER NOT NULL
+) STRICT;
+CREATE TABLE lost (
+    reason TEXT NOT NULL, count INTEGER, first INTEGER, last INTEGER, since REAL NOT NULL, report INTEGER NOT NULL
+) STRICT;
+CREATE TABLE cause (upto INTEGER NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL) STRICT;
+CREATE TABLE retained (topic TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE meta (
+    epoch TEXT NOT NULL, sequence INTEGER NOT NULL, reserved INTEGER NOT NULL, clean INTEGER NOT NULL,
+    acknowledged INTEGER NOT NULL
+) STRICT;
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+REMEDY: Final = "check the directory, its owner, and the room on its disk"
+_DAMAGED: Final = (
+    "typeof(payload) <> 'blob' OR typeof(topic) <> 'text' OR typeof(type) <> 'text' OR typeof(size) <> 'integer' "
+    "OR topic GLOB '*[+#]*' OR instr(topic, char(0))"
+)
+"""What no client would publish: it raises an error instead."""
+_END: Final = 2**62
+"""Numbers stay far below what SQLite can hold."""
+_LAST_SECOND: Final = 253_402_300_799
+"""Of the year 9999, the last that `datetime` knows."""
+_TRUNCATE_WAL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
+
+
 log = structlog.get_logger("routesync.events")
 
 
-def message_of(record: Record, identity: Identity) -> Message:
+class StoredEvent(NamedTuple):
+    """An event, ready to be sent."""
+
+    sequence: int
+    type: str
+    topic: str  # below <root>/<node>/
+    target: str | None
+    prefix: str | None
+    payload: bytes
+
+    @property
+    def size(self) -> int:
+        """What it counts for against the bound in bytes."""
+        return len(self.payload) + len(self.topic) + len(self.type) + 64
+
+
+class Bounds(NamedTuple):
+    """What the outbox may hold."""
+
+    events: int = 200_000
+    size: int = 256 * 2**20  # bytes
+
+
+class Store:
+    """The outbox on disk, or in memory for `path` None.
+
+    Durability: WAL with synchronous=NORMAL. What is committed survives the death of the process; a power failure may
+    take the last commits, but never mixes up the file. No number is ever given twice, even then: numbers are reserved
+    ahead on disk, and after anything but an orderly end counting goes on behind the reserve.
+
+    Args:
+        path: The file; None for memory.
+        epoch: What a new one counts in; a new name by default.
+
+    Raises:
+        sqlite3.Error: the file cannot be opened or is none of ours.
+    """
+
+    def __init__(self, path: Path | None, *, epoch: str | None = None) -> None:
+        self.epoch = epoch or new_epoch()
+        self._db = sqlite3.connect(
+            ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=1
+        )
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        db = self._db
+        db.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA locking_mode = EXCLUSIVE;"
+        )
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            db.execute("INSERT INTO meta VALUES (?, 0, 0, 1, 0)", (self.epoch,))
+        elif version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"has schema version {version}, this program knows {SCHEMA_VERSION}")
+        db.text_factory = lambda raw: raw.decode(errors="replace")
+        meta = db.execute("SELECT * FROM meta").fetchone()
+        if not _is_meta(meta):
+            raise sqlite3.DatabaseError("its epoch and numbers are damaged")
+        self.epoch, sequence, reserved, clean, acknowledged = meta
+        self.sequence: int = sequence if clean else reserved
+        self.settled = Settled(acknowledged, self._lost(), self._causes())
+        self._reserved = 0
+        self._reserve_settled = False
+        if max(self.last(), acknowledged) > self.sequence:
+            raise sqlite3.DatabaseError("its events have later numbers than it gave")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute(f"DELETE FROM outbox WHERE {_DAMAGED}")  # noqa: S608 - of our own making
+        self.count: int
+        self.size: int
+        self.count, self.size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
+        db.execute("UPDATE meta SET clean = 0")
+        self._reserve(self.sequence)
+        if not clean:
+            self._keep_causes(merge_causes((*self._causes(), Cause(self.sequence, "killed", time.time()))))
+            self.settled = self.settled._replace(causes=self._causes())
+        db.execute("COMMIT")
+        db.execute(_TRUNCATE_WAL)  # the reserve has to be on disk before it is used
+        self._reserve_settled = True
+
+    def _reserve(self, sequence: int) -> None:
+        if sequence <= self._reserved - SEQUENCE_RESERVE // 2:
+            return
+        self._reserved = sequence + SEQUENCE_RESERVE
+        self._reserve_settled = False
+        self._db.execute("UPDATE meta SET reserved = ?", (self._reserved,))
+
+    def write(
+        self,
+        events: Collection[StoredEvent],
+        settled: Settled,
+        *,
+        bounds: Bounds,
+        handed_out: int = 0,
+    ) -> tuple[int, list[Cause]]:
+        """Add events, remove what is acknowledged and what exceeds the bounds: all or nothing.
+
+        What was handed out is on its way to the broker, so it is not dropped.
+
+        Returns:
+            How many exceeded the bounds, and what explains the gaps that they leave.
+
+        Raises:
+            sqlite3.Error: nothing was changed.
+        """
+        before = (self.count, self.size, self._reserved)
+        try:
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [(*event, event.size) for event in events],
+                )
+                self.count += len(events)
+                self.size += sum(event.size for event in events)
+                self._delete(-1, settled.acknowledged)
+                self._keep_settled(settled)
+                trimmed, causes = self._trim(bounds, handed_out)
+                if events:
+                    self.sequence = max(event.sequence for event in events)
+                    self._reserve(self.sequence)
+        except sqlite3.Error:
+            self.count, self.size, self._reserved = before
+            raise
+        self.settled = settled
+        self._settle_reserve()
+        return trimmed, causes
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute(_TRUNCATE_WAL)  # on a full disk, what was written in vain stands in the way
+            raise
+
+    def _settle_reserve(self) -> None:
+        """Bring an extended reserve to the disk itself; should that fail, half of it is still left for the next try."""
+        if self._reserve_settled:
+            return
+        with contextlib.suppress(sqlite3.Error):  # what is written stays written
+            self._db.execute(_TRUNCATE_WAL)
+            self._reserve_settled = True
+
+    def _keep_settled(self, settled: Settled) -> None:
+        self._db.execute("UPDATE meta SET acknowledged = ?", (settled.acknowledged,))
+        if settled.lost is not self.settled.lost:
+            self._db.execute("DELETE FROM lost")
+            self._db.executemany("INSERT INTO lost VALUES (?, ?, ?, ?, ?, ?)", settled.lost)
+        if settled.causes is not self.settled.causes:
+            self._keep_causes(settled.causes)
+
+    def _keep_causes(self, causes: Iterable[Cause]) -> None:
+        self._db.execute("DELETE FROM cause")
+        self._db.executemany("INSERT INTO cause VALUES (?, ?, ?)", causes)
+
+    def _delete(self, after: int, upto: int) -> int:
+        where = "WHERE sequence > ? AND sequence <= ?"
+        count, size = self._db.execute(
+            f"SELECT count(*), coalesce(sum(size), 0) FROM outbox {where}",  # noqa: S608 - of our own making
+            (after, upto),
+        ).fetchone()
+        if count:
+            self._db.execute(f"DELETE FROM outbox {where}", (after, upto))  # noqa: S608
+            self.count -= count
+            self.size -= size
+        return int(count)
+
+    def _trim(self, bounds: Bounds, handed_out: int) -> tuple[int, list[Cause]]:
+        """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one."""
+        if self.count <= bounds.events and self.size <= bounds.size:
+            return 0, []
+        count, size = self.count, self.size
+        gone = [handed_out]
+        for sequence, row_size in self._db.execute(
+            "SELECT sequence, size FROM outbox WHERE sequence > ? ORDER BY sequence", (handed_out,)
+        ):
+            if count <= bounds.events * 0.9 and size <= bounds.size * 0.9:
+                break
+            count, size = count - 1, size - row_size
+            gone.append(sequence)
+        if not (dropped := self._delete(handed_out, gone[-1])):
+            return 0, []
+        # one for each unbroken run: a number that was missing before has a cause of its own
+        ends = [one for one, following in pairwise(gone[1:]) if following > one + 1]
+        causes = [Cause(end, "outbox-full", time.time()) for end in (*ends, gone[-1])]
+        self._keep_causes(merge_causes((*self._causes(), *causes)))
+        return dropped, causes
+
+    def read(self, after: int, limit: int) -> list[StoredEvent]:
+        """The messages that follow a number, oldest first."""
+        rows = self._db.execute(
+            "SELECT sequence, type, topic, target, prefix, payload FROM outbox WHERE sequence > ? "
+            "ORDER BY sequence LIMIT ?",
+            (after, limit),
+        )
+        return [StoredEvent(*row) for row in rows]
+
+    def last(self) -> int:
+        """The number of the last message; 0 for none."""
+        (sequence,) = self._db.execute("SELECT coalesce(max(sequence), 0) FROM outbox").fetchone()
+        return int(sequence)
+
+    def _lost(self) -> tuple[LostEvents, ...]:
+        return tuple(LostEvents(*row) for row in self._db.execute("SELECT * FROM lost") if _is_lost(*row))
+
+    def _causes(self) -> tuple[Cause, ...]:
+        rows = self._db.execute("SELECT * FROM cause ORDER BY upto")
+        return tuple(Cause(*row) for row in rows if _is_number(row[0]) and _is_note(row[1], row[2]))
+
+    def retained(self) -> frozenset[str]:
+        """The retained topics that the broker may hold from us."""
+        return frozenset(topic for (topic,) in self._db.execute("SELECT topic FROM retained"))
+
+    def remember_retained(self, topics: Iterable[str]) -> None:
+        """Remember these as the retained topics that the broker may hold from us, and no others."""
+        with self._transaction():
+            self._db.execute("DELETE FROM retained")
+            self._db.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in topics])
+
+    def close(self, sequence: int | None) -> None:
+        """Close; with a number, mark an orderly end at it."""
+        try:
+            if sequence is None:
+                return
+            self._db.execute("UPDATE meta SET clean = 1, sequence = ?", (sequence,))
+        finally:
+            self._db.close()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < _END
+
+
+def _is_meta(row: object) -> bool:
+    match row:
+        case (str(epoch), sequence, reserved, 0 | 1, acknowledged):
+            named = bool(epoch) and epoch.isascii() and epoch.isprintable()
+            return named and _is_number(sequence) and _is_number(reserved) and _is_number(acknowledged)
+    return False
+
+
+def _is_note(reason: object, since: object) -> bool:
+    return reason in get_args(LostReason) and isinstance(since, float) and 0 <= since < _LAST_SECOND
+
+
+def _is_lost(reason: object, *numbers: object) -> bool:
+    *known, since, report = numbers
+    return (
+        all(each is None or (each != 0 and _is_number(each)) for each in known)
+        and _is_number(report)
+        and _is_note(reason, since)
+    )
+
+
+def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]:
+    """Open a store, in memory for None.
+
+    A damaged file is put aside and a new epoch begins. Where the file cannot be had at all, memory takes its place.
+
+    Returns:
+        The store; and why it is not the one that was asked for, or None.
+    """
+    if path is None:
+        return Store(None, epoch=epoch), None
+    try:
+        try:
+            return Store(path, epoch=epoch), None
+        except sqlite3.OperationalError:
+            raise
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second quotes what is damaged
+            _put_aside(path, str(error))
+            store = Store(path, epoch=epoch)
+            lost = LostEvents("storage", None, None, None, time.time())
+            store.settled = store.settled._replace(lost=(lost,))
+            return store, None
+    except (sqlite3.Error, OSError) as error:
+        return Store(None, epoch=epoch), (
+            f"{path}: {error}; events go through memory and would not survive a restart, and those of before wait in "
+            f"the file; {REMEDY}, then restart"
+        )
+
+
+def _put_aside(path: Path, damage: str) -> None:
+    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    path.replace(aside)
+    for leftover in (f"{path}-wal", f"{path}-shm"):
+        Path(leftover).unlink(missing_ok=True)
+    log.error("outbox_damaged", error=damage, aside=str(aside), consequence="a new epoch begins")
+
+
+def encoded(record: Record, identity: StreamIdentity) -> StoredEvent:
     """Make an event ready to be sent."""
     event = record.event
     target, prefix = getattr(event, "target", None), getattr(event, "prefix", None)
-    return Message(
+    return StoredEvent(
         record.sequence, event.type_name(), event.topic(), target, prefix, encode(record, identity)
     )
 
 
 class Outbox:
-    """Events on their way to the broker. An `Outlet`; all but `open` belong to the event loop's thread."""
+    """Events on their way to the broker. A `RecordSink`; all but `open` belong to the event loop's thread."""
 
     def __init__(
         self, store: Store, node: str, bounds: Bounds, *, place: str = "memory", trouble: str | None = None
     ) -> None:
-        self.identity = Identity(node, store.epoch)
+        self.identity = StreamIdentity(node, store.epoch)
         self.first_sequence = store.sequence
         """Where the hub's counting goes on."""
         self.trouble = trouble
@@ -70,16 +414,18 @@ class Outbox:
         self._bounds = bounds
         self._queue: queue.SimpleQueue[Record | Callable[[], None] | None] = queue.SimpleQueue()
         self._given = store.sequence
-        self._acknowledged = 0
-        self._losses = LossBook(store.losses())
+        self._gaps = GapTracker(store.settled)
+        self._settled = store.settled  # read by the thread
+        self.lost: Counter[LostReason] = Counter()
+        """Events that were lost since the start; where it cannot be known how many, one."""
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._defect: Exception | None = None
         self._asked: set[asyncio.Future[Any]] = set()
         self._thread = threading.Thread(target=self._guarded, name="outbox", daemon=True)
         # the thread's own:
-        self._unwritten: deque[Message] = deque()
-        self._deleted = 0
+        self._unwritten: deque[StoredEvent] = deque()
+        self._written: Settled | None = None
         self._handed_out = 0
         self._retry_at = 0.0
         self._failed_at: float | None = None  # last; None: the disk is well
@@ -121,60 +467,72 @@ class Outbox:
         return self._bounds
 
     def put(self, record: Record, /) -> None:
-        """Take an event, or count it as lost when too many wait for the disk."""
+        """Take an event, or drop it when too many wait for the disk."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        if record.sequence > self._given + 1:  # it was not attached for a while
+            cause = Cause(record.sequence - 1, "no-broker", record.time)
+            self._note_dropped(record.sequence - self._given - 1, [cause])
         self._given = record.sequence
+        if isinstance(record.event, EventsLost):
+            self._gaps.reported(record.event.reason, record.sequence)
+            self._settled = self._gaps.settled
         if self._queue.qsize() < QUEUE_LIMIT:
             self._queue.put(record)
-            return
-        self.lose("queue-full", record.time)
-        if isinstance(record.event, EventsLost):
-            told = record.event
-            self._losses.add(Loss(told.reason, told.count, told.since.timestamp()))
+        else:
+            self._note_dropped(1, [Cause(record.sequence, "queue-full", record.time)])
 
     def limit(self, bounds: Bounds) -> None:
         """Hold it to other bounds from now on."""
         self._bounds = bounds
 
-    def lose(self, reason: LossReason, since: float, count: int | None = 1) -> None:
-        """Count events as lost; None: nobody knows how many."""
-        self._losses.add(Loss(reason, count, since))
-        self._losses.count(reason, 1 if count is None else count)
-
     @property
-    def lost(self) -> Mapping[LossReason, int]:
-        """Events that were lost since the start; where nobody knows how many, one."""
-        return self._losses.total
-
-    @property
-    def untold(self) -> tuple[Loss, ...]:
-        """Losses that wait for being told as events."""
-        return self._losses.untold
-
-    def told(self, losses: Iterable[Loss]) -> None:
-        """Forget these losses: events that tell them were emitted just now."""
-        self._losses.told(losses)
-        self._queue.put(_nothing)
+    def unreported(self) -> tuple[LostEvents, ...]:
+        """What was lost and is to be reported by an `events/lost` now."""
+        return self._gaps.unreported
 
     @property
     def acknowledged(self) -> int:
-        """The number up to which the broker has all events."""
-        return self._acknowledged
+        """The number up to which the broker has, or will never get, all events."""
+        return self._gaps.acknowledged
 
-    def acknowledge(self, sequence: int) -> None:
-        """Forget the events up to this number: the broker has them."""
-        self._acknowledged = sequence
+    def acknowledge(self, upto: int) -> None:
+        """The broker has answered for all that was read up to this number: remove them."""
+        self._gaps.acknowledge(upto)
+        self._settled = self._gaps.settled
 
-    async def read(self, after: int, limit: int) -> list[Message]:
+    def deny(self, sequence: int) -> None:
+        """The broker denied this one, which is acknowledged next."""
+        self._gaps.deny(sequence)
+        self.lost["denied"] += 1
+
+    def lose_unknown(self, reason: LostReason) -> None:
+        """Events are lost, and it cannot be known which and how many."""
+        self._gaps.lose_unknown(reason)
+        self._settled = self._gaps.settled
+        self.lost[reason] += 1
+
+    def _note_dropped(self, count: int, causes: Collection[Cause]) -> None:
+        self._gaps.explain(*causes)
+        self._settled = self._gaps.settled
+        for reason in {cause.reason for cause in causes}:  # there is one
+            self.lost[reason] += count
+
+    async def read(self, after: int, limit: int) -> list[StoredEvent]:
         """The next events behind this number, as soon as there is one."""
         while True:
             self._news.clear()
+            given = self._given  # the call follows these through the queue
             try:
-                messages = await self._call(lambda: self._read(after, limit))
+                events = await self._call(lambda: self._read(after, limit))
             except sqlite3.Error:  # skipping what cannot be read would lose it
                 await asyncio.sleep(_RETRY_S)
                 continue
-            if messages:
-                return messages
+            if events:
+                self._gaps.hand_out(event.sequence for event in events)
+                return events
+            self._gaps.nothing_waits(given)
+            self._settled = self._gaps.settled
             await self._news.wait()
 
     async def retained(self) -> frozenset[str]:
@@ -264,7 +622,7 @@ class Outbox:
     def _work(self) -> None:
         while True:
             records, calls, closing = self._collect(_IDLE_S)
-            self._unwritten.extend(message_of(record, self.identity) for record in records)
+            self._unwritten.extend(encoded(record, self.identity) for record in records)
             self._write()
             if records:
                 self._tell_loop(self._news.set)
@@ -295,39 +653,39 @@ class Outbox:
         return records, calls, item is None
 
     def _write(self) -> None:
-        acknowledged = self._acknowledged
-        losses, told = self._losses.unwritten()
-        if not (self._unwritten or losses or told or acknowledged > self._deleted):
+        settled = self._settled
+        if not self._unwritten and settled is self._written:
             self._note_well()
             return
         if time.monotonic() >= self._retry_at:
             try:
-                stored = self._store.write(
-                    self._unwritten,
-                    acknowledged=acknowledged,
-                    losses=losses,
-                    told=told,
-                    bounds=self._bounds,
-                    handed_out=self._handed_out,
+                trimmed, causes = self._store.write(
+                    self._unwritten, settled, bounds=self._bounds, handed_out=self._handed_out
                 )
             except sqlite3.Error as error:
                 self._failed(error)
             else:
-                self._losses.written(losses, told, stored)
-                self._losses.count("outbox-full", self._store.take_trimmed())
-                self._deleted = acknowledged
+                if trimmed:
+                    self._tell_loop(self._note_dropped, trimmed, causes)
+                self._written = settled
                 self._unwritten.clear()
                 self._note_well()
                 return
-        while self._unwritten and self._unwritten[0].sequence <= acknowledged:
+        while self._unwritten and self._unwritten[0].sequence <= settled.acknowledged:
             self._unwritten.popleft()
+        self._bound_memory()
+
+    def _bound_memory(self) -> None:
         on_its_way = sum(1 for _ in takewhile(lambda m: m.sequence <= self._handed_out, self._unwritten))
-        while len(self._unwritten) > MEMORY_LIMIT:
+        excess = len(self._unwritten) - MEMORY_LIMIT
+        if excess <= 0:
+            return
+        dropped: StoredEvent | None = None
+        for _ in range(excess):
             dropped = self._unwritten[on_its_way]
             del self._unwritten[on_its_way]
-            self.lose("storage", time.time())
-            if (loss := loss_told_by(dropped.type, dropped.payload)) is not None:
-                self._losses.add(loss)
+        if dropped is not None:
+            self._tell_loop(self._note_dropped, excess, [Cause(dropped.sequence, "storage", time.time())])
 
     def _failed(self, error: sqlite3.Error) -> None:
         self._failed_at = time.monotonic()
@@ -345,17 +703,13 @@ class Outbox:
             self.trouble = None
             log.info("outbox_recovered")
 
-    def _read(self, after: int, limit: int) -> list[Message]:
-        messages = self._store.read(after, limit)
-        messages.extend(m for m in self._unwritten if m.sequence > after)
-        found = messages[:limit]
+    def _read(self, after: int, limit: int) -> list[StoredEvent]:
+        events = self._store.read(after, limit)
+        events.extend(m for m in self._unwritten if m.sequence > after)
+        found = events[:limit]
         if found:
             self._handed_out = found[-1].sequence
         return found
 
     def _last(self) -> int:
         return self._unwritten[-1].sequence if self._unwritten else self._store.last()
-
-
-def _nothing() -> None:
-    return None

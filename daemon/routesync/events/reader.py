@@ -15,10 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from routesync.backoff import Backoff
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
-from routesync.events.access import Remedies, SubscriptionDeniedError, explain, read_password, tls_context
-from routesync.events.connection import Connection
 from routesync.events.models import TYPE_PREFIX
-from routesync.events.session import FAILURES
+from routesync.events.mqtt_client import MqttConnection, Remedies, explain
 from routesync.route import Prefix
 
 SILENCE_S: Final = 5.0
@@ -26,7 +24,7 @@ SILENCE_S: Final = 5.0
 READER_BACKOFF: Final = Backoff(first_s=0.5, most_s=10)
 
 
-class Message(BaseModel):
+class ReceivedMessage(BaseModel):
     """A message as read: the attributes that are ours, and its data."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -65,7 +63,7 @@ class Selection(NamedTuple):
         """What to subscribe to: status and events."""
         return [f"{root}/{node}/{part}" for node in self.nodes or ("+",) for part in ("status", "event/#")]
 
-    def wants(self, message: Message) -> bool:
+    def wants(self, message: ReceivedMessage) -> bool:
         """Whether the message is wanted."""
         if self.with_status and message.kind == "status":
             return True
@@ -82,7 +80,7 @@ async def follow(
     selection: Selection,
     trouble: Callable[[str | None], None],
     remedies: Remedies = Remedies(),  # noqa: B008 - immutable
-) -> AsyncIterator[Message]:
+) -> AsyncIterator[ReceivedMessage]:
     """The wanted messages of the nodes, for good: first the retained status of each, then what comes.
 
     What is no message of ours is passed over; so is what comes again (by its `id`) right after a reconnection.
@@ -99,16 +97,11 @@ async def follow(
     last: dict[str, tuple[str, int]] = {}  # node to epoch and sequence
     while True:
         try:
-            async with Connection(
-                settings,
-                client_id=client_id,
-                password=read_password(settings),
-                tls=tls_context(settings),
-            ) as client:
-                await _subscribe(client, selection.topics(settings.root))
+            async with MqttConnection(settings, client_id=client_id) as connection:
+                await connection.subscribe(*selection.topics(settings.root))
                 failures = 0
                 trouble(None)
-                async for message in _messages(client, trouble, _silence(settings, selection)):
+                async for message in _messages(connection, trouble, _silence(settings, selection)):
                     if _is_news(message, last) and selection.wants(message):
                         yield message
         except (aiomqtt.MqttError, OSError, SettingError) as error:
@@ -117,24 +110,15 @@ async def follow(
             await asyncio.sleep(READER_BACKOFF.delay_s(failures))
 
 
-async def _subscribe(client: Connection, topics: list[str]) -> None:
-    answers: dict[str, int] = {}
-    for topic in topics:
-        (answer,) = await client.subscribe(topic, qos=1)
-        answers[topic] = answer if isinstance(answer, int) else answer.value
-    if denied := [topic for topic, answer in answers.items() if answer >= FAILURES]:
-        raise SubscriptionDeniedError(denied)
-
-
 async def _messages(
-    client: Connection, trouble: Callable[[str | None], None], silence: str
-) -> AsyncIterator[Message]:
+    connection: MqttConnection, trouble: Callable[[str | None], None], silence: str
+) -> AsyncIterator[ReceivedMessage]:
     """The messages of ours; while for long there is not a single one, that is trouble."""
     timer = asyncio.get_running_loop().call_later(SILENCE_S, trouble, silence)
     deadline = timer.when()
     heard = False
     try:
-        async for received in client.messages:
+        async for received in connection.messages:
             message = _read(received.payload)
             if message is None:
                 continue
@@ -157,17 +141,17 @@ def _silence(settings: MqttSettings, selection: Selection) -> str:
     )
 
 
-def _read(payload: object) -> Message | None:
+def _read(payload: object) -> ReceivedMessage | None:
     if not isinstance(payload, bytes):
         return None
     try:
-        message = Message.model_validate_json(payload)
+        message = ReceivedMessage.model_validate_json(payload)
     except ValidationError:
         return None
     return message.model_copy(update={"text": " ".join(payload.decode().splitlines())})
 
 
-def _is_news(message: Message, last: dict[str, tuple[str, int]]) -> bool:
+def _is_news(message: ReceivedMessage, last: dict[str, tuple[str, int]]) -> bool:
     if message.sequence is None:
         return True
     epoch, sequence = last.get(message.node, ("", -1))

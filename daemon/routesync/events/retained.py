@@ -1,4 +1,7 @@
-"""The retained state of a node over one connection: table buckets, then the status with their manifest.
+"""The retained state of a node: its tables, folded from the events, and what publishes them over one connection.
+
+The rules of the fold are part of the contract, since subscribers apply them too (docs/events.md): `accepted` and
+`confirmed` put a route; `withdrawn`, `refused`, `conflicting` and `sync/lost` take it away.
 
 On each connection everything is published again, for a broker may have lost its memory. What earlier connections, of
 earlier runs too, left behind under a name that is no longer used (a renamed node, target or root) is cleared: the
@@ -8,57 +11,183 @@ outbox remembers every retained topic that was ever published and not cleared si
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+import zlib
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
+from typing import NamedTuple
 
 import structlog
 
-from routesync.events.cloudevents import encode_state
-from routesync.events.echoes import Echoes
+from routesync.events.cloudevents import Record, encode_state
 from routesync.events.hub import EventHub
+from routesync.events.models import (
+    RouteAccepted,
+    RouteConfirmed,
+    RouteConflicting,
+    RouteRefused,
+    RouteWithdrawn,
+    SyncCompleted,
+    SyncLost,
+)
+from routesync.events.mqtt_client import MqttConnection, Publication
+from routesync.events.node_status import BUCKETS, RowState, Status, TableBucket, TableManifest, TableRow
 from routesync.events.outbox import Outbox
-from routesync.events.session import Publication, Session
-from routesync.events.status import Status
-from routesync.events.table import BUCKETS, Table, TableBucket, TargetTable
 
 log = structlog.get_logger("routesync.events")
+
+
+def bucket_of(prefix: str, buckets: int) -> int:
+    """The bucket that a prefix belongs to: the CRC-32 (ISO 3309, as in zlib) of its text, modulo the number."""
+    return zlib.crc32(prefix.encode()) % buckets
+
+
+def row_hash(row: TableRow) -> int:
+    """What a route adds to the digest: the first 8 bytes of SHA-256 over `<prefix> <gateway> <state>`, big-endian."""
+    return _hash(row.prefix, _Entry(row.gateway, row.state))
+
+
+class _Entry(NamedTuple):
+    """What a target has for a prefix."""
+
+    gateway: str
+    state: RowState
+
+
+def _hash(prefix: str, entry: _Entry) -> int:
+    return int.from_bytes(sha256(f"{prefix} {entry.gateway} {entry.state}".encode()).digest()[:8], "big")
+
+
+class PublishedTable:
+    """The routes of one target, in buckets, with count and digest kept up to date.
+
+    There may be tens of thousands, nearly all with one of a few gateways: so these share one value.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.complete = False
+        """Whether a comparison with the target was completed since the start."""
+        self.dirty: set[int] = set(range(BUCKETS))
+        """Buckets that changed since they were published; at first all, empty ones too."""
+        self.routes = 0
+        self._buckets: tuple[dict[str, _Entry], ...] = tuple({} for _ in range(BUCKETS))
+        self._values: dict[_Entry, _Entry] = {}
+        self._digest = 0
+        self._sequence = 0
+
+    def change(self, prefix: str, entry: _Entry | None, sequence: int) -> None:
+        """Put a route, or take it away."""
+        number = bucket_of(prefix, BUCKETS)
+        bucket = self._buckets[number]
+        before = bucket.get(prefix)
+        if entry == before:
+            return
+        if before is not None:
+            self._digest ^= _hash(prefix, before)
+            self.routes -= 1
+        if entry is None:
+            del bucket[prefix]
+            if not self.routes:
+                self._values.clear()
+        else:
+            bucket[prefix] = self._values.setdefault(entry, entry)
+            self._digest ^= _hash(prefix, entry)
+            self.routes += 1
+        self.dirty.add(number)
+        self._sequence = sequence
+
+    def bucket(self, number: int, sequence: int) -> TableBucket:
+        """A bucket as it is at this sequence, which is the last that was given."""
+        return TableBucket(
+            target=self.target,
+            bucket=number,
+            buckets=BUCKETS,
+            sequence=sequence,
+            routes=tuple(
+                TableRow(prefix=prefix, gateway=entry.gateway, state=entry.state)
+                for prefix, entry in self._buckets[number].items()
+            ),
+        )
+
+    @property
+    def manifest(self) -> TableManifest:
+        """What a complete copy looks like."""
+        return TableManifest(
+            target=self.target,
+            buckets=BUCKETS,
+            routes=self.routes,
+            digest=f"{self._digest:016x}",
+            sequence=self._sequence,
+        )
+
+
+class PublishedTables:
+    """A sink that folds events into the tables of all targets."""
+
+    def __init__(self) -> None:
+        self._targets: dict[str, PublishedTable] = {}
+
+    def __iter__(self) -> Iterator[PublishedTable]:
+        return iter(self._targets.values())
+
+    def forget(self, target: str) -> None:
+        """Keep no table of this target any more; what was published of it is cleared."""
+        self._targets.pop(target, None)
+
+    def put(self, record: Record, /) -> None:
+        """Apply an event."""
+        event = record.event
+        if isinstance(event, RouteAccepted | RouteConfirmed):
+            state: RowState = "accepted" if isinstance(event, RouteAccepted) else "confirmed"
+            self._of(event.target).change(event.prefix, _Entry(event.gateway or "", state), record.sequence)
+        elif isinstance(event, RouteWithdrawn | RouteRefused | RouteConflicting | SyncLost):
+            self._of(event.target).change(event.prefix, None, record.sequence)
+        elif isinstance(event, SyncCompleted):
+            self._of(event.target).complete = True
+
+    def _of(self, target: str) -> PublishedTable:
+        table = self._targets.get(target)
+        if table is None:
+            table = self._targets[target] = PublishedTable(target)
+        return table
 
 
 class RetainedState:
     """Publishes what is to be retained; belongs to one connection.
 
     Args:
-        session: The connection.
+        connection: The connection.
         root: `<root>/<node>`.
         hub: Knows identity and sequence.
         outbox: Remembers the retained topics over restarts.
-        table: The routes.
+        tables: The routes.
         interval_s: Buckets are published at most this often.
         wills_over_s: From now on, when no last will of an earlier connection, under another name, can come any more.
-        echoes: What comes back.
-        acknowledged: Told of each topic (below the root) that is acknowledged, with the broker's words if it denies it.
+        before: Awaited before a message of a topic (below the root) is sent.
+        acknowledged: Called with each topic (below the root) that was acknowledged, and the broker's words if denied.
     """
 
     def __init__(
         self,
-        session: Session,
+        connection: MqttConnection,
         *,
         root: str,
         hub: EventHub,
         outbox: Outbox,
-        table: Table,
+        tables: PublishedTables,
         interval_s: float,
         wills_over_s: float,
-        echoes: Echoes,
+        before: Callable[[str], Awaitable[None]],
         acknowledged: Callable[[str, str | None], None],
     ) -> None:
-        self._session = session
+        self._connection = connection
         self._root = root
         self._hub = hub
         self._outbox = outbox
-        self._table = table
-        self._echoes = echoes
+        self._tables = tables
+        self._before = before
         self._acknowledged = acknowledged
         self._status: Status | None = None
         self._announced: set[str] = set()
@@ -71,7 +200,7 @@ class RetainedState:
     async def publish(self, status_source: Callable[[], Status]) -> None:
         """Publish what differs from what this connection has published. The targets are those of the status.
 
-        The status is taken anew when it is its turn: what is before it may take long.
+        The status is built again when it is its turn: what is before it may take long.
         """
         targets = {target.name for target in status_source().targets}
         self._announced &= targets  # what is cleared below, and comes back, is published whole
@@ -80,7 +209,7 @@ class RetainedState:
             self._next_at = time.monotonic() + self._interval_s
             await self._publish_buckets(targets)
         manifest = tuple(table.manifest for table in self._shown(targets))
-        await self._echoes.prepare("status")
+        await self._before("status")
         self.post_status(status_source().model_copy(update={"table": manifest}))
 
     def send_again(self, place: str) -> None:
@@ -90,8 +219,8 @@ class RetainedState:
         else:
             self._announced.discard(place.split("/")[1])
 
-    def _shown(self, targets: Collection[str]) -> list[TargetTable]:
-        return [table for table in self._table if table.complete and table.target in targets]
+    def _shown(self, targets: Collection[str]) -> list[PublishedTable]:
+        return [table for table in self._tables if table.complete and table.target in targets]
 
     async def _publish_buckets(self, targets: Collection[str]) -> None:
         for table in self._shown(targets):
@@ -103,9 +232,9 @@ class RetainedState:
                 bucket = table.bucket(number, self._hub.sequence)
                 topic = f"table/{bucket.target}/{bucket.bucket}"
                 payload = self._encode(TableBucket.type_name, bucket, topic, str(bucket.sequence))
-                await self._session.room()
+                await self._connection.room()
                 if number == 0:
-                    await self._echoes.prepare(topic)
+                    await self._before(topic)
                 self._post(topic, payload, ("type", TableBucket.type_name), ("target", bucket.target))
 
     def post_status(self, status: Status) -> None:
@@ -140,9 +269,9 @@ class RetainedState:
                 denied.append(topic)
 
         for topic in topics:
-            await self._session.room()
-            self._session.post(Publication(topic, b"", retain=True), partial(note, topic))
-        await self._session.quiet()
+            await self._connection.room()
+            self._connection.post(Publication(topic, b"", retain=True), partial(note, topic))
+        await self._connection.quiet()
         if denied:
             log.warning(
                 "retained_state_stays",
@@ -156,7 +285,7 @@ class RetainedState:
 
     def _post(self, topic: str, payload: bytes, *user: tuple[str, str]) -> None:
         publication = Publication(f"{self._root}/{topic}", payload, retain=True, user=user)
-        self._session.post(publication, partial(self._acknowledged, topic))
+        self._connection.post(publication, partial(self._acknowledged, topic))
 
 
 def encode_status(status: Status, hub: EventHub) -> bytes:

@@ -31,7 +31,7 @@ from routesync.control.paths import runtime_directory
 from routesync.control.server import ControlServer
 from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
-from routesync.events.status import Status
+from routesync.events.node_status import Status
 from routesync.mirror.ledger import SqliteLedger
 from routesync.mirror.status import TargetView
 from routesync.service import logs

@@ -16,7 +16,7 @@ from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import GuardSettings, TargetSettings, resolve_tables
 from routesync.events.models import EventSink
-from routesync.events.status import GuardStatus
+from routesync.events.node_status import GuardStatus
 from routesync.guard.guard import Guard, GuardView
 from routesync.guard.returns import Patience
 from routesync.guard.verify import Quiet, Verifier

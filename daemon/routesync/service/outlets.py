@@ -15,13 +15,11 @@ import structlog
 
 from routesync.config import Loaded
 from routesync.config.models import EventsSettings, MqttSettings
-from routesync.events.hub import EventHub
-from routesync.events.log import log_events
-from routesync.events.mqtt import MqttPublisher
-from routesync.events.outbox import Outbox
-from routesync.events.status import Status
-from routesync.events.store import Bounds
-from routesync.events.table import Table
+from routesync.events.hub import EventHub, log_events
+from routesync.events.node_status import Status
+from routesync.events.outbox import Bounds, Outbox
+from routesync.events.publisher import MqttPublisher
+from routesync.events.retained import PublishedTables
 from routesync.service.exchange import Exchangeable
 
 log = structlog.get_logger(__name__)
@@ -39,7 +37,7 @@ class Outlets:
     """
 
     def __init__(self, hub: EventHub, state: Path, status: Callable[[], Status]) -> None:
-        self.table = Table()
+        self.table = PublishedTables()
         self._hub = hub
         self._state = state
         self._status = status
@@ -72,7 +70,7 @@ class Outlets:
             self._hub,
             self._status,
             outbox=self._open_outbox(Bounds(events.outbox_events, events.outbox_bytes)),
-            table=self.table,
+            tables=self.table,
             table_interval_s=events.table_interval_s,
         )
         self._work.exchange(functools.partial(_publish, self.publisher))

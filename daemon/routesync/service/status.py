@@ -11,7 +11,7 @@ from typing import Protocol
 from routesync import __version__
 from routesync.config.models import Settings
 from routesync.events.hub import EventHub
-from routesync.events.status import AlarmStatus, KernelStatus, Status, TargetStatus
+from routesync.events.node_status import AlarmStatus, KernelStatus, Status, TargetStatus
 from routesync.guard.guard import GuardView
 from routesync.kernel import KernelSource
 from routesync.mirror.state import MIRRORED, Phase

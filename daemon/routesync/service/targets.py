@@ -20,7 +20,7 @@ from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import TargetSettings
 from routesync.events.models import EventSink
-from routesync.events.table import Table as EventTable
+from routesync.events.retained import PublishedTables
 from routesync.kernel import InterfaceAddress, KernelError, Links
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
@@ -107,7 +107,7 @@ class Targets:
         sink: EventSink,
         supervisor: Supervisor,
         *,
-        table: EventTable,
+        table: PublishedTables,
         state: Path,
         witness_sockets: Mapping[str, socket.socket],
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from routesync.config import load
-from routesync.events.access import read_password
+from routesync.events.mqtt_client import read_password
 
 
 def test_a_password_that_changes_in_its_file_is_taken_with_the_next_connection(tmp_path: Path) -> None:

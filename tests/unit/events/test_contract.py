@@ -21,10 +21,10 @@ from docgen.contract import (
     schemas,
 )
 from routesync.events import models
-from routesync.events.cloudevents import Identity, Record, encode
+from routesync.events.cloudevents import Record, StreamIdentity, encode
 from routesync.events.models import EVENTS, Event, RouteAccepted, RouteIneligible, RouteWithdrawn
-from routesync.events.status import Status
-from routesync.events.table import TableBucket, bucket_of, row_hash
+from routesync.events.node_status import Status, TableBucket
+from routesync.events.retained import bucket_of, row_hash
 from routesync.mirror.eligibility import Reason
 from support.events import accepted
 
@@ -94,7 +94,7 @@ def test_unknown_fields_are_allowed_by_the_schemas_for_new_ones_may_come() -> No
 @pytest.mark.parametrize("kind", EVENTS)
 def test_the_official_sdk_reads_events_back(kind: type[Event]) -> None:
     event = example_event(kind)
-    read = JSONFormat().read(None, encode(Record(7, 1_700_000_000.5, event), Identity("node-1", "e1")))
+    read = JSONFormat().read(None, encode(Record(7, 1_700_000_000.5, event), StreamIdentity("node-1", "e1")))
     assert read.get_id() == "e1-7"
     assert read.get_source() == "/routesync/node-1"
     assert read.get_type() == kind.type_name()
@@ -116,5 +116,5 @@ def test_the_subject_is_the_prefix_else_the_target_else_nothing() -> None:
 
 def test_words_that_are_no_text_do_not_stop_an_event() -> None:
     event = models.TargetDown(target="lb-1", url="http://x", error="half a pair: \ud800")
-    read = json.loads(encode(Record(1, 0.0, event), Identity("node-1", "e1")))
+    read = json.loads(encode(Record(1, 0.0, event), StreamIdentity("node-1", "e1")))
     assert read["data"]["error"] == "half a pair: ?"

@@ -5,16 +5,36 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
+import pytest
+
+from docgen.contract import example_event
 from routesync.events.cloudevents import Record
-from routesync.events.flood import PER_SECOND, WINDOW_S
-from routesync.events.hub import EventHub
-from routesync.events.models import RouteDropped, RouteSummary
+from routesync.events.hub import DROPPED_PER_SECOND, INELIGIBLE_PER_SECOND, WINDOW_S, EventHub
+from routesync.events.models import (
+    Event,
+    RouteAccepted,
+    RouteConfirmed,
+    RouteConflicting,
+    RouteDropped,
+    RouteIneligible,
+    RouteRefused,
+    RouteSummary,
+    RouteWithdrawn,
+    SyncLost,
+)
 from support.events import accepted
 from support.waiting import eventually
 
 
 def dropped(rule: str) -> RouteDropped:
     return RouteDropped(prefix="192.0.2.1/32", family="ipv4", protocol="dhcp", rule=rule, interface="ens3")
+
+
+def ineligible(number: int, reason: str) -> RouteIneligible:
+    route = accepted(number)
+    return RouteIneligible(
+        target=route.target, prefix=route.prefix, family="ipv4", reason=reason, detail="", rule="default"
+    )
 
 
 def test_events_are_numbered_from_where_counting_stopped() -> None:
@@ -71,6 +91,35 @@ async def test_a_flood_of_drops_is_summed_up_by_rule() -> None:
     assert hub.sequence == 13  # the flood is over
 
 
+async def test_a_flood_of_ineligible_routes_is_summed_up_by_reason_and_holds_up_nothing_else() -> None:
+    hub = EventHub("node-1", tail=200)
+    for number in range(1000):
+        hub.emit(ineligible(number, "no-gateway" if number % 4 else "link-local"))
+        hub.emit(accepted(number)) if number < 50 else None
+    hub.emit(dropped("dhcp-host-routes"))
+    assert hub.sequence == INELIGIBLE_PER_SECOND + 50 + 1
+    await eventually(lambda: isinstance(hub.tail[-1].event, RouteSummary))
+    summary = hub.tail[-1].event
+    assert isinstance(summary, RouteSummary)
+    one_by_one = [record.event for record in hub.tail if isinstance(record.event, RouteIneligible)]
+    left = {
+        reason: total - sum(event.reason == reason for event in one_by_one)
+        for reason, total in (("link-local", 250), ("no-gateway", 750))
+    }
+    assert (summary.ineligible, summary.dropped) == (left, {})
+
+
+@pytest.mark.parametrize(
+    "kind", [RouteAccepted, RouteConfirmed, RouteWithdrawn, RouteRefused, RouteConflicting, SyncLost]
+)
+async def test_what_changes_a_copy_of_the_table_is_never_summed_up(kind: type[Event]) -> None:
+    hub = EventHub("node-1", tail=2000)
+    for _ in range(1000):
+        hub.emit(example_event(kind))
+    assert hub.sequence == 1000
+    assert {type(record.event) for record in hub.tail} == {kind}
+
+
 def test_it_goes_on_in_an_epoch_that_is_kept_elsewhere() -> None:
     hub = EventHub("node-1")
     hub.emit(accepted(1))
@@ -86,27 +135,27 @@ def test_it_goes_on_in_an_epoch_that_is_kept_elsewhere() -> None:
 async def test_under_a_lasting_flood_there_is_one_summary_a_second_at_most() -> None:
     hub = EventHub("node-1")
     loop = asyncio.get_running_loop()
-    told: list[float] = []
+    seen: list[float] = []
 
     class Summaries:
         def put(self, record: Record, /) -> None:
             if isinstance(record.event, RouteSummary):
-                told.append(loop.time())
+                seen.append(loop.time())
 
     hub.attach(Summaries())
     dropping = 0
-    while len(told) < 2:
+    while len(seen) < 2:
         hub.emit(dropped("dhcp-host-routes"))
         dropping += 1
         await asyncio.sleep(0)
-    assert all(later - earlier > WINDOW_S - 0.001 for earlier, later in pairwise(told))
+    assert all(later - earlier > WINDOW_S - 0.001 for earlier, later in pairwise(seen))
     hub.flush()
     one_by_one = sum(isinstance(record.event, RouteDropped) for record in hub.tail)
     summed_up = sum(
         sum(record.event.dropped.values()) for record in hub.tail if isinstance(record.event, RouteSummary)
     )
     assert one_by_one + summed_up == dropping
-    assert one_by_one <= (len(told) + 1) * PER_SECOND
+    assert one_by_one <= (len(seen) + 1) * DROPPED_PER_SECOND
 
 
 async def test_a_flood_that_the_end_cuts_short_is_summed_up_all_the_same() -> None:

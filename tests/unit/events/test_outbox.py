@@ -19,8 +19,7 @@ from structlog.testing import capture_logs
 from routesync.events import outbox as outbox_module
 from routesync.events.cloudevents import Record
 from routesync.events.models import EventsLost
-from routesync.events.outbox import Outbox
-from routesync.events.store import SEQUENCE_RESERVE, Bounds, Message
+from routesync.events.outbox import SEQUENCE_RESERVE, Bounds, Outbox, StoredEvent
 from support.disks import fill, small_disk
 from support.events import accepted
 from support.waiting import eventually
@@ -42,15 +41,34 @@ def put(outbox: Outbox, *numbers: int) -> None:
 
 async def everything(outbox: Outbox) -> list[int]:
     """What waits, by number; something has to."""
-    found: list[Message] = []
+    found: list[StoredEvent] = []
     last = await outbox.flush()
     while not found or found[-1].sequence < last:
         found += await outbox.read(found[-1].sequence if found else 0, 1000)
     return [message.sequence for message in found]
 
 
-def untold(outbox: Outbox) -> list[tuple[str, int | None]]:
-    return [(loss.reason, loss.lost) for loss in outbox.untold]
+async def deliver(outbox: Outbox) -> list[int]:
+    """Have the broker take all that waits, and look whether more comes."""
+    numbers = await everything(outbox)
+    outbox.acknowledge(numbers[-1])
+    looking = asyncio.create_task(outbox.read(numbers[-1], 1000))
+    await asyncio.sleep(0)  # it has asked
+    await outbox.flush()  # and the thread has answered both
+    looking.cancel()
+    return numbers
+
+
+def unreported(outbox: Outbox) -> list[tuple[str, int | None]]:
+    return [(lost.reason, lost.number) for lost in outbox.unreported]
+
+
+def report(outbox: Outbox, sequence: int) -> None:
+    """Emit what reports the one kind of loss that there is."""
+    (lost,) = outbox.unreported
+    since = datetime.fromtimestamp(lost.since, UTC)
+    event = EventsLost(count=lost.number, first=lost.first, last=lost.last, since=since, reason=lost.reason)
+    outbox.put(Record(sequence, 1_700_000_000.0, event))
 
 
 @pytest.fixture
@@ -66,12 +84,14 @@ async def test_events_wait_in_order_over_an_orderly_restart(file: Path) -> None:
         assert outbox.first_sequence == 3000
         assert outbox.identity.epoch == epoch
         assert await everything(outbox) == list(range(1, 3001))
-        assert outbox.untold == ()
+        assert await deliver(outbox) == list(range(1, 3001))
+        assert outbox.unreported == ()
 
 
 async def test_what_is_acknowledged_is_gone(file: Path) -> None:
     async with opened(file) as outbox:
         put(outbox, *range(1, 11))
+        await outbox.read(0, 100)
         outbox.acknowledge(7)
         assert await everything(outbox) == [8, 9, 10]
     async with opened(file) as outbox:
@@ -118,9 +138,11 @@ async def test_a_killed_process_loses_nothing_that_was_written_and_its_numbers_a
     assert killed.returncode == -9
     async with opened(file) as outbox:
         assert outbox.identity.epoch == said.decode().strip()
-        assert await everything(outbox) == list(range(1, 501))
+        assert await deliver(outbox) == list(range(1, 501))
         assert outbox.first_sequence == SEQUENCE_RESERVE
-        assert untold(outbox) == [("killed", None)]
+        assert unreported(outbox) == [("killed", None)]
+        (lost,) = outbox.unreported
+        assert (lost.first, lost.last) == (501, SEQUENCE_RESERVE)
 
 
 async def test_the_reserve_moves_on_with_the_sequence(file: Path) -> None:
@@ -138,33 +160,73 @@ async def test_beyond_the_bound_in_events_the_oldest_go_and_are_counted(file: Pa
         for start in range(1, 5001, 100):
             put(outbox, *range(start, start + 100))
             await outbox.flush()
-        waiting = await everything(outbox)
+        waiting = await deliver(outbox)
         assert 800 <= len(waiting) <= 1000
         assert waiting == list(range(5001 - len(waiting), 5001))
-        (loss,) = outbox.untold
-        assert (loss.reason, loss.lost) == ("outbox-full", 5000 - len(waiting))
+        assert unreported(outbox) == [("outbox-full", 5000 - len(waiting))]
+        (lost,) = outbox.unreported
+        assert (lost.first, lost.last) == (1, waiting[0] - 1)
+        assert outbox.lost == {"outbox-full": 5000 - len(waiting)}
 
 
 async def test_beyond_the_bound_in_bytes_the_oldest_go(file: Path) -> None:
     async with opened(file, Bounds(size=100_000)) as outbox:
         put(outbox, *range(1, 1001))
-        waiting = await everything(outbox)
+        waiting = await deliver(outbox)
         assert waiting[-1] == 1000
-        (loss,) = outbox.untold
-        assert loss.lost == 1000 - len(waiting) > 0
+        assert unreported(outbox) == [("outbox-full", 1000 - len(waiting))]
+        assert len(waiting) < 1000
 
 
-async def test_a_loss_is_remembered_until_it_is_told(file: Path) -> None:
+async def deny(outbox: Outbox, *numbers: int) -> None:
+    """Have the broker deny what waits."""
+    assert await everything(outbox) == [*numbers]
+    for number in numbers:
+        outbox.deny(number)
+        outbox.acknowledge(number)
+
+
+async def test_a_loss_is_remembered_until_its_report_is_delivered(file: Path) -> None:
     async with opened(file) as outbox:
-        outbox.lose("denied", 5.0)
-        outbox.lose("denied", 6.0)
+        put(outbox, 1, 2)
+        await deny(outbox, 1, 2)
     async with opened(file) as outbox:
-        losses = outbox.untold
-        assert [tuple(loss) for loss in losses] == [("denied", 2, 5.0)]
-        outbox.told(losses)
-        outbox.lose("denied", 7.0)  # meanwhile another
+        (lost,) = outbox.unreported
+        assert (lost.reason, lost.number, lost.first, lost.last) == ("denied", 2, 1, 2)
+        report(outbox, 3)
+        assert outbox.unreported == ()
+    async with opened(file) as outbox:  # the report waits in the outbox
+        assert outbox.unreported == ()
+        assert await deliver(outbox) == [3]
+        put(outbox, 4)
+        await deny(outbox, 4)
     async with opened(file) as outbox:
-        assert untold(outbox) == [("denied", 1)]
+        (lost,) = outbox.unreported
+        assert (lost.reason, lost.number, lost.first, lost.last) == ("denied", 1, 4, 4)
+
+
+async def test_a_report_that_is_denied_is_made_again_with_its_own_number_among_the_lost(file: Path) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2)
+        await deny(outbox, 1, 2)
+        report(outbox, 3)
+        await deny(outbox, 3)
+        assert unreported(outbox) == [("denied", 3)]
+
+
+async def test_each_gap_has_its_own_cause_over_a_kill_and_full_bounds(file: Path) -> None:
+    outbox = Outbox.open(file, "node-1", bounds=Bounds(events=100))
+    put(outbox, *range(1, 201))
+    await outbox.flush()
+    copy = shutil.copyfile(file, file.with_name("copy.sqlite"))  # as a kill at this moment would leave it
+    shutil.copyfile(f"{file}-wal", f"{copy}-wal")
+    await outbox.close()
+    async with opened(copy, Bounds(events=50)) as after:
+        put(after, *range(SEQUENCE_RESERVE + 1, SEQUENCE_RESERVE + 101))
+        waiting = await deliver(after)
+        assert waiting[-1] == SEQUENCE_RESERVE + 100
+        dropped = 300 - len(waiting)
+        assert unreported(after) == [("outbox-full", dropped), ("killed", None)]
 
 
 async def test_events_that_the_disk_cannot_keep_up_with_are_counted(
@@ -173,31 +235,42 @@ async def test_events_that_the_disk_cannot_keep_up_with_are_counted(
     monkeypatch.setattr(outbox_module, "QUEUE_LIMIT", 100)
     async with opened(file) as outbox:
         put(outbox, *range(1, 20_001))  # the loop never yields, and the thread gets little of the interpreter
-        kept = len(await everything(outbox))
-        await eventually(lambda: [loss.lost for loss in outbox.untold] == [20_000 - kept])
-        assert kept >= 100
+        kept = len(await deliver(outbox))
+        assert unreported(outbox) == [("queue-full", 20_000 - kept)]
+        assert 100 <= kept < 20_000
+        assert outbox.lost == {"queue-full": 20_000 - kept}
 
 
-async def test_the_event_that_told_a_loss_may_be_lost_too_and_its_count_is_not(file: Path) -> None:
+async def test_the_report_of_a_loss_may_be_lost_too_and_its_count_is_not(file: Path) -> None:
     async with opened(file, Bounds(events=1000)) as outbox:
         put(outbox, *range(1, 1101))
         await outbox.flush()
-        (first,) = outbox.untold
-        assert first.lost is not None
-        lost = EventsLost(
-            count=first.lost, since=datetime.fromtimestamp(first.since, UTC), reason="outbox-full"
-        )
-        outbox.put(Record(1101, 1_700_000_000.0, lost))
-        outbox.told([first])
+        first = (await everything(outbox))[0]
+        outbox.acknowledge(first)
+        assert unreported(outbox) == [("outbox-full", first - 1)]
+        report(outbox, 1101)
         await outbox.flush()
-        assert untold(outbox) == []
-        put(outbox, *range(1102, 3101))
-        waiting = await everything(outbox)
-        (loss,) = outbox.untold
-        assert (loss.reason, loss.lost) == (
-            "outbox-full",
-            3100 - len(waiting),
-        )  # every number that is missing
+        assert outbox.unreported == ()
+    async with opened(file, Bounds(events=1000)) as outbox:  # where nothing is on its way yet
+        for start in range(1102, 3102, 100):
+            put(outbox, *range(start, start + 100))
+            await outbox.flush()
+        assert unreported(outbox) == []
+        waiting = await deliver(outbox)
+        assert waiting[0] > 1101
+        assert unreported(outbox) == [("outbox-full", 3101 - len(waiting) - 1)], (
+            "every number that is missing"
+        )
+        (lost,) = outbox.unreported
+        assert (lost.first, lost.last) == (1, waiting[0] - 1)
+
+
+async def test_numbers_that_were_given_while_no_broker_was_configured_are_missing_for_that_reason() -> None:
+    async with opened(None) as outbox:
+        put(outbox, 1, 2, 10)
+        assert await deliver(outbox) == [1, 2, 10]
+        assert unreported(outbox) == [("no-broker", 7)]
+        assert outbox.lost == {"no-broker": 7}
 
 
 async def test_what_is_on_its_way_to_the_broker_is_not_dropped(file: Path) -> None:
@@ -206,10 +279,10 @@ async def test_what_is_on_its_way_to_the_broker_is_not_dropped(file: Path) -> No
         await outbox.flush()
         sent = await outbox.read(0, 100)
         put(outbox, *range(901, 1501))
-        waiting = await everything(outbox)
+        waiting = await deliver(outbox)
         assert waiting[:100] == [message.sequence for message in sent] == list(range(1, 101))
-        (loss,) = outbox.untold
-        assert loss.lost == 1500 - len(waiting) == waiting[100] - 101
+        assert unreported(outbox) == [("outbox-full", 1500 - len(waiting))]
+        assert 1500 - len(waiting) == waiting[100] - 101 > 0
 
 
 def damage(file: Path) -> None:
@@ -225,7 +298,7 @@ async def test_a_damaged_file_is_put_aside_and_a_new_epoch_begins(file: Path) ->
             assert outbox.identity.epoch != epoch
             assert outbox.first_sequence == 0
             assert outbox.trouble is None
-            assert untold(outbox) == [("storage", None)]
+            assert unreported(outbox) == [("storage", None)]
     assert [line["log_level"] for line in logs] == ["error"]
     assert len(list(file.parent.glob("outbox.sqlite.damaged-*"))) == 1
 
@@ -252,7 +325,7 @@ async def test_a_damaged_count_begins_a_new_epoch(file: Path, damage: str) -> No
     async with opened(file) as outbox:
         assert outbox.trouble is None
         assert outbox.identity.epoch != epoch
-        assert untold(outbox) == [("storage", None)]
+        assert unreported(outbox) == [("storage", None)]
 
 
 def flip(file: Path, epoch: bytes, seed: int) -> None:
@@ -267,8 +340,10 @@ def flip(file: Path, epoch: bytes, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(60))
 async def test_one_changed_byte_ends_nothing(file: Path, seed: int) -> None:
     async with opened(file) as outbox:
-        put(outbox, *range(1, 30))
-        outbox.lose("denied", 1.0)
+        put(outbox, *range(1, 31))
+        await outbox.read(0, 1)
+        outbox.deny(1)
+        outbox.acknowledge(1)
         await outbox.remember_retained(["a/b"])
         epoch = outbox.identity.epoch
     flip(file, epoch.encode(), seed)
@@ -277,8 +352,8 @@ async def test_one_changed_byte_ends_nothing(file: Path, seed: int) -> None:
         put(outbox, first + 1)
         for message in await outbox.read(first, 100):
             assert not {*"+#\0"} & {*message.topic}
-        for loss in outbox.untold:
-            datetime.fromtimestamp(loss.since, UTC)
+        for lost in outbox.unreported:
+            datetime.fromtimestamp(lost.since, UTC)
         await outbox.retained()
 
 
@@ -289,8 +364,8 @@ async def test_an_event_that_no_client_would_publish_is_counted_as_lost(file: Pa
         database.execute("UPDATE outbox SET topic = 'event/#' WHERE sequence = 2")
     database.close()
     async with opened(file) as outbox:
-        assert await everything(outbox) == [1, 3]
-        assert untold(outbox) == [("storage", 1)]
+        assert await deliver(outbox) == [1, 3]
+        assert unreported(outbox) == [("storage", 1)]
 
 
 async def test_without_its_directory_the_outbox_works_in_memory_and_says_so(tmp_path: Path) -> None:
@@ -335,7 +410,7 @@ async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(disk: Path) 
             ballast.unlink()
             await eventually(lambda: outbox.trouble is None)
             assert await everything(outbox) == list(range(1901, 2001))
-            assert outbox.untold == ()
+            assert outbox.unreported == ()
         assert [line["log_level"] for line in logs] == ["error", "info"]
         async with opened(disk / "outbox.sqlite") as outbox:
             assert await everything(outbox) == list(range(1901, 2001))
@@ -348,29 +423,31 @@ async def test_with_a_disk_and_no_broker_memory_is_bounded(
     async with opened(disk / "outbox.sqlite") as outbox:
         ballast = fill(disk)
         put(outbox, *range(1, 3001))
-        assert await everything(outbox) == list(range(2501, 3001))
+        assert await deliver(outbox) == list(range(2501, 3001))
+        assert unreported(outbox) == [("storage", 2500)]
         ballast.unlink()
-        await eventually(lambda: untold(outbox) == [("storage", 2500)])
 
 
-async def test_what_is_lost_while_the_disk_is_full_is_told_while_it_is_full(
+async def test_what_is_lost_while_the_disk_is_full_is_reported_while_it_is_full(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "MEMORY_LIMIT", 500)
     async with opened(disk / "outbox.sqlite") as outbox:
         ballast = fill(disk)
         put(outbox, *range(1, 2001))
-        await outbox.flush()
-        losses = outbox.untold
-        assert [(loss.reason, loss.lost) for loss in losses] == [("storage", 1500)]
-        outbox.told(losses)
-        assert untold(outbox) == []
-        put(outbox, 2001)
-        await outbox.flush()
-        assert untold(outbox) == [("storage", 1)]
+        assert await deliver(outbox) == list(range(1501, 2001))
+        assert unreported(outbox) == [("storage", 1500)]
+        report(outbox, 2001)
+        assert outbox.unreported == ()
+        assert await deliver(outbox) == [2001]
+        put(outbox, *range(2002, 2503))  # one more than what memory takes
+        assert await deliver(outbox) == list(range(2003, 2503))
+        assert unreported(outbox) == [("storage", 1)]
         ballast.unlink()
         await eventually(lambda: outbox.trouble is None)
-        assert untold(outbox) == [("storage", 1)]
+        assert unreported(outbox) == [("storage", 1)]
+    async with opened(disk / "outbox.sqlite") as outbox:
+        assert unreported(outbox) == [("storage", 1)]
 
 
 async def test_retained_topics_that_a_full_disk_does_not_take_stand_in_nobodys_way(disk: Path) -> None:

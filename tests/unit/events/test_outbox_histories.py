@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routesync.events.cloudevents import Record
-from routesync.events.outbox import Outbox
-from routesync.events.store import Message
+from routesync.events.outbox import Outbox, StoredEvent
 from support.events import accepted
 
 STEPS = st.one_of(
@@ -34,7 +33,7 @@ def killed_copy(path: Path, number: int) -> Path:
 
 async def contents(outbox: Outbox) -> list[int]:
     last = await outbox.flush()
-    found: list[Message] = []
+    found: list[StoredEvent] = []
     while last and (not found or found[-1].sequence < last):
         found += await outbox.read(found[-1].sequence if found else 0, 20)
     return [message.sequence for message in found]
@@ -70,6 +69,10 @@ async def live(directory: Path, steps: list[tuple[str, int]]) -> None:
                 sequence = outbox.first_sequence
         assert await contents(outbox) == waiting
     assert outbox.trouble is None
+    killed = any(step == "kill" for step, _ in steps)
+    assert {lost.reason for lost in outbox.unreported} <= ({"killed"} if killed else set()), (
+        "nothing else is missing"
+    )
     await outbox.close()
 
 

@@ -16,14 +16,15 @@ from routesync.events.models import (
     RouteWithdrawn,
     SyncLost,
 )
-from routesync.events.table import BUCKETS, Table, TableRow, TargetTable, bucket_of, row_hash
+from routesync.events.node_status import BUCKETS, TableRow
+from routesync.events.retained import PublishedTable, PublishedTables, bucket_of, row_hash
 from support.events import accepted
 
 PREFIX = "10.244.1.0/24"
 
 
-def table_of(events: list[Event]) -> TargetTable:
-    table = Table()
+def table_of(events: list[Event]) -> PublishedTable:
+    table = PublishedTables()
     for sequence, event in enumerate(events, 1):
         table.put(Record(sequence, 0.0, event))
     (target,) = table

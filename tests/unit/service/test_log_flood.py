@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from routesync.config.models import MqttSettings
 from routesync.events.hub import EventHub
 from routesync.events.models import Event, KernelOverrun
-from routesync.events.mqtt import MqttPublisher
-from routesync.events.status import offline
+from routesync.events.node_status import offline
+from routesync.events.publisher import MqttPublisher
 from routesync.kernel import Overrun, ResyncDone
 from routesync.names import Names
 from routesync.service.kernel_reports import QUIET_S, KernelReporter

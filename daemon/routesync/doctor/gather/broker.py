@@ -19,11 +19,10 @@ import aiomqtt
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.doctor.facts import BrokerFacts
-from routesync.events.access import explain, read_password, tls_context
 from routesync.events.hub import EventHub
+from routesync.events.mqtt_client import MqttConnection, Publication, SubscriptionDeniedError, explain
+from routesync.events.node_status import offline
 from routesync.events.retained import encode_status
-from routesync.events.session import Publication, Session
-from routesync.events.status import offline
 
 RETAINED_WITHIN_S: Final = 1.0
 """A retained message follows the subscription at once; after this time there is none."""
@@ -47,15 +46,8 @@ async def ask_broker(
     topic = f"{settings.root}/{node}/status"
     payload = encode_status(offline(node), EventHub(node))
     try:
-        session = Session(
-            settings,
-            client_id=client_id,
-            password=read_password(settings),
-            tls=tls_context(settings),
-            will=None,
-        )
-        async with session:
-            probe = _Probe(session, topic)
+        async with MqttConnection(settings, client_id=client_id) as connection:
+            probe = _Probe(connection, topic)
             return await probe.run(where, payload, silent=running is not False, within_s=settings.timeout_s)
     except (aiomqtt.MqttError, OSError, SettingError) as error:
         return BrokerFacts(where, trouble=explain(error, settings, client_id), publish="unknown")
@@ -64,12 +56,16 @@ async def ask_broker(
 class _Probe:
     """One connection's work."""
 
-    def __init__(self, session: Session, topic: str) -> None:
-        self._session = session
+    def __init__(self, connection: MqttConnection, topic: str) -> None:
+        self._connection = connection
         self._topic = topic
 
     async def run(self, where: str, payload: bytes, *, silent: bool, within_s: float) -> BrokerFacts:
-        listens = await self._session.listen(self._topic, lambda: None)  # messages are read below
+        listens = True
+        try:
+            await self._connection.subscribe(self._topic)
+        except SubscriptionDeniedError:
+            listens = False
         status, reasons = await self._retained() if listens else (None, ())
         facts = BrokerFacts(where, status=status, reasons=reasons)
         if silent:
@@ -77,14 +73,14 @@ class _Probe:
         if status in {"online", "degraded"}:
             return facts._replace(publish="other-node")
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._session.post(Publication(self._topic, payload, expiry_s=1), answer.set_result)
+        self._connection.post(Publication(self._topic, payload, expiry_s=1), answer.set_result)
         try:
             denial = await asyncio.wait_for(answer, within_s)
         except TimeoutError:
             return facts._replace(publish="unknown")
         if denial is not None:
             return facts._replace(publish="denied", denial=denial)
-        if self._session.is_v5:
+        if self._connection.is_v5:
             return facts._replace(publish="taken")
         if not listens:
             return facts._replace(publish="unknown")
@@ -93,7 +89,7 @@ class _Probe:
     async def _retained(self) -> tuple[str | None, tuple[str, ...]]:
         with contextlib.suppress(TimeoutError, ValueError, KeyError, TypeError):
             async with asyncio.timeout(RETAINED_WITHIN_S):
-                async for message in self._session.messages:
+                async for message in self._connection.messages:
                     data = json.loads(bytes(message.payload))["data"]
                     return str(data["state"]), tuple(map(str, data.get("reasons", ())))
         return None, ()
@@ -101,7 +97,7 @@ class _Probe:
     async def _comes_back(self, within_s: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                async for message in self._session.messages:
+                async for message in self._connection.messages:
                     if not message.retain:
                         return True
         return False

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from routesync.events.hub import EventHub
-from routesync.events.mqtt import MqttPublisher
+from routesync.events.publisher import MqttPublisher
 from routesync.kernel import KernelSource
 from routesync.mirror.status import TargetView
 from routesync.service.metrics import daemon, events, guard, kernel, target

@@ -8,9 +8,8 @@ from typing import get_args
 from prometheus_client.metrics_core import Metric
 
 from routesync.events.hub import EventHub
-from routesync.events.losses import LossReason
-from routesync.events.models import EVENTS
-from routesync.events.mqtt import MqttPublisher
+from routesync.events.models import EVENTS, LostReason
+from routesync.events.publisher import MqttPublisher
 from routesync.service.metrics.families import counter, counters, gauge
 
 
@@ -39,7 +38,7 @@ def _broker(publisher: MqttPublisher) -> Iterator[Metric]:
         "mqtt_lost_events",
         "Events that no subscriber will see, by reason.",
         ("reason",),
-        (((reason,), outbox.lost[reason]) for reason in get_args(LossReason) if reason != "killed"),
+        (((reason,), outbox.lost[reason]) for reason in get_args(LostReason) if reason != "killed"),
     )
     yield gauge("mqtt_outbox_events", "Events that wait for the broker.", outbox.backlog)
     yield gauge("mqtt_outbox_bytes", "What they take in the outbox.", outbox.size)

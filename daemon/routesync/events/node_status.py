@@ -1,17 +1,23 @@
-"""The retained `status` message: what the daemon is and how it fares."""
+"""The models of retained state: `status`, what the daemon is and how it fares, and the buckets of the table."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+BUCKETS: Final = 64
+"""Retained topics a target. 20,000 routes make buckets of about 30 kB, and a default mosquitto delivers them all."""
 
 State = Literal["online", "degraded", "stopping", "offline"]
 
 
+RowState = Literal["accepted", "confirmed"]
+
+
 class StatusPart(BaseModel):
-    """Base of the parts of a status."""
+    """Base of the parts of retained state."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +94,7 @@ class AlarmStatus(StatusPart):
 class GuardStatus(StatusPart):
     """What mode "guard" does; counts are since the start."""
 
-    dry_run: bool = Field(description="Whether removals are only told.")
+    dry_run: bool = Field(description="Whether removals are only reported.")
     permitted: bool | None = Field(
         description="Whether routes may be removed; null where it is not known yet."
     )
@@ -141,3 +147,25 @@ class Status(StatusPart):
 def offline(node: str, *, epoch: str | None = None, at: datetime | None = None) -> Status:
     """The status of a node that is gone: the last will, and the last word of an orderly stop."""
     return Status(state="offline", node=node, epoch=epoch, time=at)
+
+
+class TableRow(StatusPart):
+    """One route that a target has from us."""
+
+    prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
+    gateway: str = Field(description="Next hop as sent to the target.", examples=["192.168.10.10"])
+    state: RowState = Field(description="`confirmed`: its own table shows the route.", examples=["confirmed"])
+
+
+class TableBucket(StatusPart):
+    """A part of a target's table: the routes whose prefix hashes into this bucket; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.table.v1"
+
+    target: str = Field(examples=["lb-1"])
+    bucket: int = Field(ge=0, description="CRC-32 of the prefix as text, modulo `buckets`.", examples=[5])
+    buckets: int = Field(ge=1, examples=[BUCKETS])
+    sequence: int = Field(
+        ge=0, description="All events up to this one are in it, no later one.", examples=[1234]
+    )
+    routes: tuple[TableRow, ...]

@@ -1,0 +1,658 @@
+"""The events: one frozen model each, with its group, its name and its meaning.
+
+They are a promise to subscribers (docs/events.md): a field may be added, none is removed or changes its meaning within
+a revision. A change that breaks this makes a new class with a higher `revision`, beside the old one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal, Protocol
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+# ---- Field types, with the meaning and the example that schemas and documentation show ----
+
+Target = Annotated[
+    str, Field(description="Name of the target (a loxilb) in the configuration.", examples=["lb-1"])
+]
+PrefixText = Annotated[
+    str, Field(description="Destination in CIDR form, without host bits.", examples=["10.244.1.0/24"])
+]
+FamilyLabel = Annotated[
+    Literal["ipv4", "ipv6"], Field(description="Address family of the prefix.", examples=["ipv4"])
+]
+Gateway = Annotated[
+    str | None,
+    Field(
+        description="Next hop as told to the target; null where there is none.", examples=["192.168.10.10"]
+    ),
+]
+Rule = Annotated[
+    str,
+    Field(
+        description="The rule that decided; `default` where no rule matched.", examples=["dhcp-host-routes"]
+    ),
+]
+Detail = Annotated[str, Field(description="For people; its wording may change.", examples=["no such device"])]
+Reason = Annotated[
+    str, Field(description="Stable reason code, for machines.", examples=["contains-next-hop"])
+]
+Count = Annotated[int, Field(ge=0, examples=[4])]
+Milliseconds = Annotated[float, Field(ge=0, description="In milliseconds.", examples=[12.5])]
+Seconds = Annotated[float, Field(ge=0, description="In seconds.", examples=[2.5])]
+Path = Annotated[str, Field(description="File on the node.", examples=["/etc/routesync/routesync.toml"])]
+
+
+# ---- What all events have in common ----
+
+Group = Literal["route", "target", "sync", "kernel", "config", "guard", "alarm", "events"]
+
+TYPE_PREFIX: Final = "io.routesync"
+
+
+class Event(BaseModel):
+    """Base of all events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: ClassVar[Group]
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+
+    @classmethod
+    def type_name(cls) -> str:
+        """The CloudEvents type, e.g. `io.routesync.route.withdrawn.v1`."""
+        return f"{TYPE_PREFIX}.{cls.group}.{cls.name}.v{cls.revision}"
+
+    @classmethod
+    def topic(cls) -> str:
+        """The topic below `<root>/<node>/`."""
+        return f"event/{cls.group}/{cls.name}"
+
+    @property
+    def subject(self) -> str | None:
+        """The CloudEvents subject: the prefix, else the target, else nothing."""
+        for field in ("prefix", "target"):
+            value = getattr(self, field, None)
+            if isinstance(value, str):
+                return value
+        return None
+
+
+class EventSink(Protocol):
+    """Where events go.
+
+    `emit` is called on the hot path: it never blocks and never raises. Call it on the event loop's thread.
+    """
+
+    def emit(self, event: Event, /) -> None:
+        """Take an event."""
+
+
+# ---- Routes: at the rules, and at a target ----
+
+
+class RouteAccepted(Event):
+    """The target took the route (2xx): a new one, or one in place of another gateway."""
+
+    group = "route"
+    name = "accepted"
+
+    target: Target
+    prefix: PrefixText
+    family: FamilyLabel
+    gateway: Gateway
+    rule: Rule
+    degraded: bool = Field(
+        default=False,
+        description="A part could not be told, such as the other hops of an ECMP route.",
+    )
+    previous_gateway: Annotated[
+        str | None, Field(description="The gateway that this one replaces; null for a new route.")
+    ] = None
+    gap_ms: Annotated[
+        float | None,
+        Field(
+            description="Of a replacement: how long the target had no route of ours for the prefix, in milliseconds.",
+            ge=0,
+        ),
+    ] = None
+
+
+class RouteConfirmed(Event):
+    """The target's own table shows the route with our gateway: it is not only accepted, it is there."""
+
+    group = "route"
+    name = "confirmed"
+
+    target: Target
+    prefix: PrefixText
+    family: FamilyLabel
+    gateway: Gateway
+
+
+class RouteWithdrawn(Event):
+    """The route is no longer in the target; or, with the reason `left-behind`, it stays there and is not desired."""
+
+    group = "route"
+    name = "withdrawn"
+
+    target: Target
+    prefix: PrefixText
+    family: FamilyLabel
+    gateway: Gateway
+    reason: Reason
+
+
+class RouteRefused(Event):
+    """The target refused the route, so it does not have it; it is tried again, with back-off."""
+
+    group = "route"
+    name = "refused"
+
+    target: Target
+    prefix: PrefixText
+    family: FamilyLabel
+    gateway: Gateway
+    status: Annotated[int, Field(description="HTTP status of the answer.", examples=[500])]
+    message: Annotated[str, Field(description="The target's own words.", examples=["network is unreachable"])]
+    retry_in_s: Seconds
+
+
+class RouteIneligible(Event):
+    """The route is not sent to the target: loxilb's API cannot express it, or it would do harm there.
+
+    In a flood most of these are left out; `route/summary` says how many.
+    """
+
+    group = "route"
+    name = "ineligible"
+
+    target: Target
+    prefix: PrefixText
+    family: FamilyLabel
+    reason: Reason
+    detail: Detail
+    rule: Rule
+
+
+class RouteConflicting(Event):
+    """Another writer has a route to this prefix in the target. It is never touched; ours waits."""
+
+    group = "route"
+    name = "conflicting"
+
+    target: Target
+    prefix: PrefixText
+    family: FamilyLabel
+    gateway: Gateway
+    detail: Detail
+
+
+class RouteDropped(Event):
+    """A rule with `report = true` dropped a route of the kernel.
+
+    In a flood most of these are left out; `route/summary` says how many.
+    """
+
+    group = "route"
+    name = "dropped"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    protocol: Annotated[str, Field(description="The routing protocol's name.", examples=["dhcp"])]
+    rule: Rule
+    interface: Annotated[
+        str | None,
+        Field(description="Interface of its first hop; null where there is none.", examples=["ens3"]),
+    ] = None
+
+
+class RouteSummary(Event):
+    """Routes that were dropped or ineligible in a flood, so that no event of their own went out: how many.
+
+    At most once a second. Up to 10 `route/dropped` and 100 `route/ineligible` a second go out by themselves.
+    """
+
+    group = "route"
+    name = "summary"
+
+    window_s: Seconds
+    dropped: Annotated[
+        dict[str, int],
+        Field(description="Rule to number of dropped routes.", examples=[{"dhcp-host-routes": 118}]),
+    ]
+    ineligible: Annotated[
+        dict[str, int],
+        Field(
+            description="Reason to number of ineligible routes, over all targets.",
+            examples=[{"no-gateway": 2400}],
+        ),
+    ]
+
+
+# ---- How a target is brought to the desired state ----
+
+
+class SyncStarted(Event):
+    """Work begins: a connection was made, or changes came that take longer than a second."""
+
+    group = "sync"
+    name = "started"
+
+    target: Target
+    desired: Annotated[Count, Field(description="Routes that the target should have.")]
+    waiting: Annotated[Count, Field(description="Routes that wait for a request, a proof or a check.")]
+
+
+class SyncCompleted(Event):
+    """Nothing waits any more, after `sync/started`."""
+
+    group = "sync"
+    name = "completed"
+
+    target: Target
+    routes: Annotated[Count, Field(description="Routes of ours that the target holds.")]
+    posted: Count
+    deleted: Count
+    duration_s: Seconds
+    complete: Annotated[
+        bool,
+        Field(
+            description="Whether everything desired is there; otherwise `status` says what is not, and why."
+        ),
+    ] = True
+
+
+class SyncFailed(Event):
+    """The target stopped answering before the work was done; it goes on after the next handshake."""
+
+    group = "sync"
+    name = "failed"
+
+    target: Target
+    error: Detail
+    retry_in_s: Seconds
+
+
+class SyncLost(Event):
+    """The target lost a route of ours; it is added again, and all others are verified."""
+
+    group = "sync"
+    name = "lost"
+
+    target: Target
+    prefix: PrefixText
+    detail: Detail
+
+
+# ---- Targets: whether they answer, and what keeps them from being mirrored into ----
+
+
+class TargetUp(Event):
+    """The target answers."""
+
+    group = "target"
+    name = "up"
+
+    target: Target
+    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://192.168.10.20:11111"])]
+    version: Annotated[
+        str | None, Field(description="Its version; null where it does not tell.", examples=["0.9.8"])
+    ] = None
+
+
+class TargetDown(Event):
+    """The target does not answer, or answers with errors only."""
+
+    group = "target"
+    name = "down"
+
+    target: Target
+    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://192.168.10.20:11111"])]
+    error: Detail
+
+
+class TargetRefused(Event):
+    """Nothing is mirrored into the target: it lives in the network namespace whose routes are read.
+
+    What is written there would come back as a route of this host. Mirroring begins when the target was connected to
+    anew and its ports say that it lives elsewhere.
+    """
+
+    group = "target"
+    name = "refused"
+
+    target: Target
+    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://127.0.0.1:11111"])]
+    reason: Annotated[
+        Literal["shared-namespace", "own-route-seen"],
+        Field(
+            description="`shared-namespace`: its ports are this host's links; `own-route-seen`: a route that we posted "
+            "to it came up in this host's own kernel.",
+            examples=["shared-namespace"],
+        ),
+    ]
+    detail: Detail
+
+
+# ---- Alarms: conditions that an operator should know about, raised and cleared (RFC 8632) ----
+
+AlarmKind = Literal[
+    "overdue",
+    "withdrawals-held",
+    "startup-hold",
+    "paused",
+    "target-full",
+    "contended",
+    "left-behind",
+    "not-forwarded",
+    "foreign-not-forwarded",
+    "return-path",
+    "nothing-mirrored",
+    "nearly-default",
+    "inventory-unreadable",
+]
+Kind = Annotated[
+    AlarmKind,
+    Field(
+        description="`overdue`: work has waited for more than five minutes; `withdrawals-held`: a mass withdrawal "
+        "waits for a second dump of the kernel, or an operator; `startup-hold`: routes of a previous run that the "
+        "kernel does not have stay for a while; `paused`: an operator paused the target; `target-full`: "
+        "`max_routes_*` is reached; `contended`: something deletes our routes again and again; `left-behind`: routes "
+        "of ours that cannot be proved ours stay in the target; `not-forwarded`: loxilb's kernel has routes that its "
+        "table lacks; `foreign-not-forwarded`: another writer's routes may be missing in loxilb's table since "
+        "ours was removed; "
+        "`return-path`: the target fell silent when a route was posted; `nothing-mirrored`: the rules keep routes, and "
+        "none or few can be mirrored; `nearly-default`: a route is refused as nearly a default, and others over the "
+        "same hop are mirrored; `inventory-unreadable`: rows of the target's table cannot be read.",
+        examples=["contended"],
+    ),
+]
+
+
+class AlarmRaised(Event):
+    """A condition that an operator should know about has begun. It lasts until `alarm/cleared` with the same `kind`."""
+
+    group = "alarm"
+    name = "raised"
+
+    kind: Kind
+    target: Target
+    detail: Detail
+    count: Annotated[Count, Field(description="How many routes it is about.")] = 0
+    prefixes: Annotated[tuple[PrefixText, ...], Field(description="The first of them.")] = ()
+
+
+class AlarmCleared(Event):
+    """The condition has ended."""
+
+    group = "alarm"
+    name = "cleared"
+
+    kind: Kind
+    target: Target
+    lasted_s: Seconds
+    detail: Annotated[str | None, Field(description="What ended it, where that is worth saying.")] = None
+
+
+# ---- How the kernel's table is followed ----
+
+
+class KernelResynced(Event):
+    """The kernel's routes were read anew and compared with what was held."""
+
+    group = "kernel"
+    name = "resynced"
+
+    cause: Annotated[str, Field(description="What called for it.", examples=["overrun"])]
+    duration_ms: Milliseconds
+    kept: Annotated[Count, Field(description="Routes that the rules keep.")]
+    corrected: Annotated[Count, Field(description="Routes that were held differently before.")]
+
+
+class KernelOverrun(Event):
+    """The receive buffer overflowed: an unknown number of kernel messages is lost; a resync follows."""
+
+    group = "kernel"
+    name = "overrun"
+
+    total: Annotated[Count, Field(description="Overruns since the daemon started.")]
+
+
+class KernelDrift(Event):
+    """An audit found routes that were held wrongly although no event was missed; they are corrected."""
+
+    group = "kernel"
+    name = "drift"
+
+    count: Count
+    prefixes: Annotated[
+        tuple[str, ...],
+        Field(description="The first hundred of them.", max_length=100, examples=[["10.244.1.0/24"]]),
+    ]
+
+
+# ---- What mode guard does ----
+
+GuardedInterface = Annotated[
+    str | None,
+    Field(description="The link that the route leads to; null where it is gone.", examples=["ens3"]),
+]
+CoveredBy = Annotated[
+    str, Field(description="The route that reaches the same neighbour.", examples=["192.168.10.0/24"])
+]
+
+
+class GuardWouldRemove(Event):
+    """In a dry run: the route is redundant and would be removed from the kernel. Told once for each time it comes."""
+
+    group = "guard"
+    name = "would-remove"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    covered_by: CoveredBy
+
+
+class GuardRemoved(Event):
+    """A redundant route was removed from the kernel."""
+
+    group = "guard"
+    name = "removed"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    covered_by: CoveredBy
+
+
+class GuardReturned(Event):
+    """A route that was removed is back: a lease was renewed, or somebody wants it there."""
+
+    group = "guard"
+    name = "returned"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    away_s: Annotated[Seconds, Field(description="How long it was gone, in seconds.")]
+    contended: Annotated[
+        int, Field(ge=0, description="How often in a row it came back at once; 0: it did not.", examples=[0])
+    ]
+    stays_s: Annotated[
+        Seconds, Field(description="How long it is left there before it is looked at again, in seconds.")
+    ]
+
+
+class GuardSkipped(Event):
+    """A route stays in the kernel, and why. Told once for each time it comes, and when the reason changes."""
+
+    group = "guard"
+    name = "skipped"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    reason: Annotated[Reason, Field(examples=["only-by-gateway"])]
+    detail: Detail
+
+
+class GuardFailed(Event):
+    """A route should have been removed and was not."""
+
+    group = "guard"
+    name = "failed"
+
+    prefix: PrefixText
+    family: FamilyLabel
+    interface: GuardedInterface
+    rule: Rule
+    reason: Annotated[
+        Literal["not-permitted", "put-back", "kernel"],
+        Field(
+            description="`not-permitted`: CAP_NET_ADMIN is missing; `put-back`: without it packets would have gone "
+            "another way, so it was made again; `kernel`: the kernel refused or did not answer.",
+            examples=["not-permitted"],
+        ),
+    ]
+    detail: Detail
+
+
+class GuardVerified(Event):
+    """After a removal, the target's own table no longer has the route either."""
+
+    group = "guard"
+    name = "verified"
+
+    target: Target
+    prefix: PrefixText
+
+
+class GuardStuck(Event):
+    """After a removal, the target's own table still has the route, or it could not be seen that it has not."""
+
+    group = "guard"
+    name = "stuck"
+
+    target: Target
+    prefix: PrefixText
+    reason: Annotated[
+        Literal["entry-stays", "not-read"],
+        Field(
+            description="`entry-stays`: the target needs a restart to lose it; `not-read`: its table could not be read "
+            "in time, or was never at rest.",
+            examples=["entry-stays"],
+        ),
+    ]
+    detail: Detail
+
+
+# ---- The daemon itself ----
+
+
+class ConfigLoaded(Event):
+    """A configuration came into force."""
+
+    group = "config"
+    name = "loaded"
+
+    path: Path
+    digest: Annotated[str, Field(description="SHA-256 of the file, in hex.", examples=["9f86d081884c7d65"])]
+
+
+class ConfigRejected(Event):
+    """A configuration was not taken; the one in force stays."""
+
+    group = "config"
+    name = "rejected"
+
+    path: Path
+    errors: Annotated[
+        tuple[str, ...],
+        Field(description="One line each.", examples=[["policy.rules[2]: unknown protocol"]]),
+    ]
+
+
+LostReason = Literal["outbox-full", "queue-full", "storage", "denied", "no-broker", "killed"]
+
+
+class EventsLost(Event):
+    """Events that the broker does not have and will not get; their numbers are missing from the sequence.
+
+    A subscriber that keeps a copy of the table reads the retained buckets again.
+    """
+
+    group = "events"
+    name = "lost"
+
+    count: Annotated[
+        int | None, Field(ge=1, description="How many; null where it cannot be known.", examples=[250])
+    ]
+    first: Annotated[
+        int | None,
+        Field(ge=1, description="Number of the first; null where it cannot be known.", examples=[1001]),
+    ]
+    last: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Number of the last; null where it cannot be known. Not all between the two are missing.",
+            examples=[1250],
+        ),
+    ]
+    since: Annotated[
+        AwareDatetime,
+        Field(
+            description="When the first was lost, or was noticed to be.", examples=["2026-01-31T12:00:00Z"]
+        ),
+    ]
+    reason: Annotated[
+        LostReason,
+        Field(
+            description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
+            "`storage`: it could not be written or read; `denied`: the broker's access rules; `no-broker`: none "
+            "was configured at that time; `killed`: the daemon was, and its last moments are unknown.",
+            examples=["outbox-full"],
+        ),
+    ]
+
+
+EVENTS: Final[tuple[type[Event], ...]] = (
+    RouteAccepted,
+    RouteConfirmed,
+    RouteWithdrawn,
+    RouteRefused,
+    RouteIneligible,
+    RouteConflicting,
+    RouteDropped,
+    RouteSummary,
+    SyncStarted,
+    SyncCompleted,
+    SyncFailed,
+    SyncLost,
+    TargetUp,
+    TargetDown,
+    TargetRefused,
+    AlarmRaised,
+    AlarmCleared,
+    KernelResynced,
+    KernelOverrun,
+    KernelDrift,
+    GuardWouldRemove,
+    GuardRemoved,
+    GuardReturned,
+    GuardSkipped,
+    GuardFailed,
+    GuardVerified,
+    GuardStuck,
+    ConfigLoaded,
+    ConfigRejected,
+    EventsLost,
+)
+"""Every event there is, in the order of the documentation."""

@@ -1,0 +1,428 @@
+"""One MQTT connection: what aiomqtt and paho give, and what they leave out.
+
+aiomqtt's own `publish` drops the reason code of an acknowledgement (MQTT 5, 3.4.2.1), so that a publish which the
+broker denies looks like one that it took; and by an event and a timer for each publish it is 2.4 times slower. So this
+adapter publishes with paho, whose client is aiomqtt's one private member that is used here (`_client`), and only by
+what is public in paho: `publish`, `socket` and the callbacks. `tests/mqtt/test_mqtt_client.py` fails when an update of
+either changes what this relies on.
+
+It also closes everything when a connection fails, and says what is wrong with a broker in one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, NoReturn, Self
+
+import aiomqtt
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags
+from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from routesync.config.credentials import load_files
+from routesync.config.models import MqttSettings
+from routesync.config.parsers import SettingError
+from routesync.events.cloudevents import CONTENT_TYPE
+
+WINDOW: Final = 64
+"""Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
+FAREWELL_S: Final = 2.0
+"""What an orderly end of the connection may take, and what saying `offline` may."""
+_CLOSE_S: Final = 1.0
+_FAILURES: Final = 0x80
+"""Reason codes from this one on say that a request was denied (MQTT 5, 2.4)."""
+
+_SILENT: Final = logging.getLogger("routesync.events.mqtt_client")
+"""For aiomqtt and paho: what goes wrong is raised as well, and logged once by the caller."""
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+class PasswordFileError(OSError):
+    """The file that is to hold the password cannot be read."""
+
+
+class SubscriptionDeniedError(aiomqtt.MqttError):
+    """The broker denies a subscription."""
+
+    def __init__(self, topics: list[str]) -> None:
+        super().__init__("a subscription is denied")
+        self.topics = topics
+
+
+class Publication(NamedTuple):
+    """What is published."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    expiry_s: int | None = None
+    user: tuple[tuple[str, str], ...] = ()
+
+
+class MqttConnection:
+    """A connection to the broker of the settings; the password and the TLS files are read when it is made.
+
+    Args:
+        settings: The broker.
+        client_id: Unique at the broker; stable for a daemon.
+        will: The last will's topic and payload; None for a connection whose end is not to be announced.
+
+    Raises:
+        PasswordFileError: the password's file cannot be read.
+        SettingError: a file of `mqtt.tls` cannot be read or used.
+    """
+
+    def __init__(
+        self, settings: MqttSettings, *, client_id: str, will: tuple[str, bytes] | None = None
+    ) -> None:
+        self.is_v5 = settings.protocol == "5.0"
+        self._settings = settings
+        self._window = WINDOW
+        self._largest_packet: int | None = None  # bytes
+        self._in_flight: dict[int, Callable[[str | None], None]] = {}
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
+        self._echoes: dict[str, Callable[[], None]] = {}  # by topic
+        self._abandoned = False
+        self._closed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._aiomqtt = aiomqtt.Client(
+            settings.host,
+            settings.port,
+            username=settings.username,
+            password=read_password(settings),
+            identifier=client_id,
+            protocol=aiomqtt.ProtocolVersion.V5 if self.is_v5 else aiomqtt.ProtocolVersion.V311,
+            tls_context=tls_context(settings),
+            timeout=settings.timeout_s,
+            keepalive=settings.keepalive_s,
+            logger=_SILENT,
+            will=_last_will(settings, *will) if will is not None else None,
+            clean_session=None if self.is_v5 else True,
+            # A delayed will is sent at once when its session ends, and a clean start would end it (MQTT 5, 3.1.3.2.2).
+            clean_start=False if self.is_v5 and will is not None else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=_connect_properties(settings) if self.is_v5 and will is not None else None,
+            max_inflight_messages=0,  # the window is ours
+        )
+        self._paho: PahoClient = self._aiomqtt._client  # noqa: SLF001 - the one private member
+        self._follow_paho()
+
+    def _follow_paho(self) -> None:
+        """Put callbacks before those of aiomqtt, which does nothing with acknowledgements that it did not ask for."""
+        paho = self._paho
+        connected, opened, closed = paho.on_connect, paho.on_socket_open, paho.on_socket_close
+
+        def on_connect(
+            client: PahoClient,
+            userdata: Any,
+            flags: ConnectFlags,
+            code: ReasonCode,
+            properties: Properties | None,
+        ) -> None:
+            self._note_limits(properties)
+            connected(client, userdata, flags, code, properties)  # type: ignore[call-arg, misc, arg-type]  # of version 2
+
+        def on_socket_open(
+            client: PahoClient, userdata: Any, sock: Any
+        ) -> None:  # in the thread that connects
+            if self._abandoned:
+                sock.shutdown(socket.SHUT_RDWR)
+            opened(client, userdata, sock)  # type: ignore[misc]
+
+        def on_socket_close(client: PahoClient, userdata: Any, sock: Any) -> None:
+            closed(client, userdata, sock)  # type: ignore[misc]
+            self._loop.call_soon_threadsafe(self._closed.set)
+
+        paho.on_connect = on_connect
+        paho.on_publish = self._on_publish
+        paho.on_socket_open = on_socket_open
+        paho.on_socket_close = on_socket_close
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._aiomqtt.__aenter__()
+        except BaseException:
+            self._paho.on_disconnect = None  # aiomqtt's fails after a cancellation
+            await self._abandon()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._aiomqtt.timeout = min(self._aiomqtt.timeout, FAREWELL_S)
+        try:
+            with contextlib.suppress(aiomqtt.MqttError):  # of a broker that does not even take a farewell
+                await self._aiomqtt.__aexit__(exc_type, exc, tb)
+        finally:
+            await self._abandon()
+        # aiomqtt keeps why the connection broke in a future, and asyncio complains of an error that nobody looked at.
+        with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                async for _ in self._aiomqtt.messages:
+                    pass
+
+    async def _abandon(self) -> None:
+        """Close what aiomqtt leaves open when a connection is refused, does not answer, or is given up."""
+        self._abandoned = True
+        sock = self._paho.socket()
+        if sock is None:
+            return
+        with contextlib.suppress(OSError):  # it is not connected any more
+            sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # it is no websocket
+        with contextlib.suppress(TimeoutError):  # the loop sees the end of it, and paho closes it
+            async with asyncio.timeout(_CLOSE_S):
+                await self._closed.wait()
+
+    def post(self, publication: Publication, acknowledged: Callable[[str | None], None]) -> None:
+        """Publish at QoS 1 without waiting.
+
+        `acknowledged` is called when the broker has answered: with None when it took the message, with its words when
+        it denied it. It is not called when the connection breaks before.
+
+        Raises:
+            aiomqtt.MqttError: there is no connection.
+        """
+        properties = _properties(publication) if self.is_v5 else None
+        if self._largest_packet is not None and _packet_size(publication, properties) > self._largest_packet:
+            # sent all the same, it would end the connection, time and again (MQTT 5, 3.1.2.11.4)
+            acknowledged(f"it is larger than the {self._largest_packet} bytes that the broker takes")
+            return
+        info = self._paho.publish(publication.topic, publication.payload, 1, publication.retain, properties)
+        if info.rc != 0:
+            raise aiomqtt.MqttCodeError(info.rc, "cannot publish")
+        self._in_flight[info.mid] = acknowledged
+        self._is_quiet.clear()
+        if len(self._in_flight) >= self._window:
+            self._has_room.clear()
+
+    async def room(self) -> None:
+        """Wait until the window has room for one more."""
+        await self._has_room.wait()
+
+    async def quiet(self) -> None:
+        """Wait until everything is acknowledged."""
+        await self._is_quiet.wait()
+
+    async def subscribe(self, *topics: str) -> None:
+        """Subscribe at QoS 1.
+
+        Raises:
+            SubscriptionDeniedError: the broker denies some.
+            aiomqtt.MqttError: the connection has broken.
+        """
+        denied: list[str] = []
+        for topic in topics:
+            (answer,) = await self._aiomqtt.subscribe(topic, qos=1)
+            if (answer if isinstance(answer, int) else answer.value) >= _FAILURES:
+                denied.append(topic)
+        if denied:
+            raise SubscriptionDeniedError(denied)
+
+    @property
+    def messages(self) -> AsyncIterator[aiomqtt.Message]:
+        """What comes on the subscriptions; the iterator raises `aiomqtt.MqttError` when the connection has broken."""
+        return self._aiomqtt.messages
+
+    async def echo(self, topic: str, came: Callable[[], None]) -> None:
+        """Subscribe to a topic of our own; `broken` calls `came` when something comes that was not retained.
+
+        Raises:
+            SubscriptionDeniedError: the broker denies it.
+            aiomqtt.MqttError: the connection has broken.
+        """
+        self._echoes[topic] = came
+        await self.subscribe(topic)
+
+    async def end_echo(self, topic: str) -> None:
+        """Unsubscribe from it."""
+        self._echoes.pop(topic, None)
+        await self._aiomqtt.unsubscribe(topic)
+
+    async def broken(self) -> NoReturn:
+        """Wait for the end of the connection.
+
+        Raises:
+            aiomqtt.MqttError: it has come.
+        """
+        async for message in self._aiomqtt.messages:
+            if not message.retain and (came := self._echoes.get(message.topic.value)) is not None:
+                came()
+        raise AssertionError("the iterator ends by raising")
+
+    def _note_limits(self, properties: Properties | None) -> None:
+        window = getattr(properties, "ReceiveMaximum", None)
+        if isinstance(window, int):
+            self._window = min(WINDOW, window)
+        largest = getattr(properties, "MaximumPacketSize", None)
+        if isinstance(largest, int):
+            self._largest_packet = largest
+
+    def _on_publish(
+        self, _client: PahoClient, _userdata: Any, mid: int, code: ReasonCode, _properties: Properties
+    ) -> None:
+        acknowledged = self._in_flight.pop(mid, None)
+        if acknowledged is None:
+            return
+        self._has_room.set()
+        if not self._in_flight:
+            self._is_quiet.set()
+        acknowledged(None if code.value < _FAILURES else str(code))
+
+
+def _properties(publication: Publication) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own gap
+    properties.PayloadFormatIndicator = 1
+    properties.ContentType = CONTENT_TYPE
+    properties.UserProperty = list(publication.user)
+    if publication.expiry_s is not None:
+        properties.MessageExpiryInterval = publication.expiry_s
+    return properties
+
+
+def _packet_size(publication: Publication, properties: Properties | None) -> int:
+    """The size of the packet, or up to 3 bytes more: fixed header, topic, packet identifier, properties, payload."""
+    packed = b"" if properties is None else properties.pack()  # type: ignore[no-untyped-call]
+    return 5 + 2 + len(publication.topic.encode()) + 2 + len(packed) + len(publication.payload)
+
+
+def _connect_properties(settings: MqttSettings) -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's own gap
+    properties.SessionExpiryInterval = settings.will_delay_s
+    return properties
+
+
+def _last_will(settings: MqttSettings, topic: str, payload: bytes) -> aiomqtt.Will:
+    """The retained message that the broker publishes for us when we are gone for longer than the will's delay."""
+    properties = None
+    if settings.protocol == "5.0":
+        properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]  # paho's own gap
+        properties.WillDelayInterval = settings.will_delay_s
+        properties.ContentType = CONTENT_TYPE
+        properties.PayloadFormatIndicator = 1
+    return aiomqtt.Will(topic, payload, qos=1, retain=True, properties=properties)
+
+
+# ---- password and TLS ----
+
+
+def read_password(settings: MqttSettings) -> str | None:
+    """The password as its file says at this moment (without the newline at its end), or as configured.
+
+    Raises:
+        PasswordFileError: the file cannot be read; the message names the setting.
+    """
+    if settings.password_file is None:
+        return settings.password.get_secret_value() if settings.password else None
+    try:
+        return Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise PasswordFileError(f"mqtt.password_file: {settings.password_file}: {error.strerror}") from error
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails: paho forgets it then."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base class
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
+class _TlsContext(ssl.SSLContext):
+    """Checks the certificate for `server_name` where that is set: paho only knows the host."""
+
+    server_name: str | None = None
+    sslsocket_class = _TlsSocket
+
+    def wrap_socket(  # type: ignore[override]  # the parameters that paho gives
+        self, sock: socket.socket, *, server_hostname: str, do_handshake_on_connect: bool
+    ) -> ssl.SSLSocket:
+        return super().wrap_socket(
+            sock,
+            server_hostname=self.server_name or server_hostname,
+            do_handshake_on_connect=do_handshake_on_connect,
+        )
+
+
+def tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
+    """The context for TLS, from the files as they are at this moment; None for plain TCP.
+
+    Raises:
+        SettingError: a file cannot be read or used.
+    """
+    if settings.tls is None:
+        return None
+    context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)
+    load_files(context, settings.tls)
+    context.server_name = settings.tls.server_name
+    return context
+
+
+# ---- what is wrong ----
+
+# Reason codes of CONNACK and DISCONNECT (MQTT 5, 3.2.2.2 and 3.14.2.1). paho turns those of 3.1.1 into these.
+_IDENTIFIER: Final = 0x85
+_CREDENTIALS: Final = (0x86, 0x87)
+_BANNED: Final = 0x8A
+_TAKEN_OVER: Final = 0x8E
+
+
+class Remedies(NamedTuple):
+    """Where to look for what is wrong, depending on where the settings are from."""
+
+    address: str = "check mqtt.host and mqtt.port"
+    user: str = "check mqtt.username and mqtt.password_file (or ROUTESYNC_MQTT_PASSWORD)"
+    tls: str = "check mqtt.tls"
+
+
+def explain(
+    error: BaseException,
+    settings: MqttSettings,
+    client_id: str,
+    remedies: Remedies = Remedies(),  # noqa: B008 - immutable
+) -> str:
+    """Say what is wrong with the broker, naming place and remedy."""
+    if isinstance(error, PasswordFileError):
+        return str(error)
+    if isinstance(error, SettingError):
+        return f"mqtt.tls.{error}"
+    broker = f"broker {settings.host}:{settings.port}"
+    if isinstance(error, SubscriptionDeniedError):
+        return f"{broker} denies reading {', '.join(error.topics)}; check its access rules"
+    if isinstance(error, TimeoutError) or str(error) == "Operation timed out":  # as aiomqtt says it
+        return f"{broker} does not answer within {settings.timeout_s:g} s; {remedies.address}"
+    ended = isinstance(error.__cause__, aiomqtt.MqttCodeError)
+    if isinstance(error.__cause__, aiomqtt.MqttCodeError):
+        error = error.__cause__  # why the connection ended
+    code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
+    words = str(code) if isinstance(code, ReasonCode) else str(error) or type(error).__name__
+    match code.value if isinstance(code, ReasonCode) else None:
+        case value if value in _CREDENTIALS:
+            user = f"user {settings.username!r}" if settings.username else "a client without a user name"
+            return f"{broker} refuses {user} ({words}); {remedies.user}"
+        case value if value == _IDENTIFIER:
+            return f"{broker} refuses the client id {client_id!r}; set mqtt.client_id"
+        case value if value == _BANNED:
+            return f"{broker} has banned the client id {client_id!r}; ask its administrator"
+        case value if value == _TAKEN_OVER:
+            return f"{broker}: another client connected as {client_id!r}; give each its own mqtt.client_id"
+    if ended:
+        return f"{broker}: the connection ended ({words})"
+    if "certificate" in words.lower() or "ssl" in words.lower():
+        return f"{broker}: {words}; {remedies.tls}"
+    return f"{broker}: {words}; {remedies.address}"
