@@ -18,7 +18,6 @@ from docgen.contract import (
     example_state,
     example_status,
     message_schema,
-    schemas,
 )
 from routesync.events import models
 from routesync.events.cloudevents import Record, StreamIdentity, encode
@@ -40,10 +39,6 @@ def test_every_event_model_is_listed() -> None:
     }
     assert found == set(EVENTS)
     assert len({kind.type_name() for kind in EVENTS}) == len({kind.topic() for kind in EVENTS}) == len(EVENTS)
-
-
-def test_no_schema_is_left_of_a_type_that_is_gone() -> None:
-    assert {file.stem for file in (DOCS / "events" / "schemas").iterdir()} == set(schemas())
 
 
 def test_every_kind_of_alarm_is_documented_and_no_other() -> None:
