@@ -33,7 +33,7 @@ def test_every_event_has_a_name_in_snake_case() -> None:
         call for call in log_calls() if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", call.event or "")
     ]
     # the log as an outlet names each line after its event
-    assert [call.place.partition(":")[0] for call in wrong] == ["log.py"]
+    assert [call.place.partition(":")[0] for call in wrong] == ["hub.py"]
     for event in EVENTS:
         assert re.fullmatch(r"[a-z_]+", f"{event.group}_{event.name}".replace("-", "_"))
 
