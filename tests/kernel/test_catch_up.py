@@ -9,7 +9,7 @@ import pytest
 
 from routesync.kernel import KernelError, KernelSource, Links
 from routesync.kernel.netlink import open_route_socket
-from routesync.route import Route, Verdict
+from routesync.route import Family, Route, Verdict
 from support.following import MAIN, following, keep_all
 from support.netns import Namespace, needs_root
 
@@ -88,14 +88,19 @@ async def test_a_route_that_was_made_in_the_main_table_is_shown_whatever_the_rul
     node: Namespace, tables: tuple[int, ...]
 ) -> None:
     async with following(node, admit=drop_all, admit_header=drop_header, tables=tables) as follower:
+
+        def made() -> list[str]:
+            """Those of this test: IPv6 makes routes of its own when a link comes up, some time later."""
+            return [str(it.prefix) for it in follower.made if it.prefix.family is Family.INET]
+
         for number in range(50):
             node.ip(f"route add 10.9.{number}.0/24 via 192.0.2.2 proto static")
             await follower.source.catch_up()
-            assert [str(it.prefix) for it in follower.made] == [f"10.9.{at}.0/24" for at in range(number + 1)]
+            assert made() == [f"10.9.{at}.0/24" for at in range(number + 1)]
         node.ip(f"route replace {FAR} via 192.0.2.3 proto static")
         node.ip("route add 10.8.0.0/24 via 192.0.2.2 table 99")
         await follower.source.catch_up()
-        assert len(follower.made) == 50
+        assert len(made()) == 50
 
 
 async def test_another_table_can_be_looked_up(node: Namespace) -> None:
