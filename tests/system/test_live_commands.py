@@ -254,7 +254,9 @@ def test_a_pipe_gets_plain_text_and_whole_values(scene: Scene, command: tuple[st
 def lasting(text: str) -> str:
     """What does not change from one look to the next, without white space."""
     solid = re.sub(r"\s+", "", text)
-    return re.sub(r"\(\d+\w+ago\)|target\d+\w*?ago|up\d+(s|min\d*s?)(?=config)|lag[\d.e-]+ms|\d+readings?", "", solid)
+    return re.sub(
+        r"\(\d+\w+ago\)|target\d+\w*?ago|up\d+(s|min\d*s?)(?=config)|lag[\d.e-]+ms|\d+dumps?", "", solid
+    )
 
 
 # -- which routes are ours -----------------------------------------------------------------------------------

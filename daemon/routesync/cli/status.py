@@ -1,4 +1,4 @@
-"""`routesync status`: how the daemon fares, on one screen, and in the exit status."""
+"""`routesync status`: the state of the daemon, on one screen and as the exit status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MIB: Final = 2**20
 
 
 def status(socket: Path | None, *, as_json: bool) -> int:
-    """Show the status; return the exit status: 0 for a healthy daemon, 1 for a degraded one."""
+    """Print the status; return the exit status: 0 if the daemon is healthy, 1 if it is degraded."""
 
     def work() -> int:
         client = Client(socket)
@@ -66,7 +66,7 @@ def _show(answer: StatusResponse) -> None:
     if now.guard is not None:
         _guard(page, now.guard, now.targets)
     elif not answer.targets:
-        page.line(_head("target"), "none is mirrored into")
+        page.line(_head("target"), "none is configured")
     page.line(_head("broker"), _styled(now.broker or "none is configured"), hang=_MARGIN)
     for number, reason in enumerate(now.reasons):
         page.line(_head("alarms" if not number else ""), (reason, "red"), hang=_MARGIN)
@@ -91,7 +91,7 @@ def _kernel(page: Page, answer: StatusResponse) -> None:
         _head("kernel"),
         _styled(kernel.state),
         f": {many(kernel.routes, 'prefix', 'prefixes')} kept, {many(kernel.dropped, 'route')} dropped; "
-        f"{many(kernel.resyncs, 'reading')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
+        f"{many(kernel.resyncs, 'dump')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
         hang=_MARGIN,
     )
 
@@ -108,9 +108,7 @@ def _rules(page: Page, answer: StatusResponse) -> None:
         )
     idle = len(answer.rules) - len(used)
     if idle:
-        page.line(
-            _head(""), (f"{idle} more {'rule decides' if idle == 1 else 'rules decide'} on nothing", "dim")
-        )
+        page.line(_head(""), (f"{idle} more {'rule matches' if idle == 1 else 'rules match'} nothing", "dim"))
 
 
 def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> None:
