@@ -24,7 +24,7 @@ $(READY): pyproject.toml $(LOCKS)/dev.txt packaging/bootstrap
 
 .PHONY: demo
 demo: root $(READY) ## Play the founding story in network namespaces (KEEP=1: leave it running)
-	@$(BIN)/routesync demo
+	@PYTHONPATH=tests $(BIN)/python -m demo
 
 .PHONY: test
 test: root $(READY) ## Run the tests; ARGS='-k name' are handed to pytest
@@ -36,6 +36,7 @@ lint: $(READY) ## Check style, types and the direction of imports
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@cd tests && lint-imports --no-logo
 
 .PHONY: format
 format: $(READY) ## Format the code

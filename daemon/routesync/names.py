@@ -101,7 +101,7 @@ def _read_files(base: str, directories: Iterable[Path]) -> dict[str, int]:
 
 
 class Names(NamedTuple):
-    """The names in force on this host."""
+    """The names that this host knows."""
 
     protocols: Mapping[str, int] = PROTOCOLS
     tables: Mapping[str, int] = TABLES

@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from routesync.demo.topology import FoundingTopology
+from demo.topology import FoundingTopology
 from routesync.kernel import KernelSource, open_route_socket
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
@@ -25,7 +25,8 @@ from routesync.mirror.ledger import SqliteLedger
 from routesync.mirror.limits import Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Route, Verdict, parse_address
-from routesync.standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
+from standin import addresses
+from standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
 from support.bench import median, percentile, record
 from support.event_sink import Events
 from support.mirror_lab import LabNode, LabReconciler, candidate, laboratory
@@ -130,10 +131,12 @@ async def test_a_lone_change_reaches_the_api_within_milliseconds(tmp_path: Path,
             await source.synced.wait()
             await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
             sent: dict[str, float] = {}
+            gateway = addresses.Address(parse_address(HERE))
             for prefix in prefixes(300):
                 await asyncio.sleep(0.03)
+                destination = addresses.Prefix(addresses.Address(prefix.packed), prefix.length)
                 message = route_request(
-                    RTM_NEWROUTE, NLM_F_CREATE, prefix, parse_address(HERE), protocol=186, route_type=1
+                    RTM_NEWROUTE, NLM_F_CREATE, destination, gateway, protocol=186, route_type=1
                 )
                 sent[str(prefix)] = time.monotonic()
                 hand.send(message)

@@ -88,7 +88,7 @@ async def test_a_daemon_restarted_during_an_outage_delivers_what_the_former_one_
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from routesync.settings import MqttSettings
+from routesync.config.models import MqttSettings
 from support.events import publishing
 from support.waiting import eventually
 

@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from routesync.backoff import Backoff
+from routesync.config.models import MqttSettings
 from routesync.events.models import ConfigRejected, RouteDropped
 from routesync.events.status import Status
-from routesync.settings import MqttSettings
 from support.bad_brokers import serve_badly
 from support.broker import Broker, broker
 from support.events import NODE, UNHURRIED, listening, publishing
@@ -190,7 +190,7 @@ async def test_a_message_that_the_broker_would_not_take_does_not_end_the_connect
 
 KILLED = """
 import asyncio, os, signal, sys
-from routesync.settings import MqttSettings
+from routesync.config.models import MqttSettings
 from support.events import publishing
 
 async def main() -> None:

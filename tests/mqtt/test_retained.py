@@ -176,7 +176,7 @@ async def test_a_target_taken_out_while_it_runs_is_cleared(mosquitto: Broker) ->
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from routesync.settings import MqttSettings
+from routesync.config.models import MqttSettings
 from support.events import publishing
 
 async def main() -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from routesync.settings import MqttSettings
+from routesync.config.models import MqttSettings
 from support.netns import Namespace
 from support.waiting import eventually_sync
 

@@ -47,7 +47,7 @@ def healthy(directory: Path, text: str = "") -> Facts:
         config=configuration(directory, text),
         kernel=KernelFacts("6.1.0-40-amd64", reading(), None, 2**27, 2**26, socket_unit=False),
         host_routes=(),
-        wanted={},
+        desired={},
         dhcp=DhcpFacts(frozenset(), {}, frozenset()),
         targets=(),
         local=(),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import aiomqtt
 
 from routesync.backoff import Backoff
+from routesync.config.models import MqttSettings
 from routesync.events.access import tls_context
 from routesync.events.connection import Connection
 from routesync.events.hub import EventHub
@@ -22,7 +23,6 @@ from routesync.events.mqtt import MqttPublisher
 from routesync.events.outbox import Outbox
 from routesync.events.status import Status, TargetStatus
 from routesync.events.store import Bounds
-from routesync.settings import MqttSettings
 from support.waiting import eventually
 
 NODE = "node-1"

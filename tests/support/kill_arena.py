@@ -44,8 +44,8 @@ action = "keep"
 name = "lb"
 url = "http://192.168.10.20:11111"
 startup_hold_s = 1
-brake_minimum = 1000
-canary_interval_s = 1
+withdraw_limit_minimum = 1000
+probe_interval_s = 1
 inventory_interval_s = 10
 """
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from routesync.demo.topology import FoundingTopology
+from demo.topology import FoundingTopology
 from support.broker import Broker, broker
 from support.netns import Namespace
 from support.standin import StandinProcess, running_standin

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from routesync.demo.topology import FoundingTopology
+from demo.topology import FoundingTopology
 from support.broker import broker
 from support.netns import Namespace
 from support.scene import Scene
@@ -46,7 +46,7 @@ class SharedScene(Scene):
         return self.topology.table(self.topology.node)
 
     def reload(self) -> None:
-        """Have the configuration read again, and wait until it is in force."""
+        """Have the configuration read again, and wait until it is active."""
         before = len(self.logged("config_reloaded"))
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGHUP)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from routesync.standin.faults import Fault
-from routesync.standin.process import StandinProcess, StandinState
+from standin.faults import Fault
+from standin.process import StandinProcess, StandinState
 from support.netns import Namespace
 from support.waiting import eventually
 

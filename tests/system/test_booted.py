@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTopology
+from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTopology
 from support.booted import Machine, machine, package
 from support.broker import Broker, broker
 from support.netns import Namespace, needs_root

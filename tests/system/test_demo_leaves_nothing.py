@@ -17,6 +17,8 @@ from support.waiting import eventually_sync
 
 pytestmark = needs_root
 
+TESTS = Path(__file__).parents[1]
+
 # Words that the demo has said by then, from the first namespace to the last look.
 MOMENTS = (
     "",
@@ -35,12 +37,18 @@ class Demo:
     def __init__(self, directory: Path, **environment: str) -> None:
         self._temporary = directory
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "routesync", "demo"],
+            [sys.executable, "-m", "demo"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, "TMPDIR": str(directory), "PYTHONUNBUFFERED": "1", **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(TESTS),
+                "TMPDIR": str(directory),
+                "PYTHONUNBUFFERED": "1",
+                **environment,
+            },
         )
         self.output = ""
 

@@ -122,7 +122,7 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: Scene) -> None:
     assert str(scene.daemon.pid) in found["daemon"][0]["summary"]
     assert "answers" in found["target"][0]["summary"]
     assert "of its own" in found["shared-namespace"][0]["summary"]
-    assert "5 ipv4 routes wanted" in found["capacity"][0]["summary"]
+    assert "5 desired ipv4 routes" in found["capacity"][0]["summary"]
     assert "5 routes in 1 targets are ours" in found["ledger"][0]["summary"]
     assert "publishes its status (online)" in found["broker-access"][0]["summary"]
     assert scene.stop() == 0, "it was left undisturbed"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE
+from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE
 from support.netns import Namespace, needs_root
 from support.scene import Scene, founding_scene
 from support.waiting import eventually_sync

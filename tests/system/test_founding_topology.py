@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE, FoundingTopology
+from demo.topology import FOUNDING_TABLE, HOST_ROUTE, FoundingTopology
 from support.netns import needs_root
 from support.waiting import eventually_sync
 

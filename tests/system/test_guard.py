@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from routesync.demo.topology import FOUNDING_TABLE, HOST_ROUTE
+from demo.topology import FOUNDING_TABLE, HOST_ROUTE
 from support.netns import Namespace, namespace, needs_root
 from support.scene import ROUTESYNC
 from support.shared_scene import GUARD_RULE, SharedScene, guard_config, shared_scene
@@ -109,7 +109,7 @@ def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path:
 
 
 def test_one_that_is_back_at_once_again_and_again_is_told_and_not_fought(tmp_path: Path) -> None:
-    config = guard_config("dry_run = false", "contended_delay_s = 1", "contended_delay_most_s = 3600")
+    config = guard_config("dry_run = false", "contended_delay_s = 1")
     with shared_scene(tmp_path, config) as scene:
         scene.start()
         for time in range(1, 4):

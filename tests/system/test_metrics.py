@@ -101,7 +101,7 @@ def test_figures_are_true_and_their_number_does_not_grow_with_routes(scene: Scen
     node.batch([f"route add 10.60.{number}.0/24 via 192.168.10.11 proto static" for number in range(100)])
     eventually_sync(lambda: samples(scrape(scene))[reached] == 100, within_s=20, what="their acceptance")
     after = samples(scrape(scene))
-    assert after['routesync_target_wanted_routes{target="edge"}'] == 105
+    assert after['routesync_target_desired_routes{target="edge"}'] == 105
     assert {name for name in after if "_events" not in name} - before.keys() <= {
         name for name in after if 'cause="' in name or 'outcome="' in name or 'rule="' in name
     }

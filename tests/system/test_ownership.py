@@ -1,4 +1,4 @@
-"""Which routes are ours, changed by hand: adopt, withdraw, forget."""
+"""Which routes are owned, changed by hand: adopt, withdraw, forget."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from routesync.demo.topology import MIRRORED_TABLE
+from demo.topology import MIRRORED_TABLE
 from routesync.mirror.ledger import read_owned
+from routesync.route import Prefix
 from support.netns import Namespace, needs_root
 from support.scene import Scene, founding_scene
 from support.waiting import eventually_sync
@@ -42,6 +43,28 @@ def test_withdraw_takes_out_what_is_ours_and_nothing_else(scene: Scene) -> None:
     assert read_owned(scene.state, "edge") == {}
 
 
+def test_withdraw_ends_when_only_what_cannot_be_proved_is_left_and_names_it(scene: Scene) -> None:
+    covered = "10.244.1.0/24"
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    scene.stop()
+    Namespace(scene.topology.loxilb).ip(f"route add {covered} via 192.168.10.1 metric 50 proto bird")
+    done = scene.run("withdraw", *arguments(scene))
+    assert done.returncode == 1
+    assert f"nothing proves that a DELETE would remove its own route and no other ({covered})" in done.stderr
+    assert "; 1 route left, and still owned" in done.stderr
+    assert read_owned(scene.state, "edge").keys() == {Prefix.parse(covered)}
+    assert sorted(scene.mirrored()) == [f"{covered} via 192.168.10.1", f"{covered} via 192.168.10.10"]
+
+    wrong = scene.run("forget", *arguments(scene)[2:], "--prefix", "10.244.2.0/24", "--yes")
+    assert wrong.returncode == 1
+    assert "10.244.2.0/24: no route to it in target edge is owned" in wrong.stderr
+    forgotten = scene.run("forget", *arguments(scene)[2:], "--prefix", covered, "--yes")
+    assert forgotten.stdout == "edge: 1 route forgotten; it stays in loxilb\n"
+    assert read_owned(scene.state, "edge") == {}
+    assert len(scene.mirrored()) == 2
+
+
 def test_what_is_forgotten_stays_and_can_be_adopted_again(scene: Scene) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
@@ -55,6 +78,13 @@ def test_what_is_forgotten_stays_and_can_be_adopted_again(scene: Scene) -> None:
     assert declined.returncode == 1
     assert "10.244.1.0/24 via 192.168.10.10" in declined.stdout
     assert read_owned(scene.state, "edge") == {}
+
+    one = scene.run("adopt", *arguments(scene), "--yes", "10.244.1.0/24")
+    assert one.returncode == 0, one.stderr
+    assert read_owned(scene.state, "edge").keys() == {Prefix.parse("10.244.1.0/24")}
+    again = scene.run("adopt", *arguments(scene), "--yes", "10.244.1.0/24")
+    assert again.returncode == 1
+    assert "10.244.1.0/24: is owned already in target edge" in again.stderr
 
     adopted = scene.run("adopt", *arguments(scene), "--yes")
     assert adopted.returncode == 0, adopted.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from routesync.demo.topology import MIRRORED_TABLE
+from demo.topology import MIRRORED_TABLE
 from routesync.events.contract import message_schema
 from support.bad_brokers import bad_broker
 from support.disks import fill, small_disk

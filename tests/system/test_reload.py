@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from routesync.demo.topology import MIRRORED_TABLE
+from demo.topology import MIRRORED_TABLE
 from support.broker import broker
 from support.netns import Namespace, needs_root
 from support.scene import Scene, founding_scene
@@ -128,9 +128,7 @@ def test_what_moves_from_the_rules_to_a_target_changes_nothing_in_between(scene:
         edit(scene, *there)
         reload(scene)
         edit(scene, *back)
-        edit(
-            scene, (TARGET_MARK, f"{TARGET_MARK}\nrate = 100\nrequest_timeout_s = 5")
-        )  # contact is made anew
+        edit(scene, (TARGET_MARK, f'{TARGET_MARK}\nrate = 100\ntoken = "it"'))  # calls for a new handshake
         reload(scene)
         edit(scene, ("allow_default = false", "allow_default = true"))
         reload(scene)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from routesync.demo.topology import FOUNDING_TABLE
+from demo.topology import FOUNDING_TABLE
 from support.netns import needs_root
 from support.shared_scene import PLACE, TARGET, shared_scene
 from support.standin import Fault

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from routesync.config.compile import compile_policy
+from routesync.config.models import PolicySettings
 from routesync.kernel import InterfaceAddress
 from routesync.loxilb.wire import Inventory, InventoryRow
 from routesync.mirror.eligibility import TargetRules
 from routesync.names import PROTOCOLS, TYPES, Names
 from routesync.plan import Fate, Plan, TargetInput, make_plan
-from routesync.policy import Policy
 from routesync.route import Address, NextHop, Prefix, Rewrite, Route, parse_address
-from routesync.settings import PolicySettings
 
 ENDS = (parse_address("192.0.2.10"), parse_address("192.0.2.20"))
 OURS = (InterfaceAddress(2, ENDS[0], Prefix.parse("192.0.2.0/24")),)
@@ -38,7 +38,7 @@ def target(
 
 
 def planned(at: TargetInput, *routes: Route) -> Plan:
-    policy = Policy.compile(PolicySettings(), Names())
+    policy = compile_policy(PolicySettings(), Names())
     return make_plan(routes, {2: "e0"}, policy, (254,), [at], addresses=OURS)
 
 

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routesync.config.parsers import SettingError, parse_url
 from routesync.route import parse_address
-from routesync.settings.notation import NotationError
-from routesync.settings.places import read_url
 from routesync.url import BaseUrl, url_address
 
 
@@ -57,13 +56,13 @@ def test_a_url_is_taken_apart(text: str, place: str, authority: str, shown: str)
 def test_what_is_no_url_is_refused_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         BaseUrl.parse(text)
-    with pytest.raises(NotationError):
-        read_url(text)
+    with pytest.raises(SettingError):
+        parse_url(text)
 
 
 def test_the_configuration_writes_a_zone_in_one_form_and_leaves_other_urls_as_they_are() -> None:
-    assert read_url("http://[fe80::1%e0]:11111/") == "http://[fe80::1%25e0]:11111"
-    assert read_url("http://LB_1:11111/") == "http://LB_1:11111"
+    assert parse_url("http://[fe80::1%e0]:11111/") == "http://[fe80::1%25e0]:11111"
+    assert parse_url("http://LB_1:11111/") == "http://LB_1:11111"
 
 
 def test_the_address_of_a_url_has_no_zone() -> None:
@@ -86,7 +85,7 @@ def test_any_text_is_a_url_or_a_complaint(text: str) -> None:
         finally:
             url_address(form)
         try:
-            written = read_url(form)
-        except NotationError:
+            written = parse_url(form)
+        except SettingError:
             continue
         assert BaseUrl.parse(written) == url

@@ -448,26 +448,6 @@ def doctor(
     )
 
 
-@app.command()
-def demo() -> None:
-    """Play the founding story in network namespaces of its own; needs root."""
-    from routesync.demo.story import run_demo
-
-    raise typer.Exit(run_demo())
-
-
-@app.command(
-    hidden=True,
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def standin(context: typer.Context) -> None:
-    """Run the loxilb stand-in of demo and tests."""
-    from routesync.standin import parse_options, run_standin
-
-    raise typer.Exit(run_standin(parse_options(context.args)))
-
-
 def present_config() -> Path:
     """The configuration of this host, or where there is none the one that is shipped."""
     from routesync.config import shipped_configuration

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from routesync.cli.output import print_error
 from routesync.config.credentials import MQTT_PASSWORD
+from routesync.config.models import MqttSettings
 from routesync.events.access import Remedies
-from routesync.settings import MqttSettings
 
 HOW = "write HOST, HOST:PORT, or mqtt[s]://[USER@]HOST[:PORT][/ROOT]"
 

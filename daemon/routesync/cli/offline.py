@@ -11,6 +11,7 @@ from typing import NamedTuple
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import print_error
 from routesync.config import Loaded
+from routesync.config.models import TargetSettings, resolve_tables
 from routesync.control.explain import explain, in_order
 from routesync.control.models import (
     ExplainedPrefix,
@@ -24,13 +25,13 @@ from routesync.control.models import (
 )
 from routesync.control.views import RouteNames, plan_outcome, row_text
 from routesync.kernel import KernelError, TableReading, read_table
+from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import LedgerError, read_owned
 from routesync.mirror.state import Phase
 from routesync.plan import Choice, Fate, Outcome, Plan, TargetInput, choose, evaluator, make_plan
 from routesync.route import Address, Prefix, format_address
-from routesync.service.target_parts import make_client, target_rules
-from routesync.settings import TargetSettings, resolve_tables
 
 
 class OfflineContext(NamedTuple):
@@ -89,12 +90,14 @@ async def _input(target: TargetSettings, state: Path, *, contact: bool) -> Targe
         error = f"the ledger cannot be read: {problem}"
     if contact:
         try:
-            async with make_client(target) as client:
+            async with LoxilbClient.from_settings(target) as client:
                 inventory = await client.inventory()
                 ends = client.ends
         except LoxilbError as problem:
             error = str(problem)
-    return TargetInput(target.name, target.url, target_rules(target), inventory, owned, error, ends)
+    return TargetInput(
+        target.name, target.url, TargetRules.from_settings(target), inventory, owned, error, ends
+    )
 
 
 def plan_response(context: OfflineContext) -> PlanResponse:

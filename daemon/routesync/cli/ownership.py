@@ -17,6 +17,7 @@ from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.offline import read_offline
 from routesync.cli.output import many, print_error
 from routesync.cli.requests import EX_FAILED, explained, explained_if_running
+from routesync.config.models import TargetSettings
 from routesync.control.client import Client, url_of
 from routesync.control.models import (
     AdoptRequest,
@@ -34,7 +35,6 @@ from routesync.mirror.state import Phase
 from routesync.plan import Fate
 from routesync.route import Prefix, format_address, parse_address
 from routesync.service.ownership import withdraw_all
-from routesync.settings import TargetSettings
 
 
 class Where(NamedTuple):

@@ -66,7 +66,7 @@ def _show(answer: StatusResponse) -> None:
     if now.guard is not None:
         _guard(page, now.guard, now.targets)
     elif not answer.targets:
-        page.line(_head("target"), "none is configured")
+        page.line(_head("target"), "none is mirrored into")
     page.line(_head("broker"), _styled(now.broker or "none is configured"), hang=_MARGIN)
     for number, reason in enumerate(now.reasons):
         page.line(_head("alarms" if not number else ""), (reason, "red"), hang=_MARGIN)
@@ -91,7 +91,7 @@ def _kernel(page: Page, answer: StatusResponse) -> None:
         _head("kernel"),
         _styled(kernel.state),
         f": {many(kernel.routes, 'prefix', 'prefixes')} kept, {many(kernel.dropped, 'route')} dropped; "
-        f"{many(kernel.resyncs, 'dump')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
+        f"{many(kernel.resyncs, 'resync')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
         hang=_MARGIN,
     )
 

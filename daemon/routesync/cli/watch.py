@@ -17,12 +17,12 @@ from routesync.cli.broker import REMEDIES, named_broker
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import console, print_error
 from routesync.cli.requests import exit_of
+from routesync.config.models import MqttSettings
 from routesync.control.client import ControlError, default_socket
 from routesync.control.events import follow_local
 from routesync.events.access import Remedies
 from routesync.events.reader import Message, Selection, follow
 from routesync.route import Prefix
-from routesync.settings import MqttSettings
 
 SHOWN: Final = 20
 """Events that the live view keeps in sight, at most."""

@@ -1,19 +1,23 @@
-"""Secrets and files that the configuration names: from the environment, from files, from systemd.
+"""Secrets and certificates: from the environment, from files, from systemd's credentials.
 
-Works on the document as TOML gave it, before it is validated, and so takes nothing for granted. No message has a secret
-in it.
+Secrets are filled into the document before it is validated, so this code assumes nothing about its types. No message
+contains a secret.
 """
 
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from routesync.config.locate import KeyPath
-from routesync.settings.notation import NotationError
+from pydantic import SecretStr
+
+from routesync.config.models import TargetSettings, TlsSettings, WitnessSettings
+from routesync.config.parsers import SettingError
+from routesync.config.problems import KeyPath
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
 IN_THE_FILE: Final = "configuration file"
@@ -22,7 +26,7 @@ _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
 
 
 def token_variable(target: str) -> str:
-    """Name the environment variable with the token of a target."""
+    """The environment variable with the token of a target."""
     return f"ROUTESYNC_TARGET_{target.upper().replace('-', '_').replace('.', '_')}_TOKEN"
 
 
@@ -35,29 +39,31 @@ def without_secrets(document: dict[str, object]) -> dict[str, object]:
 
 
 class Credentials:
-    """Puts secrets into a document, and remembers where they came from and what was wrong.
+    """Fills secrets into a document.
 
     Attributes:
         origins: where each secret came from, by the key's dotted path.
-        problems: what could not be had.
-        warnings: variables that no setting asks for.
+        problems: secrets that could not be read.
+        warnings: environment variables that no setting uses.
     """
 
     def __init__(self, base: Path, environ: Mapping[str, str]) -> None:
         self.origins: dict[str, str] = {}
-        self.problems: list[tuple[KeyPath, NotationError]] = []
+        self.problems: list[tuple[KeyPath, SettingError]] = []
         self.warnings: list[str] = []
         self._environ = environ
         self._base = Path(environ.get("CREDENTIALS_DIRECTORY") or base)
         self._from_systemd = bool(environ.get("CREDENTIALS_DIRECTORY"))
 
     def fill(self, document: dict[str, object]) -> None:
-        """Put the secrets in, and make the names of TLS files absolute."""
+        """Fill in the secrets, and make the names of TLS files absolute."""
         asked: dict[str, KeyPath] = {}
         for path, table, key, variable in _holders(document):
             if variable in asked and variable in self._environ:
-                self._complain(
-                    (*path, key), f"the variable {variable} is that of another target, too", "rename one"
+                self._report(
+                    (*path, key),
+                    f"another target uses the environment variable {variable}, too",
+                    "rename one of the targets",
                 )
             asked[variable] = path
             self._secret(path, table, key, variable)
@@ -68,21 +74,19 @@ class Credentials:
                         tls[name] = str(self._base / tls[name])
         for variable in sorted(self._environ):
             if (variable == MQTT_PASSWORD or _TARGET_TOKEN.fullmatch(variable)) and variable not in asked:
-                self.warnings.append(f"environment variable {variable}: no setting asks for it")
+                self.warnings.append(f"environment variable {variable}: no setting uses it")
 
     def _secret(self, path: KeyPath, table: dict[str, object], key: str, variable: str) -> None:
         where = ".".join(map(str, (*path, key)))
         file = table.get(f"{key}_file")
         if variable in self._environ:
             table[key] = self._environ[variable]
-            table.pop(f"{key}_file", None)  # what is left is read again on every connect
+            table.pop(f"{key}_file", None)  # a token_file would be read again on every connect
             self.origins[where] = f"environment variable {variable}"
             if not table[key]:
-                self._complain(
-                    (*path, key), f"the environment variable {variable} is empty", "set or unset it"
-                )
+                self._report((*path, key), f"the environment variable {variable} is empty", "set or unset it")
         elif key in table and file is not None:
-            self._complain((*path, f"{key}_file"), f"{key} is given as well", "leave one of them out")
+            self._report((*path, f"{key}_file"), f"{key} is given as well", "leave one of them out")
         elif isinstance(file, str):
             secret = self._read((*path, f"{key}_file"), self._base / file)
             if secret is not None:
@@ -98,23 +102,23 @@ class Credentials:
             text = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            self._complain(
+            self._report(
                 path,
                 f"cannot read {str(file)!r}: {reason}",
                 "create it, readable for this user, or name the credential in systemd's LoadCredential=",
             )
             return None
         if not text:
-            self._complain(path, f"{str(file)!r} is empty", "put the secret into it")
+            self._report(path, f"{str(file)!r} is empty", "put the secret into it")
             return None
         return text
 
-    def _complain(self, path: KeyPath, message: str, remedy: str) -> None:
-        self.problems.append((path, NotationError(message, remedy)))
+    def _report(self, path: KeyPath, message: str, remedy: str) -> None:
+        self.problems.append((path, SettingError(message, remedy)))
 
 
 def _holders(document: dict[str, object]) -> Iterator[tuple[KeyPath, dict[str, object], str, str]]:
-    """The tables that have a secret: path, table, key, environment variable."""
+    """The tables that may have a secret: path, table, key, environment variable."""
     mqtt = document.get("mqtt")
     if isinstance(mqtt, dict):
         yield ("mqtt",), mqtt, "password", MQTT_PASSWORD
@@ -122,3 +126,64 @@ def _holders(document: dict[str, object]) -> Iterator[tuple[KeyPath, dict[str, o
     for index, target in enumerate(targets if isinstance(targets, list) else ()):
         if isinstance(target, dict):
             yield ("targets", index), target, "token", token_variable(str(target.get("name")))
+
+
+def client_context(tls: TlsSettings) -> ssl.SSLContext:
+    """Make the context of a client that checks the server's certificate and name.
+
+    Raises:
+        SettingError: a file that cannot be read, or is not the PEM file that it should be.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+    except (OSError, ValueError) as error:
+        raise _unusable("ca_file", tls.ca_file, error) from None
+    if tls.cert_file is not None:
+        try:
+            # An empty passphrase keeps OpenSSL from asking for one on the terminal.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+        except (OSError, ValueError) as error:
+            raise _unusable("cert_file or key_file", tls.key_file or tls.cert_file, error) from None
+    return context
+
+
+def _unusable(key: str, file: str | None, error: Exception) -> SettingError:
+    if isinstance(error, ssl.SSLError):
+        return SettingError(
+            f"{key}: {file!r} is not usable ({error.reason or 'a part is missing'})",
+            "name PEM files that belong together",
+        )
+    reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
+    return SettingError(f"{key}: cannot read {file!r}: {reason}", "name files that this user may read")
+
+
+class Endpoint(NamedTuple):
+    """How a target is reached and observed. A change calls for a new client and a new handshake."""
+
+    name: str
+    url: str
+    token: SecretStr | None
+    token_file: str | None
+    tls: TlsSettings | None
+    witness: WitnessSettings | None
+    tls_files: tuple[
+        tuple[str, int, int], ...
+    ]  # name, mtime in ns, size: certificates are renewed under one name
+
+
+def endpoint_of(target: TargetSettings) -> Endpoint:
+    """The endpoint of a target, with the present state of its TLS files; one that cannot be read counts as empty."""
+    tls = target.tls
+    names = (tls.ca_file, tls.cert_file, tls.key_file) if tls else ()
+    files = tuple(map(_state_of, filter(None, names)))
+    return Endpoint(
+        target.name, target.url, target.token, target.token_file, target.tls, target.witness, files
+    )
+
+
+def _state_of(name: str) -> tuple[str, int, int]:
+    try:
+        found = Path(name).stat()
+    except OSError:
+        return (name, 0, 0)
+    return (name, found.st_mtime_ns, found.st_size)

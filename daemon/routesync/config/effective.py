@@ -1,7 +1,6 @@
-"""The configuration in force, key by key, and where each value comes from.
+"""The effective configuration: every key with its value and the value's origin.
 
-That is a line of the file, the environment, a credential, or the default. Secrets are named with their origin and never
-shown.
+The origin is a line of the file, the environment, a credential, or the default. For a secret only the origin is shown.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import SecretStr
 
-from routesync.config import Loaded
-from routesync.config.locate import KeyPath
-from routesync.config.problems import model_in, value_at
-from routesync.settings import Model
+from routesync.config.loader import Loaded
+from routesync.config.models import Model
+from routesync.config.problems import KeyPath, model_in, value_at
 
 Value: TypeAlias = object
-"""What TOML can say; None: the key is not set."""
+"""Any TOML value; None: the key is not set."""
 
 _RULES: Final = ("policy", "rules")
 _HOST_NAME: Final = ("node", "name")
@@ -47,7 +45,7 @@ class Origin(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """One key. `secret` ones have no value here, only whether they are set."""
+    """One key. A secret has no value here; it is listed only where it is set."""
 
     path: KeyPath
     value: Value
@@ -90,7 +88,7 @@ def _setting(loaded: Loaded, path: KeyPath, value: object) -> Setting:
 
 
 def _plain(value: object) -> Value:
-    """The value as TOML says it; None where only the file's own words can tell."""
+    """The value in TOML's types; None where it differs from what the file has, which is shown then."""
     if value is None or isinstance(value, str | int | float):
         return value
     if type(value) is tuple and all(isinstance(item, str | int | float) for item in value):
@@ -112,7 +110,7 @@ def _secret_origin(loaded: Loaded, path: KeyPath) -> Origin:
 
 
 def toml(settings: list[Setting]) -> str:
-    """Write them as a configuration that says all of it, with each origin behind its value."""
+    """Write them as a complete configuration, with each origin in a comment after its value."""
     rows: list[tuple[str, str]] = []
     table: KeyPath = ()
     for setting in settings:
@@ -127,7 +125,7 @@ def toml(settings: list[Setting]) -> str:
 
 
 _WIDTH: Final = 60
-"""Longer values do not push the others' origins aside."""
+"""Longer values do not move the other origins to the right."""
 
 
 def _header(table: KeyPath) -> str:

@@ -1,15 +1,24 @@
-"""What is wrong with a configuration, said with its place and in the words of TOML."""
+"""What is wrong with a configuration: one line per fault with file, line, table and key, in TOML's terms.
+
+pydantic reports faults by the path in the document, and `tomllib` does not keep line numbers; `key_lines` finds them.
+"""
 
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Mapping
 from inspect import isclass
-from typing import Final, NamedTuple, get_args
+from typing import Final, NamedTuple, TypeAlias, get_args
 
 from pydantic_core import ErrorDetails
 
-from routesync.config.locate import KeyPath
-from routesync.settings import Model, Settings
-from routesync.settings.notation import NotationError, suggest
+from routesync.config.models import GuardSettings, KernelSettings, Model, Settings, TargetSettings
+from routesync.config.parsers import SettingError, suggest
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""The path to a value: keys of tables, and indices of arrays from 0."""
+
 
 _MAX_NAME: Final = 80
 _TYPES: Final = {
@@ -31,10 +40,27 @@ _BOUNDS: Final = {
     "less_than": ("must be less than", "lt"),
     "less_than_equal": ("must be at most", "le"),
 }
+FORMER_KEYS: Final[Mapping[type[Model], Mapping[str, tuple[str, str]]]] = {
+    KernelSettings: {"audit_interval_s": ("is now resync_interval_s", "rename it")},
+    GuardSettings: {
+        "burst": ("is gone: up to 3 routes are removed at once after a quiet time", "remove it"),
+        "check_interval_s": ("is gone: routes that stay are examined again every 300 s", "remove it"),
+        "contended_delay_most_s": ("is gone: a contended route stays for an hour at most", "remove it"),
+    },
+    TargetSettings: {
+        "canary_interval_s": ("is now probe_interval_s", "rename it"),
+        "sweep_interval_s": ("is now verify_interval_s", "rename it"),
+        "brake_share": ("is now withdraw_limit_share", "rename it"),
+        "brake_minimum": ("is now withdraw_limit_minimum", "rename it"),
+        "connect_timeout_s": ("is gone: a connection attempt ends after 3 s", "remove it"),
+        "request_timeout_s": ("is gone: a request ends after 10 s", "remove it"),
+    },
+}
+"""Keys of earlier versions: what became of each, and what to do."""
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a configuration."""
+    """One fault of a configuration."""
 
     file: str
     place: str  # table and key; empty for the file as a whole
@@ -50,38 +76,40 @@ class Problem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` has all that was found, and the text one line for each."""
+    """The configuration is invalid; `problems` lists every fault, and the text has one line for each."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
         super().__init__("\n".join(map(str, problems)))
 
 
-def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, NotationError]:
-    """Turn one error of pydantic into the words of TOML."""
+def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, SettingError]:
+    """Turn one error of pydantic into TOML's terms."""
     kind, context = details["type"], details.get("ctx", {})
     path = _path_in(document, details)
     cause = context.get("error")
-    if isinstance(cause, NotationError):
+    if isinstance(cause, SettingError):
         return path, cause
     if kind == "extra_forbidden":
         key = str(path[-1])
         model = _model_at(path[:-1])
-        return path, NotationError(f"unknown key {key!r}", suggest(key, model.model_fields) if model else "")
+        if model and (former := FORMER_KEYS.get(model, {}).get(key)):
+            return path, SettingError(f"{key} {former[0]}", former[1])
+        return path, SettingError(f"unknown key {key!r}", suggest(key, model.model_fields) if model else "")
     if kind == "missing":
-        return path, NotationError("this key is missing")
+        return path, SettingError("this key is missing")
     if kind == "tuple_type" and isinstance(value_at(document, path), dict):
-        return path, NotationError(_TYPES[kind], f"write [[{_dotted(path)}]]")
+        return path, SettingError(_TYPES[kind], f"write [[{_dotted(path)}]]")
     if kind == "literal_error":
-        return path, NotationError(f"expected {context['expected']}")
+        return path, SettingError(f"expected {context['expected']}")
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return path, NotationError(f"{words} {context[bound]:g}")
-    return path, NotationError(_TYPES.get(kind, details["msg"]))
+        return path, SettingError(f"{words} {context[bound]:g}")
+    return path, SettingError(_TYPES.get(kind, details["msg"]))
 
 
 def _path_in(document: object, details: ErrorDetails) -> KeyPath:
-    """Follow pydantic's location through the document, and leave out the steps that pydantic added."""
+    """Follow pydantic's location through the document, without the steps that pydantic added."""
     path: KeyPath = ()
     for part in details["loc"]:
         if value_at(document, (*path, part)) is not None:
@@ -101,14 +129,14 @@ def _model_at(path: KeyPath) -> type[Model] | None:
 
 
 def model_in(annotation: object) -> type[Model] | None:
-    """Find the table that a field holds, once or many times, if it holds any."""
+    """The model of the table, or array of tables, that a field has; None for a plain value."""
     if isclass(annotation) and issubclass(annotation, Model):
         return annotation
     return next(filter(None, map(model_in, get_args(annotation))), None)
 
 
 def value_at(document: object, path: KeyPath) -> object:
-    """The value at a path, None where there is none."""
+    """The value at a path, or None."""
     for part in path:
         if isinstance(document, dict) and isinstance(part, str):
             document = document.get(part)
@@ -120,7 +148,7 @@ def value_at(document: object, path: KeyPath) -> object:
 
 
 def place_of(path: KeyPath, document: object) -> str:
-    """Write a path as people find it: `[[policy.rules]] #2 (dhcp-host-routes), key match.protocol`."""
+    """Write a path as it is found in the file: `[[policy.rules]] #2 (dhcp-host-routes), key match.protocol`."""
     keys = [part for part in path if isinstance(part, str)]
     for table in (("policy", "rules"), ("targets",)):
         depth = len(table)
@@ -142,3 +170,127 @@ def _dotted(path: KeyPath) -> str:
     for part in path:
         text += f" #{part + 1}" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+# -- line numbers ---------------------------------------------------------------------------------------------------
+
+_SPACE: Final = re.compile(r"[ \t]*")
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_BARE_VALUE: Final = re.compile(r"[^,\]}\n#]*")
+_STRING: Final = re.compile(
+    r'"""(?:[^\\]|\\.)*?"{3,5}' r"|'''.*?'{3,5}" r'|"(?:[^"\\\n]|\\.)*"' r"|'[^'\n]*'", re.DOTALL
+)
+
+
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """Return the line, from 1, of each key and array element of a valid TOML document."""
+    return _Reader(text).read()
+
+
+def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
+    """Return the line of a key; if the key is absent, that of the nearest table around it."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in lines:
+            return lines[path[:end]]
+    return None
+
+
+class _Reader:
+    """Scans a document that tomllib has accepted, and so checks nothing."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._counted_to = 0
+        self._line = 1
+        self._lines: dict[KeyPath, int] = {}
+        self._arrays: dict[KeyPath, int] = {}
+
+    def read(self) -> dict[KeyPath, int]:
+        base: KeyPath = ()
+        self._take(_BLANK)
+        while self._at < len(self._text):
+            if self._text[self._at] == "[":
+                base = self._header()
+            else:
+                self._pair(base)
+            self._take(_BLANK)
+        return self._lines
+
+    def _take(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self._text, self._at)
+        if found is None:
+            return ""
+        self._at = found.end()
+        return found[0]
+
+    def _note(self, path: KeyPath) -> None:
+        self._line += self._text.count("\n", self._counted_to, self._at)
+        self._counted_to = self._at
+        self._lines.setdefault(path, self._line)
+
+    def _header(self) -> KeyPath:
+        brackets = 2 if self._text.startswith("[[", self._at) else 1
+        self._at += brackets
+        keys = self._key()
+        path: KeyPath = ()
+        for key in keys[:-1]:
+            path = self._element((*path, key))
+        path = (*path, keys[-1])
+        self._note(path)
+        if brackets == 2:
+            self._arrays[path] = self._arrays.get(path, 0) + 1
+            path = self._element(path)
+            self._note(path)
+        self._at += brackets
+        return path
+
+    def _element(self, path: KeyPath) -> KeyPath:
+        """The last element so far, if this is an array of tables."""
+        return (*path, self._arrays[path] - 1) if path in self._arrays else path
+
+    def _key(self) -> list[str]:
+        parts: list[str] = []
+        while True:
+            self._take(_SPACE)
+            quoted = self._take(_STRING)
+            parts.append(next(iter(tomllib.loads(f"{quoted} = 0"))) if quoted else self._take(_BARE_KEY))
+            self._take(_SPACE)
+            if self._text[self._at] != ".":
+                return parts
+            self._at += 1
+
+    def _pair(self, base: KeyPath) -> None:
+        path = base
+        self._note(path)
+        for part in self._key():
+            path = (*path, part)
+            self._note(path)
+        self._at += 1  # the equals sign
+        self._take(_SPACE)
+        self._value(path)
+
+    def _value(self, path: KeyPath) -> None:
+        opening = self._text[self._at]
+        if opening in "[{":
+            self._at += 1
+            self._items(path, "]" if opening == "[" else "}")
+        elif not self._take(_STRING):
+            self._take(_BARE_VALUE)
+
+    def _items(self, path: KeyPath, closing: str) -> None:
+        index = 0
+        while True:
+            self._take(_BLANK)
+            if self._text[self._at] == closing:
+                self._at += 1
+                return
+            if self._text[self._at] == ",":
+                self._at += 1
+            elif closing == "}":
+                self._pair(path)
+            else:
+                self._note((*path, index))
+                self._value((*path, index))
+                index += 1

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
+from routesync.config.models import TargetSettings
 from routesync.control import models
 from routesync.control.calls import CALLS, Call
 from routesync.control.context import Context
@@ -22,7 +23,6 @@ from routesync.control.models import Problem, ProblemError
 from routesync.control.reads import Reads
 from routesync.control.requests import explain_mistakes, read_body, respond, respond_problem
 from routesync.mirror.reconciler import Reconciler
-from routesync.settings import TargetSettings
 
 log = structlog.get_logger(__name__)
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from routesync.config import Loaded
+from routesync.config.models import TargetSettings
 from routesync.control.models import ActiveConfig, ProblemError
 from routesync.events.hub import EventHub
 from routesync.events.status import Status
 from routesync.kernel import KernelSource
 from routesync.mirror.reconciler import Reconciler
 from routesync.route import Prefix
-from routesync.settings import TargetSettings
 from routesync.table import Table
 
 

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
+from routesync.config.models import resolve_tables
 from routesync.control import models
 from routesync.control.calls import JSON
 from routesync.control.context import Context
@@ -49,7 +50,6 @@ from routesync.mirror.eligibility import Desired
 from routesync.mirror.reconciler import Reconciler
 from routesync.plan import Choice, Evaluate, candidate_order, choose
 from routesync.route import Family, Prefix, Route, Verdict, format_address
-from routesync.settings import resolve_tables
 from routesync.table import Table
 
 FOLLOWERS: Final = 32

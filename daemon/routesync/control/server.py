@@ -27,10 +27,10 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from routesync.config.parsers import Listen
 from routesync.control.api import Api, may_change, peer_of
 from routesync.control.context import Context
 from routesync.control.paths import SOCKET_NAME
-from routesync.settings.places import Listen
 
 log = structlog.get_logger(__name__)
 

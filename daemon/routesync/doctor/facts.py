@@ -139,7 +139,7 @@ class Facts(NamedTuple):
     config: ConfigFacts
     kernel: KernelFacts
     host_routes: tuple[JudgedRoute, ...]  # the DHCP host routes
-    wanted: Mapping[tuple[str, str], int]  # routes wanted, by target and family
+    desired: Mapping[tuple[str, str], int]  # number of desired routes, by target and family
     dhcp: DhcpFacts
     targets: tuple[TargetFacts, ...]
     local: tuple[LocalLoxilb, ...]

@@ -211,7 +211,7 @@ def capacity(facts: Facts) -> Iterator[Finding]:
     for target in facts.config.loaded.settings.targets:
         limits = {"ipv4": target.max_routes_ipv4, "ipv6": target.max_routes_ipv6}
         for family, most in limits.items():
-            yield _room(target.name, family, facts.wanted.get((target.name, family), 0), most)
+            yield _room(target.name, family, facts.desired.get((target.name, family), 0), most)
         if target.max_routes_ipv4 > _ROOM_IPV4:
             yield Finding(
                 Check.CAPACITY,
@@ -224,21 +224,21 @@ def capacity(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _room(target: str, family: str, wanted: int, most: int) -> Finding:
-    text = f"{target}: {wanted:,} {family} routes wanted, room for {most:,}"
-    if wanted > most:
+def _room(target: str, family: str, desired: int, most: int) -> Finding:
+    text = f"{target}: {desired:,} desired {family} routes, room for {most:,}"
+    if desired > most:
         return Finding(
             Check.CAPACITY,
             Level.FAIL,
             text,
-            f"{wanted - most:,} of them do not get in; those that stand there go first.",
+            f"{desired - most:,} of them have no room; those that are there stay.",
             (
                 "narrow the rules (`routesync plan` shows what they keep)",
                 "or raise max_routes, if that loxilb takes more",
             ),
             target,
         )
-    if most and wanted > most * _NEARLY:
+    if most and desired > most * _NEARLY:
         why = "More than nine tenths are taken."
         return Finding(Check.CAPACITY, Level.WARN, text, why, ("narrow the rules in time",), target)
     return Finding(Check.CAPACITY, Level.OK, text, subject=target)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
-from routesync.settings import MqttSettings
-from routesync.settings.notation import NotationError
-from routesync.settings.tls import client_context
+from routesync.config.credentials import client_context
+from routesync.config.models import MqttSettings
+from routesync.config.parsers import SettingError
 
 # Reason codes of CONNACK and DISCONNECT (MQTT 5, 3.2.2.2 and 3.14.2.1). paho turns those of 3.1.1 into these.
 _IDENTIFIER = 0x85
@@ -50,7 +50,7 @@ def tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     """The context for TLS, from the files as they are at this moment; None for plain TCP.
 
     Raises:
-        NotationError: a file cannot be read or used.
+        SettingError: a file cannot be read or used.
     """
     if settings.tls is None:
         return None
@@ -74,7 +74,7 @@ def explain(
     """Say what is wrong with the broker, naming place and remedy."""
     if isinstance(error, PasswordFileError):
         return str(error)
-    if isinstance(error, NotationError):
+    if isinstance(error, SettingError):
         return f"mqtt.tls.{error}"
     broker = f"broker {settings.host}:{settings.port}"
     if isinstance(error, SubscriptionDeniedError):

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import aiomqtt
 
-from routesync.settings import MqttSettings
+from routesync.config.models import MqttSettings
 
 FAREWELL_S: Final = 2.0
 """What an orderly end of the connection may take, and what saying `offline` may."""

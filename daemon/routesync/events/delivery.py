@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, NoReturn
 
 import structlog
 
+from routesync.config.models import MqttSettings
 from routesync.events.echoes import UNSEEN, Echoes
 from routesync.events.hub import EventHub
 from routesync.events.measures import DeliveryMeasures
@@ -22,7 +23,6 @@ from routesync.events.session import Publication, Session
 from routesync.events.status import Status
 from routesync.events.store import Message
 from routesync.events.table import Table
-from routesync.settings import MqttSettings
 
 TICK_S: Final = 1.0
 """Retained state is published at most this often."""

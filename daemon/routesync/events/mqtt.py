@@ -17,6 +17,8 @@ import aiomqtt
 import structlog
 
 from routesync.backoff import Backoff
+from routesync.config.models import MqttSettings
+from routesync.config.parsers import SettingError
 from routesync.events.access import explain, read_password, tls_context
 from routesync.events.connection import FAREWELL_S
 from routesync.events.delivery import Delivery
@@ -27,8 +29,6 @@ from routesync.events.retained import encode_status
 from routesync.events.session import Session, last_will
 from routesync.events.status import Status, offline
 from routesync.events.table import Table
-from routesync.settings import MqttSettings
-from routesync.settings.notation import NotationError
 
 log = structlog.get_logger("routesync.events")
 
@@ -128,7 +128,7 @@ class MqttPublisher:
             began = time.monotonic()
             try:
                 await self._connection()
-            except* (aiomqtt.MqttError, OSError, NotationError) as group:
+            except* (aiomqtt.MqttError, OSError, SettingError) as group:
                 if time.monotonic() - began > self._backoff.most_s:
                     failures = 0
                 failures += 1

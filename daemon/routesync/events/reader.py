@@ -13,13 +13,13 @@ import aiomqtt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from routesync.backoff import Backoff
+from routesync.config.models import MqttSettings
+from routesync.config.parsers import SettingError
 from routesync.events.access import Remedies, SubscriptionDeniedError, explain, read_password, tls_context
 from routesync.events.connection import Connection
 from routesync.events.models import TYPE_PREFIX
 from routesync.events.session import FAILURES
 from routesync.route import Prefix
-from routesync.settings import MqttSettings
-from routesync.settings.notation import NotationError
 
 SILENCE_S: Final = 5.0
 """The retained status of each node comes at once: what stays silent for so long has none, or denies it."""
@@ -111,7 +111,7 @@ async def follow(
                 async for message in _messages(client, trouble, _silence(settings, selection)):
                     if _is_news(message, last) and selection.wants(message):
                         yield message
-        except (aiomqtt.MqttError, OSError, NotationError) as error:
+        except (aiomqtt.MqttError, OSError, SettingError) as error:
             failures += 1
             trouble(explain(error, settings, client_id, remedies))
             await asyncio.sleep(READER_BACKOFF.delay_s(failures))

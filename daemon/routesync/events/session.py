@@ -19,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from routesync.config.models import MqttSettings
 from routesync.events.cloudevents import CONTENT_TYPE
 from routesync.events.connection import Connection
 from routesync.events.properties import (
@@ -28,7 +29,6 @@ from routesync.events.properties import (
     expiry,
     user_properties,
 )
-from routesync.settings import MqttSettings
 
 WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""

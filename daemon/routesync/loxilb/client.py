@@ -16,15 +16,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from routesync.config.credentials import client_context
+from routesync.config.models import TargetSettings
 from routesync.loxilb import errors, wire
 from routesync.loxilb.answer import Answer
 from routesync.loxilb.http import Http
+from routesync.loxilb.token import FileToken
 from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
 BASE_PATH: Final = "/netlox/v1"
 OK: Final = "ok"
 METHODS: Final = ("POST", "DELETE", "GET")
+CONNECT_TIMEOUT_S: Final = 3.0
+"""A lost SYN is repeated after 1 s, and again at 3 s (RFC 6298): this covers one loss. A longer wait only delays the
+report that the target is unreachable."""
+REQUEST_TIMEOUT_S: Final = 10.0
+"""loxilb answers thousands of writes a second. To give up too early leaves the outcome unknown, at the cost of an
+inventory."""
 _JSON: Final = "Content-Type: application/json"
 _COMMON: Final = ("Accept: application/json", "User-Agent: routesync")
 _BEFORE_0_9_8: Final = b'{"version":"before 0.9.8"}'
@@ -49,8 +58,8 @@ class LoxilbClient:
         self,
         url: str,
         *,
-        connect_timeout_s: float = 3,
-        request_timeout_s: float = 10,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
         token: Callable[[], str | None] = lambda: None,
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
@@ -73,6 +82,21 @@ class LoxilbClient:
         )
         self._credentials: tuple[str, ...] = ()
         self._post_head = self._head("POST", "/config/route", _JSON)
+
+    @classmethod
+    def from_settings(cls, target: TargetSettings) -> Self:
+        """A client for a target in the configuration.
+
+        Raises:
+            SettingError: TLS files that cannot be used.
+        """
+        fixed = target.token.get_secret_value() if target.token else None
+        return cls(
+            target.url,
+            token=FileToken(Path(target.token_file)) if target.token_file is not None else lambda: fixed,
+            tls=client_context(target.tls) if target.tls else None,
+            server_name=target.tls.server_name if target.tls else None,
+        )
 
     async def __aenter__(self) -> Self:
         return self

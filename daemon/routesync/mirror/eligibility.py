@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Self
 
+from routesync.config.models import TargetSettings, rewrite_of
 from routesync.kernel import InterfaceAddress
 from routesync.loxilb.wire import Inventory
 from routesync.names import TYPES, type_name
@@ -265,6 +266,20 @@ class TargetRules(NamedTuple):
     rewrite: Rewrite | None = None
     return_path_ok: frozenset[Prefix] = frozenset()
     min_prefix_length: tuple[int, int] = (8, 16)  # IPv4, IPv6
+
+    @classmethod
+    def from_settings(cls, target: TargetSettings) -> Self:
+        """The rules of a target in the configuration."""
+        allow_default: AllowDefault = "override" if target.allow_default == "override" else "no"
+        if target.allow_default is True:
+            allow_default = "yes"
+        return cls(
+            allow_default,
+            target.force_connected,
+            rewrite_of(target.next_hop),
+            frozenset(map(Prefix.parse, target.return_path_ok)),
+            target.min_prefix_length,
+        )
 
 
 LOOPBACK: Final = (Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))

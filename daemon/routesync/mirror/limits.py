@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
+from routesync.config.models import TargetSettings
 from routesync.route import Family, Prefix
 
 INGEST_RATE: Final = 256.0
@@ -21,7 +22,7 @@ FORGET_LOSS_S: Final = 600.0
 
 
 class Limits(NamedTuple):
-    """How a target is treated. Times in seconds."""
+    """How gently a target is treated. Times in seconds."""
 
     rate: float = 240  # changes a second
     burst: int = 64
@@ -38,6 +39,24 @@ class Limits(NamedTuple):
     max_inet6: int = 8_000
     withdraw_share: float = 0.5
     withdraw_minimum: int = 50
+
+    @classmethod
+    def from_settings(cls, target: TargetSettings) -> Self:
+        """The limits of a target in the configuration; its rate and burst are divided among all writers."""
+        return cls(
+            rate=target.rate / target.writers,
+            burst=max(1, target.burst // target.writers),
+            writers=target.writers,
+            inventory_interval_s=target.inventory_interval_s,
+            probe_interval_s=target.probe_interval_s,
+            verify_interval_s=target.verify_interval_s,
+            startup_hold_s=target.startup_hold_s,
+            withdraw_delay_s=target.withdraw_delay_s,
+            max_inet=target.max_routes_ipv4,
+            max_inet6=target.max_routes_ipv6,
+            withdraw_share=target.withdraw_limit_share,
+            withdraw_minimum=target.withdraw_limit_minimum,
+        )
 
     def capacity(self, family: Family) -> int:
         """How many routes of a family routesync may have in the target."""

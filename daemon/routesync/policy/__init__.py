@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from routesync.names import Names
-from routesync.policy.conditions import Header, Test
-from routesync.policy.rules import Rule, RuleError, compile_rule
+from routesync.policy.conditions import ALL_SHAPES, Answer, Condition, Header, PrefixIs, ShapeIn, Test, all_of
+from routesync.policy.hops import LinkGateway
 from routesync.route import Route, Verdict
-from routesync.settings import PolicySettings
-
-__all__ = ["Policy", "PolicyError"]
 
 RT_TABLE_COMPAT: Final = 252
 """What rtm_table says for tables above 255 (linux/rtnetlink.h); a table 252 says the same."""
@@ -26,14 +22,34 @@ _MAX_PLANS: Final = 8192
 _WIDTHS: Final[Mapping[int, int]] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
-class PolicyError(Exception):
-    """A rule that cannot be compiled: where it stands (`place`), what is wrong (`message`), what to do (`remedy`)."""
+class Rule(NamedTuple):
+    """A compiled rule: its conditions, cheapest first, and the one verdict it ever gives."""
 
-    def __init__(self, place: str, message: str, remedy: str = "") -> None:
-        self.place = place
-        self.message = message
-        self.remedy = remedy
-        super().__init__(f"{place}: {message}; {remedy}" if remedy else f"{place}: {message}")
+    name: str
+    conditions: tuple[Condition, ...]
+    verdict: Verdict
+
+    def ask(self, header: Header) -> Answer:
+        """Say whether the rule matches routes with this header, or how to find out."""
+        return all_of(condition.ask(header) for condition in self.conditions)
+
+    def shapes(self) -> frozenset[tuple[int, int]]:
+        """The families and prefix lengths that the rule can match at all."""
+        shapes = ALL_SHAPES
+        for condition in self.conditions:
+            if isinstance(condition, ShapeIn):
+                shapes &= condition.shapes
+            elif isinstance(condition, PrefixIs | LinkGateway):
+                shapes &= condition.shapes()
+        return shapes
+
+    def always_after(self, earlier: Rule) -> bool:
+        """Whether it is proven that `earlier` matches whatever this rule matches."""
+        return all(
+            any(mine.implies(theirs) for mine in self.conditions)
+            or (isinstance(theirs, ShapeIn) and self.shapes() <= theirs.shapes)
+            for theirs in earlier.conditions
+        )
 
 
 _Key: TypeAlias = tuple[int, int, int | None, int, int, int, bool | None]
@@ -51,28 +67,6 @@ class Policy:
         self._rules = rules
         self._default = default
         self._plans: dict[_Key, _Plan] = {}
-
-    @classmethod
-    def compile(cls, settings: PolicySettings, names: Names) -> Self:
-        """Compile the rules once; the host's names give numbers to protocols and tables.
-
-        Raises:
-            PolicyError: an unknown name of a protocol or table, or two rules of one name.
-        """
-        rules: list[Rule] = []
-        for number, rule in enumerate(settings.rules, 1):
-            place = f"[[policy.rules]] #{number} ({rule.name})"
-            if any(rule.name == other.name for other in rules):
-                raise PolicyError(
-                    f"{place}, key name", f"a rule {rule.name!r} stands above", "name it otherwise"
-                )
-            try:
-                rules.append(compile_rule(rule, names))
-            except RuleError as error:
-                raise PolicyError(
-                    f"{place}, key {error.key}", error.error.message, error.error.remedy
-                ) from None
-        return cls(tuple(rules), Verdict(keep=settings.default_action == "keep", rule="default"))
 
     @property
     def rules(self) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from routesync.route import Address, Prefix, Route
-from routesync.settings.notation import Span
 
 Interfaces: TypeAlias = Mapping[int, str]
 Test: TypeAlias = Callable[[Route, Interfaces], bool]
@@ -32,6 +31,16 @@ class Header(NamedTuple):
     scope: int
     type: int
     link_gateway: bool | None  # what `evaluate` is given; None: nothing is known of it yet
+
+
+class Span(NamedTuple):
+    """A range of numbers, both ends included."""
+
+    low: int
+    high: int
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self.low <= number <= self.high
 
 
 class Condition(Protocol):

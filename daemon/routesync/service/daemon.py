@@ -100,7 +100,7 @@ class Daemon:
         self.reloader = Reloader(
             loaded,
             probe=self.kernel.probe,
-            put_in_force=self._put_in_force,
+            apply=self._apply,
             sink=self.hub,
             notifier=notifier,
             status=self.status.line,
@@ -165,7 +165,7 @@ class Daemon:
             finally:
                 self._notifier.stopping("stopping: routes stay where they are")
 
-    async def _put_in_force(self, loaded: Loaded) -> None:
+    async def _apply(self, loaded: Loaded) -> None:
         log_settings = loaded.settings.log
         secrets = (*self.reloader.loaded.secrets, *loaded.secrets)
         logs.configure(log_settings.level, log_settings.format, secrets=secrets)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import structlog
 
 from routesync.config import Loaded
+from routesync.config.credentials import Endpoint, endpoint_of
+from routesync.config.models import GuardSettings, TargetSettings, resolve_tables
 from routesync.events.models import EventSink
 from routesync.events.status import GuardStatus
 from routesync.guard.guard import Guard, GuardView
@@ -24,11 +26,15 @@ from routesync.mirror.limits import TokenBucket
 from routesync.mirror.status import TargetView
 from routesync.service.kernel_side import KernelSide
 from routesync.service.supervise import Supervisor
-from routesync.service.target_parts import Way, make_client, way_to
-from routesync.settings import GuardSettings, TargetSettings, resolve_tables
 
 log = structlog.get_logger(__name__)
 
+BURST: Final = 3
+"""Removals at once after a quiet time: a lease with a gateway and two DNS servers brings three host routes."""
+CHECK_INTERVAL_S: Final = 300.0
+"""A safety net: changes of routes, links and addresses cause an examination at once."""
+CONTENDED_DELAY_MOST_S: Final = 3600.0
+"""One attempt an hour is harmless to the program that wants the route, and finds the end of the contention."""
 ELSEWHERE = (
     "guard: the socket that was handed over lives in another network namespace, where routes can be read and not "
     "removed; name the namespace by kernel.netns, or run there"
@@ -39,7 +45,7 @@ ELSEWHERE = (
 class _Watched:
     verifier: Verifier
     client: LoxilbClient
-    way: Way
+    endpoint: Endpoint
 
 
 class Guarding:
@@ -132,9 +138,9 @@ class Guarding:
         return tuple(watched.verifier for watched in self._watched.values())
 
     async def _watch(self, targets: tuple[TargetSettings, ...], settings: GuardSettings) -> None:
-        ways = {target.name: way_to(target) for target in targets}
+        endpoints = {target.name: endpoint_of(target) for target in targets}
         for name, watched in list(self._watched.items()):
-            if ways.get(name) != watched.way:
+            if endpoints.get(name) != watched.endpoint:
                 await self._supervisor.end(f"guard target {name}")
                 await watched.client.__aexit__(None, None, None)
                 del self._watched[name]
@@ -145,7 +151,7 @@ class Guarding:
                 await self._begin_watch(target, settings)
 
     async def _begin_watch(self, target: TargetSettings, settings: GuardSettings) -> None:
-        client = make_client(target)
+        client = LoxilbClient.from_settings(target)
         await client.__aenter__()
         self._quiet = self._quiet or Quiet(lambda: self._kernel.source.stats.events)
         verifier = Verifier(
@@ -156,7 +162,7 @@ class Guarding:
             sink=self._sink,
             timeout_s=settings.verify_timeout_s,
         )
-        self._watched[target.name] = _Watched(verifier, client, way_to(target))
+        self._watched[target.name] = _Watched(verifier, client, endpoint_of(target))
         self._supervisor.start(f"guard target {target.name}", verifier.run)
 
     async def close(self) -> None:
@@ -168,10 +174,10 @@ class Guarding:
 def _patience(settings: GuardSettings) -> Patience:
     return Patience(
         settle_s=settings.settle_s,
-        check_interval_s=settings.check_interval_s,
+        check_interval_s=CHECK_INTERVAL_S,
         contended_within_s=settings.contended_within_s,
         contended_delay_s=settings.contended_delay_s,
-        contended_delay_most_s=settings.contended_delay_most_s,
+        contended_delay_most_s=CONTENDED_DELAY_MOST_S,
     )
 
 
@@ -181,7 +187,7 @@ class _Pace(TypedDict):
 
 
 def _pace(settings: GuardSettings) -> _Pace:
-    return {"rate": settings.removals_per_minute / 60, "burst": settings.burst}
+    return {"rate": settings.removals_per_minute / 60, "burst": BURST}
 
 
 def guard_status(view: GuardView) -> GuardStatus:

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import structlog
 
 from routesync.config import Loaded
+from routesync.config.models import resolve_tables
 from routesync.events.models import EventSink
 from routesync.kernel import (
     Admit,
@@ -36,7 +37,6 @@ from routesync.route import Candidate, Prefix, Route, Verdict
 from routesync.service.exchange import Exchangeable
 from routesync.service.kernel_reports import KernelReporter
 from routesync.service.supervise import RESTART
-from routesync.settings import resolve_tables
 from routesync.table import Table
 
 log = structlog.get_logger(__name__)
@@ -185,7 +185,7 @@ class KernelSide:
             admit_header=admit_header,
             admit_link_gateway=admit_link_gateway,
             receive_buffer=kernel.receive_buffer,
-            audit_interval_s=kernel.audit_interval_s,
+            audit_interval_s=kernel.resync_interval_s,
             netns=kernel.netns,
             sock=sock,
             stats=self._stats,

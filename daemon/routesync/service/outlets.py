@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from routesync.config import Loaded
+from routesync.config.models import EventsSettings, MqttSettings
 from routesync.events.hub import EventHub
 from routesync.events.log import log_events
 from routesync.events.mqtt import MqttPublisher
@@ -22,7 +23,6 @@ from routesync.events.status import Status
 from routesync.events.store import Bounds
 from routesync.events.table import Table
 from routesync.service.exchange import Exchangeable
-from routesync.settings import EventsSettings, MqttSettings
 
 log = structlog.get_logger(__name__)
 

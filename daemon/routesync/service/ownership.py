@@ -11,18 +11,18 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Final
 
+from routesync.config.models import TargetSettings
 from routesync.control.context import Withdrawn
 from routesync.events.models import EventSink
 from routesync.kernel import Link, Links
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import OwnNode, Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Candidate, Prefix
-from routesync.service.target_parts import make_client, target_limits
-from routesync.settings import TargetSettings
 
 POLL_S: Final = 0.1
 NAMED: Final = 3
@@ -110,7 +110,7 @@ async def withdraw_all(
         stop: called again and again; returns a reason to stop.
     """
     name, before = settings.name, len(ledger.owned(settings.name))
-    async with make_client(settings) as client:
+    async with LoxilbClient.from_settings(settings) as client:
         reconciler = _reconciler(settings, client, ledger, sink, links)
         reconciler.load_ledger()
         task = asyncio.create_task(reconciler.run())
@@ -176,7 +176,7 @@ def _reconciler(
         settings.name,
         client,
         rules=TargetRules(),
-        limits=target_limits(settings)._replace(startup_hold_s=0, withdraw_share=1),
+        limits=Limits.from_settings(settings)._replace(startup_hold_s=0, withdraw_share=1),
         ledger=ledger,
         sink=sink,
         node=_NoRoutes(links),

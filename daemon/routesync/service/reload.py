@@ -1,10 +1,10 @@
-"""Taking up a new configuration while the daemon runs: validated whole, then put in force, or not at all.
+"""Reload of the configuration while the daemon runs: the whole file is validated, then applied, or rejected.
 
-A file that does not hold changes nothing. It is said in the log, line by line as `routesync check` says it, as an
-event, and in the status until a file was taken. What cannot change while the daemon runs (`node.name`, which names
-everything that was ever published) keeps its old value, and the status says so.
+An invalid file is rejected, and the running configuration stays. The faults are logged with the lines of
+`routesync check`, published as an event, and shown in the status until a valid file is loaded. A key that cannot change
+while the daemon runs (`node.name`, which is part of every topic) keeps its value, and the status reports it.
 
-Concurrency: `run` is one eternal task; all reloads go through it, one after the other.
+Concurrency: `run` is one task for the life of the daemon; it performs all reloads, one after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from routesync.config import ConfigError, Loaded, Problem, load
-from routesync.config.locate import line_of
+from routesync.config.problems import line_of
 from routesync.events.models import ConfigLoaded, ConfigRejected, EventSink
 from routesync.kernel import KernelError
 from routesync.service.notify import Notifier
@@ -24,20 +24,20 @@ from routesync.service.notify import Notifier
 log = structlog.get_logger(__name__)
 
 Outcome = tuple[str, ...]
-"""What is wrong with the file, one line each; empty: it is in force."""
+"""The faults of the file, one line each; empty: it is active."""
 
 _NODE_NAME: Final = "configuration: node.name takes effect when the daemon is restarted"
 
 
 class Reloader:
-    """Reads the file again when asked to.
+    """Reloads the file on request.
 
     Args:
-        loaded: the configuration in force.
-        probe: finds out by trying whether one can be put in force; raises KernelError.
-        put_in_force: puts one in force that holds.
+        loaded: the active configuration.
+        probe: tries whether the kernel settings of a configuration work; raises KernelError.
+        apply: makes a valid configuration the active one.
         sink: takes the events.
-        notifier: systemd, which is told that a reload begins, and that it is done.
+        notifier: notifies systemd of the beginning and the end of a reload.
         status: the status line.
     """
 
@@ -46,17 +46,17 @@ class Reloader:
         loaded: Loaded,
         *,
         probe: Callable[[Loaded], None],
-        put_in_force: Callable[[Loaded], Awaitable[None]],
+        apply: Callable[[Loaded], Awaitable[None]],
         sink: EventSink,
         notifier: Notifier,
         status: Callable[[], str],
     ) -> None:
         self.loaded = loaded
-        """The configuration in force."""
+        """The active configuration."""
         self.reasons: Sequence[str] = ()
-        """Why the daemon is not as its file says, one line each."""
+        """Why the daemon does not run with its file as it is, one line each."""
         self._probe = probe
-        self._put_in_force = put_in_force
+        self._apply = apply
         self._sink = sink
         self._notifier = notifier
         self._status = status
@@ -64,18 +64,18 @@ class Reloader:
         self._wanted = asyncio.Event()
 
     def request(self) -> None:
-        """Have the file read again; returns at once."""
+        """Request a reload; returns at once."""
         self._wanted.set()
 
     async def reload(self) -> Outcome:
-        """Have the file read again, and wait for what comes of it."""
+        """Reload, and return the outcome."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
         self._wanted.set()
         return await answer
 
     async def run(self) -> None:
-        """Do what is requested, until cancelled."""
+        """Perform the requested reloads until cancelled."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -102,8 +102,8 @@ class Reloader:
             log.warning("config_warning", warning=warning)
         loaded, reasons = _keep_fixed(self.loaded, loaded)
         for reason in reasons:
-            log.warning("config_partly_in_force", reason=reason)
-        await self._put_in_force(loaded)
+            log.warning("config_partly_applied", reason=reason)
+        await self._apply(loaded)
         self.loaded, self.reasons = loaded, reasons
         log.info("config_reloaded", path=str(path), digest=loaded.digest)
         self._sink.emit(ConfigLoaded(path=str(path), digest=loaded.digest))
@@ -111,15 +111,15 @@ class Reloader:
 
     def _reject(self, problems: Outcome) -> Outcome:
         for problem in problems:
-            log.error("config_rejected", problem=problem, consequence="the one in force stays")
+            log.error("config_rejected", problem=problem, consequence="the running configuration stays")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        self.reasons = (f"configuration rejected, the one before is in force: {problems[0]}{more}",)
+        self.reasons = (f"configuration rejected, the running one stays: {problems[0]}{more}",)
         self._sink.emit(ConfigRejected(path=str(self.loaded.path), errors=problems))
         return problems
 
 
 def _keep_fixed(before: Loaded, loaded: Loaded) -> tuple[Loaded, Sequence[str]]:
-    """Put back what cannot change at run time; say what that was."""
+    """Restore what cannot change at run time; return it with the reasons."""
     if loaded.settings.node == before.settings.node:
         return loaded, ()
     settings = loaded.settings.model_copy(update={"node": before.settings.node})

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from routesync import __version__
+from routesync.config.models import Settings
 from routesync.events.hub import EventHub
 from routesync.events.status import AlarmStatus, KernelStatus, Status, TargetStatus
 from routesync.guard.guard import GuardView
@@ -17,7 +18,6 @@ from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
 from routesync.route import format_address
 from routesync.service.guarding import guard_status
-from routesync.settings import Settings
 from routesync.table import Table
 
 

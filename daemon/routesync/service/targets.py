@@ -17,12 +17,16 @@ from pathlib import Path
 import structlog
 
 from routesync.config import Loaded
+from routesync.config.credentials import Endpoint, endpoint_of
+from routesync.config.models import TargetSettings
 from routesync.events.models import EventSink
 from routesync.events.table import Table as EventTable
 from routesync.kernel import InterfaceAddress, KernelError, Links
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger
+from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import OwnNode, Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
@@ -30,8 +34,6 @@ from routesync.mirror.witness import Witness
 from routesync.route import Address, Candidate, Prefix, Route
 from routesync.service.kernel_side import SLICE, KernelSide
 from routesync.service.supervise import Supervisor
-from routesync.service.target_parts import Way, make_client, target_limits, target_rules, way_to
-from routesync.settings import TargetSettings
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +42,7 @@ log = structlog.get_logger(__name__)
 class _Held:
     reconciler: Reconciler
     client: LoxilbClient
-    way: Way
+    endpoint: Endpoint
     settings: TargetSettings
 
 
@@ -189,7 +191,7 @@ class Targets:
             if target is None:
                 await self._end(name)
                 self._table.forget(name)
-            elif way_to(target) != held.way:
+            elif endpoint_of(target) != held.endpoint:
                 if target.url != held.settings.url and name in self._ledger.targets():
                     log.warning(
                         "target_moved",
@@ -204,7 +206,9 @@ class Targets:
                 await self._begin(target)
         for name, held in self._held.items():
             held.settings = active[name]
-            held.reconciler.reconfigure(target_rules(held.settings), target_limits(held.settings))
+            held.reconciler.reconfigure(
+                TargetRules.from_settings(held.settings), Limits.from_settings(held.settings)
+            )
         self.look_for_orphans()
 
     def load_ledger(self) -> None:
@@ -227,13 +231,13 @@ class Targets:
             log.warning("routes_left_behind", target=name, routes=routes)
 
     async def _begin(self, target: TargetSettings) -> None:
-        client = make_client(target)
+        client = LoxilbClient.from_settings(target)
         await client.__aenter__()
         reconciler = Reconciler(
             target.name,
             client,
-            rules=target_rules(target),
-            limits=target_limits(target),
+            rules=TargetRules.from_settings(target),
+            limits=Limits.from_settings(target),
             ledger=self._ledger,
             sink=self._sink,
             node=self._node,
@@ -242,7 +246,7 @@ class Targets:
             witness=self._witness(target),
         )
         reconciler.load_ledger()
-        self._held[target.name] = _Held(reconciler, client, way_to(target), target)
+        self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)
         for count, prefix in enumerate([prefix for prefix, _ in self._kernel.table], 1):
             reconciler.set_route(prefix, self._kernel.table.elected(prefix))
             if count % SLICE == 0:

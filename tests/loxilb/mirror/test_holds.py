@@ -14,7 +14,7 @@ from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Rewrite, parse_address
-from routesync.standin.faults import Fault
+from standin.faults import Fault
 from support.mirror_lab import Lab, candidate
 from support.netns import needs_root
 from support.standin import StandinState

@@ -17,7 +17,7 @@ from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.route import Prefix
-from routesync.standin.faults import Fault
+from standin.faults import Fault
 from support.certificates import Authority
 from support.mirror_lab import Lab, candidate, laboratory
 from support.netns import needs_root

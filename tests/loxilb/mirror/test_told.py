@@ -11,7 +11,7 @@ from routesync.events.models import RouteWithdrawn
 from routesync.mirror.limits import Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
-from routesync.standin.faults import Fault
+from standin.faults import Fault
 from support.mirror_lab import Lab, candidate, told
 from support.netns import needs_root
 from support.waiting import eventually

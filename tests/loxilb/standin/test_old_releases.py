@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from routesync.standin.releases import Release
+from standin.releases import Release
 from support.loxilb_caller import GATEWAY, Caller
 from support.netns import Namespace, needs_root
 from support.standin import StandinProcess, ingested, running_standin

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from standin.process import COMMAND, environment
 from support.netns import Namespace, needs_root
 from support.standin import running_standin
 
-COMMAND = [sys.executable, "-m", "routesync.standin"]
 FETCH = "import urllib.request as r; print(r.urlopen('http://192.168.10.20:11111/netlox/v1/version').read().decode())"
 
 
 def _start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=20)
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=20, env=environment()
+    )
 
 
 @needs_root
@@ -57,6 +59,7 @@ def test_port_that_is_taken_is_named(space: Namespace) -> None:
             text=True,
             check=False,
             timeout=20,
+            env=environment(),
         )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from routesync.config import ConfigError, load
+from routesync.config.problems import FORMER_KEYS
 from routesync.names import Names
 
 Complaints = Callable[..., list[str]]
@@ -31,16 +32,19 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         ("[targets]\n", "1: [targets]: expected an array of tables; write [[targets]]"),
         ("[policy]\nrules = [1]\n", "2: [[policy.rules]] #1: expected a table"),
         ("[kernel]\nreceive_buffer = '64M'\n", "2: [kernel], key receive_buffer: expected an integer"),
-        ("[kernel]\naudit_interval_s = true\n", "2: [kernel], key audit_interval_s: expected a number"),
-        ("[kernel]\naudit_interval_s = nan\n", "2: [kernel], key audit_interval_s: expected a finite number"),
-        ("[kernel]\ntables = ['main', 254]\n", "2: [kernel], key tables: table 254 stands twice in the list"),
+        ("[kernel]\nresync_interval_s = true\n", "2: [kernel], key resync_interval_s: expected a number"),
+        (
+            "[kernel]\nresync_interval_s = nan\n",
+            "2: [kernel], key resync_interval_s: expected a finite number",
+        ),
+        ("[kernel]\ntables = ['main', 254]\n", "2: [kernel], key tables: table 254 is listed twice"),
         (
             "[kernel]\ntables = ['main', 'blue']\n",
             "2: [kernel], key tables #2: unknown table 'blue'; Known: default, main, local; or a number",
         ),
         (
             "[kernel]\ntables = 0\n",
-            '2: [kernel], key tables: 0 is no routing table; name one, such as "main"',
+            '2: [kernel], key tables: 0 is not a routing table; name one, such as "main"',
         ),
         (
             "[kernel]\ntables = []\n",
@@ -48,19 +52,19 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         ),
         (
             "[kernel]\nnetns = 'a/b'\n",
-            "2: [kernel], key netns: 'a/b' names no network namespace; write a name below /run/netns, or a path",
+            "2: [kernel], key netns: 'a/b' does not name a network namespace; write a name below /run/netns, or a path",
         ),
         (
             "[control]\nlisten = 'localhost:9469'\n",
-            "2: [control], key listen: 'localhost:9469' has no address of this host; " + LISTEN,
+            "2: [control], key listen: 'localhost:9469' has no IP address; " + LISTEN,
         ),
         (
             "[control]\nlisten = '127.0.0.1'\n",
-            "2: [control], key listen: '127.0.0.1' has no port to listen at; " + LISTEN,
+            "2: [control], key listen: '127.0.0.1' has no valid port; " + LISTEN,
         ),
         (
             "[control]\nlisten = '::1:9469'\n",
-            "2: [control], key listen: in '::1:9469' an IPv6 address stands in brackets, and no other; "
+            "2: [control], key listen: '::1:9469': an IPv6 address needs brackets, and no other may have them; "
             + LISTEN,
         ),
         (
@@ -69,11 +73,11 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         ),
         (
             RULE + RULE,
-            "5: [[policy.rules]] #2 (it), key name: 'it' is the name of #1 already; give each a name of its own",
+            "5: [[policy.rules]] #2 (it), key name: #1 has the name 'it' already; choose another name",
         ),
         (
             TARGET + TARGET,
-            "5: [[targets]] #2 (edge), key name: 'edge' is the name of #1 already; give each a name of its own",
+            "5: [[targets]] #2 (edge), key name: #1 has the name 'edge' already; choose another name",
         ),
     ],
 )
@@ -126,19 +130,19 @@ def test_a_mistake(complaints: Complaints, text: str, expected: str) -> None:
         ),
         (
             "match.prefix = 'default'",
-            "match.prefix: 'default' names no family; write 0.0.0.0/0, ::/0, or match default_route = true",
+            "match.prefix: 'default' does not say which family; write 0.0.0.0/0, ::/0, or match default_route = true",
         ),
         ("match.prefix = {}", "match.prefix: the table is empty; give exact, within, covers or length"),
         (
             "match.metric = 'low'",
             (
-                "match.metric: 'low' is no metric; "
+                "match.metric: 'low' is not a metric; "
                 'write a number, or a range like "100-200", "1024-" or "-50"'
             ),
         ),
         (
             "match.interface = 'sixteen-letters-'",
-            "match.interface: no interface has a name as long as 'sixteen-letters-'; use 15 characters at most",
+            "match.interface: 'sixteen-letters-' is too long for an interface name; use at most 15 characters",
         ),
         (
             "next_hop = '192.0.2.1'",
@@ -155,9 +159,9 @@ def test_a_mistake_in_a_rule(complaints: Complaints, line: str, expected: str) -
     [
         (
             "a b",
-            "'a b' is no valid name; use letters, digits, '.', '_' and '-', at most 63, not '.', '_', '-' first",
+            "'a b' is not a valid name; use at most 63 letters, digits, '.', '_' and '-', with a letter or digit first",
         ),
-        ("default", "'default' is what verdicts name the default action by; give the rule another name"),
+        ("default", "'default' is reserved for the default action in verdicts; give the rule another name"),
     ],
 )
 def test_a_name_that_will_not_do(complaints: Complaints, name: str, expected: str) -> None:
@@ -187,31 +191,37 @@ def test_a_name_that_will_not_do(complaints: Complaints, name: str, expected: st
         ),
         (
             "next_hop = ['self', '192.0.2.1']",
-            'next_hop: "self" is for both families, and stands alone; write next_hop = "self"',
+            'next_hop: "self" covers both families and excludes addresses; write next_hop = "self"',
         ),
         (
             "next_hop = 'this'",
-            "next_hop: 'this' is no address; write an IPv4 or IPv6 address, or \"self\"",
+            "next_hop: 'this' is not an address; write an IPv4 or IPv6 address, or \"self\"",
         ),
         ("rate = 0", "rate: must be more than 0"),
         ("burst = 0", "burst: must be at least 1"),
         ("tls.ca = 1", "tls.ca: unknown key 'ca'; did you mean 'ca_file'?"),
         (
             "tls = {}",
-            "tls: TLS settings for an http URL; write https in the URL (loxilb's own port for it is 8091)",
+            "tls: TLS settings for an http URL; write https in the URL (loxilb serves it on port 8091)",
         ),
         (
             "next_hop = ['::2', '::3']",
             "next_hop: two ipv6 next hops; give at most one address of each family",
         ),
-        ("next_hop = '192.0.2.1/24'", "next_hop: '192.0.2.1/24' is no address; leave out the prefix length"),
+        (
+            "next_hop = '192.0.2.1/24'",
+            "next_hop: '192.0.2.1/24' is not an address; leave out the prefix length",
+        ),
         (
             "next_hop = '0.0.0.0'",
             "next_hop: '0.0.0.0' cannot be a next hop; name an address of this host that loxilb can reach",
         ),
         (
             "next_hop = 'fe80::1'",
-            "next_hop: 'fe80::1' is link-local, and loxilb takes no such gateway; name a wider unicast address",
+            (
+                "next_hop: 'fe80::1' is link-local, and loxilb does not accept such a gateway; "
+                "name a unicast address of wider scope"
+            ),
         ),
     ],
 )
@@ -222,11 +232,49 @@ def test_a_mistake_in_a_target(complaints: Complaints, line: str, expected: str)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            f"{TARGET}canary_interval_s = 5\n",
+            "4: [[targets]] #1 (edge), key canary_interval_s: canary_interval_s is now probe_interval_s; rename it",
+        ),
+        (
+            f"{TARGET}connect_timeout_s = 5\n",
+            (
+                "4: [[targets]] #1 (edge), key connect_timeout_s: "
+                "connect_timeout_s is gone: a connection attempt ends after 3 s; remove it"
+            ),
+        ),
+        (
+            "[kernel]\naudit_interval_s = 5\n",
+            "2: [kernel], key audit_interval_s: audit_interval_s is now resync_interval_s; rename it",
+        ),
+        (
+            "[guard]\nburst = 5\n",
+            "2: [guard], key burst: burst is gone: up to 3 routes are removed at once after a quiet time; remove it",
+        ),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_an_error_that_names_its_replacement(
+    complaints: Complaints, text: str, expected: str
+) -> None:
+    assert complaints(text) == [expected]
+
+
+def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> None:
+    for model, keys in FORMER_KEYS.items():
+        for key, (what, _) in keys.items():
+            assert key not in model.model_fields
+            renamed = what.removeprefix("is now ")
+            assert renamed in model.model_fields or what.startswith("is gone: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
         ("host = 'broker'\nport = 70000", "3: [mqtt], key port: must be at most 65535"),
         (
             "host = 'broker'\nroot = 'a/#'",
             (
-                "3: [mqtt], key root: 'a/#' is no topic to publish below; "
+                "3: [mqtt], key root: 'a/#' cannot be a root topic; "
                 "write levels joined by '/', without '+', '#' and a leading '$'"
             ),
         ),
@@ -234,7 +282,7 @@ def test_a_mistake_in_a_target(complaints: Complaints, line: str, expected: str)
             "host = 'mqtt://broker:1883'",
             (
                 "2: [mqtt], key host: expected a host's name or address, got a URL; "
-                "leave out the scheme, and give the port by 'port'"
+                "leave out the scheme, and put the port into 'port'"
             ),
         ),
     ],
@@ -246,16 +294,16 @@ def test_a_mistake_about_the_broker(complaints: Complaints, text: str, expected:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("192.168.10.20:11111", "'192.168.10.20:11111' is no http or https URL"),
-        ("ftp://192.168.10.20", "'ftp://192.168.10.20' is no http or https URL"),
-        ("http://", "'http://' is no http or https URL"),
-        ("http://192.168.10.20:x", "this is no URL: its host or port cannot be read"),
-        ("http://192.168.10.20:70000", "this is no URL: its host or port cannot be read"),
-        ("http://192.168.10.20:0", "port 0 cannot be connected to"),
-        ("http://[::1", "this is no URL: its host or port cannot be read"),
-        ("http://a b", "there is white space or a control character in the URL"),
-        ("http://lb/?a=1", "there is a query or fragment in the URL"),
-        ("http://-lb", "'-lb' is no host name or address"),
+        ("192.168.10.20:11111", "'192.168.10.20:11111' is not an http or https URL"),
+        ("ftp://192.168.10.20", "'ftp://192.168.10.20' is not an http or https URL"),
+        ("http://", "'http://' is not an http or https URL"),
+        ("http://192.168.10.20:x", "this is not a URL: its host or port cannot be read"),
+        ("http://192.168.10.20:70000", "this is not a URL: its host or port cannot be read"),
+        ("http://192.168.10.20:0", "nothing can connect to port 0"),
+        ("http://[::1", "this is not a URL: its host or port cannot be read"),
+        ("http://a b", "the URL contains white space or a control character"),
+        ("http://lb/?a=1", "the URL contains a query or a fragment"),
+        ("http://-lb", "'-lb' is not a host name or address"),
     ],
 )
 def test_a_url_that_is_none(complaints: Complaints, url: str, message: str) -> None:
@@ -270,7 +318,7 @@ def test_a_url_that_is_one(tmp_path: Path, url: str) -> None:
     assert load(file, {}, Names()).settings.targets[0].url == url
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(complaints: Complaints) -> None:
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(complaints: Complaints) -> None:
     text = """
 [mqtt]
 prot = 1
@@ -376,7 +424,9 @@ def test_control_characters_do_not_reach_the_terminal(complaints: Complaints) ->
 )
 def test_guard_is_for_dhcp_host_routes_only(complaints: Complaints, match: str) -> None:
     (said,) = complaints(f"{RULE}guard = true\n{match}\n")
-    assert said.startswith("4: [[policy.rules]] #1 (it), key guard: only DHCP host routes are ever removed")
+    assert said.startswith(
+        "4: [[policy.rules]] #1 (it), key guard: only DHCP host routes are removed from the kernel"
+    )
     assert 'write match = { protocol = "dhcp", host = true, gateway = false }' in said
 
 
@@ -395,7 +445,7 @@ def test_guard_takes_a_rule_that_matches_nothing_else(tmp_path: Path, match: str
     file.write_text(f'mode = "guard"\n{RULE}guard = true\nmatch = {match}\n')
     loaded = load(file, {}, Names())
     assert loaded.warnings == ()
-    assert loaded.settings.guard.dry_run, "unless it is told otherwise"
+    assert loaded.settings.guard.dry_run, "the default"
 
 
 def test_guard_is_for_dropped_routes(complaints: Complaints) -> None:
@@ -404,7 +454,7 @@ def test_guard_is_for_dropped_routes(complaints: Complaints) -> None:
         + "guard = true\nmatch = { protocol = 'dhcp', host = true, gateway = false }\n"
     )
     (said,) = complaints(text)
-    assert 'a route that is kept is not to be removed; leave the key out, or set action = "drop"' in said
+    assert 'a rule that keeps routes cannot remove them; leave the key out, or set action = "drop"' in said
 
 
 def test_guard_without_effect_is_a_warning(tmp_path: Path) -> None:

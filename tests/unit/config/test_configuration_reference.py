@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from routesync.config import reference, schema
+from routesync.config.models import Model, PrefixMatch, Settings
 from routesync.config.problems import model_in
 from routesync.names import Names
 from routesync.route import HopFlag
-from routesync.settings import Model, PrefixMatch, Settings
 
 ROOT = Path(__file__).parents[3]
 ANEW = "run python -m routesync.config.reference"

@@ -53,8 +53,8 @@ def test_a_variable_that_nothing_asks_for_is_pointed_out(tmp_path: Path) -> None
         tmp_path, TARGET, ROUTESYNC_TARGET_EDGE_TOKEN=SECRET, ROUTESYNC_MQTT_PASSWORD=SECRET, HOME="/"
     )
     assert it.warnings == (
-        "environment variable ROUTESYNC_MQTT_PASSWORD: no setting asks for it",
-        "environment variable ROUTESYNC_TARGET_EDGE_TOKEN: no setting asks for it",
+        "environment variable ROUTESYNC_MQTT_PASSWORD: no setting uses it",
+        "environment variable ROUTESYNC_TARGET_EDGE_TOKEN: no setting uses it",
     )
 
 
@@ -62,7 +62,8 @@ def test_a_variable_of_two_targets_is_an_error(complaints: Complaints) -> None:
     text = TARGET + TARGET.replace("lb-1.edge", "lb_1-edge")
     (line,) = complaints(text, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=SECRET)
     assert line.startswith(
-        "4: [[targets]] #2 (lb_1-edge), key token: the variable ROUTESYNC_TARGET_LB_1_EDGE_TOKEN is"
+        "4: [[targets]] #2 (lb_1-edge), key token: "
+        "another target uses the environment variable ROUTESYNC_TARGET_LB_1_EDGE_TOKEN, too"
     )
 
 
@@ -124,7 +125,7 @@ def test_a_secret_and_a_file_with_one_are_one_too_many(complaints: Complaints) -
 def test_a_token_that_no_header_can_carry_is_an_error(complaints: Complaints) -> None:
     (line,) = complaints(TARGET + f'token = "{SECRET}\\nHost: x"\n')
     assert line == (
-        "4: [[targets]] #1 (lb-1.edge), key token: there are characters in it that no HTTP header can carry; "
+        "4: [[targets]] #1 (lb-1.edge), key token: it contains characters that an HTTP header cannot carry; "
         "use printable ASCII"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
-from routesync.config.locate import KeyPath, key_lines, line_of
+from routesync.config.problems import KeyPath, key_lines, line_of
 
 DOCUMENT = r'''# a comment = "[not.a.table]"
 mode = "mirror" # [not.a.table]

@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from routesync.config import ConfigError, Problem, load
-from routesync.config.locate import key_lines
-from routesync.config.problems import model_in
+from routesync.config.models import Model, Settings
+from routesync.config.problems import key_lines, model_in
 from routesync.names import Names
-from routesync.settings import Model, Settings
 
 
 @pytest.fixture(scope="module")

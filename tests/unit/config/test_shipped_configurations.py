@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from routesync.config import load, shipped_configuration
+from routesync.config.models import resolve_tables
 from routesync.policy import Policy
 from routesync.route import Family, format_address
-from routesync.settings import resolve_tables
 from support.routes import INTERFACES, ip_route
 
 CONFIG = Path(__file__).parents[3] / "config"

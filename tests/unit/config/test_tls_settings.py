@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from routesync.config import load
+from routesync.config.credentials import client_context
+from routesync.config.models import TlsSettings
 from routesync.names import Names
-from routesync.settings import TlsSettings
-from routesync.settings.tls import client_context
 
 Complaints = Callable[..., list[str]]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from routesync.config.parsers import Listen
 from routesync.control.paths import runtime_directory
 from routesync.control.server import MODE, ListenError, UnixListener, listen_tcp
-from routesync.settings.places import Listen
 
 
 @pytest.fixture

@@ -88,13 +88,13 @@ TROUBLES: dict[str, tuple[Change, Check, Level, str]] = {
     "a full disk": (state(free_bytes=10), Check.STATE_DIRECTORY, Level.WARN, "room"),
     "routes left behind": (state(owned={"old": 3}), Check.ORPHANS, Level.WARN, "withdraw --target old"),
     "a full target": (
-        lambda it: it._replace(wanted={("lb", "ipv4"): 30_001}),
+        lambda it: it._replace(desired={("lb", "ipv4"): 30_001}),
         Check.CAPACITY,
         Level.FAIL,
         "1 of them",
     ),
     "a nearly full target": (
-        lambda it: it._replace(wanted={("lb", "ipv6"): 7_900}),
+        lambda it: it._replace(desired={("lb", "ipv6"): 7_900}),
         Check.CAPACITY,
         Level.WARN,
         "nine tenths",

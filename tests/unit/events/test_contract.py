@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
@@ -49,6 +50,13 @@ def test_the_files_are_current(name: str) -> None:
 
 def test_no_schema_is_left_of_a_type_that_is_gone() -> None:
     assert {file.stem for file in (DOCS / "events" / "schemas").iterdir()} == set(schemas())
+
+
+def test_every_kind_of_alarm_is_documented_and_no_other() -> None:
+    section = (DOCS / "events.md").read_text().split("\n## Alarms\n")[1].split("\n<!--")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    assert [row[1].strip().strip("`") for row in rows] == list(get_args(models.AlarmKind))
+    assert all(condition.strip() and remedy.strip() for _, _, condition, remedy, _ in rows)
 
 
 def test_asyncapi_is_valid_by_its_official_schema() -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from routesync.config.compile import compile_policy
+from routesync.config.models import PolicySettings
 from routesync.guard.redundancy import Needed, Reason, Redundant, guarded, judge
 from routesync.kernel import RouteDetails, Sysctls, TableReading
 from routesync.names import Names
-from routesync.policy import Policy
 from routesync.route import Family, Prefix, Route, Verdict, leads_to_gateway, link_gateways
-from routesync.settings import PolicySettings
 from support.routes import INTERFACES, ip_route
 
-POLICY = Policy.compile(
+POLICY = compile_policy(
     PolicySettings.model_validate(
         {
             "rules": [
@@ -37,7 +37,7 @@ def evaluate(route: Route) -> Verdict:
     return POLICY.evaluate(route, INTERFACES)
 
 
-GUARD_GATEWAYS = Policy.compile(
+GUARD_GATEWAYS = compile_policy(
     PolicySettings.model_validate(
         {
             "rules": [

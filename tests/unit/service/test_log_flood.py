@@ -9,6 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from routesync.config.models import MqttSettings
 from routesync.events.hub import EventHub
 from routesync.events.models import Event, KernelOverrun
 from routesync.events.mqtt import MqttPublisher
@@ -17,7 +18,6 @@ from routesync.kernel import Overrun, ResyncDone
 from routesync.names import Names
 from routesync.service.kernel_reports import QUIET_S, KernelReporter
 from routesync.service.log_flood import FloodGate
-from routesync.settings import MqttSettings
 
 
 class Clock:

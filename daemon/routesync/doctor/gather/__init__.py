@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
+from routesync.config.models import Settings, resolve_tables
 from routesync.doctor.dhcp import is_dhcp_host_route
 from routesync.doctor.facts import (
     BrokerFacts,
@@ -33,10 +34,9 @@ from routesync.doctor.gather.host import (
 from routesync.doctor.gather.peers import ask_local, ask_target
 from routesync.doctor.gather.state import find_daemon, read_state
 from routesync.kernel import TableReading
+from routesync.mirror.eligibility import TargetRules
 from routesync.plan import Fate, TargetInput, make_plan
 from routesync.route import leads_to_gateway, link_gateways
-from routesync.service.target_parts import target_rules
-from routesync.settings import Settings, resolve_tables
 
 __all__ = ["gather"]
 
@@ -60,7 +60,7 @@ def gather(config: Path, state: Path, *, contact: bool, root: Path = Path("/")) 
         config=found,
         kernel=kernel,
         host_routes=_host_routes(found.loaded, kernel.reading),
-        wanted=_wanted(found.loaded, kernel.reading, tables),
+        desired=_desired(found.loaded, kernel.reading, tables),
         dhcp=read_dhcp(root),
         targets=targets,
         local=local,
@@ -108,7 +108,7 @@ def _host_routes(loaded: Loaded, reading: TableReading | None) -> tuple[JudgedRo
     )
 
 
-def _wanted(
+def _desired(
     loaded: Loaded, reading: TableReading | None, tables: Sequence[int]
 ) -> Mapping[tuple[str, str], int]:
     """How many routes each target is to have, by family, as far as can be told without its table."""
@@ -116,7 +116,7 @@ def _wanted(
     if reading is None:
         return counts
     inputs = [
-        TargetInput(target.name, target.url, target_rules(target), None, {})
+        TargetInput(target.name, target.url, TargetRules.from_settings(target), None, {})
         for target in loaded.settings.targets
     ]
     names = {ifindex: link.name for ifindex, link in reading.links.items()}

@@ -16,14 +16,14 @@ from typing import Final
 
 import aiomqtt
 
+from routesync.config.models import MqttSettings
+from routesync.config.parsers import SettingError
 from routesync.doctor.facts import BrokerFacts
 from routesync.events.access import explain, read_password, tls_context
 from routesync.events.hub import EventHub
 from routesync.events.retained import encode_status
 from routesync.events.session import Publication, Session
 from routesync.events.status import offline
-from routesync.settings import MqttSettings
-from routesync.settings.notation import NotationError
 
 RETAINED_WITHIN_S: Final = 1.0
 """A retained message follows the subscription at once; after this time there is none."""
@@ -57,7 +57,7 @@ async def ask_broker(
         async with session:
             probe = _Probe(session, topic)
             return await probe.run(where, payload, silent=running is not False, within_s=settings.timeout_s)
-    except (aiomqtt.MqttError, OSError, NotationError) as error:
+    except (aiomqtt.MqttError, OSError, SettingError) as error:
         return BrokerFacts(where, trouble=explain(error, settings, client_id), publish="unknown")
 
 

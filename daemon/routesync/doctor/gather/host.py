@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from routesync.config.models import KernelSettings
 from routesync.doctor.facts import DhcpFacts, KernelFacts, LocalLoxilb, NetworkdLink
 from routesync.kernel import KernelError, TableReading, open_route_socket, read_table
 from routesync.kernel.netlink import widen_receive_buffer
-from routesync.settings import KernelSettings
 
 CLIENTS: Final = ("systemd-network", "NetworkManager", "dhcpcd", "dhclient", "udhcpc")
 """DHCP clients, by their names as the kernel keeps them (the first 15 characters, proc(5))."""

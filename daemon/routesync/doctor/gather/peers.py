@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from routesync.config.models import TargetSettings
 from routesync.doctor.facts import LocalLoxilb, TargetFacts
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import AccessDenied, LoxilbError
-from routesync.service.target_parts import make_client
-from routesync.settings import TargetSettings
 
 _LOCAL_URL: Final = "http://127.0.0.1:11111"
 
@@ -19,7 +18,7 @@ async def ask_target(target: TargetSettings, *, contact: bool) -> TargetFacts:
         return TargetFacts(target.name, target.url, asked=False)
     version = None
     try:
-        async with make_client(target) as client:
+        async with LoxilbClient.from_settings(target) as client:
             version = await client.version()
             ports = await client.ports()
     except AccessDenied as error:

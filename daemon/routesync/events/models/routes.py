@@ -50,7 +50,7 @@ class RouteConfirmed(Event):
 
 
 class RouteWithdrawn(Event):
-    """The route was taken out of the target."""
+    """The route is no longer in the target; or, with the reason `left-behind`, it stays there and is not desired."""
 
     group = "route"
     name = "withdrawn"
@@ -63,7 +63,7 @@ class RouteWithdrawn(Event):
 
 
 class RouteRefused(Event):
-    """The target refused the route, so it does not hold it; it is tried again on the clock."""
+    """The target refused the route, so it does not have it; it is tried again, with back-off."""
 
     group = "route"
     name = "refused"
@@ -92,7 +92,7 @@ class RouteIneligible(Event):
 
 
 class RouteConflicting(Event):
-    """Somebody else's route holds this prefix in the target; ours waits and theirs stays untouched."""
+    """Another writer has a route to this prefix in the target. It is never touched; ours waits."""
 
     group = "route"
     name = "conflicting"

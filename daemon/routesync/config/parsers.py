@@ -1,0 +1,367 @@
+"""Parsers for single values of the configuration: words, ranges, prefixes, addresses, URLs, topics.
+
+Each parser takes any TOML value and returns the parsed one, or raises `SettingError` with a message in TOML's terms and
+a remedy where there is one. The loader adds file, line, table and key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, NamedTuple
+
+from routesync.policy.conditions import Span
+from routesync.route import (
+    Address,
+    Family,
+    HopFlag,
+    Prefix,
+    Rewrite,
+    address_family,
+    format_address,
+    is_link_local,
+    is_multicast,
+)
+from routesync.url import BaseUrl
+
+MAX_U8: Final = 0xFF
+MAX_U32: Final = 0xFFFF_FFFF
+MAX_LENGTH: Final = 128
+MAX_INTERFACE_NAME: Final = 15
+"""IFNAMSIZ - 1 (linux/if.h)."""
+
+_MAX_SHOWN: Final = 60
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class SettingError(ValueError):
+    """A value that cannot be used: what is wrong with it, and what to write instead."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+
+
+def kind_of(value: object) -> str:
+    """Name a value's type in TOML's terms, with its article."""
+    match value:
+        case bool():
+            return "a boolean"
+        case str():
+            return "a string"
+        case int():
+            return "an integer"
+        case float():
+            return "a float"
+        case dt.date() | dt.time():
+            return "a date or time"
+        case list() | tuple():
+            return "an array"
+        case dict():
+            return "a table"
+        case _:
+            return type(value).__name__
+
+
+def shown(text: str) -> str:
+    """Quote a word for a message, shortened where it is very long."""
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return a remedy that names the known word probably meant; empty where none is close."""
+    if len(word) > _MAX_SHOWN:
+        return ""
+    words = list(known)
+    close = difflib.get_close_matches(word.lower(), words, n=1) or [it for it in words if it.startswith(word)]
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def parse_text(value: object, expected: str = "a string") -> str:
+    if not isinstance(value, str):
+        raise SettingError(f"expected {expected}, got {kind_of(value)}")
+    return value
+
+
+def parse_name(value: object) -> str:
+    """Parse a name that can be used in topics, file names and metrics labels."""
+    text = parse_text(value)
+    if not NAME.fullmatch(text):
+        raise SettingError(
+            f"{shown(text)} is not a valid name",
+            "use at most 63 letters, digits, '.', '_' and '-', with a letter or digit first",
+        )
+    return text
+
+
+def parse_number(value: object, kind: str, names: Mapping[str, int], highest: int) -> int:
+    """Parse the name of a number (a protocol, scope, type, table), or the number itself, from 0 to `highest`."""
+    if isinstance(value, str):
+        if value in names:
+            return names[value]
+        if not (value.isascii() and value.isdigit()):
+            known = ", ".join(sorted(names, key=lambda name: names[name]))
+            remedy = " ".join(filter(None, (suggest(value, names), f"Known: {known}; or a number")))
+            raise SettingError(f"unknown {kind} {shown(value)}", remedy)
+        value = int(value[:20])
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise SettingError(
+            f"expected the name or number of a {kind}, or a list of them, got {kind_of(value)}"
+        )
+    if not 0 <= value <= highest:
+        raise SettingError(f"a {kind} is a number between 0 and {highest}")
+    return value
+
+
+def parse_flag(value: object) -> int:
+    """Parse the name of a hop's flag into its bit."""
+    text = parse_text(value, "the name of a flag, or a list of them")
+    if text not in HopFlag.NAMES:
+        known = f"Known: {', '.join(HopFlag.NAMES)}"
+        raise SettingError(
+            f"unknown flag {shown(text)}", " ".join(filter(None, (suggest(text, HopFlag.NAMES), known)))
+        )
+    return HopFlag.NAMES[text]
+
+
+def parse_span(value: object, kind: str, highest: int) -> Span:
+    """Parse a number or a range of numbers: 100, "100", "100-200", "1024-", "-50"."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        low = high = value
+    elif isinstance(value, str):
+        parts = re.fullmatch(r"\s*([0-9]{0,20})\s*(-?)\s*([0-9]{0,20})\s*", value)
+        if parts is None or not (parts[1] or parts[3]) or (parts[3] and not parts[2]):
+            raise SettingError(
+                f"{shown(value)} is not a {kind}",
+                'write a number, or a range like "100-200", "1024-" or "-50"',
+            )
+        low = int(parts[1] or 0)
+        high = int(parts[3]) if parts[3] else (highest if parts[2] else low)
+    else:
+        raise SettingError(f"expected a number, a range as a string, or a list of them, got {kind_of(value)}")
+    if not (0 <= low <= highest and 0 <= high <= highest):
+        raise SettingError(f"a {kind} is between 0 and {highest}")
+    if low > high:
+        raise SettingError(f"the range {value!r} is empty", f'did you mean "{high}-{low}"?')
+    return Span(low, high)
+
+
+def parse_prefix(value: object) -> Prefix:
+    """Parse a prefix in CIDR form; an address alone is a host prefix. Host bits are an error."""
+    text = parse_text(value, "a prefix as a string, or a list of them")
+    if text == "default":
+        raise SettingError(
+            "'default' does not say which family", "write 0.0.0.0/0, ::/0, or match default_route = true"
+        )
+    if len(text) > _MAX_SHOWN:
+        raise SettingError(f"{shown(text)} is not a prefix")
+    if "%" in text:
+        raise SettingError(f"{shown(text)} contains an interface", "match it with the key 'interface'")
+    try:
+        return Prefix.parse(text)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
+def parse_family(value: object) -> Family:
+    labels = {family.label: family for family in Family}
+    text = parse_text(value, '"ipv4", "ipv6" or a list of them')
+    if text not in labels:
+        raise SettingError(f"unknown family {shown(text)}", 'write "ipv4" or "ipv6"')
+    return labels[text]
+
+
+def parse_interface(value: object) -> str:
+    text = parse_text(value, "the name of an interface or a glob as a string, or a list of them")
+    if not text or any(char.isspace() or char in "/\0" for char in text):
+        raise SettingError(
+            f"{shown(text)} is not an interface name or glob", 'write something like "eth0" or "eth*"'
+        )
+    if len(text) > MAX_INTERFACE_NAME and not set("*?[") & set(text):
+        raise SettingError(
+            f"{shown(text)} is too long for an interface name",
+            f"use at most {MAX_INTERFACE_NAME} characters",
+        )
+    return text
+
+
+SELF: Final = "self"
+"""As `next_hop`: this host's address on the interface that reaches the target."""
+
+
+def parse_next_hop_word(value: object) -> str:
+    """Parse one member of a `next_hop` setting: "self", or an address, in its canonical form."""
+    return SELF if value == SELF else format_address(parse_next_hop(value))
+
+
+def parse_next_hop(value: object) -> Address:
+    """Parse an address that loxilb accepts as a gateway: unicast, with more than link scope."""
+    text = parse_text(value, "an address as a string, or a list of one for each family")
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        remedy = "leave out the prefix length" if "/" in text else 'write an IPv4 or IPv6 address, or "self"'
+        raise SettingError(f"{shown(text)} is not an address", remedy) from None
+    address = Address(parsed.packed)
+    if "%" in text or parsed.is_unspecified or parsed.is_loopback or text == "255.255.255.255":
+        raise SettingError(
+            f"{shown(text)} cannot be a next hop", "name an address of this host that loxilb can reach"
+        )
+    if is_link_local(address) or is_multicast(address):
+        kind = "link-local" if is_link_local(address) else "multicast"
+        raise SettingError(
+            f"{shown(text)} is {kind}, and loxilb does not accept such a gateway",
+            "name a unicast address of wider scope",
+        )
+    return address
+
+
+def parse_allow_default(value: object) -> bool | Literal["override"]:
+    if isinstance(value, bool):
+        return value
+    if value == "override":
+        return "override"
+    raise SettingError('expected true or false, or "override"')
+
+
+def parse_least_lengths(value: object) -> tuple[int, int]:
+    """Parse the least length of an IPv4 and of an IPv6 prefix."""
+    items = value if isinstance(value, list | tuple) else ()
+    lengths = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool))
+    if len(lengths) != 2 or len(items) != 2:
+        raise SettingError("expected two integers, for IPv4 and IPv6", "write it like [8, 16]")
+    if not (0 <= lengths[0] <= 32 and 0 <= lengths[1] <= 128):
+        raise SettingError("a prefix length is between 0 and 32 for IPv4, and between 0 and 128 for IPv6")
+    return lengths[0], lengths[1]
+
+
+def parse_rewrite(value: str | Iterable[str]) -> Rewrite:
+    """Parse a `next_hop` setting: "self", one address, or one of each family."""
+    items = [value] if isinstance(value, str) else list(value)
+    if SELF in items:
+        if len(items) > 1:
+            raise SettingError(
+                '"self" covers both families and excludes addresses', 'write next_hop = "self"'
+            )
+        return Rewrite(to_self=True)
+    found: dict[Family, Address] = {}
+    for item in items:
+        address = parse_next_hop(item)
+        family = address_family(address)
+        if family in found:
+            raise SettingError(f"two {family.label} next hops", "give at most one address of each family")
+        found[family] = address
+    if not found:
+        raise SettingError("the list is empty", "give an address, or leave the key out")
+    return Rewrite(inet=found.get(Family.INET), inet6=found.get(Family.INET6))
+
+
+_HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+
+
+def parse_host(value: object) -> str:
+    """Parse a host name or an address."""
+    text = parse_text(value)
+    if "://" in text:
+        raise SettingError(
+            "expected a host's name or address, got a URL",
+            "leave out the scheme, and put the port into 'port'",
+        )
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        if len(text) > 253 or not _HOST.fullmatch(text):
+            raise SettingError(f"{shown(text)} is not a host name or address") from None
+    return text
+
+
+def parse_url(value: object) -> str:
+    """Parse the base URL of an HTTP API; a trailing slash is dropped, a zone is written as in RFC 6874.
+
+    Messages do not repeat a URL with credentials, a query or a fragment: it may contain a secret.
+    """
+    text = parse_text(value, "a URL as a string")
+    example = "write it like http://192.168.10.20:11111"
+    if any(char.isspace() or not char.isprintable() for char in text):
+        raise SettingError("the URL contains white space or a control character", example)
+    scheme, _, rest = text.partition("://")
+    if "@" in re.split("[/?#]", rest)[0]:
+        raise SettingError("the URL contains credentials", "leave them out, and use 'token' or 'token_file'")
+    if scheme.lower() not in ("http", "https") or not rest:
+        raise SettingError(f"{shown(text)} is not an http or https URL", example)
+    if "?" in text or "#" in text:
+        raise SettingError("the URL contains a query or a fragment", example)
+    try:
+        url = BaseUrl.parse(text)
+    except ValueError as error:
+        raise SettingError(f"this is not a URL: {error}", example) from None
+    if url.port == 0:
+        raise SettingError("nothing can connect to port 0", example)
+    try:
+        parse_host(url.host)
+    except SettingError as error:
+        raise SettingError(error.message, example) from None
+    return str(url) if url.zone else text.rstrip("/")
+
+
+def parse_netns(value: object) -> str:
+    """Parse a network namespace: a name below /run/netns, or an absolute path."""
+    text = parse_text(value)
+    if "\0" in text or not text or (not text.startswith("/") and ("/" in text or text in (".", ".."))):
+        raise SettingError(
+            f"{shown(text)} does not name a network namespace", "write a name below /run/netns, or a path"
+        )
+    return text
+
+
+def parse_topic(value: object) -> str:
+    """Parse a root topic: no wildcards, no empty level (MQTT 5.0, section 4.7)."""
+    text = parse_text(value)
+    if (
+        set("#+\0") & set(text)
+        or not all(text.split("/"))
+        or text.startswith("$")
+        or len(text.encode()) > 1024
+    ):
+        raise SettingError(
+            f"{shown(text)} cannot be a root topic",
+            "write levels joined by '/', without '+', '#' and a leading '$'",
+        )
+    return text
+
+
+class Listen(NamedTuple):
+    """An address of this host and a port to listen on."""
+
+    address: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.address).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def parse_listen(value: object) -> Listen:
+    """Parse `ADDRESS:PORT`, with an IPv6 address in brackets."""
+    example = "write it like 127.0.0.1:9469 or [::1]:9469"
+    text = parse_text(value, "ADDRESS:PORT as a string")
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 1 << 16:
+        raise SettingError(f"{shown(text)} has no valid port", example)
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        raise SettingError(f"{shown(text)} has no IP address", example) from None
+    if bracketed != (address.version == 6):
+        raise SettingError(
+            f"{shown(text)}: an IPv6 address needs brackets, and no other may have them", example
+        )
+    return Listen(str(address), int(port))

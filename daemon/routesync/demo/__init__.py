@@ -1,1 +1,0 @@
-"""The founding story, played with real parts in network namespaces: `routesync demo`."""

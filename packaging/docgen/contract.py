@@ -1,0 +1,234 @@
+"""The contract with subscribers, made from the models that write the messages: examples, JSON Schemas, AsyncAPI.
+
+Sources: AsyncAPI 3.0.0 and its MQTT bindings 0.2.0 (https://www.asyncapi.com/docs/reference), JSON Schema 2020-12.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from docgen.examples import STORY
+from routesync.events.cloudevents import CONTENT_TYPE, Identity, Record, dataschema, encode, encode_state
+from routesync.events.models import EVENTS, Event
+from routesync.events.status import KernelStatus, Status, TableManifest, TargetStatus
+from routesync.events.table import BUCKETS, TableBucket, TableRow
+
+Document = dict[str, Any]
+
+ROOT: Final = "routesync/v1"
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+SCHEMA_FORMAT: Final = "application/schema+json;version=draft-2020-12"
+CONTRACT_VERSION: Final = "1.0.0"
+
+_IDENTITY: Final = Identity("node-1", "5f0c2e9ab1d4")
+_AT: Final = datetime(2026, 1, 31, 12, 0, 0, 250000, tzinfo=UTC)
+_MODELS: Final[dict[str, type[BaseModel]]] = {
+    **{kind.type_name(): kind for kind in EVENTS},
+    Status.type_name: Status,
+    TableBucket.type_name: TableBucket,
+}
+_CLOSED: Final = ("additionalProperties", False)
+_PARAMETERS: Final = {
+    "node": {"description": "Name of the node.", "examples": ["node-1"]},
+    "target": {"description": "Name of the target.", "examples": ["lb-1"]},
+    "bucket": {"description": "Number of the bucket, from 0.", "examples": ["5"]},
+}
+
+
+def _field_example(field: FieldInfo) -> object:
+    if field.examples:
+        return field.examples[0]
+    return field.get_default(call_default_factory=True)
+
+
+def example_event(kind: type[Event]) -> Event:
+    """An event with the examples of its fields, as far as they go together."""
+    fields = {name: _field_example(field) for name, field in kind.model_fields.items()}
+    return kind.model_validate({**fields, **STORY.get(kind, {})})
+
+
+def example_bucket() -> TableBucket:
+    """A bucket with one route."""
+    row = TableRow(prefix="10.244.1.0/24", gateway="192.168.10.10", state="confirmed")
+    return TableBucket(target="lb-1", bucket=53, buckets=BUCKETS, sequence=1234, routes=(row,))
+
+
+def example_status() -> Status:
+    """The status of a node where all is well."""
+    return Status(
+        state="online",
+        node=_IDENTITY.node,
+        version="1.0.0",
+        epoch=_IDENTITY.epoch,
+        mode="mirror",
+        started=_AT,
+        time=_AT,
+        kernel=KernelStatus(state="synced", routes=5, dropped=1),
+        targets=(
+            TargetStatus(
+                name="lb-1",
+                url="http://192.168.10.20:11111",
+                state="synced",
+                desired=1,
+                phases={"confirmed": 1},
+                complete=True,
+            ),
+        ),
+        verdicts={"pod-networks": 4, "dhcp-host-routes": 1},
+        broker="connected",
+        table=(
+            TableManifest(target="lb-1", buckets=BUCKETS, routes=1, digest="0376f3d276c94a93", sequence=1234),
+        ),
+    )
+
+
+def example_message(kind: type[Event]) -> Document:
+    """An event as it goes over the wire."""
+    return _read(encode(Record(1234, _AT.timestamp(), example_event(kind)), _IDENTITY))
+
+
+def example_state(data: Status | TableBucket) -> Document:
+    """A retained state as it goes over the wire."""
+    subject = "status" if isinstance(data, Status) else f"table/{data.target}/{data.bucket}"
+    return _read(
+        encode_state(data.type_name, _IDENTITY, data, at=_AT.timestamp(), subject=subject, serial="1")
+    )
+
+
+def _read(payload: bytes) -> Document:
+    document: Document = json.loads(payload)
+    return document
+
+
+def data_schema(model: type[BaseModel], type_name: str) -> Document:
+    """The JSON Schema of a message's `data`, without references.
+
+    It does not forbid unknown fields, for new ones may come.
+    """
+    schema = model.model_json_schema(mode="serialization")
+    parts = schema.pop("$defs", {})
+    return {"$schema": DIALECT, "$id": dataschema(type_name), **_resolved(schema, parts)}
+
+
+def _resolved(schema: Any, parts: Document) -> Any:
+    if isinstance(schema, list):
+        return [_resolved(value, parts) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _resolved(parts[schema["$ref"].removeprefix("#/$defs/")], parts)
+    return {key: _resolved(value, parts) for key, value in schema.items() if (key, value) != _CLOSED}
+
+
+def schemas() -> dict[str, Document]:
+    """The JSON Schemas of all data, by CloudEvents type."""
+    return {type_name: data_schema(model, type_name) for type_name, model in _MODELS.items()}
+
+
+def message_schema(type_name: str) -> Document:
+    """The JSON Schema of a whole message: the envelope and its data."""
+    text = {"type": "string"}
+    properties: Document = {
+        "specversion": {"const": "1.0"},
+        "id": {**text, "description": "Unique; a message that comes again has the same."},
+        "source": {**text, "format": "uri-reference", "description": "/routesync/<node>"},
+        "type": {"const": type_name},
+        "time": {**text, "format": "date-time"},
+        "datacontenttype": {"const": "application/json"},
+        "dataschema": {"const": dataschema(type_name)},
+        "subject": {**text, "description": "The prefix, else the target; of retained state its topic."},
+        "epoch": {**text, "description": "What the sequence counts in."},
+        "data": data_schema(_MODELS[type_name], type_name),
+    }
+    if type_name not in (Status.type_name, TableBucket.type_name):
+        properties["sequence"] = {
+            **text,
+            "pattern": "^[0-9]{20}$",
+            "description": "One more than that of the event before.",
+        }
+    required = [name for name in properties if name != "subject"]
+    return {"$schema": DIALECT, "type": "object", "properties": properties, "required": required}
+
+
+def _message(title: str, summary: str, schema: Document, example: Document) -> Document:
+    return {
+        "title": title,
+        "summary": summary,
+        "contentType": CONTENT_TYPE,
+        "payload": {"schemaFormat": SCHEMA_FORMAT, "schema": schema},
+        "examples": [{"payload": example}],
+        "bindings": {"mqtt": {"bindingVersion": "0.2.0", "payloadFormatIndicator": 1}},
+    }
+
+
+def asyncapi() -> Document:
+    """The AsyncAPI document."""
+    channels: Document = {}
+    operations: Document = {}
+    messages: Document = {}
+
+    def add(key: str, topic: str, message: Document, *, retained: bool) -> None:
+        names = [name for name in _PARAMETERS if f"{{{name}}}" in topic]
+        messages[key] = message
+        channels[key] = {
+            "address": topic,
+            "parameters": {name: _PARAMETERS[name] for name in names},
+            "messages": {key: {"$ref": f"#/components/messages/{key}"}},
+        }
+        operations[f"send.{key}"] = {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{key}"},
+            "messages": [{"$ref": f"#/channels/{key}/messages/{key}"}],
+            "bindings": {"mqtt": {"bindingVersion": "0.2.0", "qos": 1, "retain": retained}},
+        }
+
+    below = f"{ROOT}/{{node}}"
+    status, bucket = example_status(), example_bucket()
+    add(
+        "status",
+        f"{below}/status",
+        _message("Status", summary_of(Status), message_schema(Status.type_name), example_state(status)),
+        retained=True,
+    )
+    add(
+        "table",
+        f"{below}/table/{{target}}/{{bucket}}",
+        _message(
+            "Table bucket",
+            summary_of(TableBucket),
+            message_schema(TableBucket.type_name),
+            example_state(bucket),
+        ),
+        retained=True,
+    )
+    for kind in EVENTS:
+        message = _message(
+            f"{kind.group} {kind.name}",
+            summary_of(kind),
+            message_schema(kind.type_name()),
+            example_message(kind),
+        )
+        add(f"{kind.group}.{kind.name}", f"{below}/{kind.topic()}", message, retained=False)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "routesync",
+            "version": CONTRACT_VERSION,
+            "description": "The kernel routes that are mirrored into loxilb, and every change. See docs/events.md.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": CONTENT_TYPE,
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages},
+    }
+
+
+def summary_of(model: type[BaseModel]) -> str:
+    """The first paragraph of a model's docstring, in one line."""
+    return " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())

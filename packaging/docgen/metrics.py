@@ -1,0 +1,105 @@
+"""The table of docs/metrics.md, made from the collectors themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from prometheus_client.metrics_core import Metric, StateSetMetricFamily
+
+from routesync.config.models import MqttSettings, Settings
+from routesync.events.hub import EventHub
+from routesync.events.mqtt import MqttPublisher
+from routesync.events.outbox import Outbox
+from routesync.events.status import offline
+from routesync.guard.guard import GuardView
+from routesync.kernel import KernelSource
+from routesync.route import Verdict
+from routesync.service.metrics import Metrics
+from routesync.service.metrics.families import PREFIX
+from routesync.service.status import StatusBuilder
+from routesync.table import Table
+
+
+class Described(NamedTuple):
+    """One metric, as Prometheus sees it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+def described() -> list[Described]:
+    """All metrics of routesync's own, in the order in which they are served."""
+    with _sample() as metrics:
+        return [_describe(family) for family in metrics.collect()]
+
+
+def markdown() -> str:
+    """Write the list."""
+    rows = (
+        f"| `{it.name}` | {it.kind} | {', '.join(f'`{label}`' for label in it.labels)} | {it.meaning} |\n"
+        for it in described()
+    )
+    return "| metric | type | labels | meaning |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _describe(family: Metric) -> Described:
+    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+    labels: tuple[str, ...] = tuple(getattr(family, "_labelnames", ()))
+    if isinstance(family, StateSetMetricFamily):
+        labels += (family.name,)
+    if family.type == "info":
+        labels += tuple(label for label in _INFO[family.name] if label not in labels)
+    return Described(family.name + suffix, family.type, labels, family.documentation)
+
+
+_INFO: Final = {f"{PREFIX}_build": ("version", "python", "mode"), f"{PREFIX}_target": ("url", "version")}
+
+
+class _Idle(NamedTuple):
+    table: Table
+    source: KernelSource
+
+
+_IDLE_GUARD: Final = GuardView(
+    dry_run=True,
+    permitted=None,
+    standing=0,
+    redundant=0,
+    contended=0,
+    removed=0,
+    returned=0,
+    failed=0,
+    troubles=(),
+)
+
+
+@contextmanager
+def _sample() -> Iterator[Metrics]:
+    """Collectors of a daemon that does nothing."""
+    hub = EventHub("node")
+    source = KernelSource(
+        tables=(),
+        admit=lambda _route, _links: Verdict(keep=False, rule="none"),
+        receive_buffer=0,
+        audit_interval_s=0,
+    )
+    status = StatusBuilder(Settings(), _Idle(Table(), source), hub, tuple)
+    status.guard = lambda: _IDLE_GUARD
+    outbox = Outbox.open(None, "node")
+    try:
+        settings = MqttSettings(host="localhost")
+        publisher = MqttPublisher(settings, "node", hub, lambda: offline("node"), outbox=outbox)
+        yield Metrics(
+            status=lambda: status,
+            source=lambda: source,
+            kernel_troubles=tuple,
+            targets=tuple,
+            hub=lambda: hub,
+            publisher=lambda: publisher,
+        )
+    finally:
+        outbox.end()

@@ -1,0 +1,1 @@
+"""The founding story, played with real parts in network namespaces: `make demo`."""
