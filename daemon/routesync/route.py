@@ -12,7 +12,9 @@ import socket
 from collections.abc import Container, Iterable, Sequence
 from enum import IntEnum
 from itertools import groupby
-from typing import Final, Literal, NamedTuple, NewType, Self
+from typing import Final, Literal, NamedTuple, NewType, Self, TypeVar
+
+_new = tuple.__new__  # spares what a named tuple's constructor does with its arguments
 
 Address = NewType("Address", bytes)
 """A packed IP address: 4 bytes for IPv4, 16 for IPv6."""
@@ -180,6 +182,26 @@ class NextHop(NamedTuple):
         return not self.flags & (HopFlag.DEAD | HopFlag.LINKDOWN)
 
 
+class Attributes(NamedTuple):
+    """All of a route but its prefix, as in `Route`. A full table has few distinct ones, so each is kept once."""
+
+    table: int
+    tos: int
+    metric: int
+    protocol: int
+    scope: int
+    type: int
+    hops: tuple[NextHop, ...]
+    prefsrc: Address | None = None
+    nexthop_id: int = 0
+    encap: bool = False
+    source: Prefix | None = None
+
+    def at(self, prefix: Prefix) -> Route:
+        """The route to this prefix that has them."""
+        return _new(Route, (prefix, *self))
+
+
 class Route(NamedTuple):
     """A route as the kernel holds it, normalised.
 
@@ -199,6 +221,11 @@ class Route(NamedTuple):
     nexthop_id: int = 0  # RTA_NH_ID; 0: none
     encap: bool = False  # RTA_ENCAP present: a tunnel encapsulation that loxilb's API cannot express
     source: Prefix | None = None  # RTA_SRC: an IPv6 route for packets from these sources only; None: from any
+
+    @property
+    def attributes(self) -> Attributes:
+        """All of it but the prefix."""
+        return Attributes(*self[1:])
 
     @property
     def live_hops(self) -> tuple[NextHop, ...]:
@@ -236,7 +263,7 @@ def link_host(route: Route) -> LinkAddress | None:
     return (hop.ifindex, prefix.packed)
 
 
-def link_gateways(routes: Iterable[Route]) -> frozenset[LinkAddress]:
+def link_gateways(routes: Iterable[Route | Attributes]) -> frozenset[LinkAddress]:
     """The gateways of these routes, each with the link that it is on."""
     return frozenset(
         (hop.ifindex, hop.gateway) for route in routes for hop in route.hops if hop.gateway is not None
@@ -284,7 +311,21 @@ class Candidate(NamedTuple):
     verdict: Verdict
 
 
-def past_throws(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+class Judged(NamedTuple):
+    """A candidate without its prefix, to be shared by all prefixes whose routes differ in nothing else."""
+
+    attributes: Attributes
+    verdict: Verdict
+
+    def at(self, prefix: Prefix) -> Candidate:
+        """The candidate for this prefix."""
+        return _new(Candidate, (self.attributes.at(prefix), self.verdict))
+
+
+T = TypeVar("T", Candidate, Judged)
+
+
+def past_throws(candidates: Sequence[T]) -> tuple[T, ...]:
     """Put the candidates of one prefix in the order in which the kernel uses them: the first is the best route.
 
     A `throw` route ends the search in its own table only. So the routes of later tables come before it, and before
@@ -293,15 +334,15 @@ def past_throws(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     Args:
         candidates: plain ones before source-specific ones, then by TOS, table and metric.
     """
-    if all(candidate.route.type != RTN_THROW for candidate in candidates):
+    if all(candidate[0].type != RTN_THROW for candidate in candidates):
         return tuple(candidates)
-    ordered: list[Candidate] = []
-    for _, group in groupby(candidates, key=lambda it: (it.route.source, it.route.tos)):
-        behind: list[Candidate] = []
+    ordered: list[T] = []
+    for _, group in groupby(candidates, key=lambda it: (it[0].source, it[0].tos)):
+        behind: list[T] = []
         thrown: int | None = None  # the table that the last throw route ended
         for candidate in group:
-            if candidate.route.type == RTN_THROW:
-                thrown = candidate.route.table
-            (behind if candidate.route.table == thrown else ordered).append(candidate)
+            if candidate[0].type == RTN_THROW:
+                thrown = candidate[0].table
+            (behind if candidate[0].table == thrown else ordered).append(candidate)
         ordered += behind
     return tuple(ordered)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Judged, Prefix
 
 
 class Change(NamedTuple):
@@ -26,16 +26,16 @@ class Table:
     """Elected routes by prefix. Not for use from several threads."""
 
     def __init__(self) -> None:
-        self._candidates: dict[Prefix, tuple[Candidate, ...]] = {}
+        self._candidates: dict[Prefix, tuple[Judged, ...]] = {}
         self._by_rule: Counter[str] = Counter()
 
-    def update(self, prefix: Prefix, candidates: tuple[Candidate, ...]) -> Change | None:
+    def update(self, prefix: Prefix, candidates: tuple[Judged, ...]) -> Change | None:
         """Take the present candidates of a prefix (none: it is gone); tell what that changed, None for nothing."""
         held = self._candidates.get(prefix)
         before = held[0] if held else None
         if candidates:
             self._candidates[prefix] = candidates
-            after: Candidate | None = candidates[0]
+            after: Judged | None = candidates[0]
         else:
             self._candidates.pop(prefix, None)
             after = None
@@ -45,7 +45,9 @@ class Table:
             self._by_rule[before.verdict.rule] -= 1
         if after is not None:
             self._by_rule[after.verdict.rule] += 1
-        return Change(prefix, before, after)
+        return Change(
+            prefix, None if before is None else before.at(prefix), None if after is None else after.at(prefix)
+        )
 
     @property
     def by_rule(self) -> Counter[str]:
@@ -55,11 +57,11 @@ class Table:
     def elected(self, prefix: Prefix) -> Candidate | None:
         """The elected candidate of exactly this prefix."""
         candidates = self._candidates.get(prefix)
-        return candidates[0] if candidates else None
+        return candidates[0].at(prefix) if candidates else None
 
     def candidates(self, prefix: Prefix) -> tuple[Candidate, ...]:
         """All candidates of exactly this prefix, the elected one first."""
-        return self._candidates.get(prefix, ())
+        return tuple(it.at(prefix) for it in self._candidates.get(prefix, ()))
 
     def prefixes(self) -> tuple[Prefix, ...]:
         """All prefixes at this moment."""
@@ -67,7 +69,7 @@ class Table:
 
     def __iter__(self) -> Iterator[tuple[Prefix, Candidate]]:
         for prefix, candidates in self._candidates.items():
-            yield prefix, candidates[0]
+            yield prefix, candidates[0].at(prefix)
 
     def __len__(self) -> int:
         return len(self._candidates)

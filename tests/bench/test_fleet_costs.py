@@ -10,8 +10,8 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from docgen.contract import example_status
 from routesync.events.cloudevents import Identity, Record, encode, encode_state
-from routesync.events.contract import example_status
 from routesync.events.session import Publication
 from routesync.events.table import BUCKETS, Table, TableBucket
 from support.bench import record

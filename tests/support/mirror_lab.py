@@ -127,7 +127,7 @@ class Lab:
                 limits=(limits or Limits())._replace(inventory_gap_s=0.3),
             )
             reconciler.node = node
-            reconciler.load_ledger()
+            await reconciler.load_ledger()
             began = len(self.events.seen)
             task = asyncio.create_task(reconciler.run())
             try:

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from routesync.kernel import AdmitHeader, KernelSource, Links, open_route_socket
 from routesync.kernel.judge import admit_header_unknown
 from routesync.route import (
-    Candidate,
     Family,
+    Judged,
     Prefix,
     Route,
     Verdict,
@@ -347,7 +347,7 @@ async def run_programme(programme: Programme, *, patience_s: float = PATIENCE_S)
             netns=None if sock else node.name,
             sock=sock,
         )
-        table: dict[Prefix, tuple[Candidate, ...]] = {}
+        table: dict[Prefix, tuple[Judged, ...]] = {}
         async with _running(source, table):
             await source.synced.wait()
             for number, step in enumerate(programme.steps):
@@ -356,7 +356,7 @@ async def run_programme(programme: Programme, *, patience_s: float = PATIENCE_S)
 
 
 @contextlib.asynccontextmanager
-async def _running(source: KernelSource, table: dict[Prefix, tuple[Candidate, ...]]) -> AsyncIterator[None]:
+async def _running(source: KernelSource, table: dict[Prefix, tuple[Judged, ...]]) -> AsyncIterator[None]:
     async def consume() -> None:
         while True:
             for prefix, candidates in (await source.changes()).items():
@@ -430,7 +430,7 @@ async def _agree(
     node: Namespace,
     source: KernelSource,
     rules: Rules,
-    table: Mapping[Prefix, tuple[Candidate, ...]],
+    table: Mapping[Prefix, tuple[Judged, ...]],
     *,
     step: int,
     patience_s: float,
@@ -460,7 +460,10 @@ async def _agree(
             and not source.link_gateway(route)
         ]
         await asyncio.sleep(0)
-        held = {prefix: tuple(one.route for one in candidates) for prefix, candidates in table.items()}
+        held = {
+            prefix: tuple(one.attributes.at(prefix) for one in candidates)
+            for prefix, candidates in table.items()
+        }
         if (
             not overlooked
             and held == wanted

@@ -366,7 +366,11 @@ def test_what_is_left_behind_is_adopted_or_forgotten_by_name(tmp_path: Path) -> 
         eventually_sync(
             lambda: in_phase(scene, "left-behind") == left, within_s=20, what="what is left behind"
         )
+        entries = scene.standin.state().entries
         loxilb.batch([f"route del {prefix} via 192.168.10.1 metric 50" for prefix in left])
+        eventually_sync(
+            lambda: scene.standin.state().entries == entries - 2, what="loxilb's table without them"
+        )
         eventually_sync(
             lambda: "routesync adopt --target edge" in scene.run("status").stdout,
             what="the alarm in the status",

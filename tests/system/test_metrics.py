@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics import parser
 
-from routesync.service.metrics import reference
+from docgen import metrics as reference
 from support.netns import Namespace, needs_root
 from support.promtool import needs_promtool, promtool
 from support.scene import Scene, founding_scene

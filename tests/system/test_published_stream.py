@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from demo.topology import MIRRORED_TABLE
-from routesync.events.contract import message_schema
+from docgen.contract import message_schema
 from support.bad_brokers import bad_broker
 from support.disks import fill, small_disk
 from support.netns import Namespace, needs_root

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routesync.names import TYPES
-from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, parse_address
+from routesync.route import Attributes, Judged, NextHop, Prefix, Verdict, parse_address
 from routesync.table import Table
 
 PREFIXES = [Prefix.parse(f"10.{number}.0.0/16") for number in range(3)]
 
 
-def candidate(prefix: Prefix, rule: str, metric: int) -> Candidate:
+def candidate(rule: str, metric: int) -> Judged:
     hops = (NextHop(parse_address("192.0.2.1"), 2),)
-    route = Route(prefix, 254, 0, metric, 186, 0, TYPES["unicast"], hops)
-    return Candidate(route, Verdict(keep=True, rule=rule))
+    attributes = Attributes(254, 0, metric, 186, 0, TYPES["unicast"], hops)
+    return Judged(attributes, Verdict(keep=True, rule=rule))
 
 
 UPDATES = st.lists(
@@ -35,5 +35,5 @@ def test_rules_are_counted_as_the_election_changes(
 ) -> None:
     table = Table()
     for prefix, made in updates:
-        table.update(prefix, tuple(candidate(prefix, rule, metric) for rule, metric in made))
+        table.update(prefix, tuple(candidate(rule, metric) for rule, metric in made))
         assert table.by_rule == Counter(elected.verdict.rule for _, elected in table)

@@ -285,6 +285,12 @@ def status(socket: SocketOption = None, json: JsonOption = False) -> None:
     raise typer.Exit(command.status(socket, as_json=json))
 
 
+def _phases() -> list[str]:
+    from routesync.mirror.state import Phase
+
+    return list(Phase)
+
+
 @app.command()
 def routes(
     *,
@@ -292,7 +298,9 @@ def routes(
     covering: Annotated[
         str | None, typer.Option(help="Only prefixes that cover this address or prefix.")
     ] = None,
-    family: Annotated[str | None, typer.Option(help="Only ipv4, or only ipv6.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Only ipv4, or only ipv6.", autocompletion=lambda: ["ipv4", "ipv6"])
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="Only routes of this protocol.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only what this rule keeps.")] = None,
     target: Annotated[
@@ -300,7 +308,10 @@ def routes(
     ] = None,
     phase: Annotated[
         list[str] | None,
-        typer.Option(help='Only what is in this phase at a target, e.g. "refused"; may be repeated.'),
+        typer.Option(
+            help='Only what is in this phase at a target, e.g. "refused"; may be repeated.',
+            autocompletion=_phases,
+        ),
     ] = None,
     candidates: Annotated[
         bool, typer.Option("--candidates", help="Also the routes that are not elected.")
@@ -375,7 +386,7 @@ def watch(
     broker: Annotated[
         str | None,
         typer.Option(
-            help="Instead of the configuration's: HOST[:PORT] or mqtt[s]://[USER@]HOST[:PORT][/ROOT]; "
+            help="Instead of the configuration's: HOST, HOST:PORT or a URL such as mqtts://USER@HOST:PORT/ROOT; "
             "$ROUTESYNC_MQTT_PASSWORD is USER's password."
         ),
     ] = None,
@@ -411,9 +422,17 @@ def watch(
     raise typer.Exit(command.watch(way, selection, as_json=json))
 
 
+def _schemas() -> list[str]:
+    from routesync.cli.schema import documents
+
+    return list(documents())
+
+
 @app.command()
 def schema(
-    which: Annotated[str, typer.Argument(help="asyncapi, config, or a type of message.")] = "asyncapi",
+    which: Annotated[
+        str, typer.Argument(help="asyncapi, config, or a type of message.", autocompletion=_schemas)
+    ] = "asyncapi",
 ) -> None:
     """Print a contract: AsyncAPI of the event stream, JSON Schema of the configuration or of a message's data."""
     from routesync.cli import schema as command

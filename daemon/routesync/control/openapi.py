@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of calls and the models; `python -m` prints it."""
+"""The OpenAPI 3.1 document, made from the table of calls and the models."""
 
 from __future__ import annotations
 
@@ -88,7 +88,3 @@ def _operation(call: Call) -> Document:
 
 def _content(model: type[BaseModel], kind: str = JSON) -> Document:
     return {kind: {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
-
-
-if __name__ == "__main__":
-    print(text(), end="")  # noqa: T201 - the output

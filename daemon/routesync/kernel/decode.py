@@ -2,7 +2,8 @@
 
 It is a decoder of its own because reading routes is what the program exists for: it takes a few microseconds a message
 where the general one takes fifty, and knows RTA_NH_ID. Values are made with `tuple.__new__`, which spares the argument
-handling of a named tuple's constructor, and next hops are shared: many routes have the same ones.
+handling of a named tuple's constructor. Attributes and next hops are made once and shared: a million routes have a few
+hundred of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.surroundings import Resolved, attributes
-from routesync.route import RTN_UNICAST, Address, NextHop, Prefix, Route
+from routesync.route import RTN_UNICAST, Address, Attributes, NextHop, Prefix, Route
 
 RTMSG: Final = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 RTMSG_SIZE: Final = RTMSG.size
@@ -47,13 +48,13 @@ def _hop_order(hop: NextHop) -> tuple[bytes, int, int, int]:
     return (hop.gateway or b"", hop.ifindex, hop.weight, hop.flags)
 
 
-def unresolved(route: Route) -> bool:
-    """Whether the route stands on a nexthop object that was not known when it was decoded."""
+def unresolved(route: Attributes | Route) -> bool:
+    """Whether the route is by a nexthop object that was not known when it was decoded."""
     return bool(route.nexthop_id) and not route.hops and route.type == RTN_UNICAST
 
 
 class RouteDecoder:
-    """Reads routes; keeps the next hops that it has made, to share them.
+    """Reads routes; keeps the attributes and next hops that it has made, to share them.
 
     Attributes:
         lifetime_s: seconds that the route decoded last is still valid for (RTA_CACHEINFO, IPv6), zero or less when it
@@ -69,9 +70,18 @@ class RouteDecoder:
         self.lifetime_s: float | None = None
         self._resolve = resolve
         self._hops: dict[tuple[bytes | None, int, int, int], tuple[NextHop]] = {}
-        self._shapes: dict[tuple[bytes, bytes], tuple[object, ...]] = {}
+        self._attributes: dict[Attributes, Attributes] = {}
+        self._shapes: dict[tuple[bytes, bytes], Attributes] = {}
+        self._resolved = (
+            False  # by a nexthop object, which may change: another message need not mean the same
+        )
 
     def decode(self, data: bytes, start: int, end: int) -> Route | None:
+        """Read the body of one message, from its rtmsg on; see `parts`."""
+        parts = self.parts(data, start, end)
+        return None if parts is None else parts[1].at(parts[0])
+
+    def parts(self, data: bytes, start: int, end: int) -> tuple[Prefix, Attributes] | None:
         """Read the body of one message, from its rtmsg on.
 
         Messages of a big table mostly differ in their destination alone: what surrounds it was read before then. The
@@ -79,8 +89,8 @@ class RouteDecoder:
         is read in full.
 
         Returns:
-            The route; None for what is no route of a table: clones (of the route cache), other families (MPLS,
-            multicast routing).
+            The prefix, and attributes: nearly always the same object for equal ones. None for what is no route of a
+            table: clones (of the route cache), other families (MPLS, multicast routing).
 
         Raises:
             DecodeError: not a route message.
@@ -98,18 +108,21 @@ class RouteDecoder:
         if stop > end:
             return self._read(data, start, end)
         shape = (data[start : start + 20], data[stop:end])
-        rest = self._shapes.get(shape)
-        if rest is not None:
-            return _new(Route, (_new(Prefix, (data[start + 24 : stop], data[start + 1])), *rest))
-        route = self._read(data, start, end)
+        attributes = self._shapes.get(shape)
+        if attributes is not None:
+            return _new(Prefix, (data[start + 24 : stop], data[start + 1])), attributes
+        self._resolved = False
+        parts = self._read(data, start, end)
         # What a nexthop object stands for may change; a lifetime is another one each time.
-        if route is not None and not route.nexthop_id and self.lifetime_s is None:
+        if parts is not None and not self._resolved and self.lifetime_s is None:
             if len(self._shapes) >= _SHAPES:
                 self._shapes.clear()
-            self._shapes[shape] = route[1:]
-        return route
+            self._shapes[shape] = parts[1]
+        return parts
 
-    def _read(self, data: bytes, start: int, end: int) -> Route | None:  # noqa: PLR0915  # one flat loop: it is hot
+    def _read(  # noqa: PLR0915  # one flat loop: it is hot
+        self, data: bytes, start: int, end: int
+    ) -> tuple[Prefix, Attributes] | None:
         if end - start < RTMSG_SIZE or end > len(data):
             raise DecodeError(f"route message of {end - start} bytes")
         family, dst_len, src_len, tos, table, protocol, scope, kind_of_route, flags = RTMSG.unpack_from(
@@ -188,14 +201,18 @@ class RouteDecoder:
         elif gateway is not None or ifindex:
             key = (gateway, ifindex, 1, flags & _HOP_FLAGS)
             hops = self._hops.get(key) or self._share(key)
-        elif nexthop_id and (resolved := self._resolve(nexthop_id)) is not None:
-            hops, encap = tuple(sorted(resolved.hops, key=_hop_order)), resolved.encap
+        elif nexthop_id:
+            self._resolved = True
+            resolved = self._resolve(nexthop_id)
+            if resolved is not None:
+                hops, encap = tuple(sorted(resolved.hops, key=_hop_order)), resolved.encap
+            else:
+                hops = ()
         else:
             hops = ()
-        return _new(
-            Route,
+        attributes = _new(
+            Attributes,
             (
-                _new(Prefix, (destination, dst_len)),
                 table,
                 tos,
                 metric,
@@ -209,6 +226,9 @@ class RouteDecoder:
                 _new(Prefix, (source, src_len)) if src_len else None,
             ),
         )
+        if len(self._attributes) >= _SHAPES:
+            self._attributes.clear()
+        return _new(Prefix, (destination, dst_len)), self._attributes.setdefault(attributes, attributes)
 
     def _share(self, key: tuple[bytes | None, int, int, int]) -> tuple[NextHop]:
         if len(self._hops) >= _SHARED_HOPS:

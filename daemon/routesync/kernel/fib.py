@@ -40,7 +40,17 @@ from routesync.kernel.update import (
     is_mixed,
     tidy,
 )
-from routesync.route import Candidate, LinkAddress, NextHop, Prefix, Route, Verdict, link_gateways, link_host
+from routesync.route import (
+    Attributes,
+    Judged,
+    LinkAddress,
+    NextHop,
+    Prefix,
+    Route,
+    Verdict,
+    link_gateways,
+    link_host,
+)
 
 _REPORTED: Final = 1 << 16
 """So many reported drops are remembered; drops beyond are counted, not reported."""
@@ -62,7 +72,7 @@ _EXPIRED_RECHECK_MOST_S: Final = 320.0
 _LIFETIME_RECHECK_S: Final = 1.0
 
 
-def _telling(route: Route) -> Hashable:
+def _telling(route: Attributes) -> Hashable:
     """What tells host routes to one address of one link apart."""
     return (route.table, route.tos, route.metric, identity(route))
 
@@ -104,7 +114,7 @@ class Fib:
         self._stats = stats
         self._report = report
         self._order = order
-        self._made = made
+        self.made = made
         self._gateways_changed = gateways_changed
         self._now = now
         self.gateways = LinkGateways()
@@ -117,6 +127,7 @@ class Fib:
         self._distrusted = True
         self._doubtful: set[Key] = set()
         self._suspects: dict[Key, int] = {}  # readings in a row that lacked it
+        self._reading: Reading | None = None
         self._touched: set[bytes] | None = None  # while a reading runs: addresses that events spoke of
         self._certain: set[Key] = set()  # of those, the keys of which an event told all
         self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
@@ -144,57 +155,61 @@ class Fib:
         if end - start < RTMSG_SIZE:
             raise DecodeError(f"route message of {end - start} bytes")
         if data[start + 4] not in self._headers:
-            if self._made is not None and data[start + 4] == _RT_TABLE_MAIN:
+            if self.made is not None and data[start + 4] == _RT_TABLE_MAIN:
                 self._announce_made(kind, flags, data, start, end)
             return
         self._stats.events += 1
         if self._touched is None and self._passes_by(kind, data, start):
-            if self._made is not None:
+            if self.made is not None:
                 self._announce_made(kind, flags, data, start, end)
             return
-        route = self.decoder.decode(data, start, end)
-        if route is None:
+        parts = self.decoder.parts(data, start, end)
+        if parts is None:
             return
-        rest = self._judge.rest(route)
+        prefix, attributes = parts
+        rest = self._judge.rest(attributes)
         if rest is None:
             return
-        key = (route.prefix, rest)
-        if self._touched is not None:
-            self._touched.add(route.prefix.packed)
-        self._suspects.pop(key, None)
-        if kind == RTM_NEWROUTE and id(route.hops) not in self._learned:
-            self._learn_gateways(route, data[start : start + RTMSG_SIZE])
-        held = siblings_at(self.replica.slots(route.prefix), rest)
-        outcome = (
-            self._announced(key, held, route, flags)
-            if kind == RTM_NEWROUTE
-            else self._withdrawn(key, held, route)
-        )
-        self.replica.put(*key, outcome.siblings)
+        key = (prefix, rest)
+        if self._reading is not None and self._touched is not None:
+            self._touched.add(prefix.packed)
+            self._reading.unmark(prefix)
+        if self._suspects:
+            self._suspects.pop(key, None)
+        held = siblings_at(self.replica.slots(prefix), rest)
+        if kind == RTM_NEWROUTE:
+            by_header = self._judge.header(data[start : start + RTMSG_SIZE], attributes.table)
+            if id(attributes.hops) not in self._learned:
+                self._learn_gateways(prefix, attributes, by_header)
+            outcome = self._announced(key, held, attributes, flags, by_header)
+        else:
+            outcome = self._withdrawn(key, held, attributes)
+        self.replica.put(prefix, rest, outcome.siblings)
         if not outcome.certain or self._hides(key, outcome.siblings):
             self._certain.discard(key)
             self._doubtful.add(key)
             self._order("doubt")
 
     def _announce_made(self, kind: int, flags: int, data: bytes, start: int, end: int) -> None:
-        if kind == RTM_NEWROUTE and flags & NLM_F_EXCL and self._made is not None:
+        if kind == RTM_NEWROUTE and flags & NLM_F_EXCL and self.made is not None:
             route = self.decoder.decode(data, start, end)
             if route is not None:
-                self._made(route)
+                self.made(route)
 
-    def _learn_gateways(self, route: Route, header: bytes) -> None:
+    def _learn_gateways(self, prefix: Prefix, attributes: Attributes, by_header: Verdict | None) -> None:
         """Note the gateways of a route that was announced.
 
         What the rules drop by its header alone is not decoded in a dump, and so counts for nothing here either, unless
         it is a default route.
         """
-        if route.prefix.length and self._judge.header(header, route.table) is not None:
+        if prefix.length and by_header is not None and not by_header.keep:
             return
         if len(self._learned) >= _WATCHED:
             self._learned.clear()
-        self._learned[id(route.hops)] = route.hops
-        self._announced_gateways.update(link_gateways((route,)))
-        if new := self.gateways.learn(route.hops):
+        hops = attributes.hops
+        self._learned[id(hops)] = hops
+        self._announced_gateways.update(link_gateways((attributes,)))
+        if new := self.gateways.learn(hops):
             for gateway in new:
                 self._judge_again(gateway)
             if self._gateways_changed is not None:
@@ -239,28 +254,32 @@ class Fib:
             return False
         if kind != RTM_NEWROUTE and size == 4:
             return True
-        rule = self._judge.header(data[start : start + RTMSG_SIZE], table)
-        if rule is None:
+        verdict = self._judge.header(data[start : start + RTMSG_SIZE], table)
+        if verdict is None or verdict.keep:
             return False
         if kind == RTM_NEWROUTE:
-            self._stats.dropped[rule] += 1
+            self._stats.dropped[verdict.rule] += 1
         return True
 
-    def _announced(self, key: Key, held: Siblings, route: Route, flags: int) -> Updated:
-        certain = not unresolved(route)
+    def _announced(
+        self, key: Key, held: Siblings, attributes: Attributes, flags: int, by_header: Verdict | None
+    ) -> Updated:
+        prefix = key[0]
+        certain = not unresolved(attributes)
         if certain:
-            if route.prefix.length in _FULL_LENGTHS:
-                sibling, verdict = self._judge_full_length(route, held)
+            if prefix.length in _FULL_LENGTHS:
+                sibling, verdict = self._judge_full_length(prefix, attributes, held, by_header)
             else:
-                sibling, verdict = self._judge.route(route)
+                sibling, verdict = self._judge.route(prefix, attributes, by_header)
             if not verdict.keep:
                 self._stats.dropped[verdict.rule] += 1
-                self._dropped(key, route, verdict, renewed=True)
+                self._dropped(key, attributes, verdict, renewed=True)
             else:
-                self._forget_reported(key)
+                if self._reported:
+                    self._forget_reported(key)
                 lifetime_s = self.decoder.lifetime_s
-                if lifetime_s is not None and len(route.hops) < 2:
-                    self._lifetimes.add(key[0])
+                if lifetime_s is not None and len(attributes.hops) < 2:
+                    self._lifetimes.add(prefix)
                     if lifetime_s <= 0:
                         sibling = PLACEHOLDER
                     else:
@@ -270,52 +289,58 @@ class Fib:
         if flags & NLM_F_EXCL:
             if self._touched is not None:
                 self._certain.add(key)
-            if self._made is not None:
-                self._made(route)
-        updated = (inet_new if len(route.prefix.packed) == 4 else inet6_new)(held, route, sibling, flags)
-        return Updated(updated.siblings, updated.certain and certain)
+            if self.made is not None:
+                self.made(attributes.at(prefix))
+        updated = (inet_new if len(prefix.packed) == 4 else inet6_new)(held, attributes, sibling, flags)
+        return updated if certain else Updated(updated.siblings, certain=False)
 
-    def _judge_full_length(self, route: Route, held: Siblings) -> tuple[Sibling, Verdict]:
-        host = self._judge.host(route)
+    def _judge_full_length(
+        self, prefix: Prefix, attributes: Attributes, held: Siblings, by_header: Verdict | None
+    ) -> tuple[Sibling, Verdict]:
+        host = self._judge.host(prefix, attributes)
         if host is None:
-            return self._judge.route(route)
-        known = any(other is not PLACEHOLDER and link_host(other.route) == host for other in held)
-        return self._judge_host(route, new=not known)
+            return self._judge.route(prefix, attributes, by_header)
+        known = any(
+            other is not PLACEHOLDER and link_host(other.attributes.at(prefix)) == host for other in held
+        )
+        return self._judge_host(prefix, attributes, new=not known)
 
-    def _judge_host(self, route: Route, *, new: bool) -> tuple[Sibling, Verdict]:
+    def _judge_host(self, prefix: Prefix, attributes: Attributes, *, new: bool) -> tuple[Sibling, Verdict]:
         """Judge a host route on a link by what is known of gateways now.
 
         Returns:
             What is to be held of it, also where the rules drop it and a gateway could change that; and the verdict.
         """
-        host = link_host(route)
+        host = link_host(attributes.at(prefix))
         assert host is not None  # noqa: S101 - nothing else gets here
-        if self.gateways.recognise(host, _telling(route)):
-            return self._judge.to_link_gateway(route)
-        sibling, verdict = self._judge.route(route)
+        if self.gateways.recognise(host, _telling(attributes)):
+            return self._judge.to_link_gateway(prefix, attributes)
+        sibling, verdict = self._judge.route(prefix, attributes)
         if sibling is not PLACEHOLDER:
-            if new and route.protocol in HELD_BACK_PROTOCOLS:
+            if new and attributes.protocol in HELD_BACK_PROTOCOLS:
                 self.gateways.hold_back(host, self._now())
             if self.gateways.is_held_back(host):
-                sibling = Candidate(route, Verdict(keep=False, rule=verdict.rule))
-        elif self._judge.to_link_gateway(route)[1] != verdict:
-            sibling = Candidate(route, verdict)
+                sibling = Judged(attributes, Verdict(keep=False, rule=verdict.rule))
+        elif self._judge.to_link_gateway(prefix, attributes)[1] != verdict:
+            sibling = Judged(attributes, verdict)
         return sibling, verdict
 
     def _judge_again(self, host: LinkAddress) -> None:
         """A gateway is new, or a host route was held back long enough: judge the host routes to this address."""
         prefix = Prefix(host[1], len(host[1]) * 8)
+        if self._reading is not None:
+            self._reading.unmark(prefix)
         for rest, siblings in self.replica.slots(prefix):
             judged = list(siblings)
             for place, sibling in enumerate(siblings):
-                if sibling is PLACEHOLDER or self._judge.host(sibling.route) != host:
+                if sibling is PLACEHOLDER or self._judge.host(prefix, sibling.attributes) != host:
                     continue
-                judged[place], verdict = self._judge_host(sibling.route, new=False)
+                judged[place], verdict = self._judge_host(prefix, sibling.attributes, new=False)
                 if verdict.keep:
                     self._forget_reported((prefix, rest))
                 elif judged[place] != sibling:
                     self._stats.dropped[verdict.rule] += 1
-                    self._dropped((prefix, rest), sibling.route, verdict, renewed=True)
+                    self._dropped((prefix, rest), sibling.attributes, verdict, renewed=True)
             if self.replica.put(prefix, rest, tidy(tuple(judged))) and self._touched is not None:
                 self._touched.add(prefix.packed)
 
@@ -345,25 +370,28 @@ class Fib:
             self._next_expiry = _NEVER
             self._order("expired")
 
-    def _withdrawn(self, key: Key, held: Siblings, route: Route) -> Updated:
+    def _withdrawn(self, key: Key, held: Siblings, attributes: Attributes) -> Updated:
         self._forget_reported(key)
-        if route.prefix.length in _FULL_LENGTHS and (host := self._judge.host(route)) is not None:
-            self.gateways.gone(host, _telling(route))
-        if len(route.prefix.packed) == 4:
-            return inet_del(held, route)
-        updated = inet6_del(held, route)
+        prefix = key[0]
+        if prefix.length in _FULL_LENGTHS and (host := self._judge.host(prefix, attributes)) is not None:
+            self.gateways.gone(host, _telling(attributes))
+        if len(prefix.packed) == 4:
+            return inet_del(held, attributes)
+        updated = inet6_del(held, attributes)
         if isinstance(updated, HopRemoved):
-            sibling, _ = self._judge.route(updated.remaining)  # with a gateway: no host route on a link
+            sibling, _ = self._judge.route(
+                prefix, updated.remaining
+            )  # with a gateway: no host route on a link
             left = (*held[: updated.place], sibling, *held[updated.place + 1 :])
             return Updated(tidy(left), certain=False)
         return updated
 
-    def _dropped(self, key: Key, route: Route, verdict: Verdict, *, renewed: bool) -> None:
+    def _dropped(self, key: Key, attributes: Attributes, verdict: Verdict, *, renewed: bool) -> None:
         """Report a drop, where its rule follows its drops, and it is news."""
         if not verdict.followed:
             return
         known = self._reported.get(key[0], {})
-        itself = (identity(route), verdict)
+        itself = (identity(attributes), verdict)
         if known.get(key) == itself and not renewed:
             return
         if key not in known:
@@ -371,7 +399,7 @@ class Fib:
                 return
             self._reported_count += 1
         self._reported.setdefault(key[0], known)[key] = itself
-        self._report(Dropped(route, verdict))
+        self._report(Dropped(attributes.at(key[0]), verdict))
 
     def _forget_reported(self, key: Key) -> None:
         known = self._reported.get(key[0])
@@ -394,11 +422,12 @@ class Fib:
         self._next_expiry_by_events = _NEVER
         self._announced_gateways.clear()
         self._learned.clear()
-        return Reading(self._judge, self.decoder, self.replica, self._now)
+        self._reading = Reading(self._judge, self.decoder, self.replica, self._now)
+        return self._reading
 
     def abandon_reading(self) -> None:
         """The reading is void."""
-        self._touched = None
+        self._reading = self._touched = None
 
     async def compare(self, reading: Reading) -> list[Prefix]:
         """Make the replica equal to a whole reading, as far as that is to be believed; return what had to change.
@@ -413,22 +442,27 @@ class Fib:
         new_gateways = self._take_gateways(reading, touched)
         first, self._first_dump = self._first_dump, False
 
-        def judge_host(route: Route) -> tuple[Sibling, Verdict]:
+        def judge_host(prefix: Prefix, attributes: Attributes) -> tuple[Sibling, Verdict]:
             # What the first dump shows may be as old as the node.
-            return self._judge_host(route, new=not first and not self._holds_host(route))
+            return self._judge_host(
+                prefix, attributes, new=not first and not self._holds_host(prefix, attributes)
+            )
 
         corrected: list[Prefix] = []
         open_keys: set[Key] = set()
         now = time.monotonic
         until = now() + _SLICE_S
         replica = self.replica
-        for prefix in [*replica, *(prefix for prefix in reading.slots if prefix not in replica)]:
+        for prefix in self._to_compare(reading, touched):
             if now() > until:
                 await asyncio.sleep(0)
                 until = now() + _SLICE_S
+            before = replica.slots(prefix)
+            if reading.is_marked(before) and prefix not in reading.slots:
+                continue
             if prefix in reading.open_hosts:
                 reading.judge_hosts(prefix, judge_host)
-            before, after = replica.slots(prefix), reading.tidied(prefix)
+            after = reading.tidied(prefix)
             if not before and prefix.packed not in touched:  # nothing held of it: no doubt what it has become
                 if after:
                     if len(after) > 1 or len(after[0][1]) > 1:
@@ -450,12 +484,19 @@ class Fib:
         self._finish(reading, open_keys, new_gateways, distrusted=distrusted)
         return corrected
 
+    def _to_compare(self, reading: Reading, touched: set[bytes]) -> Iterator[Prefix]:
+        """All that is held, then what was read beside; of what events touch meanwhile, some twice."""
+        yield from list(self.replica)
+        for prefix in list(reading.slots):
+            if prefix not in self.replica or prefix.packed in touched:
+                yield prefix
+
     def _finish(
         self, reading: Reading, open_keys: set[Key], new_gateways: list[LinkAddress], *, distrusted: bool
     ) -> None:
         """Everything was compared: note what is in doubt still, and order the next dump where one is needed."""
         churned = any(len(address) == 16 for address in self._touched or ())
-        self._touched = None
+        self._reading = self._touched = None
         self._doubtful |= open_keys
         if distrusted and churned and self._inet6_readings < _INET6_READINGS:
             self._inet6_readings += 1
@@ -481,11 +522,11 @@ class Fib:
             self._gateways_changed()
         return new
 
-    def _holds_host(self, route: Route) -> bool:
-        host = link_host(route)
+    def _holds_host(self, prefix: Prefix, attributes: Attributes) -> bool:
+        host = link_host(attributes.at(prefix))
         return any(
-            sibling is not PLACEHOLDER and link_host(sibling.route) == host
-            for _, siblings in self.replica.slots(route.prefix)
+            sibling is not PLACEHOLDER and link_host(sibling.attributes.at(prefix)) == host
+            for _, siblings in self.replica.slots(prefix)
             for sibling in siblings
         )
 
@@ -502,7 +543,7 @@ class Fib:
             self._expired_rechecks += 1
         else:
             self._expired_rechecks = 0
-        if any(prefix in reading.slots for prefix in self._lifetimes - reading.lifetimes):
+        if any(map(reading.has, self._lifetimes - reading.lifetimes)):
             recheck_s = min(recheck_s, _LIFETIME_RECHECK_S)
         self._lifetimes = reading.lifetimes
         self._next_expiry = min(self._next_expiry, self._now() + recheck_s)
@@ -523,15 +564,12 @@ class Fib:
         return len(prefix.packed) == 16 and any(len(address) == 16 for address in self._touched or ())
 
     def _explained(self, held: Siblings) -> bool:
-        routes = [sibling.route for sibling in held if sibling is not PLACEHOLDER]
-        return all(
-            self._surroundings.explains_absence(route.hops, route.prefsrc, route.nexthop_id)
-            for route in routes
-        )
+        every = [sibling.attributes for sibling in held if sibling is not PLACEHOLDER]
+        return all(self._surroundings.explains_absence(it.hops, it.prefsrc, it.nexthop_id) for it in every)
 
     def _settle_reported(self, reading: Reading) -> None:
-        for key, (route, verdict) in reading.reported.items():
-            self._dropped(key, route, verdict, renewed=False)
+        for key, (attributes, verdict) in reading.reported.items():
+            self._dropped(key, attributes, verdict, renewed=False)
         gone = [key for known in self._reported.values() for key in known if key not in reading.reported]
         for key in gone:
             self._forget_reported(key)

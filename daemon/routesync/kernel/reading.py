@@ -28,7 +28,7 @@ from routesync.kernel.judge import Judge
 from routesync.kernel.netlink import HEADER, HEADER_SIZE, RTM_NEWROUTE, DumpRequest
 from routesync.kernel.replica import Replica, Rest, Slot, Slots, siblings_at, with_slot
 from routesync.kernel.update import PLACEHOLDER, Sibling, identity, tidy
-from routesync.route import Candidate, LinkAddress, NextHop, Prefix, Route, Verdict
+from routesync.route import Attributes, Judged, LinkAddress, NextHop, Prefix, Verdict
 
 Key = tuple[Prefix, Rest]
 
@@ -50,16 +50,24 @@ def message_build(family: int, table: int) -> bytes:
     return _ATTRIBUTE.pack(8, 15) + table.to_bytes(4, sys.byteorder) + _ATTRIBUTE.pack(size + 4, 1)
 
 
+_MARKS: Final = 1 << 14
+
+
 class Reading:
-    """Collects what the tables hold."""
+    """Collects what the tables hold.
+
+    Of a table of a million routes nearly all are as they are held. Such a prefix is not collected: what is held of it
+    is replaced by an equal object that this dump alone uses, a mark. So a dump takes hardly any memory.
+    """
 
     def __init__(
         self, judge: Judge, decoder: RouteDecoder, replica: Replica, now: Callable[[], float]
     ) -> None:
         self.slots: dict[Prefix, Slots] = {}
+        """What was read and not marked."""
         self.routes = 0
         self.dropped: Counter[str] = Counter()
-        self.reported: dict[Key, tuple[Route, Verdict]] = {}
+        self.reported: dict[Key, Judged] = {}
         self.bad: list[DecodeError] = []
         self.unresolved = False
         self.gateways: set[LinkAddress] = set()
@@ -77,6 +85,8 @@ class Reading:
         self._decoder = decoder
         self._replica = replica
         self._now = now
+        self._marks: dict[int, Slots] = {}  # by id() of the one route: slots that this dump alone uses
+        self._mark_ids: set[int] = set()
         self._seen_hops: dict[int, tuple[NextHop, ...]] = {}  # by id()
         self._last_dropped: tuple[bytes, int] | None = None
         self._last_kept: tuple[bytes, int] | None = None
@@ -104,89 +114,126 @@ class Reading:
             if kind != RTM_NEWROUTE:
                 break
             self.routes += 1
-            rule = judge_header(data[position + 16 : position + 28], table)
-            if rule is not None and data[position + 28 : position + 40] == build:
+            verdict = judge_header(data[position + 16 : position + 28], table)
+            if verdict is not None and not verdict.keep and data[position + 28 : position + 40] == build:
                 prefix = (data[position + 40 : position + 40 + size], data[position + 17])
                 if prefix not in replica and prefix != self._last_kept:
-                    self.dropped[rule] += 1
+                    self.dropped[verdict.rule] += 1
                     self._last_dropped = prefix
                     position += length + 3 & ~3
                     continue
             try:
-                self._take(data, position + HEADER_SIZE, position + length, by_header=rule is not None)
+                self._take(data, position + HEADER_SIZE, position + length, verdict)
             except DecodeError as error:
                 self.bad.append(error)
             position += length + 3 & ~3
         return position
 
-    def _take(self, data: bytes, start: int, end: int, *, by_header: bool) -> None:
-        route = self._decoder.decode(data, start, end)
-        if route is None:
+    def _take(self, data: bytes, start: int, end: int, by_header: Verdict | None) -> None:
+        parts = self._decoder.parts(data, start, end)
+        if parts is None:
             return
-        rest = self._judge.rest(route)
+        prefix, attributes = parts
+        rest = self._judge.rest(attributes)
         if rest is None:
             return
-        prefix = route.prefix
-        hops = route.hops
-        if id(hops) not in self._seen_hops and not (by_header and prefix.length):
+        hops = attributes.hops
+        if id(hops) not in self._seen_hops and not (
+            prefix.length and by_header is not None and not by_header.keep
+        ):
             if len(hops) < 2:  # those are shared by many routes
                 self._seen_hops[id(hops)] = hops
             for hop in hops:
                 if hop.gateway is not None:
                     self.gateways.add((hop.ifindex, hop.gateway))
-        if unresolved(route):
+        if attributes.nexthop_id and unresolved(attributes):
             self.unresolved = True
-            self._add(prefix, rest, PLACEHOLDER, route)
+            self._add(prefix, rest, PLACEHOLDER)
             return
         sibling: Sibling
-        if prefix.length in _FULL_LENGTHS and (host := self._judge.host(route)) is not None:
-            sibling, verdict = Candidate(route, _OPEN), _OPEN
+        if prefix.length in _FULL_LENGTHS and (host := self._judge.host(prefix, attributes)) is not None:
+            sibling, verdict = Judged(attributes, _OPEN), _OPEN
             self.hosts.add(host)
             self.open_hosts.add(prefix)
         else:
-            sibling, verdict = self._judge.route(route)
+            sibling, verdict = self._judge.route(prefix, attributes, by_header)
         if sibling is not PLACEHOLDER:
             lifetime_s = self._decoder.lifetime_s
-            if lifetime_s is not None and self._is_over(route, lifetime_s):
-                self._add(prefix, rest, PLACEHOLDER, route)
+            if lifetime_s is not None and self._is_over(prefix, attributes, lifetime_s):
+                self._add(prefix, rest, PLACEHOLDER)
                 return
-            if prefix not in self.slots and prefix != self._last_dropped:  # nearly always
-                self.slots[prefix] = ((rest, (sibling,)),)
-                self._last_kept = prefix
-                return
-            if prefix == self._last_dropped and not siblings_at(self.slots.get(prefix, ()), rest):
-                self._add(prefix, rest, PLACEHOLDER, route)
-            self._add(prefix, rest, sibling, route)
+            if prefix == self._last_dropped or not self._take_alone(prefix, rest, sibling):
+                if prefix == self._last_dropped and not siblings_at(self._slots_of(prefix), rest):
+                    self._add(prefix, rest, PLACEHOLDER)
+                self._add(prefix, rest, sibling)
             self._last_kept = prefix
             return
-        self._count_drop(prefix, rest, route, verdict)
+        self._count_drop(prefix, rest, attributes, verdict)
         self._last_dropped = prefix
         if prefix in self._replica or prefix == self._last_kept:
-            self._add(prefix, rest, PLACEHOLDER, route)
+            self._add(prefix, rest, PLACEHOLDER)
 
-    def _add(self, prefix: Prefix, rest: Rest, sibling: Sibling, route: Route) -> None:
-        slots = self.slots.get(prefix, ())
+    def _take_alone(self, prefix: Prefix, rest: Rest, judged: Judged) -> bool:
+        """Take in the first route of a prefix; tell whether it is the first."""
+        if prefix in self.slots:
+            return False
+        held = self._replica.slots(prefix)
+        if held:
+            if id(held) in self._mark_ids:
+                return False
+            mark = self._marks.get(id(judged))
+            if mark is None and len(self._marks) < _MARKS:
+                mark = self._marks[id(judged)] = ((rest, (judged,)),)
+                self._mark_ids.add(id(mark))
+            if mark == held:
+                self._replica.mark(prefix, mark)
+                return True
+        self.slots[prefix] = self._replica.alone(rest, judged)
+        return True
+
+    def is_marked(self, slots: Slots) -> bool:
+        """Whether the dump has shown just this, and no event has changed it since."""
+        return id(slots) in self._mark_ids
+
+    def unmark(self, prefix: Prefix) -> None:
+        """What is held of a prefix is about to change: keep what the dump has shown."""
+        held = self._replica.slots(prefix)
+        if id(held) in self._mark_ids:
+            self.slots.setdefault(prefix, held)
+
+    def _slots_of(self, prefix: Prefix) -> Slots:
+        """What the dump has shown of a prefix."""
+        slots = self.slots.get(prefix)
+        if slots is None:
+            held = self._replica.slots(prefix)
+            slots = held if id(held) in self._mark_ids else ()
+        return slots
+
+    def _add(self, prefix: Prefix, rest: Rest, sibling: Sibling) -> None:
+        slots = self._slots_of(prefix)
         siblings = siblings_at(slots, rest)
         if (
             siblings and sibling is not PLACEHOLDER and len(prefix.packed) == 16
         ):  # an IPv6 dump under churn can show one twice
-            shown = identity(route)
-            if any(other is not PLACEHOLDER and identity(other.route) == shown for other in siblings):
+            shown = identity(sibling.attributes)
+            if any(other is not PLACEHOLDER and identity(other.attributes) == shown for other in siblings):
                 return
         self.slots[prefix] = with_slot(slots, rest, (*siblings, sibling))
 
-    def _is_over(self, route: Route, lifetime_s: float) -> bool:
+    def _is_over(self, prefix: Prefix, attributes: Attributes, lifetime_s: float) -> bool:
         """Note a lifetime; tell whether the route counts as absent by it."""
-        if len(route.hops) > 1:
+        if len(attributes.hops) > 1:
             return False
-        self.lifetimes.add(route.prefix)
+        self.lifetimes.add(prefix)
         if lifetime_s > 0:
             self.next_expiry = min(self.next_expiry, self._now() + lifetime_s + EXPIRY_MARGIN_S)
             return False
         self.expired = True
         return True
 
-    def judge_hosts(self, prefix: Prefix, judge: Callable[[Route], tuple[Sibling, Verdict]]) -> None:
+    def judge_hosts(
+        self, prefix: Prefix, judge: Callable[[Prefix, Attributes], tuple[Sibling, Verdict]]
+    ) -> None:
         """Judge the host routes of a prefix; to be called after the dump, when all gateways are known."""
         slots: list[Slot] = []
         for rest, siblings in self.slots[prefix]:
@@ -195,25 +242,29 @@ class Reading:
                 if sibling is PLACEHOLDER or sibling.verdict is not _OPEN:
                     judged.append(sibling)
                     continue
-                it, verdict = judge(sibling.route)
+                it, verdict = judge(prefix, sibling.attributes)
                 judged.append(it)
                 if not verdict.keep:
-                    self._count_drop(prefix, rest, sibling.route, verdict)
+                    self._count_drop(prefix, rest, sibling.attributes, verdict)
             slots.append((rest, tuple(judged)))
         self.slots[prefix] = tuple(slots)
 
-    def _count_drop(self, prefix: Prefix, rest: Rest, route: Route, verdict: Verdict) -> None:
+    def _count_drop(self, prefix: Prefix, rest: Rest, attributes: Attributes, verdict: Verdict) -> None:
         self.dropped[verdict.rule] += 1
         if verdict.followed:
-            self.reported[prefix, rest] = (route, verdict)
+            self.reported[prefix, rest] = Judged(attributes, verdict)
 
     def saw(self, prefix: Prefix, rest: Rest) -> bool:
         """Whether any route of the key was in the reading, kept or not."""
-        return bool(siblings_at(self.slots.get(prefix, ()), rest))
+        return bool(siblings_at(self._slots_of(prefix), rest))
+
+    def has(self, prefix: Prefix) -> bool:
+        """Whether any route of the prefix was in the reading."""
+        return bool(self._slots_of(prefix))
 
     def tidied(self, prefix: Prefix) -> Slots:
         """What is to be held of a prefix after this reading."""
-        slots = self.slots.get(prefix, ())
+        slots = self._slots_of(prefix)
         if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always
             return slots if slots[0][1][0] is not PLACEHOLDER else ()
         return tuple((rest, kept) for rest, siblings in slots if (kept := tidy(siblings)))

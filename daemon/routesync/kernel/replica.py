@@ -1,7 +1,8 @@
 """The replica of the kernel's tables: of each prefix the routes that the rules keep, in order of preference.
 
-One flat dictionary from prefix to slots, all of immutable tuples: a prefix costs a few hundred bytes, and one that the
-rules drop costs nothing. The dirty set beside it is level-triggered: it says which prefixes differ from what the
+One flat dictionary from prefix to slots, all of immutable tuples. Slots do not contain the prefix, so equal ones are
+one object: a prefix costs 170 bytes, its own and its place in the dictionary, and one that the rules drop costs
+nothing. The dirty set beside it is level-triggered: it says which prefixes differ from what the
 consumer has, never how they came to, so it stays below what was kept when the consumer last looked plus what is kept
 now, however far the consumer lags behind.
 """
@@ -9,19 +10,20 @@ now, however far the consumer lags behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final, NamedTuple, cast
 
 from routesync.kernel.update import PLACEHOLDER, Siblings
-from routesync.route import Candidate, Prefix, past_throws
+from routesync.route import Judged, Prefix, past_throws
+
+_SHARED: Final = 1 << 14
+"""So many slots are kept to be shared; a table has a few hundred distinct ones."""
 
 
 class Rest(NamedTuple):
     """What a key has beside its prefix, in the order in which candidates are preferred."""
 
-    source: (
-        bytes  # of a source-specific route: length and address of the source prefix; empty for a plain one
-    )
+    source: bytes  # the source prefix, its length first; empty for a route that is not source-specific
     tos: int
     rank: int  # position of the table in the list of tables
     metric: int
@@ -31,7 +33,11 @@ Slot = tuple[Rest, Siblings]
 Slots = tuple[Slot, ...]
 
 
-def candidates_of(slots: Slots) -> tuple[Candidate, ...]:
+Candidates = tuple[Judged, ...]
+"""All candidates of a prefix, the preferred one first."""
+
+
+def candidates_of(slots: Slots) -> Candidates:
     """All candidates of a prefix, the preferred one first.
 
     A sibling whose verdict is not to keep it is held only because that may change without an event of its own.
@@ -39,7 +45,7 @@ def candidates_of(slots: Slots) -> tuple[Candidate, ...]:
     if not slots:
         return ()
     if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always; and one alone is no placeholder
-        (only,) = siblings = cast("tuple[Candidate]", slots[0][1])
+        (only,) = siblings = cast("tuple[Judged]", slots[0][1])
         return siblings if only.verdict.keep else ()
     kept = [
         sibling
@@ -73,11 +79,38 @@ def _rest_of(slot: Slot) -> Rest:
     return slot[0]
 
 
+class Changes(Mapping[Prefix, Candidates]):
+    """Prefixes that changed, with the candidates that they have when they are asked for; each is to be asked for once.
+
+    No candidates means that the prefix is gone.
+    """
+
+    def __init__(self, replica: Replica, prefixes: Collection[Prefix]) -> None:
+        self._replica = replica
+        self._prefixes = prefixes
+
+    def __getitem__(self, prefix: Prefix) -> Candidates:
+        if prefix not in self._prefixes:
+            raise KeyError(prefix)
+        return self._replica.deliver(prefix)
+
+    def __iter__(self) -> Iterator[Prefix]:
+        return iter(self._prefixes)
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def __contains__(self, prefix: object) -> bool:
+        return prefix in self._prefixes
+
+
 class Replica:
     """Candidates per prefix, and which prefixes changed since the consumer last asked."""
 
     def __init__(self) -> None:
         self._slots: dict[Prefix, Slots] = {}
+        self._alone: dict[int, Slots] = {}  # by id() of the one route, which they keep alive
+        self._several: dict[Slots, Slots] = {}
         self._unkept: set[Prefix] = set()  # held, without a candidate
         self._dirty: dict[Prefix, bool] = {}  # value: whether the consumer has candidates of it
         self.dirty_since = 0.0
@@ -98,13 +131,35 @@ class Replica:
         """What is held of a prefix."""
         return self._slots.get(prefix, ())
 
+    def alone(self, rest: Rest, judged: Judged) -> Slots:
+        """The slots of a prefix that has this one route; the same object for the same route."""
+        slots = self._alone.get(id(judged))
+        if slots is None:
+            if len(self._alone) >= _SHARED:
+                self._alone.clear()
+            slots = self._alone[id(judged)] = ((rest, (judged,)),)
+        return slots
+
+    def _shared(self, slots: Slots) -> Slots:
+        if len(slots) == 1:
+            rest, siblings = slots[0]
+            if len(siblings) == 1 and (only := siblings[0]) is not PLACEHOLDER:
+                return self.alone(rest, only)
+        if len(self._several) >= _SHARED:
+            self._several.clear()
+        return self._several.setdefault(slots, slots)
+
     def begin(self, prefix: Prefix, slots: Slots) -> None:
         """Hold a prefix of which nothing was held."""
-        self._slots[prefix] = slots
+        slots = self._slots[prefix] = self._shared(slots)
         if candidates_of(slots):
             self._mark(prefix, known=False)
         else:
             self._unkept.add(prefix)
+
+    def mark(self, prefix: Prefix, slots: Slots) -> None:
+        """Hold these equal slots of a prefix instead of those that are held."""
+        self._slots[prefix] = slots
 
     def put(self, prefix: Prefix, rest: Rest, siblings: Siblings) -> bool:
         """Set the routes of one key; return whether the candidates of its prefix changed."""
@@ -113,7 +168,7 @@ class Replica:
         if after == before:
             return False
         if after:
-            self._slots[prefix] = after
+            after = self._slots[prefix] = self._shared(after)
         else:
             del self._slots[prefix]
         had_candidates, has_candidates = candidates_of(before), candidates_of(after)
@@ -144,13 +199,17 @@ class Replica:
         """Age of the oldest change that the consumer has not taken, in seconds."""
         return time.monotonic() - self.dirty_since if self._dirty else 0.0
 
-    def take(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
-        """The present candidates of each prefix that changed; empties the dirty set."""
-        taken = {prefix: candidates_of(self._slots.get(prefix, ())) for prefix in self._dirty}
-        self._dirty.clear()
-        return taken
+    def take(self) -> Changes:
+        """What changed since the last call; empties the dirty set."""
+        taken, self._dirty = self._dirty, {}
+        return Changes(self, taken)
 
-    def candidates(self) -> Iterator[tuple[Prefix, tuple[Candidate, ...]]]:
+    def deliver(self, prefix: Prefix) -> Candidates:
+        """The present candidates of a prefix, for the consumer: what changed before this does not matter any more."""
+        self._dirty.pop(prefix, None)
+        return candidates_of(self._slots.get(prefix, ()))
+
+    def candidates(self) -> Iterator[tuple[Prefix, Candidates]]:
         """All that is held, prefix by prefix."""
         for prefix, slots in self._slots.items():
             if candidates := candidates_of(slots):

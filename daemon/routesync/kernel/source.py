@@ -40,6 +40,7 @@ from routesync.kernel.netlink import (
     subscribe,
     widen_receive_buffer,
 )
+from routesync.kernel.replica import Changes
 from routesync.kernel.reports import BadMessage, Drift, KernelReport, KernelStats, Overrun, ResyncDone
 from routesync.kernel.schedule import Schedule
 from routesync.kernel.surroundings import InterfaceAddress, Links, Surroundings
@@ -154,6 +155,15 @@ class KernelSource:
         return self._fib.replica.lag_s
 
     @property
+    def made(self) -> Callable[[Route], None] | None:
+        """What is called with each route that was made (see `__init__`); None, when nobody asks, is cheapest."""
+        return self._fib.made
+
+    @made.setter
+    def made(self, made: Callable[[Route], None] | None) -> None:
+        self._fib.made = made
+
+    @property
     def gateways(self) -> frozenset[Address]:
         """The gateways of this node's routes in the tables that are read, whatever the rules say of those routes.
 
@@ -169,7 +179,10 @@ class KernelSource:
 
     def held(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
         """All candidates at this moment, delivered or not."""
-        return dict(self._fib.replica.candidates())
+        return {
+            prefix: tuple(candidate.at(prefix) for candidate in candidates)
+            for prefix, candidates in self._fib.replica.candidates()
+        }
 
     def followed(self) -> list[tuple[Prefix, Verdict]]:
         """The drops that were told and hold (`Dropped`), for whoever comes later."""
@@ -242,11 +255,12 @@ class KernelSource:
             whole = await asyncio.shield(dump) and whole
         return whole and not lookup.bad
 
-    async def changes(self) -> Mapping[Prefix, tuple[Candidate, ...]]:
-        """Wait until something changed; return the present candidates of each prefix that did.
+    async def changes(self) -> Changes:
+        """Wait until something changed; return the prefixes that did.
 
-        Level-triggered: however many changes a prefix went through since the last call, it is told once, as it is now;
-        no candidates means that it is gone. The first call waits for the first reading and returns the whole table.
+        Level-triggered: however many changes a prefix went through since the last call, it is told once, with the
+        candidates that it has when the result is asked for them; none means that it is gone. The first call waits for
+        the first reading and returns the whole table.
         """
         await self.synced.wait()
         while not self._first and not self._fib.replica.dirty:

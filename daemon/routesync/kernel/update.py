@@ -1,6 +1,7 @@
 """What one route event does to the routes that share a key: the kernel's own rules, IPv4 and IPv6 apart.
 
 A key is a prefix, a source prefix, a TOS, a table and a metric. Several routes can share one, in an order: siblings.
+What happens does not depend on the prefix, so routes are handled by their attributes.
 Only what the rules keep is held; a `PLACEHOLDER` marks a position where zero or more other siblings may be. Where an
 event leaves open what the kernel has now, the result is not certain: then only a dump can tell.
 
@@ -22,10 +23,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from routesync.kernel.netlink import NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE
-from routesync.route import Candidate, HopFlag, NextHop, Route
+from routesync.route import Attributes, HopFlag, Judged, NextHop, Route
 
 PLACEHOLDER: Final = None
-Sibling = Candidate | None
+Sibling = Judged | None
 Siblings = tuple[Sibling, ...]
 
 Identity = tuple[object, ...]
@@ -45,7 +46,7 @@ class HopRemoved(NamedTuple):
     """An IPv6 multipath route lost one hop; the rules have to judge what remains of it."""
 
     place: int  # its position among the siblings
-    remaining: Route
+    remaining: Attributes
 
 
 def _stable(hop: NextHop) -> NextHop:
@@ -53,7 +54,7 @@ def _stable(hop: NextHop) -> NextHop:
     return hop if flags == hop.flags else hop._replace(flags=flags)
 
 
-def identity(route: Route) -> Identity:
+def identity(route: Attributes | Route) -> Identity:
     """What tells a route from its siblings: all but the state of its links."""
     hops: object = route.nexthop_id or tuple(map(_stable, route.hops))
     return (route.type, route.protocol, route.scope, route.prefsrc, hops)
@@ -70,12 +71,12 @@ def tidy(siblings: Siblings) -> Siblings:
     return tuple(tidied) if any(sibling is not PLACEHOLDER for sibling in tidied) else ()
 
 
-def _find(siblings: Siblings, route: Route) -> list[int]:
+def _find(siblings: Siblings, route: Attributes) -> list[int]:
     wanted = identity(route)
     return [
         place
         for place, sibling in enumerate(siblings)
-        if sibling is not PLACEHOLDER and identity(sibling.route) == wanted
+        if sibling is not PLACEHOLDER and identity(sibling.attributes) == wanted
     ]
 
 
@@ -83,7 +84,7 @@ def _put(siblings: Siblings, place: int, sibling: Sibling) -> Siblings:
     return tidy((*siblings[:place], sibling, *siblings[place + 1 :]))
 
 
-def inet_new(held: Siblings, route: Route, judged: Sibling, flags: int) -> Updated:
+def inet_new(held: Siblings, route: Attributes, judged: Sibling, flags: int) -> Updated:
     """IPv4: a route was announced; `judged` is what the rules leave of it."""
     if flags & NLM_F_EXCL:
         return Updated(tidy((judged,)))
@@ -108,7 +109,7 @@ def inet_new(held: Siblings, route: Route, judged: Sibling, flags: int) -> Updat
     return Updated(tidy((*siblings, judged) if flags & NLM_F_APPEND else (judged, *siblings)))
 
 
-def inet_del(held: Siblings, route: Route) -> Updated:
+def inet_del(held: Siblings, route: Attributes) -> Updated:
     """IPv4: a route was withdrawn; the message describes exactly that one."""
     same = _find(held, route)
     if len(same) == 1:
@@ -116,14 +117,16 @@ def inet_del(held: Siblings, route: Route) -> Updated:
     return Updated(held, certain=not same and (not held or PLACEHOLDER in held))
 
 
-def _joins_multipath(route: Route) -> bool:
+def _joins_multipath(route: Attributes) -> bool:
     """Whether it is, or would become, a hop of the key's multipath route (rt6_qualify_for_ecmp())."""
     return not route.nexthop_id and bool(route.hops) and all(hop.gateway is not None for hop in route.hops)
 
 
 def _may_hide(sibling: Sibling) -> bool:
     """Whether other siblings of an IPv6 key may lie between the hops of this one, unseen by dumps."""
-    return sibling is PLACEHOLDER or (_joins_multipath(sibling.route) and len(sibling.route.hops) > 1)
+    return sibling is PLACEHOLDER or (
+        len(sibling.attributes.hops) > 1 and _joins_multipath(sibling.attributes)
+    )
 
 
 def is_mixed(siblings: Siblings) -> bool:
@@ -136,16 +139,16 @@ def is_mixed(siblings: Siblings) -> bool:
     return len(siblings) > 1 and any(map(_may_hide, siblings))
 
 
-def _is_odd(route: Route) -> bool:
+def _is_odd(route: Attributes) -> bool:
     """Whether its merging depends on what RTNL does not show (RTF_ADDRCONF, RTF_DYNAMIC)."""
     return route.protocol in (_RTPROT_REDIRECT, _RTPROT_KERNEL, _RTPROT_RA) and _joins_multipath(route)
 
 
-def _sort(route: Route) -> Identity:
+def _sort(route: Attributes) -> Identity:
     return (route.type, route.protocol, route.scope, route.prefsrc, route.encap)
 
 
-def inet6_new(held: Siblings, route: Route, judged: Sibling, flags: int) -> Updated:
+def inet6_new(held: Siblings, route: Attributes, judged: Sibling, flags: int) -> Updated:
     """IPv6: a route was announced, with all hops that it has now; `judged` is what the rules leave of it."""
     if flags & NLM_F_EXCL:
         return Updated(tidy((judged,)))
@@ -157,13 +160,13 @@ def inet6_new(held: Siblings, route: Route, judged: Sibling, flags: int) -> Upda
     same = _find(held, route)
     if same:
         return Updated(_put(held, same[0], judged)) if len(same) == 1 else doubt
-    if _is_odd(route) or any(other is not PLACEHOLDER and _is_odd(other.route) for other in held):
+    if _is_odd(route) or any(other is not PLACEHOLDER and _is_odd(other.attributes) for other in held):
         return doubt
     joins = _joins_multipath(route)
     places = [
         place
         for place, other in enumerate(held)
-        if other is not PLACEHOLDER and _joins_multipath(other.route) == joins
+        if other is not PLACEHOLDER and _joins_multipath(other.attributes) == joins
     ]
     if flags & NLM_F_REPLACE:
         if PLACEHOLDER in held:
@@ -177,13 +180,13 @@ def inet6_new(held: Siblings, route: Route, judged: Sibling, flags: int) -> Upda
     if not places:
         return doubt if PLACEHOLDER in held else Updated(tidy((*held, judged)))
     old = held[places[0]]
-    if old is PLACEHOLDER or len(places) > 1 or _sort(old.route) != _sort(route):
+    if old is PLACEHOLDER or len(places) > 1 or _sort(old.attributes) != _sort(route):
         return doubt
-    grown = set(map(_stable, route.hops)) >= set(map(_stable, old.route.hops))
+    grown = set(map(_stable, route.hops)) >= set(map(_stable, old.attributes.hops))
     return Updated(_put(held, places[0], judged)) if grown else doubt
 
 
-def inet6_del(held: Siblings, route: Route) -> Updated | HopRemoved:
+def inet6_del(held: Siblings, route: Attributes) -> Updated | HopRemoved:
     """IPv6: a route was withdrawn, or one hop of it.
 
     What is left of a set that the rules had dropped could be one that they keep: that is doubt.
@@ -196,11 +199,11 @@ def inet6_del(held: Siblings, route: Route) -> Updated | HopRemoved:
     if hop_alone:
         gone = (route.hops[0].gateway, route.hops[0].ifindex)
         for place, sibling in enumerate(held):
-            if sibling is PLACEHOLDER or not _joins_multipath(sibling.route) or len(sibling.route.hops) < 2:
+            if sibling is PLACEHOLDER or not _may_hide(sibling):
                 continue
-            hops = tuple(hop for hop in sibling.route.hops if (hop.gateway, hop.ifindex) != gone)
-            if len(hops) == len(sibling.route.hops) - 1:
+            hops = tuple(hop for hop in sibling.attributes.hops if (hop.gateway, hop.ifindex) != gone)
+            if len(hops) == len(sibling.attributes.hops) - 1:
                 if len(hops) == 1:  # the kernel writes a single hop without its weight
                     hops = (hops[0]._replace(weight=1),)
-                return HopRemoved(place, sibling.route._replace(hops=hops))
+                return HopRemoved(place, sibling.attributes._replace(hops=hops))
     return Updated(held, certain=not same and not hop_alone and (not held or PLACEHOLDER in held))

@@ -17,20 +17,27 @@ SLICE: Final = 500
 
 
 async def find_holes(state: MirrorState) -> tuple[tuple[Prefix, ...], int]:
-    """The first holes, and how many there are; ineligible routes are looked through in slices."""
-    mirrored = {prefix for prefix, route in state.routes.items() if route.phase in MIRRORED}
-    lengths = {
-        size: sorted({prefix.length for prefix in mirrored if len(prefix.packed) == size}) for size in (4, 16)
-    }
+    """The first holes, and how many there are; found in slices."""
+    if not state.ineligible:
+        return (), 0
+    lengths: dict[int, set[int]] = {4: set(), 16: set()}
+    for count, prefix in enumerate(tuple(state.routes), 1):
+        lengths[len(prefix.packed)].add(prefix.length)
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
     first: list[Prefix] = []
     found = 0
     for count, prefix in enumerate(tuple(state.ineligible), 1):
-        if any(
-            prefix.cut(length) in mirrored for length in lengths[len(prefix.packed)] if length < prefix.length
-        ):
+        shorter = (length for length in lengths[len(prefix.packed)] if length < prefix.length)
+        if any(_is_mirrored(state, prefix.cut(length)) for length in shorter):
             found += 1
             if len(first) < NAMED:
                 first.append(prefix)
         if count % SLICE == 0:
             await asyncio.sleep(0)
     return tuple(first), found
+
+
+def _is_mirrored(state: MirrorState, prefix: Prefix) -> bool:
+    route = state.routes.get(prefix)
+    return route is not None and route.phase in MIRRORED

@@ -7,7 +7,7 @@ read while it ingests (observed on a real one). Nothing here reads a clock: `now
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, Self
 
 from routesync.config.models import TargetSettings
@@ -238,58 +238,76 @@ class MassWithdrawalLimit:
     """
 
     def __init__(self, share: float, minimum: int, request_resync: Callable[[], None]) -> None:
-        self.held: frozenset[Prefix] = frozenset()
-        """Withdrawals that wait for a second dump; empty: nothing is held back."""
+        self.waiting: dict[Prefix, None] = {}
+        """Withdrawals that wait, held back or not."""
         self._share = share
         self._minimum = minimum
         self._request_resync = request_resync
-        self._held_at = 0.0
+        self._held_at: float | None = None  # None: nothing is held back
+        self._joined = False  # whether one began to wait since `holds` was asked
         self._released: set[Prefix] = set()
+        self._unreleased: set[Prefix] = set()  # those of `waiting`
+
+    @property
+    def held(self) -> Collection[Prefix]:
+        """Withdrawals that wait for a second dump; empty: nothing is held back."""
+        return () if self._held_at is None else self.waiting.keys()
+
+    def add(self, prefix: Prefix) -> None:
+        """A withdrawal waits."""
+        if prefix not in self.waiting:
+            self.waiting[prefix] = None
+            if prefix not in self._released:
+                self._unreleased.add(prefix)
+                self._joined = True
+
+    def discard(self, prefix: Prefix) -> None:
+        """It waits no more: it is sent, or not wanted any more."""
+        if self.waiting:
+            self.waiting.pop(prefix, None)
+            self._unreleased.discard(prefix)
 
     def change(self, share: float, minimum: int) -> None:
         """Apply other limits from now on."""
         self._share, self._minimum = share, minimum
 
-    def holds(self, waiting: Callable[[], frozenset[Prefix]], count: int, owned: int, now: float) -> bool:
-        """Whether withdrawals wait.
+    def holds(self, owned: int, now: float) -> bool:
+        """Whether withdrawals are held back.
 
         Args:
-            waiting: gives the prefixes that wait to be withdrawn; called only when their number is a mass.
-            count: how many these are.
             owned: our routes in the target, those to be withdrawn among them.
             now: monotonic seconds.
         """
-        if count < self._minimum or count <= self._share * owned:
-            self.held = frozenset()
+        count = len(self.waiting)
+        if count < self._minimum or count <= self._share * owned or not self._unreleased:
+            self._held_at = None
             return False
-        prefixes = waiting()
-        if prefixes <= self._released:
-            return False
-        if not self.held:
+        if self._held_at is None:
             self._held_at = now
             self._request_resync()
-        self.held = prefixes
+        self._joined = False
         return True
 
-    def resynced(self, waiting: frozenset[Prefix], began: float) -> bool:
-        """The kernel was dumped again, beginning at `began`: tell whether that releases what is held.
+    def resynced(self, began: float) -> int:
+        """The kernel was dumped again, beginning at `began`: tell how many withdrawals that releases.
 
         A dump that began before the hold may be the very one that went wrong.
         """
-        if not self.held or began < self._held_at:
-            return False
-        if waiting <= self.held:
-            self.release()
-            return True
+        if self._held_at is None or began < self._held_at:
+            return 0
+        if not self._joined:
+            return self.release()
         self._request_resync()
-        return False
+        return 0
 
     def release(self) -> int:
         """Let what is held go, and tell how many that is; what joins later is looked at again."""
-        count = len(self.held)
-        self._released |= self.held
-        self.held = frozenset()
-        return count
+        if self._held_at is None:
+            return 0
+        self._held_at = None
+        self._released |= self._unreleased
+        self._unreleased.clear()
+        return len(self.waiting)
 
     def forget(self, prefix: Prefix) -> None:
         """The prefix is desired again, or gone: a release does not cover its next withdrawal."""

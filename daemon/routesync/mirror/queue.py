@@ -116,14 +116,6 @@ class WorkQueue:
         """How many wait, by urgency, parked ones too."""
         return dict(zip(Urgency, self._counts, strict=True))
 
-    def count(self, *urgencies: Urgency) -> int:
-        """How many wait with one of these urgencies, also those that may not be served yet."""
-        return sum(self._counts[urgency] for urgency in urgencies)
-
-    def of(self, *urgencies: Urgency) -> frozenset[Prefix]:
-        """All that wait with one of these urgencies, also those that may not be served yet."""
-        return frozenset(prefix for prefix, urgency in self._urgency.items() if urgency in urgencies)
-
     def oldest_s(self, now: float) -> float:
         """How long the longest waiting has waited; what waits for a time of its own does not count."""
         return next((now - since for prefix, since in self._since.items() if prefix not in self._due), 0.0)

@@ -181,9 +181,10 @@ class Reconciler:
         self.state.route_changed(prefix, candidate, _now(), kernel_changed_at)
         self._session.wake.set()
 
-    def load_ledger(self) -> None:
+    async def load_ledger(self) -> None:
         """Take what the ledger says may be ours. What is not desired is withdrawn after the start-up hold."""
-        self.state.claim(self._ledger.owned(self.name).items(), _now())
+        await in_slices(self.state.claim(self._ledger.owned(self.name).items(), _now()))
+        self._session.wake.set()
 
     def reconfigure(self, rules: TargetRules, limits: Limits) -> None:
         """Apply other rules and limits: every route is evaluated again, and what differs is done."""

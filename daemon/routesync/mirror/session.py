@@ -328,7 +328,7 @@ class Session:
         if self._batch_reported:
             counters = state.counters
             self._report.sync_completed(
-                routes=sum(1 for route in state.routes.values() if route.owned is not None),
+                routes=state.owning,
                 posted=counters.posted - posted,
                 deleted=counters.deleted - deleted,
                 duration_s=now - began,

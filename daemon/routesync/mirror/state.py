@@ -57,6 +57,8 @@ CONFLICT_INVENTORY_S: Final = 120.0
 """How often the table is read while another writer has routes that are desired."""
 VERIFY_GAP_S: Final = 10.0
 """Between two verifications of everything that losses ask for."""
+FURTHER_S: Final = 0.001
+"""After so long the search for the next request goes on, where it was long."""
 WITNESS_LAG_S: Final = 0.05
 """What the witness says so soon after a request of ours is looked at again after it."""
 SLICE: Final = 500
@@ -297,6 +299,8 @@ class MirrorState:
         """How many of `routes` are in which phase."""
         self.desired = 0
         """How many of `routes` are desired."""
+        self.owning = 0
+        """How many of `routes` are, or may be, ours."""
         self.queue = WorkQueue()
         self.unproved: dict[Prefix, float] = {}
         """Withdrawals and replacements that wait for an inventory as a proof, and since when."""
@@ -329,7 +333,7 @@ class MirrorState:
         self.busy: set[Prefix] = set()
         """Prefixes of which a request is being sent."""
         self.token_in = 0.0
-        """Seconds until there is a token for the next request; 0: no request waits for one."""
+        """Seconds until `next_request` may have one: there is a token, or it looks further; 0: nothing waits for it."""
         self._evaluate = evaluate
         self._elected = elected
         self._contains_our_end = contains_our_end
@@ -338,6 +342,8 @@ class MirrorState:
         self._witness = witness
         self._using = dict.fromkeys(Family, 0)  # routes that exist, may exist, or are about to be added
         self._startup_until = NEVER
+        self._startup_holds: set[Prefix] = set()
+        """Withdrawals that wait for that time."""
         self._unjudged: dict[Prefix, float] = {}
         self._judge_gap_s = JUDGE_GAP_S
         self._silent: dict[Prefix, None] = {}
@@ -424,23 +430,18 @@ class MirrorState:
                 self._report.ineligible(prefix, evaluation)
         self._place(prefix, state, now)
 
-    def retain(self, prefixes: Collection[Prefix], now: float) -> None:
-        """Take what is not among these prefixes as gone: for a table that is given as a whole."""
-        for prefix in (self.routes.keys() | self.ineligible.keys()).difference(prefixes):
-            self.route_changed(prefix, None, now)
-        for over in self.over.values():
-            for prefix in over.keys() - prefixes:
-                del over[prefix]
-
-    def claim(self, rows: Iterable[tuple[Prefix, Row]], now: float) -> None:
-        """Take what the ledger says may be ours. What is not desired is withdrawn after the start-up hold."""
+    def claim(self, rows: Iterable[tuple[Prefix, Row]], now: float) -> Generator[None, None, None]:
+        """Take what the ledger says may be ours, in slices. What is not desired goes after the start-up hold."""
         self._startup_until = now + self.limits.startup_hold_s
-        for prefix, row in rows:
+        self._startup_holds.clear()
+        for count, (prefix, row) in enumerate(rows, 1):
             state = self.routes.get(prefix) or self._add_state(prefix, now)
             state.clean, state.proved_once = row.clean, True
             state.hold_until = self._startup_until
             self._own(prefix, state, row.gateway)
             self._place(prefix, state, now)
+            if count % SLICE == 0:
+                yield
 
     def reevaluate(self, now: float) -> Generator[None, None, None]:
         """Evaluate every elected route again, in slices: the rules, or what is known of targets, changed."""
@@ -461,15 +462,15 @@ class MirrorState:
                 yield
 
     def change_limits(self, limits: Limits, now: float) -> None:
-        """Apply other limits from now on. Routes in the target stay, also where they are more than allowed now."""
-        before, self.limits = self.limits, limits
+        """Apply other limits from now on. Routes in the target stay, also where they are more than allowed now.
+
+        What there is room for now is let in by `reevaluate`, in slices.
+        """
+        self.limits = limits
         self.bucket.change(limits.rate, limits.burst, now)
         self.withdrawal_limit.change(limits.withdraw_share, limits.withdraw_minimum)
         self._probe_at = min(self._probe_at, now + limits.probe_interval_s)
         self._verify_at = min(self._verify_at, now + limits.verify_interval_s)
-        for family in Family:
-            if limits.capacity(family) > before.capacity(family):
-                self._fill(family, now)
 
     def adopt(self, prefixes: Collection[Prefix], now: float) -> int:
         """Take as ours, by the operator's word: equal routes that are desired, and what is left behind if it is named.
@@ -532,6 +533,7 @@ class MirrorState:
 
     def _own(self, prefix: Prefix, state: RouteState, gateway: Address | None) -> None:
         used = self._uses_room(state)
+        self.owning += (gateway is not None) - (state.owned is not None)
         state.owned, state.certain = gateway, False
         self._using[prefix.family] += self._uses_room(state) - used
 
@@ -602,9 +604,21 @@ class MirrorState:
         if state.gap_since is None and not state.heal:
             not_before = max(not_before, state.changed_at + FLAP_S)
         self.queue.put(prefix, action, now=now, not_before=not_before, parked=parked)
+        if action not in WITHDRAWALS:
+            self.withdrawal_limit.discard(prefix)
+            self._startup_holds.discard(prefix)
+        else:
+            self.withdrawal_limit.add(prefix)
+            if state.hold_until == self._startup_until != NEVER:
+                self._startup_holds.add(prefix)
+
+    def _unqueue(self, prefix: Prefix) -> None:
+        self.queue.discard(prefix)
+        self.withdrawal_limit.discard(prefix)
+        self._startup_holds.discard(prefix)
 
     def _rest(self, prefix: Prefix, state: RouteState, now: float) -> None:
-        self.queue.discard(prefix)
+        self._unqueue(prefix)
         self.unproved.pop(prefix, None)
         if state.gateway is None and state.owned is None:
             self._drop(prefix, state, now)
@@ -653,9 +667,11 @@ class MirrorState:
         self.token_in = 0.0
         if self.halted or (self.one_at_a_time and self.busy) or self.inventory_due(now):
             return None
-        while True:
-            least, most = self._admitted(now)
-            if (job := self.queue.first(now, least=least, most=most)) is None:
+        for _ in range(SLICE):
+            most = Urgency.WITHDRAW
+            if self.withdrawal_limit.holds(sum(self._using.values()), now):
+                most = Urgency.REPLACE
+            if (job := self.queue.first(now, most=most)) is None:
                 if (prefix := self._next_check(now)) is None:
                     return None
                 urgency = Urgency.VERIFY
@@ -670,7 +686,7 @@ class MirrorState:
                     if job is None:
                         self._verify.appendleft(prefix)
                     return None
-                self.queue.discard(prefix)
+                self._unqueue(prefix)
                 request = self._begin(prefix, state, urgency, cost, now)
                 if request is not None:
                     self.busy.add(prefix)
@@ -679,17 +695,9 @@ class MirrorState:
                 if self._repairs_something(urgency, state):
                     self.repairs.give_back(now)
             elif job is not None:
-                self.queue.discard(prefix)
-
-    def _admitted(self, now: float) -> tuple[Urgency, Urgency]:
-        """The least and the most urgent work that may be sent now."""
-        waiting = self.queue.count(*WITHDRAWALS)
-        held_before = len(self.withdrawal_limit.held)
-        if not waiting and not held_before:
-            return Urgency.VERIFY, Urgency.WITHDRAW
-        owned = sum(self._using.values())
-        holds = self.withdrawal_limit.holds(lambda: self.queue.of(*WITHDRAWALS), waiting, owned, now)
-        return Urgency.VERIFY, Urgency.REPLACE if holds else Urgency.WITHDRAW
+                self._unqueue(prefix)
+        self.token_in = FURTHER_S
+        return None
 
     @staticmethod
     def _repairs_something(urgency: Urgency, state: RouteState) -> bool:
@@ -1113,7 +1121,9 @@ class MirrorState:
             self._look_at = now + RepairWindow.PERIOD_S
             self._verify.extend(self._look)
             self._look.clear()
-        while self._verify:
+        for _ in range(SLICE):
+            if not self._verify:
+                return None
             prefix = self._verify.popleft()
             state = self.routes.get(prefix)
             if (
@@ -1124,6 +1134,7 @@ class MirrorState:
                 and self.repairs.not_before(prefix) <= now
             ):
                 return prefix
+        self.token_in = FURTHER_S
         return None
 
     def _probe(self) -> list[Prefix]:
@@ -1392,7 +1403,7 @@ class MirrorState:
             return None
         owned = state.owned
         self._set_desired(prefix, state, None, now)
-        self.queue.discard(prefix)
+        self._unqueue(prefix)
         self.busy.add(prefix)
         return Request(Kind.DELETE, prefix, owned, 0)
 
@@ -1474,12 +1485,8 @@ class MirrorState:
 
     def held_at_start(self, now: float) -> int:
         """How many withdrawals the start-up hold holds back."""
-        if self._startup_until <= now:
-            return 0
-        until = self._startup_until
-        return sum(self.routes[prefix].hold_until == until for prefix in self.queue.of(*WITHDRAWALS))
+        return len(self._startup_holds) if self._startup_until > now else 0
 
     def resynced(self, began: float) -> int:
         """The kernel was dumped again: tell how many withdrawals that releases."""
-        held = len(self.withdrawal_limit.held)
-        return held if self.withdrawal_limit.resynced(self.queue.of(*WITHDRAWALS), began) else 0
+        return self.withdrawal_limit.resynced(began)

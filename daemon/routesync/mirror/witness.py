@@ -16,12 +16,14 @@ import structlog
 from routesync.backoff import Backoff
 from routesync.kernel import KernelError, KernelSource, Links
 from routesync.names import PROTOCOLS, SCOPES, TABLES
-from routesync.route import Address, Candidate, Family, Prefix, Route, Verdict
+from routesync.route import Address, Family, Judged, Prefix, Route, Verdict
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_BUFFER: Final = 16 * 2**20
 AUDIT_INTERVAL_S: Final = 600.0
+SLICE: Final = 500
+"""Prefixes that are handled before other tasks run."""
 RETRY: Final = Backoff(first_s=1, most_s=30)
 _KEEP: Final = Verdict(keep=True, rule="witness")
 _STATIC: Final = frozenset({PROTOCOLS["static"]})
@@ -59,8 +61,9 @@ class Witness:
         self._target = target
         self._netns = netns if sock is None else None
         self._sock = sock
-        self._seen: dict[Prefix, tuple[Candidate, ...]] = {}
+        self._seen: dict[Prefix, tuple[Judged, ...]] = {}
         self._ready = False
+        self._taking = False  # changes
         self._followed: tuple[KernelSource, asyncio.Task[None]] | None = None  # and the reader of its changes
 
     @property
@@ -96,10 +99,10 @@ class Witness:
 
     def _takeable(self, prefix: Prefix) -> Iterator[Route]:
         """The routes that DELETE could take, in its order: of IPv4 none of scope link, of IPv6 none with a source."""
-        for route, _ in self._seen.get(prefix, ()):
-            linked = route.scope == _LINK and prefix.family is Family.INET
-            if not linked and not route.tos and route.source is None:
-                yield route
+        for attributes, _ in self._seen.get(prefix, ()):
+            linked = attributes.scope == _LINK and prefix.family is Family.INET
+            if not linked and not attributes.tos and attributes.source is None:
+                yield attributes.at(prefix)
 
     def _as_posted(self, route: Route) -> bool:
         return any(self._as_ours(route, hop.gateway) for hop in route.hops if hop.gateway is not None)
@@ -163,23 +166,36 @@ class Witness:
         except KernelError:
             self._ready = False  # `run` says why, and starts again
             return
-        while source.lag_s > 0 and not reader.done():  # noqa: ASYNC110 (until the reader had its turn)
+        while (source.lag_s > 0 or self._taking) and not reader.done():  # noqa: ASYNC110 (the reader's turn)
             await asyncio.sleep(0)
 
     async def _take(self, source: KernelSource, on_change: OnChange) -> None:
-        before, self._seen = self._seen, dict(await source.changes())
-        self._ready = True
+        before, self._taking = self._seen, False
+        seen: dict[Prefix, tuple[Judged, ...]] = {}
+        for count, (prefix, candidates) in enumerate((await source.changes()).items(), 1):
+            seen[prefix] = candidates
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+        self._seen, self._ready = seen, True
         log.info(
             "witness_present", target=self._target, netns=self._netns or "handed over", routes=len(self._seen)
         )
         self.trouble = None
-        for prefix in {**before, **self._seen}:
+        for count, prefix in enumerate({**before, **seen}, 1):
             on_change(prefix, foreign_removed=False)
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
         while True:
-            for prefix, candidates in (await source.changes()).items():
+            changes = await source.changes()
+            self._taking = True
+            for count, (prefix, candidates) in enumerate(changes.items(), 1):
                 gone = [it for it in self._seen.get(prefix, ()) if it not in candidates]
                 if candidates:
                     self._seen[prefix] = candidates
                 else:
                     self._seen.pop(prefix, None)
-                on_change(prefix, foreign_removed=any(not self._as_posted(it.route) for it in gone))
+                foreign = any(not self._as_posted(it.attributes.at(prefix)) for it in gone)
+                on_change(prefix, foreign_removed=foreign)
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
+            self._taking = False

@@ -17,6 +17,7 @@ import asyncio
 
 # asyncio.to_thread imports this at its first use; by then the daemon may not be allowed to read its interpreter
 import concurrent.futures.thread  # noqa: F401
+import gc
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -171,7 +172,7 @@ class Daemon:
         logs.configure(log_settings.level, log_settings.format, secrets=secrets)
         self.status.settings = loaded.settings
         await self.outlets.apply(loaded)
-        with self.targets.gathering():
+        async with self.targets.gathering():
             await self.kernel.apply(loaded)
             await self.targets.apply(loaded)
         await self.guarding.apply(loaded)
@@ -206,4 +207,7 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed:
     async with AsyncExitStack() as stack:
         ledger = await asyncio.to_thread(SqliteLedger, state)
         stack.push_async_callback(ledger.close)
-        await Daemon(loaded, ledger, state=state, notifier=notifier, handed=handed, stack=stack).run()
+        daemon = Daemon(loaded, ledger, state=state, notifier=notifier, handed=handed, stack=stack)
+        gc.collect()
+        gc.freeze()  # modules and models: for good, and half of what a collection would look through
+        await daemon.run()

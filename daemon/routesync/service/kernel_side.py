@@ -33,7 +33,7 @@ from routesync.kernel import (
     open_route_socket,
 )
 from routesync.policy import Policy
-from routesync.route import Candidate, Prefix, Route, Verdict
+from routesync.route import Candidate, Judged, Prefix, Route, Verdict
 from routesync.service.exchange import Exchangeable
 from routesync.service.kernel_reports import KernelReporter
 from routesync.service.supervise import RESTART
@@ -241,7 +241,7 @@ class KernelSide:
 
     async def _pump(self, source: KernelSource) -> None:
         changes = await source.changes()
-        gone = [prefix for prefix, _ in self.table if prefix not in changes]
+        gone = [prefix for prefix in self.table.prefixes() if prefix not in changes]
         await self._take(changes, source.changed_at)
         await self._take(dict.fromkeys(gone, ()), source.changed_at)
         self.evaluated.set()
@@ -249,7 +249,7 @@ class KernelSide:
             changes = await source.changes()
             await self._take(changes, source.changed_at)
 
-    async def _take(self, changes: Mapping[Prefix, tuple[Candidate, ...]], asked_at: float | None) -> None:
+    async def _take(self, changes: Mapping[Prefix, tuple[Judged, ...]], asked_at: float | None) -> None:
         self._taking = True
         for count, (prefix, candidates) in enumerate(changes.items(), 1):
             change = self.table.update(prefix, candidates)

@@ -112,7 +112,7 @@ async def withdraw_all(
     name, before = settings.name, len(ledger.owned(settings.name))
     async with LoxilbClient.from_settings(settings) as client:
         reconciler = _reconciler(settings, client, ledger, sink, links)
-        reconciler.load_ledger()
+        await reconciler.load_ledger()
         task = asyncio.create_task(reconciler.run())
         loop = asyncio.get_running_loop()
         reachable_at = loop.time()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,7 @@ class Targets:
         self._held: dict[str, _Held] = {}
         self._configured: dict[str, TargetSettings] = {}
         self._gathered: dict[Prefix, None] | None = None
+        self._loading: asyncio.Task[None] | None = None
         kernel.consumers.append(self)
         kernel.on_route_created.append(self._on_route_created)
 
@@ -163,8 +164,8 @@ class Targets:
         for held in self._held.values():
             held.reconciler.on_route_created(route)
 
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def gathering(self) -> AsyncIterator[None]:
         """Keep changes of the table to ourselves for the length of a `with` block, then pass them on.
 
         So rules of the policy and settings of targets that change together reach loxilb as one change, not by way of a
@@ -175,8 +176,10 @@ class Targets:
             yield
         finally:
             gathered, self._gathered = self._gathered, None
-            for prefix in gathered:
+            for count, prefix in enumerate(gathered, 1):
                 self.set_route(prefix, self._kernel.table.elected(prefix))
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
 
     # -- the configuration --------------------------------------------------------------------------------------------
 
@@ -212,9 +215,12 @@ class Targets:
         self.look_for_orphans()
 
     def load_ledger(self) -> None:
-        """Claim what the ledger knows of earlier runs: it could be read only now."""
-        for held in self._held.values():
-            held.reconciler.load_ledger()
+        """Claim what the ledger knows of earlier runs: it could be read only now. Returns at once."""
+        self._loading = asyncio.get_running_loop().create_task(self._load_ledger())
+
+    async def _load_ledger(self) -> None:
+        for held in list(self._held.values()):
+            await held.reconciler.load_ledger()
         self.look_for_orphans()
 
     def look_for_orphans(self) -> None:
@@ -245,9 +251,9 @@ class Targets:
             hold=Hold(self._state, target.name),
             witness=self._witness(target),
         )
-        reconciler.load_ledger()
+        await reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)
-        for count, prefix in enumerate([prefix for prefix, _ in self._kernel.table], 1):
+        for count, prefix in enumerate(self._kernel.table.prefixes(), 1):
             reconciler.set_route(prefix, self._kernel.table.elected(prefix))
             if count % SLICE == 0:
                 await asyncio.sleep(0)

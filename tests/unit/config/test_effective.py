@@ -11,9 +11,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from docgen.config_schema import json_schema
 from routesync.config import Loaded, load
 from routesync.config.effective import effective, toml, toml_value
-from routesync.config.schema import json_schema
 from routesync.names import Names
 
 ROOT = Path(__file__).parents[3]

@@ -10,9 +10,7 @@ import jsonschema
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 
-from routesync.events import models
-from routesync.events.cloudevents import Identity, Record, encode
-from routesync.events.contract import (
+from docgen.contract import (
     asyncapi,
     example_bucket,
     example_event,
@@ -22,7 +20,8 @@ from routesync.events.contract import (
     message_schema,
     schemas,
 )
-from routesync.events.document import files
+from routesync.events import models
+from routesync.events.cloudevents import Identity, Record, encode
 from routesync.events.models import EVENTS, Event, RouteAccepted, RouteIneligible, RouteWithdrawn
 from routesync.events.status import Status
 from routesync.events.table import TableBucket, bucket_of, row_hash
@@ -41,11 +40,6 @@ def test_every_event_model_is_listed() -> None:
     }
     assert found == set(EVENTS)
     assert len({kind.type_name() for kind in EVENTS}) == len({kind.topic() for kind in EVENTS}) == len(EVENTS)
-
-
-@pytest.mark.parametrize("name", files(DOCS))
-def test_the_files_are_current(name: str) -> None:
-    assert (DOCS / name).read_text() == files(DOCS)[name], "run: python -m routesync.events.document"
 
 
 def test_no_schema_is_left_of_a_type_that_is_gone() -> None:

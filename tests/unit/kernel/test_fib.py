@@ -21,6 +21,7 @@ from routesync.kernel.netlink import (
     RTM_NEWROUTE,
     DumpRequest,
 )
+from routesync.kernel.reading import Reading
 from routesync.kernel.surroundings import Surroundings
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Family, Prefix, Route, Verdict, parse_address
@@ -122,7 +123,12 @@ class Cache:
 
     def candidates(self, prefix: str) -> list[Route]:
         wanted = Prefix.parse(prefix)
-        return [it.route for at, found in self.fib.replica.candidates() if at == wanted for it in found]
+        return [
+            it.attributes.at(at)
+            for at, found in self.fib.replica.candidates()
+            if at == wanted
+            for it in found
+        ]
 
     def ways(self, prefix: str) -> list[str]:
         """The candidates of a prefix, the best first: by the last part of their gateways."""
@@ -614,3 +620,59 @@ async def test_lifetimes_of_routes_that_the_rules_drop_order_nothing() -> None:
     cache.announce(far6(2, protocol="bgp"), lifetime_s=6)
     await cache.dump(far6(2, protocol="bgp"), lifetimes=[5.0])
     assert cache.fib.review_at == float("inf")
+
+
+# -- marks -------------------------------------------------------------------------------------------------------------
+
+
+def feed(reading: Reading, *routes: Route) -> None:
+    data = b"".join(message(route_body(route)) for route in routes)
+    assert reading.feed(DumpRequest(RTM_GETROUTE, Family.INET, MAIN), data, 0) == len(data)
+
+
+async def test_a_dump_does_not_collect_what_is_held() -> None:
+    cache = Cache()
+    await cache.dump(far(2))
+    reading = cache.fib.begin_reading()
+    feed(reading, far(2))
+    assert reading.slots == {}
+    assert await cache.fib.compare(reading) == []
+    assert cache.ways(FAR) == ["2"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 9), (9, 0)])
+async def test_a_dump_finds_another_route_beside_the_one_that_is_held(first: int, second: int) -> None:
+    cache = Cache()
+    await cache.dump(far(2))
+    assert await cache.dump(far(2, metric=first), far(3, metric=second)) == [FAR]
+    assert cache.ways(FAR) == (["2", "3"] if first < second else ["3", "2"])
+    assert await cache.dump(far(2, metric=first), far(3, metric=second)) == []
+
+
+async def test_a_dump_finds_a_dropped_route_behind_the_one_that_is_held() -> None:
+    cache = Cache()
+    cache.announce(far(2))
+    await cache.dump(far(2), far(3, protocol="bgp"))
+    cache.announce(far(4), REPLACE)
+    assert cache.ways(FAR) == ["4"]
+    assert cache.ordered == ["doubt"], "what was replaced may be the dropped one"
+
+
+@pytest.mark.parametrize("distrusted", [True, False])
+async def test_a_route_that_goes_while_a_dump_runs_is_as_the_event_has_it(*, distrusted: bool) -> None:
+    cache = Cache()
+    await cache.dump(far(2))
+    if distrusted:
+        cache.fib.distrust()
+    assert await cache.dump(far(2), meanwhile=lambda: cache.withdraw(far(2))) == []
+    assert cache.ways(FAR) == []
+    assert cache.ordered == (["unsettled"] if distrusted else []), "after a loss it is read again"
+
+
+async def test_what_the_next_dump_lacks_is_not_taken_for_shown_by_an_earlier_one() -> None:
+    cache = Cache()
+    await cache.dump(far(2))
+    await cache.dump(far(2))
+    assert await cache.dump() == []
+    assert cache.ordered == ["unconfirmed"]
+    assert await cache.dump() == [FAR]

@@ -24,7 +24,7 @@ from routesync.kernel.update import (
     tidy,
 )
 from routesync.names import PROTOCOLS
-from routesync.route import Candidate, Family, HopFlag, NextHop, Prefix, Route, Verdict, parse_address
+from routesync.route import Attributes, Family, HopFlag, Judged, NextHop, Verdict, parse_address
 
 KEEP = Verdict(keep=True, rule="default")
 ADD, APPEND = NLM_F_CREATE | NLM_F_EXCL, NLM_F_CREATE | NLM_F_APPEND
@@ -32,7 +32,7 @@ PREPEND, REPLACE = NLM_F_CREATE, NLM_F_CREATE | NLM_F_REPLACE
 DEVICES = {"e0": 2, "e1": 3}
 
 
-def route(text: str, family: Family = Family.INET, *, protocol: str = "static") -> Route:
+def route(text: str, family: Family = Family.INET, *, protocol: str = "static") -> Attributes:
     """Read a route as the docstring says."""
     inet = family is Family.INET
     nexthop_id = int(text[1:]) if text.startswith("#") else 0
@@ -42,14 +42,13 @@ def route(text: str, family: Family = Family.INET, *, protocol: str = "static") 
     elif not nexthop_id:
         net = "192.0.2." if inet else "2001:db8::"
         hops = tuple(NextHop(parse_address(f"{net}{host}"), 2) for host in text.split("+"))
-    prefix = Prefix.parse("10.9.0.0/24" if inet else "2001:db8:9::/64")
     metric = 0 if inet else 1024
-    return Route(prefix, 254, 0, metric, PROTOCOLS[protocol], 0, 1, hops, nexthop_id=nexthop_id)
+    return Attributes(254, 0, metric, PROTOCOLS[protocol], 0, 1, hops, nexthop_id=nexthop_id)
 
 
-def judged(it: Route) -> Sibling:
+def judged(it: Attributes) -> Sibling:
     dropped = any(hop.gateway is not None and hop.gateway[-1] == 9 for hop in it.hops)
-    return PLACEHOLDER if dropped else Candidate(it, KEEP)
+    return PLACEHOLDER if dropped else Judged(it, KEEP)
 
 
 def siblings(text: str, family: Family = Family.INET) -> Siblings:
@@ -60,9 +59,9 @@ def text_of(held: Siblings) -> str:
     def word(sibling: Sibling) -> str:
         if sibling is PLACEHOLDER:
             return "_"
-        if sibling.route.nexthop_id:
-            return f"#{sibling.route.nexthop_id}"
-        (*hops,) = sibling.route.hops
+        if sibling.attributes.nexthop_id:
+            return f"#{sibling.attributes.nexthop_id}"
+        (*hops,) = sibling.attributes.hops
         names = {ifindex: name for name, ifindex in DEVICES.items()}
         return "+".join(str(hop.gateway[-1]) if hop.gateway else names[hop.ifindex] for hop in hops)
 

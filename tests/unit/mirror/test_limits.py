@@ -161,34 +161,55 @@ def test_repairs_are_never_faster_than_the_window() -> None:
     assert taken <= 16 + 16 * 10
 
 
-def prefixes(count: int) -> frozenset[Prefix]:
-    return frozenset(Prefix.parse(f"10.{number}.0.0/16") for number in range(count))
+def prefixes(first: int, end: int) -> list[Prefix]:
+    return [Prefix.parse(f"10.{number}.0.0/16") for number in range(first, end)]
+
+
+def withdraw(limit: MassWithdrawalLimit, first: int, end: int) -> None:
+    for prefix in prefixes(first, end):
+        limit.add(prefix)
 
 
 def test_a_mass_is_more_than_a_share_and_at_least_a_minimum() -> None:
     limit = MassWithdrawalLimit(0.5, 10, lambda: None)
-    assert not limit.holds(lambda: prefixes(9), 9, 9, 0)
-    assert not limit.holds(lambda: prefixes(20), 20, 40, 0)
-    assert limit.holds(lambda: prefixes(21), 21, 40, 0)
+    withdraw(limit, 0, 9)
+    assert not limit.holds(9, 0)
+    withdraw(limit, 9, 20)
+    assert not limit.holds(40, 0)
+    withdraw(limit, 20, 21)
+    assert limit.holds(40, 0)
+    assert len(limit.held) == 21
+    limit.discard(prefixes(0, 1)[0])
+    assert not limit.holds(40, 1)
+    assert not limit.held
 
 
 def test_only_a_dump_that_began_after_the_hold_releases_it() -> None:
     asked: list[None] = []
     limit = MassWithdrawalLimit(0.5, 10, lambda: asked.append(None))
-    waiting = prefixes(20)
-    assert limit.holds(lambda: waiting, 20, 20, now=100)
+    withdraw(limit, 0, 20)
+    assert limit.holds(20, now=100)
     assert len(asked) == 1
-    assert not limit.resynced(waiting, began=99)
-    assert not limit.resynced(prefixes(25), began=101), "others joined: one more dump"
+    assert not limit.resynced(began=99)
+    withdraw(limit, 20, 25)
+    assert not limit.resynced(began=101), "others joined: one more dump"
     assert len(asked) == 2
-    assert limit.resynced(waiting, began=102)
-    assert not limit.holds(lambda: waiting, 20, 20, now=103)
+    assert limit.holds(25, now=101.5)
+    assert limit.resynced(began=102) == 25
+    assert not limit.holds(25, now=103)
+    withdraw(limit, 25, 26)
+    assert limit.holds(26, now=104), "another one is not covered by that"
 
 
 def test_a_release_does_not_cover_the_next_withdrawal_of_a_prefix() -> None:
     limit = MassWithdrawalLimit(0.5, 10, lambda: None)
-    waiting = prefixes(20)
-    limit.holds(lambda: waiting, 20, 20, 0)
+    withdraw(limit, 0, 20)
+    assert limit.holds(20, 0)
     assert limit.release() == 20
-    limit.forget(next(iter(waiting)))
-    assert limit.holds(lambda: waiting, 20, 20, 1)
+    assert limit.release() == 0, "nothing is held any more"
+    prefix = prefixes(0, 1)[0]
+    limit.discard(prefix)
+    limit.forget(prefix)
+    assert not limit.holds(20, 1)
+    limit.add(prefix)
+    assert limit.holds(20, 1)

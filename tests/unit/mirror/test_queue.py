@@ -85,7 +85,7 @@ def test_held_withdrawals_are_passed_over() -> None:
     queue = WorkQueue()
     queue.put(A, Urgency.WITHDRAW, now=0)
     assert queue.first(0, most=Urgency.REPLACE) is None
-    assert queue.of(Urgency.WITHDRAW) == {A}
+    assert queue.counts[Urgency.WITHDRAW] == 1
 
 
 def test_what_is_parked_does_not_count_as_waiting_until_its_time_comes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 import pytest
@@ -451,7 +452,7 @@ def test_a_target_that_fell_silent_on_a_post_is_not_sent_it_again() -> None:
 
 def test_what_the_ledger_knows_and_nobody_desires_waits_for_the_start_up_hold() -> None:
     life = Life(limits=Limits(startup_hold_s=60))
-    life.state.claim([(P4, Row(OURS[4]))], life.now)
+    deque(life.state.claim([(P4, Row(OURS[4]))], life.now), 0)
     life.read({P4: (OURS[4], "static")})
     assert life.next() is None
     assert life.state.held_at_start(life.now) == 1

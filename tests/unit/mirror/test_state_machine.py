@@ -9,7 +9,7 @@ to `FRESH_S`, which is documented, and which no API call could close.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Literal
 
@@ -175,7 +175,7 @@ class Mirroring(RuleBasedStateMachine):
             report=self.report,  # type: ignore[arg-type]  # a Reporter without events
             witness=ModelWitness(self.model) if self.with_witness else None,
         )
-        self.state.claim(self.ledger.items(), self.now)
+        deque(self.state.claim(self.ledger.items(), self.now), 0)
         for prefix, route in self.elected.items():
             self.state.route_changed(prefix, route, self.now)
         self.sent.clear()

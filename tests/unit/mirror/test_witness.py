@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from routesync.mirror.witness import Witness
-from routesync.route import Prefix, parse_address
+from routesync.route import Judged, Prefix, parse_address
 from support.loxilb_model import LoxilbModel
 
 P, P6 = Prefix.parse("10.1.0.0/24"), Prefix.parse("2001:db8:1::/48")
@@ -18,7 +18,10 @@ GATEWAY6, OTHER6 = parse_address("fd00:10::1"), parse_address("fd00:10::2")
 def seen(model: LoxilbModel) -> Witness:
     witness = Witness("lb", "somewhere")
     for prefix in (P, P6):
-        witness._seen[prefix] = tuple(route.as_candidate() for route in model.kernel(prefix))
+        witness._seen[prefix] = tuple(
+            Judged(candidate.route.attributes, candidate.verdict)
+            for candidate in (route.as_candidate() for route in model.kernel(prefix))
+        )
     return witness
 
 
