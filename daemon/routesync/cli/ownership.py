@@ -298,7 +298,7 @@ def forget(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool
             )
         if not done and prefixes:
             return EX_FAILED
-        text = f"{many(done, 'route')} forgotten; they stay where they are"
+        text = f"{many(done, 'route')} forgotten; {'it stays' if done == 1 else 'they stay'} in loxilb"
         return _report(target, done, text, as_json=as_json)
 
     return _run(where, work, as_json=as_json)
