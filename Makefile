@@ -9,7 +9,8 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-READY := .venv/.ready
+# Stamps of packaging/bootstrap: .venv/.demo, .code, .manual and .test.
+READY := .venv/.code
 LOCKS := packaging/requirements
 # One resolver makes both files; the environment of the one who runs it must not show in them.
 LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL \
@@ -19,16 +20,21 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml $(LOCKS)/dev.txt packaging/bootstrap
-	@packaging/bootstrap
+.PRECIOUS: .venv/.%
+.venv/.%: pyproject.toml $(LOCKS)/dev.txt packaging/bootstrap
+	@packaging/bootstrap $*
 
 .PHONY: demo
-demo: root $(READY) ## Play the founding story in network namespaces (KEEP=1: leave it running)
+demo: root .venv/.demo ## Play the founding story in network namespaces (KEEP=1: leave it running)
 	@PYTHONPATH=tests $(BIN)/python -m demo
 
 .PHONY: test
-test: root $(READY) ## Run the tests; ARGS='-k name' are handed to pytest
+test: root .venv/.test ## Run the tests; ARGS='-k name' are handed to pytest
 	@$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(READY) ## Run the tests that need neither root nor a network, in about a minute
+	@$(BIN)/pytest tests/unit -m "not root" -n auto $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style, types and the direction of imports
@@ -44,26 +50,23 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format --quiet .
 
 .PHONY: docs
-docs: $(READY) ## Write what is generated anew: references, schemas, AsyncAPI, OpenAPI
-	@$(BIN)/python -m routesync.config.reference
-	@$(BIN)/python -m routesync.events.document
-	@$(BIN)/python -m routesync.control.openapi > docs/control/openapi.json
-	@$(BIN)/python -m routesync.service.metrics.reference
+docs: $(READY) ## Write the generated documents: references, schemas, AsyncAPI, OpenAPI
+	@PYTHONPATH=packaging $(BIN)/python -m docgen
 
 .PHONY: bench
-bench: root $(READY) ## Measure
+bench: root .venv/.test ## Measure
 	@$(BIN)/pytest tests/bench --bench -s $(ARGS)
 
 OPERATIONS ?= 100000
 .PHONY: fuzz
-fuzz: root $(READY) ## Try new programmes of route operations (OPERATIONS=100000), and properties with more examples
+fuzz: root .venv/.test ## Try new programmes of route operations (OPERATIONS=100000), and properties with more examples
 	@ROUTESYNC_FUZZ_OPERATIONS=$(OPERATIONS) ROUTESYNC_FUZZ_SEED=$${SEED:-0} \
 		$(BIN)/pytest tests/kernel/test_differential_fuzz.py -s $(ARGS)
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=900 $(ARGS)
 
 KILLS ?= 200
 .PHONY: kill
-kill: root $(READY) ## Kill the daemon at moments of chance (KILLS=200) and look at both kernels after each time
+kill: root .venv/.test ## Kill the daemon at moments of chance (KILLS=200) and look at both kernels after each time
 	@ROUTESYNC_KILLS=$(KILLS) ROUTESYNC_KILLS_SEED=$${SEED:-0} $(BIN)/pytest tests/system/test_kills.py -s $(ARGS)
 
 .PHONY: lock
@@ -73,12 +76,11 @@ lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newe
 	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/runtime.txt -o $(LOCKS)/dev.txt
 
 .PHONY: manual
-manual: $(READY) ## Write manual pages and shell completion into build/share
-	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null)} \
-		$(BIN)/python -m routesync.cli.manual build/share
+manual: .venv/.manual ## Write manual pages and shell completion into build/share
+	@packaging/manual build/share
 
 .PHONY: deb
-deb: $(READY) ## Build the Debian package into dist/
+deb: .venv/.manual ## Build the Debian package into dist/
 	@packaging/deb/build
 
 .PHONY: clean

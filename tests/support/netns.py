@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
+needs_root = pytest.mark.root
+"""Left out where the tests do not run as root; see conftest.py."""
 
 
 class Namespace:

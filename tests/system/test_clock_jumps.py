@@ -60,7 +60,7 @@ def test_routes_are_followed_through_jumps_of_the_clock(arena: Arena, tmp_path: 
         change(arena, number)
         arena.check_settled()
         posts = arena.standin.state().posts
-        eventually_sync(lambda: arena.standin.state().posts > posts, within_s=30, what="a canary")  # noqa: B023
+        eventually_sync(lambda: arena.standin.state().posts > posts, within_s=30, what="a probe")  # noqa: B023
     log = arena.log.read_text()
     arena.kill()
     assert "target_down" not in log

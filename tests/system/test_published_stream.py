@@ -159,22 +159,23 @@ def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene:
 
 
 def test_a_full_disk_stops_neither_routes_nor_events_and_is_said(scene: Scene) -> None:
-    with small_disk(scene.state) as disk:
+    many = prefixes(1, 250)  # more than what the files of a small ledger have room for
+    with small_disk(scene.state, size="4m") as disk:
         scene.start()
         mirror_holds(scene)
         ballast = fill(disk)
-        change(scene, "add", prefixes(1))
-        mirror_holds(scene, prefixes(1))
+        change(scene, "add", many)
+        mirror_holds(scene, many)
         eventually_sync(lambda: len(scene.status()["reasons"]) == 2, what="words about ledger and outbox")
         assert all("database or disk is full" in reason for reason in scene.status()["reasons"])
         eventually_sync(
-            lambda: {str(event.get("subject")) for event in scene.events()} >= {*prefixes(1)}, what="events"
+            lambda: {str(event.get("subject")) for event in scene.events()} >= {*many}, what="events"
         )
         ballast.unlink()
         eventually_sync(lambda: scene.status()["state"] == "online", what="a daemon that is well again")
         scene.kill()
         scene.start()  # it knows what it mirrored while the disk was full: of before the kill, written after
-        change(scene, "del", prefixes(1))
+        change(scene, "del", many)
         mirror_holds(scene)
         assert scene.stop() == 0
         sequences = [

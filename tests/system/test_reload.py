@@ -143,7 +143,8 @@ def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scen
     scene.mirror_holds(MIRRORED_TABLE)
     good = scene.config.read_text()
     with route_changes(scene) as changes:
-        edit(scene, ('action = "drop"\nreport = true', 'action = "dorp"\nreport = true'), ('"edge"', '""'))
+        first_rule = 'match = { protocol = "dhcp", host = true, gateway = false }\naction = '
+        edit(scene, (f'{first_rule}"drop"', f'{first_rule}"dorp"'), ('"edge"', '""'))
         bad = [
             number for number, line in enumerate(scene.config.read_text().splitlines(), 1) if "dorp" in line
         ]

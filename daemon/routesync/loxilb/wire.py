@@ -37,7 +37,7 @@ class InventoryRow(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """loxilb's own table as it showed it; it may show ghosts and lack what is not ingested yet."""
+    """loxilb's own table as it showed it; it may show stale entries and lack what is not ingested yet."""
 
     rows: dict[Prefix, InventoryRow]
     unreadable: int  # rows that could not be understood

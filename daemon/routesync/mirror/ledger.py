@@ -379,6 +379,9 @@ class SqliteLedger:
                 self._mark(rows=True)
             if batch or self._new_table:
                 file.write(database, batch, new_table=self._new_table)
+            else:  # in quiet: then the -wal is used again from its start, also when the disk is full by then
+                with suppress(sqlite3.Error):
+                    database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._require_file()
         except BaseException:
             with self._wake:

@@ -431,15 +431,25 @@ class MirrorState:
         self._place(prefix, state, now)
 
     def claim(self, rows: Iterable[tuple[Prefix, Row]], now: float) -> Generator[None, None, None]:
-        """Take what the ledger says may be ours, in slices. What is not desired goes after the start-up hold."""
+        """Take what the ledger says may be ours, in slices. What is not desired goes after the start-up hold.
+
+        Also later than at the start, when a ledger can be read at last: what is known by then to be ours stays so.
+        """
         self._startup_until = now + self.limits.startup_hold_s
         self._startup_holds.clear()
         for count, (prefix, row) in enumerate(rows, 1):
-            state = self.routes.get(prefix) or self._add_state(prefix, now)
-            state.clean, state.proved_once = row.clean, True
-            state.hold_until = self._startup_until
-            self._own(prefix, state, row.gateway)
-            self._place(prefix, state, now)
+            state = self.routes.get(prefix)
+            if state is None:
+                self._set_ineligible(prefix, None)
+                self.over[prefix.family].pop(prefix, None)
+                state = self._add_state(prefix, now)
+            if state.owned is None:
+                state.clean, state.proved_once = row.clean, True
+                state.hold_until = self._startup_until
+                self._own(prefix, state, row.gateway)
+            candidate = self._elected(prefix)
+            evaluation = None if candidate is None else self._evaluate(candidate, state.owned)
+            self._set_desired(prefix, state, evaluation, now)
             if count % SLICE == 0:
                 yield
 

@@ -512,3 +512,20 @@ def test_until_two_namespaces_are_proved_requests_go_one_at_a_time() -> None:
     life.want(P6, OURS[16])
     assert life.next() is not None
     assert life.next() is None
+
+
+def test_a_ledger_that_can_be_read_only_later_adds_to_what_is_known() -> None:
+    life = Life(limits=Limits(startup_hold_s=60))
+    other, known = Prefix.parse("10.2.0.0/16"), Prefix.parse("10.3.0.0/16")
+    life.added(P4)
+    life.read({P4: (OURS[4], "static"), other: (OURS[4], "static"), known: (OURS[4], "static")})
+    life.want(other, OURS[4])
+    life.send(Kind.VERIFY, P4, Answer.EXISTS)
+    assert life.phase(other) is Phase.PRESENT
+    for _ in life.state.claim([(P4, Row(OTHER[4])), (other, Row(OURS[4])), (known, Row(OURS[4]))], life.now):
+        pass
+    life.read({P4: (OURS[4], "static"), other: (OURS[4], "static"), known: (OURS[4], "static")})
+    assert life.phase(P4) is Phase.CONFIRMED, "what this run knows is newer than the ledger"
+    assert life.phase(other) is Phase.CONFIRMED
+    assert life.phase(known) is Phase.WITHDRAWING
+    assert life.state.held_at_start(life.now) == 1
