@@ -304,7 +304,7 @@ def routes(
     protocol: Annotated[str | None, typer.Option(help="Only routes of this protocol.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only what this rule keeps.")] = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="Only how it stands at this target.")
+        str | None, typer.Option("--target", "-t", help="Only the state at this target.")
     ] = None,
     phase: Annotated[
         list[str] | None,
@@ -314,13 +314,13 @@ def routes(
         ),
     ] = None,
     candidates: Annotated[
-        bool, typer.Option("--candidates", help="Also the routes that stand behind the elected ones.")
+        bool, typer.Option("--candidates", help="Also the routes that are not elected.")
     ] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many prefixes.", min=1)] = None,
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the routes that the rules keep, and how each stands at each target."""
+    """Show the routes that the rules keep, and the state of each at each target."""
     from routesync.cli import routes as command
 
     filters = command.Filters(within, covering, family, protocol, rule, target, tuple(phase or ()), limit)

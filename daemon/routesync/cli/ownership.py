@@ -58,7 +58,7 @@ class Owner(Protocol):
     """Knows and changes which routes are owned. Each method prints and raises `Stop` if it cannot."""
 
     def adoptable(self, target: str) -> Sequence[TargetRow]:
-        """Routes that are present or left behind."""
+        """Routes that are present or left behind; maybe also owned ones, as confirmed."""
 
     def adopt(self, target: str, rows: Sequence[TargetRow]) -> int:
         """Take ownership; return of how many routes."""
@@ -141,13 +141,14 @@ class _Files:
             raise Stop(EX_FAILED)
         owned = self._ledger.owned(target)
         return [
-            TargetRow(planned.route.prefix, format_address(outcome.gateway), Phase.PRESENT.value)
+            TargetRow(
+                planned.route.prefix,
+                format_address(outcome.gateway),
+                (Phase.CONFIRMED if planned.route.prefix in owned else Phase.PRESENT).value,
+            )
             for planned in context.plan.routes
             for outcome in planned.targets
-            if outcome.target == target
-            and outcome.fate is Fate.STANDS
-            and outcome.gateway is not None
-            and planned.route.prefix not in owned
+            if outcome.target == target and outcome.fate is Fate.STANDS and outcome.gateway is not None
         ]
 
     def adopt(self, target: str, rows: Sequence[TargetRow]) -> int:
@@ -190,7 +191,7 @@ class _Files:
             raise Stop(EX_FAILED) from None
         done = asyncio.run(withdraw_all(settings, self._ledger, _NoSink(), links=lambda: links))
         if done.left:
-            print_error(f"target {target}: {done.error}; {done.left} routes are still there, and still owned")
+            print_error(f"target {target}: {done.error}; {many(done.left, 'route')} left, and still owned")
             raise Stop(EX_FAILED)
         return done.withdrawn
 
@@ -236,8 +237,14 @@ def adopt(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool,
     """Take ownership of routes in a target; return the exit status."""
 
     def work(owner: Owner) -> int:
-        rows = owner.adoptable(target)
-        if _misses(rows, prefixes, f"target {target} has no route to it that is present or left-behind"):
+        found = owner.adoptable(target)
+        rows = [row for row in found if row.phase in (Phase.PRESENT, Phase.LEFT_BEHIND)]
+        owned = set(_prefixes(found)).difference(_prefixes(rows)).intersection(prefixes)
+        for prefix in owned:
+            print_error(f"{prefix}: is owned already in target {target}")
+        unknown = [prefix for prefix in prefixes if prefix not in owned]
+        what = f"target {target} has no route to it that is present or left-behind"
+        if _misses(rows, unknown, what) or owned:
             return EX_FAILED
         chosen = [row for row in rows if (row.prefix in prefixes if prefixes else row.phase == Phase.PRESENT)]
         if not chosen:
@@ -298,7 +305,7 @@ def forget(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool
             )
         if not done and prefixes:
             return EX_FAILED
-        text = f"{many(done, 'route')} forgotten; they stay where they are"
+        text = f"{many(done, 'route')} forgotten; {'it stays' if done == 1 else 'they stay'} in loxilb"
         return _report(target, done, text, as_json=as_json)
 
     return _run(where, work, as_json=as_json)

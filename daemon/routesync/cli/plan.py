@@ -159,10 +159,10 @@ def _outcome_text(outcome: PlanOutcome) -> Text:
 
 def _target_text(answer: PlanResponse, target: TargetPlan) -> Text:
     fates = [it.fate for planned in answer.routes for it in planned.targets if it.target == target.name]
-    posts, replaces, stand = (fates.count(fate) for fate in ("post", "replace", "stands"))
+    posts, replaces, present = (fates.count(fate) for fate in ("post", "replace", "stands"))
     text = Text(f"{target.name} ({target.url}): ", style="bold")
     text.append(
-        f"{posts} to post, {replaces} to replace, {len(target.delete)} to delete, {stand} stand already"
+        f"{posts} to post, {replaces} to replace, {len(target.delete)} to delete, {present} present already"
     )
     for deletion in target.delete:
         text.append(f"\n  delete {deletion.prefix} via {deletion.gateway}", style="red")

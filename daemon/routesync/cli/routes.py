@@ -1,4 +1,4 @@
-"""`routesync routes`: the table, and how each prefix stands at each target."""
+"""`routesync routes`: the table, and the state of each prefix at each target."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from routesync.cli.status import STYLES
 from routesync.control.client import Client, url_of
 from routesync.control.models import EvaluatedRoute, RouteRow, RoutesResponse, TargetRoute
 
-WELL = ("accepted", "confirmed", "present")
+_GOOD = ("accepted", "confirmed", "present")
 
 
 class Filters(NamedTuple):
-    """Which part of the table; what is None or empty is all of it."""
+    """Which part of the table; None and empty: no restriction."""
 
     within: str | None = None
     covering: str | None = None
@@ -27,7 +27,6 @@ class Filters(NamedTuple):
     limit: int | None = None
 
     def parameters(self) -> list[tuple[str, object]]:
-        """As the call takes them."""
         return [
             ("within", self.within),
             ("covering", self.covering),
@@ -41,7 +40,7 @@ class Filters(NamedTuple):
 
 
 def routes(socket: Path | None, filters: Filters, *, candidates: bool, as_json: bool) -> int:
-    """Show the table; return the exit status: 1 where nothing is in it that was asked for."""
+    """Print the table; return the exit status, 1 if no prefix matches."""
 
     def work() -> int:
         client = Client(socket)
@@ -113,10 +112,10 @@ def _lines(row: RouteRow, *, candidates: bool) -> list[Line]:
 
 
 def target_text(it: TargetRoute) -> str:
-    """How a prefix stands at a target, in one line."""
+    """The state of a prefix at a target, in one line."""
     via = f" via {it.owned or it.desired}" if it.owned or it.desired else ""
     if it.owned and it.desired and it.owned != it.desired:
         via = f" via {it.owned}, to become {it.desired}"
     code = f" {it.code}" if it.code else ""
-    detail = f": {it.detail}" if it.detail and it.phase not in WELL else ""
+    detail = f": {it.detail}" if it.detail and it.phase not in _GOOD else ""
     return f"{it.phase}{code}{via}{detail}{' (one hop of several)' if it.degraded else ''}"

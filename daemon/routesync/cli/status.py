@@ -1,4 +1,4 @@
-"""`routesync status`: how the daemon fares, on one screen, and in the exit status."""
+"""`routesync status`: the state of the daemon, on one screen and as the exit status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MIB: Final = 2**20
 
 
 def status(socket: Path | None, *, as_json: bool) -> int:
-    """Show the status; return the exit status: 0 for a healthy daemon, 1 for a degraded one."""
+    """Print the status; return the exit status: 0 if the daemon is healthy, 1 if it is degraded."""
 
     def work() -> int:
         client = Client(socket)
@@ -108,9 +108,7 @@ def _rules(page: Page, answer: StatusResponse) -> None:
         )
     idle = len(answer.rules) - len(used)
     if idle:
-        page.line(
-            _head(""), (f"{idle} more {'rule decides' if idle == 1 else 'rules decide'} on nothing", "dim")
-        )
+        page.line(_head(""), (f"{idle} more {'rule matches' if idle == 1 else 'rules match'} nothing", "dim"))
 
 
 def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> None:

@@ -219,9 +219,8 @@ class Changes:
         self._require_not_mirrored(body.target, "withdraw from")
         done = await self._context.ownership.withdraw(self._settings(body))
         if done.left:
-            detail = (
-                f"target {body.target}: {done.error}; {done.left} routes are still there, and still owned"
-            )
+            left = f"{done.left} route{'s' if done.left > 1 else ''} left, and still owned"
+            detail = f"target {body.target}: {done.error}; {left}"
             raise ProblemError("unavailable", detail)
         return respond(models.OwnedRoutes(target=body.target, routes=done.withdrawn))
 

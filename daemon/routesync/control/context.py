@@ -1,6 +1,6 @@
 """What the calls may use of the daemon.
 
-Everything is asked for anew at each use, by a callable, because a reload may replace it.
+Most attributes are callables because a reload may replace what they return: call them at each use.
 """
 
 from __future__ import annotations
