@@ -13,15 +13,43 @@ from pathlib import Path
 import aiomqtt
 import paho.mqtt.client
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 import routesync.events.mqtt_client as adapter
 from routesync.config.models import MqttSettings
-from routesync.events.mqtt_client import MqttConnection, Publication
+from routesync.events.mqtt_client import MqttConnection, PackedProperties, Publication
 from support.broker import Broker, broker
 from support.waiting import eventually
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["5.0", "3.1.1"])
 TOPIC = "routesync/v1/node-1/event/route/accepted"
+
+
+WORDS = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\ufeff", exclude_categories=["Cs", "Cn"]), max_size=300
+)
+
+
+@given(st.none() | st.integers(0, 2**32 - 1), WORDS, WORDS, st.none() | WORDS)
+def test_paho_reads_back_the_packed_properties(
+    expiry_s: int | None, kind: str, target: str, prefix: str | None
+) -> None:
+    user = (("type", kind), ("target", target))
+    packed = PackedProperties(Publication(TOPIC, b"", expiry_s=expiry_s, user=user, prefix=prefix)).pack()
+    read = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    _, length = read.unpack(packed)  # type: ignore[no-untyped-call]
+    assert length == len(packed)
+    expected = {
+        "PayloadFormatIndicator": 1,
+        "ContentType": "application/cloudevents+json; charset=utf-8",
+        "UserProperty": [*user, *([("prefix", prefix)] if prefix is not None else [])],
+    }
+    if expiry_s is not None:
+        expected["MessageExpiryInterval"] = expiry_s
+    assert vars(read) | expected == vars(read)
 
 
 async def answer(connection: MqttConnection, publication: Publication) -> str | None:

@@ -464,16 +464,13 @@ class Delivery:
                 self._post_event(event)
 
     def _post_event(self, event: StoredEvent) -> None:
-        user = [("type", event.type)]
-        if event.target is not None:
-            user.append(("target", event.target))
-        if event.prefix is not None:
-            user.append(("prefix", event.prefix))
+        target = (("target", event.target),) if event.target is not None else ()
         publication = Publication(
             f"{self._root}/{event.topic}",
             event.payload,
             expiry_s=self._settings.event_expiry_s,
-            user=tuple(user),
+            user=(("type", event.type), *target),
+            prefix=event.prefix,
         )
         self._unacknowledged[event.sequence] = None
         self._sent = event.sequence
