@@ -117,10 +117,11 @@ class Prefix(NamedTuple):
 
     def contains(self, address: Address) -> bool:
         """Whether the address lies in this prefix (never across families)."""
-        if len(address) != len(self.packed):
+        packed, length = self
+        if len(address) != len(packed) or (length >= 8 and address[0] != packed[0]):  # nearly always
             return False
-        shift = len(address) * 8 - self.length
-        return int.from_bytes(address, "big") >> shift == int.from_bytes(self.packed, "big") >> shift
+        shift = len(address) * 8 - length
+        return int.from_bytes(address, "big") >> shift == int.from_bytes(packed, "big") >> shift
 
     def covers(self, other: Prefix) -> bool:
         """Whether every address of `other` lies in this prefix; a prefix covers itself."""

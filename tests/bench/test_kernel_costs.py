@@ -102,7 +102,7 @@ async def load_ours(space: Namespace, count: int) -> float:
     table = Table()
     began = time.perf_counter()
     task = asyncio.create_task(source.run())
-    for prefix, candidates in (await source.changes()).items():
+    for prefix, candidates in await source.changes():
         table.update(prefix, candidates)
     took = time.perf_counter() - began
     assert len(table) >= count

@@ -124,7 +124,7 @@ async def test_a_lone_change_reaches_the_api_within_milliseconds(tmp_path: Path,
 
             async def pump() -> None:
                 while True:
-                    for prefix, candidates in (await source.changes()).items():
+                    for prefix, candidates in await source.changes():
                         reconciler.set_route(prefix, candidates[0].at(prefix) if candidates else None)
 
             pumping = asyncio.create_task(pump())

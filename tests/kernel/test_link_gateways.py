@@ -39,7 +39,7 @@ async def watched(node: Namespace) -> AsyncIterator[tuple[Follower, set[str]]]:
         async def consume() -> None:
             while True:
                 changed = await follower.source.changes()
-                seen.update(str(prefix) for prefix, candidates in changed.items() if candidates)
+                seen.update(str(prefix) for prefix, candidates in changed if candidates)
 
         consumer = asyncio.create_task(consume())
         yield follower, seen

@@ -453,7 +453,7 @@ async def test_routes_that_nobody_touched_never_go_while_others_churn(node: Name
 
         async def consume() -> None:
             while True:
-                for prefix, candidates in (await follower.source.changes()).items():
+                for prefix, candidates in await follower.source.changes():
                     if not candidates and str(prefix) in wanted:
                         seen_gone.add(str(prefix))
 

@@ -359,7 +359,7 @@ async def run_programme(programme: Programme, *, patience_s: float = PATIENCE_S)
 async def _running(source: KernelSource, table: dict[Prefix, tuple[Judged, ...]]) -> AsyncIterator[None]:
     async def consume() -> None:
         while True:
-            for prefix, candidates in (await source.changes()).items():
+            for prefix, candidates in await source.changes():
                 if candidates:
                     table[prefix] = candidates
                 else:

@@ -458,7 +458,7 @@ class Fib:
                 await asyncio.sleep(0)
                 until = now() + _SLICE_S
             before = replica.slots(prefix)
-            if reading.is_marked(before) and prefix not in reading.slots:
+            if before and reading.is_marked(before) and prefix not in reading.slots:
                 continue
             if prefix in reading.open_hosts:
                 reading.judge_hosts(prefix, judge_host)

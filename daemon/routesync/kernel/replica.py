@@ -10,7 +10,7 @@ now, however far the consumer lags behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple, cast
 
 from routesync.kernel.update import PLACEHOLDER, Siblings
@@ -79,23 +79,18 @@ def _rest_of(slot: Slot) -> Rest:
     return slot[0]
 
 
-class Changes(Mapping[Prefix, Candidates]):
-    """Prefixes that changed, with the candidates that they have when they are asked for; each is to be asked for once.
+class Changes:
+    """Prefixes that changed, each with its candidates as they are when the iteration comes to it.
 
-    No candidates means that the prefix is gone.
+    No candidates means that the prefix is gone. To be gone through once.
     """
 
     def __init__(self, replica: Replica, prefixes: Collection[Prefix]) -> None:
         self._replica = replica
         self._prefixes = prefixes
 
-    def __getitem__(self, prefix: Prefix) -> Candidates:
-        if prefix not in self._prefixes:
-            raise KeyError(prefix)
-        return self._replica.deliver(prefix)
-
-    def __iter__(self) -> Iterator[Prefix]:
-        return iter(self._prefixes)
+    def __iter__(self) -> Iterator[tuple[Prefix, Candidates]]:
+        return self._replica.deliver(self._prefixes)
 
     def __len__(self) -> int:
         return len(self._prefixes)
@@ -151,7 +146,9 @@ class Replica:
 
     def begin(self, prefix: Prefix, slots: Slots) -> None:
         """Hold a prefix of which nothing was held."""
-        slots = self._slots[prefix] = self._shared(slots)
+        if len(slots) > 1 or len(slots[0][1]) > 1:  # else they are shared already
+            slots = self._shared(slots)
+        self._slots[prefix] = slots
         if candidates_of(slots):
             self._mark(prefix, known=False)
         else:
@@ -204,10 +201,13 @@ class Replica:
         taken, self._dirty = self._dirty, {}
         return Changes(self, taken)
 
-    def deliver(self, prefix: Prefix) -> Candidates:
-        """The present candidates of a prefix, for the consumer: what changed before this does not matter any more."""
-        self._dirty.pop(prefix, None)
-        return candidates_of(self._slots.get(prefix, ()))
+    def deliver(self, prefixes: Iterable[Prefix]) -> Iterator[tuple[Prefix, Candidates]]:
+        """Give the consumer the present candidates of each prefix; what changed before does not matter any more."""
+        slots = self._slots.get
+        for prefix in prefixes:
+            if self._dirty:
+                self._dirty.pop(prefix, None)
+            yield prefix, candidates_of(slots(prefix, ()))
 
     def candidates(self) -> Iterator[tuple[Prefix, Candidates]]:
         """All that is held, prefix by prefix."""

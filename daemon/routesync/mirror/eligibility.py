@@ -108,21 +108,24 @@ class Networks(tuple[Prefix, ...]):  # noqa: SLOT001 (the look-up is made once, 
     """The networks that a target is connected to: a tuple that also finds the one an address or prefix lies in."""
 
     @cached_property
-    def _lengths(self) -> dict[int, tuple[int, ...]]:
-        """By the size of an address, the lengths that occur, longest first."""
+    def _by_length(self) -> dict[int, list[tuple[int, int, dict[int, Prefix]]]]:
+        """By the size of an address: each length, longest first, its host bits, and the networks by their number."""
+        found: dict[int, dict[int, dict[int, Prefix]]] = {4: {}, 16: {}}
+        for it in self:
+            size = len(it.packed)
+            number = int.from_bytes(it.packed, "big") >> size * 8 - it.length
+            found[size].setdefault(it.length, {})[number] = it
         return {
-            size: tuple(sorted({it.length for it in self if len(it.packed) == size}, reverse=True))
-            for size in (4, 16)
+            size: [(length, size * 8 - length, lengths[length]) for length in sorted(lengths, reverse=True)]
+            for size, lengths in found.items()
         }
-
-    @cached_property
-    def _members(self) -> frozenset[Prefix]:
-        return frozenset(self)
 
     def covering(self, prefix: Prefix) -> Prefix | None:
         """The longest network that covers the prefix."""
-        for length in self._lengths[len(prefix.packed)]:
-            if length <= prefix.length and (network := prefix.cut(length)) in self._members:
+        packed, prefix_length = prefix
+        number = int.from_bytes(packed, "big")
+        for length, host_bits, networks in self._by_length[len(packed)]:
+            if length <= prefix_length and (network := networks.get(number >> host_bits)) is not None:
                 return network
         return None
 
@@ -292,6 +295,8 @@ SPECIAL_NETWORKS: Final = (
 )
 SPECIAL: Final = {4: frozenset({127, 169, *range(224, 240)}), 16: frozenset({0, 0xFE, 0xFF})}
 """First bytes of addresses in these networks, by the address's length: a look that spares most routes the rest."""
+NO_GATEWAYS: Final = {4: frozenset({0, 127, *range(224, 240), 255}), 16: frozenset({0, 0xFF})}
+"""First bytes of addresses that may be no gateway, by the address's length."""
 LIMITED_BROADCAST: Final = b"\xff\xff\xff\xff"
 NEVER_NEARLY_DEFAULT: Final = (Prefix.parse("240.0.0.0/4"), Prefix.parse("fc00::/7"))
 """Short prefixes in here (reserved, unique local) carry no part of the Internet."""
@@ -408,7 +413,9 @@ def _refused_gateway(
     """Why the target must not send the prefix to this gateway."""
     if gateway in node.targets or gateway in facts.addresses:
         return Reason.SPLIT_HORIZON, f"its next hop {format_address(gateway)} is a target's own address"
-    if not any(gateway) or gateway == LIMITED_BROADCAST or is_multicast(gateway) or _is_loopback(gateway):
+    if gateway[0] in NO_GATEWAYS[len(gateway)] and (
+        not any(gateway) or gateway == LIMITED_BROADCAST or is_multicast(gateway) or _is_loopback(gateway)
+    ):
         return Reason.INVALID_GATEWAY, f"{format_address(gateway)} cannot be a next hop"
     if prefix.length and prefix.contains(gateway):
         return (
@@ -511,7 +518,7 @@ def _inexpressible(prefix: Prefix, hop: NextHop) -> No | None:
             Reason.NO_GATEWAY,
             f"it has no gateway, only a device; {REMEDY}",
         )
-    if address_family(hop.gateway) is not prefix.family:
+    if len(hop.gateway) != len(prefix.packed):
         return (
             Reason.OTHER_FAMILY_GATEWAY,
             f"its gateway {format_address(hop.gateway)} is of the other family; {REMEDY}",

@@ -6,6 +6,7 @@ A prefix waits once, however often it changes: what is to be done is read from t
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from enum import IntEnum
 from typing import Final
 
@@ -31,7 +32,8 @@ class WorkQueue:
     """Prefixes that wait, each with its urgency. Times are the caller's monotonic seconds."""
 
     def __init__(self) -> None:
-        self._ready: tuple[dict[Prefix, None], ...] = tuple({} for _ in Urgency)
+        # A plain dictionary finds its first key by going over all those that were removed before it.
+        self._ready: tuple[OrderedDict[Prefix, None], ...] = tuple(OrderedDict() for _ in Urgency)
         self._urgency: dict[Prefix, Urgency] = {}
         self._due: dict[Prefix, float] = {}
         self._heap: list[tuple[float, Prefix]] = []

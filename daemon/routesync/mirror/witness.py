@@ -172,7 +172,7 @@ class Witness:
     async def _take(self, source: KernelSource, on_change: OnChange) -> None:
         before, self._taking = self._seen, False
         seen: dict[Prefix, tuple[Judged, ...]] = {}
-        for count, (prefix, candidates) in enumerate((await source.changes()).items(), 1):
+        for count, (prefix, candidates) in enumerate(await source.changes(), 1):
             seen[prefix] = candidates
             if count % SLICE == 0:
                 await asyncio.sleep(0)
@@ -188,7 +188,7 @@ class Witness:
         while True:
             changes = await source.changes()
             self._taking = True
-            for count, (prefix, candidates) in enumerate(changes.items(), 1):
+            for count, (prefix, candidates) in enumerate(changes, 1):
                 gone = [it for it in self._seen.get(prefix, ()) if it not in candidates]
                 if candidates:
                     self._seen[prefix] = candidates

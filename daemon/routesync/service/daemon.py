@@ -184,6 +184,7 @@ class Daemon:
         await self.targets.contacted()
         await self.guarding.contacted()
         self.ready.set()
+        gc.freeze()  # the routes: no collection looks through them again
         self._notifier.ready(self.status.line())
         took_s = round(time.monotonic() - began, 3)
         log.info("ready", **self.status.figures(), took_s=took_s, mode=self.status.settings.mode)
@@ -209,5 +210,5 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed:
         stack.push_async_callback(ledger.close)
         daemon = Daemon(loaded, ledger, state=state, notifier=notifier, handed=handed, stack=stack)
         gc.collect()
-        gc.freeze()  # modules and models: for good, and half of what a collection would look through
+        gc.freeze()  # modules and models: they stay
         await daemon.run()

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -242,16 +242,17 @@ class KernelSide:
     async def _pump(self, source: KernelSource) -> None:
         changes = await source.changes()
         gone = [prefix for prefix in self.table.prefixes() if prefix not in changes]
-        await self._take(changes, source.changed_at)
-        await self._take(dict.fromkeys(gone, ()), source.changed_at)
+        await self._take(changes, source)
+        await self._take([(prefix, ()) for prefix in gone], source)
+        del changes, gone
         self.evaluated.set()
         while True:
-            changes = await source.changes()
-            await self._take(changes, source.changed_at)
+            await self._take(await source.changes(), source)
 
-    async def _take(self, changes: Mapping[Prefix, tuple[Judged, ...]], asked_at: float | None) -> None:
+    async def _take(self, changes: Iterable[tuple[Prefix, tuple[Judged, ...]]], source: KernelSource) -> None:
         self._taking = True
-        for count, (prefix, candidates) in enumerate(changes.items(), 1):
+        asked_at = source.changed_at
+        for count, (prefix, candidates) in enumerate(changes, 1):
             change = self.table.update(prefix, candidates)
             if change is not None:
                 for consumer in self.consumers:
