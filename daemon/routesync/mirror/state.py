@@ -495,7 +495,10 @@ class MirrorState:
                 self._note(prefix, Row(state.gateway))
                 self._own(prefix, state, state.gateway)
             elif state.phase is Phase.LEFT_BEHIND and prefixes:
-                state.by_hand = True
+                state.by_hand, state.changed_at = (
+                    True,
+                    now,
+                )  # an inventory of before the operator's word does not count
             else:
                 continue
             state.failures, state.retry_at = 0, NEVER

@@ -288,6 +288,8 @@ def test_when_the_row_is_missing_and_the_kernel_has_a_route_it_is_left_behind() 
     assert life.send(Kind.ASSERT, P4, Answer.EXISTS) is None
     assert life.phase(P4) is Phase.LEFT_BEHIND
     assert life.state.adopt([P4], life.now) == 1, "the operator says that it is ours"
+    assert life.next() is None, "a newer inventory than that has to speak of no other"
+    life.read({})
     delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
     assert delete is not None
     life.state.finished(delete, Outcome(Answer.DELETED), life.now)
