@@ -1,4 +1,4 @@
-"""What mirroring costs: latency of a change, throughput, urgency under load, memory, the sweep.
+"""What mirroring costs: latency of a change, throughput, urgency under load, memory, verification.
 
 The null API answers at once and keeps nothing but what it was given; it runs in a process of its own, so that its time
 is not counted as ours. Where a figure stands for loxilb's own pace, the stand-in serves.
@@ -279,7 +279,7 @@ async def test_an_urgent_withdrawal_passes_all_that_waits(witness: bool) -> None
     record(f"urgent withdrawal, 30,000 adds waiting, {kind}, p50", percentile(took, 0.5), "ms")
 
 
-async def test_a_sweep_over_thirty_thousand_routes(tmp_path: Path) -> None:
+async def test_a_verification_of_thirty_thousand_routes(tmp_path: Path) -> None:
     count = 30_000
     with laboratory(
         "--marks", "1000000", "--capacity", "1000000", "--queue-limit", "1000000", "--batch", "100000"
@@ -294,8 +294,8 @@ async def test_a_sweep_over_thirty_thousand_routes(tmp_path: Path) -> None:
             reconciler.verify()
             began, cpu = time.monotonic(), time.process_time()
             await eventually(lambda: lab.standin.state().posts >= posts + count, within_s=300)
-            record("sweep of 30,000 routes", time.monotonic() - began, "s")
-            record("CPU of a sweep, per route", (time.process_time() - cpu) / count * 1e6, "µs")
+            record("verification of 30,000 routes", time.monotonic() - began, "s")
+            record("CPU of a verification, per route", (time.process_time() - cpu) / count * 1e6, "µs")
 
 
 UNLIMITED = ("--marks", "1000000", "--capacity", "1000000", "--queue-limit", "1000000", "--batch", "100000")

@@ -4,7 +4,7 @@ It follows the original (pkg/loxinet: RtAdd, RtDelete, NeighAdd, IfaAdd) step by
 a product of those steps: own addresses (`Self`), each gateway as a neighbour (`Ind Host`), device routes of full length
 (`Ind Host Interface`), and bogus rows such as `fd00:10::/32` for an own IPv6 address, which comes of writing `/32`
 behind any address. One entry per prefix, no metric, and the last event wins: nothing is looked up in the kernel again,
-hence the ghosts.
+hence the stale entries.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class RouteTable:
             self._add(Prefix.of(address, _SELF_LENGTH), 0, (), host=False, interface=False)
 
     def remove_address(self, ifindex: int, address: Address, length: int) -> None:
-        """Take in the loss of an own address. Routes that needed it stay: ghosts."""
+        """Take in the loss of an own address. Routes that needed it stay: stale entries."""
         if self._networks.get((ifindex, address)) != length:
             return
         del self._networks[ifindex, address]

@@ -174,13 +174,13 @@ def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: Scene) -> 
     try:
         refused = said(scene, "reload", status=EX_CONFIG)
         assert "[polcy]: unknown key 'polcy'; did you mean 'policy'?" in refused
-        assert "the configuration before stays in force" in refused
+        assert "the running configuration stays" in refused
         degraded = json.loads(said(scene, "status", "--json", status=FAILED))
         assert degraded["config"]["digest"] == digest
         assert "configuration rejected, the running one stays" in degraded["status"]["reasons"][0]
     finally:
         scene.config.write_text(good)
-    assert said(scene, "reload") == f"{scene.config} is in force\n"
+    assert said(scene, "reload") == f"{scene.config} is active\n"
     assert said(scene, "status").endswith("none\n")
 
 

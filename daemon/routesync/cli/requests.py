@@ -108,12 +108,12 @@ def reload(socket: Path | None, *, as_json: bool) -> int:
         except Failed as error:
             if error.problem.name != "rejected":
                 raise
-            print_error(f"{error}\nthe configuration before stays in force")
+            print_error(f"{error}\nthe running configuration stays")
             return EX_CONFIG
         if as_json:
             print_json(body)
         else:
-            print(f"{client.read(body, Reloaded).config.path} is in force")
+            print(f"{client.read(body, Reloaded).config.path} is active")
         return 0
 
     return explained(work)

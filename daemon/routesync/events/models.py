@@ -567,7 +567,7 @@ class ConfigLoaded(Event):
 
 
 class ConfigRejected(Event):
-    """A configuration was not taken; the one in force stays."""
+    """A configuration was rejected; the running one stays."""
 
     group = "config"
     name = "rejected"

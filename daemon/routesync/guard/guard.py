@@ -99,7 +99,7 @@ class Guard:
             bucket: how many may be removed.
             tables: the routing tables that are read.
             netns: name or path of another network namespace to guard.
-            evaluate: the rules in force.
+            evaluate: the active rules.
             sink: where its events go.
             verifiers: of the loxilbs that are to lose their entry, too.
         """

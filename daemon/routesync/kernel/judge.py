@@ -30,7 +30,7 @@ def admit_header_unknown(*_header: int) -> Verdict | None:
 
 
 class Judge:
-    """Holds the rules in force, and remembers what they said of headers."""
+    """Holds the active rules, and remembers what they said of headers."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Judge:
     def replace(
         self, admit: Admit, admit_header: AdmitHeader, admit_link_gateway: Admit | None = None
     ) -> None:
-        """Put other rules in force."""
+        """Apply other rules."""
         self._admit, self._admit_header = admit, admit_header
         self._admit_link_gateway = admit_link_gateway
         self._by_header.clear()

@@ -151,7 +151,7 @@ def in_own_namespace(sock: socket.socket) -> bool:
 
 
 def read_sysctls(netns: str | None = None) -> Sysctls:
-    """Read the switches in force; /proc/sys/net shows those of the reading thread's namespace."""
+    """Read the active switches; /proc/sys/net shows those of the reading thread's namespace."""
 
     def switch(path: str) -> bool | None:
         try:

@@ -198,7 +198,7 @@ class KernelSource:
         admit_header: AdmitHeader = admit_header_unknown,
         admit_link_gateway: Admit | None = None,
     ) -> None:
-        """Put other rules in force; everything is read again and judged by them."""
+        """Apply other rules; everything is read again and judged by them."""
         self._judge.replace(admit, admit_header, admit_link_gateway)
         self._schedule.order("rules")
 

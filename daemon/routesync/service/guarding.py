@@ -95,7 +95,7 @@ class Guarding:
     # -- the configuration -------------------------------------------------------------------------------------------
 
     async def apply(self, loaded: Loaded) -> None:
-        """Put a configuration in force."""
+        """Apply a configuration."""
         settings = loaded.settings
         on = settings.mode == "guard" and not self._kernel.readable_only
         self._troubles = (ELSEWHERE,) if settings.mode == "guard" and not on else ()

@@ -107,7 +107,7 @@ class KernelSide:
         self._sock = sock
         self._work = Exchangeable()
         self.evaluated = asyncio.Event()
-        """The table holds what the rules in force make of a whole dump."""
+        """The table holds what the active rules make of a whole dump."""
         self._taking = False
         self._stats = KernelStats()
         self._reporter = KernelReporter(sink, loaded.names, lambda: self.links)
@@ -120,7 +120,7 @@ class KernelSide:
         return sock is not None and not in_own_namespace(sock)
 
     def admit(self, route: Route, links: Links) -> Verdict:
-        """What the rules in force say of a route, by the gateways that are known now."""
+        """What the active rules say of a route, by the gateways that are known now."""
         return self._loaded.policy.evaluate(
             route, InterfaceNames(links), link_gateway=self.source.link_gateway(route)
         )
@@ -140,7 +140,7 @@ class KernelSide:
         await self._work.run()
 
     async def apply(self, loaded: Loaded) -> None:
-        """Put another configuration in force; return when everything was judged by it, or it took too long."""
+        """Apply another configuration; return when everything was judged by it, or it took too long."""
         before, self._loaded = self._loaded, loaded
         self._reporter.names = loaded.names
         rules = (before.settings.policy, before.names) != (loaded.settings.policy, loaded.names)

@@ -53,7 +53,7 @@ class Outlets:
         await self._work.run()
 
     async def apply(self, loaded: Loaded) -> None:
-        """Put a configuration in force. What was connected says farewell later, and in its own time."""
+        """Apply a configuration. What was connected says farewell later, and in its own time."""
         settings = loaded.settings.mqtt, loaded.settings.events
         if settings == self._settings:
             return

@@ -37,7 +37,7 @@ class StatusBuilder:
     """Puts the status together from all rooms, when asked.
 
     Attributes:
-        settings: the configuration in force.
+        settings: the running configuration.
         standing: tell why the daemon is degraded beside what its targets and its broker say, one line each.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.

@@ -184,7 +184,7 @@ class Targets:
     # -- the configuration --------------------------------------------------------------------------------------------
 
     async def apply(self, loaded: Loaded) -> None:
-        """Put a configuration in force."""
+        """Apply a configuration."""
         settings = loaded.settings
         self._configured = {target.name: target for target in settings.targets}
         self._targets_addresses.configure(target.url for target in settings.targets)

@@ -110,7 +110,7 @@ def kernel(place: Place) -> Kernel:
 
 
 @pytest.fixture
-def ghost_link(kernel: Kernel, place: Place) -> Iterator[str]:
+def flapping_link(kernel: Kernel, place: Place) -> Iterator[str]:
     """A link of the test's own, that may flap without disturbing anyone; its network is 198.51.100.0/24."""
     with kernel.link(place) as name:
         yield name

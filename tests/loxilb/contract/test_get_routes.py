@@ -65,32 +65,36 @@ async def test_own_addresses_and_their_networks_are_self(target: Target, kernel:
 
 
 async def test_own_ipv6_address_leaves_a_bogus_row_of_length_32(
-    target: Target, ghost_link: str, kernel: Kernel
+    target: Target, flapping_link: str, kernel: Kernel
 ) -> None:
-    kernel.ip(f"addr add 2001:db9:0:1::1/64 dev {ghost_link} nodad")
+    kernel.ip(f"addr add 2001:db9:0:1::1/64 dev {flapping_link} nodad")
     await target.shown("2001:db9::/32", flags="Self")
 
 
-async def test_neighbour_is_a_host_route_to_itself(target: Target, ghost_link: str, kernel: Kernel) -> None:
-    kernel.ip(f"neigh add 198.51.100.7 lladdr 02:00:00:00:00:07 dev {ghost_link}")
+async def test_neighbour_is_a_host_route_to_itself(
+    target: Target, flapping_link: str, kernel: Kernel
+) -> None:
+    kernel.ip(f"neigh add 198.51.100.7 lladdr 02:00:00:00:00:07 dev {flapping_link}")
     await target.shown("198.51.100.7/32", flags="Ind Host", gateway="198.51.100.7", protocol="unspec")
 
 
-async def test_gateway_of_a_route_becomes_a_neighbour(target: Target, ghost_link: str, prefix: str) -> None:
-    assert ghost_link
+async def test_gateway_of_a_route_becomes_a_neighbour(
+    target: Target, flapping_link: str, prefix: str
+) -> None:
+    assert flapping_link
     assert (await target.post(prefix, "198.51.100.9")).status == 200
     await target.shown("198.51.100.9/32", flags="Ind Host", gateway="198.51.100.9")
 
 
 async def test_dhcp_host_route_is_shown_as_an_interface_route(
-    target: Target, ghost_link: str, kernel: Kernel
+    target: Target, flapping_link: str, kernel: Kernel
 ) -> None:
-    kernel.ip(f"route add 198.51.100.3 dev {ghost_link} proto dhcp scope link metric 100")
+    kernel.ip(f"route add 198.51.100.3 dev {flapping_link} proto dhcp scope link metric 100")
     await target.shown("198.51.100.3/32", flags="Ind Host Interface", gateway="198.51.100.3")
 
 
-async def test_broadcast_address_of_a_link_that_came_up_is_shown(target: Target, ghost_link: str) -> None:
-    assert ghost_link
+async def test_broadcast_address_of_a_link_that_came_up_is_shown(target: Target, flapping_link: str) -> None:
+    assert flapping_link
     await target.shown("198.51.100.255/32")
 
 
@@ -123,13 +127,13 @@ async def test_other_tables_are_not_shown(target: Target, kernel: Kernel, prefix
         kernel.ip(f"route del {prefix} table 100")
 
 
-async def test_link_flap_leaves_a_ghost_and_post_then_delete_cures_it(
-    target: Target, ghost_link: str, kernel: Kernel, prefix: str
+async def test_link_flap_leaves_a_stale_entry_and_post_then_delete_cures_it(
+    target: Target, flapping_link: str, kernel: Kernel, prefix: str
 ) -> None:
     await target.post(prefix, "198.51.100.2", protocol="static")
     await target.shown(prefix)
-    kernel.ip(f"link set {ghost_link} down")
-    kernel.ip(f"link set {ghost_link} up")
+    kernel.ip(f"link set {flapping_link} down")
+    kernel.ip(f"link set {flapping_link} up")
     await target.settled("198.19.3.0/24")
     assert kernel.routes(prefix) == []
     assert await target.row(prefix) is not None
@@ -141,22 +145,22 @@ async def test_link_flap_leaves_a_ghost_and_post_then_delete_cures_it(
 
 
 async def test_post_fails_while_our_route_stands_when_the_on_link_address_has_gone(
-    target: Target, ghost_link: str, kernel: Kernel, prefix: str
+    target: Target, flapping_link: str, kernel: Kernel, prefix: str
 ) -> None:
-    kernel.ip(f"addr add 203.0.113.1/24 dev {ghost_link}")
+    kernel.ip(f"addr add 203.0.113.1/24 dev {flapping_link}")
     assert (await target.post(prefix, "203.0.113.2")).status == 200
-    kernel.ip(f"addr del 203.0.113.1/24 dev {ghost_link}")
+    kernel.ip(f"addr del 203.0.113.1/24 dev {flapping_link}")
     reply = await target.post(prefix, "203.0.113.2")
     assert (reply.status, reply.words) == (500, "network is unreachable")
     assert len(kernel.routes(prefix)) == 1
 
 
-async def test_removal_of_an_address_leaves_a_ghost(
-    target: Target, ghost_link: str, kernel: Kernel, prefix: str
+async def test_removal_of_an_address_leaves_a_stale_entry(
+    target: Target, flapping_link: str, kernel: Kernel, prefix: str
 ) -> None:
     await target.post(prefix, "198.51.100.2")
     await target.shown(prefix)
-    kernel.ip(f"addr del 198.51.100.1/24 dev {ghost_link}")
+    kernel.ip(f"addr del 198.51.100.1/24 dev {flapping_link}")
     await target.settled("198.19.4.0/24")
     assert kernel.routes(prefix) == []
     assert await target.row(prefix) is not None

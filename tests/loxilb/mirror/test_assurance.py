@@ -1,4 +1,4 @@
-"""That what is mirrored really stands there: canary, sweep, ghosts, brakes, capacity."""
+"""That what is mirrored really stands there: probe, verification, stale entries, limits, capacity."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_routes_that_its_kernel_lost_in_silence_are_all_made_again(lab: La
     assert lab.events.of("sync/lost")
 
 
-async def test_a_canary_costs_its_table_nothing(lab: Lab) -> None:
+async def test_a_probe_costs_its_table_nothing(lab: Lab) -> None:
     async with lab.mirroring(limits=QUICK) as reconciler:
         want(reconciler, prefixes(3))
         await lab.holds(expected(prefixes(3)))
@@ -61,7 +61,7 @@ async def test_a_canary_costs_its_table_nothing(lab: Lab) -> None:
     assert len(lab.events.of("route/accepted")) == 3
 
 
-async def test_a_route_that_turned_into_a_ghost_is_laid_when_it_is_withdrawn(lab: Lab) -> None:
+async def test_a_route_that_turned_stale_is_laid_when_it_is_withdrawn(lab: Lab) -> None:
     (prefix,) = prefixes(1)
     async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
         want(reconciler, [prefix])
@@ -71,7 +71,7 @@ async def test_a_route_that_turned_into_a_ghost_is_laid_when_it_is_withdrawn(lab
         lab.space.ip("link set ens3 up")
         await lab.quiet()
         assert lab.static_routes() == {}
-        assert await lab.shows(prefix), "a ghost"
+        assert await lab.shows(prefix), "a stale entry"
         reconciler.set_route(prefix, None)
         await eventually(lambda: bool(lab.events.of("route/withdrawn")), what="the withdrawal")
         await lab.quiet()

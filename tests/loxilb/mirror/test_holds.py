@@ -199,7 +199,7 @@ async def test_other_rules_change_only_what_they_change(lab: Lab) -> None:
         reconciler.reconfigure(TargetRules(allow_default="yes"), Limits())
         await lab.holds({str(A): HERE, "default": HERE})
         await synced(reconciler)
-        assert lab.standin.state().posts - before.posts <= 2, "the default, and perhaps a canary"
+        assert lab.standin.state().posts - before.posts <= 2, "the default, and perhaps a probe"
         reconciler.reconfigure(TargetRules(rewrite=Rewrite(inet=parse_address(THERE))), Limits())
         await lab.holds({str(A): THERE, str(B): THERE})
         await synced(reconciler)
