@@ -108,11 +108,13 @@ def test_whatever_the_original_route_it_is_never_harmed_and_ours_does_not_stay(
         ]
         subprocess.run(enable_ipv6, check=True)
         scene.node.ip("-6 addr add fd00:10::10/64 dev ens3 nodad")
+        family = "-6" if ":" in prefix else "-4"
+        scene.node.ip(command)  # how it looks alone, before the daemon can post
+        original = scene.node.ip(f"{family} route show {prefix}")
+        scene.node.ip(command.replace("route add", "route del"))
         scene.start()
         eventually_sync(lambda: bool(scene.logged("ready")), within_s=20, what="readiness")
         scene.node.ip(command)
-        family = "-6" if ":" in prefix else "-4"
-        original = scene.node.ip(f"{family} route show {prefix}")
         same_key = command.endswith(("proto bgp", "proto static", "metric 1024")) or "nexthop" in command
         if same_key:
             eventually_sync(lambda: scene.standin.state().posts >= 1, within_s=20, what="the POST")
