@@ -135,7 +135,6 @@ class Reconciler:
             limits,
             _now(),
             evaluate=self._evaluate,
-            elected=node.elected,
             contains_our_end=lambda prefix: contains_our_end(prefix, self.facts),
             note=lambda prefix, row: ledger.note(name, prefix, row),
             report=self.report,
@@ -178,7 +177,8 @@ class Reconciler:
 
         `kernel_changed_at` is when that change was read off the kernel, in monotonic seconds, if one caused this.
         """
-        self.state.route_changed(prefix, candidate, _now(), kernel_changed_at)
+        del candidate  # the best route as it is now counts
+        self.state.route_changed(prefix, _now(), kernel_changed_at)
         self._session.wake.set()
 
     async def load_ledger(self) -> None:
@@ -197,7 +197,9 @@ class Reconciler:
         self._reevaluate.set()
         self._session.wake.set()
 
-    def _evaluate(self, candidate: Candidate, current: Address | None) -> Desired | Ineligible:
+    def _evaluate(self, prefix: Prefix, current: Address | None) -> Desired | Ineligible | None:
+        if (candidate := self._node.elected(prefix)) is None:
+            return None
         evaluation = evaluate(candidate, self._rules, self.facts, self._node_facts, current)
         return self._evaluations.setdefault(evaluation, evaluation)  # thousands of routes share one
 
@@ -419,8 +421,8 @@ class Reconciler:
             return RouteView(route.phase, route.desired, route.owned, route.since, route.error)
         if (evaluation := state.ineligible.get(prefix)) is not None:
             return RouteView(Phase.INELIGIBLE, evaluation, None, None)
-        if prefix in state.over[prefix.family] and (candidate := self._node.elected(prefix)) is not None:
-            evaluated = self._evaluate(candidate, None)
+        if prefix in state.over[prefix.family]:
+            evaluated = self._evaluate(prefix, None)
             return RouteView(Phase.OVER_CAPACITY, evaluated, None, None, "max_routes is reached")
         return None
 

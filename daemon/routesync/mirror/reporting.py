@@ -7,7 +7,7 @@ the state every second and compared with the ones before: a condition that comes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -17,6 +17,7 @@ from routesync.events.models import (
     AlarmCleared,
     AlarmKind,
     AlarmRaised,
+    Event,
     EventSink,
     RouteAccepted,
     RouteConfirmed,
@@ -75,7 +76,10 @@ class Alarm(NamedTuple):
 
 
 class Reporter:
-    """Reports what happens to the routes of one target."""
+    """Reports what happens to the routes of one target.
+
+    Each change of a route is an event. The log has one line for each batch of changes.
+    """
 
     def __init__(self, target: str, sink: EventSink) -> None:
         self.measures = Measures()
@@ -84,6 +88,9 @@ class Reporter:
         self._raised_at: dict[AlarmKind, float] = {}
         self._target = target
         self._sink = sink
+        self._batch: Counter[str] = Counter()
+        self._first: Prefix | None = None
+        self._longest_gap_ms = 0.0
 
     def reached(self, stage: Stage, kernel_changed_at: float | None, now: float) -> None:
         """A kernel change, read at that monotonic time, has reached a stage; None: no kernel change caused this."""
@@ -92,96 +99,82 @@ class Reporter:
 
     # -- routes -----------------------------------------------------------------------------------------------------
 
+    def _route(self, fate: Fate, event: Callable[..., Event], prefix: Prefix, **details: object) -> None:
+        self.measures.fates[fate] += 1
+        self._sink.emit(event(target=self._target, prefix=str(prefix), family=prefix.family.label, **details))
+
+    def _note_change(self, change: str, prefix: Prefix) -> None:
+        self._batch[change] += 1
+        if self._first is None:
+            self._first = prefix
+
+    def log_batch(self) -> None:
+        """Log what changed at the target since the last call; nothing, if nothing did."""
+        if self._batch:
+            log.info(
+                "routes_changed",
+                target=self._target,
+                changes=", ".join(f"{change} {count}" for change, count in self._batch.items()),
+                first=str(self._first),
+                gap_ms=self._longest_gap_ms or None,
+            )
+        self._batch.clear()
+        self._first, self._longest_gap_ms = None, 0.0
+
     def accepted(
         self, prefix: Prefix, desired: Desired, previous: Address | None, gap_ms: float | None
     ) -> None:
         """The target took the route; `previous` is the gateway that it had for it before."""
-        self.measures.fates["accepted"] += 1
-        if gap_ms is not None:
-            log.info("gateway_replaced", target=self._target, prefix=str(prefix), gap_ms=gap_ms)
-        self._sink.emit(
-            RouteAccepted(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(desired.gateway),
-                rule=desired.rule,
-                degraded=desired.degraded,
-                previous_gateway=format_address(previous) if previous else None,
-                gap_ms=gap_ms,
-            )
+        self._note_change("added" if previous is None else "replaced", prefix)
+        self._longest_gap_ms = max(self._longest_gap_ms, gap_ms or 0.0)
+        self._route(
+            "accepted",
+            RouteAccepted,
+            prefix,
+            gateway=format_address(desired.gateway),
+            rule=desired.rule,
+            degraded=desired.degraded,
+            previous_gateway=format_address(previous) if previous else None,
+            gap_ms=gap_ms,
         )
 
     def confirmed(self, prefix: Prefix, gateway: Address) -> None:
         """The target's table shows our route."""
-        self.measures.fates["confirmed"] += 1
-        self._sink.emit(
-            RouteConfirmed(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(gateway),
-            )
-        )
+        self._route("confirmed", RouteConfirmed, prefix, gateway=format_address(gateway))
 
     def withdrawn(self, prefix: Prefix, gateway: Address, reason: str) -> None:
         """Our route is no longer there; or, with the reason `left-behind`, no longer desired and not removable."""
-        self.measures.fates["withdrawn"] += 1
-        self._sink.emit(
-            RouteWithdrawn(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(gateway),
-                reason=reason,
-            )
-        )
+        self._note_change("withdrew" if reason != "left-behind" else "left behind", prefix)
+        self._route("withdrawn", RouteWithdrawn, prefix, gateway=format_address(gateway), reason=reason)
 
     def refused(self, prefix: Prefix, desired: Desired, status: int, words: str, retry_in_s: float) -> None:
         """The target does not take the route."""
-        self.measures.fates["refused"] += 1
-        self._sink.emit(
-            RouteRefused(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(desired.gateway),
-                status=status,
-                message=words,
-                retry_in_s=retry_in_s,
-            )
+        self._note_change("refused", prefix)
+        gateway = format_address(desired.gateway)
+        self._route(
+            "refused",
+            RouteRefused,
+            prefix,
+            gateway=gateway,
+            status=status,
+            message=words,
+            retry_in_s=retry_in_s,
         )
 
     def conflicting(self, prefix: Prefix, desired: Desired, detail: str) -> None:
         """Another writer has the prefix."""
-        self.measures.fates["conflicting"] += 1
-        log.warning("route_conflicting", target=self._target, prefix=str(prefix), detail=detail)
-        self._sink.emit(
-            RouteConflicting(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                gateway=format_address(desired.gateway),
-                detail=detail,
-            )
-        )
+        self._note_change("conflicting", prefix)
+        gateway = format_address(desired.gateway)
+        self._route("conflicting", RouteConflicting, prefix, gateway=gateway, detail=detail)
 
     def ineligible(self, prefix: Prefix, evaluation: Ineligible) -> None:
         """The target may not have the route."""
-        self.measures.fates["ineligible"] += 1
-        self._sink.emit(
-            RouteIneligible(
-                target=self._target,
-                prefix=str(prefix),
-                family=prefix.family.label,
-                reason=evaluation.reason.value,
-                detail=evaluation.detail,
-                rule=evaluation.rule,
-            )
-        )
+        reason, detail, rule = evaluation
+        self._route("ineligible", RouteIneligible, prefix, reason=reason.value, detail=detail, rule=rule)
 
     def lost(self, prefix: Prefix, detail: str) -> None:
         """The target lost a route of ours by itself."""
+        self._note_change("lost", prefix)
         self.measures.fates["lost"] += 1
         self._sink.emit(SyncLost(target=self._target, prefix=str(prefix), detail=detail))
 

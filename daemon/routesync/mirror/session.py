@@ -315,6 +315,8 @@ class Session:
     def _report_batch(self, now: float) -> None:
         """Report work that takes a while, when it begins and when it is done."""
         state = self._state
+        if not state.waiting:
+            self._report.log_batch()
         if self._batch is None:
             if state.waiting:
                 self._begin_batch(now, report=False)

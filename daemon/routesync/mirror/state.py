@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple, Protocol
 
@@ -40,7 +41,7 @@ from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Ingestion, Limits, MassWithdrawalLimit, RepairWindow, TokenBucket
 from routesync.mirror.queue import WITHDRAWALS, Urgency, WorkQueue
 from routesync.mirror.reporting import Reporter
-from routesync.route import Address, Candidate, Family, Prefix, format_address
+from routesync.route import Address, Family, Prefix, format_address
 
 NEVER: Final = float("-inf")
 FRESH_S: Final = 5.0
@@ -120,16 +121,22 @@ _NO_ANSWER: Final = frozenset({Answer.UNKNOWN, Answer.NOT_SENT, Answer.DENIED})
 
 
 class Request(NamedTuple):
-    """One request to send. `tokens` are reserved for it and for those that follow it."""
+    """One request to send.
+
+    Attributes:
+        tokens: reserved for it and for those that follow it; what is not spent is given back.
+        repair: the target lost the route, or may have: room in the repair window is reserved for it.
+        intent: of ADD: the ledger's row; it must be on disk before the request leaves.
+        desired: of ADD and VERIFY: what it is for; the wish may have changed when the answer comes.
+    """
 
     kind: Kind
     prefix: Prefix
     gateway: Address
     tokens: int
-    intent: Row | None = None  # ADD: the ledger's row; it must be on disk before the request leaves
-    desired: Desired | None = (
-        None  # ADD, VERIFY: what it is for; the wish may have changed when the answer comes
-    )
+    repair: bool = False
+    intent: Row | None = None
+    desired: Desired | None = None
 
 
 class Outcome(NamedTuple):
@@ -170,10 +177,12 @@ class _Proof(Enum):
     NONE = auto()
 
 
+@dataclass(slots=True, eq=False)
 class RouteState:
     """One prefix at one target. Times are monotonic seconds.
 
     Attributes:
+        since: when it came into this phase.
         desired: what the target should have, or why it may not; None: the node has no such route.
         owned: gateway of the route that we added, or may have added.
         certain: whether it was proved since the last doubt that `owned` is there.
@@ -182,8 +191,6 @@ class RouteState:
         heal: it is deleted and added again, so that the target's table takes it in.
         by_hand: the operator said that it is ours.
         proved_once: a 2xx, the table, the witness or the ledger said that it was there.
-        phase: where it is in its life.
-        since: when it came into this phase.
         published: the gateway by which subscribers know it; None: they do not.
         changed_at: of the last request that may have changed something.
         hold_until: a withdrawal waits until then.
@@ -194,46 +201,25 @@ class RouteState:
         error: why it is not as desired, in words.
     """
 
-    __slots__ = (
-        "by_hand",
-        "certain",
-        "changed_at",
-        "clean",
-        "desired",
-        "error",
-        "failures",
-        "gap_since",
-        "heal",
-        "hold_until",
-        "kernel_changed_at",
-        "lost",
-        "owned",
-        "phase",
-        "proved_once",
-        "published",
-        "retry_at",
-        "since",
-    )
-
-    def __init__(self, now: float) -> None:
-        self.desired: Evaluation | None = None
-        self.owned: Address | None = None
-        self.certain = False
-        self.clean = False
-        self.lost = False
-        self.heal = False
-        self.by_hand = False
-        self.proved_once = False
-        self.phase = Phase.PENDING
-        self.since = now
-        self.published: Address | None = None
-        self.changed_at = NEVER
-        self.hold_until = NEVER
-        self.retry_at = NEVER
-        self.failures = 0
-        self.gap_since: float | None = None
-        self.kernel_changed_at: float | None = None
-        self.error = ""
+    prefix: Prefix
+    since: float
+    phase: Phase = Phase.PENDING
+    desired: Evaluation | None = None
+    owned: Address | None = None
+    certain: bool = False
+    clean: bool = False
+    lost: bool = False
+    heal: bool = False
+    by_hand: bool = False
+    proved_once: bool = False
+    published: Address | None = None
+    changed_at: float = NEVER
+    hold_until: float = NEVER
+    retry_at: float = NEVER
+    failures: int = 0
+    gap_since: float | None = None
+    kernel_changed_at: float | None = None
+    error: str = ""
 
     @property
     def gateway(self) -> Address | None:
@@ -267,8 +253,8 @@ class MirrorState:
     Args:
         limits: how gently the target is treated.
         now: monotonic seconds.
-        evaluate: says what the target should have for an elected route; also takes the gateway already sent, if any.
-        elected: gives the elected route of a prefix.
+        evaluate: says what the target should have for the best route of a prefix, None if the node has none; also takes
+            the gateway already sent, if any.
         contains_our_end: whether a prefix contains the address from which we speak to the target.
         note: writes to the ledger that a route may be ours (a row), or is not (None).
         report: takes what happens to routes.
@@ -281,8 +267,7 @@ class MirrorState:
         limits: Limits,
         now: float,
         *,
-        evaluate: Callable[[Candidate, Address | None], Evaluation],
-        elected: Callable[[Prefix], Candidate | None],
+        evaluate: Callable[[Prefix, Address | None], Evaluation | None],
         contains_our_end: Callable[[Prefix], bool],
         note: Callable[[Prefix, Row | None], None],
         report: Reporter,
@@ -335,15 +320,12 @@ class MirrorState:
         self.token_in = 0.0
         """Seconds until `next_request` may have one: there is a token, or it looks further; 0: nothing waits for it."""
         self._evaluate = evaluate
-        self._elected = elected
         self._contains_our_end = contains_our_end
         self._note = note
         self._report = report
         self._witness = witness
         self._using = dict.fromkeys(Family, 0)  # routes that exist, may exist, or are about to be added
         self._startup_until = NEVER
-        self._startup_holds: set[Prefix] = set()
-        """Withdrawals that wait for that time."""
         self._unjudged: dict[Prefix, float] = {}
         self._judge_gap_s = JUDGE_GAP_S
         self._silent: dict[Prefix, None] = {}
@@ -357,27 +339,24 @@ class MirrorState:
 
     # -- the desired state ------------------------------------------------------------------------------------------
 
-    def route_changed(
-        self, prefix: Prefix, candidate: Candidate | None, now: float, kernel_changed_at: float | None = None
-    ) -> None:
-        """Take the elected route of a prefix; None: the node has none any more."""
+    def route_changed(self, prefix: Prefix, now: float, kernel_changed_at: float | None = None) -> None:
+        """Take the best route of a prefix as it is now."""
         state = self.routes.get(prefix)
-        if candidate is not None:
+        evaluation = self._evaluate(prefix, state.owned if state is not None else None)
+        if evaluation is not None:
             self.withdrawal_limit.forget(prefix)
             if state is not None:
                 state.hold_until = NEVER  # the kernel has it: from now on its going means something
         elif state is not None and state.desired is not None and self.limits.withdraw_delay_s:
             state.hold_until = now + self.limits.withdraw_delay_s
-        evaluation = None
-        if candidate is not None:
-            evaluation = self._evaluate(candidate, state.owned if state is not None else None)
-        if state is None:
-            state = self._new_state(prefix, evaluation, now)
-            if state is None:
-                return
-        self._set_desired(prefix, state, evaluation, now)
-        if prefix in self.routes and self._action(prefix, state) is not None:
+        self._set_evaluation(prefix, evaluation, now)
+        if (state := self.routes.get(prefix)) is not None and self._action(state) is not None:
             state.kernel_changed_at = kernel_changed_at
+
+    def _set_evaluation(self, prefix: Prefix, evaluation: Evaluation | None, now: float) -> None:
+        state = self.routes.get(prefix) or self._new_state(prefix, evaluation, now)
+        if state is not None:
+            self._set_desired(state, evaluation, now)
 
     def _new_state(self, prefix: Prefix, evaluation: Evaluation | None, now: float) -> RouteState | None:
         """A state for a route that the target may get; routes that it cannot get cost no more than their reason."""
@@ -408,27 +387,32 @@ class MirrorState:
         return True
 
     def _add_state(self, prefix: Prefix, now: float) -> RouteState:
-        state = self.routes[prefix] = RouteState(now)
+        state = self.routes[prefix] = RouteState(prefix, now)
         self.phases[Phase.PENDING] += 1
         self._using[prefix.family] += 1
         return state
 
-    def _set_desired(
-        self, prefix: Prefix, state: RouteState, evaluation: Evaluation | None, now: float
-    ) -> None:
+    def _remove_state(self, state: RouteState) -> None:
+        self.phases[state.phase] -= 1
+        self._using[state.prefix.family] -= self._uses_room(state)
+        self.desired -= state.gateway is not None
+        self._unjudged.pop(state.prefix, None)
+        del self.routes[state.prefix]
+
+    def _set_desired(self, state: RouteState, evaluation: Evaluation | None, now: float) -> None:
         before, gateway_before = state.desired, state.gateway
         if evaluation != before:
             state.desired = evaluation
             self.desired += (state.gateway is not None) - (gateway_before is not None)
             if state.gateway != gateway_before:
-                state.failures, state.error, state.retry_at = 0, "", NEVER
+                self._clear_failures(state)
                 if state.gateway is None:
                     state.gap_since = None
                 if state.owned is None or state.phase is Phase.LEFT_BEHIND:
-                    self._set_phase(prefix, state, Phase.PENDING, now)
+                    self._set_phase(state, Phase.PENDING, now)
             if isinstance(evaluation, Ineligible):
-                self._report.ineligible(prefix, evaluation)
-        self._place(prefix, state, now)
+                self._report.ineligible(state.prefix, evaluation)
+        self._place(state, now)
 
     def claim(self, rows: Iterable[tuple[Prefix, Row]], now: float) -> Generator[None, None, None]:
         """Take what the ledger says may be ours, in slices. What is not desired goes after the start-up hold.
@@ -436,7 +420,6 @@ class MirrorState:
         Also later than at the start, when a ledger can be read at last: what is known by then to be ours stays so.
         """
         self._startup_until = now + self.limits.startup_hold_s
-        self._startup_holds.clear()
         for count, (prefix, row) in enumerate(rows, 1):
             state = self.routes.get(prefix)
             if state is None:
@@ -446,10 +429,8 @@ class MirrorState:
             if state.owned is None:
                 state.clean, state.proved_once = row.clean, True
                 state.hold_until = self._startup_until
-                self._own(prefix, state, row.gateway)
-            candidate = self._elected(prefix)
-            evaluation = None if candidate is None else self._evaluate(candidate, state.owned)
-            self._set_desired(prefix, state, evaluation, now)
+                self._own(state, row.gateway)
+            self._set_desired(state, self._evaluate(prefix, state.owned), now)
             if count % SLICE == 0:
                 yield
 
@@ -459,15 +440,9 @@ class MirrorState:
         for over in self.over.values():
             prefixes += over
         for count, prefix in enumerate(prefixes, 1):
-            candidate = self._elected(prefix)
             state = self.routes.get(prefix)
-            evaluation = None
-            if candidate is not None:
-                evaluation = self._evaluate(candidate, state.owned if state is not None else None)
-            if state is None:
-                state = self._new_state(prefix, evaluation, now)
-            if state is not None:
-                self._set_desired(prefix, state, evaluation, now)
+            evaluation = self._evaluate(prefix, state.owned if state is not None else None)
+            self._set_evaluation(prefix, evaluation, now)
             if count % SLICE == 0:
                 yield
 
@@ -485,77 +460,72 @@ class MirrorState:
     def adopt(self, prefixes: Collection[Prefix], now: float) -> int:
         """Take as ours, by the operator's word: equal routes that are desired, and what is left behind if it is named.
 
-        They are ours when the next inventory shows them. Without prefixes: all equal routes. Tells how many.
+        They are ours when the next inventory shows them. Without prefixes: all equal routes. Returns how many.
         """
-        adopted = 0
-        for prefix, state in list(self.routes.items()):
-            if prefixes and prefix not in prefixes:
-                continue
-            if state.phase is Phase.PRESENT and state.gateway is not None:
-                self._note(prefix, Row(state.gateway))
-                self._own(prefix, state, state.gateway)
-            elif state.phase is Phase.LEFT_BEHIND and prefixes:
-                state.by_hand, state.changed_at = (
-                    True,
-                    now,
-                )  # an inventory of before the operator's word does not count
-            else:
-                continue
+        present = [state for state in self._in_phase(Phase.PRESENT, prefixes) if state.gateway is not None]
+        for state in present:
+            assert state.gateway is not None  # noqa: S101 (as above)
+            self._note(state.prefix, Row(state.gateway))
+            self._own(state, state.gateway)
+        left_behind = self._in_phase(Phase.LEFT_BEHIND, prefixes) if prefixes else []
+        for state in left_behind:
+            state.by_hand = True
+            state.changed_at = now  # an inventory of before the operator's word does not count
+        for state in (*present, *left_behind):
             state.failures, state.retry_at = 0, NEVER
-            self._set_phase(prefix, state, Phase.PENDING, now)
-            self._place(prefix, state, now)
-            adopted += 1
-        return adopted
+            self._set_phase(state, Phase.PENDING, now)
+            self._place(state, now)
+        return len(present) + len(left_behind)
 
     def forget(self, prefixes: Collection[Prefix], now: float) -> int:
-        """Give up ownership of routes that are left behind, by the operator's word; they stay. Tells how many."""
-        found = [
-            (prefix, state)
-            for prefix, state in self.routes.items()
-            if state.phase is Phase.LEFT_BEHIND and (not prefixes or prefix in prefixes)
-        ]
-        for prefix, state in found:
-            self._disown(prefix, state, now)
-            self._place(prefix, state, now)
+        """Give up ownership of routes that are left behind, by the operator's word; they stay. Returns how many."""
+        found = self._in_phase(Phase.LEFT_BEHIND, prefixes)
+        for state in found:
+            self._disown(state, now)
+            self._place(state, now)
         return len(found)
 
     def heal(self, prefixes: Collection[Prefix], now: float) -> int:
-        """Delete and add again what the target does not forward, by the operator's word. Tells how many."""
-        found = [
-            (prefix, state)
-            for prefix, state in self.routes.items()
-            if state.phase is Phase.NOT_FORWARDED and (not prefixes or prefix in prefixes)
-        ]
-        for prefix, state in found:
+        """Delete and add again what the target does not forward, by the operator's word. Returns how many."""
+        found = self._in_phase(Phase.NOT_FORWARDED, prefixes)
+        for state in found:
             state.heal = state.by_hand = True
-            self._place(prefix, state, now)
+            self._place(state, now)
         return len(found)
+
+    def _in_phase(self, phase: Phase, prefixes: Collection[Prefix]) -> list[RouteState]:
+        """The routes in a phase, of these prefixes; no prefixes: all of them."""
+        return [
+            state
+            for prefix, state in self.routes.items()
+            if state.phase is phase and (not prefixes or prefix in prefixes)
+        ]
 
     # -- where a prefix waits ---------------------------------------------------------------------------------------
 
-    def _set_phase(self, prefix: Prefix, state: RouteState, phase: Phase, now: float) -> None:
+    def _set_phase(self, state: RouteState, phase: Phase, now: float) -> None:
         if phase is state.phase:
             return
         used = self._uses_room(state)
         self.phases[state.phase] -= 1
         self.phases[phase] += 1
         if state.phase is Phase.UNJUDGED:
-            self._unjudged.pop(prefix, None)
+            self._unjudged.pop(state.prefix, None)
         state.phase, state.since = phase, now
-        self._using[prefix.family] += self._uses_room(state) - used
+        self._using[state.prefix.family] += self._uses_room(state) - used
 
-    def _own(self, prefix: Prefix, state: RouteState, gateway: Address | None) -> None:
+    def _own(self, state: RouteState, gateway: Address | None) -> None:
         used = self._uses_room(state)
         self.owning += (gateway is not None) - (state.owned is not None)
         state.owned, state.certain = gateway, False
-        self._using[prefix.family] += self._uses_room(state) - used
+        self._using[state.prefix.family] += self._uses_room(state) - used
 
-    def _disown(self, prefix: Prefix, state: RouteState, now: float) -> None:
+    def _disown(self, state: RouteState, now: float) -> None:
         """Nothing of ours is there any more: strike it from the ledger."""
-        self._note(prefix, None)
-        self._own(prefix, state, None)
+        self._note(state.prefix, None)
+        self._own(state, None)
         state.clean = state.lost = state.heal = state.by_hand = state.proved_once = False
-        self._set_phase(prefix, state, Phase.PENDING, now)
+        self._set_phase(state, Phase.PENDING, now)
 
     @staticmethod
     def _uses_room(state: RouteState) -> bool:
@@ -567,10 +537,11 @@ class MirrorState:
         while over and self._using[family] < self.limits.capacity(family):
             prefix = next(iter(over))
             del over[prefix]
-            self.route_changed(prefix, self._elected(prefix), now)
+            self.route_changed(prefix, now)
 
-    def _action(self, prefix: Prefix, state: RouteState) -> Urgency | None:
+    def _action(self, state: RouteState) -> Urgency | None:
         """What has to be done, by its urgency; None: nothing."""
+        prefix = state.prefix
         gateway, owned, phase = state.gateway, state.owned, state.phase
         if gateway is None:
             if owned is None or phase is Phase.LEFT_BEHIND:
@@ -590,18 +561,19 @@ class MirrorState:
             return None
         return Urgency.DEFAULT if prefix.is_default else Urgency.ADD
 
-    def _place(self, prefix: Prefix, state: RouteState, now: float) -> None:
+    def _place(self, state: RouteState, now: float) -> None:
         """Put a prefix where it belongs: into the queue, to rest, or away."""
+        prefix = state.prefix
         if prefix in self.busy:
             return  # done when its request ends
-        action = self._action(prefix, state)
+        action = self._action(state)
         if action is None:
-            self._rest(prefix, state, now)
+            self._rest(state, now)
             return
         if state.gateway is None:
-            self._set_phase(prefix, state, Phase.WITHDRAWING, now)
+            self._set_phase(state, Phase.WITHDRAWING, now)
         elif state.phase is Phase.WITHDRAWING:
-            self._set_phase(prefix, state, Phase.PENDING, now)
+            self._set_phase(state, Phase.PENDING, now)
         if prefix in self.unproved:
             if action in {*WITHDRAWALS, Urgency.REPLACE}:
                 return
@@ -613,31 +585,28 @@ class MirrorState:
             not_before = max(not_before, wait)
             if self.repairs.is_contended(prefix):
                 parked = True
-                self._set_phase(prefix, state, Phase.CONTENDED, now)
+                self._set_phase(state, Phase.CONTENDED, now)
         if state.gap_since is None and not state.heal:
             not_before = max(not_before, state.changed_at + FLAP_S)
         self.queue.put(prefix, action, now=now, not_before=not_before, parked=parked)
-        if action not in WITHDRAWALS:
-            self.withdrawal_limit.discard(prefix)
-            self._startup_holds.discard(prefix)
-        else:
+        if action in WITHDRAWALS:
             self.withdrawal_limit.add(prefix)
-            if state.hold_until == self._startup_until != NEVER:
-                self._startup_holds.add(prefix)
+        else:
+            self.withdrawal_limit.discard(prefix)
 
     def _unqueue(self, prefix: Prefix) -> None:
         self.queue.discard(prefix)
         self.withdrawal_limit.discard(prefix)
-        self._startup_holds.discard(prefix)
 
-    def _rest(self, prefix: Prefix, state: RouteState, now: float) -> None:
+    def _rest(self, state: RouteState, now: float) -> None:
+        prefix = state.prefix
         self._unqueue(prefix)
         self.unproved.pop(prefix, None)
         if state.gateway is None and state.owned is None:
-            self._drop(prefix, state, now)
+            self._drop(state, now)
             return
         if state.owned == state.gateway and state.certain and state.phase not in _VERIFIABLE:
-            self._set_phase(prefix, state, Phase.ACCEPTED, now)
+            self._set_phase(state, Phase.ACCEPTED, now)
         if self._is_verifiable(state):
             lost_again, failed = self.repairs.not_before(prefix), state.retry_at if state.failures else NEVER
             if max(lost_again, failed) > now:
@@ -648,30 +617,26 @@ class MirrorState:
     def _is_verifiable(state: RouteState) -> bool:
         return state.owned is not None and state.owned == state.gateway and state.phase in _VERIFIABLE
 
-    def _drop(self, prefix: Prefix, state: RouteState, now: float) -> None:
+    def _drop(self, state: RouteState, now: float) -> None:
         """Nothing of ours is there and nothing is desired."""
-        if state.published is not None:
-            self._withdrawn(prefix, state, self._why(prefix, state))
-        used = self._uses_room(state)
-        self.phases[state.phase] -= 1
-        self._using[prefix.family] -= used
-        self._unjudged.pop(prefix, None)
+        prefix = state.prefix
+        self._withdrawn(state, self._why(state))
         self.withdrawal_limit.forget(prefix)
-        del self.routes[prefix]
+        self._remove_state(state)
         if isinstance(state.desired, Ineligible):
             self._set_ineligible(prefix, state.desired)
         self._fill(prefix.family, now)
 
-    def _why(self, prefix: Prefix, state: RouteState) -> str:
-        if prefix in self.suspended:
+    def _why(self, state: RouteState) -> str:
+        if state.prefix in self.suspended:
             return "shared-namespace"
         return state.desired.reason.value if isinstance(state.desired, Ineligible) else "no-route"
 
-    def _withdrawn(self, prefix: Prefix, state: RouteState, reason: str) -> None:
+    def _withdrawn(self, state: RouteState, reason: str) -> None:
         gateway = state.published
         state.published = None
         if gateway is not None:
-            self._report.withdrawn(prefix, gateway, reason)
+            self._report.withdrawn(state.prefix, gateway, reason)
 
     # -- the next request -------------------------------------------------------------------------------------------
 
@@ -684,135 +649,125 @@ class MirrorState:
             most = Urgency.WITHDRAW
             if self.withdrawal_limit.holds(sum(self._using.values()), now):
                 most = Urgency.REPLACE
-            if (job := self.queue.first(now, most=most)) is None:
-                if (prefix := self._next_check(now)) is None:
-                    return None
-                urgency = Urgency.VERIFY
-            else:
-                prefix, urgency = job
-            state = self.routes.get(prefix)
-            request = None
-            if state is not None and prefix not in self.busy:
-                cost = self._cost(prefix, state, urgency)
-                if (wait := self._reserve(urgency, state, cost, now)) > 0:
-                    self.token_in = wait
-                    if job is None:
-                        self._verify.appendleft(prefix)
-                    return None
-                self._unqueue(prefix)
-                request = self._begin(prefix, state, urgency, cost, now)
-                if request is not None:
-                    self.busy.add(prefix)
-                    return request
-                self.bucket.give_back(now, cost)
-                if self._repairs_something(urgency, state):
-                    self.repairs.give_back(now)
-            elif job is not None:
-                self._unqueue(prefix)
+            job = self.queue.first(now, most=most)
+            if job is None and (check := self._next_check(now)) is not None:
+                job = check, Urgency.VERIFY
+            if job is None:
+                return None
+            prefix, urgency = job
+            state = self.routes[prefix]
+            repair = urgency is Urgency.VERIFY or (state.lost and urgency in {Urgency.ADD, Urgency.DEFAULT})
+            tokens = self._cost(state, urgency, repair=repair)
+            if (wait := self._reserve(tokens, now, repair=repair)) > 0:
+                self.token_in = wait
+                if urgency is Urgency.VERIFY and prefix not in self.queue:
+                    self._verify.appendleft(prefix)
+                return None
+            self._unqueue(prefix)
+            request = self._begin(state, urgency, now)
+            if request is not None:
+                self.busy.add(prefix)
+                return request._replace(tokens=tokens, repair=repair)
+            self._give_back(tokens, now, repair=repair)
         self.token_in = FURTHER_S
         return None
 
     @staticmethod
-    def _repairs_something(urgency: Urgency, state: RouteState) -> bool:
-        return urgency is Urgency.VERIFY or (state.lost and urgency in {Urgency.ADD, Urgency.DEFAULT})
-
-    def _cost(self, prefix: Prefix, state: RouteState, urgency: Urgency) -> int:
+    def _cost(state: RouteState, urgency: Urgency, *, repair: bool) -> int:
         """Tokens to reserve: one for each change that loxilb may have to ingest because of this work."""
-        if self._repairs_something(urgency, state):
+        inet = state.prefix.family is Family.INET
+        if repair:
             return 2  # the deletion by another writer was ingested, too
         if urgency in WITHDRAWALS:
-            return 2 if prefix.family is Family.INET or not state.certain else 1
+            return 2 if inet or not state.certain else 1
         if urgency is Urgency.REPLACE and state.owned is not None:
-            return 3 if prefix.family is Family.INET else 2
+            return 3 if inet else 2
         return 1
 
-    def _reserve(self, urgency: Urgency, state: RouteState, cost: int, now: float) -> float:
+    def _reserve(self, tokens: int, now: float, *, repair: bool) -> float:
         """Take the tokens and return 0, or return the seconds until there are enough."""
-        repairs = self._repairs_something(urgency, state)
-        if repairs and (wait := self.repairs.take(now)) > 0:
+        if repair and (wait := self.repairs.take(now)) > 0:
             return wait
-        wait = self.bucket.take(now, cost)
-        if wait > 0 and repairs:
+        wait = self.bucket.take(now, tokens)
+        if wait > 0 and repair:
             self.repairs.give_back(now)
         return wait
 
-    def _begin(
-        self, prefix: Prefix, state: RouteState, urgency: Urgency, cost: int, now: float
-    ) -> Request | None:
+    def _give_back(self, tokens: int, now: float, *, repair: bool) -> None:
+        self.bucket.give_back(now, tokens)
+        if repair:
+            self.repairs.give_back(now)
+
+    def _begin(self, state: RouteState, urgency: Urgency, now: float) -> Request | None:
         """The first request of this work; None: it cannot be sent now, and the prefix was put where it belongs."""
         if urgency is Urgency.VERIFY:
             if state.owned is None or not self._is_verifiable(state):
-                self._place(prefix, state, now)
+                self._place(state, now)
                 return None
             assert isinstance(state.desired, Desired)  # noqa: S101 (a verifiable route is desired)
-            return Request(Kind.VERIFY, prefix, state.owned, cost, None, state.desired)
+            return Request(Kind.VERIFY, state.prefix, state.owned, 0, desired=state.desired)
         if urgency in WITHDRAWALS or (urgency is Urgency.REPLACE and state.owned is not None):
-            return self._begin_delete(prefix, state, cost, now)
-        desired = state.desired
-        assert isinstance(desired, Desired)  # noqa: S101 (the action says so)
+            return self._begin_delete(state, now)
         if state.owned is None:
-            if self._blocked_by_row(prefix, state, now):
-                self._fill(prefix.family, now)
+            family = state.prefix.family
+            if self._blocked_by_row(state, now):
+                self._fill(family, now)
                 return None
-            if (
-                not self._uses_room(state)
-                and self._using[prefix.family] >= self.limits.capacity(prefix.family)
-            ) or self._using[prefix.family] > self.limits.capacity(prefix.family):
-                self._make_wait_for_room(prefix, state)
+            if self._using[family] + (not self._uses_room(state)) > self.limits.capacity(family):
+                self._remove_state(state)
+                self.over[family][state.prefix] = None
                 return None
-            self._set_phase(prefix, state, Phase.PENDING, now)
-        return self._add_request(prefix, state, desired, cost)
+            self._set_phase(state, Phase.PENDING, now)
+        return self._add_request(state)
 
-    def _add_request(self, prefix: Prefix, state: RouteState, desired: Desired, cost: int) -> Request:
+    def _add_request(self, state: RouteState) -> Request:
+        prefix, desired = state.prefix, state.desired
+        assert isinstance(desired, Desired)  # noqa: S101 (only what is desired is added)
         clean = prefix not in self.inventory.rows or (state.clean and state.owned == desired.gateway)
         row = Row(desired.gateway, clean)
         self._note(prefix, row)
-        return Request(Kind.ADD, prefix, desired.gateway, cost, row, desired)
+        return Request(Kind.ADD, prefix, desired.gateway, 0, intent=row, desired=desired)
 
-    def _blocked_by_row(self, prefix: Prefix, state: RouteState, now: float) -> bool:
+    def _blocked_by_row(self, state: RouteState, now: float) -> bool:
         """Whether another writer has the prefix, as far as the newest inventory shows; then nothing is posted."""
-        row = self._row(prefix, state)
+        row = self._row(state)
         if row is None or (isinstance(state.desired, Desired) and state.desired.beside):
             return False
-        self._judge(prefix, state, row, now)
+        self._judge(state, row, now)
         return True
 
-    def _row(self, prefix: Prefix, state: RouteState) -> InventoryRow | None:
+    def _row(self, state: RouteState) -> InventoryRow | None:
         """The table's row of a prefix of which nothing is ours; None also if the witness shows that it is stale."""
-        witness, gateway = self._witness, state.gateway
-        if witness is None or not witness.ready or gateway is None:
-            return self.inventory.rows.get(prefix)
-        if not witness.holds(prefix, gateway) and not witness.others(prefix, gateway):
-            return None
-        return self.inventory.rows.get(prefix)
+        prefix = state.prefix
+        witness, gateway = self._witness_now, state.gateway
+        stale = (
+            witness is not None
+            and gateway is not None
+            and not witness.holds(prefix, gateway)
+            and not witness.others(prefix, gateway)
+        )
+        return None if stale else self.inventory.rows.get(prefix)
 
-    def _make_wait_for_room(self, prefix: Prefix, state: RouteState) -> None:
-        self.phases[state.phase] -= 1
-        self._using[prefix.family] -= self._uses_room(state)
-        self.desired -= state.gateway is not None
-        del self.routes[prefix]
-        self.over[prefix.family][prefix] = None
-
-    def _begin_delete(self, prefix: Prefix, state: RouteState, cost: int, now: float) -> Request | None:
-        owned = state.owned
+    def _begin_delete(self, state: RouteState, now: float) -> Request | None:
+        prefix, owned = state.prefix, state.owned
         assert owned is not None  # noqa: S101 (the action says so)
-        proof = self._proof(prefix, state, owned, now)
+        proof = self._proof(state, owned, now)
         if proof is _Proof.STALE:
             self.unproved[prefix] = now
             return None
         if proof is _Proof.GONE:
-            self._disown(prefix, state, now)
-            self._place(prefix, state, now)
+            self._disown(state, now)
+            self._place(state, now)
             return None
         if proof is _Proof.NONE:
-            self._leave_behind(prefix, state, self._describe(prefix), now)
+            self._leave_behind(state, self._describe(prefix), now)
             return None
         if proof is _Proof.SHOWN and prefix.family is Family.INET6:
-            return Request(Kind.DELETE, prefix, owned, cost)
-        if proof is _Proof.MISSING and isinstance(state.desired, Desired):
+            return Request(Kind.DELETE, prefix, owned, 0)
+        if proof is _Proof.MISSING and state.gateway is not None:
             # A 2xx to the new route proves that the old one is gone: both have the same key.
-            return self._add_request(prefix, state, state.desired, cost)
-        return Request(Kind.ASSERT, prefix, owned, cost)
+            return self._add_request(state)
+        return Request(Kind.ASSERT, prefix, owned, 0)
 
     def _describe(self, prefix: Prefix) -> str:
         row = self.inventory.rows.get(prefix)
@@ -820,22 +775,22 @@ class MirrorState:
             return describe_row(row)
         return "a route exists in its kernel that its table does not show"
 
-    def _leave_behind(self, prefix: Prefix, state: RouteState, why: str, now: float) -> None:
+    def _leave_behind(self, state: RouteState, why: str, now: float) -> None:
         state.error = (
             f"ours is left behind, since nothing proves that DELETE would remove it and no other: {why}"
         )
         state.heal = False
         desired = state.gateway is not None
-        self._set_phase(prefix, state, Phase.LEFT_BEHIND, now)
-        if not desired and state.published is not None:
-            self._withdrawn(prefix, state, "left-behind")
-        self._place(prefix, state, now)
+        self._set_phase(state, Phase.LEFT_BEHIND, now)
+        if not desired:
+            self._withdrawn(state, "left-behind")
+        self._place(state, now)
 
-    def _proof(self, prefix: Prefix, state: RouteState, owned: Address, now: float) -> _Proof:
+    def _proof(self, state: RouteState, owned: Address, now: float) -> _Proof:
         """Whether a DELETE would take our route, by reconciler.md section 2."""
+        prefix = state.prefix
         inet = prefix.family is Family.INET
-        witness = self._witness
-        if witness is not None and witness.ready:
+        if (witness := self._witness_now) is not None:
             if witness.shows(prefix, owned) if inet else witness.only_ours(prefix, owned):
                 return _Proof.SHOWN
             return _Proof.NONE if witness.holds(prefix, owned) else _Proof.GONE
@@ -853,135 +808,122 @@ class MirrorState:
 
     def finished(self, request: Request, outcome: Outcome, now: float) -> Request | None:
         """Take the outcome of a request; return one for the same prefix that has to follow at once, or None."""
-        prefix = request.prefix
+        prefix, answer = request.prefix, outcome.answer
         state = self.routes[prefix]
-        if outcome.answer not in _NO_ANSWER:
-            self._silent.clear()
-        if outcome.answer is Answer.UNKNOWN:
-            self.ingestion.note(now)
+        spent = 0
+        if answer in {Answer.CREATED, Answer.DELETED, Answer.UNKNOWN}:
             state.changed_at = now
+            self.ingestion.note(now)
+            spent = 2 if request.repair else 1
+        if answer not in _NO_ANSWER:
+            self._silent.clear()
         handlers = {
             Kind.ADD: self._added,
             Kind.ASSERT: self._asserted,
             Kind.VERIFY: self._verified,
             Kind.DELETE: self._deleted,
         }
-        follow = handlers[request.kind](prefix, state, request, outcome, now)
-        if follow is None:
-            self.busy.discard(prefix)
-            self._place(prefix, state, now)
-            self._fill(prefix.family, now)
-        return follow
+        follow = handlers[request.kind](state, request, outcome, now)
+        left = max(0, request.tokens - spent)
+        if follow is not None:
+            return follow._replace(tokens=left)
+        self._give_back(left, now, repair=request.repair and answer is not Answer.CREATED)
+        self.busy.discard(prefix)
+        self._place(state, now)
+        self._fill(prefix.family, now)
+        return None
 
-    def _changed(self, state: RouteState, now: float) -> None:
-        """The target accepted a change: it has to ingest it."""
-        state.changed_at = now
-        self.ingestion.note(now)
+    @staticmethod
+    def _clear_failures(state: RouteState) -> None:
+        state.failures, state.error, state.retry_at = 0, "", NEVER
 
     def _failed(self, state: RouteState, words: str, now: float) -> None:
         state.failures += 1
         state.error = words
         state.retry_at = now + backoff_s(state.failures, RETRY_FIRST_S, RETRY_MOST_S)
 
-    def _created(
-        self, prefix: Prefix, state: RouteState, gateway: Address, now: float, *, clean: bool
-    ) -> None:
+    def _created(self, state: RouteState, gateway: Address, now: float) -> None:
         """2xx to a POST: the route is ours and in the target's kernel."""
-        self._changed(state, now)
-        self._own(prefix, state, gateway)
-        state.certain, state.proved_once, state.clean = True, True, clean
-        state.failures, state.error, state.retry_at, state.lost = 0, "", NEVER, False
+        prefix = state.prefix
+        state.clean = prefix not in self.inventory.rows or (state.clean and state.owned == gateway)
+        self._own(state, gateway)
+        state.certain, state.proved_once, state.lost = True, True, False
+        self._clear_failures(state)
         self.foreign_not_forwarded.pop(prefix, None)
         self.counters.posted += 1
         self.proved_at = now
 
-    def _added(
-        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
-    ) -> Request | None:
-        answer, gateway = outcome.answer, request.gateway
-        repaired = state.lost
+    def _added(self, state: RouteState, request: Request, outcome: Outcome, now: float) -> None:
+        prefix, gateway, answer, before = state.prefix, request.gateway, outcome.answer, state.owned
         if answer is Answer.CREATED:
-            self.bucket.give_back(now, request.tokens - (2 if repaired else 1))
-            assert request.intent is not None  # noqa: S101 (every ADD has one)
-            self._created(prefix, state, gateway, now, clean=request.intent.clean)
-            if repaired:
+            self._created(state, gateway, now)
+            if request.repair:
                 self._repaired(prefix, now)
-            self._accepted(prefix, state, request.desired, now)
-            return None
-        if repaired:
-            self.repairs.give_back(now)
-        ours_before = state.owned == gateway
-        if answer is Answer.UNKNOWN:
+            self._accepted(state, request.desired, now)
+        elif answer is Answer.UNKNOWN:
             if self._contains_our_end(prefix):
                 self._silent[prefix] = None
-            self._own(prefix, state, gateway)
+            self._own(state, gateway)
             self._failed(state, outcome.words, now)
-            return None
-        self.bucket.give_back(now, request.tokens)
-        if state.owned is not None and not ours_before:  # the route before it may be there after all
-            self._note(prefix, Row(state.owned))
+        elif before not in {None, gateway}:  # the route before it may be there after all
+            self._note(prefix, Row(before))
             if answer is Answer.EXISTS:
                 state.clean = False
-                self._leave_behind(prefix, state, self._describe(prefix), now)
-            elif answer in _NO_ANSWER:
-                self._failed(state, outcome.words, now)
+                self._leave_behind(state, self._describe(prefix), now)
             else:
-                self._refused(prefix, state, request.desired, outcome, now)
-            return None
-        if not ours_before:
-            self._note(prefix, None)
-            if state.published is not None:  # the route before it was deleted
-                self._withdrawn(prefix, state, "replacement-failed")
-        if answer in _NO_ANSWER:
-            self._failed(state, outcome.words, now)
-        elif answer is Answer.EXISTS or (ours_before and answer in _EXISTS and prefix in self.inventory.rows):
-            self._exists(prefix, state, outcome, now, ours_before=ours_before)
+                self._refused(state, request.desired, outcome, now)
         else:
-            self._refused(prefix, state, request.desired, outcome, now)
-        return None
+            if before is None:
+                self._note(prefix, None)
+                self._withdrawn(state, "replacement-failed")  # the route before it was deleted
+            shown = before is not None and prefix in self.inventory.rows
+            if answer is Answer.EXISTS or (shown and answer in _EXISTS):
+                self._exists(state, outcome, now)
+            else:
+                self._refused(state, request.desired, outcome, now)
 
-    def _exists(
-        self, prefix: Prefix, state: RouteState, outcome: Outcome, now: float, *, ours_before: bool
-    ) -> None:
+    def _exists(self, state: RouteState, outcome: Outcome, now: float) -> None:
         """409 to a POST of a route that is not known to exist."""
-        shown = self.inventory_at <= state.changed_at or prefix in self.inventory.rows
-        if ours_before and not shown:
-            self._not_forwarded(prefix, state, now)
+        shown = self.inventory_at <= state.changed_at or state.prefix in self.inventory.rows
+        if state.owned is not None and not shown:
+            self._not_forwarded(state, now)
             return
         state.error = outcome.words
-        self._unjudged[prefix] = now
-        self._set_phase(prefix, state, Phase.UNJUDGED, now)
+        self._unjudged[state.prefix] = now
+        self._set_phase(state, Phase.UNJUDGED, now)
 
-    def _not_forwarded(self, prefix: Prefix, state: RouteState, now: float) -> None:
+    def _not_forwarded(self, state: RouteState, now: float) -> None:
         state.lost, state.clean = False, False
         state.error = (
             "the target's kernel has the route, its table does not: another route to the prefix came and went"
         )
-        self._set_phase(prefix, state, Phase.NOT_FORWARDED, now)
-        witness = self._witness
-        if witness is not None and witness.ready and state.owned is not None:
-            state.heal = witness.only_ours(prefix, state.owned)
+        self._set_phase(state, Phase.NOT_FORWARDED, now)
+        if (witness := self._witness_now) is not None and state.owned is not None:
+            state.heal = witness.only_ours(state.prefix, state.owned)
 
-    def _refused(
-        self, prefix: Prefix, state: RouteState, desired: Desired | None, outcome: Outcome, now: float
-    ) -> None:
+    def _refused(self, state: RouteState, desired: Desired | None, outcome: Outcome, now: float) -> None:
+        if outcome.answer in _NO_ANSWER:
+            self._failed(state, outcome.words, now)
+            return
         news = state.phase is not Phase.REFUSED and not state.failures
         self._failed(state, outcome.words, now)
-        self._set_phase(prefix, state, Phase.REFUSED, now)
+        self._set_phase(state, Phase.REFUSED, now)
         if news and desired is not None:
             state.published = None
-            self._report.refused(prefix, desired, outcome.status, outcome.words, RETRY_FIRST_S)
+            self._report.refused(state.prefix, desired, outcome.status, outcome.words, RETRY_FIRST_S)
 
-    def _accepted(self, prefix: Prefix, state: RouteState, desired: Desired | None, now: float) -> None:
+    def _accepted(self, state: RouteState, desired: Desired | None, now: float) -> None:
         """A POST of a route that is, or was a moment ago, desired was answered with 2xx."""
-        contended = self.repairs.is_contended(prefix)
-        self._set_phase(prefix, state, Phase.CONTENDED if contended else Phase.ACCEPTED, now)
+        contended = self.repairs.is_contended(state.prefix)
+        self._set_phase(state, Phase.CONTENDED if contended else Phase.ACCEPTED, now)
         gap_ms = None if state.gap_since is None else round((now - state.gap_since) * 1e3, 3)
         state.gap_since = None
         self._report.reached("accepted", state.kernel_changed_at, now)
         assert desired is not None  # noqa: S101 (an ADD or VERIFY has it)
         previous, state.published = state.published, desired.gateway
-        self._report.accepted(prefix, desired, previous if previous != desired.gateway else None, gap_ms)
+        self._report.accepted(
+            state.prefix, desired, previous if previous != desired.gateway else None, gap_ms
+        )
 
     def _repaired(self, prefix: Prefix, now: float) -> None:
         """A route that the target had lost is there again: how soon it may be posted next, and is it looked at?"""
@@ -993,37 +935,31 @@ class MirrorState:
                 self._look_at = now + RepairWindow.PERIOD_S
             self._look.append(prefix)
 
-    def _verified(
-        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
-    ) -> Request | None:
-        answer, gateway = outcome.answer, request.gateway
+    def _verified(self, state: RouteState, request: Request, outcome: Outcome, now: float) -> None:
+        prefix, answer = state.prefix, outcome.answer
         if answer is Answer.CREATED:
-            self._report.lost(
-                prefix, "a repeated POST was accepted: its kernel had lost the route, and has it again"
-            )
-            self.counters.lost += 1
-            self._created(prefix, state, gateway, now, clean=prefix not in self.inventory.rows or state.clean)
+            self._lost(state, "a repeated POST was accepted: its kernel had lost the route, and has it again")
+            self._created(state, request.gateway, now)
             state.kernel_changed_at = None
-            state.published = None
             self._repaired(prefix, now)
-            self._accepted(prefix, state, request.desired, now)
+            self._accepted(state, request.desired, now)
             self._verify_at = min(self._verify_at, max(now, self._verified_at + VERIFY_GAP_S))
-            self._reachable(prefix, gateway, now)
-            return None
-        self.repairs.give_back(now)
-        if answer is Answer.UNKNOWN:  # posted or not, the route is ours: look again
-            self._failed(state, outcome.words, now)
-            return None
-        self.bucket.give_back(now, request.tokens)
-        if answer in _EXISTS:
+        elif answer in _EXISTS:
             self.proved_at = now
-            state.failures, state.error, state.retry_at = 0, "", NEVER
+            self._clear_failures(state)
             if prefix in self.repairs.losses:
                 self.repairs.saw(kept=True)
-            self._reachable(prefix, gateway, now)
+        elif answer is Answer.UNKNOWN:  # posted or not, the route is ours: look again
+            self._failed(state, outcome.words, now)
         elif answer is Answer.UNREACHABLE:
-            self.unreachable.setdefault(gateway, prefix)
-        return None
+            self.unreachable.setdefault(request.gateway, prefix)
+        if answer is Answer.CREATED or answer in _EXISTS:
+            self._reachable(prefix, request.gateway, now)
+
+    def _lost(self, state: RouteState, why: str) -> None:
+        self.counters.lost += 1
+        state.published = None
+        self._report.lost(state.prefix, why)
 
     def _reachable(self, prefix: Prefix, gateway: Address, now: float) -> None:
         """The gateway works: if it did not before, whatever goes by it has to be verified."""
@@ -1031,41 +967,33 @@ class MirrorState:
             del self.unreachable[gateway]
             self._verify_at = now
 
-    def _asserted(
-        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
-    ) -> Request | None:
-        answer, owned, tokens = outcome.answer, request.gateway, request.tokens
-        replaces = state.gateway is not None
-        still = self._action(prefix, state) in {*WITHDRAWALS, Urgency.REPLACE}
+    def _asserted(self, state: RouteState, request: Request, outcome: Outcome, now: float) -> Request | None:
+        prefix, owned, answer = state.prefix, request.gateway, outcome.answer
+        if answer is Answer.UNKNOWN:
+            self._doubt(state, outcome.words, now)
+            return None
+        still = self._action(state) in {*WITHDRAWALS, Urgency.REPLACE}
         proved = False
         if answer is Answer.CREATED:  # it had gone: a stale row, or a loss
             self.counters.stale_removed += 1
-            self._created(prefix, state, owned, now, clean=prefix not in self.inventory.rows or state.clean)
-            tokens -= 1
+            self._created(state, owned, now)
             proved = prefix.family is Family.INET or (state.clean and not prefix.is_default)
         elif answer in _EXISTS:
-            proof = self._proof(prefix, state, owned, now)
+            proof = self._proof(state, owned, now)
             proved, still = proof is _Proof.SHOWN, still and proof is not _Proof.STALE
-        if still and proved:
-            needed = 1 + replaces
-            self.bucket.give_back(now, tokens - needed)
-            return Request(Kind.DELETE, prefix, owned, min(tokens, needed))
-        if answer is Answer.UNKNOWN:
-            self.bucket.give_back(now, tokens - 1)
-            self._doubt(state, outcome.words, now)
-            return None
-        self.bucket.give_back(now, tokens)
         if not still:
             return None
+        if proved:
+            return Request(Kind.DELETE, prefix, owned, 0)
         if answer in _NO_ANSWER:
             self._failed(state, outcome.words, now)
         elif answer is Answer.CREATED or answer in _EXISTS:
-            self._leave_behind(prefix, state, self._describe(prefix), now)
+            self._leave_behind(state, self._describe(prefix), now)
         elif not state.proved_once and prefix not in self.inventory.rows:
-            self._disown(prefix, state, now)  # the lost answer to its POST was this refusal
+            self._disown(state, now)  # the lost answer to its POST was this refusal
         else:
             self._failed(state, outcome.words, now)
-            self._leave_behind(prefix, state, f"a POST of it is refused: {outcome.words}", now)
+            self._leave_behind(state, f"a POST of it is refused: {outcome.words}", now)
         return None
 
     def _doubt(self, state: RouteState, words: str, now: float) -> None:
@@ -1073,42 +1001,28 @@ class MirrorState:
         state.certain = False
         self._failed(state, words, now)
 
-    def _deleted(
-        self, prefix: Prefix, state: RouteState, request: Request, outcome: Outcome, now: float
-    ) -> Request | None:
-        answer, owned, tokens = outcome.answer, request.gateway, request.tokens
-        if answer is Answer.UNKNOWN:
-            self._doubt(state, outcome.words, now)
-            return None
-        absent = answer is Answer.ABSENT and prefix.family is Family.INET6
-        if answer is not Answer.DELETED and not absent:
-            self.bucket.give_back(now, tokens)
-            self._doubt(state, outcome.words, now)
-            return None
-        if not absent:
-            self._changed(state, now)
+    def _deleted(self, state: RouteState, request: Request, outcome: Outcome, now: float) -> Request | None:
+        prefix, owned = state.prefix, request.gateway
+        if outcome.answer is Answer.DELETED:
             self.counters.deleted += 1
-            tokens -= 1
-        clean = state.clean
+        elif outcome.answer is not Answer.ABSENT or prefix.family is Family.INET:
+            self._doubt(state, outcome.words, now)
+            return None
         row = self.inventory.rows.pop(prefix, None)  # what we removed is not another writer's
         if self._leaves_another(prefix, owned, row):
             self.foreign_not_forwarded[prefix] = None
-        self._disown(prefix, state, now)
-        state.failures, state.error, state.retry_at = 0, "", NEVER
-        if not isinstance(state.desired, Desired):
-            self.bucket.give_back(now, tokens)
-            self._report.reached("withdrawn", state.kernel_changed_at, now)
-            self._withdrawn(prefix, state, self._why(prefix, state))
-            return None
-        state.gap_since = now
-        state.clean = clean
-        self.bucket.give_back(now, tokens - 1)
-        return self._add_request(prefix, state, state.desired, min(1, max(0, tokens)))
+        self._disown(state, now)
+        self._clear_failures(state)
+        if state.gateway is not None:
+            state.gap_since = now
+            return self._add_request(state)
+        self._report.reached("withdrawn", state.kernel_changed_at, now)
+        self._withdrawn(state, self._why(state))
+        return None
 
     def _leaves_another(self, prefix: Prefix, owned: Address, row: InventoryRow | None) -> bool:
         """Whether another route to the prefix remains: the target's table lost its row with ours."""
-        witness = self._witness
-        if witness is not None and witness.ready:
+        if (witness := self._witness_now) is not None:
             return witness.others(prefix, owned)
         return row is not None and not is_ours(row, owned, self.protocols)
 
@@ -1221,94 +1135,85 @@ class MirrorState:
             state = self.routes.get(prefix)
             if state is not None and prefix not in self.busy:
                 if state.changed_at < started:
-                    self._compare(prefix, state, inventory.rows.get(prefix), now, connected=connected)
+                    self._compare(state, inventory.rows.get(prefix), now, connected=connected)
                 if state.phase is Phase.LEFT_BEHIND:
-                    self._reconsider(prefix, state, now)
+                    self._reconsider(state, now)
                 elif prefix in waiting:
-                    self._place(prefix, state, now)
+                    self._place(state, now)
             if count % SLICE == 0:
                 yield
 
-    def _reconsider(self, prefix: Prefix, state: RouteState, now: float) -> None:
+    def _reconsider(self, state: RouteState, now: float) -> None:
         """What is left behind is removed as soon as a proof comes up."""
         if state.owned is None:
             return
-        proof = self._proof(prefix, state, state.owned, now)
+        proof = self._proof(state, state.owned, now)
         tried = proof is _Proof.MISSING and now < max(state.retry_at, state.since + RETRY_MOST_S)
         if proof in {_Proof.SHOWN, _Proof.GONE, _Proof.MISSING} and not tried:
-            self._set_phase(prefix, state, Phase.PENDING, now)
-            self._place(prefix, state, now)
+            self._set_phase(state, Phase.PENDING, now)
+            self._place(state, now)
 
-    def _compare(
-        self, prefix: Prefix, state: RouteState, row: InventoryRow | None, now: float, *, connected: bool
-    ) -> None:
+    def _compare(self, state: RouteState, row: InventoryRow | None, now: float, *, connected: bool) -> None:
         owned = state.owned
         if owned is None:
             if state.gateway is not None and state.phase in _RESTING:
-                self._judge(prefix, state, self._row(prefix, state), now)
+                self._judge(state, self._row(state), now)
         elif row is None:
-            self._missing(prefix, state, now, connected=connected)
+            self._missing(state, now, connected=connected)
         elif is_ours(row, owned, self.protocols):
-            self._shown(prefix, state, owned, now)
+            self._shown(state, owned, now)
         else:
-            self._overlaid(prefix, state, row, now)
+            self._overlaid(state, row, now)
 
-    def _judge(self, prefix: Prefix, state: RouteState, row: InventoryRow | None, now: float) -> None:
+    def _judge(self, state: RouteState, row: InventoryRow | None, now: float) -> None:
         """Nothing of ours is there: say what the row means for a desired route."""
         before = state.phase
         if row is None and before is not Phase.UNJUDGED:
             if now < state.retry_at:
                 return
             state.failures, state.error = 0, ""
-            self._set_phase(prefix, state, Phase.PENDING, now)  # the other route is gone
-            self._place(prefix, state, now)
+            self._set_phase(state, Phase.PENDING, now)  # the other route is gone
+            self._place(state, now)
             return
         if before is Phase.UNJUDGED:
             self._judge_gap_s = JUDGE_GAP_S
         if row is not None and row.gateways == (state.gateway,):
             state.failures, state.error = 0, ""
-            self._set_phase(prefix, state, Phase.PRESENT, now)
+            self._set_phase(state, Phase.PRESENT, now)
             return
         if row is None:  # a 409, and the table has no row: tried again later
             state.retry_at = now + RETRY_MOST_S
-        self._conflicting(prefix, state, self._describe(prefix), now)
+        self._conflicting(state, self._describe(state.prefix), now)
 
-    def _conflicting(self, prefix: Prefix, state: RouteState, detail: str, now: float) -> None:
+    def _conflicting(self, state: RouteState, detail: str, now: float) -> None:
         state.error = detail
         if state.phase is Phase.CONFLICTING:
             return
-        self._set_phase(prefix, state, Phase.CONFLICTING, now)
+        self._set_phase(state, Phase.CONFLICTING, now)
         self.counters.conflicts += 1
         state.published = None
         if isinstance(state.desired, Desired):
-            self._report.conflicting(prefix, state.desired, detail)
+            self._report.conflicting(state.prefix, state.desired, detail)
 
-    def _missing(self, prefix: Prefix, state: RouteState, now: float, *, connected: bool) -> None:
+    def _missing(self, state: RouteState, now: float, *, connected: bool) -> None:
         """The table has no row for a route of ours."""
         if state.phase in {Phase.NOT_FORWARDED, Phase.LEFT_BEHIND}:
             return
         state.certain = False
         if state.gateway is not None:
             state.lost = not connected
-            if state.phase in _RESTING:
-                self._set_phase(prefix, state, Phase.PENDING, now)
             if state.published is not None:
-                self.counters.lost += 1
-                state.published = None
-                self._report.lost(prefix, "its table does not show the route any more")
+                self._lost(state, "its table does not show the route any more")
             if state.phase is not Phase.REFUSED:
-                self._set_phase(prefix, state, Phase.PENDING, now)
-        self._place(prefix, state, now)
+                self._set_phase(state, Phase.PENDING, now)
+        self._place(state, now)
 
-    def _shown(self, prefix: Prefix, state: RouteState, owned: Address, now: float) -> None:
+    def _shown(self, state: RouteState, owned: Address, now: float) -> None:
         """The table, or the witness, shows our route."""
+        prefix = state.prefix
         state.certain, state.proved_once, state.lost = True, True, False
-        if (
-            state.phase is not Phase.CONTENDED
-            and state.gateway == owned
-            and state.phase is not Phase.CONFIRMED
-        ):
-            self._set_phase(prefix, state, Phase.CONFIRMED, now)
+        if state.gateway == owned and state.phase not in {Phase.CONTENDED, Phase.CONFIRMED}:
+            self._set_phase(state, Phase.CONFIRMED, now)
             state.failures, state.error = 0, ""
             self._report.reached("confirmed", state.kernel_changed_at, now)
             state.kernel_changed_at = None
@@ -1318,23 +1223,25 @@ class MirrorState:
             state.published = owned  # added by a previous run, and to be replaced or withdrawn
             self._report.confirmed(prefix, owned)
         if state.phase in _RESTING:
-            self._set_phase(prefix, state, Phase.PENDING, now)
+            self._set_phase(state, Phase.PENDING, now)
         if state.phase is not Phase.CONFIRMED or prefix in self.queue:
-            self._place(prefix, state, now)
+            self._place(state, now)
 
-    def _overlaid(self, prefix: Prefix, state: RouteState, row: InventoryRow, now: float) -> None:
+    def _overlaid(self, state: RouteState, row: InventoryRow, now: float) -> None:
         """The row of a prefix of ours is another writer's: ours may still be in the kernel below it."""
         state.certain = state.clean = state.lost = False
-        if state.gateway is None:
-            self._place(prefix, state, now)
-        elif row.gateways == (state.gateway,):
-            self._set_phase(prefix, state, Phase.PRESENT, now)
-            self._place(prefix, state, now)
-        else:
-            self._conflicting(prefix, state, describe_row(row), now)
-            self._place(prefix, state, now)
+        if row.gateways == (state.gateway,):
+            self._set_phase(state, Phase.PRESENT, now)
+        elif state.gateway is not None:
+            self._conflicting(state, describe_row(row), now)
+        self._place(state, now)
 
     # -- the witness ------------------------------------------------------------------------------------------------
+
+    @property
+    def _witness_now(self) -> WitnessView | None:
+        """The witness, while it shows the kernel's present state."""
+        return self._witness if self._witness is not None and self._witness.ready else None
 
     def witness_changed(self, prefix: Prefix, now: float, *, foreign_removed: bool = False) -> bool:
         """The routes of a prefix changed in the target's kernel.
@@ -1347,8 +1254,8 @@ class MirrorState:
         Returns:
             Whether it is too early to say what that means: call again a moment later.
         """
-        state, witness = self.routes.get(prefix), self._witness
-        if state is None or witness is None or not witness.ready:
+        state, witness = self.routes.get(prefix), self._witness_now
+        if state is None or witness is None:
             return False
         if prefix in self.busy or state.changed_at + WITNESS_LAG_S > now:
             return True  # it may be our own doing, and the answer still on its way
@@ -1356,45 +1263,39 @@ class MirrorState:
         if owned is None:
             if state.phase in _RESTING:  # the other writer's route may be gone
                 self.inventory.rows.pop(prefix, None)
-                self._set_phase(prefix, state, Phase.PENDING, now)
-                self._place(prefix, state, now)
+                self._set_phase(state, Phase.PENDING, now)
+                self._place(state, now)
             return False
         if state.phase is Phase.LEFT_BEHIND:
-            self._reconsider(prefix, state, now)
+            self._reconsider(state, now)
         elif witness.shows(prefix, owned):
             if foreign_removed and state.gateway == owned:
-                self._not_forwarded(prefix, state, now)
-                self._place(prefix, state, now)
+                self._not_forwarded(state, now)
+                self._place(state, now)
             elif not witness.others(prefix, owned) and state.phase is not Phase.NOT_FORWARDED:
-                self._shown(prefix, state, owned, now)
+                self._shown(state, owned, now)
         elif witness.holds(prefix, owned):
             state.certain = state.clean = False
             if state.gateway is not None:
-                self._conflicting(prefix, state, "its kernel has another writer's route before ours", now)
-            self._place(prefix, state, now)
+                self._conflicting(state, "its kernel has another writer's route before ours", now)
+            self._place(state, now)
         else:
-            self._gone_by_witness(prefix, state, now)
+            self._gone_by_witness(state, now, others=witness.others(prefix, owned))
         return False
 
-    def _gone_by_witness(self, prefix: Prefix, state: RouteState, now: float) -> None:
-        """The target's kernel does not have our route any more."""
-        witness = self._witness
-        assert witness is not None  # noqa: S101 (it said so)
-        owned, desired, published = state.owned, state.gateway is not None, state.published is not None
-        others = owned is not None and witness.others(prefix, owned)
-        self._disown(prefix, state, now)
-        if not desired:
-            self._withdrawn(prefix, state, "replaced-by-other" if others else self._why(prefix, state))
+    def _gone_by_witness(self, state: RouteState, now: float, *, others: bool) -> None:
+        """The target's kernel does not have our route any more; `others`: it has another one to the prefix."""
+        self._disown(state, now)
+        if state.gateway is None:
+            self._withdrawn(state, "replaced-by-other" if others else self._why(state))
         elif others:
-            self._conflicting(prefix, state, "its kernel has another route to the prefix now", now)
+            self._conflicting(state, "its kernel has another route to the prefix now", now)
         else:
             state.lost = True
-            self.inventory.rows.pop(prefix, None)
-            if published:
-                self.counters.lost += 1
-                state.published = None
-                self._report.lost(prefix, "its kernel does not have the route any more")
-        self._place(prefix, state, now)
+            self.inventory.rows.pop(state.prefix, None)
+            if state.published is not None:
+                self._lost(state, "its kernel does not have the route any more")
+        self._place(state, now)
 
     # -- time, and how it stands ------------------------------------------------------------------------------------
 
@@ -1415,7 +1316,7 @@ class MirrorState:
         if state is None or state.owned is None or prefix in self.busy:
             return None
         owned = state.owned
-        self._set_desired(prefix, state, None, now)
+        self._set_desired(state, None, now)
         self._unqueue(prefix)
         self.busy.add(prefix)
         return Request(Kind.DELETE, prefix, owned, 0)
@@ -1432,7 +1333,7 @@ class MirrorState:
         for prefix in self.repairs.tick(now):
             state = self.routes.get(prefix)
             if state is not None and state.phase is Phase.CONTENDED:
-                self._set_phase(prefix, state, Phase.ACCEPTED, now)
+                self._set_phase(state, Phase.ACCEPTED, now)
 
     def next_wakeup(self, now: float) -> float:
         """Seconds until something is to be done, if nothing else happens before."""
@@ -1498,7 +1399,10 @@ class MirrorState:
 
     def held_at_start(self, now: float) -> int:
         """How many withdrawals the start-up hold holds back."""
-        return len(self._startup_holds) if self._startup_until > now else 0
+        until = self._startup_until
+        if until <= now:
+            return 0
+        return sum(self.routes[prefix].hold_until == until for prefix in self.withdrawal_limit.waiting)
 
     def resynced(self, began: float) -> int:
         """The kernel was dumped again: tell how many withdrawals that releases."""

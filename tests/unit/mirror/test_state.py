@@ -56,7 +56,6 @@ class Life:
             limits or Limits(),
             self.now,
             evaluate=self._evaluate,
-            elected=self.elected.get,
             contains_our_end=lambda prefix: prefix == D4,
             note=self._note,
             report=Reporter("lb", self.events),
@@ -64,7 +63,9 @@ class Life:
         )
         self.connect()
 
-    def _evaluate(self, candidate: Candidate, _current: Address | None) -> Evaluation:
+    def _evaluate(self, prefix: Prefix, _current: Address | None) -> Evaluation | None:
+        if (candidate := self.elected.get(prefix)) is None:
+            return None
         route = candidate.route
         gateway = route.hops[0].gateway
         assert gateway is not None
@@ -87,7 +88,7 @@ class Life:
         else:
             route = Route(prefix, 254, 0, 0, 186, 0, 1, (NextHop(gateway, 3),))
             self.elected[prefix] = Candidate(route, Verdict(keep=True, rule="rule"))
-        self.state.route_changed(prefix, self.elected.get(prefix), self.now)
+        self.state.route_changed(prefix, self.now)
 
     def next(self, after_s: float = 2.0) -> Request | None:
         self.now += after_s

@@ -169,19 +169,20 @@ class Mirroring(RuleBasedStateMachine):
             LIMITS,
             self.now,
             evaluate=self.evaluate,
-            elected=self.elected.get,
             contains_our_end=lambda _: False,
             note=self.note,
             report=self.report,  # type: ignore[arg-type]  # a Reporter without events
             witness=ModelWitness(self.model) if self.with_witness else None,
         )
         deque(self.state.claim(self.ledger.items(), self.now), 0)
-        for prefix, route in self.elected.items():
-            self.state.route_changed(prefix, route, self.now)
+        for prefix in self.elected:
+            self.state.route_changed(prefix, self.now)
         self.sent.clear()
         self.began = self.now
 
-    def evaluate(self, route: Candidate, _current: Address | None) -> Evaluation:
+    def evaluate(self, prefix: Prefix, _current: Address | None) -> Evaluation | None:
+        if (route := self.elected.get(prefix)) is None:
+            return None
         gateway = route.route.hops[0].gateway
         assert gateway is not None
         if gateway == REFUSED_GATEWAY:
@@ -300,12 +301,12 @@ class Mirroring(RuleBasedStateMachine):
         if choice == 3 and prefix.family is Family.INET6:
             choice = 0
         self.elected[prefix] = candidate(prefix, gateways[choice])
-        self.state.route_changed(prefix, self.elected[prefix], self.now)
+        self.state.route_changed(prefix, self.now)
 
     @rule(prefix=st.sampled_from(PREFIXES))
     def the_route_goes(self, prefix: Prefix) -> None:
         self.elected.pop(prefix, None)
-        self.state.route_changed(prefix, None, self.now)
+        self.state.route_changed(prefix, self.now)
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 1.0, 2.0, 6.0, 30.0]))
     def time_passes(self, seconds: float) -> None:

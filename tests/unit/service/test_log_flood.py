@@ -54,14 +54,14 @@ def test_a_flood_is_cut_short_and_its_size_told_with_the_next_line(clock: Clock)
     out = io.StringIO()
     log = logger(clock, out)
     for number in range(100):
-        log.warning("route_conflicting", number=number)
+        log.warning("routes_changed", number=number)
         log.info("ready") if number == 50 else None
     assert [line.get("number") for line in lines(out)] == [0, 1, 2, None], "others are not held up by it"
     assert "left out" in str(lines(out)[2]["flood"])
     clock.now += 10
-    log.warning("route_conflicting", number=100)
-    assert lines(out)[-1] == {"event": "route_conflicting", "number": 100, "left_out_before": 97}
-    log.warning("route_conflicting", number=101)
+    log.warning("routes_changed", number=100)
+    assert lines(out)[-1] == {"event": "routes_changed", "number": 100, "left_out_before": 97}
+    log.warning("routes_changed", number=101)
     assert "left_out_before" not in lines(out)[-1]
 
 
