@@ -8,18 +8,19 @@ from typing import Final, NamedTuple
 
 from prometheus_client.metrics_core import Metric, StateSetMetricFamily
 
-from routesync.config.models import MqttSettings, Settings
+from routesync.best_routes import BestRoutes
+from routesync.config.loader import load, shipped_configuration
+from routesync.config.models import MqttSettings
 from routesync.events.hub import EventHub
 from routesync.events.node_status import offline
 from routesync.events.outbox import Outbox
 from routesync.events.publisher import MqttPublisher
 from routesync.guard.guard import GuardView
-from routesync.kernel import KernelSource
-from routesync.route import Verdict
+from routesync.names import Names
 from routesync.service.metrics import Metrics
 from routesync.service.metrics.families import PREFIX
 from routesync.service.status import StatusBuilder
-from routesync.table import Table
+from routesync.tasks import Supervisor
 
 
 class Described(NamedTuple):
@@ -59,11 +60,6 @@ def _describe(family: Metric) -> Described:
 _INFO: Final = {f"{PREFIX}_build": ("version", "python", "mode"), f"{PREFIX}_target": ("url", "version")}
 
 
-class _Idle(NamedTuple):
-    table: Table
-    source: KernelSource
-
-
 _IDLE_GUARD: Final = GuardView(
     dry_run=True,
     permitted=None,
@@ -81,13 +77,9 @@ _IDLE_GUARD: Final = GuardView(
 def _sample() -> Iterator[Metrics]:
     """Collectors of a daemon that does nothing."""
     hub = EventHub("node")
-    source = KernelSource(
-        tables=(),
-        admit=lambda _route, _links: Verdict(keep=False, rule="none"),
-        receive_buffer=0,
-        audit_interval_s=0,
-    )
-    status = StatusBuilder(Settings(), _Idle(Table(), source), hub, tuple)
+    loaded = load(shipped_configuration(), {}, Names())
+    best_routes = BestRoutes(loaded, hub, Supervisor())
+    status = StatusBuilder(loaded.settings, best_routes, hub, tuple)
     status.guard = lambda: _IDLE_GUARD
     outbox = Outbox.open(None, "node")
     try:
@@ -95,7 +87,7 @@ def _sample() -> Iterator[Metrics]:
         publisher = MqttPublisher(settings, "node", hub, lambda: offline("node"), outbox=outbox)
         yield Metrics(
             status=lambda: status,
-            source=lambda: source,
+            source=lambda: best_routes.source,
             kernel_troubles=tuple,
             targets=tuple,
             hub=lambda: hub,

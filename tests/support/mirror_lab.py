@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 
+from routesync.best_routes import OwnNode
 from routesync.events.cloudevents import Record
 from routesync.events.models import Event
 from routesync.events.node_status import BUCKETS
@@ -17,7 +18,7 @@ from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger, MemoryLedger
 from routesync.mirror.limits import Limits
-from routesync.mirror.reconciler import OwnNode, Reconciler, RouteView
+from routesync.mirror.reconciler import Reconciler, RouteView
 from routesync.mirror.state import Phase
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness

@@ -13,7 +13,7 @@ from routesync.service import logs
 from routesync.service.daemon import run_daemon
 from routesync.service.handed import take_handed
 from routesync.service.notify import Notifier
-from routesync.service.supervise import TaskDied
+from routesync.tasks import TaskDied
 
 
 def run(config: Path, state: Path) -> int:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import structlog
 
+from routesync.best_routes import OwnNode
 from routesync.events.models import EventSink
-from routesync.kernel import InterfaceAddress, Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.alarms import current_alarms
@@ -40,7 +40,7 @@ from routesync.mirror.hold import Hold
 from routesync.mirror.holes import find_holes
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
-from routesync.mirror.namespace import KernelEvents, PostedRoutes
+from routesync.mirror.namespace import PostedRoutes
 from routesync.mirror.reporting import Alarm, Reporter
 from routesync.mirror.session import Session, in_slices
 from routesync.mirror.state import WITNESS_LAG_S, MirrorState, Phase
@@ -64,31 +64,6 @@ class RouteView(NamedTuple):
     owned: Address | None
     since: float | None
     error: str = ""
-
-
-class OwnNode:
-    """What a reconciler asks about this node. The defaults are those of a node that nothing is known of."""
-
-    events: KernelEvents | None = None
-
-    def links(self) -> Mapping[int, Link]:
-        """The network interfaces of the namespace whose routes are mirrored, by ifindex."""
-        return {}
-
-    def addresses(self) -> Collection[InterfaceAddress]:
-        """Our own addresses there."""
-        return ()
-
-    def gateways(self) -> frozenset[Address]:
-        """The gateways of any route of this node."""
-        return frozenset()
-
-    def elected(self, prefix: Prefix) -> Candidate | None:
-        """The best route of a prefix."""
-        raise NotImplementedError
-
-    def request_resync(self) -> None:
-        """Ask for another dump of the kernel's routes."""
 
 
 class Reconciler:
@@ -142,8 +117,8 @@ class Reconciler:
             witness=witness,
         )
         self._proof = None
-        if node.events is not None:
-            self._proof = PostedRoutes(node.events, lambda: self.state.protocols)
+        if node.follows_kernel:
+            self._proof = PostedRoutes(node, lambda: self.state.protocols)
         self._applier = Applier(client, ledger)
         self._session = Session(
             name,

@@ -2,7 +2,7 @@
 
 ::
 
-    KernelSide --elected--> Targets: a Reconciler each --> loxilb
+    BestRoutes --elected--> Targets: a Reconciler each --> loxilb
         |    `---reports--> Guarding (mode guard) --> kernel
         |                      |
         `------- events -------'--> EventHub --> Outlets: MQTT, log
@@ -18,13 +18,16 @@ import asyncio
 # asyncio.to_thread imports this at its first use; by then the daemon may not be allowed to read its interpreter
 import concurrent.futures.thread  # noqa: F401
 import gc
+import signal
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from routesync.best_routes import BestRoutes
 from routesync.config import Loaded
 from routesync.control.context import Context
 from routesync.control.paths import runtime_directory
@@ -34,18 +37,17 @@ from routesync.events.models import ConfigLoaded
 from routesync.events.node_status import Status
 from routesync.mirror.ledger import SqliteLedger
 from routesync.mirror.status import TargetView
+from routesync.mirror.targets import Targets
 from routesync.service import logs
 from routesync.service.guarding import Guarding
 from routesync.service.handed import Handed
-from routesync.service.kernel_side import KernelSide
 from routesync.service.metrics import Metrics
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.outlets import Outlets
 from routesync.service.ownership import Ownership
 from routesync.service.reload import Reloader
 from routesync.service.status import StatusBuilder
-from routesync.service.supervise import RESTART, Supervisor, signals
-from routesync.service.targets import Targets
+from routesync.tasks import RESTART, Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -70,11 +72,11 @@ class Daemon:
         self._notifier = notifier
         self.supervisor = Supervisor()
         self.hub = EventHub(loaded.settings.node.name)
-        self.kernel = KernelSide(loaded, self.hub, sock=handed.kernel)
-        self.outlets = Outlets(self.hub, state, self._build_status)
+        self.best_routes = BestRoutes(loaded, self.hub, self.supervisor, sock=handed.kernel)
+        self.outlets = Outlets(self.hub, self.supervisor, state, self._build_status)
         stack.push_async_callback(self.outlets.close)
         self.targets = Targets(
-            self.kernel,
+            self.best_routes,
             ledger,
             self.hub,
             self.supervisor,
@@ -84,23 +86,23 @@ class Daemon:
         )
         stack.push_async_callback(self.targets.close)
         ledger.when_read(self.targets.load_ledger)
-        self.guarding = Guarding(self.kernel, self.hub, self.supervisor)
+        self.guarding = Guarding(self.best_routes, self.hub, self.supervisor)
         stack.push_async_callback(self.guarding.close)
-        self.status = StatusBuilder(loaded.settings, self.kernel, self.hub, self._views)
+        self.status = StatusBuilder(loaded.settings, self.best_routes, self.hub, self._views)
         self.status.guard = self.guarding.view
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
         self.metrics = Metrics(
             status=lambda: self.status,
-            source=lambda: self.kernel.source,
-            kernel_troubles=lambda: self.kernel.troubles,
+            source=lambda: self.best_routes.source,
+            kernel_troubles=lambda: self.best_routes.troubles,
             targets=self._views,
             hub=lambda: self.hub,
             publisher=lambda: self.outlets.publisher,
         )
         self.reloader = Reloader(
             loaded,
-            probe=self.kernel.probe,
+            probe=self.best_routes.probe,
             apply=self._apply,
             sink=self.hub,
             notifier=notifier,
@@ -109,14 +111,14 @@ class Daemon:
         self.ownership = Ownership(
             ledger,
             self.hub,
-            links=lambda: self.kernel.links,
+            links=self.best_routes.links,
             mirrored=lambda: [reconciler.name for reconciler in self.targets.reconcilers],
             changed=self.targets.look_for_orphans,
         )
         self.control = ControlServer(self._context(), runtime_directory())
         self.status.standing += [
             lambda: [f"ledger: {ledger.trouble}"] if ledger.trouble else (),
-            lambda: self.kernel.troubles,
+            lambda: self.best_routes.troubles,
             lambda: self.reloader.reasons,
             lambda: self.targets.orphans,
             lambda: self.guarding.troubles,
@@ -129,8 +131,8 @@ class Daemon:
     def _context(self) -> Context:
         return Context(
             loaded=lambda: self.reloader.loaded,
-            source=lambda: self.kernel.source,
-            table=lambda: self.kernel.table,
+            source=lambda: self.best_routes.source,
+            table=lambda: self.best_routes.table,
             targets=lambda: self.targets.reconcilers,
             hub=lambda: self.hub,
             status=self._build_status,
@@ -149,15 +151,14 @@ class Daemon:
             TaskDied: a part of the daemon ended by itself.
         """
         loaded = self.reloader.loaded
-        self.kernel.probe(loaded)
+        self.best_routes.probe(loaded)
         start = self.supervisor.start
         with signals(stop=self.supervisor.request_stop, reload=self.reloader.request):
             await self.outlets.apply(loaded)
             self.hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
-            start("events", self.outlets.run)
             await self.targets.apply(loaded)
             await self.guarding.apply(loaded)
-            start("kernel", self.kernel.run)
+            await self.best_routes.start()
             start("control", self.control.run, restart=RESTART)
             start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
             start("readiness", self._say_ready)
@@ -173,14 +174,14 @@ class Daemon:
         self.status.settings = loaded.settings
         await self.outlets.apply(loaded)
         async with self.targets.gathering():
-            await self.kernel.apply(loaded)
+            await self.best_routes.apply(loaded)
             await self.targets.apply(loaded)
         await self.guarding.apply(loaded)
         self.outlets.refresh()
 
     async def _say_ready(self) -> None:
         began = time.monotonic()
-        await self.kernel.evaluated.wait()
+        await self.best_routes.evaluated.wait()
         await self.targets.contacted()
         await self.guarding.contacted()
         self.ready.set()
@@ -195,6 +196,20 @@ class Daemon:
 
     def _build_status(self) -> Status:
         return self.status.build()  # made after the outlets
+
+
+@contextmanager
+def signals(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call `stop`, and SIGHUP `reload`, for the length of a `with` block."""
+    loop = asyncio.get_running_loop()
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
 
 
 async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed: Handed) -> None:

@@ -12,6 +12,7 @@ from typing import Final, TypedDict
 
 import structlog
 
+from routesync.best_routes import BestRoutes, Consumer
 from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import GuardSettings, TargetSettings, resolve_tables
@@ -24,8 +25,7 @@ from routesync.kernel import KernelReport
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.limits import TokenBucket
 from routesync.mirror.status import TargetView
-from routesync.service.kernel_side import KernelSide
-from routesync.service.supervise import Supervisor
+from routesync.tasks import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -48,17 +48,17 @@ class _Watched:
     endpoint: Endpoint
 
 
-class Guarding:
+class Guarding(Consumer):
     """What mode guard consists of; in other modes it is empty.
 
     Args:
-        kernel: whose routes are guarded.
+        best_routes: follows the kernel whose routes are guarded.
         sink: takes the events.
         supervisor: runs the tasks.
     """
 
-    def __init__(self, kernel: KernelSide, sink: EventSink, supervisor: Supervisor) -> None:
-        self._kernel = kernel
+    def __init__(self, best_routes: BestRoutes, sink: EventSink, supervisor: Supervisor) -> None:
+        self._best_routes = best_routes
         self._sink = sink
         self._supervisor = supervisor
         self._guard: Guard | None = None
@@ -66,9 +66,10 @@ class Guarding:
         self._quiet: Quiet | None = None
         self._watched: dict[str, _Watched] = {}
         self._troubles: tuple[str, ...] = ()
-        kernel.observers.append(self._heed)
+        best_routes.consumers.append(self)
 
-    def _heed(self, report: KernelReport) -> None:
+    def on_report(self, report: KernelReport, /) -> None:
+        """See `Consumer`."""
         if self._guard is not None:
             self._guard.heed(report)
 
@@ -97,7 +98,7 @@ class Guarding:
     async def apply(self, loaded: Loaded) -> None:
         """Apply a configuration."""
         settings = loaded.settings
-        on = settings.mode == "guard" and not self._kernel.readable_only
+        on = settings.mode == "guard" and not self._best_routes.readable_only
         self._troubles = (ELSEWHERE,) if settings.mode == "guard" and not on else ()
         for trouble in self._troubles:
             log.error("guard_cannot_work", reason=trouble)
@@ -124,11 +125,11 @@ class Guarding:
             bucket=TokenBucket(**_pace(settings), now=asyncio.get_running_loop().time()),
             tables=tables,
             netns=netns,
-            evaluate=self._kernel.admit,
+            evaluate=self._best_routes.evaluate,
             sink=self._sink,
             verifiers=self._verifiers,
         )
-        for prefix, verdict in self._kernel.source.followed():  # what was told before it came
+        for prefix, verdict in self._best_routes.source.followed():  # what was told before it came
             if verdict.guard:
                 self._guard.stir(prefix)
         self._supervisor.start("guard", self._guard.run)
@@ -153,11 +154,11 @@ class Guarding:
     async def _begin_watch(self, target: TargetSettings, settings: GuardSettings) -> None:
         client = LoxilbClient.from_settings(target)
         await client.__aenter__()
-        self._quiet = self._quiet or Quiet(lambda: self._kernel.source.stats.events)
+        self._quiet = self._quiet or Quiet(lambda: self._best_routes.source.stats.events)
         verifier = Verifier(
             target.name,
             client,
-            links=lambda: self._kernel.links,
+            links=self._best_routes.links,
             quiet=self._quiet,
             sink=self._sink,
             timeout_s=settings.verify_timeout_s,

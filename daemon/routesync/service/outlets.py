@@ -20,7 +20,7 @@ from routesync.events.node_status import Status
 from routesync.events.outbox import Bounds, Outbox
 from routesync.events.publisher import MqttPublisher
 from routesync.events.retained import PublishedTables
-from routesync.service.exchange import Exchangeable
+from routesync.tasks import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +32,14 @@ class Outlets:
 
     Args:
         hub: the events; takes up the outbox's count of them.
+        supervisor: runs the task.
         state: the state directory.
         status: what the daemon is at this moment.
     """
 
-    def __init__(self, hub: EventHub, state: Path, status: Callable[[], Status]) -> None:
+    def __init__(
+        self, hub: EventHub, supervisor: Supervisor, state: Path, status: Callable[[], Status]
+    ) -> None:
         self.table = PublishedTables()
         self._hub = hub
         self._state = state
@@ -45,15 +48,11 @@ class Outlets:
         self._outbox: Outbox | None = None
         self._attached = False
         self.publisher: MqttPublisher | None = None
-        self._work = Exchangeable()
+        self._supervisor = supervisor
         hub.attach(self.table)
 
-    async def run(self) -> None:
-        """Send events out until cancelled."""
-        await self._work.run()
-
     async def apply(self, loaded: Loaded) -> None:
-        """Apply a configuration. What was connected says farewell later, and in its own time."""
+        """Apply a configuration; a broker that is replaced is first disconnected from, which is a matter of seconds."""
         settings = loaded.settings.mqtt, loaded.settings.events
         if settings == self._settings:
             return
@@ -62,7 +61,7 @@ class Outlets:
         if mqtt is None:
             self.publisher = None
             self._set_attached(attached=False)
-            self._work.exchange(functools.partial(log_events, self._hub))
+            await self._supervisor.replace("events", functools.partial(log_events, self._hub))
             return
         self.publisher = MqttPublisher(
             mqtt,
@@ -73,7 +72,7 @@ class Outlets:
             tables=self.table,
             table_interval_s=events.table_interval_s,
         )
-        self._work.exchange(functools.partial(_publish, self.publisher))
+        await self._supervisor.replace("events", self.publisher.run)
 
     def broker(self) -> str | None:
         """How the broker is reached, in one line; None: no broker is configured."""
@@ -89,7 +88,7 @@ class Outlets:
             self.publisher.refresh()
 
     async def close(self) -> None:
-        """Write down what waits; `run` has ended."""
+        """Write down what waits; the task has ended."""
         if self._outbox is not None:
             await self._outbox.close()
 
@@ -109,7 +108,3 @@ class Outlets:
             self._hub.attach(self._outbox)
         else:  # without a broker it would only fill up; what waits in it, waits
             self._hub.detach(self._outbox)
-
-
-async def _publish(publisher: MqttPublisher) -> None:
-    await publisher.run()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Final
 
+from routesync.best_routes import OwnNode
 from routesync.config.models import TargetSettings
 from routesync.control.context import Withdrawn
 from routesync.events.models import EventSink
@@ -19,10 +20,10 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
-from routesync.mirror.reconciler import OwnNode, Reconciler
+from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
-from routesync.route import Candidate, Prefix
+from routesync.route import Prefix
 
 POLL_S: Final = 0.1
 NAMED: Final = 3
@@ -158,11 +159,6 @@ class _NoRoutes(OwnNode):
     def links(self) -> Mapping[int, Link]:
         """See `OwnNode`."""
         return self._links()
-
-    def elected(self, prefix: Prefix) -> Candidate | None:
-        """See `OwnNode`."""
-        del prefix
-        return None
 
 
 def _reconciler(

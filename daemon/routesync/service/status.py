@@ -6,31 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 from routesync import __version__
+from routesync.best_routes import BestRoutes
 from routesync.config.models import Settings
 from routesync.events.hub import EventHub
 from routesync.events.node_status import AlarmStatus, KernelStatus, Status, TargetStatus
 from routesync.guard.guard import GuardView
-from routesync.kernel import KernelSource
 from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
 from routesync.route import format_address
 from routesync.service.guarding import guard_status
-from routesync.table import Table
-
-
-class KernelView(Protocol):
-    """What is to be known of the kernel's side."""
-
-    @property
-    def table(self) -> Table:
-        """The elected routes."""
-
-    @property
-    def source(self) -> KernelSource:
-        """Where they come from."""
 
 
 class StatusBuilder:
@@ -47,7 +33,7 @@ class StatusBuilder:
     def __init__(
         self,
         settings: Settings,
-        kernel: KernelView,
+        best_routes: BestRoutes,
         hub: EventHub,
         targets: Callable[[], Sequence[TargetView]],
     ) -> None:
@@ -56,7 +42,7 @@ class StatusBuilder:
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
         self.guard: Callable[[], GuardView | None] = lambda: None
         self.settings = settings
-        self._kernel = kernel
+        self._best_routes = best_routes
         self._hub = hub
         self._targets = targets
         self.started = datetime.now(UTC)
@@ -68,12 +54,12 @@ class StatusBuilder:
 
     def kept(self) -> Counter[str]:
         """How many elected routes each rule keeps."""
-        return self._kernel.table.by_rule
+        return self._best_routes.table.by_rule
 
     def build(self) -> Status:
         """The whole status, as it is now."""
         reasons = self.reasons()
-        source = self._kernel.source
+        source = self._best_routes.source
         stats = source.stats
         guard = self.guard()
         return Status(
@@ -137,14 +123,14 @@ class StatusBuilder:
 
     def verdicts(self) -> dict[str, int]:
         """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
-        return dict(sorted((self.kept() + Counter(self._kernel.source.stats.table)).items()))
+        return dict(sorted((self.kept() + Counter(self._best_routes.source.stats.table)).items()))
 
     def figures(self) -> dict[str, int]:
         """The numbers that one looks at first."""
         views = self._targets()
         return {
-            "kept": len(self._kernel.table),
-            "dropped": sum(self._kernel.source.stats.table.values()),
+            "kept": len(self._best_routes.table),
+            "dropped": sum(self._best_routes.source.stats.table.values()),
             "desired": sum(view.desired for view in views),
             "mirrored": sum(_mirrored(view) for view in views),
         }

@@ -9,6 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from routesync.best_routes import QUIET_S, KernelReporter
 from routesync.config.models import MqttSettings
 from routesync.events.hub import EventHub
 from routesync.events.models import Event, KernelOverrun
@@ -16,7 +17,6 @@ from routesync.events.node_status import offline
 from routesync.events.publisher import MqttPublisher
 from routesync.kernel import Overrun, ResyncDone
 from routesync.names import Names
-from routesync.service.kernel_reports import QUIET_S, KernelReporter
 from routesync.service.log_flood import FloodGate
 
 
@@ -113,13 +113,13 @@ def test_overruns_that_go_on_are_logged_once_and_once_when_they_end(clock: Clock
     read = ResyncDone(("overrun",), 0.1, 10, 10, 0)
     with capture_logs() as logs:
         for _ in range(20):
-            reporter(Overrun(5, 212992))
-            reporter(read)
+            reporter.report(Overrun(5, 212992))
+            reporter.report(read)
             clock.now += QUIET_S / 2
         clock.now += QUIET_S
-        reporter(read)
-        reporter(read)
-        reporter(Overrun(1, 212992))
+        reporter.report(read)
+        reporter.report(read)
+        reporter.report(Overrun(1, 212992))
     said = [(line["event"], line.get("lost")) for line in logs if line["log_level"] != "debug"]
     assert said == [("kernel_overrun", 5), ("kernel_overruns_ended", 100), ("kernel_overrun", 1)]
     assert sum(isinstance(event, KernelOverrun) for event in sink.events) == 21, "each is an event"

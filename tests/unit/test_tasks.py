@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Callable, Coroutine
 
 import pytest
 from structlog.testing import capture_logs
 
 from routesync.backoff import Backoff
-from routesync.service.supervise import RESTART, Supervisor, TaskDied, signals
+from routesync.tasks import RESTART, Supervisor, TaskDied
 from support.waiting import eventually
 
 
@@ -155,12 +153,29 @@ async def test_a_name_is_taken_once() -> None:
     await supervisor.end("one")
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [(signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")],
-)
-async def test_signals_reach_their_callbacks(number: signal.Signals, expected: str) -> None:
-    heard: list[str] = []
-    with signals(stop=lambda: heard.append("stop"), reload=lambda: heard.append("reload")):
-        os.kill(os.getpid(), number)
-        await eventually(lambda: heard == [expected], what=number.name)
+async def test_a_replacement_starts_when_the_former_has_ended_and_keeps_its_place() -> None:
+    record: list[str] = []
+
+    async def successor() -> None:
+        record.append("successor starts")
+        await ends_into(record, "successor")()
+
+    supervisor = Supervisor()
+    supervisor.start("events", ends_into(record, "former"))
+    supervisor.start("kernel", ends_into(record, "kernel"))
+    await asyncio.sleep(0)
+    await supervisor.replace("events", successor)
+    await asyncio.sleep(0)
+    assert record == ["former", "successor starts"]
+    assert supervisor.names == ("events", "kernel")
+    supervisor.request_stop()
+    await asyncio.wait_for(supervisor.wait(), 30)
+    assert record == ["former", "successor starts", "kernel", "successor"]
+
+
+async def test_a_replacement_that_fails_ends_the_whole() -> None:
+    supervisor = Supervisor()
+    await supervisor.replace("pen", forever)
+    await supervisor.replace("pen", fail)
+    with capture_logs(), pytest.raises(TaskDied, match="pen: no more ink"):
+        await asyncio.wait_for(supervisor.wait(), 30)

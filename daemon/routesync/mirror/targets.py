@@ -1,8 +1,8 @@
-"""The targets of the daemon: one reconciler each, begun, ended and told otherwise as the configuration says.
+"""The targets of the daemon: one reconciler each, started, ended and reconfigured as the configuration says.
 
-A target that stays keeps everything: its token bucket, its entries, its place in the ledger. One whose rules or limits
-changed goes on by the new ones. One whose way changed (URL, token, TLS, …) is contacted anew, as after a start: what is
-ours there is known from the ledger, and nothing is written that stands there already.
+A target that stays keeps everything: its token bucket, its routes, its place in the ledger. One whose rules or limits
+changed continues with the new ones. One whose connection changed (URL, token, TLS, …) is connected again, as after a
+start: the ledger says which routes are owned, and nothing is written that exists there already.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from pathlib import Path
 
 import structlog
 
+from routesync.best_routes import SLICE, BestRoutes, Consumer
 from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import TargetSettings
 from routesync.events.models import EventSink
 from routesync.events.retained import PublishedTables
-from routesync.kernel import InterfaceAddress, KernelError, Links
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
-from routesync.mirror.reconciler import OwnNode, Reconciler
+from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
-from routesync.route import Address, Candidate, Prefix, Route
-from routesync.service.kernel_side import SLICE, KernelSide
-from routesync.service.supervise import Supervisor
+from routesync.route import Candidate, Prefix, Route
+from routesync.tasks import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -46,63 +45,22 @@ class _Held:
     settings: TargetSettings
 
 
-class KernelNode(OwnNode):
-    """This node as its kernel shows it; for the namespace proof also the kernel's events."""
-
-    def __init__(self, kernel: KernelSide) -> None:
-        self.events = self
-        self._kernel = kernel
-
-    def links(self) -> Links:
-        """See `OwnNode`."""
-        return self._kernel.links
-
-    def addresses(self) -> list[InterfaceAddress]:
-        """See `OwnNode`."""
-        return [address for several in self._kernel.source.addresses.values() for address in several]
-
-    def gateways(self) -> frozenset[Address]:
-        """See `OwnNode`."""
-        return self._kernel.source.gateways
-
-    def elected(self, prefix: Prefix) -> Candidate | None:
-        """See `OwnNode`."""
-        return self._kernel.table.elected(prefix)
-
-    def request_resync(self) -> None:
-        """See `OwnNode`."""
-        self._kernel.source.request_resync("mass withdrawal")
-
-    @property
-    def overruns(self) -> int:
-        """See `KernelEvents`."""
-        return self._kernel.source.stats.overruns
-
-    async def catch_up(self) -> bool:
-        """See `KernelEvents`."""
-        try:
-            await self._kernel.source.catch_up()
-        except KernelError:
-            return False
-        return True
-
-
-class Targets:
-    """All targets. A consumer of the table.
+class Targets(Consumer):
+    """All targets.
 
     Args:
-        kernel: whose table is mirrored.
-        ledger: what is ours, of all targets.
+        best_routes: which are mirrored.
+        ledger: which routes are owned, in all targets.
         sink: takes their events.
         supervisor: runs their tasks.
-        table: what subscribers are shown of them; forgets those that are taken out.
+        table: what subscribers are shown of them; targets that are removed are removed there, too.
         state: the state directory.
-        witness_sockets: those that were handed over, by target.
+        witness_sockets: those that the service manager opened, by target.
     """
 
     def __init__(
         self,
-        kernel: KernelSide,
+        best_routes: BestRoutes,
         ledger: Ledger,
         sink: EventSink,
         supervisor: Supervisor,
@@ -112,9 +70,8 @@ class Targets:
         witness_sockets: Mapping[str, socket.socket],
     ) -> None:
         self.orphans: tuple[str, ...] = ()
-        """One line for each target that is not configured and has routes of ours; see `look_for_orphans`."""
-        self._kernel = kernel
-        self._node = KernelNode(kernel)
+        """One line for each target that is not configured and has owned routes; see `look_for_orphans`."""
+        self._best_routes = best_routes
         self._ledger = ledger
         self._sink = sink
         self._supervisor = supervisor
@@ -126,8 +83,7 @@ class Targets:
         self._configured: dict[str, TargetSettings] = {}
         self._gathered: dict[Prefix, None] | None = None
         self._loading: asyncio.Task[None] | None = None
-        kernel.consumers.append(self)
-        kernel.on_route_created.append(self._on_route_created)
+        best_routes.consumers.append(self)
 
     @property
     def reconcilers(self) -> list[Reconciler]:
@@ -135,7 +91,7 @@ class Targets:
         return [self._held[name].reconciler for name in self._configured if name in self._held]
 
     def views(self) -> list[TargetView]:
-        """How each stands."""
+        """The state of each."""
         return [reconciler.view() for reconciler in self.reconcilers]
 
     async def contacted(self) -> None:
@@ -143,7 +99,7 @@ class Targets:
         for reconciler in self.reconcilers:
             await reconciler.contacted.wait()
 
-    # -- the table ---------------------------------------------------------------------------------------------------
+    # -- changes of best routes ----------------------------------------------------------------------------------------
 
     def set_route(
         self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None = None, /
@@ -160,16 +116,17 @@ class Targets:
         for held in self._held.values():
             held.reconciler.on_resync(began)
 
-    def _on_route_created(self, route: Route) -> None:
+    def on_route_created(self, route: Route, /) -> None:
+        """See `Consumer`."""
         for held in self._held.values():
             held.reconciler.on_route_created(route)
 
     @asynccontextmanager
     async def gathering(self) -> AsyncIterator[None]:
-        """Keep changes of the table to ourselves for the length of a `with` block, then pass them on.
+        """Hold changes back for the length of a `with` block, then pass them on.
 
-        So rules of the policy and settings of targets that change together reach loxilb as one change, not by way of a
-        state that nobody asked for.
+        So rules of the policy and settings of targets that change together reach loxilb as one change, without a state
+        between that nobody configured.
         """
         self._gathered = {}
         try:
@@ -177,7 +134,7 @@ class Targets:
         finally:
             gathered, self._gathered = self._gathered, None
             for count, prefix in enumerate(gathered, 1):
-                self.set_route(prefix, self._kernel.table.elected(prefix))
+                self.set_route(prefix, self._best_routes.elected(prefix))
                 if count % SLICE == 0:
                     await asyncio.sleep(0)
 
@@ -215,7 +172,7 @@ class Targets:
         self.look_for_orphans()
 
     def load_ledger(self) -> None:
-        """Claim what the ledger knows of earlier runs: it could be read only now. Returns at once."""
+        """Claim the owned routes of previous runs: the ledger could be read only now. Returns at once."""
         self._loading = asyncio.get_running_loop().create_task(self._load_ledger())
 
     async def _load_ledger(self) -> None:
@@ -224,7 +181,7 @@ class Targets:
         self.look_for_orphans()
 
     def look_for_orphans(self) -> None:
-        """Find out anew who has routes of ours without being configured."""
+        """Find the targets that have owned routes and are not configured."""
         found = {
             name: routes for name, routes in self._ledger.targets().items() if name not in self._configured
         }
@@ -246,15 +203,15 @@ class Targets:
             limits=Limits.from_settings(target),
             ledger=self._ledger,
             sink=self._sink,
-            node=self._node,
+            node=self._best_routes,
             targets=self._targets_addresses,
             hold=Hold(self._state, target.name),
             witness=self._witness(target),
         )
         await reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)
-        for count, prefix in enumerate(self._kernel.table.prefixes(), 1):
-            reconciler.set_route(prefix, self._kernel.table.elected(prefix))
+        for count, prefix in enumerate(self._best_routes.table.prefixes(), 1):
+            reconciler.set_route(prefix, self._best_routes.elected(prefix))
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._supervisor.start(f"target {target.name}", reconciler.run)
@@ -272,6 +229,6 @@ class Targets:
         await held.client.__aexit__(None, None, None)
 
     async def close(self) -> None:
-        """Close the ways to them; their tasks have ended."""
+        """Close the connections to them; their tasks have ended."""
         for held in self._held.values():
             await held.client.__aexit__(None, None, None)
