@@ -99,10 +99,8 @@ class OwnNode:
 class Consumer:
     """Takes what is learned from the kernel. Its methods are called in the event loop, are cheap, and never raise."""
 
-    def set_route(
-        self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None = None, /
-    ) -> None:
-        """Take the best route of a prefix; None: there is none any more.
+    def on_best_route(self, prefix: Prefix, kernel_changed_at: float | None = None, /) -> None:
+        """The best route of a prefix changed, or there is one no more; `elected` has it.
 
         `kernel_changed_at` is when that change was read from the kernel (monotonic seconds), if one caused this.
         """
@@ -316,10 +314,9 @@ class BestRoutes(OwnNode):
     ) -> None:
         self._passing_on = True
         for count, (prefix, candidates) in enumerate(changes, 1):
-            change = self.table.update(prefix, candidates)
-            if change is not None:
+            if self.table.update(prefix, candidates) is not None:
                 for consumer in self.consumers:
-                    consumer.set_route(prefix, change.after, kernel_changed_at)
+                    consumer.on_best_route(prefix, kernel_changed_at)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._passing_on = False

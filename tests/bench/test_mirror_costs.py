@@ -21,7 +21,7 @@ from demo.topology import FoundingTopology
 from routesync.kernel import KernelSource, open_route_socket
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
-from routesync.mirror.ledger import SqliteLedger
+from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Route, Verdict, parse_address
@@ -58,7 +58,7 @@ def null_api(directory: Path) -> Iterator[Path]:
 async def mirroring(socket: Path, directory: Path, limits: Limits) -> AsyncIterator[LabReconciler]:
     """A reconciler with a real ledger, on an API behind a Unix socket."""
     client = LoxilbClient("http://loxilb", unix_socket=socket)
-    with SqliteLedger(directory / "state") as ledger:
+    with Ledger(directory / "state") as ledger:
         async with client:
             node = LabNode(lambda: None)
             reconciler = LabReconciler(

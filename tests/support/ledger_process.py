@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from routesync.mirror import ledger as ledger_module
-from routesync.mirror.ledger import LedgerBusyError, Row, SqliteLedger, read_owned
+from routesync.mirror.ledger import Ledger, LedgerBusyError, Row, read_owned
 from routesync.route import Prefix, parse_address
 
 GATEWAY = parse_address("192.0.2.1")
@@ -68,7 +68,7 @@ def ledger_process(directory: Path, *, uid: int = 0, runtime: Path | None = None
             process.kill()
 
 
-def _answer(ledger: SqliteLedger, words: list[str]) -> object:
+def _answer(ledger: Ledger, words: list[str]) -> object:
     match words:
         case ["state"]:
             return {
@@ -108,7 +108,7 @@ def _main(directory: Path, uid: int, lines: IO[str]) -> None:
     os.setresuid(uid, uid, uid)
     busy = ""
     try:
-        ledger: SqliteLedger | None = SqliteLedger(directory)
+        ledger: Ledger | None = Ledger(directory)
     except LedgerBusyError as error:
         ledger, busy = None, str(error)
     for line in lines:

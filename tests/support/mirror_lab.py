@@ -16,7 +16,7 @@ from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
-from routesync.mirror.ledger import Ledger, MemoryLedger
+from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler, RouteView
 from routesync.mirror.state import Phase
@@ -25,6 +25,7 @@ from routesync.mirror.witness import Witness
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, format_address, parse_address
 from support.event_sink import Events
+from support.memory_ledger import MemoryLedger
 from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually, eventually_sync
@@ -69,7 +70,7 @@ class LabReconciler(Reconciler):
             self.node.routes.pop(prefix, None)
         else:
             self.node.routes[prefix] = candidate
-        super().set_route(prefix, candidate, kernel_changed_at)
+        self.on_best_route(prefix, kernel_changed_at)
 
     @property
     def routes(self) -> dict[Prefix, RouteView]:

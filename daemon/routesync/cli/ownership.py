@@ -30,7 +30,7 @@ from routesync.control.models import (
 )
 from routesync.events.models import Event
 from routesync.kernel import KernelError, read_table
-from routesync.mirror.ledger import LedgerBusyError, Row, SqliteLedger
+from routesync.mirror.ledger import Ledger, LedgerBusyError, Row
 from routesync.mirror.state import Phase
 from routesync.plan import Fate
 from routesync.route import Prefix, format_address, parse_address
@@ -122,7 +122,7 @@ class _Daemon:
 class _Files:
     """The ledger, which is locked, and the configuration."""
 
-    def __init__(self, ledger: SqliteLedger, where: Where, *, as_json: bool) -> None:
+    def __init__(self, ledger: Ledger, where: Where, *, as_json: bool) -> None:
         self._ledger = ledger
         self._where = where
         self._as_json = as_json
@@ -218,7 +218,7 @@ def _run(where: Where, work: Callable[[Owner], int], *, as_json: bool) -> int:
         if status is not None:
             return status
     try:
-        with SqliteLedger(where.state) as ledger:
+        with Ledger(where.state) as ledger:
             status = work(_Files(ledger, where, as_json=as_json)) if ledger.known else EX_FAILED
         if not ledger.failing:
             return status

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 import structlog
 
@@ -38,9 +38,7 @@ __all__ = [
     "Ledger",
     "LedgerBusyError",
     "LedgerError",
-    "MemoryLedger",
     "Row",
-    "SqliteLedger",
     "read_ledger",
     "read_owned",
 ]
@@ -61,60 +59,6 @@ _ASIDE: Final = (
 )
 
 
-class Ledger(Protocol):
-    """What the reconciler asks of a ledger."""
-
-    @property
-    def trouble(self) -> str | None:
-        """Why what was noted would not survive a crash, or what was lost; names place and remedy. None: all is well."""
-
-    def owned(self, target: str) -> dict[Prefix, Row]:
-        """Every route that may be ours at this target."""
-
-    def targets(self) -> dict[str, int]:
-        """Every target where routes may be ours, with their number."""
-
-    def note(self, target: str, prefix: Prefix, row: Row | None) -> None:
-        """Note that the route may be ours (row), or is not (None): in memory at once, on disk with the next commit."""
-
-    def committed(self) -> asyncio.Future[None] | None:
-        """None when all that was noted is on disk, or cannot be written; else a future that is done when that is so.
-
-        It never raises. Each caller gets a future of its own and may cancel it.
-        """
-
-    async def close(self) -> None:
-        """Write what is left, close the file, release the lock."""
-
-
-class MemoryLedger:
-    """A ledger that lasts as long as the process: for the demo and for tests."""
-
-    trouble = None
-
-    def __init__(self) -> None:
-        self._rows: Rows = {}
-
-    def owned(self, target: str) -> dict[Prefix, Row]:
-        """See `Ledger`."""
-        return dict(self._rows.get(target, {}))
-
-    def targets(self) -> dict[str, int]:
-        """See `Ledger`."""
-        return {target: len(rows) for target, rows in self._rows.items() if rows}
-
-    def note(self, target: str, prefix: Prefix, row: Row | None) -> None:
-        """See `Ledger`."""
-        _put(self._rows, target, prefix, row)
-
-    def committed(self) -> asyncio.Future[None] | None:
-        """See `Ledger`."""
-        return None
-
-    async def close(self) -> None:
-        """See `Ledger`."""
-
-
 def _put(rows: Rows, target: str, prefix: Prefix, row: Row | None) -> None:
     if row is not None:
         rows.setdefault(target, {})[prefix] = row
@@ -122,7 +66,7 @@ def _put(rows: Rows, target: str, prefix: Prefix, row: Row | None) -> None:
         rows[target].pop(prefix, None)
 
 
-class SqliteLedger:
+class Ledger:
     """The ledger in `ledger.sqlite` of the state directory. Holds a lock on the directory while open.
 
     Making one reads the file, which may take a second where another process locks it: not for the event loop's thread.
@@ -178,7 +122,7 @@ class SqliteLedger:
         self.end()
 
     async def close(self) -> None:
-        """See `Ledger`; a disk that hangs is left to itself after a while."""
+        """Write what is left, close the file, release the lock; a disk that hangs is left to itself after a while."""
         await asyncio.to_thread(self.end)
 
     def end(self) -> None:
@@ -190,7 +134,7 @@ class SqliteLedger:
 
     @property
     def trouble(self) -> str | None:
-        """See `Ledger`."""
+        """Why what was noted would not survive a crash, or what was lost; names place and remedy. None: all is well."""
         return "; ".join(filter(None, (self._failing, self._aside))) or None
 
     @property
@@ -199,17 +143,17 @@ class SqliteLedger:
         return self._failing is not None
 
     def owned(self, target: str) -> dict[Prefix, Row]:
-        """See `Ledger`."""
+        """Every route that may be ours at this target."""
         with self._wake:
             return dict(self._rows.get(target, {}))
 
     def targets(self) -> dict[str, int]:
-        """See `Ledger`."""
+        """Every target where routes may be ours, with their number."""
         with self._wake:
             return {target: len(rows) for target, rows in self._rows.items() if rows}
 
     def note(self, target: str, prefix: Prefix, row: Row | None) -> None:
-        """See `Ledger`."""
+        """Note that the route may be ours (row), or is not (None): in memory at once, on disk with the next commit."""
         if row is not None:
             row = self._shared.setdefault(row, row)
         with self._wake:
@@ -219,7 +163,10 @@ class SqliteLedger:
             self._wake.notify()
 
     def committed(self) -> asyncio.Future[None] | None:
-        """See `Ledger`."""
+        """None when all that was noted is on disk, or cannot be written; else a future that is done when that is so.
+
+        It never raises. Each caller gets a future of its own and may cancel it.
+        """
         if self._written == self._noted or self._failing is not None:
             return None
         loop = self._loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 """The reconciler of one target: it puts the parts together, and is what the rest of the daemon sees of them.
 
-    set_route ──► MirrorState ◄──► Session ──► Applier ──► loxilb
+    on_best_route ─► MirrorState ◄──► Session ──► Applier ──► loxilb
                       │               └ Handshake, PostedRoutes (namespace check)
                       └ Reporter ──► events, log; alarms every second
 
@@ -145,14 +145,11 @@ class Reconciler:
 
     # -- the desired state ------------------------------------------------------------------------------------------
 
-    def set_route(
-        self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None = None
-    ) -> None:
-        """Take the elected route of a prefix; None: there is none any more. Cheap, and never blocks.
+    def on_best_route(self, prefix: Prefix, kernel_changed_at: float | None = None) -> None:
+        """The best route of a prefix changed, or there is one no more. Cheap, and never blocks.
 
         `kernel_changed_at` is when that change was read off the kernel, in monotonic seconds, if one caused this.
         """
-        del candidate  # the best route as it is now counts
         self.state.route_changed(prefix, _now(), kernel_changed_at)
         self._session.wake.set()
 

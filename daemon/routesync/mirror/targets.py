@@ -31,7 +31,7 @@ from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
-from routesync.route import Candidate, Prefix, Route
+from routesync.route import Prefix, Route
 from routesync.tasks import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -101,15 +101,13 @@ class Targets(Consumer):
 
     # -- changes of best routes ----------------------------------------------------------------------------------------
 
-    def set_route(
-        self, prefix: Prefix, candidate: Candidate | None, kernel_changed_at: float | None = None, /
-    ) -> None:
+    def on_best_route(self, prefix: Prefix, kernel_changed_at: float | None = None, /) -> None:
         """See `Consumer`."""
         if self._gathered is not None:
             self._gathered[prefix] = None
             return
         for held in self._held.values():
-            held.reconciler.set_route(prefix, candidate, kernel_changed_at)
+            held.reconciler.on_best_route(prefix, kernel_changed_at)
 
     def on_resync(self, began: float, /) -> None:
         """See `Consumer`."""
@@ -134,7 +132,7 @@ class Targets(Consumer):
         finally:
             gathered, self._gathered = self._gathered, None
             for count, prefix in enumerate(gathered, 1):
-                self.set_route(prefix, self._best_routes.elected(prefix))
+                self.on_best_route(prefix)
                 if count % SLICE == 0:
                     await asyncio.sleep(0)
 
@@ -211,7 +209,7 @@ class Targets(Consumer):
         await reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)
         for count, prefix in enumerate(self._best_routes.table.prefixes(), 1):
-            reconciler.set_route(prefix, self._best_routes.elected(prefix))
+            reconciler.on_best_route(prefix)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         self._supervisor.start(f"target {target.name}", reconciler.run)

@@ -35,7 +35,7 @@ from routesync.control.server import ControlServer
 from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
 from routesync.events.node_status import Status
-from routesync.mirror.ledger import SqliteLedger
+from routesync.mirror.ledger import Ledger
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets import Targets
 from routesync.service import logs
@@ -60,7 +60,7 @@ class Daemon:
     def __init__(
         self,
         loaded: Loaded,
-        ledger: SqliteLedger,
+        ledger: Ledger,
         *,
         state: Path,
         notifier: Notifier,
@@ -221,7 +221,7 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed:
         TaskDied: a part of the daemon ended by itself.
     """
     async with AsyncExitStack() as stack:
-        ledger = await asyncio.to_thread(SqliteLedger, state)
+        ledger = await asyncio.to_thread(Ledger, state)
         stack.push_async_callback(ledger.close)
         daemon = Daemon(loaded, ledger, state=state, notifier=notifier, handed=handed, stack=stack)
         gc.collect()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from routesync.mirror.limits import Limits
-from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
-from support.mirror_lab import Lab, candidate
+from support.mirror_lab import Lab, LabReconciler, candidate
 from support.netns import needs_root
 from support.waiting import eventually
 
@@ -23,7 +22,7 @@ def prefixes(count: int) -> list[Prefix]:
     return [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, count + 1)]
 
 
-def want(reconciler: Reconciler, wanted: list[Prefix], gateway: str = HERE) -> None:
+def want(reconciler: LabReconciler, wanted: list[Prefix], gateway: str = HERE) -> None:
     for prefix in wanted:
         reconciler.set_route(prefix, candidate(str(prefix), gateway))
 
@@ -32,7 +31,7 @@ def expected(wanted: list[Prefix], gateway: str = HERE) -> dict[str, str]:
     return {str(prefix): gateway for prefix in wanted}
 
 
-async def synced(reconciler: Reconciler) -> None:
+async def synced(reconciler: LabReconciler) -> None:
     await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
 
 

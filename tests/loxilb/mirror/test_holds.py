@@ -10,12 +10,11 @@ from routesync.events.models import AlarmCleared, AlarmRaised
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.hold import Hold
 from routesync.mirror.limits import Limits
-from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Rewrite, parse_address
 from standin.faults import Fault
-from support.mirror_lab import Lab, candidate
+from support.mirror_lab import Lab, LabReconciler, candidate
 from support.netns import needs_root
 from support.standin import StandinState
 from support.waiting import eventually
@@ -27,7 +26,7 @@ A, B, C, D = (Prefix.parse(f"10.{number}.0.0/16") for number in (1, 2, 3, 4))
 BUSY = Limits(probe_interval_s=0.1, inventory_interval_s=10)
 
 
-def want(reconciler: Reconciler, *wanted: Prefix, gateway: str = HERE) -> None:
+def want(reconciler: LabReconciler, *wanted: Prefix, gateway: str = HERE) -> None:
     for prefix in wanted:
         reconciler.set_route(prefix, candidate(str(prefix), gateway))
 
@@ -40,7 +39,7 @@ def alarms_cleared(lab: Lab) -> list[AlarmCleared]:
     return cast("list[AlarmCleared]", lab.events.of("alarm/cleared"))
 
 
-async def synced(reconciler: Reconciler) -> None:
+async def synced(reconciler: LabReconciler) -> None:
     await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from routesync.mirror.limits import Limits
-from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.mirror.witness import Witness
 from routesync.route import Prefix
-from support.mirror_lab import Lab, candidate
+from support.mirror_lab import Lab, LabReconciler, candidate
 from support.netns import namespace, needs_root
 from support.waiting import eventually
 
@@ -21,7 +20,7 @@ A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")
 NO_CHECKS = Limits(probe_interval_s=3600)
 
 
-async def mirrored(lab: Lab, reconciler: Reconciler) -> None:
+async def mirrored(lab: Lab, reconciler: LabReconciler) -> None:
     reconciler.set_route(A, candidate(str(A), HERE))
     reconciler.set_route(B, candidate(str(B), "fd00:10::1"))
     await lab.holds({str(A): HERE, str(B): "fd00:10::1"})

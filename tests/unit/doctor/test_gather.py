@@ -12,7 +12,7 @@ from routesync.doctor.dhcp import who_wrote
 from routesync.doctor.gather import read_config
 from routesync.doctor.gather.host import effective_capabilities, read_dhcp, shares_namespace, systemd_version
 from routesync.doctor.gather.state import find_daemon, read_state
-from routesync.mirror.ledger import Row, SqliteLedger
+from routesync.mirror.ledger import Ledger, Row
 from routesync.route import Prefix, parse_address
 from support.doctor_facts import ENS3, route
 from support.waiting import eventually_sync
@@ -71,7 +71,7 @@ def test_a_host_without_any_of_it_is_no_trouble(tmp_path: Path) -> None:
 
 def test_the_daemon_is_found_by_its_lock_and_no_lock_is_taken(tmp_path: Path) -> None:
     assert find_daemon(tmp_path).running is False
-    with SqliteLedger(tmp_path):
+    with Ledger(tmp_path):
         found = find_daemon(tmp_path)
         assert (found.running, found.pid) == (True, os.getpid())
         assert found.capabilities == effective_capabilities("self")
@@ -90,21 +90,21 @@ def test_whether_a_daemon_runs_on_a_directory_that_cannot_be_seen_is_not_known(t
 
 def test_a_damaged_ledger_that_was_put_aside_is_found(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(b"x" * 5000)
-    SqliteLedger(tmp_path).end()
+    Ledger(tmp_path).end()
     state = read_state(tmp_path, running=False)
     assert state.ledger.error is None
     assert [state.ledger_aside] == [*tmp_path.glob("ledger.sqlite.damaged-*")]
 
 
 def test_a_ledger_that_vanished_is_a_failure(tmp_path: Path) -> None:
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         ledger.note("lb", Prefix.parse("10.1.0.0/16"), Row(parse_address("192.0.2.1")))
     (tmp_path / "ledger.sqlite").unlink()
     assert "it had routes" in str(read_state(tmp_path, running=False).ledger.error)
 
 
 def test_a_ledger_is_read_beside_its_daemon(tmp_path: Path) -> None:
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         ledger.note("lb", Prefix.parse("10.1.0.0/16"), Row(parse_address("192.0.2.1")))
         eventually_sync(lambda: read_state(tmp_path, running=True).owned == {"lb": 1}, what="the commit")
         state = read_state(tmp_path, running=True)

@@ -17,15 +17,15 @@ from structlog.testing import capture_logs
 from routesync.mirror import ledger as ledger_module
 from routesync.mirror import ledger_file
 from routesync.mirror.ledger import (
+    Ledger,
     LedgerBusyError,
     LedgerError,
-    MemoryLedger,
     Row,
-    SqliteLedger,
     read_ledger,
     read_owned,
 )
 from routesync.route import Prefix, parse_address
+from support.memory_ledger import MemoryLedger
 from support.waiting import eventually, eventually_sync
 
 PREFIX, PREFIX6 = Prefix.parse("10.1.0.0/16"), Prefix.parse("2001:db8::/32")
@@ -44,19 +44,19 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def holding(directory: Path, *prefixes: Prefix, target: str = "lb") -> Path:
     """A ledger of an earlier run that had these."""
-    with SqliteLedger(directory) as ledger:
+    with Ledger(directory) as ledger:
         for prefix in prefixes:
             ledger.note(target, prefix, Row(GATEWAY))
     return directory / NAME
 
 
-async def written(ledger: SqliteLedger | MemoryLedger) -> None:
+async def written(ledger: Ledger | MemoryLedger) -> None:
     if (committed := ledger.committed()) is not None:
         async with asyncio.timeout(10):
             await committed
 
 
-def trouble_ends(ledger: SqliteLedger) -> None:
+def trouble_ends(ledger: Ledger) -> None:
     eventually_sync(
         lambda: ledger.trouble is None, what="the end of the trouble", but=lambda: str(ledger.trouble)
     )
@@ -66,22 +66,22 @@ def trouble_ends(ledger: SqliteLedger) -> None:
 
 
 def test_it_remembers_across_a_restart_what_may_be_ours(tmp_path: Path) -> None:
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         ledger.note("lb", PREFIX, Row(GATEWAY))
         ledger.note("lb", PREFIX6, Row(GATEWAY6, clean=True))
         ledger.note("other", PREFIX, Row(GATEWAY))
         ledger.note("other", PREFIX, None)
         assert ledger.owned("lb") == {PREFIX: Row(GATEWAY), PREFIX6: Row(GATEWAY6, clean=True)}
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.owned("lb") == {PREFIX: Row(GATEWAY), PREFIX6: Row(GATEWAY6, clean=True)}
         assert ledger.owned("other") == {}
         assert ledger.targets() == {"lb": 2}
         assert ledger.trouble is None
 
 
-@pytest.mark.parametrize("make", [SqliteLedger, lambda _: MemoryLedger()], ids=["sqlite", "memory"])
+@pytest.mark.parametrize("make", [Ledger, lambda _: MemoryLedger()], ids=["sqlite", "memory"])
 async def test_both_kinds_take_and_give_the_same(
-    tmp_path: Path, make: Callable[[Path], SqliteLedger | MemoryLedger]
+    tmp_path: Path, make: Callable[[Path], Ledger | MemoryLedger]
 ) -> None:
     ledger = make(tmp_path)
     assert ledger.committed() is None
@@ -98,7 +98,7 @@ async def test_both_kinds_take_and_give_the_same(
 
 
 async def test_what_is_committed_is_on_disk(tmp_path: Path) -> None:
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         for prefix in MANY:
             ledger.note("lb", prefix, Row(GATEWAY))
             await written(ledger)
@@ -117,7 +117,7 @@ async def test_what_comes_during_a_commit_goes_with_the_next(
         original(database, changes, new_table=new_table)
 
     original = ledger_file.write
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         monkeypatch.setattr(ledger_file, "write", write)
         ledger.note("lb", PREFIX, Row(GATEWAY))
         await eventually(lambda: batches == [1], what="the first commit, at once")
@@ -149,7 +149,7 @@ async def test_a_disk_that_hangs_is_trouble_and_stops_nobody(
         assert go_on.wait(10)
         original(database, changes, new_table=new_table)
 
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         monkeypatch.setattr(ledger_file, "write", write)
         ledger.note("lb", PREFIX, Row(GATEWAY))
         await written(ledger)
@@ -164,21 +164,21 @@ async def test_a_disk_that_hangs_is_trouble_and_stops_nobody(
 
 
 def test_a_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> None:
-    with SqliteLedger(tmp_path), pytest.raises(LedgerBusyError, match=str(tmp_path)):
-        SqliteLedger(tmp_path)
-    SqliteLedger(tmp_path).end()
+    with Ledger(tmp_path), pytest.raises(LedgerBusyError, match=str(tmp_path)):
+        Ledger(tmp_path)
+    Ledger(tmp_path).end()
 
 
 def test_a_directory_that_cannot_be_is_trouble_until_it_can(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with SqliteLedger(tmp_path / "file" / "state") as ledger:
+    with Ledger(tmp_path / "file" / "state") as ledger:
         assert "state directory" in str(ledger.trouble)
         assert not ledger.known
         ledger.note("lb", PREFIX, Row(GATEWAY))
         (tmp_path / "file").unlink()
         trouble_ends(ledger)
         with pytest.raises(LedgerBusyError):
-            SqliteLedger(tmp_path / "file" / "state")
+            Ledger(tmp_path / "file" / "state")
     assert read_owned(tmp_path / "file" / "state", "lb") == {PREFIX: GATEWAY}
 
 
@@ -188,7 +188,7 @@ def test_a_directory_that_cannot_be_is_trouble_until_it_can(tmp_path: Path) -> N
 def test_it_can_be_read_beside_a_running_daemon(tmp_path: Path) -> None:
     assert read_owned(tmp_path, "lb") == {}
     assert read_owned(tmp_path / "none", "lb") == {}
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         ledger.note("lb", PREFIX, Row(GATEWAY))
         eventually_sync(lambda: read_owned(tmp_path, "lb") == {PREFIX: GATEWAY}, what="the commit")
 
@@ -226,10 +226,10 @@ def test_earlier_formats_are_taken_over_without_what_was_doubtful(
         database.executescript(f"PRAGMA journal_mode=WAL; {script}; PRAGMA user_version={version}")
     database.close()
     assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY}
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.owned("lb") == {PREFIX: Row(GATEWAY)}
         ledger.note("lb", PREFIX6, Row(GATEWAY6, clean=True))
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.owned("lb") == {PREFIX: Row(GATEWAY), PREFIX6: Row(GATEWAY6, clean=True)}
         assert ledger.trouble is None
     with sqlite3.connect(tmp_path / NAME) as database:
@@ -243,7 +243,7 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version=99")
     database.close()
     before = path.read_bytes()
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert "newer routesync" in str(ledger.trouble)
         assert not ledger.known
         ledger.note("lb", PREFIX6, Row(GATEWAY6))
@@ -261,11 +261,11 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_kept_and_said_until_it_is_removed(tmp_path: Path, content: bytes) -> None:
     (tmp_path / NAME).write_bytes(content)
-    with capture_logs() as logs, SqliteLedger(tmp_path) as ledger:
+    with capture_logs() as logs, Ledger(tmp_path) as ledger:
         assert ledger.known
         ledger.note("lb", PREFIX, Row(GATEWAY))
     assert [line["event"] for line in logs] == ["ledger_damaged"]
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.owned("lb") == {PREFIX: Row(GATEWAY)}, "this run's changes survive all the same"
         (aside,) = tmp_path.glob("ledger.sqlite.damaged-*")
         assert aside.read_bytes() == content
@@ -291,7 +291,7 @@ def test_a_changed_row_costs_that_row(tmp_path: Path, change: str) -> None:
     with sqlite3.connect(holding(tmp_path, PREFIX, *MANY)) as database:
         database.execute(f"UPDATE route SET {change} WHERE prefix = '10.1.0.0/16'")  # noqa: S608
     database.close()
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.owned("lb") == dict.fromkeys(MANY, Row(GATEWAY))
         assert ledger.targets() == {"lb": len(MANY)}
         assert "damaged" in str(ledger.trouble)
@@ -299,7 +299,7 @@ def test_a_changed_row_costs_that_row(tmp_path: Path, change: str) -> None:
 
 def test_a_file_that_a_damaged_one_replaces_while_it_runs_is_written_again_whole(tmp_path: Path) -> None:
     path = holding(tmp_path, *MANY)
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         (tmp_path / "other").write_bytes(b"\xa5" * 8192)
         (tmp_path / "other").rename(path)
         ledger.note("lb", PREFIX, Row(GATEWAY))
@@ -317,7 +317,7 @@ def test_random_damage_never_raises_and_never_claims_what_was_not_ours(
     source = tmp_path / "source"
     path = tmp_path / "state" / NAME
     path.parent.mkdir()
-    with SqliteLedger(source) as ledger:
+    with Ledger(source) as ledger:
         for prefix in MANY:
             ledger.note("lb", prefix, Row(GATEWAY))
         eventually_sync(lambda: len(read_owned(source, "lb")) == len(MANY), what="the commit")
@@ -344,7 +344,7 @@ def test_random_damage_never_raises_and_never_claims_what_was_not_ours(
     except LedgerError:
         found = set()
     assert found <= set(MANY)
-    with SqliteLedger(path.parent) as ledger:
+    with Ledger(path.parent) as ledger:
         owned = ledger.owned("lb")
         assert owned.items() <= dict.fromkeys(MANY, Row(GATEWAY)).items()
         assert ledger.targets().keys() <= {"lb"}
@@ -353,7 +353,7 @@ def test_random_damage_never_raises_and_never_claims_what_was_not_ours(
         if kind != "wal" and len(owned) < len(MANY):
             assert ledger.trouble is not None
     if not failing:
-        with SqliteLedger(path.parent) as ledger:
+        with Ledger(path.parent) as ledger:
             assert ledger.owned("lb") == {**owned, PREFIX6: Row(GATEWAY6)}
 
 
@@ -368,10 +368,10 @@ def test_a_ledger_that_vanished_beside_its_history_is_said(
 ) -> None:
     vanish(holding(tmp_path, PREFIX))
     assert read_ledger(tmp_path).damage
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.owned("lb") == {}
         assert "was damaged or missing" in str(ledger.trouble)
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert "was damaged or missing" in str(ledger.trouble), "after a restart, too"
         for aside in tmp_path.glob("*.damaged-*"):
             aside.unlink()
@@ -383,21 +383,21 @@ def test_a_ledger_that_vanished_beside_its_history_is_said(
 )
 def test_an_empty_ledger_may_vanish_in_silence(tmp_path: Path, vanish: Callable[[Path], object]) -> None:
     path = holding(tmp_path, PREFIX)
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         ledger.note("lb", PREFIX, None)
     vanish(path)
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.trouble is None
 
 
 def test_an_emptied_ledger_does_not_lose_its_wal_in_silence(tmp_path: Path) -> None:
-    with SqliteLedger(tmp_path / "run") as ledger:
+    with Ledger(tmp_path / "run") as ledger:
         ledger.note("lb", PREFIX, Row(GATEWAY))
         eventually_sync(lambda: bool(read_owned(tmp_path / "run", "lb")), what="the commit")
         (tmp_path / "state").mkdir()
         shutil.copy(tmp_path / "run" / f"{NAME}-wal", tmp_path / "state")
     (tmp_path / "state" / NAME).touch()
-    with SqliteLedger(tmp_path / "state") as ledger:
+    with Ledger(tmp_path / "state") as ledger:
         assert "was damaged or missing" in str(ledger.trouble)
     (kept,) = (tmp_path / "state").glob("*.damaged-*-wal")
     assert kept.stat().st_size
@@ -410,7 +410,7 @@ def test_a_file_that_is_taken_away_while_it_runs_is_written_again(
     tmp_path: Path, vanish: Callable[[Path], object]
 ) -> None:
     path = holding(tmp_path, *MANY)
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         vanish(path)
         eventually_sync(lambda: ledger.failing, what="the trouble")
         assert "deleted or replaced" in str(ledger.trouble)
@@ -439,7 +439,7 @@ async def test_a_file_that_another_process_locks_is_read_and_written_later(tmp_p
             longest = max(longest, time.monotonic() - before)
 
     watching = asyncio.create_task(watch())
-    ledger = await asyncio.to_thread(SqliteLedger, tmp_path)
+    ledger = await asyncio.to_thread(Ledger, tmp_path)
     try:
         assert ledger.known
         assert "fuser" in str(ledger.trouble)
@@ -460,14 +460,14 @@ async def test_a_file_that_another_process_locks_is_read_and_written_later(tmp_p
 
 async def test_what_becomes_readable_only_later_gets_this_runs_changes_over_it(tmp_path: Path) -> None:
     kept, replaced, touched = MANY[0], MANY[1], MANY[2]
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         for prefix in (kept, replaced, touched):
             ledger.note("lb", prefix, Row(GATEWAY, clean=True))
     path = tmp_path / NAME
     hidden = path.rename(tmp_path / "hidden")
     path.mkdir()  # neither opened nor copied
     read: list[dict[Prefix, Row]] = []
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         ledger.when_read(lambda: read.append(ledger.owned("lb")))
         assert not ledger.known
         assert ledger.owned("lb") == {}
@@ -489,5 +489,5 @@ async def test_what_becomes_readable_only_later_gets_this_runs_changes_over_it(t
                 PREFIX: Row(GATEWAY),
             }
         ]
-    with SqliteLedger(tmp_path) as ledger:
+    with Ledger(tmp_path) as ledger:
         assert ledger.owned("lb") == read[0]
