@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory, Port
-from routesync.mirror.limits import Ingestion, Limits
 from routesync.mirror.namespace import Settling, Sharing
+from routesync.mirror.state import MirrorState
 from routesync.mirror.status import TargetState
 
 PATIENCE_S: Final = 30.0
@@ -50,10 +50,9 @@ class Handshake:
     """Gets to know a target.
 
     Args:
-        client: the way to it.
+        client: the connection to it.
         links: the links of the namespace whose routes are mirrored.
-        ingestion: says when it is quiet enough to be read.
-        limits: gives the pause between two inventories, and the number of writers.
+        state: says when it is quiet enough to be read, and how gently it is treated.
         waiting: is called with why the target is not mirrored into yet.
     """
 
@@ -61,15 +60,13 @@ class Handshake:
         self,
         client: LoxilbClient,
         links: Callable[[], Mapping[int, Link]],
-        ingestion: Ingestion,
+        state: MirrorState,
         *,
-        limits: Callable[[], Limits],
         waiting: Callable[[TargetState, str], None],
     ) -> None:
         self._client = client
         self._links = links
-        self._ingestion = ingestion
-        self._limits = limits
+        self._state = state
         self._waiting = waiting
         self._ports: frozenset[Port] | None = None  # those by which it lives elsewhere
         self._disproved: frozenset[Port] | None = None
@@ -97,7 +94,7 @@ class Handshake:
                 self._waiting(TargetState.SHARED_NAMESPACE, _SHARED)
             elif shared is Sharing.UNKNOWN or looks > 2:
                 self._waiting(TargetState.STARTING, _UNSETTLED)
-            await asyncio.sleep(PATIENCE_S if settled else self._limits().inventory_gap_s)
+            await asyncio.sleep(PATIENCE_S if settled else self._state.limits.inventory_gap_s)
 
     def disprove(self) -> None:
         """A route of ours came up in our own kernel: while the target lists these ports, it shares our namespace."""
@@ -112,7 +109,7 @@ class Handshake:
         return await self._read(restarted=False) if self._client.unbroken else await self._settle()
 
     async def _read(self, *, restarted: bool) -> Dump:
-        while (wait := self._ingestion.quiet_in(_now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
+        while (wait := self._state.ingestion.quiet_in(_now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
             await asyncio.sleep(wait)
         started = _now()
         return Dump(await self._client.inventory(), started, restarted)
@@ -120,7 +117,7 @@ class Handshake:
     async def _settle(self) -> Dump:
         """Read until two inventories agree and are not empty, ever less often: reads while it fills can crash it."""
         began = _now()
-        limits = self._limits()
+        limits = self._state.limits
         if limits.writers > 1:
             await asyncio.sleep(random.uniform(0, limits.inventory_gap_s * limits.writers))  # noqa: S311
         count, gap_s = -1, limits.inventory_gap_s

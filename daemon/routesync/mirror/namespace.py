@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
+from routesync.best_routes import OwnNode
 from routesync.kernel import Link
 from routesync.loxilb.wire import Port
 from routesync.mirror.state import Request
@@ -88,20 +89,6 @@ class Settling:
         return self._ports or frozenset()
 
 
-class KernelEvents(Protocol):
-    """Our own kernel's route events, as far as the proof needs them."""
-
-    @property
-    def overruns(self) -> int:
-        """How often events were lost."""
-
-    async def catch_up(self) -> bool:
-        """Return when everything was read that the kernel had queued before the call; False: it cannot be read now."""
-
-    def elected(self, prefix: Prefix) -> Candidate | None:
-        """The best route of a prefix."""
-
-
 class PostedRoutes:
     """The proof that a target has a network namespace of its own, by what becomes of a POST.
 
@@ -111,8 +98,8 @@ class PostedRoutes:
     namespace the answer would have been 409. A 409, 5xx or silence proves nothing.
     """
 
-    def __init__(self, events: KernelEvents, protocols: Callable[[], frozenset[str]]) -> None:
-        self._events = events
+    def __init__(self, node: OwnNode, protocols: Callable[[], frozenset[str]]) -> None:
+        self._node = node
         self._protocols = protocols
         self._posting: tuple[Prefix, Address] | None = None
         self._came_up = False
@@ -127,20 +114,20 @@ class PostedRoutes:
     def begin(self, request: Request) -> None:
         """A POST is about to be sent; no other is on its way."""
         self._posting, self._came_up = (request.prefix, request.gateway), False
-        self._held_before, self._overruns = self._holds_key(request.prefix), self._events.overruns
+        self._held_before, self._overruns = self._holds_key(request.prefix), self._node.overruns
 
     async def shared(self, request: Request) -> bool | None:
         """After its 2xx: whether the target shares our namespace; None: events were lost, so this one did not tell."""
-        caught_up = await self._events.catch_up()
+        caught_up = await self._node.catch_up()
         self._posting = None
         if self._held_before is not None and self._held_before == self._holds_key(request.prefix):
             return False
         if self._came_up:
             return True
-        return False if caught_up and self._events.overruns == self._overruns else None
+        return False if caught_up and self._node.overruns == self._overruns else None
 
     def _holds_key(self, prefix: Prefix) -> Candidate | None:
-        candidate = self._events.elected(prefix)
+        candidate = self._node.elected(prefix)
         if candidate is None:
             return None
         route = candidate.route

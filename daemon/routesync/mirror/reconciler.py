@@ -35,7 +35,6 @@ from routesync.mirror.eligibility import (
     evaluate,
     self_addresses,
 )
-from routesync.mirror.handshake import Handshake
 from routesync.mirror.hold import Hold
 from routesync.mirror.holes import find_holes
 from routesync.mirror.ledger import Ledger
@@ -126,9 +125,7 @@ class Reconciler:
             self.state,
             self._applier,
             report=self.report,
-            handshake=lambda waiting: Handshake(
-                client, node.links, self.state.ingestion, limits=lambda: self.state.limits, waiting=waiting
-            ),
+            links=node.links,
             use_inventory=self._use_inventory,
             proof=self._proof,
         )

@@ -7,17 +7,19 @@ sends one request after the other, never two for one prefix. `state.py` decides 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Final, TypeVar
 
 import structlog
 
 from routesync.backoff import backoff_s
+from routesync.kernel import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory
 from routesync.mirror.apply import Applier
 from routesync.mirror.handshake import PATIENCE_S, Dump, Handshake
+from routesync.mirror.namespace import PostedRoutes
 from routesync.mirror.reporting import Reporter
 from routesync.mirror.state import STATIC, Answer, Kind, MirrorState, Outcome, Request
 from routesync.mirror.status import Breaker, TargetState
@@ -43,16 +45,6 @@ def our_protocols(version: str) -> frozenset[str]:
     return STATIC_OR_BOOT if version.startswith("before") else STATIC
 
 
-class NamespaceProof(Protocol):
-    """Finds out whether a route that we posted came up in our own kernel."""
-
-    def begin(self, request: Request) -> None:
-        """A POST is about to be sent."""
-
-    async def shared(self, request: Request) -> bool | None:
-        """After its 2xx: whether the target shares our namespace; None: this one did not tell."""
-
-
 class SharedNamespaceError(errors.LoxilbError):
     """What we posted came up in our own kernel."""
 
@@ -76,9 +68,9 @@ class Session:
         applier: Applier,
         *,
         report: Reporter,
-        handshake: Callable[[Callable[[TargetState, str], None]], Handshake],
+        links: Callable[[], Mapping[int, Link]],
         use_inventory: Callable[[Inventory, str, bool], Awaitable[None]],
-        proof: NamespaceProof | None,
+        proof: PostedRoutes | None,
     ) -> None:
         self.status = TargetState.CONNECTING
         self.error: str | None = None
@@ -91,7 +83,7 @@ class Session:
         self._state = state
         self._applier = applier
         self._report = report
-        self._handshake = handshake(self._not_yet)
+        self._handshake = Handshake(client, links, state, waiting=self._not_yet)
         self._use_inventory = use_inventory
         self._proof = proof
         self._failures = 0

@@ -14,9 +14,12 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.wire import Inventory, InventoryRow, Port
 from routesync.mirror import handshake
 from routesync.mirror.handshake import Handshake
-from routesync.mirror.limits import Ingestion, Limits
+from routesync.mirror.limits import Limits
+from routesync.mirror.reporting import Reporter
+from routesync.mirror.state import MirrorState
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
+from support.event_sink import Events
 from support.waiting import eventually
 
 LO = Link(1, "lo", 0x10049, bytes(6))
@@ -57,8 +60,14 @@ class Making:
         self.handshake = Handshake(
             cast("LoxilbClient", client),
             lambda: LINKS,
-            Ingestion(asyncio.get_running_loop().time() - 100),
-            limits=lambda: Limits(inventory_gap_s=0.01),
+            MirrorState(
+                Limits(inventory_gap_s=0.01),
+                asyncio.get_running_loop().time() - 100,
+                evaluate=lambda _prefix, _current: None,
+                contains_our_end=lambda _: False,
+                note=lambda _prefix, _row: None,
+                report=Reporter("lb", Events()),
+            ),
             waiting=lambda state, _: self.said.append(state),
         )
         self.task = asyncio.create_task(self.handshake.make())
