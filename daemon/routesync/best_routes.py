@@ -45,13 +45,12 @@ from routesync.kernel import (
 from routesync.names import Names
 from routesync.policy import Policy
 from routesync.route import Address, Candidate, Judged, Prefix, Route, Verdict
+from routesync.slices import in_slices
 from routesync.table import Table
 from routesync.tasks import RESTART, Supervisor
 
 log = structlog.get_logger(__name__)
 
-SLICE: Final = 500
-"""Prefixes that are handled before other tasks run."""
 RESYNC_TAKEN_S: Final = 1.0
 """Time after a dump of the kernel by which everything that it changed was passed on."""
 PATIENCE_S: Final = 10.0
@@ -313,12 +312,10 @@ class BestRoutes(OwnNode):
         self, changes: Iterable[tuple[Prefix, tuple[Judged, ...]]], kernel_changed_at: float | None
     ) -> None:
         self._passing_on = True
-        for count, (prefix, candidates) in enumerate(changes, 1):
+        async for prefix, candidates in in_slices(changes):
             if self.table.update(prefix, candidates) is not None:
                 for consumer in self.consumers:
                     consumer.on_best_route(prefix, kernel_changed_at)
-            if count % SLICE == 0:
-                await asyncio.sleep(0)
         self._passing_on = False
 
     # -- what the kernel side reports ----------------------------------------------------------------------------------

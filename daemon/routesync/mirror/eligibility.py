@@ -35,8 +35,6 @@ from routesync.route import (
 )
 
 UNICAST: Final = TYPES["unicast"]
-SLICE: Final = 2_000
-"""Rows of an inventory that are read at a time: about 2 ms."""
 
 
 class Reason(StrEnum):
@@ -183,7 +181,7 @@ class TargetFacts(NamedTuple):
         owned: Mapping[Prefix, Address] | None = None,
         version: str | None = None,
     ) -> Generator[None, None, TargetFacts]:
-        """Gather them in slices of some milliseconds, for `facts = yield from TargetFacts.gather(…)`.
+        """Gather them, row by row; see `finish_in_slices`.
 
         A `Self` row without a gateway is an own address (or a VIP) where it has full length, else a connected network,
         but for IPv6 rows of length 32: loxilb shows its own addresses so, wrongly.
@@ -202,9 +200,8 @@ class TargetFacts(NamedTuple):
         neighbours: set[Address] = set()
         gateways: set[Address] = set()
         longest: dict[bool, Prefix] = {}  # that contains A, by whether the row is ours
-        for count, (prefix, row) in enumerate(inventory.rows.items(), 1):
-            if count % SLICE == 0:
-                yield
+        for prefix, row in inventory.rows.items():
+            yield
             ours_here = ours.get(prefix)
             is_ours = ours_here is not None and row.gateways == (ours_here,)
             if prefix in around and (is_ours not in longest or longest[is_ours].length < prefix.length):

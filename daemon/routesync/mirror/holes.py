@@ -6,14 +6,13 @@ cannot express such a route, so it can only be shown.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from routesync.mirror.state import MIRRORED, MirrorState
 from routesync.route import Prefix
+from routesync.slices import in_slices
 
 NAMED: Final = 3
-SLICE: Final = 500
 
 
 async def find_holes(state: MirrorState) -> tuple[tuple[Prefix, ...], int]:
@@ -21,20 +20,16 @@ async def find_holes(state: MirrorState) -> tuple[tuple[Prefix, ...], int]:
     if not state.ineligible:
         return (), 0
     lengths: dict[int, set[int]] = {4: set(), 16: set()}
-    for count, prefix in enumerate(tuple(state.routes), 1):
+    async for prefix in in_slices(tuple(state.routes)):
         lengths[len(prefix.packed)].add(prefix.length)
-        if count % SLICE == 0:
-            await asyncio.sleep(0)
     first: list[Prefix] = []
     found = 0
-    for count, prefix in enumerate(tuple(state.ineligible), 1):
+    async for prefix in in_slices(tuple(state.ineligible)):
         shorter = (length for length in lengths[len(prefix.packed)] if length < prefix.length)
         if any(_is_mirrored(state, prefix.cut(length)) for length in shorter):
             found += 1
             if len(first) < NAMED:
                 first.append(prefix)
-        if count % SLICE == 0:
-            await asyncio.sleep(0)
     return tuple(first), found
 
 

@@ -41,12 +41,13 @@ from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.namespace import PostedRoutes
 from routesync.mirror.reporting import Alarm, Reporter
-from routesync.mirror.session import Session, in_slices
+from routesync.mirror.session import Session
 from routesync.mirror.state import WITNESS_LAG_S, MirrorState, Phase
 from routesync.mirror.status import TargetState, TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
 from routesync.route import Address, Candidate, Family, Prefix, Route
+from routesync.slices import finish_in_slices
 
 log = structlog.get_logger(__name__)
 
@@ -152,7 +153,7 @@ class Reconciler:
 
     async def load_ledger(self) -> None:
         """Take what the ledger says may be ours. What is not desired is withdrawn after the start-up hold."""
-        await in_slices(self.state.claim(self._ledger.owned(self.name).items(), _now()))
+        await finish_in_slices(self.state.claim(self._ledger.owned(self.name).items(), _now()))
         self._session.wake.set()
 
     def reconfigure(self, rules: TargetRules, limits: Limits) -> None:
@@ -182,7 +183,9 @@ class Reconciler:
 
     async def _use_inventory(self, inventory: Inventory, version: str, connected: bool) -> None:  # noqa: FBT001
         """Learn the target's place in the network; what that changes is evaluated before anything is sent."""
-        facts = await in_slices(TargetFacts.gather(inventory, self._client.ends, self.state.owned, version))
+        facts = await finish_in_slices(
+            TargetFacts.gather(inventory, self._client.ends, self.state.owned, version)
+        )
         changed = facts != self.facts
         self.facts = facts
         self._targets.see(self.name, facts.addresses)
@@ -195,7 +198,7 @@ class Reconciler:
 
     async def _reevaluate_all(self) -> None:
         self._evaluations.clear()
-        await in_slices(self.state.reevaluate(_now()))
+        await finish_in_slices(self.state.reevaluate(_now()))
 
     # -- what the kernel says ---------------------------------------------------------------------------------------
 

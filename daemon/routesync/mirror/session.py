@@ -7,8 +7,8 @@ sends one request after the other, never two for one prefix. `state.py` decides 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import structlog
 
@@ -24,10 +24,9 @@ from routesync.mirror.reporting import Reporter
 from routesync.mirror.state import STATIC, Answer, Kind, MirrorState, Outcome, Request
 from routesync.mirror.status import Breaker, TargetState
 from routesync.route import Family, Prefix, format_address
+from routesync.slices import finish_in_slices
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 WORKERS: Final = 64
 """Requests that wait for the ledger's disk or for a connection; so one commit serves many."""
@@ -149,7 +148,9 @@ class Session:
 
     async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:
         await self._use_inventory(dump.inventory, version, connected)
-        await in_slices(self._state.take_inventory(dump.inventory, dump.started, _now(), connected=connected))
+        await finish_in_slices(
+            self._state.take_inventory(dump.inventory, dump.started, _now(), connected=connected)
+        )
 
     async def _work(self) -> None:
         """Send what waits, and read the table when that is due, until the session is broken."""
@@ -329,17 +330,6 @@ class Session:
                 complete=state.complete,
             )
         self._batch = None
-
-
-async def in_slices(steps: Generator[None, None, T]) -> T:
-    """Run something that yields between slices, so that no slice holds the loop; return its value."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            value: T = end.value
-            return value
-        await asyncio.sleep(0)
 
 
 async def rest(wake: asyncio.Event, seconds: float) -> None:

@@ -62,8 +62,8 @@ FURTHER_S: Final = 0.001
 """After so long the search for the next request goes on, where it was long."""
 WITNESS_LAG_S: Final = 0.05
 """What the witness says so soon after a request of ours is looked at again after it."""
-SLICE: Final = 500
-"""Routes that are handled before the caller may let other tasks run."""
+SEARCH: Final = 500
+"""So many routes are looked at for the next request before others run."""
 STATIC: Final = frozenset({"static", "4"})
 
 
@@ -420,7 +420,7 @@ class MirrorState:
         Also later than at the start, when a ledger can be read at last: what is known by then to be ours stays so.
         """
         self._startup_until = now + self.limits.startup_hold_s
-        for count, (prefix, row) in enumerate(rows, 1):
+        for prefix, row in rows:
             state = self.routes.get(prefix)
             if state is None:
                 self._set_ineligible(prefix, None)
@@ -431,20 +431,18 @@ class MirrorState:
                 state.hold_until = self._startup_until
                 self._own(state, row.gateway)
             self._set_desired(state, self._evaluate(prefix, state.owned), now)
-            if count % SLICE == 0:
-                yield
+            yield
 
     def reevaluate(self, now: float) -> Generator[None, None, None]:
         """Evaluate every elected route again, in slices: the rules, or what is known of targets, changed."""
         prefixes = [*self.routes, *self.ineligible]
         for over in self.over.values():
             prefixes += over
-        for count, prefix in enumerate(prefixes, 1):
+        for prefix in prefixes:
             state = self.routes.get(prefix)
             evaluation = self._evaluate(prefix, state.owned if state is not None else None)
             self._set_evaluation(prefix, evaluation, now)
-            if count % SLICE == 0:
-                yield
+            yield
 
     def change_limits(self, limits: Limits, now: float) -> None:
         """Apply other limits from now on. Routes in the target stay, also where they are more than allowed now.
@@ -645,7 +643,7 @@ class MirrorState:
         self.token_in = 0.0
         if self.halted or (self.one_at_a_time and self.busy) or self.inventory_due(now):
             return None
-        for _ in range(SLICE):
+        for _ in range(SEARCH):
             most = Urgency.WITHDRAW
             if self.withdrawal_limit.holds(sum(self._using.values()), now):
                 most = Urgency.REPLACE
@@ -1048,7 +1046,7 @@ class MirrorState:
             self._look_at = now + RepairWindow.PERIOD_S
             self._verify.extend(self._look)
             self._look.clear()
-        for _ in range(SLICE):
+        for _ in range(SEARCH):
             if not self._verify:
                 return None
             prefix = self._verify.popleft()
@@ -1131,7 +1129,7 @@ class MirrorState:
         for prefix in list(self.foreign_not_forwarded):
             if prefix in inventory.rows:
                 del self.foreign_not_forwarded[prefix]
-        for count, prefix in enumerate(list(self.routes), 1):
+        for prefix in list(self.routes):
             state = self.routes.get(prefix)
             if state is not None and prefix not in self.busy:
                 if state.changed_at < started:
@@ -1140,8 +1138,7 @@ class MirrorState:
                     self._reconsider(state, now)
                 elif prefix in waiting:
                     self._place(state, now)
-            if count % SLICE == 0:
-                yield
+            yield
 
     def _reconsider(self, state: RouteState, now: float) -> None:
         """What is left behind is removed as soon as a proof comes up."""

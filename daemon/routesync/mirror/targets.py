@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from routesync.best_routes import SLICE, BestRoutes, Consumer
+from routesync.best_routes import BestRoutes, Consumer
 from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import TargetSettings
@@ -32,6 +32,7 @@ from routesync.mirror.status import TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
 from routesync.route import Prefix, Route
+from routesync.slices import in_slices
 from routesync.tasks import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -131,10 +132,8 @@ class Targets(Consumer):
             yield
         finally:
             gathered, self._gathered = self._gathered, None
-            for count, prefix in enumerate(gathered, 1):
+            async for prefix in in_slices(gathered):
                 self.on_best_route(prefix)
-                if count % SLICE == 0:
-                    await asyncio.sleep(0)
 
     # -- the configuration --------------------------------------------------------------------------------------------
 
@@ -208,10 +207,8 @@ class Targets(Consumer):
         )
         await reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)
-        for count, prefix in enumerate(self._best_routes.table.prefixes(), 1):
+        async for prefix in in_slices(self._best_routes.table.prefixes()):
             reconciler.on_best_route(prefix)
-            if count % SLICE == 0:
-                await asyncio.sleep(0)
         self._supervisor.start(f"target {target.name}", reconciler.run)
 
     def _witness(self, target: TargetSettings) -> Witness | None:

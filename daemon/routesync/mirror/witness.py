@@ -17,13 +17,12 @@ from routesync.backoff import Backoff
 from routesync.kernel import KernelError, KernelSource, Links
 from routesync.names import PROTOCOLS, SCOPES, TABLES
 from routesync.route import Address, Family, Judged, Prefix, Route, Verdict
+from routesync.slices import in_slices
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_BUFFER: Final = 16 * 2**20
 AUDIT_INTERVAL_S: Final = 600.0
-SLICE: Final = 500
-"""Prefixes that are handled before other tasks run."""
 RETRY: Final = Backoff(first_s=1, most_s=30)
 _KEEP: Final = Verdict(keep=True, rule="witness")
 _STATIC: Final = frozenset({PROTOCOLS["static"]})
@@ -171,24 +170,18 @@ class Witness:
 
     async def _take(self, source: KernelSource, on_change: OnChange) -> None:
         before, self._taking = self._seen, False
-        seen: dict[Prefix, tuple[Judged, ...]] = {}
-        for count, (prefix, candidates) in enumerate(await source.changes(), 1):
-            seen[prefix] = candidates
-            if count % SLICE == 0:
-                await asyncio.sleep(0)
+        seen = {prefix: candidates async for prefix, candidates in in_slices(await source.changes())}
         self._seen, self._ready = seen, True
         log.info(
             "witness_present", target=self._target, netns=self._netns or "handed over", routes=len(self._seen)
         )
         self.trouble = None
-        for count, prefix in enumerate({**before, **seen}, 1):
+        async for prefix in in_slices({**before, **seen}):
             on_change(prefix, foreign_removed=False)
-            if count % SLICE == 0:
-                await asyncio.sleep(0)
         while True:
             changes = await source.changes()
             self._taking = True
-            for count, (prefix, candidates) in enumerate(changes, 1):
+            async for prefix, candidates in in_slices(changes):
                 gone = [it for it in self._seen.get(prefix, ()) if it not in candidates]
                 if candidates:
                     self._seen[prefix] = candidates
@@ -196,6 +189,4 @@ class Witness:
                     self._seen.pop(prefix, None)
                 foreign = any(not self._as_posted(it.attributes.at(prefix)) for it in gone)
                 on_change(prefix, foreign_removed=foreign)
-                if count % SLICE == 0:
-                    await asyncio.sleep(0)
             self._taking = False

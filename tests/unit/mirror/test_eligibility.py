@@ -723,7 +723,7 @@ def test_facts_are_cheap_to_compare_and_gathered_in_slices() -> None:
     ends = (at("10.99.0.10"), at("192.0.2.20"))
     owned = {Prefix.parse(text): at("192.0.2.9") for text in rows}
     steps = TargetFacts.gather(table, ends, owned)
-    assert sum(1 for _ in steps) == len(table.rows) // 2_000
+    assert sum(1 for _ in steps) == len(table.rows), "others may run after each row"
     facts = TargetFacts.from_inventory(table, ends, owned)
     assert facts == TargetFacts.from_inventory(table, ends, owned)
     assert facts.gateways == {at("192.0.2.1")}
