@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from docgen import config_schema, configuration, contract, events, metrics
 from routesync.control import openapi
+from routesync.control.api import CALLS
 
 ROOT: Final = Path(__file__).parents[2]
 MARKER: Final = "<!-- `make docs` writes all that follows; the text above is written by hand. -->\n"
@@ -20,7 +21,7 @@ def files() -> dict[str, str]:
         "config/routesync.schema.json": config_schema.json_schema_text(),
         "docs/cli.md": _cli(),
         "docs/configuration.md": _below_marker("docs/configuration.md", configuration.markdown()),
-        "docs/control/openapi.json": openapi.text(),
+        "docs/control/openapi.json": openapi.text(CALLS),
         "docs/events.md": _below_marker("docs/events.md", events.markdown()),
         "docs/events/asyncapi.json": _json(contract.asyncapi()),
         "docs/metrics.md": _below_marker("docs/metrics.md", metrics.markdown()),

@@ -12,8 +12,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from routesync.control.calls import CALLS, JSON
+from routesync.control.api import CALLS
 from routesync.control.openapi import document
+from routesync.control.requests import JSON
 from routesync.control.server import CONNECTIONS, RESERVED
 from support.control import Served, connect, served
 from support.netns import Namespace, namespace, needs_root
@@ -77,13 +78,13 @@ def test_every_answer_is_as_the_document_says(alone: Served, call: object) -> No
     path = call.path  # type: ignore[attr-defined]
     reply = alone.call("GET", path + QUERIES.get(path, ""))
     assert reply.status == 200, reply.body
-    whole = document()
+    whole = document(CALLS)
     schema = whole["paths"][path]["get"]["responses"]["200"]["content"][JSON]["schema"]
     jsonschema.Draft202012Validator({**schema, "components": whole["components"]}).validate(reply.json)
 
 
 def test_orders_are_carried_out_and_answered_as_the_document_says(alone: Served) -> None:
-    whole = document()
+    whole = document(CALLS)
     for name, body in (("resync", b""), ("pause", b'{"target": "lb"}'), ("resume", b"{}"), ("release", b"")):
         reply = alone.call("POST", f"/v1/{name}", body)
         assert reply.status == 200, reply.body

@@ -20,19 +20,17 @@ from routesync.cli.requests import EX_FAILED, explained, explained_if_running
 from routesync.config.models import TargetSettings
 from routesync.control.client import Client, url_of
 from routesync.control.models import (
-    AdoptRequest,
-    ForgetRequest,
     OwnedRoutes,
-    RepairRequest,
+    OwnershipRequest,
     RequestModel,
     RoutesResponse,
     WithdrawRequest,
 )
 from routesync.events.models import Event
 from routesync.kernel import KernelError, read_table
+from routesync.mirror.eligibility import Desired
 from routesync.mirror.ledger import Ledger, LedgerBusyError, Row
 from routesync.mirror.state import Phase
-from routesync.plan import Fate
 from routesync.route import Prefix, format_address, parse_address
 from routesync.service.ownership import withdraw_all
 
@@ -99,17 +97,17 @@ class _Daemon:
         return self.rows(target, Phase.PRESENT, Phase.LEFT_BEHIND)
 
     def adopt(self, target: str, rows: Sequence[TargetRow]) -> int:
-        return self._change("adopt", AdoptRequest(target=target, prefixes=_prefixes(rows)))
+        return self._change("adopt", OwnershipRequest(target=target, prefixes=_prefixes(rows)))
 
     def repair(self, target: str, rows: Sequence[TargetRow]) -> int:
-        return self._change("repair", RepairRequest(target=target, prefixes=_prefixes(rows)))
+        return self._change("repair", OwnershipRequest(target=target, prefixes=_prefixes(rows)))
 
     def check_forget(self, target: str, prefixes: Collection[Prefix]) -> None:
         del target, prefixes
         self._client.raw("GET", "/health/live")
 
     def forget(self, target: str, prefixes: Collection[Prefix]) -> int:
-        return self._change("forget", ForgetRequest(target=target, prefixes=tuple(prefixes)))
+        return self._change("forget", OwnershipRequest(target=target, prefixes=tuple(prefixes)))
 
     def withdraw(self, target: str, url: str | None) -> int:
         return self._change("withdraw", WithdrawRequest(target=target, url=url))
@@ -131,24 +129,20 @@ class _Files:
         context = read_offline(self._where.config, self._where.state, contact=True)
         if isinstance(context, int):
             raise Stop(context)
-        found = next((it for it in context.plan.targets if it.name == target), None)
+        found = next((it for it in context.targets if it.name == target), None)
         if found is None:
-            known = ", ".join(it.name for it in context.plan.targets) or "none"
+            known = ", ".join(it.name for it in context.targets) or "none"
             print_error(f"{context.file} has no target {target}; it has: {known}")
             raise Stop(EX_CONFIG)
         if found.inventory is None:
-            print_error(f"target {target}: {found.error}")
+            print_error(f"target {target}: {found.view().error}")
             raise Stop(EX_FAILED)
-        owned = self._ledger.owned(target)
         return [
-            TargetRow(
-                planned.route.prefix,
-                format_address(outcome.gateway),
-                (Phase.CONFIRMED if planned.route.prefix in owned else Phase.PRESENT).value,
-            )
-            for planned in context.plan.routes
-            for outcome in planned.targets
-            if outcome.target == target and outcome.fate is Fate.STANDS and outcome.gateway is not None
+            TargetRow(choice.prefix, format_address(view.evaluation.gateway), view.phase.value)
+            for choice in context.choices
+            if (view := found.route(choice.prefix)) is not None
+            and view.phase in (Phase.PRESENT, Phase.CONFIRMED)
+            and isinstance(view.evaluation, Desired)
         ]
 
     def adopt(self, target: str, rows: Sequence[TargetRow]) -> int:

@@ -81,7 +81,7 @@ def plan_offline(file: Path, state: Path, covered: Prefix | None, *, as_json: bo
     context = read_offline(file, state, contact=contact)
     if isinstance(context, int):
         return context
-    answer = plan_response(context) if covered is None else explanation(context, covered, contact=contact)
+    answer = plan_response(context) if covered is None else explanation(context, covered)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:

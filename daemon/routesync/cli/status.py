@@ -167,10 +167,10 @@ def _target(page: Page, target: TargetDetail) -> None:
     if target.reasons:
         words = ", ".join(f"{count} {reason}" for reason, count in target.reasons.items())
         page.line(_head(""), f"ineligible: {words}", hang=_MARGIN)
-    if target.holes_count:
-        more = ", …" if target.holes_count > len(target.holes) else ""
-        names = ", ".join(target.holes) + more
-        text = f"{many(target.holes_count, 'more specific route')} inside mirrored prefixes not in loxilb: {names}"
+    if target.holes:
+        more = ", …" if target.holes > len(target.first_holes) else ""
+        names = ", ".join(target.first_holes) + more
+        text = f"{many(target.holes, 'more specific route')} inside mirrored prefixes not in loxilb: {names}"
         page.line(_head(""), (text, "yellow"), hang=_MARGIN)
     if target.paused_since is not None:
         since = f"paused since {moment(target.paused_since)}: routesync resume --target {target.name}"

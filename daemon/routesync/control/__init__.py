@@ -1,13 +1,30 @@
 """The control API of a running daemon: HTTP over a Unix socket, and its client.
 
-calls, models, openapi   the table of calls, what goes in and comes out, and the OpenAPI document made from both
-reads, explain, views    calls that only read
-api                      calls that change something, permissions, errors
-events                   the event stream and its reader
-requests, server, paths  requests and responses, the sockets, and where they are
-context                  what of the daemon the calls use
-client                   the client that the commands use
+api          all calls, and what carries them out; the server and the OpenAPI document are made from its table
+models       what goes into the calls and comes out
+views, plan  the daemon's values as models; plan and explanation, also for commands without the daemon
+events       the event stream and its reader
+requests     one request: its entry in the table, permission, parameters, response
+server       the sockets
+context      what of the daemon the calls use
+client       the client that the commands use
 
-Whoever can open the socket may read. Only root and the daemon's own user may change anything. No client, however slow,
-many or wrong, blocks the daemon: long answers are made in slices, and every wait has a limit.
+Any client that can open the socket may read. Only root and the daemon's own user may change anything. No client,
+however slow, many or wrong, blocks the daemon: long answers are made in slices, and every wait has a limit.
 """
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+SOCKET_NAME: Final = "control.sock"
+RUNTIME: Final = Path("/run/routesync")
+
+
+def runtime_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """The directory of the socket: $RUNTIME_DIRECTORY, which systemd sets, else /run/routesync."""
+    # systemd separates several directories by colons, if the unit names several
+    return Path(environment.get("RUNTIME_DIRECTORY", "").split(":")[0] or RUNTIME)

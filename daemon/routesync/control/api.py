@@ -1,235 +1,347 @@
-"""The calls as an application: routing, permissions, errors, and the calls that change something."""
+"""All calls of the control API, and what carries them out."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import pwd
-import socket
-import struct
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Final, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Final, TypeVar
 
-import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
-from routesync.config.models import TargetSettings
-from routesync.control import models
-from routesync.control.calls import CALLS, Call
+from routesync.config.models import TargetSettings, resolve_tables
+from routesync.control import openapi
 from routesync.control.context import Context
-from routesync.control.models import Problem, ProblemError
-from routesync.control.reads import Reads
-from routesync.control.requests import explain_mistakes, read_body, respond, respond_problem
-from routesync.mirror.reconciler import Reconciler
+from routesync.control.events import stream_events
+from routesync.control.models import (
+    Done,
+    EventsQuery,
+    ExplainQuery,
+    Explanation,
+    Health,
+    OwnedRoutes,
+    OwnershipRequest,
+    PlanQuery,
+    PlanResponse,
+    ProblemError,
+    Released,
+    Reloaded,
+    ResyncRequest,
+    RoutesQuery,
+    RoutesResponse,
+    RuleCount,
+    StatusResponse,
+    Sysctls,
+    TargetRequest,
+    WithdrawRequest,
+)
+from routesync.control.plan import NO_DETAILS, Choice, Evaluate, PlanRows, candidate_order, choose, explain
+from routesync.control.requests import (
+    JSON,
+    LARGEST_BODY,
+    NDJSON,
+    OPENMETRICS,
+    CallTable,
+    Handler,
+    explain_mistakes,
+    handler_of,
+    stream_rows,
+    with_problems,
+)
+from routesync.control.views import RouteNames, TableRows, sorted_prefixes, target_detail
+from routesync.kernel import KernelError, KernelSource
+from routesync.kernel.details import RouteDetails
+from routesync.route import Candidate, Prefix, Route
 
-log = structlog.get_logger(__name__)
-
-LARGEST_BODY: Final = 4 * 2**20
-"""Bytes: a request may name each of a target's routes."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+FOLLOWERS: Final = 32
+"""Clients that may follow the events at once."""
+LONG_CALLS: Final = 16
+"""Calls with long answers that may run at once."""
+DUMPS: Final = 3
+"""How often a dump is tried that changes of the table interrupt."""
 
 _ELSEWHERE: Final = "GET /v1/openapi.json lists the calls, and `routesync --help` the commands for them"
 _ELSEWHERE_TCP: Final = (
     "over TCP there are /metrics, /health/live and /health/ready; use the control socket for the rest"
 )
 
-
-# -- permissions ---------------------------------------------------------------------------------------------
-
-_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
-_OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
-
-
-class Peer(NamedTuple):
-    """The process at the other end of a Unix socket, as it was when it connected."""
-
-    pid: int
-    uid: int
-    gid: int
-
-    def __str__(self) -> str:
-        return f"uid {self.uid} ({_user_name(self.uid)}), process {self.pid}"
-
-
-def peer_of(transport: asyncio.BaseTransport | None) -> Peer | None:
-    """The peer of a connection (SO_PEERCRED); None: not over a Unix socket, or the connection is gone."""
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is None or sock.family != socket.AF_UNIX:
-        return None
-    return Peer(
-        *_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    )
-
-
-def may_change(peer: Peer | None, own_uid: int) -> bool:
-    """Whether this peer may change anything: root may, and the daemon's own user.
-
-    In a user namespace (PrivateUsers= of systemd) every unmapped user has the same uid, the overflow uid. It identifies
-    nobody, so it gives no permission, even if the daemon has it too.
-    """
-    return peer is not None and (peer.uid == 0 or (peer.uid == own_uid and peer.uid != overflow_uid()))
-
-
-def overflow_uid() -> int:
-    """The uid of all users that have none in this user namespace."""
-    try:
-        return int(_OVERFLOW.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 65534
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return "unknown"
-
-
-def _who_may() -> str:
-    own = os.geteuid()
-    return "root" if own == 0 else f"root and uid {own} ({_user_name(own)}), which the daemon runs as,"
-
-
-# -- the application -----------------------------------------------------------------------------------------
+CALLS: Final = CallTable()
+T = TypeVar("T")
 
 
 class Api:
     """All calls on one daemon. Everything runs in its event loop."""
 
     def __init__(self, context: Context) -> None:
-        self._reads = Reads(context)
-        self._changes = Changes(context)
+        self._context = context
+        self._lookups = Lookups(context.source)
+        self._followers: set[asyncio.Task[object]] = set()
+        self._long_calls = 0
 
     def application(self, *, over_tcp: bool) -> web.Application:
-        """All calls, or only those that are open to anyone who reaches the TCP port."""
+        """All calls, or only those that are open to any client that reaches the TCP port."""
 
         @web.middleware
         async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await _with_problems(request, handler, _ELSEWHERE_TCP if over_tcp else _ELSEWHERE)
+            return await with_problems(request, handler, _ELSEWHERE_TCP if over_tcp else _ELSEWHERE)
 
         app = web.Application(middlewares=[problems], client_max_size=LARGEST_BODY)
         app.on_shutdown.append(self._end_streams)
         for call in CALLS:
             if call.open or not over_tcp:
-                handler = self._guarded(call) if call.changes else getattr(self._reads, call.name)
-                app.router.add_route(call.method, call.path, handler)
+                app.router.add_route(call.method, call.path, handler_of(call, getattr(self, call.name)))
         return app
 
     async def _end_streams(self, _app: web.Application) -> None:
-        self._reads.end_streams()
+        for task in self._followers:
+            task.cancel()
 
-    def _guarded(self, call: Call) -> Handler:
-        carry_out: Handler = getattr(self._changes, call.name)
+    # -- what the daemon knows -------------------------------------------------------------------------------
 
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            peer = peer_of(request.transport)
-            if not may_change(peer, os.geteuid()):
-                log.warning("control_refused", call=call.name, peer=str(peer))
-                raise ProblemError("not-permitted", f"only {_who_may()} may {call.name}; you are {peer}")
-            log.info("control_call", call=call.name, peer=str(peer))
-            return await carry_out(request)
+    @CALLS.read("/v1/status")
+    async def status(self) -> StatusResponse:
+        """State of the daemon.
 
-        return guarded
+        Kernel, rules, targets and broker; what is degraded, and why.
+        """
+        context, status = self._context, self._context.status()
+        policy, verdicts = context.loaded().settings.policy, context.verdicts()
+        actions = [(rule.name, rule.action) for rule in policy.rules] + [("default", policy.default_action)]
+        by_name = {target.name: target for target in status.targets}
+        return StatusResponse(
+            status=status,
+            pid=os.getpid(),
+            config=context.active_config(),
+            rules=tuple(
+                RuleCount(rule=rule, action=action, routes=verdicts.get(rule, 0)) for rule, action in actions
+            ),
+            targets=tuple(target_detail(it.view(), by_name[it.name]) for it in context.targets()),
+        )
 
+    @CALLS.read("/v1/routes", "unknown-target", "busy", answer=RoutesResponse)
+    async def routes(self, request: web.Request, query: RoutesQuery) -> web.StreamResponse:
+        """The table.
 
-async def _with_problems(request: web.Request, handler: Handler, elsewhere: str) -> web.StreamResponse:
-    """Respond to every failure with a problem."""
-    try:
-        return await handler(request)
-    except ProblemError as error:
-        return respond_problem(error.problem)
-    except web.HTTPNotFound:
-        return respond_problem(Problem.of("not-found", f"there is no {request.path}; {elsewhere}"))
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        detail = f"{request.path} takes {allowed}, not {request.method}"
-        return respond_problem(Problem.of("wrong-method", detail), {"Allow": allowed})
-    except web.HTTPRequestEntityTooLarge:
-        return respond_problem(Problem.of("too-large", f"a request body has at most {LARGEST_BODY} bytes"))
-    except web.HTTPException as error:
-        return respond_problem(Problem.of("bad-request", error.reason))
-    except (ConnectionError, TimeoutError):  # the client is gone, or takes nothing: there is nobody to answer
-        raise
-    except Exception as error:
-        log.exception("control_call_failed", path=request.path)
-        return respond_problem(Problem.of("internal", f"{type(error).__name__}; see the daemon's log"))
+        Each prefix that the rules keep, in order, with its candidates and its state at each target.
+        """
+        targets = self._context.chosen(query.target)
+        rows = TableRows(self._context.table(), targets, self._names(), query)
+        with self._long_call():
+            return await stream_rows(request, "routes", rows, rows.response)
 
+    @CALLS.read("/v1/explain", "busy", "unavailable")
+    async def explain(self, query: ExplainQuery) -> Explanation:
+        """Why an address or prefix is mirrored or not.
 
-# -- calls that change something -----------------------------------------------------------------------------
+        Dumps the kernel's table: every route that covers it, those that the rules drop too; the rule that decided;
+        which one was elected; what each target has, and since when.
+        """
+        with self._long_call():
+            found, complete = await self._lookups.read(dict[Route, RouteDetails], _take, query.of)
+        names, tables, table = self._names(), self._tables(), self._context.table()
+        return explain(
+            query.of,
+            choose(found, self._evaluator(names), tables, found),
+            found,
+            self._context.targets(),
+            names,
+            tables=tables,
+            complete=complete,
+            held=lambda choice: table.elected(choice.prefix) == choice.elected,
+        )
 
+    @CALLS.read("/v1/plan", "busy", "unavailable", answer=PlanResponse)
+    async def plan(self, request: web.Request, query: PlanQuery) -> web.StreamResponse:
+        """What happens to each route, and why.
 
-class Changes:
-    """The calls that change something, by their names in `CALLS`. `Api` has checked the permission."""
+        By the rules of the running configuration and by what is known of the targets, which are not asked. Dumps the
+        kernel's table.
+        """
+        context, names = self._context, self._names()
+        with self._long_call():
+            evaluate = self._evaluator(names)
+            dump, _ = await self._lookups.read(
+                lambda: PlanDump(evaluate, query.dropped), PlanDump.take, covering=None
+            )
+            rows = PlanRows(self._choices(dump), dump.details, context.targets(), names)
+            sysctls = Sysctls.model_validate(context.source().stats.sysctls, from_attributes=True)
+            return await stream_rows(
+                request,
+                "routes",
+                rows,
+                lambda: PlanResponse(
+                    sysctls=sysctls, routes=(), targets=rows.targets(), left_out=dict(dump.left_out)
+                ),
+            )
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def _choices(self, dump: PlanDump) -> Iterator[Choice]:
+        """What the daemon has elected already, and beside it the routes that its rules drop."""
+        table, tables = self._context.table(), self._tables()
+        known = {*table.prefixes(), *dump.dropped}
+        for prefix in sorted_prefixes(known.union(*(it.prefixes() for it in self._context.targets()))):
+            kept = table.candidates(prefix)
+            routes = [*kept, *dump.dropped.get(prefix, ())]
+            if len(routes) > 1:
+                routes.sort(key=lambda it: candidate_order(it.route, tables))
+            yield Choice(prefix, tuple(routes), kept[0] if kept else None)
 
-    async def _chosen(self, request: web.Request) -> Sequence[Reconciler]:
-        return self._context.chosen((await read_body(request, models.TargetRequest)).target)
+    @CALLS.read("/v1/events", "busy", answer=NDJSON)
+    async def events(self, request: web.Request, query: EventsQuery) -> web.StreamResponse:
+        """Follow the events.
 
-    async def resync(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request, models.ResyncRequest)
+        One CloudEvent a line, the same as over MQTT (docs/events.md): first the status, then each event, and the
+        status again when it changes. A client that is too slow loses events; in their place is a line of the type
+        `io.routesync.stream.lost.v1` with `count` in its data, and the missing sequence numbers show which.
+        """
+        if len(self._followers) >= FOLLOWERS:
+            raise ProblemError("busy", f"{FOLLOWERS} clients follow the events already; end one of them")
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - aiohttp runs each request in one
+        self._followers.add(task)
+        try:
+            return await stream_events(request, query, self._context.hub(), self._context.status)
+        finally:
+            self._followers.discard(task)
+
+    @contextmanager
+    def _long_call(self) -> Iterator[None]:
+        if self._long_calls >= LONG_CALLS:
+            raise ProblemError("busy", f"{LONG_CALLS} such calls run at the moment; try again later")
+        self._long_calls += 1
+        try:
+            yield
+        finally:
+            self._long_calls -= 1
+
+    def _names(self) -> RouteNames:
+        return RouteNames.of(self._context.loaded().names, self._context.source().links)
+
+    def _evaluator(self, names: RouteNames) -> Evaluate:
+        """The rules of the running configuration, with the link gateways that the source knows now."""
+        policy, leads_to_gateway = self._context.loaded().policy, self._context.source().link_gateway
+        return lambda route: policy.evaluate(route, names.interfaces, link_gateway=leads_to_gateway(route))
+
+    def _tables(self) -> Sequence[int]:
+        loaded = self._context.loaded()
+        return resolve_tables(loaded.settings.kernel, loaded.names)
+
+    # -- what operators request ------------------------------------------------------------------------------
+
+    @CALLS.change("/v1/resync", "unknown-target")
+    async def resync(self, body: ResyncRequest) -> Done:
+        """Dump the kernel's table again and verify every route.
+
+        Requests a full dump of the kernel's table and, at the target or at all, a verification of every owned route.
+        With `force` also sends routes again that are suppressed because a target fell silent after them.
+        """
         targets = self._context.chosen(body.target)
         self._context.source().request_resync("command")
         for target in targets:
             target.verify(force=body.force)
-        done = {
-            it.name: "paused: verified after that" if it.paused else "verification ordered" for it in targets
-        }
-        return respond(models.Done(targets=done))
+        return Done(
+            targets={
+                it.name: "paused: verified after that" if it.paused else "verification ordered"
+                for it in targets
+            }
+        )
 
-    async def release(self, request: web.Request) -> web.StreamResponse:
-        targets = await self._chosen(request)
-        return respond(models.Released(released={target.name: target.release() for target in targets}))
+    @CALLS.change("/v1/release", "unknown-target")
+    async def release(self, body: TargetRequest) -> Released:
+        """Release a suppressed mass withdrawal.
 
-    async def pause(self, request: web.Request) -> web.StreamResponse:
-        targets = await self._chosen(request)
-        done = {it.name: _result("paused", already=it.paused, trouble=it.pause()) for it in targets}
-        return respond(models.Done(targets=done))
+        Sends withdrawals that the mass-withdrawal limit suppresses, without waiting for a second dump of the kernel's
+        table.
+        """
+        return Released(released={it.name: it.release() for it in self._context.chosen(body.target)})
 
-    async def resume(self, request: web.Request) -> web.StreamResponse:
-        targets = await self._chosen(request)
-        done = {it.name: _result("resumed", already=not it.paused, trouble=it.resume()) for it in targets}
-        return respond(models.Done(targets=done))
+    @CALLS.change("/v1/pause", "unknown-target")
+    async def pause(self, body: TargetRequest) -> Done:
+        """Leave a target as it is.
 
-    async def adopt(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request, models.AdoptRequest)
+        Nothing is sent to it until `resume`, over restarts too; then the difference is made.
+        """
+        targets = self._context.chosen(body.target)
+        return Done(
+            targets={it.name: _result("paused", already=it.paused, trouble=it.pause()) for it in targets}
+        )
+
+    @CALLS.change("/v1/resume", "unknown-target")
+    async def resume(self, body: TargetRequest) -> Done:
+        """End a pause.
+
+        Connects to the target and makes the difference that has come up.
+        """
+        targets = self._context.chosen(body.target)
+        return Done(
+            targets={
+                it.name: _result("resumed", already=not it.paused, trouble=it.resume()) for it in targets
+            }
+        )
+
+    @CALLS.change("/v1/adopt", "unknown-target", "unavailable")
+    async def adopt(self, body: OwnershipRequest) -> OwnedRoutes:
+        """Take ownership of routes.
+
+        Of those in the target that equal desired ones and are not owned (phase `present`): from then on they are
+        withdrawn when they are no longer desired. With `prefixes` also of routes in phase `left-behind`: by the
+        operator's word they are owned, and are removed or replaced.
+        """
         (target,) = self._context.chosen(body.target)
-        return respond(models.OwnedRoutes(target=body.target, routes=target.adopt(body.prefixes)))
+        return OwnedRoutes(target=body.target, routes=target.adopt(body.prefixes))
 
-    async def repair(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request, models.RepairRequest)
+    @CALLS.change("/v1/repair", "unknown-target")
+    async def repair(self, body: OwnershipRequest) -> OwnedRoutes:
+        """Delete and add again what a target does not forward.
+
+        For routes in phase `not-forwarded`: the target's kernel has them, its table does not. If another writer has a
+        route to the same prefix, that route may be removed; the operator knows that there is none.
+        """
         (target,) = self._context.chosen(body.target)
-        return respond(models.OwnedRoutes(target=body.target, routes=target.repair(body.prefixes)))
+        return OwnedRoutes(target=body.target, routes=target.repair(body.prefixes))
 
-    async def forget(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request, models.ForgetRequest)
+    @CALLS.change("/v1/forget", "unknown-target", "conflict", "unavailable")
+    async def forget(self, body: OwnershipRequest) -> OwnedRoutes:
+        """Give up ownership of routes.
+
+        The routes stay and are not owned any more: all in a target that the daemon does not mirror into, or with
+        `prefixes` these; in one that it does, only those in phase `left-behind`, by their `prefixes`.
+        """
         for target in self._context.targets():
             if target.name == body.target and body.prefixes:
-                return respond(models.OwnedRoutes(target=body.target, routes=target.forget(body.prefixes)))
+                return OwnedRoutes(target=body.target, routes=target.forget(body.prefixes))
         self._require_not_mirrored(body.target, "forget")
         forgotten = await self._context.ownership.forget(body.target, body.prefixes)
-        return respond(models.OwnedRoutes(target=body.target, routes=forgotten))
+        return OwnedRoutes(target=body.target, routes=forgotten)
 
-    async def withdraw(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request, models.WithdrawRequest)
+    @CALLS.change("/v1/withdraw", "unknown-target", "conflict", "unavailable")
+    async def withdraw(self, body: WithdrawRequest) -> OwnedRoutes:
+        """Withdraw all owned routes from a target.
+
+        For a target that the daemon does not mirror into. Responds when they are removed.
+        """
         self._require_not_mirrored(body.target, "withdraw from")
         done = await self._context.ownership.withdraw(self._settings(body))
         if done.left:
             left = f"{done.left} route{'s' if done.left > 1 else ''} left, and still owned"
             detail = f"target {body.target}: {done.error}; {left}"
             raise ProblemError("unavailable", detail)
-        return respond(models.OwnedRoutes(target=body.target, routes=done.withdrawn))
+        return OwnedRoutes(target=body.target, routes=done.withdrawn)
 
-    async def reload(self, _request: web.Request) -> web.StreamResponse:
+    @CALLS.change("/v1/reload", "rejected", "not-ready")
+    async def reload(self) -> Reloaded:
+        """Reload the configuration file.
+
+        The same as SIGHUP, and returns the result: an invalid file is rejected, and the running configuration stays.
+        """
         self._context.require_ready()
         problems = await self._context.reload()
         if problems:
             raise ProblemError("rejected", "\n".join(problems))
-        return respond(models.Reloaded(config=self._context.active_config()))
+        return Reloaded(config=self._context.active_config())
 
     def _require_not_mirrored(self, target: str, action: str) -> None:
         """Go on only with a target that has owned routes and that the daemon does not mirror into."""
@@ -248,7 +360,7 @@ class Changes:
                 "unknown-target", f"no route in {target} is owned; targets with owned routes: {known}"
             )
 
-    def _settings(self, body: models.WithdrawRequest) -> TargetSettings:
+    def _settings(self, body: WithdrawRequest) -> TargetSettings:
         """How to reach the target: as configured, or at the URL of the request."""
         for settings in self._context.loaded().settings.targets:
             if settings.name == body.target:
@@ -261,9 +373,111 @@ class Changes:
         except ValidationError as error:
             raise ProblemError("bad-request", explain_mistakes(error, TargetSettings)) from None
 
+    # -- what monitoring asks --------------------------------------------------------------------------------
+
+    @CALLS.read("/health/live", over_tcp=True)
+    async def live(self) -> Health:
+        """Whether the daemon runs.
+
+        Succeeds as long as its event loop runs, whatever its peers do: a broker that is down is no reason to restart
+        the daemon.
+        """
+        return Health(status="live")
+
+    @CALLS.read("/health/ready", "not-ready", over_tcp=True)
+    async def ready(self) -> Health:
+        """Whether the daemon has started its work.
+
+        The kernel's table was dumped and evaluated, and each target was contacted once, successfully or not.
+        """
+        self._context.require_ready()
+        return Health(status="ready")
+
+    @CALLS.read("/metrics", answer=OPENMETRICS, over_tcp=True)
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """Metrics for Prometheus.
+
+        As OpenMetrics or in the text format of Prometheus, by the Accept header.
+        """
+        body, content_type = self._context.exposition(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    @CALLS.read("/v1/openapi.json", answer=JSON)
+    async def openapi(self) -> web.StreamResponse:
+        """This document.
+
+        The OpenAPI document of these calls.
+        """
+        return web.Response(body=openapi.text(CALLS).encode(), content_type=JSON)
+
 
 def _result(done: str, *, already: bool, trouble: str | None) -> str:
     """What was done; `trouble`: why it does not last over a restart."""
     if already:
         return f"{done} already"
     return f"{done}, but not over a restart: {trouble}" if trouble else done
+
+
+# -- dumps of the kernel's table -----------------------------------------------------------------------------
+
+
+def _take(found: dict[Route, RouteDetails], route: Route, read_details: Callable[[], RouteDetails]) -> None:
+    found[route] = read_details()
+
+
+class PlanDump:
+    """What a plan needs of a dump: details, and the first routes that the rules drop (the daemon keeps none)."""
+
+    def __init__(self, evaluate: Evaluate, limit: int) -> None:
+        self.dropped: dict[Prefix, list[Candidate]] = {}
+        self.left_out: Counter[str] = Counter()
+        self.details: dict[Route, RouteDetails] = {}
+        self._evaluate = evaluate
+        self._room = limit
+
+    def take(self, route: Route, read_details: Callable[[], RouteDetails]) -> None:
+        verdict = self._evaluate(route)
+        if not verdict.keep:
+            if not self._room:
+                self.left_out[verdict.rule] += 1
+                return
+            self._room -= 1
+            self.dropped.setdefault(route.prefix, []).append(Candidate(route, verdict))
+        details = read_details()
+        if details != NO_DETAILS:
+            self.details[route] = details
+
+
+class Lookups:
+    """Dumps of the kernel's table for calls: one at a time, and at most half of the time."""
+
+    def __init__(self, source: Callable[[], KernelSource]) -> None:
+        self._source = source
+        self._turn = asyncio.Lock()
+        self._free_at = 0.0
+
+    async def read(
+        self,
+        begin: Callable[[], T],
+        take: Callable[[T, Route, Callable[[], RouteDetails]], None],
+        covering: Prefix | None,
+    ) -> tuple[T, bool]:
+        """Dump the table into something that takes its routes; return also whether the dump is complete.
+
+        After a dump the next one waits for as long as it took: clients that call without end get half of the time.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            await asyncio.sleep(max(0.0, self._free_at - loop.time()))
+            started = loop.time()
+            try:
+                for _ in range(DUMPS - 1):
+                    into = begin()
+                    if await self._source().look_up(partial(take, into), covering):
+                        return into, True
+                into = begin()
+                return into, await self._source().look_up(partial(take, into), covering)
+            except KernelError as error:
+                raise ProblemError("unavailable", str(error)) from None
+            finally:
+                self._free_at = 2 * loop.time() - started

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
+from routesync.control import SOCKET_NAME, runtime_directory
 from routesync.control.models import Problem
-from routesync.control.paths import SOCKET_NAME, runtime_directory
 
 PATIENCE_S: Final = 60.0
 """A daemon that does not respond for so long hangs; its slowest response reads a table of a million routes."""

@@ -21,13 +21,6 @@ from routesync.route import Prefix
 from routesync.table import Table
 
 
-class Metrics(Protocol):
-    """The metrics, ready to be sent."""
-
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Write them in a format that the Accept header allows; return also the content type."""
-
-
 class Withdrawn(NamedTuple):
     """Result of withdrawing all owned routes from a target."""
 
@@ -63,7 +56,7 @@ class Context:
         verdicts: how many routes each rule decides.
         ownership: owned routes in targets that are not mirrored into.
         reload: loads the configuration file; returns what is wrong with it, one line each.
-        metrics: None: there are none.
+        exposition: writes the metrics in a format that an Accept header allows; returns also the content type.
         ready: the daemon has started its work.
     """
 
@@ -76,7 +69,7 @@ class Context:
     verdicts: Callable[[], Mapping[str, int]]
     ownership: Ownership
     reload: Callable[[], Awaitable[Sequence[str]]]
-    metrics: Metrics | None
+    exposition: Callable[[str], tuple[bytes, str]]
     ready: asyncio.Event
 
     def active_config(self) -> ActiveConfig:

@@ -20,10 +20,9 @@ import aiohttp
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from routesync.control.calls import NDJSON
 from routesync.control.client import ControlError, NotAllowed, explain_os_error, problem_of, url_of
 from routesync.control.models import EventsQuery
-from routesync.control.requests import streaming, write
+from routesync.control.requests import NDJSON, streaming, write
 from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_state
 from routesync.events.hub import EventHub
 from routesync.events.models import TYPE_PREFIX, Event

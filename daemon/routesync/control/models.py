@@ -6,6 +6,7 @@ they do not know; in a request an unknown field is an error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
 from pydantic import (
@@ -18,7 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from routesync.events.node_status import Status
+from routesync.events.node_status import Status, TargetStatus
 from routesync.route import Prefix, parse_address
 
 
@@ -109,27 +110,16 @@ def read_covering(text: str) -> Prefix:
     return Prefix.parse(text)
 
 
-def _covering(value: object) -> Prefix:
-    return value if isinstance(value, Prefix) else read_covering(str(value))
-
-
-def _prefix(value: object) -> Prefix:
-    return value if isinstance(value, Prefix) else Prefix.parse(str(value))
-
-
-def _schema(description: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, "examples": [example]})
+def _read_by(parse: Callable[[str], Prefix]) -> BeforeValidator:
+    return BeforeValidator(lambda value: value if isinstance(value, Prefix) else parse(str(value)))
 
 
 _AS_TEXT = PlainSerializer(str, return_type=str)
+_TEXT_SCHEMA = WithJsonSchema({"type": "string"})
 
-Covering = Annotated[
-    Prefix, BeforeValidator(_covering), _AS_TEXT, _schema("An address or a prefix.", "10.244.1.7")
-]
-Exact = Annotated[Prefix, BeforeValidator(_prefix), _AS_TEXT, _schema("A prefix.", "10.244.1.0/24")]
-Within = Annotated[
-    Prefix, BeforeValidator(_prefix), _AS_TEXT, _schema("Only prefixes inside this one.", "10.244.0.0/16")
-]
+Exact = Annotated[Prefix, _read_by(Prefix.parse), _AS_TEXT, _TEXT_SCHEMA]
+Covering = Annotated[Prefix, _read_by(read_covering), _AS_TEXT, _TEXT_SCHEMA]
+"""An address stands for its host prefix."""
 
 
 # -- parameters of queries -----------------------------------------------------------------------------------
@@ -138,22 +128,25 @@ Within = Annotated[
 class ExplainQuery(RequestModel):
     """What to explain."""
 
-    of: Covering
+    of: Covering = Field(description="An address or a prefix.", examples=["10.244.1.7"])
 
 
-class RoutesQuery(RequestModel):
+class WithinQuery(RequestModel):
+    """Only what is about prefixes inside one."""
+
+    within: Exact | None = Field(
+        default=None, description="Only prefixes inside this one.", examples=["10.244.0.0/16"]
+    )
+
+
+class RoutesQuery(WithinQuery):
     """Which part of the table."""
 
-    within: Within | None = None
-    covering: (
-        Annotated[
-            Prefix,
-            BeforeValidator(_covering),
-            _AS_TEXT,
-            _schema("Only prefixes that cover this address or prefix.", "10.244.1.7"),
-        ]
-        | None
-    ) = None
+    covering: Covering | None = Field(
+        default=None,
+        description="Only prefixes that cover this address or prefix.",
+        examples=["10.244.1.7"],
+    )
     family: Literal["ipv4", "ipv6"] | None = Field(default=None, description="Only this family.")
     protocol: str | None = Field(
         default=None, description="Only prefixes with a candidate of this protocol.", examples=["bgp"]
@@ -179,7 +172,7 @@ class PlanQuery(RequestModel):
     )
 
 
-class EventsQuery(RequestModel):
+class EventsQuery(WithinQuery):
     """Which events."""
 
     type: tuple[str, ...] = Field(
@@ -187,7 +180,6 @@ class EventsQuery(RequestModel):
         description="Only these, as globs over the part between `io.routesync.` and the version; may be repeated.",
         examples=[["route.*"]],
     )
-    within: Within | None = None
     after: str | None = Field(
         default=None,
         description="The `id` of the last event that the client has. The daemon sends later events first, as far as it "
@@ -216,33 +208,14 @@ class ResyncRequest(TargetRequest):
     )
 
 
-class AdoptRequest(RequestModel):
-    """Which routes routesync takes ownership of."""
+class OwnershipRequest(RequestModel):
+    """Which routes of a target the request is for."""
 
     target: str = Field(description="Name of the target.", examples=["lb-1"])
     prefixes: tuple[Exact, ...] = Field(
         default=(),
-        description="Only these, in phase `present` or `left-behind`; without any, all in phase `present`.",
-    )
-
-
-class ForgetRequest(RequestModel):
-    """Which routes routesync gives up ownership of."""
-
-    target: str = Field(description="Name of the target.", examples=["lb-3"])
-    prefixes: tuple[Exact, ...] = Field(
-        default=(),
-        description="Only these; required, and only for routes in phase `left-behind`, at a target that is mirrored "
-        "into.",
-    )
-
-
-class RepairRequest(RequestModel):
-    """Which routes are deleted and added again."""
-
-    target: str = Field(description="Name of the target.", examples=["lb-1"])
-    prefixes: tuple[Exact, ...] = Field(
-        default=(), description="Only these; without any, all in phase `not-forwarded`."
+        description="Only the routes to these; without any, all that the call is for.",
+        examples=[["10.244.1.0/24"]],
     )
 
 
@@ -311,44 +284,18 @@ class RuleCount(ResponseModel):
     )
 
 
-class TargetDetail(ResponseModel):
+class TargetDetail(TargetStatus):
     """One target, in more detail than in the status of the event stream."""
 
-    name: str
-    url: str
-    state: str = Field(examples=["synced"])
+    model_config = ConfigDict(extra="ignore")
+
     version: str | None = None
-    error: str | None = None
-    desired: int = Field(default=0, description="Routes that the target should have.")
-    phases: dict[str, int] = Field(
-        default_factory=dict, description="Prefixes by phase; they add up to all that is known of the target."
-    )
-    waiting: int = Field(
-        default=0, description="Routes that wait for a request, a proof, a judgement or a check."
-    )
-    rate: float = Field(default=0, description="The most changes sent per second.")
-    remaining_s: float | None = Field(
-        default=None,
-        description="How long the waiting work takes at that rate; null: nothing is waiting or nothing can be sent.",
-    )
-    complete: bool = Field(
-        default=False,
-        description="Whether everything desired is there, and nothing else that routesync owns.",
-    )
-    proved_s: float | None = Field(
-        default=None, description="Age of the last proof that this is true at the target; null: none yet."
-    )
-    reasons: dict[str, int] = Field(default_factory=dict, description="Ineligible routes by reason.")
-    holes: tuple[str, ...] = Field(
-        default=(),
-        description="The first of the more specific routes inside mirrored prefixes that the target does not get.",
-    )
-    holes_count: int = Field(default=0, description="How many of these there are.")
     oldest_s: float = Field(
         default=0, description="How long the oldest waiting route waits without a reason of its own."
     )
-    held: int = Field(
-        default=0, description="Withdrawals suppressed by the mass-withdrawal limit; see `release`."
+    first_holes: tuple[str, ...] = Field(default=(), description="The first of the `holes`.")
+    releasable: int = Field(
+        default=0, description="Held withdrawals that `release` sends: those over the mass-withdrawal limit."
     )
     paused_since: AwareDatetime | None = Field(
         default=None, description="When an operator paused it, see `resume`; null: it is not paused."
@@ -385,8 +332,8 @@ class Hop(ResponseModel):
     flags: tuple[str, ...] = Field(default=(), examples=[["linkdown"]])
 
 
-class KernelRoute(ResponseModel):
-    """A route as the kernel has it, in the words of ip(8)."""
+class EvaluatedRoute(ResponseModel):
+    """A route as the kernel has it, in the words of ip(8), and what the rules decide."""
 
     prefix: str = Field(examples=["10.244.1.0/24"])
     family: Literal["ipv4", "ipv6"]
@@ -403,11 +350,6 @@ class KernelRoute(ResponseModel):
         examples=["2001:db8:aaaa::/48"],
     )
     hops: tuple[Hop, ...] = ()
-
-
-class EvaluatedRoute(KernelRoute):
-    """A route, and what the rules decide."""
-
     verdict: Literal["keep", "drop"]
     rule: str = Field(
         description="The rule that decided; `default` where none matched.", examples=["pod-networks"]
@@ -528,6 +470,7 @@ class TargetSummary(ResponseModel):
     """The state of a target as a whole."""
 
     name: str
+    url: str
     state: str
     paused: bool = False
     error: str | None = None
@@ -550,11 +493,14 @@ class Explanation(ResponseModel):
 # -- plan ----------------------------------------------------------------------------------------------------
 
 
+Fate = Literal["post", "replace", "stands", "conflict", "refused", "unrepresentable"]
+
+
 class PlanOutcome(ResponseModel):
     """What happens to a route at one target."""
 
     target: str
-    fate: Literal["post", "replace", "stands", "conflict", "refused", "unrepresentable"]
+    fate: Fate
     gateway: str | None = None
     code: str = Field(description="A reason code, or the deciding rule.")
     detail: str = ""
@@ -574,15 +520,12 @@ class PlanDeletion(ResponseModel):
     gateway: str
 
 
-class TargetPlan(ResponseModel):
+class TargetPlan(TargetSummary):
     """One target of a plan."""
 
-    name: str
-    url: str
     read: bool = Field(
         description="Whether its inventory was read; if not, what it has already is not known."
     )
-    error: str | None = None
     delete: tuple[PlanDeletion, ...] = ()
 
 

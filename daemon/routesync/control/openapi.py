@@ -1,16 +1,17 @@
-"""The OpenAPI 3.1 document, made from the table of calls and the models."""
+"""The OpenAPI 3.1 document, made from a table of calls and the models."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
 
-from routesync.control.calls import CALLS, JSON, NDJSON, OPENMETRICS, PROBLEM_JSON, Call
 from routesync.control.models import PROBLEMS, Problem
+from routesync.control.requests import JSON, NDJSON, OPENMETRICS, PROBLEM_JSON, Call
 
 Document = dict[str, Any]
 
@@ -24,8 +25,8 @@ _INFO: Final = {
     "title": "routesync control",
     "version": "1.0.0",
     "description": "The control API of a running routesync, over the Unix socket control.sock in its runtime directory "
-    "(/run/routesync). Whoever can open the socket (the daemon's group) may read; only root and the daemon's own user "
-    "may change anything. /metrics and /health can be served over TCP as well ([control] listen).",
+    "(/run/routesync). Any client that can open the socket (the daemon's group) may read; only root and the daemon's "
+    "own user may change anything. /metrics and /health can be served over TCP as well ([control] listen).",
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 
@@ -39,17 +40,17 @@ class _Parameters(GenerateJsonSchema):
         return {key: value for key, value in made.items() if value is not None}
 
 
-def document() -> Document:
-    bodies = {call.body for call in CALLS if call.body is not None}
+def document(calls: Sequence[Call]) -> Document:
+    bodies = {call.takes for call in calls if call.takes is not None and call.changes}
     used: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys(bodies, "validation")
-    used |= {call.answer: "serialization" for call in CALLS if not isinstance(call.answer, str)}
+    used |= {call.answer: "serialization" for call in calls if not isinstance(call.answer, str)}
     used[Problem] = "serialization"
     _, made = models_json_schema(list(used.items()), ref_template=_REFERENCE)
     for name, schema in made["$defs"].items():
         if name not in {model.__name__ for model in bodies}:
             schema.pop("additionalProperties", None)  # a later version may add fields to a response
     paths: Document = {}
-    for call in CALLS:
+    for call in calls:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
     return {
         "openapi": "3.1.0",
@@ -60,22 +61,22 @@ def document() -> Document:
     }
 
 
-def text() -> str:
-    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+def text(calls: Sequence[Call]) -> str:
+    return json.dumps(document(calls), indent=2, ensure_ascii=False) + "\n"
 
 
 def _operation(call: Call) -> Document:
     content = _TEXTS[call.answer] if isinstance(call.answer, str) else _content(call.answer)
     operation: Document = {"operationId": call.name, "summary": call.summary, "description": call.description}
-    if call.query is not None:
-        schema = call.query.model_json_schema(schema_generator=_Parameters)
+    if call.takes is not None and not call.changes:
+        schema = call.takes.model_json_schema(schema_generator=_Parameters)
         operation["parameters"] = [
             {"name": name, "in": "query", "required": name in schema.get("required", ())}
             | {"description": it.pop("description"), "schema": it}
             for name, it in schema["properties"].items()
         ]
-    if call.body is not None:
-        operation["requestBody"] = {"required": False, "content": _content(call.body)}
+    elif call.takes is not None:
+        operation["requestBody"] = {"required": False, "content": _content(call.takes)}
     operation["responses"] = {"200": {"description": "Success.", "content": content}}
     for name in call.failures:
         status, title = PROBLEMS[name]

@@ -1,43 +1,224 @@
-"""Requests into models, models into responses; long responses in slices."""
+"""One request: its entry in the table of calls, the client's permission, its parameters as a model, the response.
+
+Long responses are written in slices.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import os
+import pwd
+import socket
+import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar, get_origin
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeVar, get_origin, get_type_hints
 
 import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from routesync.control.calls import JSON, PROBLEM_JSON
 from routesync.control.models import Problem, ProblemError, RequestModel
 
 log = structlog.get_logger(__name__)
 
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+OPENMETRICS: Final = "application/openmetrics-text"
+PROBLEM_JSON: Final = "application/problem+json"
+
+LARGEST_BODY: Final = 4 * 2**20
+"""Bytes: a request may name each of a target's routes."""
 SLICE_S: Final = 0.005
 """How long rows are made before other tasks run; one row costs some 50 us."""
 PATIENCE_S: Final = 30.0
 """A client that takes nothing for so long loses its response."""
 
 R = TypeVar("R", bound=RequestModel)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+M = TypeVar("M", bound=Callable[..., Awaitable[BaseModel | web.StreamResponse]])
 
 
-def respond(value: BaseModel) -> web.Response:
-    """A short response, whole."""
-    return web.Response(body=value.model_dump_json().encode(), content_type=JSON)
+# -- the table of calls --------------------------------------------------------------------------------------
 
 
-def respond_problem(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
-    """The response of a call that failed."""
-    return web.Response(
-        status=problem.status,
-        body=problem.model_dump_json().encode(),
-        content_type=PROBLEM_JSON,
-        headers=headers,
+class Call(NamedTuple):
+    """One call.
+
+    `takes` is the model of the parameters of a GET, or of the body of a POST. `answer` is a model, or a media type.
+    `open`: served over TCP, too. `problems` are names in `PROBLEMS`, in addition to those that follow from the rest.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    name: str
+    summary: str
+    description: str
+    takes: type[RequestModel] | None
+    answer: type[BaseModel] | str
+    open: bool
+    problems: tuple[str, ...]
+
+    @property
+    def changes(self) -> bool:
+        """Whether only root and the daemon's user may make it."""
+        return self.method == "POST"
+
+    @property
+    def failures(self) -> list[str]:
+        """Names of all problems that the call can end in."""
+        return [
+            *(["bad-request"] if self.takes else []),
+            *(["too-large"] if self.takes and self.changes else []),
+            *(["not-permitted"] if self.changes else []),
+            *self.problems,
+            "internal",
+        ]
+
+
+class CallTable(list[Call]):
+    """The calls that the methods of one class carry out; its decorators add them.
+
+    A method's docstring describes its call. A method takes nothing, the `RequestModel` of the call, or the request
+    itself, or both; it returns the model of the answer, or a response that it has written itself (then its decorator
+    names the model or the media type).
+    """
+
+    def read(
+        self, path: str, *problems: str, answer: type[BaseModel] | str | None = None, over_tcp: bool = False
+    ) -> Callable[[M], M]:
+        """A call that changes nothing."""
+        return self._add("GET", path, problems, answer, over_tcp=over_tcp)
+
+    def change(self, path: str, *problems: str) -> Callable[[M], M]:
+        """A call that changes something."""
+        return self._add("POST", path, problems, None, over_tcp=False)
+
+    def _add(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        problems: tuple[str, ...],
+        answer: type[BaseModel] | str | None,
+        *,
+        over_tcp: bool,
+    ) -> Callable[[M], M]:
+        def add(function: M) -> M:
+            hints = get_type_hints(function)
+            returned = hints.pop("return")
+            takes = next((it for it in hints.values() if issubclass(it, RequestModel)), None)
+            summary, _, description = (inspect.getdoc(function) or "").partition("\n\n")
+            self.append(
+                Call(
+                    method,
+                    path,
+                    function.__name__,
+                    " ".join(summary.split()).removesuffix("."),
+                    " ".join(description.split()),
+                    takes,
+                    answer or returned,
+                    over_tcp,
+                    problems,
+                )
+            )
+            return function
+
+        return add
+
+
+def handler_of(call: Call, carry_out: Callable[..., Awaitable[BaseModel | web.StreamResponse]]) -> Handler:
+    """Handle requests of a call: check the permission, read what it takes, respond."""
+    hints = get_type_hints(carry_out)
+    hints.pop("return")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if call.changes:
+            require_permission(request, call.name)
+        arguments: dict[str, object] = {}
+        for name, kind in hints.items():
+            if kind is web.Request:
+                arguments[name] = request
+            else:
+                arguments[name] = (
+                    await read_body(request, kind) if call.changes else read_query(request, kind)
+                )
+        answer = await carry_out(**arguments)
+        return respond(answer) if isinstance(answer, BaseModel) else answer
+
+    return handle
+
+
+# -- permissions ---------------------------------------------------------------------------------------------
+
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
+_OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
+
+
+class Peer(NamedTuple):
+    """The process at the other end of a Unix socket, as it was when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"{_user(self.uid)}, process {self.pid}"
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> Peer | None:
+    """The peer of a connection (SO_PEERCRED); None: not over a Unix socket, or the connection is gone."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or sock.family != socket.AF_UNIX:
+        return None
+    return Peer(
+        *_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     )
+
+
+def may_change(peer: Peer | None, own_uid: int) -> bool:
+    """Whether this peer may change anything: root may, and the daemon's own user.
+
+    In a user namespace (PrivateUsers= of systemd) every unmapped user has the same uid, the overflow uid. It identifies
+    no user, so it gives no permission, even if the daemon has it too.
+    """
+    return peer is not None and (peer.uid == 0 or (peer.uid == own_uid and peer.uid != overflow_uid()))
+
+
+def overflow_uid() -> int:
+    """The uid of all users that have none in this user namespace."""
+    try:
+        return int(_OVERFLOW.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 65534
+
+
+def _user(uid: int) -> str:
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = "unknown"
+    return f"uid {uid} ({name})"
+
+
+def require_permission(request: web.Request, name: str) -> None:
+    """Go on only if the client may change something; log it in either case.
+
+    Raises:
+        ProblemError: it may not.
+    """
+    peer, own = peer_of(request.transport), os.geteuid()
+    if may_change(peer, own):
+        log.info("control_call", call=name, peer=str(peer))
+        return
+    log.warning("control_refused", call=name, peer=str(peer))
+    permitted = "root" if own == 0 else f"root and {_user(own)}, which the daemon runs as,"
+    raise ProblemError("not-permitted", f"only {permitted} may {name}; you are {peer}")
+
+
+# -- what goes in --------------------------------------------------------------------------------------------
 
 
 def read_query(request: web.Request, model: type[R]) -> R:
@@ -89,8 +270,49 @@ def explain_mistakes(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(mistakes)
 
 
+# -- what comes out ------------------------------------------------------------------------------------------
+
+
+def respond(value: BaseModel) -> web.Response:
+    """A short response, whole."""
+    return web.Response(body=value.model_dump_json().encode(), content_type=JSON)
+
+
+def respond_problem(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
+    """The response of a call that failed."""
+    return web.Response(
+        status=problem.status,
+        body=problem.model_dump_json().encode(),
+        content_type=PROBLEM_JSON,
+        headers=headers,
+    )
+
+
+async def with_problems(request: web.Request, handler: Handler, elsewhere: str) -> web.StreamResponse:
+    """Respond to every failure with a problem. `elsewhere`: where to look for calls that do exist."""
+    try:
+        return await handler(request)
+    except ProblemError as error:
+        return respond_problem(error.problem)
+    except web.HTTPNotFound:
+        return respond_problem(Problem.of("not-found", f"there is no {request.path}; {elsewhere}"))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        detail = f"{request.path} takes {allowed}, not {request.method}"
+        return respond_problem(Problem.of("wrong-method", detail), {"Allow": allowed})
+    except web.HTTPRequestEntityTooLarge:
+        return respond_problem(Problem.of("too-large", f"a request body has at most {LARGEST_BODY} bytes"))
+    except web.HTTPException as error:
+        return respond_problem(Problem.of("bad-request", error.reason))
+    except (ConnectionError, TimeoutError):  # the client is gone, or takes nothing: there is nobody to answer
+        raise
+    except Exception as error:
+        log.exception("control_call_failed", path=request.path)
+        return respond_problem(Problem.of("internal", f"{type(error).__name__}; see the daemon's log"))
+
+
 async def stream_rows(
-    request: web.Request, name: str, rows: Iterator[BaseModel | None], others: Callable[[], BaseModel]
+    request: web.Request, name: str, rows: Iterable[BaseModel | None], others: Callable[[], BaseModel]
 ) -> web.StreamResponse:
     """Respond with an object that contains a long array, slice by slice.
 
@@ -101,32 +323,23 @@ async def stream_rows(
         others: makes the other members after all rows, in a model whose array of that name is empty.
     """
     async with streaming(request, JSON) as response:
-        await _write_rows(response, name, rows, others)
+        waiting = [b'{"%s":[' % name.encode()]
+        separator = b""
+        until = time.monotonic() + SLICE_S
+        for row in rows:
+            if row is not None:
+                waiting += (separator, row.model_dump_json().encode())
+                separator = b","
+            if time.monotonic() > until:
+                await write(response, b"".join(waiting))
+                waiting.clear()
+                await asyncio.sleep(0)
+                until = time.monotonic() + SLICE_S
+        rest = others().model_dump_json(exclude={name}).encode()
+        waiting.append(b"]" + (b"," if len(rest) > 2 else b"") + rest[1:])
+        await write(response, b"".join(waiting))
+        await response.write_eof()
     return response
-
-
-async def _write_rows(
-    response: web.StreamResponse,
-    name: str,
-    rows: Iterator[BaseModel | None],
-    others: Callable[[], BaseModel],
-) -> None:
-    waiting = [b'{"%s":[' % name.encode()]
-    separator = b""
-    until = time.monotonic() + SLICE_S
-    for row in rows:
-        if row is not None:
-            waiting += (separator, row.model_dump_json().encode())
-            separator = b","
-        if time.monotonic() > until:
-            await write(response, b"".join(waiting))
-            waiting.clear()
-            await asyncio.sleep(0)
-            until = time.monotonic() + SLICE_S
-    rest = others().model_dump_json(exclude={name}).encode()
-    waiting.append(b"]" + (b"," if len(rest) > 2 else b"") + rest[1:])
-    await write(response, b"".join(waiting))
-    await response.write_eof()
 
 
 @asynccontextmanager

@@ -28,9 +28,10 @@ import structlog
 from aiohttp import web
 
 from routesync.config.parsers import Listen
-from routesync.control.api import Api, may_change, peer_of
+from routesync.control import SOCKET_NAME
+from routesync.control.api import Api
 from routesync.control.context import Context
-from routesync.control.paths import SOCKET_NAME
+from routesync.control.requests import may_change, peer_of
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ _LONGEST_PATH: Final = 107
 """Bytes of a Unix socket's path: struct sockaddr_un has 108, one of them for the NUL."""
 _BACKLOG: Final = 512
 
-_SILENT: Final = logging.getLogger("routesync.control.requests")
+_SILENT: Final = logging.getLogger("routesync.control.aiohttp")
 """For aiohttp: errors of a client are reported to the client, and need no log line."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False

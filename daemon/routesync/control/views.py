@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from routesync.control.models import (
     EvaluatedRoute,
     Hop,
-    PlanOutcome,
-    PlanRow,
+    RouteRow,
+    RoutesQuery,
+    RoutesResponse,
     TargetDetail,
     TargetRoute,
 )
+from routesync.events.node_status import TargetStatus
 from routesync.kernel import Links
 from routesync.kernel.details import RouteDetails
 from routesync.loxilb.wire import InventoryRow
 from routesync.mirror.eligibility import Desired, Ineligible
-from routesync.mirror.reconciler import RouteView
-from routesync.mirror.state import MIRRORED, Phase
+from routesync.mirror.reconciler import Reconciler, RouteView
+from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetView
 from routesync.names import Names, scope_name, type_name
-from routesync.plan import Fate, Outcome
-from routesync.route import Address, Route, Verdict, flag_names, format_address
+from routesync.route import Address, Candidate, Family, Prefix, flag_names, format_address
+from routesync.table import Table
+
+M = TypeVar("M", bound=EvaluatedRoute)
 
 
 class RouteNames(NamedTuple):
@@ -37,24 +41,18 @@ class RouteNames(NamedTuple):
     def of(cls, names: Names, links: Links) -> RouteNames:
         return cls(names, {ifindex: link.name for ifindex, link in links.items()})
 
-    def evaluated(self, route: Route, verdict: Verdict, *, elected: bool) -> EvaluatedRoute:
-        return EvaluatedRoute.model_validate(self.fields(route, verdict, elected=elected))
-
-    def planned(
+    def model(
         self,
-        route: Route,
-        verdict: Verdict,
+        model: type[M],
+        candidate: Candidate,
+        details: RouteDetails | None = None,
         *,
         elected: bool,
-        details: RouteDetails,
-        outcomes: Iterable[PlanOutcome],
-    ) -> PlanRow:
-        fields = self.fields(route, verdict, elected=elected) | details_fields(details)
-        return PlanRow.model_validate({**fields, "targets": tuple(outcomes)})
-
-    def fields(self, route: Route, verdict: Verdict, *, elected: bool) -> dict[str, object]:
-        """Fields of an `EvaluatedRoute`."""
-        return {
+        **others: object,
+    ) -> M:
+        """A route as this model, with the details and other fields that it has beside those of `EvaluatedRoute`."""
+        route, verdict = candidate
+        fields = {
             "prefix": str(route.prefix),
             "family": route.prefix.family.label,
             "table": self.names.table(route.table),
@@ -77,12 +75,11 @@ class RouteNames(NamedTuple):
             "verdict": "keep" if verdict.keep else "drop",
             "rule": verdict.rule,
             "elected": elected,
+            **others,
         }
-
-
-def details_fields(details: RouteDetails) -> dict[str, object]:
-    """Fields that a `DetailedRoute` has beside those of an `EvaluatedRoute`."""
-    return {**details._asdict(), "metrics": dict(details.metrics)}
+        if details is not None:
+            fields |= {**details._asdict(), "metrics": dict(details.metrics)}
+        return model.model_validate(fields)
 
 
 def _text(address: Address | None) -> str | None:
@@ -96,12 +93,10 @@ def wall_clock(monotonic_s: float | None) -> datetime | None:
     return datetime.fromtimestamp(time.time() - (time.monotonic() - monotonic_s), UTC)
 
 
-def target_route(target: str, view: RouteView) -> TargetRoute:
-    return TargetRoute.model_validate(target_fields(target, view))
-
-
-def target_fields(target: str, view: RouteView) -> dict[str, object]:
-    """Fields of a `TargetRoute`."""
+def target_fields(target: str, view: RouteView | None) -> dict[str, object]:
+    """Fields of a `TargetRoute`; without a view, those of a prefix that the target has nothing to do with."""
+    if view is None:
+        return {"target": target, "phase": "none"}
     evaluation = view.evaluation
     desired = evaluation if isinstance(evaluation, Desired) else None
     ineligible = evaluation if isinstance(evaluation, Ineligible) else None
@@ -118,48 +113,6 @@ def target_fields(target: str, view: RouteView) -> dict[str, object]:
     }
 
 
-def plan_outcome(outcome: Outcome) -> PlanOutcome:
-    """What a plan made without the daemon says of a route at a target."""
-    return PlanOutcome(
-        target=outcome.target,
-        fate=outcome.fate.value,
-        gateway=_text(outcome.gateway),
-        code=outcome.code,
-        detail=outcome.detail,
-        degraded=outcome.degraded,
-    )
-
-
-def next_outcome(target: str, view: RouteView) -> PlanOutcome | None:
-    """What the daemon will do with an elected route at a target; None: it has not evaluated the route yet."""
-    evaluation = view.evaluation
-    if evaluation is None:
-        return None
-    if isinstance(evaluation, Ineligible):
-        fate = Fate.UNREPRESENTABLE if evaluation.reason.unrepresentable else Fate.REFUSED
-        return PlanOutcome(
-            target=target, fate=fate.value, code=evaluation.reason.value, detail=evaluation.detail
-        )
-    return PlanOutcome(
-        target=target,
-        fate=_fate(view, evaluation.gateway).value,
-        gateway=_text(evaluation.gateway),
-        code=evaluation.rule,
-        detail=view.error,
-        degraded=evaluation.degraded,
-    )
-
-
-def _fate(view: RouteView, gateway: Address) -> Fate:
-    if view.phase is Phase.CONFLICTING:
-        return Fate.CONFLICT
-    if view.phase in MIRRORED and view.owned in {None, gateway}:
-        return Fate.STANDS
-    if view.owned is not None and view.owned != gateway:
-        return Fate.REPLACE
-    return Fate.POST
-
-
 def row_text(row: InventoryRow) -> str:
     """One row of a target's inventory, in words."""
     gateways = ", ".join(f"via {format_address(gateway)}" for gateway in row.gateways)
@@ -167,24 +120,78 @@ def row_text(row: InventoryRow) -> str:
     return f"{gateways or 'on its link'} protocol {row.protocol or 'unknown'}{flags}"
 
 
-def target_detail(view: TargetView) -> TargetDetail:
+def target_detail(view: TargetView, status: TargetStatus) -> TargetDetail:
+    """One target in more detail than in this status of it."""
     return TargetDetail(
-        name=view.name,
-        url=view.url,
-        state=view.state.value,
+        **dict(status),
         version=view.version,
-        error=view.error,
-        desired=view.desired,
-        phases={phase.value: count for phase, count in sorted(view.phases.items()) if count},
-        waiting=view.waiting,
         oldest_s=round(view.oldest_s, 3),
-        rate=view.rate,
-        remaining_s=None if view.remaining_s is None else round(view.remaining_s, 1),
-        complete=view.complete,
-        proved_s=None if view.proved_s is None else round(view.proved_s, 1),
-        reasons=dict(view.reasons),
-        holes=tuple(map(str, view.holes[0])),
-        holes_count=view.holes[1],
-        held=view.held,
+        first_holes=tuple(map(str, view.holes[0])),
+        releasable=view.held,
         paused_since=None if view.paused_since is None else datetime.fromtimestamp(view.paused_since, UTC),
     )
+
+
+def sorted_prefixes(prefixes: Collection[Prefix]) -> Iterator[Prefix]:
+    """The prefixes in the order for people. By family, so that tuples compare natively: 40,000 take 20 ms, not 100."""
+    for family in Family:
+        yield from sorted(prefix for prefix in prefixes if prefix.family is family)
+
+
+class TableRows:
+    """The rows of the table that match a query."""
+
+    def __init__(
+        self, table: Table, targets: Sequence[Reconciler], names: RouteNames, query: RoutesQuery
+    ) -> None:
+        self.matched = 0
+        self._table = table
+        self._targets = targets
+        self._names = names
+        self._query = query
+
+    def __iter__(self) -> Iterator[RouteRow | None]:
+        """The rows, as far as the limit; None: no row, after as much work as for one."""
+        for prefix in self._prefixes():
+            row = self._row(prefix)
+            self.matched += row is not None
+            yield row if self.matched <= self._query.limit else None
+
+    def _prefixes(self) -> Iterator[Prefix]:
+        if (covered := self._query.covering) is not None:  # these are few: no need to look at all prefixes
+            return (covered.cut(length) for length in range(covered.length + 1))
+        return sorted_prefixes({*self._table.prefixes()}.union(*(it.prefixes() for it in self._targets)))
+
+    def response(self) -> RoutesResponse:
+        """What the response has beside the rows."""
+        return RoutesResponse(routes=(), matched=self.matched)
+
+    def _row(self, prefix: Prefix) -> RouteRow | None:
+        query = self._query
+        if (query.family is not None and prefix.family.label != query.family) or (
+            query.within is not None and not query.within.covers(prefix)
+        ):
+            return None
+        candidates = self._table.candidates(prefix)
+        if query.rule is not None and all(it.verdict.rule != query.rule for it in candidates):
+            return None
+        protocol, names = query.protocol, self._names.names
+        if protocol is not None and all(names.protocol(it.route.protocol) != protocol for it in candidates):
+            return None
+        views = [
+            (target.name, view)
+            for target in self._targets
+            if (view := target.route(prefix)) is not None
+            and (not query.phase or view.phase.value in query.phase)
+        ]
+        if not views and (query.phase or query.target is not None or not candidates):
+            return None
+        return RouteRow(
+            prefix=str(prefix),
+            family=prefix.family.label,
+            candidates=tuple(
+                self._names.model(EvaluatedRoute, candidate, elected=not number)
+                for number, candidate in enumerate(candidates)
+            ),
+            targets=tuple(TargetRoute.model_validate(target_fields(name, view)) for name, view in views),
+        )

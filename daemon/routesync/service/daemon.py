@@ -29,8 +29,8 @@ import structlog
 
 from routesync.best_routes import BestRoutes
 from routesync.config import Loaded
+from routesync.control import runtime_directory
 from routesync.control.context import Context
-from routesync.control.paths import runtime_directory
 from routesync.control.server import ControlServer
 from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
@@ -139,7 +139,7 @@ class Daemon:
             verdicts=self.status.verdicts,
             ownership=self.ownership,
             reload=self.reloader.reload,
-            metrics=self.metrics,
+            exposition=self.metrics.exposition,
             ready=self.ready,
         )
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from routesync.config import load
-from routesync.control.explain import explain, in_order
-from routesync.control.models import ExplainedRoute
+from routesync.control.models import ExplainedPrefix
+from routesync.control.plan import choose, explain
 from routesync.control.views import RouteNames
 from routesync.kernel.details import RouteDetails
 from routesync.names import PROTOCOLS, TYPES, Names
-from routesync.plan import choose
 from routesync.route import NextHop, Prefix, Route, parse_address
 
 RULES = """
@@ -39,14 +37,9 @@ def route(prefix: str, *, protocol: str = "static", metric: int = 0, table: int 
     return Route(Prefix.parse(prefix), table, tos, metric, PROTOCOLS[protocol], 0, 1, hops)
 
 
-class Explained(NamedTuple):
-    prefix: Prefix
-    routes: tuple[ExplainedRoute, ...]
-
-
 def explained(
     tmp_path: Path, *routes: Route, details: dict[Route, RouteDetails] | None = None
-) -> list[Explained]:
+) -> list[ExplainedPrefix]:
     file = tmp_path / "routesync.toml"
     file.write_text(RULES)
     names = Names()
@@ -54,16 +47,16 @@ def explained(
     found = details or dict.fromkeys(routes, RouteDetails())
     choices = choose(found, lambda it: policy.evaluate(it, {}), (100, 254), found)
     shown = RouteNames(names, {2: "eth0"})
-    return [Explained(it.prefix, explain(it, found, shown)) for it in in_order(choices)]
+    return list(explain(Prefix.parse("default"), choices, found, [], shown, tables=(100, 254)).prefixes)
 
 
-def why(found: Explained) -> list[str]:
-    return [it.why for it in found.routes]
+def why(found: ExplainedPrefix) -> list[str]:
+    return [it.why for it in found.candidates]
 
 
 def test_the_longest_prefix_comes_first(tmp_path: Path) -> None:
     found = explained(tmp_path, route("0.0.0.0/0"), route("10.0.0.0/8"), route("10.244.1.0/24"))
-    assert [str(it.prefix) for it in found] == ["10.244.1.0/24", "10.0.0.0/8", "0.0.0.0/0"]
+    assert [it.prefix for it in found] == ["10.244.1.0/24", "10.0.0.0/8", "0.0.0.0/0"]
 
 
 def test_each_verdict_names_its_rule_or_the_default(tmp_path: Path) -> None:
@@ -71,11 +64,11 @@ def test_each_verdict_names_its_rule_or_the_default(tmp_path: Path) -> None:
         tmp_path, route("10.244.1.7/32"), route("10.9.1.7/32", protocol="dhcp"), route("10.9.0.0/16")
     )[:3]
     assert why(pods) == ["rule pods keeps it; elected"]
-    assert pods.routes[0].next_hop == ("192.0.2.9",)
+    assert pods.candidates[0].next_hop == ("192.0.2.9",)
     (service,) = explained(tmp_path, route("10.96.0.0/16"))
-    assert service.routes[0].next_hop == ("self",)
+    assert service.candidates[0].next_hop == ("self",)
     assert why(lease) == ["rule leases drops it"]
-    assert not lease.routes[0].elected
+    assert not lease.candidates[0].elected
     assert why(other) == ["no rule matches; default_action keeps it; elected"]
 
 
@@ -83,7 +76,7 @@ def test_a_runner_up_takes_the_place_of_what_is_dropped(tmp_path: Path) -> None:
     (found,) = explained(
         tmp_path, route("10.9.1.7/32", metric=20), route("10.9.1.7/32", protocol="dhcp", metric=10)
     )
-    assert [(it.metric, it.verdict, it.elected) for it in found.routes] == [
+    assert [(it.metric, it.verdict, it.elected) for it in found.candidates] == [
         (10, "drop", False),
         (20, "keep", True),
     ]
@@ -118,7 +111,7 @@ def test_a_throw_route_ends_the_search_in_its_own_table_only(tmp_path: Path) -> 
         route("10.9.0.0/16", table=100, metric=20),
         route("10.9.0.0/16", table=254),
     )
-    assert [it.elected for it in found.routes] == [False, False, True]
+    assert [it.elected for it in found.candidates] == [False, False, True]
     assert [said.partition("not elected: ")[2] for said in why(found)] == [
         "it ends the search in its table, and the next table has a route",
         "a throw route ends the search in its table, and the next table has a route",
@@ -128,7 +121,7 @@ def test_a_throw_route_ends_the_search_in_its_own_table_only(tmp_path: Path) -> 
 
 def test_a_throw_route_that_stands_alone_is_what_there_is(tmp_path: Path) -> None:
     (found,) = explained(tmp_path, throw("10.9.0.0/16", table=100))
-    assert [it.elected for it in found.routes] == [True]
+    assert [it.elected for it in found.candidates] == [True]
 
 
 def test_a_route_for_some_sources_is_shown_behind_the_plain_one_whatever_its_metric(tmp_path: Path) -> None:
@@ -136,7 +129,7 @@ def test_a_route_for_some_sources_is_shown_behind_the_plain_one_whatever_its_met
     specific = route("2001:db8::/32", metric=1)._replace(source=source)
     plain = route("2001:db8::/32", metric=1024)
     (found,) = explained(tmp_path, specific, plain)
-    assert [(it.source_prefix, it.elected) for it in found.routes] == [(None, True), (str(source), False)]
+    assert [(it.source_prefix, it.elected) for it in found.candidates] == [(None, True), (str(source), False)]
     assert why(found)[1].endswith("not elected: it applies only to packets from 2001:db8:a::/48")
 
 
@@ -145,5 +138,5 @@ def test_a_route_whose_lifetime_is_over_is_not_used(tmp_path: Path) -> None:
     (found,) = explained(
         tmp_path, over, other, details={over: RouteDetails(expires_s=-3), other: RouteDetails(expires_s=9)}
     )
-    assert [it.elected for it in found.routes] == [False, True]
+    assert [it.elected for it in found.candidates] == [False, True]
     assert "it has expired" in why(found)[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from routesync.config.parsers import Listen
-from routesync.control.paths import runtime_directory
+from routesync.control import runtime_directory
 from routesync.control.server import MODE, ListenError, UnixListener, listen_tcp
 
 

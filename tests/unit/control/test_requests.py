@@ -8,7 +8,6 @@ from typing import TypeVar
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from routesync.control.api import Peer, may_change, overflow_uid
 from routesync.control.events import ReaderQueue
 from routesync.control.models import (
     EventsQuery,
@@ -18,7 +17,7 @@ from routesync.control.models import (
     TargetRequest,
     read_covering,
 )
-from routesync.control.requests import read_query
+from routesync.control.requests import Peer, may_change, overflow_uid, read_query
 from routesync.events.cloudevents import Record
 from routesync.route import Prefix
 from support.events import accepted

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import Settings, resolve_tables
+from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
 from routesync.doctor.dhcp import is_dhcp_host_route
 from routesync.doctor.facts import (
     BrokerFacts,
@@ -34,8 +35,7 @@ from routesync.doctor.gather.host import (
 from routesync.doctor.gather.peers import ask_local, ask_target
 from routesync.doctor.gather.state import find_daemon, read_state
 from routesync.kernel import TableReading
-from routesync.mirror.eligibility import TargetRules
-from routesync.plan import Fate, TargetInput, make_plan
+from routesync.mirror.eligibility import Desired, TargetRules
 from routesync.route import leads_to_gateway, link_gateways
 
 __all__ = ["gather"]
@@ -116,12 +116,15 @@ def _desired(
     if reading is None:
         return counts
     inputs = [
-        TargetInput(target.name, target.url, TargetRules.from_settings(target), None, {})
+        TargetInput(target.name, target.url, TargetRules.from_settings(target), {})
         for target in loaded.settings.targets
     ]
     names = {ifindex: link.name for ifindex, link in reading.links.items()}
-    for planned in make_plan(reading.valid, names, loaded.policy, tables, inputs).routes:
-        for end in planned.targets:
-            if end.fate is Fate.POST:
-                counts[end.target, planned.route.prefix.family.label] += 1
+    evaluate = evaluator(loaded.policy, names, reading.valid)
+    choices = list(choose(reading.valid, evaluate, tables, {}))
+    for target in plan_targets(inputs, choices):
+        for choice in choices:
+            view = target.route(choice.prefix)
+            if view is not None and isinstance(view.evaluation, Desired):
+                counts[target.name, choice.prefix.family.label] += 1
     return counts
