@@ -105,7 +105,8 @@ def test_a_plan_for_one_prefix_without_the_daemon_explains_the_same(scene: Scene
     assert candidates(answer(scene, "plan", "10.244.1.7")) == candidates(live), "the daemon's own explanation"
     silent = answer(scene, "plan", "10.244.1.7", *files, "--no-contact")
     assert silent["prefixes"][0]["targets"][0]["read"] is None
-    assert silent["targets"] == [{"name": "edge", "state": "not contacted", "paused": False, "error": None}]
+    edge = {"name": "edge", "url": "http://192.168.10.20:11111", "paused": False, "error": None}
+    assert silent["targets"] == [edge | {"state": "not contacted"}]
 
 
 def test_routes_shows_the_table_and_how_it_stands_there(scene: Scene) -> None:

@@ -36,7 +36,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "behind": "dim",
     "post": "green",
     "replace": "yellow",
-    "stands": "cyan",
+    "present": "cyan",
     "conflict": "bold yellow",
     "refused": "magenta",
     "unrepresentable": "magenta",
@@ -159,7 +159,7 @@ def _outcome_text(outcome: PlanOutcome) -> Text:
 
 def _target_text(answer: PlanResponse, target: TargetPlan) -> Text:
     fates = [it.fate for planned in answer.routes for it in planned.targets if it.target == target.name]
-    posts, replaces, present = (fates.count(fate) for fate in ("post", "replace", "stands"))
+    posts, replaces, present = (fates.count(fate) for fate in ("post", "replace", "present"))
     text = Text(f"{target.name} ({target.url}): ", style="bold")
     text.append(
         f"{posts} to post, {replaces} to replace, {len(target.delete)} to delete, {present} present already"

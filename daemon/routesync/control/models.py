@@ -119,7 +119,7 @@ _TEXT_SCHEMA = WithJsonSchema({"type": "string"})
 
 Exact = Annotated[Prefix, _read_by(Prefix.parse), _AS_TEXT, _TEXT_SCHEMA]
 Covering = Annotated[Prefix, _read_by(read_covering), _AS_TEXT, _TEXT_SCHEMA]
-"""An address stands for its host prefix."""
+"""Also accepts an address, as its host prefix."""
 
 
 # -- parameters of queries -----------------------------------------------------------------------------------
@@ -383,8 +383,8 @@ class TargetRoute(ResponseModel):
     target: str = Field(examples=["lb-1"])
     phase: str = Field(
         description="`pending`, `accepted` (2xx), `confirmed` (its table or kernel showed it), `withdrawing`, "
-        "`unjudged` (409, whose route that is will be judged), `present` (an equal route that is not provably owned by "
-        "routesync), `conflicting` (another writer's route), `refused`, `contended` (lost again and again), "
+        "`unjudged` (409, an inventory will show whose route that is), `present` (an equal route that is not provably "
+        "owned by routesync), `conflicting` (another writer's route), `refused`, `contended` (lost again and again), "
         "`not-forwarded` (its kernel has it, its table does not), `left-behind` (owned, and not provable), "
         "`over-capacity`, `ineligible`, or `none`: routesync has nothing there and wants nothing there.",
         examples=["confirmed"],
@@ -493,7 +493,7 @@ class Explanation(ResponseModel):
 # -- plan ----------------------------------------------------------------------------------------------------
 
 
-Fate = Literal["post", "replace", "stands", "conflict", "refused", "unrepresentable"]
+Fate = Literal["post", "replace", "present", "conflict", "refused", "unrepresentable"]
 
 
 class PlanOutcome(ResponseModel):

@@ -302,7 +302,7 @@ def _fate(view: RouteView, gateway: Address) -> Fate:
     if view.phase is Phase.CONFLICTING:
         return "conflict"
     if view.phase in MIRRORED and view.owned in {None, gateway}:
-        return "stands"
+        return "present"
     return "replace" if view.owned not in {None, gateway} else "post"
 
 

@@ -1,6 +1,6 @@
 """One loxilb's REST API, as far as routes go.
 
-No pacing and no retries here: the caller decides when and whether. Every failure has one of the meanings of
+No rate limit and no retries here: the caller decides when and whether. Every failure has one of the meanings of
 `routesync.loxilb.errors`. A habit of loxilb: its token goes into `Authorization` raw, without "Bearer".
 """
 
@@ -19,9 +19,7 @@ from typing import Final, Self
 from routesync.config.credentials import client_context
 from routesync.config.models import TargetSettings
 from routesync.loxilb import errors, wire
-from routesync.loxilb.answer import Answer
-from routesync.loxilb.http import Http
-from routesync.loxilb.token import FileToken
+from routesync.loxilb.http import Answer, Http
 from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
 
@@ -39,6 +37,34 @@ _COMMON: Final = ("Accept: application/json", "User-Agent: routesync")
 _BEFORE_0_9_8: Final = b'{"version":"before 0.9.8"}'
 _MISSING: Final = "no token was sent: set token_file for this target"
 _WRONG: Final = "it does not accept the token that was sent: correct token_file, or token, of this target"
+
+
+class FileToken:
+    """The token in a file, read again when the file has changed (a rotated secret, a renewed credential)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._token = ""
+
+    def __call__(self) -> str:
+        """The token that the file has now.
+
+        Raises:
+            NotSent: the file cannot be read, or is empty.
+        """
+        try:
+            found = self._path.stat()
+            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if stamp != self._stamp:
+                self._token = self._path.read_text(encoding="utf-8").strip()
+                self._stamp = stamp
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise errors.NotSent(f"token_file {self._path}: {reason}") from None
+        if not self._token:
+            raise errors.NotSent(f"token_file {self._path}: it is empty")
+        return self._token
 
 
 class LoxilbClient:
@@ -112,17 +138,12 @@ class LoxilbClient:
         return self._http.ends
 
     @property
-    def generation(self) -> int:
-        """Connections made so far."""
-        return self._http.generation
-
-    @property
     def unbroken(self) -> bool:
-        """Whether since `mark` a connection was open all the time: it was not started anew meanwhile."""
+        """Whether since `mark` a connection was open all the time: the target did not restart meanwhile."""
         return self._http.unbroken
 
     def mark(self) -> None:
-        """From now on `unbroken` tells whether it may have been started anew."""
+        """From now on `unbroken` is false if the target may have restarted."""
         self._http.mark()
 
     async def add(self, prefix: Prefix, gateway: Address) -> None:
@@ -135,7 +156,7 @@ class LoxilbClient:
         await self._change("POST", "", text.encode("ascii"), prefix)
 
     async def delete(self, prefix: Prefix) -> None:
-        """Ask to remove the prefix. loxilb takes whichever route stands first there, ours or not.
+        """Ask to remove the prefix. loxilb removes the first route that it finds, owned by routesync or not.
 
         Raises:
             LoxilbError: see its subclasses.
@@ -143,9 +164,9 @@ class LoxilbClient:
         await self._change("DELETE", f"/config/route/destinationIPNet/{prefix}", b"", prefix)
 
     async def inventory(self) -> wire.Inventory:
-        """Read its table. Dangerous while it ingests (it can crash): the caller sees to the quiet.
+        """Read its table. Dangerous while it ingests routes (it can crash): the caller waits for quiet.
 
-        The answer is taken apart in steps of a few milliseconds, between which others have their turn.
+        The answer is parsed in steps of a few milliseconds, and other tasks run in between.
 
         Raises:
             LoxilbError: see its subclasses.
@@ -188,7 +209,7 @@ class LoxilbClient:
             answer = await self._send(method, f"{method} {prefix}", head, body)
             if answer not in wire.SUCCESSES:
                 try:
-                    wire.judge(f"{method} {prefix}", answer.status, answer.body)
+                    wire.require_success(f"{method} {prefix}", answer.status, answer.body)
                 except errors.AccessDenied as denied:
                     raise self._denied(f"{method} {prefix}", denied.status, denied.words) from None
 

@@ -3,18 +3,18 @@
 ::
 
     LoxilbError
-     ├── NotSent            the request never left: nothing happened there
+     ├── NotSent            the request was never sent: nothing changed
      ├── OutcomeUnknown     it may or may not have been carried out
-     └── Rejected           loxilb said no: nothing happened there
-          ├── AlreadyExists       a route with that key stands (whose, it does not say)
-          ├── NoSuchRoute         nothing that DELETE could take
+     └── Rejected           loxilb rejected it: nothing changed
+          ├── AlreadyExists       a route with that key exists (whose, it does not say)
+          ├── NoSuchRoute         nothing that DELETE could remove
           ├── NextHopUnreachable  the gateway is off-link there, or its link is down
-          ├── InvalidRequest      this prefix or gateway will never be taken
-          ├── Unexplained         no, without a word why (before v0.9.8.5): only its table can tell
+          ├── InvalidRequest      this prefix or gateway will never be accepted
+          ├── Unexplained         rejected without a reason (before v0.9.8.5): only its table shows more
           └── AccessDenied        the token is wrong or missing (the message says which)
 
-loxilb's answers are read in this order: `result` first (up to v0.9.8.4 errors came with status 200), then the status,
-then the kernel's words. A 5xx without words that are known is OutcomeUnknown.
+loxilb's answers are evaluated in this order: `result` first (up to v0.9.8.4 errors came with status 200), then the
+status, then the kernel's error text. A 5xx with an unknown text is OutcomeUnknown.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class LoxilbError(Exception):
 
 
 class NotSent(LoxilbError):  # noqa: N818 (a name that says what it means)
-    """No connection, so the request never left."""
+    """No connection, so the request was never sent."""
 
     outcome = "not-sent"
 
 
 class OutcomeUnknown(LoxilbError):  # noqa: N818
-    """The connection broke, the deadline passed, or the answer makes no sense: done or not, nobody knows."""
+    """The connection broke, the deadline passed, or the answer makes no sense."""
 
     outcome = "unknown"
 
@@ -61,7 +61,7 @@ class Rejected(LoxilbError):  # noqa: N818
 
 
 class AlreadyExists(Rejected):
-    """EEXIST: a route with this prefix stands at metric 0 (IPv6: 1024)."""
+    """EEXIST: a route with this prefix exists at metric 0 (IPv6: 1024)."""
 
     outcome = "exists"
 

@@ -1,11 +1,13 @@
 """HTTP/1.1 as far as loxilb's API needs it: requests that are sent once, and answers that are whole or none.
 
-An HTTP library is at pains to be helpful: it repeats a DELETE by itself when the connection breaks before the answer
-came (aiohttp does). Here the first may have taken our route, and the second would take somebody else's. So nothing is
-repeated, and what happened to a request is told exactly: it never left, or nobody knows. It also costs a third of the
-time, and this is what the daemon does most. Only that is our own; what an answer says, httptools reads (`answer`).
+HTTP libraries repeat a DELETE by themselves when the connection breaks before the answer comes (aiohttp does). Here the
+first one may have removed routesync's route, and the second would remove another writer's. So nothing is repeated, and
+the caller learns exactly what happened to a request: it was never sent, or its outcome is unknown. This also takes a
+third less time, and requests are what the daemon does most. Only sending is our own; httptools (llhttp) reads the
+answers. What is decided here about them: how long one may be, that nothing follows it, and what it means that the
+connection ends, which httptools does not learn.
 
-Concurrency: one exchange at a time on a connection; connections are made as they are asked for, and used again.
+Concurrency: one exchange at a time on a connection; connections are opened as needed, and used again.
 """
 
 from __future__ import annotations
@@ -16,17 +18,121 @@ import socket
 import ssl
 from collections import deque
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from routesync.loxilb import errors
-from routesync.loxilb.answer import Answer, AnswerReader
 from routesync.route import Address, parse_address
 from routesync.url import BaseUrl
 
 IDLE_CLOSE_S: Final = 8.0
 """Below loxilb's 10 s, so that a connection is not used at the moment in which it is closed."""
+MAX_HEAD: Final = 64 * 2**10
+"""Bytes that may come without a byte of a body among them."""
+MAX_BODY: Final = 64 * 2**20
+"""A table of 400,000 routes; more is not loxilb."""
+_VERSIONS: Final = frozenset({"1.1", "1.0"})
 
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    body: bytes
+
+
+class AnswerReader:
+    """Reads the answers of one connection, one after the other, each requested before its first byte.
+
+    After a ValueError or `end` it is of no more use.
+
+    Attributes:
+        reusable: whether the connection may carry another request; true of the answer that was read last.
+    """
+
+    def __init__(self) -> None:
+        self.reusable = False
+        self._parser = HttpResponseParser(self)
+        self._whole: list[Answer] = []  # what the parser has just finished: none or one
+        self._to_the_end = False  # the head is read, and only the end of the connection ends the body
+        self._delimited = False  # the head tells the length of the body, or that it comes in chunks
+        self._body = bytearray()
+        self._bodiless = 0  # bytes since the last of a body
+        self._refusal: str | None = None
+
+    def feed(self, data: bytes) -> Answer | None:
+        """Take more bytes; return the answer when it is whole.
+
+        Raises:
+            ValueError: this is not HTTP, or too long, or more than was asked for; the message says which.
+        """
+        size = len(self._body)
+        view = memoryview(data)
+        try:
+            self._parser.feed_data(view[:-1])
+            if self._whole:  # the parser would take the rest for the next one's beginning
+                raise ValueError("there are bytes behind the answer")
+            self._parser.feed_data(view[-1:])
+        except (HttpParserError, HttpParserUpgrade) as error:
+            raise ValueError(self._refusal or f"the answer is not HTTP: {error}") from error
+        answer = self._whole.pop() if self._whole else None
+        self._bodiless = 0 if answer is not None or len(self._body) > size else self._bodiless + len(data)
+        if self._bodiless > MAX_HEAD:
+            raise ValueError(f"the head of the answer, or of a chunk, is longer than {MAX_HEAD} bytes")
+        return answer
+
+    def end(self) -> Answer | None:
+        """The connection has ended: return the answer if that makes it whole."""
+        if not self._to_the_end:
+            return None
+        self.reusable = False
+        return self._take()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See `httptools`."""
+        name = name.lower()
+        if name == b"content-length":
+            self._delimited = True
+            if int(value) > MAX_BODY:
+                self._refuse(f"the answer is longer than {MAX_BODY} bytes")
+        elif name == b"transfer-encoding":
+            self._delimited = True
+            if value.strip(b" ").lower() != b"chunked":
+                self._refuse(f"an unknown transfer encoding: {value[:40]!r}")
+
+    def on_headers_complete(self) -> None:
+        """See `httptools`."""
+        if (version := self._parser.get_http_version()) not in _VERSIONS:
+            self._refuse(f"the answer is not HTTP/1.1 but {version}")
+        if self._parser.get_status_code() == 101:
+            self._refuse("the server switches to another protocol, which was not requested")
+        self._to_the_end = not self._delimited  # if its status is one without a body, it is complete next
+
+    def on_body(self, body: bytes) -> None:
+        """See `httptools`."""
+        self._body += body
+        if len(self._body) > MAX_BODY:
+            self._refuse(f"the answer is longer than {MAX_BODY} bytes")
+
+    def on_message_complete(self) -> None:
+        """See `httptools`."""
+        answer = self._take()
+        if not 100 <= answer.status < 200:  # otherwise an interim answer: the real one follows
+            self._whole.append(answer)
+            self.reusable = self._parser.should_keep_alive()
+
+    def _take(self) -> Answer:
+        answer = Answer(self._parser.get_status_code(), bytes(self._body))
+        self._to_the_end = self._delimited = False
+        self._body.clear()
+        return answer
+
+    def _refuse(self, why: str) -> None:
+        self._refusal = why
+        raise ValueError(why)
 
 
 class _Broken(Exception):  # noqa: N818 (a value between two functions here)
@@ -34,7 +140,7 @@ class _Broken(Exception):  # noqa: N818 (a value between two functions here)
 
 
 class Connection(asyncio.Protocol):
-    """One connection; whatever is not as it should be closes it."""
+    """One connection; anything unexpected closes it."""
 
     def __init__(self) -> None:
         self.idle_since = 0.0
@@ -107,7 +213,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         if self._answer is None or self._answer.done():
-            self.close()  # nobody asked; and it must not become the beginning of the next answer
+            self.close()  # not requested; and it must not become the beginning of the next answer
             return
         try:
             answer = self._reader.feed(data)
@@ -166,8 +272,6 @@ class Http:
         self._request_timeout_s = request_timeout_s
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
-        self.generation = 0
-        """Connections made so far."""
         self.unbroken = False
         """Whether since `mark` at least one connection was open all the time, so that the server is still the same."""
 
@@ -201,7 +305,7 @@ class Http:
         return next((ends for connection in self._all if (ends := connection.ends) is not None), None)
 
     def mark(self) -> None:
-        """From now on `unbroken` tells whether the server may have been started anew."""
+        """From now on `unbroken` is false if the server may have restarted."""
         self.unbroken = any(connection.open for connection in self._all)
 
     def _forget(self, connection: Connection) -> None:
@@ -253,7 +357,6 @@ class Http:
         except (OSError, ValueError) as error:
             raise self._not_sent(_words(error)) from None
         self._all.add(connection)
-        self.generation += 1
         connection.lost.add_done_callback(lambda _: self._forget(connection))
         return connection
 

@@ -1,6 +1,6 @@
-"""loxilb's JSON, as values: what it answers, and how an answer is judged.
+"""loxilb's JSON as values, and what its answers to changes mean.
 
-Whatever a peer sends, however deeply nested or long, is read or is an error of `routesync.loxilb.errors`.
+Anything that a peer sends, however deeply nested or long, is parsed or is an error of `routesync.loxilb.errors`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Inventory(NamedTuple):
     first_unreadable: str = ""  # the first of them, as it was written, cut where it is long
 
     def shows(self, prefix: Prefix, gateway: Address) -> bool:
-        """Whether the prefix stands there with this gateway alone."""
+        """Whether the prefix has this gateway alone."""
         row = self.rows.get(prefix)
         return row is not None and row.gateways == (gateway,)
 
@@ -84,7 +84,7 @@ def decode(body: bytes, what: str) -> object:
     """Read a JSON body.
 
     Raises:
-        OutcomeUnknown: it is no JSON; whoever answered may not be loxilb at all.
+        OutcomeUnknown: it is no JSON; perhaps the peer is not loxilb at all.
     """
     try:
         return json.loads(body)
@@ -97,12 +97,12 @@ def _no_json(what: str, error: Exception, body: bytes) -> errors.OutcomeUnknown:
     return errors.OutcomeUnknown(f"{what}: the answer is not loxilb's JSON ({why}): {excerpt(body)!r}")
 
 
-def judge(request: str, status: int, body: bytes) -> None:
-    """Return when the answer to a POST or DELETE means that it was done.
+def require_success(request: str, status: int, body: bytes) -> None:
+    """Return if the answer to a POST or DELETE means that it was done.
 
     Raises:
-        Rejected: loxilb said no (one of its subclasses, by the kernel's words).
-        OutcomeUnknown: the answer does not tell.
+        Rejected: loxilb rejected it (one of its subclasses, by the kernel's error text).
+        OutcomeUnknown: the answer does not show it.
     """
     try:
         answer = json.loads(body)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from routesync.loxilb.token import FileToken
+from routesync.loxilb.client import FileToken
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase

@@ -113,7 +113,7 @@ def test_an_owned_hop_of_an_ecmp_route_is_kept_and_an_ineligible_route_of_ours_i
     }
     row = ("10.9.0.0/16", "Ind", "192.0.2.5", "static")
     plan = Planned(target(LAN, row, owned=owned), both, route("10.244.1.0/24", "10.244.1.0"))
-    assert plan.at["10.9.0.0/16"].fate == "stands"
+    assert plan.at["10.9.0.0/16"].fate == "present"
     assert plan.deleted == ["10.244.1.0/24"]
 
 
@@ -125,7 +125,7 @@ def test_a_default_is_mirrored_beside_the_targets_own_only_with_override() -> No
         assert fate(target(LAN, own, rules=rules), of) == expected
     same = route("0.0.0.0/0", "192.0.2.1")
     rules = TargetRules(allow_default="override")
-    assert fate(target(LAN, own, rules=rules), same) == "stands"
+    assert fate(target(LAN, own, rules=rules), same) == "present"
     six = ("::/0", "Ind", "2001:db8::1", "16")
     assert fate(target(LAN, six, rules=rules), route("::/0", "2001:db8::9")) == "conflict", "IPv6 never"
 

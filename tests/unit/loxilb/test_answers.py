@@ -18,7 +18,7 @@ def error_body(code: int, words: str) -> bytes:
 
 
 def test_success_is_success() -> None:
-    wire.judge("POST", 200, b'{"result":"Success"}')
+    wire.require_success("POST", 200, b'{"result":"Success"}')
 
 
 @pytest.mark.parametrize(
@@ -48,19 +48,19 @@ def test_success_is_success() -> None:
 )
 def test_each_answer_has_its_meaning(status: int, body: bytes, kind: type[LoxilbError]) -> None:
     with pytest.raises(kind) as caught:
-        wire.judge("POST 10.0.0.0/8", status, body)
+        wire.require_success("POST 10.0.0.0/8", status, body)
     assert "POST 10.0.0.0/8" in str(caught.value)
 
 
 def test_before_0_9_8_5_a_failure_comes_as_200_and_says_nothing_of_its_cause() -> None:
     with pytest.raises(errors.LoxilbError):
-        wire.judge("POST", 200, b'{"result":"fail"}')
+        wire.require_success("POST", 200, b'{"result":"fail"}')
 
 
 @given(st.integers(100, 599), st.binary(max_size=200))
 def test_no_answer_at_all_is_anything_but_success_or_an_error_of_the_tree(status: int, body: bytes) -> None:
     try:
-        wire.judge("POST", status, body)
+        wire.require_success("POST", status, body)
     except LoxilbError:
         pass
     else:

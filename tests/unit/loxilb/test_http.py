@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routesync.loxilb.answer import MAX_BODY, Answer, AnswerReader
 from routesync.loxilb.errors import NotSent, OutcomeUnknown
-from routesync.loxilb.http import Http
+from routesync.loxilb.http import MAX_BODY, Answer, AnswerReader, Http
 from routesync.route import parse_address
 from support.waiting import eventually
 
@@ -128,11 +127,11 @@ WRONG = {
     ),
     "an upgrade": (
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
-        "another protocol, which nobody asked for",
+        "another protocol, which was not requested",
     ),
     "an upgrade to nothing": (
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        "another protocol, which nobody asked for",
+        "another protocol, which was not requested",
     ),
 }
 
