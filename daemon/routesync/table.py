@@ -30,7 +30,7 @@ class Table:
         self._by_rule: Counter[str] = Counter()
 
     def update(self, prefix: Prefix, candidates: tuple[Judged, ...]) -> Change | None:
-        """Take the present candidates of a prefix (none: it is gone); tell what that changed, None for nothing."""
+        """Take the present candidates of a prefix (none: it is gone). Return what that changed, None for nothing."""
         held = self._candidates.get(prefix)
         before = held[0] if held else None
         if candidates:
@@ -51,7 +51,7 @@ class Table:
 
     @property
     def by_rule(self) -> Counter[str]:
-        """How many elected candidates each rule keeps; counted as it changes, for it is asked often."""
+        """How many elected candidates each rule keeps; counted as it changes, because it is read often."""
         return +self._by_rule
 
     def elected(self, prefix: Prefix) -> Candidate | None:

@@ -11,6 +11,11 @@ from routesync.policy import Policy, Rule
 from routesync.policy.conditions import (
     ALL_SHAPES,
     Condition,
+    GatewayIn,
+    HasFlags,
+    HasGateway,
+    InterfaceLike,
+    LinkGateway,
     MetricIn,
     NumberIn,
     PrefixIs,
@@ -19,7 +24,6 @@ from routesync.policy.conditions import (
     SourceIn,
     TableIn,
 )
-from routesync.policy.hops import GatewayIn, HasFlags, HasGateway, InterfaceLike, LinkGateway
 from routesync.route import Verdict
 
 

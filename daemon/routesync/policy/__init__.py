@@ -1,8 +1,8 @@
-"""Which routes are fit to be mirrored: ordered rules, first match wins, then the default.
+"""Which routes are mirrored: ordered rules, first match wins, then the default.
 
 The policy is pure: it knows routes and rules, and neither the kernel nor loxilb. One fact about other routes is an
-input: whether a route is a host route to the gateway of its link (`link_gateway`). For each distinct header it keeps a
-plan: the rules that the header leaves in doubt, each with the test that remains, and the verdict after them.
+input: whether a route is a host route to the gateway of its link (`link_gateway`). For each distinct header the policy
+keeps a plan: the rules that the header leaves undecided, each with the test that remains, and the verdict after them.
 """
 
 from __future__ import annotations
@@ -11,27 +11,36 @@ import socket
 from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-from routesync.policy.conditions import ALL_SHAPES, Answer, Condition, Header, PrefixIs, ShapeIn, Test, all_of
-from routesync.policy.hops import LinkGateway
+from routesync.policy.conditions import (
+    ALL_SHAPES,
+    Condition,
+    Decision,
+    Header,
+    LinkGateway,
+    PrefixIs,
+    ShapeIn,
+    Test,
+    all_of,
+)
 from routesync.route import Route, Verdict
 
 RT_TABLE_COMPAT: Final = 252
-"""What rtm_table says for tables above 255 (linux/rtnetlink.h); a table 252 says the same."""
+"""rtm_table of tables above 255 (linux/rtnetlink.h), and of table 252 itself."""
 _MAX_PLANS: Final = 8192
-"""A host has a few dozen distinct headers; with a thousand VRF tables some more. Beyond, start afresh."""
+"""A host has a few dozen distinct headers; with a thousand VRF tables some more. Beyond that plans are made again."""
 _WIDTHS: Final[Mapping[int, int]] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
 class Rule(NamedTuple):
-    """A compiled rule: its conditions, cheapest first, and the one verdict it ever gives."""
+    """A compiled rule: its conditions, cheapest first, and the one verdict that it gives."""
 
     name: str
     conditions: tuple[Condition, ...]
     verdict: Verdict
 
-    def ask(self, header: Header) -> Answer:
-        """Say whether the rule matches routes with this header, or how to find out."""
-        return all_of(condition.ask(header) for condition in self.conditions)
+    def decide(self, header: Header) -> Decision:
+        """Decide whether the rule matches routes with this header, or how to find out."""
+        return all_of(condition.decide(header) for condition in self.conditions)
 
     def shapes(self) -> frozenset[tuple[int, int]]:
         """The families and prefix lengths that the rule can match at all."""
@@ -56,7 +65,7 @@ _Key: TypeAlias = tuple[int, int, int | None, int, int, int, bool | None]
 
 
 class _Plan(NamedTuple):
-    doubts: tuple[tuple[Test, Verdict], ...]
+    undecided: tuple[tuple[Test, Verdict], ...]
     final: Verdict
 
 
@@ -75,7 +84,7 @@ class Policy:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is provably without effect, one line each: rules that can never match, or always come too late."""
+        """What provably has no effect, one line each: rules that can never match, or only after another one."""
         found: list[str] = []
         for number, rule in enumerate(self._rules):
             earlier = next((it for it in self._rules[:number] if rule.always_after(it)), None)
@@ -86,14 +95,14 @@ class Policy:
                 )
             elif earlier is not None:
                 found.append(
-                    f"{place}: never gets its turn: rule {earlier.name!r} above matches all that it does"
+                    f"{place}: never takes effect: rule {earlier.name!r} above matches all that it does"
                 )
             if rule.verdict.keep and rule.verdict.report:
                 found.append(f"{place}: report is about drops, and this rule keeps")
         return tuple(found)
 
     def evaluate(self, route: Route, interfaces: Mapping[int, str], *, link_gateway: bool = False) -> Verdict:
-        """Say what becomes of a route.
+        """Evaluate the rules for a route.
 
         Args:
             route: the route.
@@ -110,8 +119,8 @@ class Policy:
             route.type,
             link_gateway,
         )
-        doubts, final = self._plans.get(key) or self._plan(key)
-        for test, verdict in doubts:
+        undecided, final = self._plans.get(key) or self._plan(key)
+        for test, verdict in undecided:
             if test(route, interfaces):
                 return verdict
         return final
@@ -127,34 +136,34 @@ class Policy:
         type_: int,
         flags: int,
     ) -> Verdict | None:
-        """Say what becomes of a route by the fixed part of its message alone, if that decides.
+        """Evaluate the rules by the fixed part of a route message alone, if that decides.
 
-        The arguments are the fields of struct rtmsg. `tos` and `flags` decide nothing: no rule speaks of TOS, and the
+        The arguments are the fields of struct rtmsg. `tos` and `flags` decide nothing: no rule matches TOS, and the
         flags are those of one hop of perhaps several.
 
         Returns:
-            The verdict that `evaluate` would give whatever the attributes say, or None: look at them.
+            The verdict that `evaluate` gives whatever the attributes are, or None: it depends on them.
         """
         del tos, flags
         width = _WIDTHS.get(family)
         if width is None:
             return None
         key = (width, dst_len, None if table in (0, RT_TABLE_COMPAT) else table, protocol, scope, type_, None)
-        doubts, final = self._plans.get(key) or self._plan(key)
-        return None if doubts else final
+        undecided, final = self._plans.get(key) or self._plan(key)
+        return None if undecided else final
 
     def _plan(self, key: _Key) -> _Plan:
         header = Header(*key)
-        doubts: list[tuple[Test, Verdict]] = []
+        undecided: list[tuple[Test, Verdict]] = []
         final = self._default
         for rule in self._rules:
-            answer = rule.ask(header)
-            if answer is True:
+            decision = rule.decide(header)
+            if decision is True:
                 final = rule.verdict
                 break
-            if answer is not False:
-                doubts.append((answer, rule.verdict))
-        plan = _Plan(tuple(doubts), final)
+            if decision is not False:
+                undecided.append((decision, rule.verdict))
+        plan = _Plan(tuple(undecided), final)
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
         self._plans[key] = plan

@@ -1,36 +1,46 @@
-"""The conditions of a rule, each deciding as much as it can on the fixed header of a route message.
+"""The conditions of a rule. Each decides as much as it can by the fixed header of a route message.
 
 A table of routes has few distinct headers (family, length, table, protocol, scope, type) and many routes. So a
-condition is asked in two steps: for a header it answers yes, no, or with the test that remains to be made on the whole
-route. The policy keeps the answers by header; what is left to do for a route is a dictionary look-up and, most often,
-no test or one.
+condition is evaluated in two steps: for a header it is true, false, or a test that remains to be made on the whole
+route. The policy keeps these decisions by header; what remains for a route is a dictionary look-up and, most often, no
+test or one.
 
-`implies` serves to find rules that never get their turn: it is true only where that is proven.
+Conditions on next hops hold if all live hops meet them (`Route.live_hops`: dead and linkdown hops of an ECMP route do
+not count), and never for a route without hops (blackhole and its like); only `gateway = false` also holds for those.
+
+`implies` finds rules that can never take effect: it is true only if that is proven.
 """
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from routesync.route import Address, Prefix, Route
+from routesync.names import SCOPES, TYPES
+from routesync.route import Address, NextHop, Prefix, Route
 
 Interfaces: TypeAlias = Mapping[int, str]
 Test: TypeAlias = Callable[[Route, Interfaces], bool]
-Answer: TypeAlias = bool | Test
+Decision: TypeAlias = bool | Test
+"""Whether a condition holds by the header alone, or how to find out from the whole route."""
+
+_UNICAST: Final = TYPES["unicast"]
+_LINK: Final = SCOPES["link"]
 
 
 class Header(NamedTuple):
-    """What the fixed part of a route message tells (struct rtmsg, linux/rtnetlink.h)."""
+    """What the fixed part of a route message has (struct rtmsg, linux/rtnetlink.h)."""
 
     width: int  # bytes of an address: 4 or 16
     length: int
-    table: int | None  # None: only RTA_TABLE tells
+    table: int | None  # None: only RTA_TABLE has it
     protocol: int
     scope: int
     type: int
-    link_gateway: bool | None  # what `evaluate` is given; None: nothing is known of it yet
+    link_gateway: bool | None  # as `evaluate` takes it; None: not known yet
 
 
 class Span(NamedTuple):
@@ -44,23 +54,23 @@ class Span(NamedTuple):
 
 
 class Condition(Protocol):
-    """One thing that a rule demands of a route."""
+    """One thing that a rule requires of a route."""
 
-    def ask(self, header: Header) -> Answer:
-        """Say whether routes with this header meet the condition, or how to find out."""
+    def decide(self, header: Header) -> Decision:
+        """Decide whether routes with this header meet the condition, or how to find out."""
 
     def implies(self, other: Condition) -> bool:
         """Whether it is proven that what meets this condition meets the other."""
 
 
-def all_of(answers: Iterable[Answer]) -> Answer:
-    """Combine answers: no if one is no, yes if all are yes, else the remaining tests."""
+def all_of(decisions: Iterable[Decision]) -> Decision:
+    """Combine decisions: false if one is false, true if all are true, else the remaining tests."""
     tests: list[Test] = []
-    for answer in answers:
-        if answer is False:
+    for decision in decisions:
+        if decision is False:
             return False
-        if answer is not True:
-            tests.append(answer)
+        if decision is not True:
+            tests.append(decision)
     if len(tests) < 2:
         return tests[0] if tests else True
 
@@ -73,14 +83,14 @@ def all_of(answers: Iterable[Answer]) -> Answer:
     return test
 
 
-def any_of(answers: Iterable[Answer]) -> Answer:
-    """Combine answers: yes if one is yes, no if all are no, else the remaining tests."""
+def any_of(decisions: Iterable[Decision]) -> Decision:
+    """Combine decisions: true if one is true, false if all are false, else the remaining tests."""
     tests: list[Test] = []
-    for answer in answers:
-        if answer is True:
+    for decision in decisions:
+        if decision is True:
             return True
-        if answer is not False:
-            tests.append(answer)
+        if decision is not False:
+            tests.append(decision)
     if len(tests) < 2:
         return tests[0] if tests else False
 
@@ -128,7 +138,7 @@ class NumberIn:
     field: Literal["protocol", "scope", "type"]
     numbers: frozenset[int]
 
-    def ask(self, header: Header) -> Answer:
+    def decide(self, header: Header) -> Decision:
         """Decide; the header has it."""
         number: int = getattr(header, self.field)
         return number in self.numbers
@@ -144,7 +154,7 @@ class TableIn:
 
     tables: frozenset[int]
 
-    def ask(self, header: Header) -> Answer:
+    def decide(self, header: Header) -> Decision:
         """Decide where the header has the table: it holds 8 bits of it."""
         if header.table is not None:
             return header.table in self.tables
@@ -165,7 +175,7 @@ class ShapeIn:
 
     shapes: frozenset[tuple[int, int]]
 
-    def ask(self, header: Header) -> Answer:
+    def decide(self, header: Header) -> Decision:
         """Decide; the header has both."""
         return (header.width, header.length) in self.shapes
 
@@ -183,13 +193,13 @@ class PrefixTerm:
     covers: tuple[Prefix, ...] | None = None
     lengths: tuple[Span, ...] | None = None
 
-    def ask(self, header: Header) -> Answer:
+    def decide(self, header: Header) -> Decision:
         """Decide by the length where it can; the bits of the address are not in the header."""
         if self.lengths is not None and not any(header.length in span for span in self.lengths):
             return False
         return all_of(self._parts(header))
 
-    def _parts(self, header: Header) -> Iterable[Answer]:
+    def _parts(self, header: Header) -> Iterable[Decision]:
         if self.exact is not None:
             exact = {p.packed for p in self.exact if (len(p.packed), p.length) == header[:2]}
             yield _packed_in(frozenset(exact)) if exact and header.length else bool(exact)
@@ -211,7 +221,7 @@ class PrefixTerm:
     def shapes(self) -> frozenset[tuple[int, int]]:
         """The families and lengths that this term can match at all."""
         return frozenset(
-            shape for shape in ALL_SHAPES if self.ask(Header(*shape, None, 0, 0, 0, None)) is not False
+            shape for shape in ALL_SHAPES if self.decide(Header(*shape, None, 0, 0, 0, None)) is not False
         )
 
     def implies(self, other: PrefixTerm) -> bool:
@@ -244,9 +254,9 @@ class PrefixIs:
 
     terms: tuple[PrefixTerm, ...]
 
-    def ask(self, header: Header) -> Answer:
+    def decide(self, header: Header) -> Decision:
         """Decide by family and length where they do."""
-        return any_of(term.ask(header) for term in self.terms)
+        return any_of(term.decide(header) for term in self.terms)
 
     def shapes(self) -> frozenset[tuple[int, int]]:
         """The families and lengths that can match at all."""
@@ -265,7 +275,7 @@ class MetricIn:
 
     spans: tuple[Span, ...]
 
-    def ask(self, _header: Header) -> Answer:
+    def decide(self, _header: Header) -> Decision:
         """Look at the route."""
         if len(self.spans) == 1:
             low, high = self.spans[0]
@@ -286,7 +296,7 @@ class SourceIn:
 
     networks: tuple[Prefix, ...]
 
-    def ask(self, _header: Header) -> Answer:
+    def decide(self, _header: Header) -> Decision:
         """Look at the route."""
         inside = lies_in(self.networks)
         return lambda route, _: route.prefsrc is not None and inside(route.prefsrc)
@@ -294,3 +304,154 @@ class SourceIn:
     def implies(self, other: Condition) -> bool:
         """Each network lies in one of the other's."""
         return isinstance(other, SourceIn) and _covered(self.networks, other.networks)
+
+
+# -- conditions on next hops ----------------------------------------------------------------------------------
+
+HopTest: TypeAlias = Callable[[NextHop, Interfaces], bool]
+
+
+def _every_hop(meets: HopTest) -> Test:
+    def test(route: Route, interfaces: Interfaces) -> bool:
+        hops = route.hops
+        if len(hops) == 1:
+            return meets(hops[0], interfaces)
+        return bool(hops) and all(meets(hop, interfaces) for hop in route.live_hops)
+
+    return test
+
+
+@dataclass(frozen=True, slots=True)
+class HasGateway:
+    """`gateway = true` or `false`: every hop has one, or none has."""
+
+    wanted: bool
+
+    def decide(self, _header: Header) -> Decision:
+        """Look at the route."""
+        if self.wanted:
+            return _every_hop(lambda hop, _: hop.gateway is not None)
+        return lambda route, _: all(hop.gateway is None for hop in route.live_hops)
+
+    def implies(self, other: Condition) -> bool:
+        """Only the same condition."""
+        return self == other
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayIn:
+    """`gateway = "10.0.0.0/8"`: the gateway of every hop lies in one of these networks.
+
+    The family is that of the gateway, which need not be the route's: RTA_VIA gives an IPv4 route an IPv6 gateway
+    (RFC 5549).
+    """
+
+    networks: tuple[Prefix, ...]
+
+    def decide(self, _header: Header) -> Decision:
+        """Look at the route."""
+        inside = lies_in(self.networks)
+        return _every_hop(lambda hop, _: hop.gateway is not None and inside(hop.gateway))
+
+    def implies(self, other: Condition) -> bool:
+        """Each network lies in one of the other's; or the other only requires a gateway."""
+        if isinstance(other, HasGateway):
+            return other.wanted
+        return isinstance(other, GatewayIn) and all(
+            any(theirs.covers(mine) for theirs in other.networks) for mine in self.networks
+        )
+
+
+def _is_link_gateway(_route: Route, _interfaces: Interfaces) -> bool:
+    raise AssertionError("a header alone leaves link_gateway undecided, and no route is tested by its plan")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkGateway:
+    """`link_gateway`: a host route on a link, to the gateway of another route over the same link.
+
+    The caller knows which routes those are; the header only excludes most of them (`routesync.route.link_host`).
+    """
+
+    wanted: bool
+
+    def decide(self, header: Header) -> Decision:
+        """Decide by what the caller knows, or by the shape."""
+        if (
+            header.length != header.width * 8
+            or header.type != _UNICAST
+            or (header.width == 4 and header.scope != _LINK)
+        ):
+            return not self.wanted
+        if header.link_gateway is None:
+            return _is_link_gateway
+        return header.link_gateway is self.wanted
+
+    def implies(self, other: Condition) -> bool:
+        """The same, or a part of the shape."""
+        if self == other or not self.wanted:
+            return self == other
+        if isinstance(other, NumberIn):
+            return other.field == "type" and _UNICAST in other.numbers
+        return other == HasGateway(wanted=False)
+
+    def shapes(self) -> frozenset[tuple[int, int]]:
+        """The families and lengths that can match at all."""
+        return frozenset({(4, 32), (16, 128)}) if self.wanted else ALL_SHAPES
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceLike:
+    """`interface`: the name of every hop's interface fits one of these globs; upper and lower case differ."""
+
+    globs: tuple[str, ...]
+
+    def decide(self, _header: Header) -> Decision:
+        """Look at the route, and at the interfaces' present names."""
+        if not any(_is_glob(glob) for glob in self.globs):
+            literal = frozenset(self.globs)
+            return _every_hop(lambda hop, interfaces: interfaces.get(hop.ifindex) in literal)
+        fits = re.compile("|".join(fnmatch.translate(glob) for glob in self.globs)).match
+
+        def meets(hop: NextHop, interfaces: Interfaces) -> bool:
+            name = interfaces.get(hop.ifindex)
+            return name is not None and fits(name) is not None
+
+        return _every_hop(meets)
+
+    def implies(self, other: Condition) -> bool:
+        """Each glob is one of the other's, or a name that fits one."""
+        return isinstance(other, InterfaceLike) and all(
+            any(
+                theirs in ("*", mine) or (not _is_glob(mine) and fnmatch.fnmatchcase(mine, theirs))
+                for theirs in other.globs
+            )
+            for mine in self.globs
+        )
+
+
+def _is_glob(text: str) -> bool:
+    return any(char in text for char in "*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class HasFlags:
+    """`flags`: every hop has one of these flags."""
+
+    mask: int
+
+    def decide(self, _header: Header) -> Decision:
+        """Look at the route: rtm_flags has the flags of a single hop, but not those of several."""
+        mask = self.mask
+
+        def test(route: Route, _: Interfaces) -> bool:
+            hops = route.hops
+            if len(hops) == 1:  # the usual case, without the call: most policies ask this of most routes
+                return hops[0].flags & mask != 0
+            return bool(hops) and all(hop.flags & mask for hop in route.live_hops)
+
+        return test
+
+    def implies(self, other: Condition) -> bool:
+        """A subset of flags."""
+        return isinstance(other, HasFlags) and not self.mask & ~other.mask

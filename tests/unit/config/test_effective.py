@@ -135,7 +135,7 @@ def test_machines_are_told_the_same(tmp_path: Path) -> None:
 def test_a_rule_that_never_gets_its_turn_is_named_with_its_line(tmp_path: Path) -> None:
     text = '[[policy.rules]]\nname = "all"\naction = "keep"\n\n[[policy.rules]]\nname = "late"\naction = "drop"\n'
     (warning,) = loaded(tmp_path, text).warnings
-    assert warning.startswith(f"{tmp_path}/routesync.toml:5: [[policy.rules]] #2 (late): never gets its turn")
+    assert warning.startswith(f"{tmp_path}/routesync.toml:5: [[policy.rules]] #2 (late): never takes effect")
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.name))

@@ -44,7 +44,7 @@ def warnings(*matches: dict[str, object]) -> tuple[str, ...]:
 )
 def test_a_rule_behind_a_wider_one_is_named(earlier: dict[str, object], later: dict[str, object]) -> None:
     (line,) = warnings(earlier, later)
-    assert line == "[[policy.rules]] #2 (r2): never gets its turn: rule 'r1' above matches all that it does"
+    assert line == "[[policy.rules]] #2 (r2): never takes effect: rule 'r1' above matches all that it does"
 
 
 @pytest.mark.parametrize(
