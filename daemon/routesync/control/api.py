@@ -48,7 +48,6 @@ from routesync.control.requests import (
     CallTable,
     Handler,
     explain_mistakes,
-    handler_of,
     stream_rows,
     with_problems,
 )
@@ -92,8 +91,8 @@ class Api:
         app = web.Application(middlewares=[problems], client_max_size=LARGEST_BODY)
         app.on_shutdown.append(self._end_streams)
         for call in CALLS:
-            if call.open or not over_tcp:
-                app.router.add_route(call.method, call.path, handler_of(call, getattr(self, call.name)))
+            if call.over_tcp or not over_tcp:
+                app.router.add_route(call.method, call.path, partial(call.handle, self))
         return app
 
     async def _end_streams(self, _app: web.Application) -> None:
@@ -203,7 +202,7 @@ class Api:
         assert task is not None  # noqa: S101 - aiohttp runs each request in one
         self._followers.add(task)
         try:
-            return await stream_events(request, query, self._context.hub(), self._context.status)
+            return await stream_events(request, query, self._context.hub, self._context.status)
         finally:
             self._followers.discard(task)
 

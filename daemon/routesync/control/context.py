@@ -64,7 +64,7 @@ class Context:
     source: Callable[[], KernelSource]
     table: Callable[[], Table]
     targets: Callable[[], Sequence[Reconciler]]
-    hub: Callable[[], EventHub]
+    hub: EventHub
     status: Callable[[], Status]
     verdicts: Callable[[], Mapping[str, int]]
     ownership: Ownership

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import aiohttp
 from aiohttp import web
@@ -80,18 +80,9 @@ class ReaderQueue:
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
 
-class _Summary(NamedTuple):
+def _summary(status: Status) -> object:
     """The part of a status whose change is worth a message."""
-
-    state: str
-    reasons: tuple[str, ...]
-    targets: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, status: Status) -> _Summary:
-        return cls(
-            status.state, status.reasons, tuple((target.name, target.state) for target in status.targets)
-        )
+    return status.state, status.reasons, [(target.name, target.state) for target in status.targets]
 
 
 async def stream_events(
@@ -110,13 +101,13 @@ async def _stream(
     queue = ReaderQueue()
     with hub.attached(queue):
         lines = _missed_lines(query, hub)
-        sent: _Summary | None = None
+        sent: object = None
         compare_at = 0.0
         while True:
             if wants_status and time.monotonic() >= compare_at:
                 compare_at = time.monotonic() + STATUS_INTERVAL_S
                 status = build_status()
-                if (now := _Summary.of(status)) != sent:
+                if (now := _summary(status)) != sent:
                     sent = now
                     lines = encode_status(status, hub) + b"\n" + lines
             await write(response, lines)

@@ -66,8 +66,9 @@ def text(calls: Sequence[Call]) -> str:
 
 
 def _operation(call: Call) -> Document:
+    summary, description = call.documentation
     content = _TEXTS[call.answer] if isinstance(call.answer, str) else _content(call.answer)
-    operation: Document = {"operationId": call.name, "summary": call.summary, "description": call.description}
+    operation: Document = {"operationId": call.name, "summary": summary, "description": description}
     if call.takes is not None and not call.changes:
         schema = call.takes.model_json_schema(schema_generator=_Parameters)
         operation["parameters"] = [

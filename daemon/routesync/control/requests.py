@@ -46,21 +46,34 @@ M = TypeVar("M", bound=Callable[..., Awaitable[BaseModel | web.StreamResponse]])
 
 
 class Call(NamedTuple):
-    """One call.
+    """One call, and the method that carries it out.
 
-    `takes` is the model of the parameters of a GET, or of the body of a POST. `answer` is a model, or a media type.
-    `open`: served over TCP, too. `problems` are names in `PROBLEMS`, in addition to those that follow from the rest.
+    `answer` is a model, or a media type. `problems` are names in `PROBLEMS`, in addition to those that follow from the
+    rest.
     """
 
     method: Literal["GET", "POST"]
     path: str
-    name: str
-    summary: str
-    description: str
-    takes: type[RequestModel] | None
+    carry_out: Callable[..., Awaitable[BaseModel | web.StreamResponse]]
+    parameters: dict[str, type]
     answer: type[BaseModel] | str
-    open: bool
     problems: tuple[str, ...]
+    over_tcp: bool
+
+    @property
+    def name(self) -> str:
+        return self.carry_out.__name__
+
+    @property
+    def documentation(self) -> tuple[str, str]:
+        """A summary and a description."""
+        summary, _, description = (inspect.getdoc(self.carry_out) or "").partition("\n\n")
+        return " ".join(summary.split()).removesuffix("."), " ".join(description.split())
+
+    @property
+    def takes(self) -> type[RequestModel] | None:
+        """The model of the parameters of a GET, or of the body of a POST."""
+        return next((it for it in self.parameters.values() if issubclass(it, RequestModel)), None)
 
     @property
     def changes(self) -> bool:
@@ -78,11 +91,26 @@ class Call(NamedTuple):
             "internal",
         ]
 
+    async def handle(self, api: object, request: web.Request) -> web.StreamResponse:
+        """Check the permission, read what the call takes, carry it out and respond."""
+        if self.changes:
+            require_permission(request, self.name)
+        arguments: dict[str, object] = {}
+        for name, kind in self.parameters.items():
+            if not issubclass(kind, RequestModel):
+                arguments[name] = request
+            elif self.changes:
+                arguments[name] = await read_body(request, kind)
+            else:
+                arguments[name] = read_query(request, kind)
+        answer = await self.carry_out(api, **arguments)
+        return respond(answer) if isinstance(answer, BaseModel) else answer
+
 
 class CallTable(list[Call]):
     """The calls that the methods of one class carry out; its decorators add them.
 
-    A method's docstring describes its call. A method takes nothing, the `RequestModel` of the call, or the request
+    The docstring of a method describes its call. A method takes nothing, the `RequestModel` of the call, the request
     itself, or both; it returns the model of the answer, or a response that it has written itself (then its decorator
     names the model or the media type).
     """
@@ -91,64 +119,25 @@ class CallTable(list[Call]):
         self, path: str, *problems: str, answer: type[BaseModel] | str | None = None, over_tcp: bool = False
     ) -> Callable[[M], M]:
         """A call that changes nothing."""
-        return self._add("GET", path, problems, answer, over_tcp=over_tcp)
 
-    def change(self, path: str, *problems: str) -> Callable[[M], M]:
-        """A call that changes something."""
-        return self._add("POST", path, problems, None, over_tcp=False)
-
-    def _add(
-        self,
-        method: Literal["GET", "POST"],
-        path: str,
-        problems: tuple[str, ...],
-        answer: type[BaseModel] | str | None,
-        *,
-        over_tcp: bool,
-    ) -> Callable[[M], M]:
-        def add(function: M) -> M:
-            hints = get_type_hints(function)
+        def add(method: M) -> M:
+            hints = get_type_hints(method)
             returned = hints.pop("return")
-            takes = next((it for it in hints.values() if issubclass(it, RequestModel)), None)
-            summary, _, description = (inspect.getdoc(function) or "").partition("\n\n")
-            self.append(
-                Call(
-                    method,
-                    path,
-                    function.__name__,
-                    " ".join(summary.split()).removesuffix("."),
-                    " ".join(description.split()),
-                    takes,
-                    answer or returned,
-                    over_tcp,
-                    problems,
-                )
-            )
-            return function
+            self.append(Call("GET", path, method, hints, answer or returned, problems, over_tcp))
+            return method
 
         return add
 
+    def change(self, path: str, *problems: str) -> Callable[[M], M]:
+        """A call that changes something."""
 
-def handler_of(call: Call, carry_out: Callable[..., Awaitable[BaseModel | web.StreamResponse]]) -> Handler:
-    """Handle requests of a call: check the permission, read what it takes, respond."""
-    hints = get_type_hints(carry_out)
-    hints.pop("return")
+        def add(method: M) -> M:
+            hints = get_type_hints(method)
+            returned = hints.pop("return")
+            self.append(Call("POST", path, method, hints, returned, problems, over_tcp=False))
+            return method
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        if call.changes:
-            require_permission(request, call.name)
-        arguments: dict[str, object] = {}
-        for name, kind in hints.items():
-            if kind is web.Request:
-                arguments[name] = request
-            else:
-                arguments[name] = (
-                    await read_body(request, kind) if call.changes else read_query(request, kind)
-                )
-        answer = await carry_out(**arguments)
-        return respond(answer) if isinstance(answer, BaseModel) else answer
-
-    return handle
+        return add
 
 
 # -- permissions ---------------------------------------------------------------------------------------------

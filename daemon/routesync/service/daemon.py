@@ -134,7 +134,7 @@ class Daemon:
             source=lambda: self.best_routes.source,
             table=lambda: self.best_routes.table,
             targets=lambda: self.targets.reconcilers,
-            hub=lambda: self.hub,
+            hub=self.hub,
             status=self._build_status,
             verdicts=self.status.verdicts,
             ownership=self.ownership,
