@@ -26,13 +26,13 @@ from routesync.control.models import (
     RoutesResponse,
     WithdrawRequest,
 )
+from routesync.control.ownership import withdraw_all
 from routesync.events.models import Event
 from routesync.kernel import KernelError, read_table
 from routesync.mirror.eligibility import Desired
 from routesync.mirror.ledger import Ledger, LedgerBusyError, Row
 from routesync.mirror.state import Phase
 from routesync.route import Prefix, format_address, parse_address
-from routesync.service.ownership import withdraw_all
 
 
 class Where(NamedTuple):

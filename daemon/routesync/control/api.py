@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from aiohttp import web
 from pydantic import ValidationError
 
+from routesync.best_routes import BestRoutes
 from routesync.config.models import TargetSettings, resolve_tables
 from routesync.control import openapi
 from routesync.control.context import Context
@@ -52,7 +53,7 @@ from routesync.control.requests import (
     with_problems,
 )
 from routesync.control.views import RouteNames, TableRows, sorted_prefixes, target_detail
-from routesync.kernel import KernelError, KernelSource
+from routesync.kernel import KernelError
 from routesync.kernel.details import RouteDetails
 from routesync.route import Candidate, Prefix, Route
 
@@ -77,7 +78,7 @@ class Api:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._lookups = Lookups(context.source)
+        self._lookups = Lookups(context.best_routes)
         self._followers: set[asyncio.Task[object]] = set()
         self._long_calls = 0
 
@@ -108,7 +109,7 @@ class Api:
         Kernel, rules, targets and broker; what is degraded, and why.
         """
         context, status = self._context, self._context.status()
-        policy, verdicts = context.loaded().settings.policy, context.verdicts()
+        policy, verdicts = context.loaded().settings.policy, status.verdicts
         actions = [(rule.name, rule.action) for rule in policy.rules] + [("default", policy.default_action)]
         by_name = {target.name: target for target in status.targets}
         return StatusResponse(
@@ -118,7 +119,7 @@ class Api:
             rules=tuple(
                 RuleCount(rule=rule, action=action, routes=verdicts.get(rule, 0)) for rule, action in actions
             ),
-            targets=tuple(target_detail(it.view(), by_name[it.name]) for it in context.targets()),
+            targets=tuple(target_detail(it.view(), by_name[it.name]) for it in context.targets.reconcilers),
         )
 
     @CALLS.read("/v1/routes", "unknown-target", "busy", answer=RoutesResponse)
@@ -128,7 +129,7 @@ class Api:
         Each prefix that the rules keep, in order, with its candidates and its state at each target.
         """
         targets = self._context.chosen(query.target)
-        rows = TableRows(self._context.table(), targets, self._names(), query)
+        rows = TableRows(self._context.best_routes.table, targets, self._names(), query)
         with self._long_call():
             return await stream_rows(request, "routes", rows, rows.response)
 
@@ -141,12 +142,12 @@ class Api:
         """
         with self._long_call():
             found, complete = await self._lookups.read(dict[Route, RouteDetails], _take, query.of)
-        names, tables, table = self._names(), self._tables(), self._context.table()
+        names, tables, table = self._names(), self._tables(), self._context.best_routes.table
         return explain(
             query.of,
-            choose(found, self._evaluator(names), tables, found),
+            choose(found, self._evaluator(), tables, found),
             found,
-            self._context.targets(),
+            self._context.targets.reconcilers,
             names,
             tables=tables,
             complete=complete,
@@ -162,12 +163,12 @@ class Api:
         """
         context, names = self._context, self._names()
         with self._long_call():
-            evaluate = self._evaluator(names)
+            evaluate = self._evaluator()
             dump, _ = await self._lookups.read(
                 lambda: PlanDump(evaluate, query.dropped), PlanDump.take, covering=None
             )
-            rows = PlanRows(self._choices(dump), dump.details, context.targets(), names)
-            sysctls = Sysctls.model_validate(context.source().stats.sysctls, from_attributes=True)
+            rows = PlanRows(self._choices(dump), dump.details, context.targets.reconcilers, names)
+            sysctls = Sysctls.model_validate(context.best_routes.source.stats.sysctls, from_attributes=True)
             return await stream_rows(
                 request,
                 "routes",
@@ -179,9 +180,10 @@ class Api:
 
     def _choices(self, dump: PlanDump) -> Iterator[Choice]:
         """What the daemon has elected already, and beside it the routes that its rules drop."""
-        table, tables = self._context.table(), self._tables()
+        table, tables = self._context.best_routes.table, self._tables()
         known = {*table.prefixes(), *dump.dropped}
-        for prefix in sorted_prefixes(known.union(*(it.prefixes() for it in self._context.targets()))):
+        known.update(*(it.prefixes() for it in self._context.targets.reconcilers))
+        for prefix in sorted_prefixes(known):
             kept = table.candidates(prefix)
             routes = [*kept, *dump.dropped.get(prefix, ())]
             if len(routes) > 1:
@@ -217,12 +219,12 @@ class Api:
             self._long_calls -= 1
 
     def _names(self) -> RouteNames:
-        return RouteNames.of(self._context.loaded().names, self._context.source().links)
+        return RouteNames.of(self._context.loaded().names, self._context.best_routes.source.links)
 
-    def _evaluator(self, names: RouteNames) -> Evaluate:
+    def _evaluator(self) -> Evaluate:
         """The rules of the running configuration, with the link gateways that the source knows now."""
-        policy, leads_to_gateway = self._context.loaded().policy, self._context.source().link_gateway
-        return lambda route: policy.evaluate(route, names.interfaces, link_gateway=leads_to_gateway(route))
+        best_routes = self._context.best_routes
+        return partial(best_routes.evaluate, links=best_routes.source.links)
 
     def _tables(self) -> Sequence[int]:
         loaded = self._context.loaded()
@@ -238,7 +240,7 @@ class Api:
         With `force` also sends routes again that are suppressed because a target fell silent after them.
         """
         targets = self._context.chosen(body.target)
-        self._context.source().request_resync("command")
+        self._context.best_routes.source.request_resync("command")
         for target in targets:
             target.verify(force=body.force)
         return Done(
@@ -309,7 +311,7 @@ class Api:
         The routes stay and are not owned any more: all in a target that the daemon does not mirror into, or with
         `prefixes` these; in one that it does, only those in phase `left-behind`, by their `prefixes`.
         """
-        for target in self._context.targets():
+        for target in self._context.targets.reconcilers:
             if target.name == body.target and body.prefixes:
                 return OwnedRoutes(target=body.target, routes=target.forget(body.prefixes))
         self._require_not_mirrored(body.target, "forget")
@@ -344,7 +346,7 @@ class Api:
 
     def _require_not_mirrored(self, target: str, action: str) -> None:
         """Go on only with a target that has owned routes and that the daemon does not mirror into."""
-        if any(it.name == target for it in self._context.targets()):
+        if any(it.name == target for it in self._context.targets.reconcilers):
             detail = (
                 f"target {target} is mirrored into: its routes would be added again at once; to {action} it, take it "
                 "out of the configuration and `routesync reload` first"
@@ -450,8 +452,8 @@ class PlanDump:
 class Lookups:
     """Dumps of the kernel's table for calls: one at a time, and at most half of the time."""
 
-    def __init__(self, source: Callable[[], KernelSource]) -> None:
-        self._source = source
+    def __init__(self, best_routes: BestRoutes) -> None:
+        self._best_routes = best_routes
         self._turn = asyncio.Lock()
         self._free_at = 0.0
 
@@ -472,10 +474,10 @@ class Lookups:
             try:
                 for _ in range(DUMPS - 1):
                     into = begin()
-                    if await self._source().look_up(partial(take, into), covering):
+                    if await self._best_routes.source.look_up(partial(take, into), covering):
                         return into, True
                 into = begin()
-                return into, await self._source().look_up(partial(take, into), covering)
+                return into, await self._best_routes.source.look_up(partial(take, into), covering)
             except KernelError as error:
                 raise ProblemError("unavailable", str(error)) from None
             finally:

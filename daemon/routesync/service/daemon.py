@@ -31,6 +31,7 @@ from routesync.best_routes import BestRoutes
 from routesync.config import Loaded
 from routesync.control import runtime_directory
 from routesync.control.context import Context
+from routesync.control.ownership import Ownership
 from routesync.control.server import ControlServer
 from routesync.events.hub import EventHub
 from routesync.events.models import ConfigLoaded
@@ -44,7 +45,6 @@ from routesync.service.handed import Handed
 from routesync.service.metrics import Metrics
 from routesync.service.notify import Notifier, feed_watchdog
 from routesync.service.outlets import Outlets
-from routesync.service.ownership import Ownership
 from routesync.service.reload import Reloader
 from routesync.service.status import StatusBuilder
 from routesync.tasks import RESTART, Supervisor
@@ -108,14 +108,18 @@ class Daemon:
             notifier=notifier,
             status=self.status.line,
         )
-        self.ownership = Ownership(
-            ledger,
-            self.hub,
-            links=self.best_routes.links,
-            mirrored=lambda: [reconciler.name for reconciler in self.targets.reconcilers],
-            changed=self.targets.look_for_orphans,
+        context = Context(
+            best_routes=self.best_routes,
+            targets=self.targets,
+            hub=self.hub,
+            ownership=Ownership(ledger, self.hub, self.best_routes, self.targets),
+            loaded=lambda: self.reloader.loaded,
+            status=self._build_status,
+            reload=self.reloader.reload,
+            exposition=self.metrics.exposition,
+            ready=self.ready,
         )
-        self.control = ControlServer(self._context(), runtime_directory())
+        self.control = ControlServer(context, runtime_directory())
         self.status.standing += [
             lambda: [f"ledger: {ledger.trouble}"] if ledger.trouble else (),
             lambda: self.best_routes.troubles,
@@ -127,21 +131,6 @@ class Daemon:
 
     def _views(self) -> list[TargetView]:
         return self.targets.views() + self.guarding.views()
-
-    def _context(self) -> Context:
-        return Context(
-            loaded=lambda: self.reloader.loaded,
-            source=lambda: self.best_routes.source,
-            table=lambda: self.best_routes.table,
-            targets=lambda: self.targets.reconcilers,
-            hub=self.hub,
-            status=self._build_status,
-            verdicts=self.status.verdicts,
-            ownership=self.ownership,
-            reload=self.reloader.reload,
-            exposition=self.metrics.exposition,
-            ready=self.ready,
-        )
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from routesync.best_routes import OwnNode
 from routesync.config.models import TargetSettings
-from routesync.control.context import Withdrawn
 from routesync.events.models import EventSink
-from routesync.kernel import Link, Links
+from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
@@ -23,6 +22,7 @@ from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
+from routesync.mirror.targets import Targets
 from routesync.route import Prefix
 
 POLL_S: Final = 0.1
@@ -32,31 +32,29 @@ GIVE_UP_S: Final = 30.0
 """How long a loxilb may be unreachable before a withdrawal gives up."""
 
 
+class Withdrawn(NamedTuple):
+    """Result of withdrawing all owned routes from a target."""
+
+    withdrawn: int
+    left: int  # still there, and still owned
+    error: str | None  # why they are
+
+
 class Ownership:
     """Owned routes in targets that the daemon does not mirror into.
 
     Args:
         ledger: which routes are owned.
         sink: takes the events.
-        links: this host's network interfaces.
-        mirrored: names of the targets that are mirrored into.
-        changed: called when something was changed.
+        node: knows this host's network interfaces.
+        targets: those that are mirrored into.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        sink: EventSink,
-        *,
-        links: Callable[[], Links],
-        mirrored: Callable[[], Collection[str]],
-        changed: Callable[[], None],
-    ) -> None:
+    def __init__(self, ledger: Ledger, sink: EventSink, node: OwnNode, targets: Targets) -> None:
         self._ledger = ledger
         self._sink = sink
-        self._links = links
-        self._mirrored = mirrored
-        self._changed = changed
+        self._node = node
+        self._targets = targets
         self._at_work: set[str] = set()
 
     def owned(self) -> Mapping[str, int]:
@@ -70,7 +68,7 @@ class Ownership:
             self._ledger.note(target, prefix, None)
         if (committed := self._ledger.committed()) is not None:
             await committed
-        self._changed()
+        self._targets.look_for_orphans()
         return len(owned)
 
     async def withdraw(self, settings: TargetSettings) -> Withdrawn:
@@ -83,12 +81,16 @@ class Ownership:
                 settings,
                 self._ledger,
                 self._sink,
-                links=self._links,
-                stop=lambda: "it is configured again" if settings.name in self._mirrored() else None,
+                links=self._node.links,
+                stop=lambda: self._reason_to_stop(settings.name),
             )
         finally:
             self._at_work.discard(settings.name)
-            self._changed()
+            self._targets.look_for_orphans()
+
+    def _reason_to_stop(self, target: str) -> str | None:
+        mirrored = any(it.name == target for it in self._targets.reconcilers)
+        return "it is configured again" if mirrored else None
 
 
 async def withdraw_all(
