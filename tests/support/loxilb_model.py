@@ -21,7 +21,7 @@ from enum import Enum, StrEnum
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
-from routesync.loxilb.wire import Inventory, InventoryRow
+from routesync.loxilb.schema import Inventory, InventoryRow
 from routesync.names import PROTOCOLS, SCOPES, TABLES, TYPES
 from routesync.route import Address, Candidate, Family, NextHop, Prefix, Route, Verdict
 

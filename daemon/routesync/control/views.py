@@ -19,7 +19,7 @@ from routesync.control.models import (
 from routesync.events.node_status import TargetStatus
 from routesync.kernel import Links
 from routesync.kernel.details import RouteDetails
-from routesync.loxilb.wire import InventoryRow
+from routesync.loxilb.schema import InventoryRow
 from routesync.mirror.eligibility import Desired, Ineligible
 from routesync.mirror.reconciler import Reconciler, RouteView
 from routesync.mirror.state import Phase

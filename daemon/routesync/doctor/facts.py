@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from routesync.config import Loaded
 from routesync.kernel import TableReading
-from routesync.loxilb.wire import Port
+from routesync.loxilb.schema import Port
 from routesync.route import Prefix, Route, Verdict
 
 

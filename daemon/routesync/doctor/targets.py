@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from routesync.doctor.facts import Facts
 from routesync.doctor.finding import Check, Finding, Level
-from routesync.loxilb.wire import Port
+from routesync.loxilb.schema import Port
 from routesync.mirror.namespace import Sharing, sharing
 
 _ROOM_IPV4: Final = 32_768

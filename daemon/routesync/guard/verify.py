@@ -20,7 +20,7 @@ from routesync.events.models import EventSink, GuardStuck, GuardVerified, Target
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.schema import Inventory
 from routesync.mirror.limits import Ingestion
 from routesync.mirror.namespace import Settling, Sharing
 from routesync.mirror.session import rest

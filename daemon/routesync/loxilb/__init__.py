@@ -1,1 +1,1 @@
-"""The loxilb side: its REST API, its wire forms and its errors."""
+"""The loxilb side: its REST API, its JSON and its errors."""

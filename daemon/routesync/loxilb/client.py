@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from routesync.config.credentials import client_context
 from routesync.config.models import TargetSettings
-from routesync.loxilb import errors, wire
+from routesync.loxilb import errors, schema
 from routesync.loxilb.http import Answer, Http
 from routesync.measure import REQUEST_S, Histogram
 from routesync.route import Address, Prefix, format_address
@@ -163,7 +163,7 @@ class LoxilbClient:
         """
         await self._change("DELETE", f"/config/route/destinationIPNet/{prefix}", b"", prefix)
 
-    async def inventory(self) -> wire.Inventory:
+    async def inventory(self) -> schema.Inventory:
         """Read its table. Dangerous while it ingests routes (it can crash): the caller waits for quiet.
 
         The answer is parsed in steps of a few milliseconds, and other tasks run in between.
@@ -173,16 +173,16 @@ class LoxilbClient:
         """
         request = "GET /config/route/all"
         with self._counting("GET"):
-            steps = wire.read_inventory(await self._get(request), request)
+            steps = schema.read_inventory(await self._get(request), request)
             while True:
                 try:
                     next(steps)
                 except StopIteration as end:
-                    inventory: wire.Inventory = end.value
+                    inventory: schema.Inventory = end.value
                     return inventory
                 await asyncio.sleep(0)
 
-    async def ports(self) -> tuple[wire.Port, ...]:
+    async def ports(self) -> tuple[schema.Port, ...]:
         """Read the links of its namespace.
 
         Raises:
@@ -190,7 +190,7 @@ class LoxilbClient:
         """
         request = "GET /config/port/all"
         with self._counting("GET"):
-            return wire.parse_ports(await self._get(request), request)
+            return schema.parse_ports(await self._get(request), request)
 
     async def version(self) -> str:
         """Its version, or "before 0.9.8" where it does not know the question.
@@ -200,16 +200,16 @@ class LoxilbClient:
         """
         request = "GET /version"
         with self._counting("GET"):
-            return wire.parse_version(await self._get(request, absent=_BEFORE_0_9_8), request)
+            return schema.parse_version(await self._get(request, absent=_BEFORE_0_9_8), request)
 
     async def _change(self, method: str, path: str, body: bytes, prefix: Prefix) -> None:
         with self._counting(method):
             self._renew_credentials()
             head = self._head(method, path) if path else self._post_head
             answer = await self._send(method, f"{method} {prefix}", head, body)
-            if answer not in wire.SUCCESSES:
+            if answer not in schema.SUCCESSES:
                 try:
-                    wire.require_success(f"{method} {prefix}", answer.status, answer.body)
+                    schema.require_success(f"{method} {prefix}", answer.status, answer.body)
                 except errors.AccessDenied as denied:
                     raise self._denied(f"{method} {prefix}", denied.status, denied.words) from None
 
@@ -220,7 +220,7 @@ class LoxilbClient:
         if answer.status == 404 and absent is not None:
             return absent
         if answer.status != 200:
-            words = wire.excerpt(answer.body)
+            words = schema.excerpt(answer.body)
             if answer.status in {401, 403} or "invalid token" in words:
                 raise self._denied(request, answer.status, words)
             raise errors.OutcomeUnknown(f"{request}: HTTP {answer.status}: {words}")

@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 from routesync.config.models import TargetSettings, rewrite_of
 from routesync.kernel import InterfaceAddress
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.schema import Inventory
 from routesync.names import TYPES, type_name
 from routesync.route import (
     Address,

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory, Port
+from routesync.loxilb.schema import Inventory, Port
 from routesync.mirror.namespace import Settling, Sharing
 from routesync.mirror.state import MirrorState
 from routesync.mirror.status import TargetState

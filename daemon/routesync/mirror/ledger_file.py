@@ -20,7 +20,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from routesync.loxilb.wire import parse_prefix
+from routesync.loxilb.schema import parse_prefix
 from routesync.route import Address, Prefix, format_address, parse_address
 
 NAME: Final = "ledger.sqlite"

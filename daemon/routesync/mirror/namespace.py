@@ -19,7 +19,7 @@ from typing import Final
 
 from routesync.best_routes import OwnNode
 from routesync.kernel import Link
-from routesync.loxilb.wire import Port
+from routesync.loxilb.schema import Port
 from routesync.mirror.state import Request
 from routesync.mirror.witness import posted_metric
 from routesync.names import PROTOCOLS, TABLES

@@ -20,7 +20,7 @@ import structlog
 from routesync.best_routes import OwnNode
 from routesync.events.models import EventSink
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.schema import Inventory
 from routesync.mirror.alarms import current_alarms
 from routesync.mirror.apply import Applier
 from routesync.mirror.eligibility import (

@@ -16,7 +16,7 @@ from routesync.backoff import backoff_s
 from routesync.kernel import Link
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory
+from routesync.loxilb.schema import Inventory
 from routesync.mirror.apply import Applier
 from routesync.mirror.handshake import PATIENCE_S, Dump, Handshake
 from routesync.mirror.namespace import PostedRoutes

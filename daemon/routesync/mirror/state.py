@@ -35,7 +35,7 @@ from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple, Protocol
 
 from routesync.backoff import backoff_s
-from routesync.loxilb.wire import Inventory, InventoryRow
+from routesync.loxilb.schema import Inventory, InventoryRow
 from routesync.mirror.eligibility import Desired, Evaluation, Ineligible, Reason
 from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Ingestion, Limits, MassWithdrawalLimit, RepairWindow, TokenBucket

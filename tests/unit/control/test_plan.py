@@ -15,7 +15,7 @@ from routesync.control.plan import (
 )
 from routesync.control.views import RouteNames
 from routesync.kernel import InterfaceAddress
-from routesync.loxilb.wire import Inventory, InventoryRow
+from routesync.loxilb.schema import Inventory, InventoryRow
 from routesync.mirror.eligibility import TargetRules
 from routesync.names import PROTOCOLS, TYPES, Names
 from routesync.route import Address, NextHop, Prefix, Rewrite, Route, parse_address

@@ -11,7 +11,7 @@ import pytest
 from routesync.doctor import Check, Facts, Finding, Level, diagnose, worst
 from routesync.doctor.facts import BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts
 from routesync.kernel import Sysctls
-from routesync.loxilb.wire import Port
+from routesync.loxilb.schema import Port
 from support.doctor_facts import configuration, healthy, reading, route
 
 ROOT = Path(__file__).parents[3]

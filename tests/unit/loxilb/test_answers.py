@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routesync.loxilb import errors, wire
+from routesync.loxilb import errors, schema
 from routesync.loxilb.errors import LoxilbError
 from routesync.route import Prefix, parse_address
+from support.inventories import parse_inventory
 
 
 def error_body(code: int, words: str) -> bytes:
@@ -18,7 +19,7 @@ def error_body(code: int, words: str) -> bytes:
 
 
 def test_success_is_success() -> None:
-    wire.require_success("POST", 200, b'{"result":"Success"}')
+    schema.require_success("POST", 200, b'{"result":"Success"}')
 
 
 @pytest.mark.parametrize(
@@ -48,19 +49,19 @@ def test_success_is_success() -> None:
 )
 def test_each_answer_has_its_meaning(status: int, body: bytes, kind: type[LoxilbError]) -> None:
     with pytest.raises(kind) as caught:
-        wire.require_success("POST 10.0.0.0/8", status, body)
+        schema.require_success("POST 10.0.0.0/8", status, body)
     assert "POST 10.0.0.0/8" in str(caught.value)
 
 
 def test_before_0_9_8_5_a_failure_comes_as_200_and_says_nothing_of_its_cause() -> None:
     with pytest.raises(errors.LoxilbError):
-        wire.require_success("POST", 200, b'{"result":"fail"}')
+        schema.require_success("POST", 200, b'{"result":"fail"}')
 
 
 @given(st.integers(100, 599), st.binary(max_size=200))
 def test_no_answer_at_all_is_anything_but_success_or_an_error_of_the_tree(status: int, body: bytes) -> None:
     try:
-        wire.require_success("POST", status, body)
+        schema.require_success("POST", status, body)
     except LoxilbError:
         pass
     else:
@@ -92,7 +93,7 @@ def test_an_inventory_is_read_row_by_row_and_odd_rows_are_counted() -> None:
             ]
         }
     ).encode()
-    inventory = wire.parse_inventory(body, "GET")
+    inventory = parse_inventory(body, "GET")
     assert inventory.unreadable == 4
     assert inventory.first_unreadable == '{"destinationIPNet": "10.3.0.0/40"}'
     assert inventory.rows[Prefix.parse("10.1.0.0/24")].gateways == (parse_address("192.168.10.1"),)
@@ -106,21 +107,21 @@ def test_rows_that_say_the_same_of_their_prefixes_are_one() -> None:
     body = json.dumps(
         {"routeAttr": [row | {"destinationIPNet": f"10.{n}.0.0/16"} for n in range(9)]}
     ).encode()
-    rows = wire.parse_inventory(body, "GET").rows
+    rows = parse_inventory(body, "GET").rows
     assert len(rows) == 9
     assert len({id(row) for row in rows.values()}) == 1
 
 
 def test_a_table_is_read_in_steps_of_so_many_rows() -> None:
-    rows = [{"destinationIPNet": f"10.{n >> 8}.{n & 255}.0/24"} for n in range(3 * wire.ROWS_A_SLICE)]
+    rows = [{"destinationIPNet": f"10.{n >> 8}.{n & 255}.0/24"} for n in range(3 * schema.ROWS_A_SLICE)]
     body = json.dumps({"routeAttr": rows}).encode()
-    assert len(list(wire.read_inventory(body, "GET"))) == 3
-    assert len(wire.parse_inventory(body, "GET").rows) == len(rows)
+    assert len(list(schema.read_inventory(body, "GET"))) == 3
+    assert len(parse_inventory(body, "GET").rows) == len(rows)
 
 
 def test_the_sample_of_an_unreadable_row_is_short_and_harmless() -> None:
     body = b'{"routeAttr":[ {"destinationIPNet":\n"\\u001b[2J\xe2\x80\xae' + b"x" * 9000 + b'"},{"a":1} ]}'
-    inventory = wire.parse_inventory(body, "GET")
+    inventory = parse_inventory(body, "GET")
     assert inventory.unreadable == 2
     assert inventory.first_unreadable.startswith('{"destinationIPNet": "\\u001b[2J\\u202exxx')
     assert len(inventory.first_unreadable) <= 101
@@ -146,7 +147,7 @@ def test_the_sample_of_an_unreadable_row_is_short_and_harmless() -> None:
 )
 def test_a_body_that_is_no_inventory_is_an_unknown_outcome(body: bytes) -> None:
     with pytest.raises(errors.OutcomeUnknown):
-        wire.parse_inventory(body, "GET")
+        parse_inventory(body, "GET")
 
 
 @given(
@@ -167,7 +168,7 @@ def test_a_body_that_is_no_inventory_is_an_unknown_outcome(body: bytes) -> None:
 )
 def test_any_json_is_read_or_is_an_error_of_the_tree(document: object) -> None:
     body = json.dumps(document).encode()
-    for parse in (wire.parse_inventory, wire.parse_ports):
+    for parse in (parse_inventory, schema.parse_ports):
         try:
             parse(body, "GET")
         except LoxilbError:
@@ -187,9 +188,9 @@ def test_ports_are_read_with_what_identifies_a_link() -> None:
             ]
         }
     ).encode()
-    assert wire.parse_ports(body, "GET") == (
-        wire.Port("eth0", 2, "aa:bb:cc:00:11:22"),
-        wire.Port("vlan3801", -1, ""),
+    assert schema.parse_ports(body, "GET") == (
+        schema.Port("eth0", 2, "aa:bb:cc:00:11:22"),
+        schema.Port("vlan3801", -1, ""),
     )
 
 
@@ -208,5 +209,5 @@ def test_the_rows_of_a_table_are_those_that_json_reads(
 ) -> None:
     keys = sorted([*others, "routeAttr"])
     text = json.dumps({key: others.get(key, rows) for key in keys}, indent=1 if indented else None)
-    assert [value for value, _, _ in wire._elements(text, "routeAttr")] == rows
-    assert [json.loads(text[begin:end]) for _, begin, end in wire._elements(text, "routeAttr")] == rows
+    assert [value for value, _, _ in schema._elements(text, "routeAttr")] == rows
+    assert [json.loads(text[begin:end]) for _, begin, end in schema._elements(text, "routeAttr")] == rows

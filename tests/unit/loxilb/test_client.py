@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from routesync.loxilb import errors
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.http import Answer, Http
-from routesync.loxilb.wire import ROWS_A_SLICE
+from routesync.loxilb.schema import ROWS_A_SLICE
 from routesync.route import Prefix, parse_address
 
 PREFIX = Prefix.parse("10.0.0.0/8")

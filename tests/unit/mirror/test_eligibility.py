@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from routesync.kernel import InterfaceAddress
-from routesync.loxilb.wire import Inventory, InventoryRow, parse_inventory
+from routesync.loxilb.schema import Inventory, InventoryRow
 from routesync.mirror.eligibility import (
     Desired,
     Ineligible,
@@ -40,6 +40,7 @@ from routesync.route import (
     Verdict,
     parse_address,
 )
+from support.inventories import parse_inventory
 
 Row = tuple[str, str, str]
 """Of an inventory: prefix, flags, gateways."""

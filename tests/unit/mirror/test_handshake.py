@@ -11,7 +11,7 @@ import pytest
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.wire import Inventory, InventoryRow, Port
+from routesync.loxilb.schema import Inventory, InventoryRow, Port
 from routesync.mirror import handshake
 from routesync.mirror.handshake import Handshake
 from routesync.mirror.limits import Limits

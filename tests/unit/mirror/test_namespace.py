@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from routesync.kernel import Link
-from routesync.loxilb.wire import Port
+from routesync.loxilb.schema import Port
 from routesync.mirror.namespace import AGREEING, Settling, Sharing, sharing
 
 

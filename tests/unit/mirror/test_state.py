@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from routesync.loxilb.wire import Inventory, InventoryRow
+from routesync.loxilb.schema import Inventory, InventoryRow
 from routesync.mirror.eligibility import Desired, Evaluation, Ineligible, Reason
 from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Limits

@@ -274,20 +274,6 @@ def read_inventory(body: bytes, what: str) -> Generator[None, None, Inventory]:
     return Inventory(rows, unreadable, first)
 
 
-def parse_inventory(body: bytes, what: str) -> Inventory:
-    """The same at once.
-
-    Raises:
-        OutcomeUnknown: as `read_inventory`.
-    """
-    steps = read_inventory(body, what)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast("Inventory", end.value)
-
-
 def parse_ports(body: bytes, what: str) -> tuple[Port, ...]:
     """Read `GET /config/port/all`.
 
