@@ -22,7 +22,7 @@ import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -143,24 +143,40 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def listen_tcp(at: Listen) -> socket.socket:
-    """Listen over TCP.
+class TcpListener:
+    """A TCP listener; it listens from its construction until it is closed.
 
     Raises:
         ListenError: this host does not have the address, or the port is taken.
     """
-    family = socket.AF_INET6 if ":" in at.address else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind((at.address, at.port))
-        made.listen(_BACKLOG)
-    except OSError as error:
-        made.close()
-        raise ListenError(f"[control] listen {at}: {error.strerror}") from None
-    return made
+
+    exists = True
+
+    def __init__(self, at: Listen) -> None:
+        family = socket.AF_INET6 if ":" in at.address else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            self.socket.bind((at.address, at.port))
+            self.socket.listen(_BACKLOG)
+        except OSError as error:
+            self.socket.close()
+            raise ListenError(f"[control] listen {at}: {error.strerror}") from None
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class _Served(NamedTuple):
+    at: Path | Listen
+    listener: UnixListener | TcpListener
+    server: asyncio.Server
+
+    def close(self) -> None:
+        self.server.close()
+        self.listener.close()
 
 
 class ControlServer:
@@ -170,10 +186,7 @@ class ControlServer:
         self._context = context
         self._runtime = runtime
         self._troubles: dict[str, str] = {}
-        self._unix: UnixListener | None = None
-        self._unix_server: asyncio.Server | None = None
-        self._tcp: Listen | None = None
-        self._tcp_server: asyncio.Server | None = None
+        self._served: dict[str, _Served] = {}
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -187,57 +200,36 @@ class ControlServer:
         tcp = await _runner(api.application(over_tcp=True))
         try:
             while True:
-                await self._keep_unix(unix)
-                await self._keep_tcp(tcp)
+                await self._keep("control socket", self._runtime, unix)
+                await self._keep("control listener", self._context.loaded().settings.control.listen, tcp)
                 await asyncio.sleep(CHECK_INTERVAL_S)
         finally:
-            self._close_unix()
-            self._close_tcp()
+            for served in self._served.values():
+                served.close()
             await asyncio.gather(unix.cleanup(), tcp.cleanup())
 
-    async def _keep_unix(self, runner: web.AppRunner) -> None:
-        if self._unix is not None:
-            if self._unix.exists:
+    async def _keep(self, what: str, at: Path | Listen | None, runner: web.AppRunner) -> None:
+        """Serve there, and nowhere else; None: nowhere."""
+        served = self._served.get(what)
+        if served is not None:
+            if served.at == at and served.listener.exists:
                 return
-            log.warning("control_socket_taken_away", path=str(self._unix.path), consequence="made again")
-            self._close_unix()
+            if served.at == at:
+                log.warning(
+                    "control_socket_taken_away",
+                    path=str(self._runtime / SOCKET_NAME),
+                    consequence="made again",
+                )
+            self._served.pop(what).close()
         try:
-            self._unix = UnixListener(self._runtime)
+            if at is not None:
+                listener = UnixListener(at) if isinstance(at, Path) else TcpListener(at)
+                server = await asyncio.get_running_loop().create_server(_gate(runner), sock=listener.socket)
+                self._served[what] = _Served(at, listener, server)
         except ListenError as error:
-            self._note("control socket", str(error))
-            return
-        loop = asyncio.get_running_loop()
-        self._unix_server = await loop.create_unix_server(_gate(runner), sock=self._unix.socket)
-        self._note("control socket", None)
-
-    def _close_unix(self) -> None:
-        if self._unix_server is not None:
-            self._unix_server.close()
-        if self._unix is not None:
-            self._unix.close()
-        self._unix = self._unix_server = None
-
-    async def _keep_tcp(self, runner: web.AppRunner) -> None:
-        wanted = self._context.loaded().settings.control.listen
-        if wanted == self._tcp:
-            return
-        self._close_tcp()
-        if wanted is None:
-            self._note("control listener", None)
-            return
-        try:
-            sock = listen_tcp(wanted)
-        except ListenError as error:
-            self._note("control listener", str(error))
-            return
-        self._tcp_server = await asyncio.get_running_loop().create_server(_gate(runner), sock=sock)
-        self._tcp = wanted
-        self._note("control listener", None)
-
-    def _close_tcp(self) -> None:
-        if self._tcp_server is not None:
-            self._tcp_server.close()
-        self._tcp = self._tcp_server = None
+            self._note(what, str(error))
+        else:
+            self._note(what, None)
 
     def _note(self, what: str, trouble: str | None) -> None:
         """Log a trouble once when it starts and once when it clears."""

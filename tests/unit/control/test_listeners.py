@@ -15,7 +15,7 @@ import pytest
 
 from routesync.config.parsers import Listen
 from routesync.control import runtime_directory
-from routesync.control.server import MODE, ListenError, UnixListener, listen_tcp
+from routesync.control.server import MODE, ListenError, TcpListener, UnixListener
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def test_a_port_that_is_taken_is_said() -> None:
         with pytest.raises(
             ListenError, match=rf"\[control\] listen 127\.0\.0\.1:{port}: Address already in use"
         ):
-            listen_tcp(Listen("127.0.0.1", port))
+            TcpListener(Listen("127.0.0.1", port))
     with pytest.raises(ListenError, match=r"192\.0\.2\.77:9469: Cannot assign"):
-        listen_tcp(Listen("192.0.2.77", 9469))
+        TcpListener(Listen("192.0.2.77", 9469))
 
 
 def test_the_directory_is_systemds_else_the_usual_one() -> None:
