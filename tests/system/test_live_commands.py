@@ -131,7 +131,7 @@ def test_the_live_plan_agrees_with_the_one_from_the_file(scene: Scene) -> None:
     offline = scene.plan()
     assert offline["source"] == "files"
     assert verdicts(live) == verdicts(offline)
-    assert {end["fate"] for row in live["routes"] for end in row["targets"]} == {"stands"}
+    assert {end["fate"] for row in live["routes"] for end in row["targets"]} == {"present"}
     assert "8 routes by the running daemon" in said(scene, "plan")
 
 
