@@ -293,7 +293,7 @@ async def with_problems(request: web.Request, handler: Handler, elsewhere: str) 
         return respond_problem(Problem.of("too-large", f"a request body has at most {LARGEST_BODY} bytes"))
     except web.HTTPException as error:
         return respond_problem(Problem.of("bad-request", error.reason))
-    except (ConnectionError, TimeoutError):  # the client is gone, or takes nothing: there is nobody to answer
+    except (ConnectionError, TimeoutError):  # the client is gone, or takes nothing: no client to answer
         raise
     except Exception as error:
         log.exception("control_call_failed", path=request.path)

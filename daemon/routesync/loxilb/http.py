@@ -58,7 +58,7 @@ class AnswerReader:
         self._parser = HttpResponseParser(self)
         self._whole: list[Answer] = []  # what the parser has just finished: none or one
         self._to_the_end = False  # the head is read, and only the end of the connection ends the body
-        self._delimited = False  # the head tells the length of the body, or that it comes in chunks
+        self._delimited = False  # the head has the length of the body, or says that it is chunked
         self._body = bytearray()
         self._bodiless = 0  # bytes since the last of a body
         self._refusal: str | None = None
