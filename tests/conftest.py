@@ -6,9 +6,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator
+from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
+
+UNIT: Final = Path(__file__).parent / "unit"
+"""Tests elsewhere need root; `make test-unit` shows that those here do not, by running them as nobody."""
 
 hypothesis.settings.register_profile(
     "fuzz",
@@ -30,10 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.geteuid() != 0:
-        for item in items:
-            if item.get_closest_marker("root"):
-                item.add_marker(pytest.mark.skip(reason="needs root: network namespaces"))
+    for item in items:
+        if not item.path.is_relative_to(UNIT):
+            item.add_marker("root")
+        if os.geteuid() != 0 and item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root"))
     if config.getoption("--bench"):
         return
     kept: list[pytest.Item] = []

@@ -1,4 +1,4 @@
-"""Prints and writes what the benchmarks recorded."""
+"""Prints what the benchmarks recorded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,5 @@ from support import bench
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if bench.ROWS:
-        bench.write(bench.ROWS)
         terminalreporter.section("figures (also in build/bench.json)")
         terminalreporter.write_line(bench.table(bench.ROWS))

@@ -17,7 +17,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from demo.topology import FoundingTopology
 from routesync.kernel import KernelSource, open_route_socket
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
@@ -31,7 +30,6 @@ from support.bench import median, percentile, record
 from support.event_sink import Events
 from support.mirror_lab import LabNode, LabReconciler, candidate, laboratory
 from support.netns import Namespace, namespace, needs_root
-from support.standin import running_standin
 from support.waiting import eventually, eventually_sync
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900), needs_root]
@@ -296,46 +294,3 @@ async def test_a_verification_of_thirty_thousand_routes(tmp_path: Path) -> None:
             await eventually(lambda: lab.standin.state().posts >= posts + count, within_s=300)
             record("verification of 30,000 routes", time.monotonic() - began, "s")
             record("CPU of a verification, per route", (time.process_time() - cpu) / count * 1e6, "µs")
-
-
-UNLIMITED = ("--marks", "1000000", "--capacity", "1000000", "--queue-limit", "1000000", "--batch", "100000")
-
-
-def test_memory_with_forty_thousand_mirrored_routes(tmp_path: Path) -> None:
-    """The daemon as a process, unpaced, against a stand-in without limits: what it holds does not hang on its pace."""
-    count = 40_000
-    config = tmp_path / "routesync.toml"
-    config.write_text(
-        '[[targets]]\nname = "lb"\nurl = "http://192.168.10.20:11111"\nrate = 100000\nburst = 10000\n'
-        "max_routes_ipv4 = 100000\n"
-    )
-    with FoundingTopology() as topology, running_standin(Namespace(topology.loxilb), *UNLIMITED) as standin:
-        Namespace(topology.node).batch(
-            [f"route add {prefix} via {HERE} proto bgp" for prefix in prefixes(count)]
-        )
-        command = [
-            sys.executable,
-            "-m",
-            "routesync",
-            "run",
-            "--config",
-            str(config),
-            "--state",
-            str(tmp_path / "state"),
-        ]
-        with (tmp_path / "log").open("wb") as log:
-            daemon = subprocess.Popen(["ip", "netns", "exec", topology.node, *command], stderr=log)
-        try:
-            eventually_sync(lambda: standin.state().posts >= count, within_s=120, what="the mirror")
-            status = Path(f"/proc/{daemon.pid}/status").read_text()
-        finally:
-            daemon.kill()
-            daemon.wait()
-    resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    record(
-        "memory with 40,000 mirrored routes",
-        resident / 1024,
-        "MiB",
-        target="<= 120",
-        ok=resident / 1024 <= 120,
-    )

@@ -1,19 +1,20 @@
 """What many routes cost the daemon as a process: the longest steps of its event loop, memory, time to ready.
 
-The stand-in has no limits here, and the daemon sends unpaced: what it holds does not depend on its pace.
+The stand-in has no limits here, and the daemon sends unpaced: what it holds does not depend on its pace. About 550 µs
+of CPU a request remain (daemon and stand-in on one core each), so only the first fill waits for all 100,000 requests;
+each later step waits until its own work is done, not until all routes are posted once more.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -21,12 +22,12 @@ import pytest
 from demo.topology import FoundingTopology
 from support.bench import record
 from support.bulk_routes import add_routes, delete_routes, prefixes
+from support.control import call
 from support.netns import Namespace, needs_root
-from support.stall_probe import StallLog
+from support.stall_probe import Stall, StallLog
 from support.standin import StandinProcess, running_standin
-from support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(900), needs_root]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1500), needs_root]
 
 HERE = "192.168.10.1"
 UNLIMITED = (
@@ -39,9 +40,20 @@ UNLIMITED = (
     "--batch",
     "100000",
 )
-READY = "ready"
-RELOADED = "config_reloaded"
+POLL_S = 0.2
+"""Each look costs the daemon or the stand-in a request; often enough for figures in seconds."""
 OTHER_RULES = '[[policy.rules]]\nname = "bgp"\naction = "keep"\nmatch = { protocol = ["bgp"] }\n'
+
+
+def wait(what: str, condition: Callable[[], bool], within_s: float) -> float:
+    """Wait until the condition holds; print and return the seconds that took."""
+    began = monotonic()
+    while not condition():
+        assert monotonic() - began < within_s, f"{what} did not come within {within_s} s"
+        sleep(POLL_S)
+    took = monotonic() - began
+    print(f"    {took:6.1f} s  {what}", flush=True)
+    return took
 
 
 class Daemon:
@@ -63,49 +75,63 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, max_routes: int, *others: str) -> None:
-        target = (
-            '[[targets]]\nname = "lb"\nurl = "http://192.168.10.20:11111"\nrate = 100000\nburst = 10000\n'
-        )
+        target = '[[targets]]\nname = "lb"\nurl = "http://192.168.10.20:11111"\nrate = 100000\n'
         limits = f"max_routes_ipv4 = {max_routes}\nwithdraw_limit_share = 1.0\n"
         self._config.write_text("\n".join([target + limits, *others]))
 
-    def start(self) -> float:
+    def start(self, *, probe: bool = True) -> float:
         """Start it and wait until it is ready; return the seconds that took."""
-        began = monotonic()
+        module = ["support.stall_probe", str(self._directory / "stalls")] if probe else ["routesync"]
         arguments = ["run", "--config", str(self._config), "--state", str(self._directory / "state")]
-        command = [
-            sys.executable,
-            "-m",
-            "support.stall_probe",
-            str(self._directory / "stalls"),
-            *arguments,
-        ]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self.node, *command], stderr=log, env=self._environment
+                ["ip", "netns", "exec", self.node, sys.executable, "-m", *module, *arguments],
+                stderr=log,
+                env=self._environment,
             )
-        eventually_sync(lambda: self._said(READY) > 0, within_s=120, what="readiness")
-        return monotonic() - began
+        return wait("ready", self.logged("ready"), 120)
 
     def reload(self) -> None:
         assert self._process is not None
-        before = self._said(RELOADED)
+        reloaded = self.logged("config_reloaded")
         self._process.send_signal(signal.SIGHUP)
-        eventually_sync(lambda: self._said(RELOADED) > before, within_s=60, what="the reload")
+        wait("reloaded", reloaded, 60)
 
-    def run(self, *arguments: str) -> str:
+    def logged(self, event: str) -> Callable[[], bool]:
+        """A condition: the daemon logs this event from now on. Reads each line of a long log once."""
+        assert self._process is not None
+        offset = self._log.stat().st_size
+
+        def seen() -> bool:
+            nonlocal offset
+            assert self._process is not None
+            assert self._process.poll() is None, self.log_end()
+            with self._log.open("rb") as log:
+                log.seek(offset)
+                *lines, rest = log.read().split(b"\n")
+                offset = log.tell() - len(rest)
+            return any(f'"event": "{event}"'.encode() in line for line in lines)
+
+        return seen
+
+    def log_end(self) -> str:
+        return self._log.read_bytes()[-4000:].decode(errors="replace") if self._log.exists() else ""
+
+    def run(self, *arguments: str) -> None:
         command = ["ip", "netns", "exec", self.node, sys.executable, "-m", "routesync", *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
-        return done.stdout
+        subprocess.run(command, env=self._environment, capture_output=True, check=True)
 
-    def target(self) -> dict[str, Any]:
-        """The status of the target."""
-        status: dict[str, Any] = json.loads(self.run("status", "--json"))["status"]
-        (target,) = status["targets"]
-        return dict(target, kept=status["kernel"]["routes"])
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = call(self._directory / "control.sock", "GET", "/v1/status").json["status"]
+        return status
 
-    def wait_until_synced(self, within_s: float) -> None:
-        eventually_sync(lambda: self.target()["state"] == "synced", within_s=within_s, what="sync")
+    @property
+    def kept(self) -> int:
+        return int(self.status()["kernel"]["routes"])
+
+    @property
+    def synced(self) -> bool:
+        return bool(self.status()["targets"][0]["state"] == "synced")
 
     def memory(self, field: str) -> float:
         """A figure of /proc/PID/status, in MiB: VmRSS is now, VmHWM the most there ever was."""
@@ -118,9 +144,6 @@ class Daemon:
             self._process.kill()
             self._process.wait()
 
-    def _said(self, event: str) -> int:
-        return self._log.read_text().count(f'"event": "{event}"')
-
 
 @contextmanager
 def scaled(directory: Path, routes: int) -> Iterator[Daemon]:
@@ -130,16 +153,28 @@ def scaled(directory: Path, routes: int) -> Iterator[Daemon]:
         daemon = Daemon(topology, standin, directory)
         try:
             yield daemon
+        except BaseException:
+            print(daemon.log_end())
+            raise
         finally:
             daemon.kill()
-            print(daemon._log.read_text()[-4000:])
 
 
 def record_stall(daemon: Daemon, what: str) -> None:
-    stall = daemon.stalls.take()
-    longest_ms = stall.seconds * 1e3
-    record(f"longest stall, 100,000 routes, {what}", longest_ms, "ms", target="<= 50", ok=longest_ms <= 50)
-    print(f"{what}: {stall.cpu_s * 1e3:.1f} ms of CPU in {stall.what}")
+    """Record the longest step, and name the worst ones, for those who have to shorten them."""
+    stalls = daemon.stalls.take()
+    longest_ms = stalls[0].seconds * 1e3 if stalls else 0.0
+    cpu_ms = stalls[0].cpu_s * 1e3 if stalls else 0.0
+    record(
+        f"longest stall, 100,000 routes, {what}", longest_ms, "ms", peer="its CPU, ms", peer_value=cpu_ms,
+        target="<= 50", ok=longest_ms <= 50,
+    )  # fmt: skip
+    print_worst(stalls)
+
+
+def print_worst(stalls: list[Stall]) -> None:
+    for stall in stalls[:5]:
+        print(f"    {stall.seconds * 1e3:6.1f} ms, CPU {stall.cpu_s * 1e3:6.1f} ms  {stall.what}", flush=True)
 
 
 def test_no_step_holds_the_event_loop(tmp_path: Path) -> None:
@@ -147,25 +182,26 @@ def test_no_step_holds_the_event_loop(tmp_path: Path) -> None:
     with scaled(tmp_path, count) as daemon:
         daemon.configure(2 * count)
         daemon.start()
-        eventually_sync(lambda: daemon.standin.state().posts >= count, within_s=300, what="the mirror")
-        daemon.wait_until_synced(60)
         record_stall(daemon, "start")
+        wait("all mirrored", lambda: daemon.standin.state().posts >= count, 600)
+        wait("synced", lambda: daemon.synced, 60)
+        record_stall(daemon, "first fill")
+        up = daemon.logged("target_up")
         daemon.standin.kill()
         daemon.standin.start()
-        eventually_sync(lambda: daemon.standin.state().posts >= count, within_s=300, what="a verification")
-        daemon.wait_until_synced(60)
+        wait("a new connection", up, 60)
+        wait("its verification has begun", lambda: daemon.standin.state().posts >= 5_000, 60)
         record_stall(daemon, "new connection")
         daemon.configure(2 * count, "allow_default = true", OTHER_RULES)
         daemon.reload()
-        daemon.wait_until_synced(60)
         record_stall(daemon, "reload")
         deletes = daemon.standin.state().deletes
         delete_routes(daemon.node, prefixes(count), HERE)
-        eventually_sync(lambda: daemon.target()["kept"] < 100, within_s=60, what="the withdrawal")
+        wait("all gone from the kernel", lambda: daemon.kept < 100, 60)
+        wait("withdrawals have begun", lambda: daemon.standin.state().deletes > deletes, 60)
         add_routes(daemon.node, prefixes(count), HERE)
-        eventually_sync(lambda: daemon.target()["kept"] >= count, within_s=60, what="the routes")
-        daemon.wait_until_synced(300)
-        assert daemon.standin.state().deletes > deletes
+        wait("all back in the kernel", lambda: daemon.kept >= count, 60)
+        wait("synced", lambda: daemon.synced, 600)
         record_stall(daemon, "mass change")
         for _ in range(5):
             daemon.run("status")
@@ -180,9 +216,20 @@ def test_a_million_kept_routes(tmp_path: Path) -> None:
         daemon.configure(fit)
         took = daemon.start()
         record("ready with 1,000,000 routes kept", took, "s", target="<= 15", ok=took <= 15)
-        eventually_sync(lambda: daemon.standin.state().posts >= fit - 100, within_s=120, what="the mirror")
-        eventually_sync(lambda: daemon.target()["kept"] >= 1_000_000, within_s=60, what="the routes")
-        daemon.wait_until_synced(60)
+        wait("all kept", lambda: daemon.kept >= 1_000_000, 60)
+        wait("as many mirrored as fit", lambda: daemon.standin.state().posts >= fit - 100, 300)
+        wait("synced", lambda: daemon.synced, 60)
         for field, name in (("VmRSS", "memory"), ("VmHWM", "most memory")):
             value = daemon.memory(field)
             record(f"{name} with 1,000,000 routes kept", value, "MiB", target="<= 429", ok=value <= 429)
+        print_worst(daemon.stalls.take())
+
+
+def test_forty_thousand_mirrored_routes(tmp_path: Path) -> None:
+    count = 40_000
+    with scaled(tmp_path, count) as daemon:
+        daemon.configure(100_000)
+        daemon.start(probe=False)
+        wait("all mirrored", lambda: daemon.standin.state().posts >= count, 300)
+        value = daemon.memory("VmRSS")
+        record("memory with 40,000 mirrored routes", value, "MiB", target="<= 120", ok=value <= 120)

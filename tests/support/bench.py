@@ -1,6 +1,7 @@
 """The one harness of all benchmarks: rows that say what was measured, beside what, and whether it is good enough.
 
-Every benchmark calls `record`; at the end of the run the rows are printed as a table and written to build/bench.json.
+Every benchmark calls `record`, which prints the figure and writes it to build/bench.json, so that a run that ends early
+keeps what it has measured. At the end of the run all rows are printed as a table.
 """
 
 from __future__ import annotations
@@ -52,8 +53,11 @@ def record(
     target: str | None = None,
     ok: bool | None = None,
 ) -> None:
-    """Note a figure; `ratio` is ours to the peer's, said so that more is better."""
-    ROWS.append(Row(name, value, unit, peer, peer_value, ratio, target, ok))
+    """Print and write a figure at once; `ratio` is ours to the peer's, said so that more is better."""
+    row = Row(name, value, unit, peer, peer_value, ratio, target, ok)
+    ROWS.append(row)
+    write([row])
+    print(table([row]).splitlines()[-1], flush=True)
 
 
 def _number(value: float | None) -> str:

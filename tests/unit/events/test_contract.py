@@ -11,7 +11,6 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 
 from docgen.contract import (
-    asyncapi,
     example_bucket,
     example_event,
     example_message,
@@ -28,7 +27,6 @@ from routesync.mirror.eligibility import Reason
 from support.events import accepted
 
 DOCS = Path(__file__).parents[3] / "docs"
-ASYNCAPI = Path(__file__).parent / "asyncapi" / "3.0.0.json"
 
 
 def test_every_event_model_is_listed() -> None:
@@ -46,10 +44,6 @@ def test_every_kind_of_alarm_is_documented_and_no_other() -> None:
     rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
     assert [row[1].strip().strip("`") for row in rows] == list(get_args(models.AlarmKind))
     assert all(condition.strip() and remedy.strip() for _, _, condition, remedy, _ in rows)
-
-
-def test_asyncapi_is_valid_by_its_official_schema() -> None:
-    jsonschema.Draft7Validator(json.loads(ASYNCAPI.read_text())).validate(asyncapi())
 
 
 @pytest.mark.parametrize("kind", EVENTS)

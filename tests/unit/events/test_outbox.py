@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
 import sqlite3
@@ -389,12 +388,11 @@ async def test_a_second_daemon_does_not_share_the_file(file: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: mounts a small tmpfs")
     with small_disk(tmp_path / "small") as mount:
         yield mount
 
 
+@pytest.mark.root
 async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(disk: Path) -> None:
     with capture_logs() as logs:
         async with opened(disk / "outbox.sqlite") as outbox:
@@ -416,6 +414,7 @@ async def test_a_full_disk_costs_no_event_and_is_said_once_each_way(disk: Path) 
             assert await everything(outbox) == list(range(1901, 2001))
 
 
+@pytest.mark.root
 async def test_with_a_disk_and_no_broker_memory_is_bounded(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +427,7 @@ async def test_with_a_disk_and_no_broker_memory_is_bounded(
         ballast.unlink()
 
 
+@pytest.mark.root
 async def test_what_is_lost_while_the_disk_is_full_is_reported_while_it_is_full(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +450,7 @@ async def test_what_is_lost_while_the_disk_is_full_is_reported_while_it_is_full(
         assert unreported(outbox) == [("storage", 1)]
 
 
+@pytest.mark.root
 async def test_retained_topics_that_a_full_disk_does_not_take_stand_in_nobodys_way(disk: Path) -> None:
     async with opened(disk / "outbox.sqlite") as outbox:
         ballast = fill(disk)
@@ -464,6 +465,7 @@ async def test_retained_topics_that_a_full_disk_does_not_take_stand_in_nobodys_w
         assert await everything(outbox) == list(range(1, 11))
 
 
+@pytest.mark.root
 async def test_a_disk_that_is_full_at_the_start_is_said_with_its_remedy(disk: Path) -> None:
     async with opened(disk / "outbox.sqlite") as outbox:
         put(outbox, *range(1, 11))
