@@ -12,13 +12,15 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Stamps of packaging/bootstrap: .venv/.demo, .code, .manual and .test.
 READY := .venv/.code
 LOCKS := packaging/requirements
+VENV := .venv
+UNIT = tests/unprivileged $(VENV)/bin/pytest tests/unit -m "not root" -n auto
 # One resolver makes both files; the environment of the one who runs it must not show in them.
 LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL \
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url $(ARGS)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PRECIOUS: .venv/.%
 .venv/.%: pyproject.toml $(LOCKS)/dev.txt packaging/bootstrap
@@ -33,13 +35,31 @@ test: root .venv/.test ## Run the tests; ARGS='-k name' are handed to pytest
 	@$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 .PHONY: test-unit
-test-unit: $(READY) ## Run the tests that need neither root nor a network, in about a minute
-	@$(BIN)/pytest tests/unit -m "not root" -n auto $(ARGS)
+test-unit: $(READY) ## Run the tests that need neither root nor a network: as nobody, without one, in under a minute
+	@$(UNIT) $(ARGS)
+
+# `make test-unit` on another Python than that of .venv.
+PYTHON_VERSION ?= 3.13
+.PHONY: test-python
+test-python: VENV = .venv-$(PYTHON_VERSION)
+test-python: ## Run the same on another Python if there is one here (PYTHON_VERSION=3.13)
+	@python=$$(packaging/find-python $(PYTHON_VERSION)) || exit 0; \
+		[ $(VENV)/.code -nt $(LOCKS)/dev.txt ] || PYTHON=$$python VENV=$(VENV) packaging/bootstrap code; \
+		$(UNIT) $(ARGS)
+
+.PHONY: coverage
+coverage: root .venv/.test ## Run the tests and report what they reach, branches too, also in the daemons that they start
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/coverage run -m pytest -n 4 --dist worksteal --timeout=480 $(ARGS) || echo 'make coverage: tests failed' >&2
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage html --quiet
+	@$(BIN)/coverage report
 
 .PHONY: lint
-lint: $(READY) ## Check style, types and the direction of imports
+lint: $(READY) ## Check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/codespell .ci config daemon docs examples packaging systemd tests Makefile pyproject.toml *.md
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@cd tests && lint-imports --no-logo
@@ -83,9 +103,13 @@ manual: .venv/.manual ## Write manual pages and shell completion into build/shar
 deb: .venv/.manual ## Build the Debian package into dist/
 	@packaging/deb/build
 
+.PHONY: release
+release: .venv/.manual ## Check what a release needs (a clean tree, a changelog entry, all tests), build it, tag it
+	@packaging/release
+
 .PHONY: clean
 clean: ## Remove everything that was built, the virtual environment too
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-* build dist tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: root

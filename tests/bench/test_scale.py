@@ -139,6 +139,14 @@ class Daemon:
         lines = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU so far, of all threads."""
+        assert self._process is not None
+        fields = (
+            Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        )
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -186,11 +194,13 @@ def test_no_step_holds_the_event_loop(tmp_path: Path) -> None:
         wait("all mirrored", lambda: daemon.standin.state().posts >= count, 600)
         wait("synced", lambda: daemon.synced, 60)
         record_stall(daemon, "first fill")
-        up = daemon.logged("target_up")
         daemon.standin.kill()
         daemon.standin.start()
-        wait("a new connection", up, 60)
-        wait("its verification has begun", lambda: daemon.standin.state().posts >= 5_000, 60)
+        wait(
+            "a new connection, and a part of its verification",
+            lambda: daemon.standin.state().posts >= 5_000,
+            120,
+        )
         record_stall(daemon, "new connection")
         daemon.configure(2 * count, "allow_default = true", OTHER_RULES)
         daemon.reload()
@@ -215,7 +225,10 @@ def test_a_million_kept_routes(tmp_path: Path) -> None:
     with scaled(tmp_path, 1_000_000) as daemon:
         daemon.configure(fit)
         took = daemon.start()
-        record("ready with 1,000,000 routes kept", took, "s", target="<= 15", ok=took <= 15)
+        record(
+            "ready with 1,000,000 routes kept", took, "s", peer="its CPU, s", peer_value=daemon.cpu_s(),
+            target="<= 15", ok=took <= 15,
+        )  # fmt: skip
         wait("all kept", lambda: daemon.kept >= 1_000_000, 60)
         wait("as many mirrored as fit", lambda: daemon.standin.state().posts >= fit - 100, 300)
         wait("synced", lambda: daemon.synced, 60)

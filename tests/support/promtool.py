@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-_FOUND = shutil.which("promtool") or shutil.which("promtool", path=str(Path(sys.executable).parent))
+_FETCHED = Path(__file__).parents[2] / ".venv" / "bin"  # also for the Pythons of other environments
+_FOUND = shutil.which("promtool") or shutil.which("promtool", path=str(_FETCHED))
 
 needs_promtool = pytest.mark.skipif(_FOUND is None, reason="promtool is missing: run packaging/bootstrap")
 

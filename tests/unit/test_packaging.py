@@ -1,0 +1,138 @@
+"""The repository as a package: one version, locks that match, a release that checks before it builds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import routesync
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+RELEASE = "packaging/release"
+VERSION_FILE = "daemon/routesync/__init__.py"
+
+
+def test_the_version_has_one_source() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == VERSION_FILE
+    assert importlib.metadata.version("loxilb-routesync") == routesync.__version__
+
+
+def test_each_python_that_is_named_is_tested() -> None:
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8") + (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(
+        r"Programming Language :: Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"])
+    )
+    assert named[0] == PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert [version for version in named[1:] if version not in ci] == []
+
+
+@pytest.mark.parametrize("lock", ["runtime.txt", "dev.txt"])
+def test_the_locks_hold_what_is_declared_with_hashes_and_without_hosts(lock: str) -> None:
+    text = (ROOT / "packaging/requirements" / lock).read_text(encoding="utf-8")
+    declared = PROJECT["project"]["dependencies"] + (
+        PROJECT["dependency-groups"]["dev"] if lock == "dev.txt" else []
+    )
+    locked = {}
+    for entry in re.split(r"\n(?=\w)", text):
+        if match := re.match(r"([\w.-]+)==(\S+)", entry):
+            assert "--hash=sha256:" in entry, match[0]
+            locked[match[1]] = match[2]
+    for requirement in map(Requirement, declared):
+        assert requirement.name in locked, "run: make lock"
+        assert requirement.specifier.contains(locked[requirement.name]), f"{requirement}: run: make lock"
+    assert "://" not in text
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with what `packaging/release` looks at, of version 9.8.7, ready to be released."""
+    for name in (RELEASE, VERSION_FILE):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    file = tmp_path / VERSION_FILE
+    file.write_text(re.sub(r"(?m)^__version__ = .*$", '__version__ = "9.8.7"', file.read_text()))
+    (tmp_path / "CHANGELOG.md").write_text(
+        "## [Unreleased]\n\n## [9.8.7] - 2030-01-02\n\n- News.\n\n## [9.8.6] - 2029-01-02\n"
+    )
+    git(tmp_path, "init", "--quiet")
+    commit(tmp_path)
+    return tmp_path
+
+
+def git(checkout: Path, *arguments: str) -> None:
+    author = ("-c", "user.name=Somebody", "-c", "user.email=somebody@localhost")
+    subprocess.run(["git", *author, *arguments], cwd=checkout, check=True, capture_output=True)
+
+
+def commit(checkout: Path) -> None:
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "--quiet", "--message", "Change")
+
+
+def check(checkout: Path) -> tuple[int, str]:
+    done = subprocess.run([checkout / RELEASE, "--check"], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_release_that_is_ready_passes_its_checks(checkout: Path) -> None:
+    assert check(checkout) == (0, "v9.8.7 is fit to be built\n")
+
+
+def test_a_release_needs_a_clean_tree(checkout: Path) -> None:
+    (checkout / "new").touch()
+    status, said = check(checkout)
+    assert status == 1
+    assert "the tree is not clean" in said
+
+
+def test_a_release_needs_a_new_version(checkout: Path) -> None:
+    git(checkout, "tag", "v9.8.7")
+    status, said = check(checkout)
+    assert status == 1
+    assert f"v9.8.7 exists already; raise __version__ in {VERSION_FILE}" in said
+
+
+@pytest.mark.parametrize(
+    ("changelog", "complaint"),
+    [
+        ("## [Unreleased]\n\n- News.\n", "has no heading '## [9.8.7] - YYYY-MM-DD'"),
+        ("## [9.8.7]\n\n- News.\n", "has no heading"),
+        ("## [9.8.7] - 2030-01-02\n\n## [9.8.6] - 2029-01-02\n\n- Old.\n", "says nothing below"),
+    ],
+)
+def test_a_release_needs_its_entry_in_the_changelog(checkout: Path, changelog: str, complaint: str) -> None:
+    (checkout / "CHANGELOG.md").write_text(changelog)
+    commit(checkout)
+    status, said = check(checkout)
+    assert status == 1
+    assert f"CHANGELOG.md {complaint}" in said
+
+
+def test_a_release_needs_a_version_that_is_one(checkout: Path) -> None:
+    file = checkout / VERSION_FILE
+    file.write_text(file.read_text().replace("9.8.7", "9.8.7-dev"))
+    commit(checkout)
+    status, said = check(checkout)
+    assert status == 1
+    assert "'9.8.7-dev' is no version to release" in said
+
+
+def test_hooks_and_lint_use_the_locked_tools() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert "://" not in hooks, "hooks are local"
+    tools = set(re.findall(r"entry: \.venv/bin/(\w+)", hooks))
+    assert tools == {"ruff", "codespell"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(f"$(BIN)/{tool}" in makefile for tool in tools)
+    assert all((Path(sys.executable).parent / tool).exists() for tool in tools)
