@@ -50,10 +50,8 @@ test-python: ## Run the same on another Python if there is one here (PYTHON_VERS
 .PHONY: coverage
 coverage: root .venv/.test ## Run the tests and report what they reach, branches too, also in the daemons that they start
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/coverage run -m pytest -n 4 --dist worksteal --timeout=480 $(ARGS) || echo 'make coverage: tests failed' >&2
-	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage html --quiet
-	@$(BIN)/coverage report
+	@status=0; $(BIN)/coverage run -m pytest -n 4 --dist worksteal --timeout=480 $(ARGS) || status=$$?; \
+		$(BIN)/coverage combine --quiet; $(BIN)/coverage html --quiet; $(BIN)/coverage report; exit $$status
 
 .PHONY: lint
 lint: $(READY) ## Check style, spelling, types and the direction of imports
