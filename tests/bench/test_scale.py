@@ -22,7 +22,7 @@ import pytest
 from demo.topology import FoundingTopology
 from support.bench import record
 from support.bulk_routes import add_routes, delete_routes, prefixes
-from support.control import call
+from support.daemon import call
 from support.netns import Namespace, needs_root
 from support.stall_probe import Stall, StallLog
 from support.standin import StandinProcess, running_standin

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import aiohttp
 from yarl import URL
 
-from support.netns import Namespace, namespace
+from support.netns import Namespace, namespace, segment
 from support.standin import running_standin
 
 URL_VARIABLE = "ROUTESYNC_LOXILB_URL"
@@ -263,12 +263,7 @@ def standin_place(*arguments: str, idle_s: float = 10, read_s: float = 30) -> It
     """A stand-in in a namespace of its own, with one neighbour on the other end of a link."""
     with ExitStack() as stack:
         space = stack.enter_context(namespace("loxilb"))
-        peer = stack.enter_context(namespace("peer"))
-        space.ip(f"link add ens3 type veth peer name ens3 netns {peer.name}")
-        for side, host in ((space, 20), (peer, 1)):
-            side.ip(f"addr add 192.168.10.{host}/24 dev ens3")
-            side.ip(f"addr add fd00:10::{host}/64 dev ens3 nodad")
-            side.ip("link set ens3 up")
+        stack.enter_context(segment((space, "ens3", 20)))
         timeouts = ("--idle-timeout", str(idle_s), "--read-timeout", str(read_s))
         standin = stack.enter_context(
             running_standin(space, "--listen", "none", "--fragile", "off", *timeouts, *arguments)

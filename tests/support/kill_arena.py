@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from routesync.mirror.ledger import read_owned
-from support.netns import Namespace, namespace
+from support.daemon import Daemon, ended
+from support.netns import Namespace, namespace, segment
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
 
@@ -60,53 +58,26 @@ class Row(NamedTuple):
     mtu: int | None
 
 
-class Arena:
+class Arena(Daemon):
     """A router with the daemon, a loxilb beside it, and the routes that both have to have."""
 
     def __init__(
         self, router: Namespace, loxilb: Namespace, standin: StandinProcess, directory: Path, config: str
     ) -> None:
+        super().__init__(directory, router)
+        self.config.write_text(config)
         self.router = router
         self.loxilb = loxilb
         self.standin = standin
         self.wanted: dict[str, str] = {}
         self.foreign = table(loxilb)
         self.own = table(router)
-        self._directory = directory
-        self._config = directory / "routesync.toml"
-        self._config.write_text(config)
-        self._daemon: subprocess.Popen[bytes] | None = None
-        self.environment: dict[str, str] = {}
-        """What the daemon finds in its environment besides ours."""
-
-    @property
-    def log(self) -> Path:
-        return self._directory / "daemon.log"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "routesync", "run", "--config", str(self._config)]
-        command += ["--state", str(self._directory / "state")]
-        with self.log.open("ab") as log:
-            self._daemon = subprocess.Popen(
-                ["ip", "netns", "exec", self.router.name, *command],
-                stdout=log,
-                stderr=log,
-                env=os.environ | self.environment,
-            )
 
     def kill(self) -> None:
         """SIGKILL; it must not have ended by itself before."""
-        assert self._daemon is not None
-        assert self._daemon.poll() is None, "the daemon ended by itself"
-        self._daemon.kill()
-        self._daemon.wait()
-        self._daemon = None
-
-    def end(self) -> None:
-        """Leave no daemon behind, whatever happened."""
-        if self._daemon is not None:
-            self._daemon.kill()
-            self._daemon.wait()
+        assert self.process is None or self.process.poll() is None, "the daemon ended by itself"
+        super().kill()
+        self.process = None
 
     def churn(self, chance: random.Random) -> None:
         """Change some routes of the router at once: new ones, other gateways, ones that go."""
@@ -158,7 +129,7 @@ class Arena:
         assert table(self.router) == self.own | wanted
 
     def _owned(self) -> list[object]:
-        return list(read_owned(self._directory / "state", "lb"))
+        return list(read_owned(self.state, "lb"))
 
 
 def table(space: Namespace) -> set[Row]:
@@ -178,31 +149,20 @@ def kill_arena(directory: Path, config: str = CONFIG) -> Iterator[Arena]:
     with ExitStack() as stack:
         router = stack.enter_context(namespace("router"))
         loxilb = stack.enter_context(namespace("loxilb"))
-        segment = stack.enter_context(namespace("segment"))
-        segment.ip("link add br0 type bridge")
-        for space, link, port in ((router, "ens3", "to-router"), (loxilb, "eth0", "to-loxilb")):
-            segment.ip(f"link add {port} type veth peer name {link} netns {space.name}")
-            segment.ip(f"link set {port} master br0 up")
-        for space, link, host in ((router, "ens3", 10), (loxilb, "eth0", 20), (segment, "br0", 1)):
-            space.ip(f"link set {link} addrgenmode none")
-            space.ip(f"addr add 192.168.10.{host}/24 dev {link}")
-            space.ip(f"addr add fd00:10::{host}/64 dev {link} nodad")
-            space.ip(f"link set {link} up")
-        eventually_sync(lambda: "LOWER_UP" in router.ip("link show ens3"), what="carrier")
-        eventually_sync(lambda: "LOWER_UP" in loxilb.ip("link show eth0"), what="carrier")
+        stack.enter_context(segment((router, "ens3", 10), (loxilb, "eth0", 20)))
         for line in FOREIGN:
             loxilb.ip(line)
         standin = stack.enter_context(running_standin(loxilb))
         arena = Arena(router, loxilb, standin, directory, config)
-        stack.callback(arena.end)
-        yield arena
+        with ended(arena):
+            yield arena
 
 
 def live(arena: Arena, chance: random.Random, *, settle: bool) -> None:
     """One life of the daemon: start, churn, perhaps come to rest and be judged, then die at a random moment."""
     if chance.random() < 0.5:
         arena.churn(chance)  # while nobody looks
-    arena.start()
+    arena.launch()
     falls = chance.random() < 0.2  # loxilb, too, at some moment of this life
     if settle:
         if falls:

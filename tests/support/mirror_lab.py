@@ -26,9 +26,9 @@ from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Candidate, NextHop, Prefix, Route, Verdict, format_address, parse_address
 from support.event_sink import Events
 from support.memory_ledger import MemoryLedger
-from support.netns import Namespace, namespace
+from support.netns import Namespace, namespace, segment
 from support.standin import StandinProcess, running_standin
-from support.waiting import eventually, eventually_sync
+from support.waiting import eventually
 
 LO = {1: Link(1, "lo", 0x10049, bytes(6))}
 """The links of a namespace that has no other."""
@@ -216,15 +216,6 @@ def laboratory(*arguments: str) -> Iterator[Lab]:
     """A stand-in with these arguments in a namespace with one neighbour, for the length of a `with` block."""
     with ExitStack() as stack:
         space = stack.enter_context(namespace("loxilb"))
-        peer = stack.enter_context(namespace("peer"))
-        space.ip(f"link add ens3 type veth peer name ens3 netns {peer.name}")
-        for side, host in ((space, 20), (peer, 1)):
-            side.ip(f"addr add 192.168.10.{host}/24 dev ens3")
-            side.ip(f"addr add fd00:10::{host}/64 dev ens3 nodad")
-            side.ip(
-                "link set ens3 addrgenmode none"
-            )  # no link-local address whose routes come when they like
-            side.ip("link set ens3 up")
-        eventually_sync(lambda: "LOWER_UP" in space.ip("link show ens3"), what="carrier")
+        stack.enter_context(segment((space, "ens3", 20)))
         standin = stack.enter_context(running_standin(space, "--listen", "none", *arguments))
         yield Lab(space, standin)

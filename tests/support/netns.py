@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import eventually_sync
+
 needs_root = pytest.mark.root
 """Left out where the tests do not run as root; see conftest.py."""
 
@@ -65,3 +67,31 @@ def namespace(label: str) -> Iterator[Namespace]:
         yield made
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+@contextmanager
+def segment(*hosts: tuple[Namespace, str, int]) -> Iterator[Namespace]:
+    """Connect hosts by one bridge, 192.168.10.0/24 and fd00:10::/64; its own namespace is host 1, the gateway.
+
+    Args:
+        hosts: of each the namespace, the name of its link, and the number in its addresses.
+    """
+    with namespace("segment") as bridge:
+        bridge.ip("link add br0 type bridge")
+        for number, (space, link, _) in enumerate(hosts):
+            bridge.ip(f"link add port{number} type veth peer name {link} netns {space.name}")
+            bridge.ip(f"link set port{number} master br0 up")
+        for space, link, host in (*hosts, (bridge, "br0", 1)):
+            space.ip(
+                f"link set {link} addrgenmode none"
+            )  # no link-local address whose routes come when they like
+            space.ip(f"addr add 192.168.10.{host}/24 dev {link}")
+            space.ip(f"addr add fd00:10::{host}/64 dev {link} nodad")
+            space.ip(f"link set {link} up")
+        for space, link, _ in hosts:
+            wait_for_carrier(space, link)
+        yield bridge
+
+
+def wait_for_carrier(space: Namespace, link: str) -> None:
+    eventually_sync(lambda: "LOWER_UP" in space.ip(f"link show {link}"), what="carrier")

@@ -20,9 +20,9 @@ from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTo
 from support.booted import Machine, machine, package
 from support.broker import Broker, broker
 from support.netns import Namespace, needs_root
-from support.scene import EXAMPLE
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
+from support.world import EXAMPLE
 
 pytestmark = [needs_root, pytest.mark.timeout(900)]  # the first one builds the package and the tree
 

@@ -14,7 +14,7 @@ pytestmark = needs_root
 
 
 def lines(arena: Arena, *events: str) -> list[dict[str, Any]]:
-    text = arena.log.read_text() if arena.log.exists() else ""
+    text = arena.log()
     logged = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     return [line for line in logged if line["event"] in events]
 
@@ -29,7 +29,7 @@ def test_a_mass_withdrawal_is_held_until_the_kernel_was_dumped_again(tmp_path: P
     with kill_arena(
         tmp_path, CONFIG.replace("withdraw_limit_minimum = 1000", "withdraw_limit_minimum = 10")
     ) as arena:
-        arena.start()
+        arena.launch()
         add_routes(arena, 30)
         arena.check_settled()
         arena.router.ip("route flush proto bird")
@@ -50,7 +50,7 @@ def test_a_pause_outlives_a_killed_daemon_and_can_be_set_and_lifted_while_there_
 ) -> None:
     pause = tmp_path / "state" / "hold-lb"
     with kill_arena(tmp_path) as arena:
-        arena.start()
+        arena.launch()
         add_routes(arena, 5)
         arena.check_settled()
         arena.kill()
@@ -58,8 +58,8 @@ def test_a_pause_outlives_a_killed_daemon_and_can_be_set_and_lifted_while_there_
         state = arena.standin.state()
         before = (state.posts, state.deletes, state.route_reads, state.port_reads)
         for life in (1, 2):
-            arena.log.unlink()
-            arena.start()
+            arena.log_file.unlink()
+            arena.launch()
             add_one_more(arena, life)
             eventually_sync(lambda: bool(lines(arena, "ready")), within_s=20, what="readiness")
             (paused,) = [line for line in lines(arena, "alarm_raised") if "sequence" not in line]
@@ -68,7 +68,7 @@ def test_a_pause_outlives_a_killed_daemon_and_can_be_set_and_lifted_while_there_
         after = arena.standin.state()
         assert (after.posts, after.deletes, after.route_reads, after.port_reads) == before
         pause.unlink()
-        arena.start()
+        arena.launch()
         arena.check_settled()
         arena.kill()
 

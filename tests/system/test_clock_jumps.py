@@ -24,7 +24,7 @@ pytestmark = needs_root
 def arena(tmp_path: Path) -> Iterator[Arena]:
     with kill_arena(tmp_path) as made:
         (tmp_path / "clock").write_text("+0")
-        made.environment = {
+        made.extra_environment = {
             "LD_PRELOAD": str(LIBRARY),
             "FAKETIME_TIMESTAMP_FILE": str(tmp_path / "clock"),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -54,14 +54,14 @@ def change(arena: Arena, number: int) -> None:
 
 
 def test_routes_are_followed_through_jumps_of_the_clock(arena: Arena, tmp_path: Path) -> None:
-    arena.start()
+    arena.launch()
     for number, offset in enumerate(("+0", "+10y", "-20y", "+1h", "-1h")):
         jump(tmp_path, offset)
         change(arena, number)
         arena.check_settled()
         posts = arena.standin.state().posts
         eventually_sync(lambda: arena.standin.state().posts > posts, within_s=30, what="a probe")  # noqa: B023
-    log = arena.log.read_text()
+    log = arena.log()
     arena.kill()
     assert "target_down" not in log
     assert '"warning"' not in log.replace("start-up hold", ""), log
@@ -70,13 +70,13 @@ def test_routes_are_followed_through_jumps_of_the_clock(arena: Arena, tmp_path: 
 
 
 def test_a_clock_that_is_years_behind_at_the_next_start_changes_nothing(arena: Arena, tmp_path: Path) -> None:
-    arena.start()
+    arena.launch()
     for number in range(3):
         change(arena, number)
     arena.check_settled()
     arena.kill()
     jump(tmp_path, "-10y")
     change(arena, 3)
-    arena.start()
+    arena.launch()
     arena.check_settled()
     arena.kill()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from support.control import ROUTESYNC, Served, connect, served
+from support.daemon import ROUTESYNC, Daemon, connect, prepared
 from support.netns import Namespace, namespace, needs_root
 from support.processes import HEEDING_CTRL_C
 from support.waiting import eventually_sync
@@ -37,8 +37,8 @@ def space() -> Iterator[Namespace]:
 
 
 @pytest.fixture
-def daemon(space: Namespace) -> Iterator[Served]:
-    with served(TARGET, namespace=space.name) as made:
+def daemon(space: Namespace) -> Iterator[Daemon]:
+    with prepared(TARGET, space=space) as made:
         made.start()
         made.serves()
         # the connected route is ineligible: an event that belongs to the start, not to what a test does
@@ -81,7 +81,7 @@ class Stream:
         self._socket.close()
 
 
-def test_first_comes_the_status_then_each_event_as_over_mqtt(space: Namespace, daemon: Served) -> None:
+def test_first_comes_the_status_then_each_event_as_over_mqtt(space: Namespace, daemon: Daemon) -> None:
     stream = Stream(daemon.socket)
     assert b"200 OK" in stream.head[0]
     assert any(b"application/x-ndjson" in line for line in stream.head)
@@ -99,7 +99,7 @@ def test_first_comes_the_status_then_each_event_as_over_mqtt(space: Namespace, d
     stream.close()
 
 
-def test_only_what_is_asked_for_comes(space: Namespace, daemon: Served) -> None:
+def test_only_what_is_asked_for_comes(space: Namespace, daemon: Daemon) -> None:
     stream = Stream(daemon.socket, "?type=route.*&within=10.2.0.0/16")
     space.batch(["route add 10.1.0.0/16 dev d0", "route add 10.2.3.0/24 dev d0"])
     first = stream.next()
@@ -108,7 +108,7 @@ def test_only_what_is_asked_for_comes(space: Namespace, daemon: Served) -> None:
 
 
 def test_who_comes_back_gets_what_was_missed_or_learns_that_it_is_lost(
-    space: Namespace, daemon: Served
+    space: Namespace, daemon: Daemon
 ) -> None:
     stream = Stream(daemon.socket, "?type=route.*")
     space.ip("route add 10.1.0.0/16 dev d0")
@@ -125,7 +125,7 @@ def test_who_comes_back_gets_what_was_missed_or_learns_that_it_is_lost(
     stranger.close()
 
 
-def test_many_readers_that_went_away_leave_nothing_behind(daemon: Served) -> None:
+def test_many_readers_that_went_away_leave_nothing_behind(daemon: Daemon) -> None:
     for _ in range(3):
         crowd = [Stream(daemon.socket) for _ in range(32)]
         with connect(daemon.socket) as one_more:
@@ -143,7 +143,7 @@ def test_many_readers_that_went_away_leave_nothing_behind(daemon: Served) -> Non
         eventually_sync(lambda: free_places(daemon) == 32, what="room for all")
 
 
-def free_places(daemon: Served) -> int:
+def free_places(daemon: Daemon) -> int:
     streams = [Stream(daemon.socket) for _ in range(32)]
     free = sum(b"200" in stream.head[0] for stream in streams)
     for stream in streams:
@@ -151,7 +151,7 @@ def free_places(daemon: Served) -> int:
     return free
 
 
-def test_a_daemon_that_stops_lets_its_readers_go(daemon: Served) -> None:
+def test_a_daemon_that_stops_lets_its_readers_go(daemon: Daemon) -> None:
     stream = Stream(daemon.socket)
     stream.next()
     assert daemon.stop() == 0
@@ -164,7 +164,7 @@ def test_a_daemon_that_stops_lets_its_readers_go(daemon: Served) -> None:
 
 
 @pytest.fixture
-def watching(daemon: Served) -> Iterator[subprocess.Popen[str]]:
+def watching(daemon: Daemon) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [*HEEDING_CTRL_C, *ROUTESYNC, "watch", "--local", "--json", "--type", "route.*", "--type", "status"],
         stdout=subprocess.PIPE,
@@ -184,7 +184,7 @@ def message(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_watch_needs_no_broker_and_survives_the_daemon(
-    space: Namespace, daemon: Served, watching: subprocess.Popen[str]
+    space: Namespace, daemon: Daemon, watching: subprocess.Popen[str]
 ) -> None:
     assert message(watching)["type"] == "io.routesync.status.v1"
     space.ip("route add 10.1.0.0/16 dev d0")
@@ -213,7 +213,7 @@ def test_watch_without_a_daemon_says_so_and_ends(tmp_path: Path) -> None:
     assert line.startswith("routesync: routesync does not run here: there is no ")
 
 
-def test_watch_asks_the_daemon_where_no_broker_is_configured(daemon: Served) -> None:
+def test_watch_asks_the_daemon_where_no_broker_is_configured(daemon: Daemon) -> None:
     process = subprocess.Popen(
         [*ROUTESYNC, "watch", "--config", str(daemon.config), "--type", "status"],
         stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from routesync.control.api import CALLS
 from routesync.control.openapi import document
 from routesync.control.requests import JSON
 from routesync.control.server import CONNECTIONS, RESERVED
-from support.control import Served, connect, served
+from support.daemon import Daemon, connect, prepared
 from support.netns import Namespace, namespace, needs_root
 from support.other_user import User
 from support.waiting import eventually_sync
@@ -30,9 +30,9 @@ NOT_RUNNING, NOT_ALLOWED = 3, 4
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[Served]:
+def alone() -> Iterator[Daemon]:
     """A daemon in a namespace with a few routes, whose one target is never there."""
-    with namespace("control") as space, served(TARGET + LISTENER, namespace=space.name) as daemon:
+    with namespace("control") as space, prepared(TARGET + LISTENER, space=space) as daemon:
         routes(space)
         daemon.start()
         daemon.serves()
@@ -74,7 +74,7 @@ QUERIES = {"/v1/explain": "?of=10.1.2.3"}
 @pytest.mark.parametrize(
     "call", [it for it in CALLS if not it.changes and it.name not in ("events", "metrics")]
 )
-def test_every_answer_is_as_the_document_says(alone: Served, call: object) -> None:
+def test_every_answer_is_as_the_document_says(alone: Daemon, call: object) -> None:
     path = call.path  # type: ignore[attr-defined]
     reply = alone.call("GET", path + QUERIES.get(path, ""))
     assert reply.status == 200, reply.body
@@ -83,7 +83,7 @@ def test_every_answer_is_as_the_document_says(alone: Served, call: object) -> No
     jsonschema.Draft202012Validator({**schema, "components": whole["components"]}).validate(reply.json)
 
 
-def test_orders_are_carried_out_and_answered_as_the_document_says(alone: Served) -> None:
+def test_orders_are_carried_out_and_answered_as_the_document_says(alone: Daemon) -> None:
     whole = document(CALLS)
     for name, body in (("resync", b""), ("pause", b'{"target": "lb"}'), ("resume", b"{}"), ("release", b"")):
         reply = alone.call("POST", f"/v1/{name}", body)
@@ -95,7 +95,7 @@ def test_orders_are_carried_out_and_answered_as_the_document_says(alone: Served)
     assert "uid 0 (root)" in alone.log()
 
 
-def test_explain_finds_every_candidate_also_dropped_ones(alone: Served) -> None:
+def test_explain_finds_every_candidate_also_dropped_ones(alone: Daemon) -> None:
     found = alone.get("/v1/explain?of=10.1.2.3")
     assert [it["prefix"] for it in found["prefixes"]] == ["10.1.2.0/24", "10.1.0.0/16"]
     (longest, shorter) = found["prefixes"]
@@ -111,7 +111,7 @@ def test_explain_finds_every_candidate_also_dropped_ones(alone: Served) -> None:
     assert alone.get("/v1/explain?of=2001:db8::1")["prefixes"] == []
 
 
-def test_the_table_is_filtered(alone: Served) -> None:
+def test_the_table_is_filtered(alone: Daemon) -> None:
     def prefixes(query: str) -> list[str]:
         return [row["prefix"] for row in alone.get(f"/v1/routes?{query}")["routes"]]
 
@@ -126,7 +126,7 @@ def test_the_table_is_filtered(alone: Served) -> None:
     assert (len(limited["routes"]), limited["matched"]) == (1, 2)
 
 
-def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Served) -> None:
+def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Daemon) -> None:
     plan = alone.get("/v1/plan")
     ends = {
         row["prefix"]: [end["fate"] for end in row["targets"]] for row in plan["routes"] if row["elected"]
@@ -168,7 +168,7 @@ def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Served) -> No
     ],
 )
 def test_a_mistake_is_a_problem_that_says_what_it_was(
-    alone: Served, method: str, url: str, body: bytes | None, said: str
+    alone: Daemon, method: str, url: str, body: bytes | None, said: str
 ) -> None:
     reply = alone.call(method, url, body)
     assert f"{reply.status} {reply.problem}".startswith(said)
@@ -185,7 +185,7 @@ def test_a_mistake_is_a_problem_that_says_what_it_was(
     ],
     ids=["zeroes", "no request", "unknown version", "endless path"],
 )
-def test_what_is_no_request_is_refused_and_costs_nothing(alone: Served, noise: bytes) -> None:
+def test_what_is_no_request_is_refused_and_costs_nothing(alone: Daemon, noise: bytes) -> None:
     with connect(alone.socket) as caller:
         caller.sendall(noise)
         assert caller.recv(64).startswith(b"HTTP/1.0 400")
@@ -195,7 +195,7 @@ def test_what_is_no_request_is_refused_and_costs_nothing(alone: Served, noise: b
     assert "Traceback" not in alone.log()
 
 
-def test_a_crowd_of_callers_takes_no_more_than_its_share(alone: Served) -> None:
+def test_a_crowd_of_callers_takes_no_more_than_its_share(alone: Daemon) -> None:
     assert alone.process is not None
     descriptors = Path(f"/proc/{alone.process.pid}/fd")
     with ExitStack() as crowd:
@@ -213,7 +213,7 @@ def test_a_crowd_of_callers_takes_no_more_than_its_share(alone: Served) -> None:
     alone.serves()
 
 
-def test_metrics_come_in_the_format_that_is_asked_for(alone: Served) -> None:
+def test_metrics_come_in_the_format_that_is_asked_for(alone: Daemon) -> None:
     plain = alone.call("GET", "/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
     assert b"\nroutesync_" in plain.body
@@ -229,14 +229,15 @@ def test_metrics_come_in_the_format_that_is_asked_for(alone: Served) -> None:
 # -- over TCP ------------------------------------------------------------------------------------------------
 
 
-def test_over_tcp_there_are_health_and_metrics_and_nothing_else(alone: Served) -> None:
+def test_over_tcp_there_are_health_and_metrics_and_nothing_else(alone: Daemon) -> None:
     def ask(url: str) -> str:
         code = (
             "import urllib.request, urllib.error\n"
             f"try: print(urllib.request.urlopen('http://127.0.0.1:9469{url}').read().decode())\n"
             "except urllib.error.HTTPError as error: print(error.code, error.read().decode())"
         )
-        return Namespace(alone._prefix[-1]).run(["python3", "-c", code])
+        assert alone.space is not None
+        return alone.space.run(["python3", "-c", code])
 
     assert '"live"' in ask("/health/live")
     assert '"ready"' in ask("/health/ready")
@@ -249,7 +250,7 @@ def test_over_tcp_there_are_health_and_metrics_and_nothing_else(alone: Served) -
 
 
 def test_the_group_may_read_the_owner_and_root_may_change_and_strangers_nothing() -> None:
-    with served(owner=OWNER) as daemon:
+    with prepared(owner=OWNER) as daemon:
         daemon.start(user=OWNER)
         daemon.serves()
         found = daemon.socket.stat()
@@ -281,7 +282,7 @@ def test_the_group_may_read_the_owner_and_root_may_change_and_strangers_nothing(
 
 
 def test_a_crashed_daemons_socket_is_taken_over_and_a_live_ones_is_not() -> None:
-    with served() as daemon:
+    with prepared() as daemon:
         daemon.start()
         daemon.serves()
         daemon.kill()
@@ -291,7 +292,8 @@ def test_a_crashed_daemons_socket_is_taken_over_and_a_live_ones_is_not() -> None
         daemon.serves()
         inode = daemon.socket.stat().st_ino
 
-        daemon.start(state="other")
+        daemon.state = daemon.directory / "other"
+        daemon.start()
         eventually_sync(
             lambda: "another routesync serves there" in daemon.log(), what="the second one's word"
         )
@@ -309,7 +311,7 @@ def test_a_crashed_daemons_socket_is_taken_over_and_a_live_ones_is_not() -> None
 
 
 def test_without_a_runtime_directory_the_daemon_goes_on_and_says_so() -> None:
-    with served() as daemon:
+    with prepared() as daemon:
         daemon.runtime.write_text("a file where a directory should be")
         process = daemon.start()
         eventually_sync(lambda: "control_not_served" in daemon.log(), what="the word")
@@ -329,7 +331,7 @@ def test_a_taken_port_degrades_and_is_tried_again() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with served(f'[control]\nlisten = "127.0.0.1:{port}"\n') as daemon:
+        with prepared(f'[control]\nlisten = "127.0.0.1:{port}"\n') as daemon:
             daemon.start()
             daemon.serves()
             (reason,) = daemon.get("/v1/status")["status"]["reasons"]
@@ -341,7 +343,7 @@ def test_a_taken_port_degrades_and_is_tried_again() -> None:
 def test_status_shows_what_the_guard_would_do() -> None:
     rule = '[[policy.rules]]\nname = "hosts"\nmatch = { protocol = "dhcp", host = true, gateway = false }\n'
     text = f'mode = "guard"\n{rule}action = "drop"\nguard = true\n'
-    with namespace("guard") as space, served(text, namespace=space.name) as daemon:
+    with namespace("guard") as space, prepared(text, space=space) as daemon:
         routes(space)
         space.ip("route add 192.0.2.9/32 dev d0 proto 16")
         daemon.start()

@@ -13,34 +13,35 @@ from typing import Any
 
 import pytest
 
-from support.netns import Namespace, needs_root
-from support.scene import ROUTESYNC, Scene, founding_scene
+from support.daemon import ROUTESYNC
+from support.netns import needs_root
 from support.standin import running_standin
 from support.waiting import eventually_sync
+from support.world import World, world
 
 pytestmark = needs_root
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with founding_scene(tmp_path) as made:
+def scene(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One in which no daemon is ever started."""
-    with founding_scene(tmp_path_factory.mktemp("idle")) as made:
+    with world(tmp_path_factory.mktemp("idle")) as made:
         yield made
 
 
 def doctor(
-    scene: Scene, *arguments: str, confined: bool = False
+    scene: World, *arguments: str, confined: bool = False
 ) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """Run it in the node; give its status and its findings by check."""
     prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if confined else []
     done = subprocess.run(
-        scene.in_node(*prefix, *ROUTESYNC, "doctor", "--json", *arguments),
+        scene.command(*prefix, *ROUTESYNC, "doctor", "--json", *arguments),
         capture_output=True,
         text=True,
         check=False,
@@ -55,16 +56,16 @@ def doctor(
     return done.returncode, found
 
 
-def ours(scene: Scene) -> list[str]:
+def ours(scene: World) -> list[str]:
     return ["--config", str(scene.config), "--state", str(scene.state)]
 
 
 @contextmanager
-def process_named(scene: Scene, name: str) -> Iterator[int]:
+def process_named(scene: World, name: str) -> Iterator[int]:
     """A process in the node that the kernel knows by this name."""
     pr_set_name = "ctypes.CDLL(None).prctl(15, sys.argv[1].encode())"
     script = f"import ctypes, sys, time; {pr_set_name}; print(flush=True); time.sleep(99)"
-    command = scene.in_node(sys.executable, "-c", script, name)
+    command = scene.command(sys.executable, "-c", script, name)
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -74,7 +75,7 @@ def process_named(scene: Scene, name: str) -> Iterator[int]:
             process.kill()
 
 
-def test_before_there_is_any_configuration(idle: Scene, tmp_path: Path) -> None:
+def test_before_there_is_any_configuration(idle: World, tmp_path: Path) -> None:
     status, found = doctor(idle, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
     assert status == 1
     assert found["config"][0]["level"] == "warn"
@@ -88,10 +89,10 @@ def test_before_there_is_any_configuration(idle: Scene, tmp_path: Path) -> None:
 
 
 def test_a_loxilb_that_shares_the_namespace_is_found_and_its_version_weighed(
-    idle: Scene, tmp_path: Path
+    idle: World, tmp_path: Path
 ) -> None:
     nothing = ["--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none")]
-    node = Namespace(idle.topology.node)
+    node = idle.node
     for release, level in (("0.9.1", "fail"), ("0.9.8.8", "ok")):
         with running_standin(node, "--loxilb-version", release), process_named(idle, "loxilb") as pid:
             _, found = doctor(idle, *nothing)
@@ -100,13 +101,13 @@ def test_a_loxilb_that_shares_the_namespace_is_found_and_its_version_weighed(
         assert found["loxilb-version"][0]["level"] == {"fail": "warn"}.get(level, level)
 
 
-def test_a_running_dhcp_client_is_named_as_far_as_can_be_told(idle: Scene, tmp_path: Path) -> None:
+def test_a_running_dhcp_client_is_named_as_far_as_can_be_told(idle: World, tmp_path: Path) -> None:
     with process_named(idle, "dhcpcd"):
         _, found = doctor(idle, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
     assert "probably written by dhcpcd" in found["dhcp-host-routes"][0]["summary"]
 
 
-def test_a_host_in_good_health_with_its_daemon_running(scene: Scene) -> None:
+def test_a_host_in_good_health_with_its_daemon_running(scene: World) -> None:
     status, found = doctor(scene, *ours(scene))
     assert status == 1
     assert found["daemon"][0]["level"] == "warn"
@@ -115,11 +116,11 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: Scene) -> None:
 
     scene.start()
     eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), within_s=20, what="the sync")
-    assert scene.daemon is not None
+    assert scene.process is not None
     status, found = doctor(scene, *ours(scene))
     bad = [finding for findings in found.values() for finding in findings if finding["level"] != "ok"]
     assert bad == []
-    assert str(scene.daemon.pid) in found["daemon"][0]["summary"]
+    assert str(scene.process.pid) in found["daemon"][0]["summary"]
     assert "answers" in found["target"][0]["summary"]
     assert "of its own" in found["shared-namespace"][0]["summary"]
     assert "5 desired ipv4 routes" in found["capacity"][0]["summary"]
@@ -128,7 +129,7 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: Scene) -> None:
     assert scene.stop() == 0, "it was left undisturbed"
 
 
-def test_what_went_wrong_on_the_disk(scene: Scene) -> None:
+def test_what_went_wrong_on_the_disk(scene: World) -> None:
     scene.start()
     eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), within_s=20, what="the sync")
     scene.stop()
@@ -150,7 +151,7 @@ def test_what_went_wrong_on_the_disk(scene: Scene) -> None:
     assert any("adopt" in step for step in found["ledger"][0]["remedy"])
 
 
-def test_without_privilege_it_says_what_it_cannot_see(scene: Scene) -> None:
+def test_without_privilege_it_says_what_it_cannot_see(scene: World) -> None:
     scene.start()
     scene.stop()
     nobody = 65534
@@ -163,7 +164,7 @@ def test_without_privilege_it_says_what_it_cannot_see(scene: Scene) -> None:
     assert found["dhcp-host-routes"][0]["subject"] == "192.168.10.1/32"
 
 
-def test_a_wrong_file_is_told_line_by_line_and_the_rest_is_checked(idle: Scene, tmp_path: Path) -> None:
+def test_a_wrong_file_is_told_line_by_line_and_the_rest_is_checked(idle: World, tmp_path: Path) -> None:
     file = tmp_path / "routesync.toml"
     file.write_text('[polcy]\n[mqtt]\nport = "many"\n')
     status, found = doctor(idle, "--config", str(file), "--state", str(tmp_path))
@@ -173,7 +174,7 @@ def test_a_wrong_file_is_told_line_by_line_and_the_rest_is_checked(idle: Scene, 
     assert found["dhcp-host-routes"][0]["subject"] == "192.168.10.1/32"
 
 
-def test_people_get_lines_that_they_can_read(idle: Scene) -> None:
+def test_people_get_lines_that_they_can_read(idle: World) -> None:
     done = idle.run("doctor", "--no-contact", *ours(idle))
     assert done.returncode == 1
     lines = done.stdout.splitlines()

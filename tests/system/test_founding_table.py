@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE
-from support.netns import Namespace, needs_root
-from support.scene import Scene, founding_scene
+from support.netns import needs_root
 from support.waiting import eventually_sync
+from support.world import World, world
 
 pytestmark = needs_root
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with founding_scene(tmp_path) as made:
+def scene(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
         yield made
 
 
-def test_the_table_that_stands_at_the_start_is_mirrored_as_each_route_deserves(scene: Scene) -> None:
+def test_the_table_that_stands_at_the_start_is_mirrored_as_each_route_deserves(scene: World) -> None:
     assert scene.topology.table(scene.topology.node) == list(FOUNDING_TABLE)
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
@@ -49,7 +49,7 @@ def test_the_table_that_stands_at_the_start_is_mirrored_as_each_route_deserves(s
     assert scene.standin.alive
 
 
-def test_each_route_has_its_verdict_in_the_plan(scene: Scene) -> None:
+def test_each_route_has_its_verdict_in_the_plan(scene: World) -> None:
     verdicts = {
         route["prefix"]: (route["verdict"], route["rule"], [end["fate"] for end in route["targets"]])
         for route in scene.plan()["routes"]
@@ -67,8 +67,8 @@ def test_each_route_has_its_verdict_in_the_plan(scene: Scene) -> None:
     assert scene.mirrored() == [], "a plan changes nothing"
 
 
-def test_route_by_route_while_the_daemon_runs(scene: Scene) -> None:
-    node = Namespace(scene.topology.node)
+def test_route_by_route_while_the_daemon_runs(scene: World) -> None:
+    node = scene.node
     others = [line for line in FOUNDING_TABLE if "proto kernel" not in line]
     for line in others:
         node.ip(f"route del {line}")
@@ -93,7 +93,7 @@ def test_route_by_route_while_the_daemon_runs(scene: Scene) -> None:
     assert scene.standin.alive
 
 
-def test_a_lease_renewal_never_brings_the_host_route_to_loxilb(scene: Scene) -> None:
+def test_a_lease_renewal_never_brings_the_host_route_to_loxilb(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     before = len(scene.of("route.dropped", "192.168.10.1/32"))
@@ -114,7 +114,7 @@ def test_a_lease_renewal_never_brings_the_host_route_to_loxilb(scene: Scene) -> 
     ]
 
 
-def test_a_link_that_flaps_takes_its_routes_along_and_brings_them_back(scene: Scene) -> None:
+def test_a_link_that_flaps_takes_its_routes_along_and_brings_them_back(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     scene.topology.link_down("flannel.1")  # no RTM_DELROUTE announces this
@@ -123,22 +123,22 @@ def test_a_link_that_flaps_takes_its_routes_along_and_brings_them_back(scene: Sc
     scene.mirror_holds(MIRRORED_TABLE)
 
 
-def test_what_changed_while_the_daemon_was_killed_is_made_good(scene: Scene) -> None:
+def test_what_changed_while_the_daemon_was_killed_is_made_good(scene: World) -> None:
     scene.config.write_text(
         scene.config.read_text().replace("allow_default", "startup_hold_s = 1\nallow_default")
     )
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
-    assert scene.daemon is not None
-    scene.daemon.kill()
-    scene.daemon.wait()
+    assert scene.process is not None
+    scene.process.kill()
+    scene.process.wait()
     scene.topology.move_pod_network(3, 8)
-    (scene.directory / "daemon.log").unlink()
+    scene.log_file.unlink()
     scene.start()
     scene.mirror_holds([line.replace("10.244.3.0", "10.244.8.0") for line in MIRRORED_TABLE])
 
 
-def test_without_loxilb_and_broker_it_runs_degraded_and_recovers(scene: Scene) -> None:
+def test_without_loxilb_and_broker_it_runs_degraded_and_recovers(scene: World) -> None:
     scene.standin.stop()
     scene.start()
     assert "target_down" in scene.log()

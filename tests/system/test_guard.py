@@ -7,7 +7,6 @@ did, whatever happens.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,27 @@ from typing import Any
 import pytest
 
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE
+from support.daemon import Daemon, prepared
 from support.netns import Namespace, namespace, needs_root
-from support.scene import ROUTESYNC
-from support.shared_scene import GUARD_RULE, SharedScene, guard_config, shared_scene
 from support.standin import Fault
 from support.waiting import eventually_sync
+from support.world import NODE, TARGET, World, world
+
+GUARD_RULE = """
+[[policy.rules]]
+name = "dhcp-host-routes"
+match = { protocol = "dhcp", host = true, gateway = false }
+action = "drop"
+report = true
+guard = true
+"""
+
+
+def guard_config(*settings: str, target: str = TARGET) -> str:
+    """Mode guard, without its waits; further settings are lines of the table guard."""
+    lines = ["settle_s = 0.2", "removals_per_minute = 600", *settings]
+    return f'mode = "guard"\n{NODE}\n[guard]\n' + "\n".join(lines) + GUARD_RULE + target
+
 
 pytestmark = needs_root
 
@@ -28,12 +43,12 @@ HOST = "192.168.10.1/32"
 OTHERS = [line for line in FOUNDING_TABLE if line != HOST_ROUTE]
 
 
-def wrote_nothing(scene: SharedScene) -> bool:
+def wrote_nothing(scene: World) -> bool:
     state = scene.standin.state()
     return (state.posts, state.deletes) == (0, 0)
 
 
-def await_event(scene: SharedScene, kind: str, count: int = 1) -> list[dict[str, Any]]:
+def await_event(scene: World, kind: str, count: int = 1) -> list[dict[str, Any]]:
     eventually_sync(
         lambda: len(scene.named(kind)) >= count,
         within_s=20,
@@ -43,7 +58,7 @@ def await_event(scene: SharedScene, kind: str, count: int = 1) -> list[dict[str,
 
 
 def test_of_the_founding_table_only_the_host_route_is_removed_and_loxilb_loses_it(tmp_path: Path) -> None:
-    with shared_scene(tmp_path, guard_config("dry_run = false")) as scene:
+    with world(tmp_path, guard_config("dry_run = false"), shared=True) as scene:
         scene.start()
         (removed,) = await_event(scene, "guard.removed")
         assert removed == {
@@ -78,7 +93,7 @@ def test_of_the_founding_table_only_the_host_route_is_removed_and_loxilb_loses_i
 
 
 def test_without_being_told_otherwise_nothing_is_removed(tmp_path: Path) -> None:
-    with shared_scene(tmp_path, guard_config()) as scene:
+    with world(tmp_path, guard_config(), shared=True) as scene:
         scene.start()
         (would,) = await_event(scene, "guard.would-remove")
         assert would["covered_by"] == "192.168.10.0/24"
@@ -92,7 +107,7 @@ def test_without_being_told_otherwise_nothing_is_removed(tmp_path: Path) -> None
 
 
 def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path: Path) -> None:
-    with shared_scene(tmp_path, guard_config("dry_run = false", "contended_within_s = 1")) as scene:
+    with world(tmp_path, guard_config("dry_run = false", "contended_within_s = 1"), shared=True) as scene:
         scene.start()
         for renewal in range(1, 4):
             await_event(
@@ -110,7 +125,7 @@ def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path:
 
 def test_one_that_is_back_at_once_again_and_again_is_told_and_not_fought(tmp_path: Path) -> None:
     config = guard_config("dry_run = false", "contended_delay_s = 1")
-    with shared_scene(tmp_path, config) as scene:
+    with world(tmp_path, config, shared=True) as scene:
         scene.start()
         for time in range(1, 4):
             eventually_sync(lambda: scene.table() == OTHERS, within_s=20, what="removal")
@@ -126,7 +141,7 @@ def test_one_that_is_back_at_once_again_and_again_is_told_and_not_fought(tmp_pat
 
 
 def test_a_target_elsewhere_is_said_to_be_none_of_its_business(tmp_path: Path) -> None:
-    with shared_scene(tmp_path, guard_config("dry_run = false")) as scene:
+    with world(tmp_path, guard_config("dry_run = false"), shared=True) as scene:
         foreign = {
             "portName": "eth0",
             "portSoftwareInformation": {"osId": 2},
@@ -146,7 +161,9 @@ def test_a_target_elsewhere_is_said_to_be_none_of_its_business(tmp_path: Path) -
 def test_an_entry_that_stays_is_said_to_need_a_restart(tmp_path: Path) -> None:
     """A loxilb that has gone deaf, as too many events at once make it."""
     arguments = ("--queue-limit", "5", "--fragile", "off")
-    with shared_scene(tmp_path, guard_config("verify_timeout_s = 5", "dry_run = false"), *arguments) as scene:
+    with world(
+        tmp_path, guard_config("verify_timeout_s = 5", "dry_run = false"), *arguments, shared=True
+    ) as scene:
         scene.node.batch([f"route add 10.9.{number}.0/24 via 192.168.10.1" for number in range(50)])
         eventually_sync(lambda: scene.standin.state().deaf, what="deafness")
         scene.start()
@@ -160,7 +177,7 @@ def test_an_entry_that_stays_is_said_to_need_a_restart(tmp_path: Path) -> None:
 
 def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) -> None:
     text = guard_config()
-    with shared_scene(tmp_path, text.replace('mode = "guard"', 'mode = "mirror"')) as scene:
+    with world(tmp_path, text.replace('mode = "guard"', 'mode = "mirror"'), shared=True) as scene:
 
         def reload(config: str) -> None:
             scene.config.write_text(config)
@@ -185,34 +202,23 @@ def test_a_reload_turns_it_on_lets_it_remove_and_turns_it_off(tmp_path: Path) ->
         assert len(scene.named("guard.removed")) == 1
 
 
-@contextmanager
-def plain_daemon(space: Namespace, directory: Path, config: str, *prefix: str) -> Iterator[Path]:
-    """A daemon without broker and target in a namespace; its log tells all."""
-    file, log = directory / "routesync.toml", directory / "log"
-    file.write_text(config)
-    command = [*ROUTESYNC, "run", "--config", str(file), "--state", str(directory / "state")]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            ["ip", "netns", "exec", space.name, *prefix, *command], stdout=out, stderr=out
-        )
-    try:
-        yield log
-        assert process.poll() is None, log.read_text()
-    finally:
-        process.kill()
-        process.wait()
-        print(log.read_text())
-
-
-def told(log: Path, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    own = (line for line in lines if "sequence" not in line)  # without a broker, events are logged, too
-    return [line for line in own if line["event"] == event]
-
-
 NO_BROKER = (
     'mode = "guard"\n[guard]\ndry_run = false\nsettle_s = 0.1\nremovals_per_minute = 600\n' + GUARD_RULE
 )
+
+
+@contextmanager
+def plain_daemon(space: Namespace, *prefix: str) -> Iterator[Daemon]:
+    """A daemon without broker and target in a namespace; its log tells all."""
+    with prepared(NO_BROKER, space=space) as daemon:
+        process = daemon.launch(prefix=prefix)
+        yield daemon
+        assert process.poll() is None, daemon.log()
+
+
+def told(daemon: Daemon, event: str) -> list[dict[str, Any]]:
+    """Lines of the log that are no events: without a broker, those are logged, too."""
+    return [line for line in daemon.logged(event) if "sequence" not in line]
 
 
 @pytest.fixture
@@ -232,11 +238,11 @@ def cloud() -> Iterator[Namespace]:
         yield made
 
 
-def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespace, tmp_path: Path) -> None:
+def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespace) -> None:
     before = cloud.ip("route show")
-    with plain_daemon(cloud, tmp_path, NO_BROKER) as log:
-        eventually_sync(lambda: bool(told(log, "guard_skipped")), what="a verdict")
-        (left,) = told(log, "guard_skipped")
+    with plain_daemon(cloud) as daemon:
+        eventually_sync(lambda: bool(told(daemon, "guard_skipped")), what="a verdict")
+        (left,) = told(daemon, "guard_skipped")
         assert (left["prefix"], left["reason"]) == ("10.0.0.1/32", "only-by-gateway")
         assert cloud.ip("route show") == before
 
@@ -245,7 +251,7 @@ def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespa
         cloud.ip("addr del 10.0.0.5/32 dev ens3")
         cloud.ip("route replace 10.0.0.1 dev ens3 proto dhcp scope link src 10.0.0.5 metric 100")
         cloud.ip("route replace default via 10.0.0.1 dev ens3 proto dhcp src 10.0.0.5 metric 100")
-        eventually_sync(lambda: bool(told(log, "guard_removed")), within_s=30, what="removal")
+        eventually_sync(lambda: bool(told(daemon, "guard_removed")), within_s=30, what="removal")
         assert "\n10.0.0.1 dev" not in cloud.ip("route show")
         assert "default via 10.0.0.1" in cloud.ip("route show")
 
@@ -253,7 +259,7 @@ def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespa
 UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 
 
-def test_without_the_capability_it_says_so_once_and_goes_on(tmp_path: Path) -> None:
+def test_without_the_capability_it_says_so_once_and_goes_on() -> None:
     with namespace("bare") as space:
         space.batch(
             [
@@ -264,14 +270,14 @@ def test_without_the_capability_it_says_so_once_and_goes_on(tmp_path: Path) -> N
                 f"route add {HOST_ROUTE}",
             ]
         )
-        with plain_daemon(space, tmp_path, NO_BROKER, *UNPRIVILEGED) as log:
-            eventually_sync(lambda: bool(told(log, "guard_failed")), what="the failure")
-            (failed,) = told(log, "guard_failed")
+        with plain_daemon(space, *UNPRIVILEGED) as daemon:
+            eventually_sync(lambda: bool(told(daemon, "guard_failed")), what="the failure")
+            (failed,) = told(daemon, "guard_failed")
             assert failed["reason"] == "not-permitted"
             assert "CAP_NET_ADMIN" in failed["detail"]
-            assert len(told(log, "guard_not_permitted")) == 1
+            assert len(told(daemon, "guard_not_permitted")) == 1
             space.ip("route del 192.168.10.1")
             space.ip(f"route add {HOST_ROUTE}")
-            eventually_sync(lambda: len(told(log, "guard_failed")) == 2, what="that it goes on looking")
-            assert len(told(log, "guard_not_permitted")) == 1
+            eventually_sync(lambda: len(told(daemon, "guard_failed")) == 2, what="that it goes on looking")
+            assert len(told(daemon, "guard_not_permitted")) == 1
             assert "192.168.10.1 dev ens3" in space.ip("route show")

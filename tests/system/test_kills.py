@@ -36,4 +36,4 @@ def test_whenever_it_is_killed_the_right_routes_stand_and_no_others_are_touched(
             live(arena, chance, settle=settle)
             settled += settle
             print(f"seed {SEED}: {number} kills, {settled} times at rest with the right routes", flush=True)
-        assert "Traceback" not in arena.log.read_text()
+        assert "Traceback" not in arena.log()

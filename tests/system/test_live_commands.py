@@ -12,10 +12,11 @@ import pytest
 
 from demo.topology import MIRRORED_TABLE
 from routesync.mirror.ledger import read_owned
-from support.netns import Namespace, needs_root
-from support.scene import ROUTESYNC, Scene, founding_scene
+from support.daemon import ROUTESYNC
+from support.netns import needs_root
 from support.terminal import ANSI, lines, on_terminal
 from support.waiting import eventually_sync
+from support.world import World, world
 
 pytestmark = needs_root
 
@@ -23,27 +24,27 @@ FAILED, USAGE, NOT_RUNNING, EX_CONFIG = 1, 2, 3, 78
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One scene for all tests here: each leaves it as it found it."""
-    with founding_scene(tmp_path_factory.mktemp("scene")) as made:
+    with world(tmp_path_factory.mktemp("scene")) as made:
         made.start()
         made.mirror_holds(MIRRORED_TABLE)
         eventually_sync(lambda: made.run("status").returncode == 0, what="a healthy daemon")
         yield made
 
 
-def said(scene: Scene, *arguments: str, status: int = 0, stdin: str = "") -> str:
+def said(scene: World, *arguments: str, status: int = 0, stdin: str = "") -> str:
     done = scene.run(*arguments, stdin=stdin)
     assert done.returncode == status, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
 
 
-def answer(scene: Scene, *arguments: str) -> Any:
+def answer(scene: World, *arguments: str) -> Any:
     return json.loads(said(scene, *arguments, "--json"))
 
 
-def test_status_is_one_screen_and_says_that_all_is_well(scene: Scene) -> None:
+def test_status_is_one_screen_and_says_that_all_is_well(scene: World) -> None:
     shown = said(scene, "status").splitlines()
     assert len(shown) < 24
     assert re.match(r"node  online  routesync \S+, mode mirror, pid \d+, up ", shown[0])
@@ -61,7 +62,7 @@ def test_status_is_one_screen_and_says_that_all_is_well(scene: Scene) -> None:
     assert [rule["rule"] for rule in status["rules"]][-1] == "default"
 
 
-def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: Scene) -> None:
+def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: World) -> None:
     host = said(scene, "explain", "192.168.10.1/32")
     assert "dev ens3 proto dhcp metric 100\n    rule dhcp-host-routes drops it" in host
     pod = said(scene, "explain", "10.244.1.7")
@@ -75,7 +76,7 @@ def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: Sc
     assert "no route covers it in the tables that are read (main), not even a default route" in nothing
 
 
-def test_a_plan_for_one_prefix_without_the_daemon_explains_the_same(scene: Scene) -> None:
+def test_a_plan_for_one_prefix_without_the_daemon_explains_the_same(scene: World) -> None:
     files = ("--config", str(scene.config), "--state", str(scene.state))
     shown = said(scene, "plan", "192.168.10.1/32", *files)
     assert shown.startswith(f"without the daemon, by the rules of {scene.config}\n192.168.10.1/32 at edge: ")
@@ -109,7 +110,7 @@ def test_a_plan_for_one_prefix_without_the_daemon_explains_the_same(scene: Scene
     assert silent["targets"] == [edge | {"state": "not contacted"}]
 
 
-def test_routes_shows_the_table_and_how_it_stands_there(scene: Scene) -> None:
+def test_routes_shows_the_table_and_how_it_stands_there(scene: World) -> None:
     table = said(scene, "routes")
     assert "10.244.1.0/24  pod-networks  via 10.244.1.0 dev flannel.1 onlink proto boot" in table
     assert "5 prefixes" in table
@@ -119,7 +120,7 @@ def test_routes_shows_the_table_and_how_it_stands_there(scene: Scene) -> None:
     assert "no such routes" in said(scene, "routes", "--phase", "refused", status=FAILED)
 
 
-def test_the_live_plan_agrees_with_the_one_from_the_file(scene: Scene) -> None:
+def test_the_live_plan_agrees_with_the_one_from_the_file(scene: World) -> None:
     def verdicts(plan: Any) -> list[tuple[object, ...]]:
         return [
             (row["prefix"], row["verdict"], row["rule"], row["hops"], row["elected"])
@@ -135,8 +136,8 @@ def test_the_live_plan_agrees_with_the_one_from_the_file(scene: Scene) -> None:
     assert "8 routes by the running daemon" in said(scene, "plan")
 
 
-def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: Scene) -> None:
-    node = Namespace(scene.topology.node)
+def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: World) -> None:
+    node = scene.node
     assert said(scene, "pause", "--target", "edge") == "edge: paused\n"
     assert said(scene, "pause") == "edge: paused already\n"
     status = said(scene, "status", status=FAILED)
@@ -156,7 +157,7 @@ def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: Scene) 
     scene.mirror_holds(MIRRORED_TABLE)
 
 
-def test_resync_and_release_say_what_they_do(scene: Scene) -> None:
+def test_resync_and_release_say_what_they_do(scene: World) -> None:
     before = answer(scene, "status")["status"]["kernel"]["resyncs"]
     ordered = "a dump of the kernel's table is ordered\nedge: verification ordered\n"
     assert said(scene, "resync") == ordered
@@ -168,7 +169,7 @@ def test_resync_and_release_say_what_they_do(scene: Scene) -> None:
     assert said(scene, "release", "-t", "edge") == "edge: nothing was held back\n"
 
 
-def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: Scene) -> None:
+def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: World) -> None:
     good = scene.config.read_text()
     digest = answer(scene, "status")["config"]["digest"]
     scene.config.write_text(good + "\n[polcy]\n")
@@ -227,7 +228,7 @@ def test_a_reload_is_answered_and_a_wrong_file_changes_nothing(scene: Scene) -> 
     ],
 )
 def test_a_mistake_is_one_line_and_a_stable_exit_status(
-    scene: Scene, arguments: tuple[str, ...], status: int, line: str
+    scene: World, arguments: tuple[str, ...], status: int, line: str
 ) -> None:
     (complaint,) = said(scene, *arguments, status=status).splitlines()
     assert complaint.startswith("routesync: ")
@@ -238,7 +239,7 @@ def test_a_mistake_is_one_line_and_a_stable_exit_status(
     "command",
     ["status", "routes", "explain 10.0.0.1", "resync", "pause", "release", "reload", "repair --target edge"],
 )
-def test_without_a_daemon_each_command_says_so(scene: Scene, tmp_path: Path, command: str) -> None:
+def test_without_a_daemon_each_command_says_so(scene: World, tmp_path: Path, command: str) -> None:
     nowhere = tmp_path / "none.sock"
     (line,) = said(scene, *command.split(), "--socket", str(nowhere), status=NOT_RUNNING).splitlines()
     assert line == (
@@ -254,23 +255,23 @@ SHOWN = (("status",), ("routes",), ("explain", "192.168.10.1"))
 
 @pytest.mark.parametrize("command", SHOWN)
 def test_a_terminal_of_80_columns_gets_colour_and_nothing_beyond_its_edge(
-    scene: Scene, command: tuple[str, ...]
+    scene: World, command: tuple[str, ...]
 ) -> None:
-    status, screen = on_terminal(scene.in_node(*ROUTESYNC, *command), 80)
+    status, screen = on_terminal(scene.command(*ROUTESYNC, *command), 80)
     assert status == 0
     assert ANSI.search(screen)
     assert max(map(len, lines(screen))) <= 80
-    status, plain = on_terminal(scene.in_node(*ROUTESYNC, *command), 80, NO_COLOR="1")
+    status, plain = on_terminal(scene.command(*ROUTESYNC, *command), 80, NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain), "NO_COLOR is heeded"
 
 
 @pytest.mark.parametrize("command", [*SHOWN, ("plan",)])
-def test_a_pipe_gets_plain_text_and_whole_values(scene: Scene, command: tuple[str, ...]) -> None:
+def test_a_pipe_gets_plain_text_and_whole_values(scene: World, command: tuple[str, ...]) -> None:
     piped = said(scene, *command)
     assert "\x1b" not in piped
     assert "…" not in piped
     if command[0] != "plan":
-        _, screen = on_terminal(scene.in_node(*ROUTESYNC, *command), 60)
+        _, screen = on_terminal(scene.command(*ROUTESYNC, *command), 60)
         assert lasting("".join(lines(screen))) == lasting(piped), "wrapped, never cut"
 
 
@@ -285,8 +286,8 @@ def lasting(text: str) -> str:
 
 
 def test_adopt_asks_the_daemon_and_the_claim_is_proved(tmp_path: Path) -> None:
-    with founding_scene(tmp_path) as scene:
-        loxilb = Namespace(scene.topology.loxilb)
+    with world(tmp_path) as scene:
+        loxilb = scene.loxilb
         loxilb.ip("route add 10.244.1.0/24 via 192.168.10.10 proto static")
         scene.start()
         scene.mirror_holds(MIRRORED_TABLE)
@@ -308,18 +309,18 @@ def test_adopt_asks_the_daemon_and_the_claim_is_proved(tmp_path: Path) -> None:
         )
         assert len(read_owned(scene.state, "edge")) == 5
         assert "nothing to adopt" in said(scene, "adopt", "--target", "edge")
-        Namespace(scene.topology.node).ip("route del 10.244.1.0/24")
+        scene.node.ip("route del 10.244.1.0/24")
         scene.mirror_holds([line for line in MIRRORED_TABLE if not line.startswith("10.244.1.0/24")])
 
 
-def in_phase(scene: Scene, phase: str) -> list[str]:
+def in_phase(scene: World, phase: str) -> list[str]:
     done = scene.run("routes", "--phase", phase, "--target", "edge", "--json")
     return sorted(row["prefix"] for row in json.loads(done.stdout)["routes"])
 
 
 def test_a_route_that_is_not_forwarded_is_repaired_by_hand(tmp_path: Path) -> None:
-    with founding_scene(tmp_path) as scene:
-        loxilb = Namespace(scene.topology.loxilb)
+    with world(tmp_path) as scene:
+        loxilb = scene.loxilb
         scene.start()
         scene.mirror_holds(MIRRORED_TABLE)
         loxilb.ip("route add 10.244.1.0/24 via 192.168.10.1 metric 50")
@@ -358,12 +359,12 @@ def test_a_route_that_is_not_forwarded_is_repaired_by_hand(tmp_path: Path) -> No
 
 def test_what_is_left_behind_is_adopted_or_forgotten_by_name(tmp_path: Path) -> None:
     left = ["10.244.1.0/24", "10.244.2.0/24"]
-    with founding_scene(tmp_path) as scene:
-        loxilb = Namespace(scene.topology.loxilb)
+    with world(tmp_path) as scene:
+        loxilb = scene.loxilb
         scene.start()
         scene.mirror_holds(MIRRORED_TABLE)
         loxilb.batch([f"route add {prefix} via 192.168.10.1 metric 50" for prefix in left])
-        Namespace(scene.topology.node).batch([f"route del {prefix}" for prefix in left])
+        scene.node.batch([f"route del {prefix}" for prefix in left])
         eventually_sync(
             lambda: in_phase(scene, "left-behind") == left, within_s=20, what="what is left behind"
         )
@@ -396,7 +397,7 @@ def test_what_is_left_behind_is_adopted_or_forgotten_by_name(tmp_path: Path) -> 
 
 
 def test_a_target_that_was_taken_out_is_emptied_or_forgotten_while_the_daemon_runs(tmp_path: Path) -> None:
-    with founding_scene(tmp_path) as scene:
+    with world(tmp_path) as scene:
         scene.start()
         scene.mirror_holds(MIRRORED_TABLE)
         text = scene.config.read_text()

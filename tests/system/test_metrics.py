@@ -13,10 +13,10 @@ import pytest
 from prometheus_client.openmetrics import parser
 
 from docgen import metrics as reference
-from support.netns import Namespace, needs_root
+from support.netns import needs_root
 from support.promtool import needs_promtool, promtool
-from support.scene import Scene, founding_scene
 from support.waiting import eventually_sync
+from support.world import World, world
 
 pytestmark = needs_root
 
@@ -34,17 +34,17 @@ print(urllib.request.urlopen(request, timeout=20).read().decode(), end="")
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One for all; the last test ends it."""
-    with founding_scene(tmp_path_factory.mktemp("metrics")) as made:
+    with world(tmp_path_factory.mktemp("metrics")) as made:
         made.config.write_text(made.config.read_text() + '\n[control]\nlisten = "127.0.0.1:9469"\n')
         made.start()
         eventually_sync(lambda: bool(made.of("sync.completed", "edge")), within_s=20, what="the sync")
         yield made
 
 
-def scrape(scene: Scene, accept: str = "text/plain") -> str:
-    command = scene.in_node(sys.executable, "-c", ASK, accept)
+def scrape(scene: World, accept: str = "text/plain") -> str:
+    command = scene.command(sys.executable, "-c", ASK, accept)
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -54,12 +54,12 @@ def samples(text: str) -> dict[str, float]:
     return {name: float(number) for name, number in pairs}
 
 
-def logged(scene: Scene, event: str) -> int:
+def logged(scene: World, event: str) -> int:
     return scene.log().count(f'"event": "{event}"')
 
 
 @needs_promtool
-def test_all_that_dashboard_and_alerts_use_is_really_there(scene: Scene) -> None:
+def test_all_that_dashboard_and_alerts_use_is_really_there(scene: World) -> None:
     text = scrape(scene)
     promtool("check", "metrics", stdin=text.encode())
     found = samples(text)
@@ -78,14 +78,14 @@ def test_all_that_dashboard_and_alerts_use_is_really_there(scene: Scene) -> None
             assert wanted <= values, f"{name} has {label} {values}"
 
 
-def test_openmetrics_are_served_to_whom_asks_for_them(scene: Scene) -> None:
+def test_openmetrics_are_served_to_whom_asks_for_them(scene: World) -> None:
     text = scrape(scene, OPENMETRICS)
     assert text.endswith("# EOF\n")
     families = {family.name for family in parser.text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
     assert {"routesync_build", "routesync_target", "routesync_target_convergence_seconds"} <= families
 
 
-def test_figures_are_true_and_their_number_does_not_grow_with_routes(scene: Scene) -> None:
+def test_figures_are_true_and_their_number_does_not_grow_with_routes(scene: World) -> None:
     before = samples(scrape(scene))
     assert (
         before['routesync_target_routes{phase="accepted",target="edge"}']
@@ -97,7 +97,7 @@ def test_figures_are_true_and_their_number_does_not_grow_with_routes(scene: Scen
     reached = 'routesync_target_convergence_seconds_count{stage="accepted",target="edge"}'
     assert before[reached] == 0, "the first table is no change"
 
-    node = Namespace(scene.topology.node)
+    node = scene.node
     node.batch([f"route add 10.60.{number}.0/24 via 192.168.10.11 proto static" for number in range(100)])
     eventually_sync(lambda: samples(scrape(scene))[reached] == 100, within_s=20, what="their acceptance")
     after = samples(scrape(scene))
@@ -110,7 +110,7 @@ def test_figures_are_true_and_their_number_does_not_grow_with_routes(scene: Scen
     assert "10.60." not in scrape(scene)
 
 
-def test_a_target_that_is_away_for_long_is_logged_once_and_once_when_it_is_back(scene: Scene) -> None:
+def test_a_target_that_is_away_for_long_is_logged_once_and_once_when_it_is_back(scene: World) -> None:
     failed = 'routesync_target_requests_total{method="GET",outcome="not-sent",target="edge"}'
     scene.standin.stop()
     eventually_sync(

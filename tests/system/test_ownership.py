@@ -10,25 +10,25 @@ import pytest
 from demo.topology import MIRRORED_TABLE
 from routesync.mirror.ledger import read_owned
 from routesync.route import Prefix
-from support.netns import Namespace, needs_root
-from support.scene import Scene, founding_scene
+from support.netns import needs_root
 from support.waiting import eventually_sync
+from support.world import World, world
 
 pytestmark = needs_root
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with founding_scene(tmp_path) as made:
+def scene(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
         yield made
 
 
-def arguments(scene: Scene) -> list[str]:
+def arguments(scene: World) -> list[str]:
     return ["--config", str(scene.config), "--state", str(scene.state), "--target", "edge"]
 
 
-def test_withdraw_takes_out_what_is_ours_and_nothing_else(scene: Scene) -> None:
-    loxilb = Namespace(scene.topology.loxilb)
+def test_withdraw_takes_out_what_is_ours_and_nothing_else(scene: World) -> None:
+    loxilb = scene.loxilb
     loxilb.ip("route add 10.99.0.0/16 via 192.168.10.1 proto bird")
     scene.start()
     scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
@@ -43,12 +43,12 @@ def test_withdraw_takes_out_what_is_ours_and_nothing_else(scene: Scene) -> None:
     assert read_owned(scene.state, "edge") == {}
 
 
-def test_withdraw_ends_when_only_what_cannot_be_proved_is_left_and_names_it(scene: Scene) -> None:
+def test_withdraw_ends_when_only_what_cannot_be_proved_is_left_and_names_it(scene: World) -> None:
     covered = "10.244.1.0/24"
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     scene.stop()
-    Namespace(scene.topology.loxilb).ip(f"route add {covered} via 192.168.10.1 metric 50 proto bird")
+    scene.loxilb.ip(f"route add {covered} via 192.168.10.1 metric 50 proto bird")
     done = scene.run("withdraw", *arguments(scene))
     assert done.returncode == 1
     assert f"nothing proves that a DELETE would remove its own route and no other ({covered})" in done.stderr
@@ -65,7 +65,7 @@ def test_withdraw_ends_when_only_what_cannot_be_proved_is_left_and_names_it(scen
     assert len(scene.mirrored()) == 2
 
 
-def test_what_is_forgotten_stays_and_can_be_adopted_again(scene: Scene) -> None:
+def test_what_is_forgotten_stays_and_can_be_adopted_again(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     scene.stop()
@@ -91,7 +91,7 @@ def test_what_is_forgotten_stays_and_can_be_adopted_again(scene: Scene) -> None:
     assert len(read_owned(scene.state, "edge")) == 5
 
 
-def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: Scene) -> None:
+def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     scene.stop()
@@ -111,8 +111,8 @@ def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: Scene) 
     assert scene.mirrored() == []
 
 
-def test_a_ledger_that_can_be_read_only_later_is_taken_over_without_a_restart(scene: Scene) -> None:
-    node = Namespace(scene.topology.node)
+def test_a_ledger_that_can_be_read_only_later_is_taken_over_without_a_restart(scene: World) -> None:
+    node = scene.node
     removed = "10.244.1.0/24"
     scene.config.write_text(
         scene.config.read_text().replace('name = "edge"', 'name = "edge"\nstartup_hold_s = 1')
@@ -138,7 +138,7 @@ def test_a_ledger_that_can_be_read_only_later_is_taken_over_without_a_restart(sc
     assert len(read_owned(scene.state, "edge")) == len(MIRRORED_TABLE) - 1
 
 
-def test_commands_say_why_a_ledger_cannot_be_used(tmp_path: Path, scene: Scene) -> None:
+def test_commands_say_why_a_ledger_cannot_be_used(tmp_path: Path, scene: World) -> None:
     state = tmp_path / "other"
     (state / "ledger.sqlite").mkdir(parents=True)
     refused = scene.run("forget", "--state", str(state), "--target", "edge", "--yes")

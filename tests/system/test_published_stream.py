@@ -17,9 +17,9 @@ from demo.topology import MIRRORED_TABLE
 from docgen.contract import message_schema
 from support.bad_brokers import bad_broker
 from support.disks import fill, small_disk
-from support.netns import Namespace, needs_root
-from support.scene import Scene, founding_scene
+from support.netns import needs_root
 from support.waiting import eventually_sync
+from support.world import World, world
 from table_follower import Copy
 
 pytestmark = needs_root
@@ -28,12 +28,12 @@ MANY = 40
 """Routes at a time: fewer than what counts as a mass withdrawal."""
 GATEWAY = "192.168.10.1"
 
-Trouble = Callable[[Scene], AbstractContextManager[None]]
+Trouble = Callable[[World], AbstractContextManager[None]]
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with founding_scene(tmp_path) as made:
+def scene(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
         yield made
 
 
@@ -41,11 +41,11 @@ def prefixes(block: int, count: int = MANY) -> list[str]:
     return [f"10.{block}.{number}.0/24" for number in range(count)]
 
 
-def change(scene: Scene, verb: str, routes: list[str]) -> None:
-    Namespace(scene.topology.node).batch([f"route {verb} {prefix} via {GATEWAY}" for prefix in routes])
+def change(scene: World, verb: str, routes: list[str]) -> None:
+    scene.node.batch([f"route {verb} {prefix} via {GATEWAY}" for prefix in routes])
 
 
-def mirror_holds(scene: Scene, *routes: list[str]) -> None:
+def mirror_holds(scene: World, *routes: list[str]) -> None:
     scene.mirror_holds([*MIRRORED_TABLE, *(f"{prefix} via {GATEWAY}" for some in routes for prefix in some)])
 
 
@@ -53,7 +53,7 @@ def mirror_holds(scene: Scene, *routes: list[str]) -> None:
 
 
 @contextmanager
-def gone(scene: Scene) -> Iterator[None]:
+def gone(scene: World) -> Iterator[None]:
     scene.broker.kill()
     scene.start()
     eventually_sync(lambda: "Connection refused" in scene.log(), what="the daemon's words about its broker")
@@ -61,7 +61,7 @@ def gone(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(scene: Scene) -> Iterator[None]:
+def frozen(scene: World) -> Iterator[None]:
     scene.start()
     eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), what="events")
     scene.broker.freeze()
@@ -73,8 +73,8 @@ def frozen(scene: Scene) -> Iterator[None]:
 
 def bad(kind: str) -> Trouble:
     @contextmanager
-    def trouble(scene: Scene) -> Iterator[None]:
-        with bad_broker(Namespace(scene.topology.node), kind, scene.directory) as made:
+    def trouble(scene: World) -> Iterator[None]:
+        with bad_broker(scene.node, kind, scene.directory) as made:
             scene.set_broker(1884)
             scene.start()
             eventually_sync(lambda: made.connections > 0, what="a connection to the broker")
@@ -87,7 +87,7 @@ TROUBLES = {"gone": gone, "frozen": frozen} | {kind: bad(kind) for kind in ("sil
 
 
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
-def test_a_broker_in_trouble_delays_no_route(scene: Scene, trouble: Trouble) -> None:
+def test_a_broker_in_trouble_delays_no_route(scene: World, trouble: Trouble) -> None:
     """Routes come and go at the target while not one event about them gets through."""
     with trouble(scene):
         change(scene, "add", prefixes(1))
@@ -123,7 +123,7 @@ def followed(file: Path) -> tuple[Copy, list[dict[str, Any]]]:
     return copy, list(events.values())
 
 
-def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene: Scene) -> None:
+def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene: World) -> None:
     stream = scene.directory / "stream"
     scene.broker.kill()
     for block in (1, 2):
@@ -158,7 +158,7 @@ def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene:
     assert gaps == 2
 
 
-def test_a_full_disk_stops_neither_routes_nor_events_and_is_said(scene: Scene) -> None:
+def test_a_full_disk_stops_neither_routes_nor_events_and_is_said(scene: World) -> None:
     many = prefixes(1, 250)  # more than what the files of a small ledger have room for
     with small_disk(scene.state, size="4m") as disk:
         scene.start()

@@ -17,20 +17,20 @@ import pytest
 
 from demo.topology import MIRRORED_TABLE
 from support.broker import broker
-from support.netns import Namespace, needs_root
-from support.scene import Scene, founding_scene
+from support.netns import needs_root
 from support.waiting import eventually_sync
+from support.world import World, world
 
 pytestmark = needs_root
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with founding_scene(tmp_path) as made:
+def scene(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
         yield made
 
 
-def edit(scene: Scene, *changes: tuple[str, str]) -> None:
+def edit(scene: World, *changes: tuple[str, str]) -> None:
     text = scene.config.read_text()
     for old, new in changes:
         assert text.count(old) == 1, old
@@ -38,23 +38,23 @@ def edit(scene: Scene, *changes: tuple[str, str]) -> None:
     scene.config.write_text(text)
 
 
-def lines(scene: Scene, event: str) -> list[dict[str, object]]:
+def lines(scene: World, event: str) -> list[dict[str, object]]:
     """The lines of the log with this event."""
     found = (json.loads(line) for line in scene.log().splitlines() if line.startswith("{"))
     return [line for line in found if line["event"] == event]
 
 
-def reload(scene: Scene, outcome: str = "config_reloaded") -> None:
+def reload(scene: World, outcome: str = "config_reloaded") -> None:
     before = len(lines(scene, outcome))
-    assert scene.daemon is not None
-    scene.daemon.send_signal(signal.SIGHUP)
+    assert scene.process is not None
+    scene.process.send_signal(signal.SIGHUP)
     eventually_sync(lambda: len(lines(scene, outcome)) > before, within_s=15, what=outcome)
 
 
 @contextmanager
-def route_changes(scene: Scene) -> Iterator[list[str]]:
+def route_changes(scene: World) -> Iterator[list[str]]:
     """Collect what changes among the gateway routes of loxilb's kernel within a `with` block."""
-    space = Namespace(scene.topology.loxilb)
+    space = scene.loxilb
     heard = scene.directory / "heard"
     changes: list[str] = []
     with heard.open("wb") as out:
@@ -76,10 +76,10 @@ def route_changes(scene: Scene) -> Iterator[list[str]]:
     changes += [re.sub(r" dev .*", "", line) for line in text if line and "198.51.100." not in line]
 
 
-def status(scene: Scene, host: str = "127.0.0.1") -> dict[str, object]:
+def status(scene: World, host: str = "127.0.0.1") -> dict[str, object]:
     """The retained status that this broker has."""
     done = subprocess.run(
-        scene.in_node(*["mosquitto_sub", "-h", host, "-t", "routesync/v1/node/status", "-C", "1", "-W", "5"]),
+        scene.command(*["mosquitto_sub", "-h", host, "-t", "routesync/v1/node/status", "-C", "1", "-W", "5"]),
         capture_output=True,
         text=True,
         check=False,
@@ -92,7 +92,7 @@ TARGET_MARK = '[[targets]]\nname = "edge"'
 POD_RULE = 'action = "keep"\nnext_hop = "192.168.10.10"\n'
 
 
-def test_only_what_the_new_rules_change_is_written(scene: Scene) -> None:
+def test_only_what_the_new_rules_change_is_written(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     no_pod_3 = (
@@ -112,7 +112,7 @@ def test_only_what_the_new_rules_change_is_written(scene: Scene) -> None:
     ]
 
 
-def test_what_moves_from_the_rules_to_a_target_changes_nothing_in_between(scene: Scene) -> None:
+def test_what_moves_from_the_rules_to_a_target_changes_nothing_in_between(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     there = (
@@ -138,7 +138,7 @@ def test_what_moves_from_the_rules_to_a_target_changes_nothing_in_between(scene:
     assert ineligible == {"0.0.0.0/0"}
 
 
-def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scene: Scene) -> None:
+def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     good = scene.config.read_text()
@@ -163,7 +163,7 @@ def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scen
         problem = str(lines(scene, "config_rejected")[-1]["problem"])
         assert problem.startswith(f"{scene.config}:{last}: [kernel], key netns: network namespace ")
 
-        Namespace(scene.topology.node).ip("route add 10.99.0.0/16 via 192.168.10.1")
+        scene.node.ip("route add 10.99.0.0/16 via 192.168.10.1")
         scene.mirror_holds([*MIRRORED_TABLE, "10.99.0.0/16 via 192.168.10.1"])
         scene.config.write_text(good)
         reload(scene)
@@ -172,7 +172,7 @@ def test_a_bad_file_changes_nothing_and_is_explained_until_a_good_one_comes(scen
     assert scene.stop() == 0
 
 
-def test_targets_and_modes_come_and_go_and_routes_stay(scene: Scene) -> None:
+def test_targets_and_modes_come_and_go_and_routes_stay(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     whole = scene.config.read_text()
@@ -196,10 +196,10 @@ def test_targets_and_modes_come_and_go_and_routes_stay(scene: Scene) -> None:
     eventually_sync(lambda: not status(scene).get("reasons", True), what="a status without reasons")
 
 
-def test_another_broker_gets_the_table_and_what_waits(scene: Scene) -> None:
+def test_another_broker_gets_the_table_and_what_waits(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
-    with broker(namespace=Namespace(scene.topology.node), address="127.0.0.2") as other:
+    with broker(namespace=scene.node, address="127.0.0.2") as other:
         edit(scene, ('host = "127.0.0.1"', f'host = "{other.address}"'))
         reload(scene)
         eventually_sync(
@@ -209,10 +209,10 @@ def test_another_broker_gets_the_table_and_what_waits(scene: Scene) -> None:
         eventually_sync(lambda: status(scene).get("state") == "offline", what="the farewell at the old one")
 
 
-def test_other_tables_are_read_without_a_restart(scene: Scene) -> None:
+def test_other_tables_are_read_without_a_restart(scene: World) -> None:
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
-    Namespace(scene.topology.node).ip("route add 10.99.0.0/16 via 192.168.10.1 table 100")
+    scene.node.ip("route add 10.99.0.0/16 via 192.168.10.1 table 100")
     with route_changes(scene) as changes:
         edit(scene, ("[mqtt]", '[log]\nlevel = "debug"\n\n[kernel]\ntables = ["main", 100]\n\n[mqtt]'))
         reload(scene)
@@ -227,7 +227,7 @@ def test_other_tables_are_read_without_a_restart(scene: Scene) -> None:
     )
 
 
-def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene: Scene) -> None:
+def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene: World) -> None:
     edit(scene, ("192.168.10.20:11111", "192.168.10.20:9"))
     scene.start()
     assert lines(scene, "target_down")
@@ -237,7 +237,7 @@ def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene:
     assert not lines(scene, "target_moved"), "nothing of ours is left at the wrong place"
 
 
-def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: Scene) -> None:
+def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: World) -> None:
     scene.start()
     eventually_sync(lambda: bool(lines(scene, "ready")), what="readiness")
     text = scene.config.read_text()

@@ -11,13 +11,13 @@ import pytest
 
 from demo.topology import FOUNDING_TABLE
 from support.netns import needs_root
-from support.shared_scene import PLACE, TARGET, shared_scene
 from support.standin import Fault
 from support.waiting import eventually_sync
+from support.world import NODE, TARGET, world
 
 pytestmark = needs_root
 
-MIRROR = PLACE + TARGET + "allow_default = true\n"
+MIRROR = NODE + TARGET + "allow_default = true\n"
 ELSEWHERE = {
     "portName": "eth0",
     "portSoftwareInformation": {"osId": 2},
@@ -26,7 +26,7 @@ ELSEWHERE = {
 
 
 def test_it_is_refused_in_one_line_in_the_status_and_as_an_event(tmp_path: Path) -> None:
-    with shared_scene(tmp_path, MIRROR) as scene:
+    with world(tmp_path, MIRROR, shared=True) as scene:
         scene.start()
         eventually_sync(lambda: bool(scene.named("target.refused")), what="the event")
         (refused,) = scene.named("target.refused")
@@ -49,7 +49,7 @@ def test_it_is_refused_in_one_line_in_the_status_and_as_an_event(tmp_path: Path)
 
 
 def test_when_its_ports_lie_the_first_route_that_comes_up_here_ends_it(tmp_path: Path) -> None:
-    with shared_scene(tmp_path, MIRROR) as scene:
+    with world(tmp_path, MIRROR, shared=True) as scene:
         body = json.dumps({"portAttr": [ELSEWHERE]})
         scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
         scene.node.batch(
@@ -94,7 +94,7 @@ def test_whatever_the_original_route_it_is_never_harmed_and_ours_does_not_stay(
     tmp_path: Path, prefix: str, command: str
 ) -> None:
     """A route of the same key answers 409; any other lets ours in, and that is noticed by its own event."""
-    with shared_scene(tmp_path, MIRROR) as scene:
+    with world(tmp_path, MIRROR, shared=True) as scene:
         body = json.dumps({"portAttr": [ELSEWHERE]})
         scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
         enable_ipv6 = [
@@ -137,7 +137,7 @@ def test_whatever_the_original_route_it_is_never_harmed_and_ours_does_not_stay(
 def test_a_static_route_that_a_rule_drops_is_no_proof_of_a_shared_namespace(tmp_path: Path) -> None:
     """Its event looks like one of a POST, but comes before: only what comes up after the POST began counts."""
     rule = '\n[[policy.rules]]\nname = "static"\nmatch = { protocol = "static" }\naction = "drop"\n'
-    with shared_scene(tmp_path, MIRROR.replace("\n[[targets]]", rule + "\n[[targets]]")) as scene:
+    with world(tmp_path, MIRROR.replace("\n[[targets]]", rule + "\n[[targets]]"), shared=True) as scene:
         body = json.dumps({"portAttr": [ELSEWHERE]})
         scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
         scene.start()

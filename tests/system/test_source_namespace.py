@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 from support.netns import Namespace, namespace, needs_root
-from support.scene import founding_scene
 from support.waiting import eventually_sync
+from support.world import world
 
 pytestmark = needs_root
 
@@ -27,7 +27,7 @@ def furnish(space: Namespace, route: str) -> None:
 
 
 def test_a_source_that_vanishes_keeps_its_routes_and_its_successor_is_followed(tmp_path: Path) -> None:
-    with founding_scene(tmp_path) as scene, namespace("source") as source:
+    with world(tmp_path) as scene, namespace("source") as source:
         furnish(source, BEFORE)
         scene.config.write_text(scene.config.read_text() + f'\n[kernel]\nnetns = "{source.name}"\n')
         scene.start()
