@@ -70,6 +70,7 @@ class Daemon:
 
     Attributes:
         extra_environment: what the daemon finds in its environment besides what this process has.
+        program: what the daemon is started by.
     """
 
     def __init__(self, directory: Path, space: Namespace | None = None) -> None:
@@ -81,6 +82,7 @@ class Daemon:
         self.socket = self.runtime / "control.sock"
         self.log_file = directory / "daemon.log"
         self.extra_environment: dict[str, str] = {}
+        self.program = ROUTESYNC
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -95,20 +97,20 @@ class Daemon:
     def launch(self, *, user: User | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start it, by the command `prefix` if there is one, and wait for nothing."""
         arguments = ("run", "--config", str(self.config), "--state", str(self.state))
-        command = user.command(*arguments) if user else [*ROUTESYNC, *arguments]
+        command = user.command(*arguments) if user else [*self.program, *arguments]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(*prefix, *command), stdout=log, stderr=log, env=self.environment
             )
         return self.process
 
-    def start(self, *, user: User | None = None) -> subprocess.Popen[bytes]:
+    def start(self, *, user: User | None = None, within_s: float = 20) -> subprocess.Popen[bytes]:
         """Start it; it is ready when this returns."""
         ready = len(self.logged("ready"))
         process = self.launch(user=user)
         eventually_sync(
             lambda: len(self.logged("ready")) > ready or process.poll() is not None,
-            within_s=20,
+            within_s=within_s,
             what="readiness of the daemon",
         )
         assert process.poll() is None, self.log()

@@ -116,7 +116,10 @@ class World(Daemon):
 
 @contextmanager
 def world(
-    directory: Path, config: str | None = None, *standin_arguments: str, shared: bool = False
+    directory: Path,
+    config: str | None = None,
+    *standin_arguments: str,
+    shared: bool = False,
 ) -> Iterator[World]:
     """Build it, and take it down whatever happened.
 
