@@ -1,0 +1,43 @@
+"""Each command that a document shows or mentions exists, with its options; tests/system runs them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import typer.main
+
+from routesync.cli.app import app
+from support.documented import ROOT, Shown, mentions
+
+GROUP: Any = typer.main.get_command(app)
+MENTIONS = mentions()
+ROUTESYNC = [shown for shown in MENTIONS if re.search(r"\broutesync [a-z-]", shown.command)]
+MAKE = [shown for shown in MENTIONS if re.match(r"(\w+=\S+ )*make ", shown.command)]
+
+
+def test_there_are_some() -> None:
+    assert len(ROUTESYNC) > 30
+    assert len(MAKE) > 8
+
+
+@pytest.mark.parametrize("shown", ROUTESYNC, ids=lambda shown: f"{shown.place} {shown.command}")
+def test_a_command_of_routesync_exists_with_its_options(shown: Shown) -> None:
+    for name, rest in re.findall(r"(?<![/\w-])routesync ([a-z-]+)((?: [^&|;]*)?)", shown.command):
+        if "systemctl" in shown.command or "journalctl" in shown.command:
+            continue  # a unit's name
+        command = GROUP.commands.get(name.strip("-")) if not name.startswith("--") else GROUP
+        assert command is not None, f"there is no routesync {name}"
+        known = {
+            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert set(re.findall(r"(?<!\w)--?[a-z][a-z-]*", rest)) <= known | {"--help"}
+
+
+@pytest.mark.parametrize("shown", MAKE, ids=lambda shown: f"{shown.place} {shown.command}")
+def test_a_target_of_make_exists(shown: Shown) -> None:
+    targets = re.findall(
+        r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(re.findall(r"\bmake ([a-z-]+)", shown.command)) <= set(targets)
