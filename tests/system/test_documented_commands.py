@@ -66,6 +66,7 @@ def test_every_command_is_run_or_has_a_reason_and_every_reason_a_command() -> No
 @pytest.mark.parametrize("shown", RUN, ids=lambda shown: f"{shown.place} {shown.command}")
 def test_a_command_in_the_documents_runs(shown: Shown, node: World, tmp_path: Path) -> None:
     command = shown.command.replace("/run/routesync/control.sock", str(node.socket))
+    command = re.sub(r"\bFILE\b", "/etc/routesync/routesync.toml", command)
     path = f"PATH={Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
     places = [f"STATE_DIRECTORY={node.state}", path]
     inside = ["unshare", "--mount", "sh", "-ec", INSTALLED, "-", str(tmp_path), str(node.config), command]
