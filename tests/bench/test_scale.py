@@ -2,7 +2,7 @@
 
 The stand-in has no limits here, and the daemon sends unpaced: what it holds does not depend on its pace. About 550 µs
 of CPU a request remain (daemon and stand-in on one core each), so only the first fill waits for all 100,000 requests;
-each later step waits until its own work is done, not until all routes are posted once more.
+each later step waits until its own work is done and a part of the routes is posted once more.
 """
 
 from __future__ import annotations
@@ -121,16 +121,17 @@ def test_no_step_holds_the_event_loop(tmp_path: Path) -> None:
         node.start(within_s=120)
         record_stall(log.take(), "start")
         wait("all mirrored", lambda: node.standin.state().posts >= count, 600)
-        wait("synced", lambda: synced(node), 60)
         record_stall(log.take(), "first fill")
-        node.standin.kill()
-        node.standin.start()
+        # A new connection of the same daemon would wait for minutes: it expects loxilb to ingest 256 routes a second.
+        assert node.stop() == 0
+        posts = node.standin.state().posts
+        node.start(within_s=120)
         wait(
-            "a new connection, and a part of its verification",
-            lambda: node.standin.state().posts >= 5_000,
+            "contact, and a part of the verification",
+            lambda: node.standin.state().posts >= posts + 5_000,
             120,
         )
-        record_stall(log.take(), "new connection")
+        record_stall(log.take(), "contact with all of them there")
         configure(node, 2 * count, "allow_default = true", OTHER_RULES)
         node.reload()
         record_stall(log.take(), "reload")
@@ -140,7 +141,8 @@ def test_no_step_holds_the_event_loop(tmp_path: Path) -> None:
         wait("withdrawals have begun", lambda: node.standin.state().deletes > deletes, 60)
         add_routes(node.node.name, prefixes(count), HERE)
         wait("all back in the kernel", lambda: kept(node) >= count, 60)
-        wait("synced", lambda: synced(node), 600)
+        posts = node.standin.state().posts
+        wait("a part is posted again", lambda: node.standin.state().posts >= posts + 5_000, 120)
         record_stall(log.take(), "mass change")
         for _ in range(5):
             node.run("status")
