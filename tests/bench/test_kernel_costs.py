@@ -20,10 +20,10 @@ from routesync.table import Table
 from support.bench import median, record
 from support.bulk_routes import add_routes, prefixes
 from support.full_table import DROPPED, drop_dhcp, drop_dhcp_header
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.waiting import eventually, eventually_sync
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(900), needs_root, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "kubernetes-external-loxilb.toml"
 GATEWAY = "192.168.10.1"

@@ -29,10 +29,10 @@ from standin.rtnl import NLM_F_CREATE, RTM_NEWROUTE, route_request
 from support.bench import median, percentile, record
 from support.event_sink import Events
 from support.mirror_lab import LabNode, LabReconciler, candidate, laboratory
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.waiting import eventually, eventually_sync
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(900), needs_root]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
 HERE = "192.168.10.1"
 QUICK = Limits(rate=100_000, burst=10_000, inventory_gap_s=0.2, max_inet=1_000_000, probe_interval_s=3600)

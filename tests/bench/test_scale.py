@@ -18,11 +18,10 @@ import pytest
 
 from support.bench import record
 from support.bulk_routes import add_routes, delete_routes, prefixes
-from support.netns import needs_root
 from support.stall_probe import Stall, StallLog
 from support.world import World, world
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(1500), needs_root]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1500)]
 
 HERE = "192.168.10.1"
 UNLIMITED = (

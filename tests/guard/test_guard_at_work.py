@@ -15,10 +15,8 @@ from routesync.kernel import KernelSource, Links
 from routesync.mirror.limits import TokenBucket
 from routesync.names import PROTOCOLS
 from routesync.route import Route, Verdict
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 QUICK = Patience(
     settle_s=0.05,

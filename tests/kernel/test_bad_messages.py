@@ -16,10 +16,8 @@ from routesync.kernel.netlink import (
     open_route_socket,
 )
 from support.following import following
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 ROUTES = [f"10.9.{i}.0/24" for i in range(20)]
 

@@ -11,9 +11,7 @@ from routesync.kernel import KernelError, KernelSource, Links
 from routesync.kernel.netlink import open_route_socket
 from routesync.route import Family, Route, Verdict
 from support.following import MAIN, following, keep_all
-from support.netns import Namespace, needs_root
-
-pytestmark = needs_root
+from support.netns import Namespace
 
 FAR = "10.9.0.0/24"
 DROP = Verdict(keep=False, rule="all")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 
 from support.following import following
-from support.netns import Namespace, needs_root
-
-pytestmark = needs_root
+from support.netns import Namespace
 
 
 async def test_changes_bear_the_time_at_which_the_oldest_was_read_and_the_first_table_none(

@@ -11,7 +11,6 @@ import secrets
 
 import pytest
 
-from support.netns import needs_root
 from support.route_programmes import MismatchError, Programme, make_programme, run_programme, shrink
 
 OPERATIONS = int(os.environ.get("ROUTESYNC_FUZZ_OPERATIONS", "3000"))
@@ -26,7 +25,6 @@ def _tell(programme: Programme) -> str:
     )
 
 
-@needs_root
 @pytest.mark.timeout(60 + OPERATIONS / 10)
 async def test_the_replica_follows_any_programme_of_operations() -> None:
     done = 0

@@ -6,10 +6,8 @@ from routesync.kernel import DropEnded, Dropped, KernelReport, Links
 from routesync.names import PROTOCOLS
 from routesync.route import Route, Verdict
 from support.following import following
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HOST = "192.0.2.9 dev e0 proto dhcp scope link src 192.0.2.1 metric 100"
 GUARD = Verdict(keep=False, rule="guarded", guard=True)

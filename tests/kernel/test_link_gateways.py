@@ -11,10 +11,8 @@ import pytest
 from routesync.kernel import DropEnded, Dropped, Links
 from routesync.route import Prefix, Route, Verdict, parse_address
 from support.following import Follower, following
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 KEEP = Verdict(keep=True, rule="default")
 TO_GATEWAY = Verdict(keep=False, rule="link-gateways", report=True)

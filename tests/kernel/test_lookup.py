@@ -8,9 +8,7 @@ from routesync.kernel import Links
 from routesync.kernel.details import RouteDetails
 from routesync.route import Prefix, Route, Verdict
 from support.following import Follower, following
-from support.netns import Namespace, needs_root
-
-pytestmark = needs_root
+from support.netns import Namespace
 
 
 def drop_all(route: Route, links: Links) -> Verdict:

@@ -11,10 +11,8 @@ import pytest
 
 from routesync.kernel import KernelError, KernelSource
 from support.following import MAIN, keep_all
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 
 def source_in(netns: str) -> KernelSource:

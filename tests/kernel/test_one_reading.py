@@ -7,9 +7,7 @@ from typing import Any
 
 from routesync.kernel import RouteDetails, read_table
 from support.following import MAIN
-from support.netns import Namespace, needs_root
-
-pytestmark = needs_root
+from support.netns import Namespace
 
 
 def shown_by_ip(node: Namespace, family: int) -> dict[str, RouteDetails]:

@@ -19,9 +19,7 @@ from routesync.kernel import (
 )
 from routesync.route import Prefix, Route, parse_address
 from support.following import MAIN
-from support.netns import Namespace, needs_root
-
-pytestmark = needs_root
+from support.netns import Namespace
 
 HOST = "192.0.2.9 dev e0 proto dhcp scope link src 192.0.2.1 metric 100"
 

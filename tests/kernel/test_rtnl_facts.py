@@ -19,10 +19,8 @@ from routesync.kernel.netlink import (
 )
 from routesync.route import HopFlag, Route, Verdict, format_address
 from support.following import MAIN, Follower, following
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 FAR = "10.9.0.0/24"
 FAR6 = "2001:db8:9::/64"

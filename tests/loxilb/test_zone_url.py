@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from support.certificates import Authority
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 CALL = """
 import asyncio, ssl, sys

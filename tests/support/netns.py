@@ -8,12 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from support.waiting import eventually_sync
-
-needs_root = pytest.mark.root
-"""Left out where the tests do not run as root; see conftest.py."""
 
 
 class Namespace:

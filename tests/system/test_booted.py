@@ -19,12 +19,12 @@ import pytest
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTopology
 from support.booted import Machine, machine, package
 from support.broker import Broker, broker
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
 from support.world import EXAMPLE
 
-pytestmark = [needs_root, pytest.mark.timeout(900)]  # the first one builds the package and the tree
+pytestmark = [pytest.mark.timeout(900)]  # the first one builds the package and the tree
 
 CONFIG = "/etc/routesync/routesync.toml"
 MQTT = '\n[node]\nname = "node"\n\n[mqtt]\nhost = "127.0.0.1"\n'

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from support.kill_arena import CONFIG, POOL, Arena, kill_arena
-from support.netns import needs_root
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 
 def lines(arena: Arena, *events: str) -> list[dict[str, Any]]:

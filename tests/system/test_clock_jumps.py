@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.kill_arena import POOL, Arena, kill_arena
-from support.netns import needs_root
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 (LIBRARY,) = Path("/usr/lib").glob("*-linux-gnu/faketime/libfaketimeMT.so.1")
 

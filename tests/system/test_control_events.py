@@ -12,11 +12,9 @@ from typing import Any, ClassVar
 import pytest
 
 from support.daemon import ROUTESYNC, Daemon, connect, prepared
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.processes import HEEDING_CTRL_C
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 TARGET = '[node]\nname = "n"\n[[targets]]\nname = "lb"\nurl = "http://127.0.0.1:9"\n'
 LOST = "io.routesync.stream.lost.v1"

@@ -17,11 +17,9 @@ from routesync.control.openapi import document
 from routesync.control.requests import JSON
 from routesync.control.server import CONNECTIONS, RESERVED
 from support.daemon import Daemon, connect, prepared
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.other_user import User
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 OWNER = User(uid=61234, gid=61234)
 MEMBER = User(uid=61235, gid=61235, groups=(OWNER.gid,))

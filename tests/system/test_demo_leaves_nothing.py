@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.netns import needs_root
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 TESTS = Path(__file__).parents[1]
 

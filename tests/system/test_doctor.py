@@ -14,12 +14,9 @@ from typing import Any
 import pytest
 
 from support.daemon import ROUTESYNC
-from support.netns import needs_root
 from support.standin import running_standin
 from support.waiting import eventually_sync
 from support.world import World, world
-
-pytestmark = needs_root
 
 
 @pytest.fixture

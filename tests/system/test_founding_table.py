@@ -13,11 +13,8 @@ from pathlib import Path
 import pytest
 
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE
-from support.netns import needs_root
 from support.waiting import eventually_sync
 from support.world import World, world
-
-pytestmark = needs_root
 
 
 @pytest.fixture

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE, FoundingTopology
-from support.netns import needs_root
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 
 @pytest.fixture(scope="module")

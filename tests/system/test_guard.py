@@ -16,7 +16,7 @@ import pytest
 
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE
 from support.daemon import Daemon, prepared
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.standin import Fault
 from support.waiting import eventually_sync
 from support.world import NODE, TARGET, World, world
@@ -36,8 +36,6 @@ def guard_config(*settings: str, target: str = TARGET) -> str:
     lines = ["settle_s = 0.2", "removals_per_minute = 600", *settings]
     return f'mode = "guard"\n{NODE}\n[guard]\n' + "\n".join(lines) + GUARD_RULE + target
 
-
-pytestmark = needs_root
 
 HOST = "192.168.10.1/32"
 OTHERS = [line for line in FOUNDING_TABLE if line != HOST_ROUTE]

@@ -17,14 +17,12 @@ from pathlib import Path
 import pytest
 
 from support.kill_arena import kill_arena, live
-from support.netns import needs_root
 
 KILLS = int(os.environ.get("ROUTESYNC_KILLS", "12"))
 SEED = int(os.environ.get("ROUTESYNC_KILLS_SEED", "7000")) or secrets.randbelow(1 << 32)
 SETTLED_EVERY = 3
 
 
-@needs_root
 @pytest.mark.timeout(120 + KILLS * 30)
 def test_whenever_it_is_killed_the_right_routes_stand_and_no_others_are_touched(tmp_path: Path) -> None:
     chance = random.Random(SEED)

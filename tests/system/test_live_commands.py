@@ -13,12 +13,9 @@ import pytest
 from demo.topology import MIRRORED_TABLE
 from routesync.mirror.ledger import read_owned
 from support.daemon import ROUTESYNC
-from support.netns import needs_root
 from support.terminal import ANSI, lines, on_terminal
 from support.waiting import eventually_sync
 from support.world import World, world
-
-pytestmark = needs_root
 
 FAILED, USAGE, NOT_RUNNING, EX_CONFIG = 1, 2, 3, 78
 

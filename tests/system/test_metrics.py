@@ -13,12 +13,9 @@ import pytest
 from prometheus_client.openmetrics import parser
 
 from docgen import metrics as reference
-from support.netns import needs_root
 from support.promtool import needs_promtool, promtool
 from support.waiting import eventually_sync
 from support.world import World, world
-
-pytestmark = needs_root
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 RULES = (PACKAGING / "prometheus/routesync.rules.yml").read_text(encoding="utf-8")

@@ -10,11 +10,8 @@ import pytest
 from demo.topology import MIRRORED_TABLE
 from routesync.mirror.ledger import read_owned
 from routesync.route import Prefix
-from support.netns import needs_root
 from support.waiting import eventually_sync
 from support.world import World, world
-
-pytestmark = needs_root
 
 
 @pytest.fixture

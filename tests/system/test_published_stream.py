@@ -17,12 +17,9 @@ from demo.topology import MIRRORED_TABLE
 from docgen.contract import message_schema
 from support.bad_brokers import bad_broker
 from support.disks import fill, small_disk
-from support.netns import needs_root
 from support.waiting import eventually_sync
 from support.world import World, world
 from table_follower import Copy
-
-pytestmark = needs_root
 
 MANY = 40
 """Routes at a time: fewer than what counts as a mass withdrawal."""

@@ -17,11 +17,8 @@ import pytest
 
 from demo.topology import MIRRORED_TABLE
 from support.broker import broker
-from support.netns import needs_root
 from support.waiting import eventually_sync
 from support.world import World, world
-
-pytestmark = needs_root
 
 
 @pytest.fixture

@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from demo.topology import FOUNDING_TABLE
-from support.netns import needs_root
 from support.standin import Fault
 from support.waiting import eventually_sync
 from support.world import NODE, TARGET, world
-
-pytestmark = needs_root
 
 MIRROR = NODE + TARGET + "allow_default = true\n"
 ELSEWHERE = {

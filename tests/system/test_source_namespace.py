@@ -5,11 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.waiting import eventually_sync
 from support.world import world
-
-pytestmark = needs_root
 
 BEFORE, AFTER = "10.50.0.0/16 via 192.168.10.1", "10.60.0.0/16 via 192.168.10.1"
 

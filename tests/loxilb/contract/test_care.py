@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.contract import ATTACH_S, DETACH_S, LINK_PREFIX, Kernel, Place, delete_routes, real_place
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.standin import running_standin
 
 
@@ -36,7 +36,6 @@ def _links(space: Namespace) -> set[str]:
     return {link["ifname"] for link in json.loads(space.ip("-j link show"))}
 
 
-@needs_root
 def test_links_have_names_of_their_own_and_a_real_loxilb_gets_its_time(space: Namespace, real: Place) -> None:
     kernel, waits, names, before = Kernel(space, "192.168.10.1"), list[float](), set(), _links(space)
     for _ in range(2):
@@ -50,7 +49,6 @@ def test_links_have_names_of_their_own_and_a_real_loxilb_gets_its_time(space: Na
     assert _links(space) == before
 
 
-@needs_root
 @pytest.mark.parametrize("moment", ["while it is waited for", "in the test"])
 def test_a_link_goes_also_when_the_suite_is_interrupted(space: Namespace, real: Place, moment: str) -> None:
     kernel, before, waits = Kernel(space, "192.168.10.1"), _links(space), list[float]()
@@ -66,7 +64,6 @@ def test_a_link_goes_also_when_the_suite_is_interrupted(space: Namespace, real: 
     assert _links(space) == before
 
 
-@needs_root
 def test_what_a_killed_run_left_is_removed(space: Namespace) -> None:
     kernel, before = Kernel(space, "192.168.10.1"), _links(space)
     space.ip(f"link add {LINK_PREFIX}0123 type veth peer name {LINK_PREFIX}0123p")
@@ -75,7 +72,6 @@ def test_what_a_killed_run_left_is_removed(space: Namespace) -> None:
     assert not kernel.remove_links()
 
 
-@needs_root
 @pytest.mark.parametrize("by_kernel", [True, False])
 def test_routes_are_deleted_without_an_event_loop(space: Namespace, real: Place, *, by_kernel: bool) -> None:
     with running_standin(space, "--fragile", "off") as standin:

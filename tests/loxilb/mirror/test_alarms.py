@@ -15,10 +15,7 @@ from routesync.mirror.status import TargetState
 from routesync.names import TYPES
 from routesync.route import Candidate, Prefix
 from support.mirror_lab import Lab, LabReconciler, candidate
-from support.netns import needs_root
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")

@@ -9,10 +9,7 @@ from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.mirror_lab import Lab, LabReconciler, candidate
-from support.netns import needs_root
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 QUICK = Limits(probe_interval_s=0.3)

@@ -14,10 +14,7 @@ from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from standin.faults import Fault
 from support.mirror_lab import Lab, candidate
-from support.netns import needs_root
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 FOREIGN = "10.200.0.0/16"

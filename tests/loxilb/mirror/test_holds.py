@@ -15,11 +15,8 @@ from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Rewrite, parse_address
 from standin.faults import Fault
 from support.mirror_lab import Lab, LabReconciler, candidate
-from support.netns import needs_root
 from support.standin import StandinState
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B, C, D = (Prefix.parse(f"10.{number}.0.0/16") for number in (1, 2, 3, 4))

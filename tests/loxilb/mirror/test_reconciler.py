@@ -13,10 +13,7 @@ from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.mirror_lab import Lab, candidate
-from support.netns import needs_root
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("10.2.0.0/16")
 HERE, THERE = "192.168.10.1", "192.168.10.2"

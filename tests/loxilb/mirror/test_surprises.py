@@ -20,10 +20,7 @@ from routesync.route import Prefix
 from standin.faults import Fault
 from support.certificates import Authority
 from support.mirror_lab import Lab, candidate, laboratory
-from support.netns import needs_root
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")

@@ -13,10 +13,7 @@ from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from standin.faults import Fault
 from support.mirror_lab import Lab, candidate, told
-from support.netns import needs_root
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 HERE6, THERE6 = "fd00:10::1", "fd00:10::2"

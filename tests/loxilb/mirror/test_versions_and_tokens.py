@@ -13,10 +13,7 @@ from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from support.mirror_lab import candidate, laboratory
-from support.netns import needs_root
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B, C = (Prefix.parse(f"10.{number}.0.0/16") for number in (1, 2, 3))

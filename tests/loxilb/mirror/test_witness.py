@@ -10,10 +10,8 @@ from routesync.mirror.status import TargetState
 from routesync.mirror.witness import Witness
 from routesync.route import Prefix
 from support.mirror_lab import Lab, LabReconciler, candidate
-from support.netns import namespace, needs_root
+from support.netns import namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
 A, B = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")

@@ -9,10 +9,8 @@ import pytest
 
 from routesync.mirror.witness import Witness
 from routesync.route import Prefix, parse_address
-from support.netns import Namespace, namespace, needs_root
+from support.netns import Namespace, namespace
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 P = Prefix.parse("10.1.0.0/16")
 GATEWAY = parse_address("192.168.10.1")

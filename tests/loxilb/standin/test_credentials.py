@@ -10,10 +10,8 @@ import aiohttp
 import pytest
 
 from support.loxilb_caller import Caller
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import running_standin
-
-pytestmark = needs_root
 
 SELF_SIGNED = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
 INVALID_TOKEN = (500, {"code": 500, "message": "invalid token"})

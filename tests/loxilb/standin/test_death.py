@@ -8,11 +8,9 @@ import aiohttp
 import pytest
 
 from support.loxilb_caller import GATEWAY, Caller
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import StandinProcess, doomed_standin, ingested, recreate_container, running_standin
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 NEVER = ("--tick", "3600")  # after the first look nothing is taken in any more
 

@@ -9,11 +9,9 @@ import aiohttp
 import pytest
 
 from support.loxilb_caller import Caller
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import Fault, StandinProcess, running_standin
 from support.waiting import eventually
-
-pytestmark = needs_root
 
 
 @pytest.fixture

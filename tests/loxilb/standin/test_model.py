@@ -11,10 +11,8 @@ import pytest
 from routesync.route import Address, Prefix, format_address, parse_address
 from support.loxilb_caller import Caller
 from support.loxilb_model import LoxilbModel
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import ingested, running_standin
-
-pytestmark = needs_root
 
 PREFIXES = [Prefix.parse(text) for text in ("10.1.0.0/24", "0.0.0.0/0", "2001:db8:1::/48", "::/0")]
 GATEWAYS = {

@@ -8,10 +8,8 @@ import pytest
 
 from standin.releases import Release
 from support.loxilb_caller import GATEWAY, Caller
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import StandinProcess, ingested, running_standin
-
-pytestmark = needs_root
 
 FAIL = (200, {"result": "fail"})
 SUCCESS = (200, {"result": "Success"})

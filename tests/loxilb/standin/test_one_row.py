@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from support.loxilb_caller import Caller
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import StandinProcess, ingested, running_standin
-
-pytestmark = needs_root
 
 SUCCESS = (200, {"result": "Success"})
 P, P6 = "10.1.0.0/16", "2001:db8::/32"

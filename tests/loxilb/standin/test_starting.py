@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from standin.process import COMMAND, environment
-from support.netns import Namespace, needs_root
+from support.netns import Namespace
 from support.standin import running_standin
 
 FETCH = "import urllib.request as r; print(r.urlopen('http://192.168.10.20:11111/netlox/v1/version').read().decode())"
@@ -22,7 +22,6 @@ def _start(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@needs_root
 async def test_within_its_namespace_it_is_where_loxilb_is(space: Namespace) -> None:
     with running_standin(space):
         answer = json.loads(space.run([sys.executable, "-c", FETCH]))
@@ -50,7 +49,6 @@ def test_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "none.crt" in line
 
 
-@needs_root
 def test_port_that_is_taken_is_named(space: Namespace) -> None:
     with running_standin(space):
         ended = subprocess.run(

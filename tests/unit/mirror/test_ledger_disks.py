@@ -13,10 +13,9 @@ import pytest
 
 from support.disks import fill, small_disk
 from support.ledger_process import LedgerProcess, ledger_process
-from support.netns import needs_root
 from support.waiting import eventually_sync
 
-pytestmark = needs_root
+pytestmark = pytest.mark.root
 
 NOBODY = 65534
 BEFORE = [f"10.{number // 250}.{number % 250}.0/24" for number in range(400)]
