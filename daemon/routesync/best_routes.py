@@ -313,7 +313,7 @@ class BestRoutes(OwnNode):
     ) -> None:
         self._passing_on = True
         async for prefix, candidates in in_slices(changes):
-            if self.table.update(prefix, candidates) is not None:
+            if self.table.update(prefix, candidates):
                 for consumer in self.consumers:
                     consumer.on_best_route(prefix, kernel_changed_at)
         self._passing_on = False

@@ -9,17 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from routesync.route import Candidate, Judged, Prefix
-
-
-class Change(NamedTuple):
-    """What an update did to the election of one prefix."""
-
-    prefix: Prefix
-    before: Candidate | None
-    after: Candidate | None
 
 
 class Table:
@@ -29,25 +20,22 @@ class Table:
         self._candidates: dict[Prefix, tuple[Judged, ...]] = {}
         self._by_rule: Counter[str] = Counter()
 
-    def update(self, prefix: Prefix, candidates: tuple[Judged, ...]) -> Change | None:
-        """Take the present candidates of a prefix (none: it is gone). Return what that changed, None for nothing."""
+    def update(self, prefix: Prefix, candidates: tuple[Judged, ...]) -> bool:
+        """Take the present candidates of a prefix (none: it is gone); return whether the best route changed."""
         held = self._candidates.get(prefix)
         before = held[0] if held else None
+        after = candidates[0] if candidates else None
         if candidates:
             self._candidates[prefix] = candidates
-            after: Judged | None = candidates[0]
         else:
             self._candidates.pop(prefix, None)
-            after = None
         if before == after:
-            return None
+            return False
         if before is not None:
             self._by_rule[before.verdict.rule] -= 1
         if after is not None:
             self._by_rule[after.verdict.rule] += 1
-        return Change(
-            prefix, None if before is None else before.at(prefix), None if after is None else after.at(prefix)
-        )
+        return True
 
     @property
     def by_rule(self) -> Counter[str]:

@@ -35,5 +35,7 @@ def test_rules_are_counted_as_the_election_changes(
 ) -> None:
     table = Table()
     for prefix, made in updates:
-        table.update(prefix, tuple(candidate(rule, metric) for rule, metric in made))
+        before = table.elected(prefix)
+        changed = table.update(prefix, tuple(candidate(rule, metric) for rule, metric in made))
+        assert changed == (table.elected(prefix) != before)
         assert table.by_rule == Counter(elected.verdict.rule for _, elected in table)
