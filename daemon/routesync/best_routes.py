@@ -87,6 +87,10 @@ class OwnNode:
         del prefix
         return None
 
+    def prefixes(self) -> Collection[Prefix]:
+        """Every prefix that has a best route."""
+        return ()
+
     def request_resync(self) -> None:
         """Request another dump of the kernel's routes."""
 
@@ -198,6 +202,10 @@ class BestRoutes(OwnNode):
     def elected(self, prefix: Prefix) -> Candidate | None:
         """See `OwnNode`."""
         return self.table.elected(prefix)
+
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """See `OwnNode`."""
+        return self.table.prefixes()
 
     def request_resync(self) -> None:
         """See `OwnNode`."""

@@ -54,6 +54,9 @@ class LabNode(OwnNode):
     def elected(self, prefix: Prefix) -> Candidate | None:
         return self.routes.get(prefix)
 
+    def prefixes(self) -> tuple[Prefix, ...]:
+        return tuple(self.routes)
+
     def request_resync(self) -> None:
         self._request_resync()
 

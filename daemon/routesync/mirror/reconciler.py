@@ -89,6 +89,8 @@ class Reconciler:
         self.name = name
         self.facts = TargetFacts()
         """What is known of the target's place in the network."""
+        self.contacted = asyncio.Event()
+        """Set when the target answered, or failed to, or is paused, and every best route was evaluated."""
         self.report = Reporter(name, sink)
         self._client = client
         self._rules = rules
@@ -100,6 +102,8 @@ class Reconciler:
         self._resumed = asyncio.Event()
         self._resumed_at = 0.0
         self._serving: asyncio.Task[None] | None = None
+        self._evaluating = False
+        """Nothing is evaluated before the target is known, or is known not to answer: a start has many routes."""
         self._reevaluate = asyncio.Event()
         self._evaluations: dict[Desired | Ineligible, Desired | Ineligible] = {}
         self._holes: tuple[tuple[Prefix, ...], int] = ((), 0)
@@ -136,11 +140,6 @@ class Reconciler:
         else:
             self._resumed.set()
 
-    @property
-    def contacted(self) -> asyncio.Event:
-        """Set when the target answered, or failed to, at least once; or when it is paused."""
-        return self._session.contacted
-
     # -- the desired state ------------------------------------------------------------------------------------------
 
     def on_best_route(self, prefix: Prefix, kernel_changed_at: float | None = None) -> None:
@@ -148,8 +147,9 @@ class Reconciler:
 
         `kernel_changed_at` is when that change was read off the kernel, in monotonic seconds, if one caused this.
         """
-        self.state.route_changed(prefix, _now(), kernel_changed_at)
-        self._session.wake.set()
+        if self._evaluating or prefix in self.state.routes:
+            self.state.route_changed(prefix, _now(), kernel_changed_at)
+            self._session.wake.set()
 
     async def load_ledger(self) -> None:
         """Take what the ledger says may be ours. What is not desired is withdrawn after the start-up hold."""
@@ -198,7 +198,8 @@ class Reconciler:
 
     async def _reevaluate_all(self) -> None:
         self._evaluations.clear()
-        await finish_in_slices(self.state.reevaluate(_now()))
+        first, self._evaluating = not self._evaluating, True
+        await finish_in_slices(self.state.reevaluate(_now(), self._node.prefixes() if first else ()))
 
     # -- what the kernel says ---------------------------------------------------------------------------------------
 
@@ -368,6 +369,10 @@ class Reconciler:
                 yield candidate, evaluation
 
     async def _reevaluate_when_asked(self) -> None:
+        await self._session.contacted.wait()
+        if not self._evaluating:
+            await self._reevaluate_all()
+        self.contacted.set()
         while True:
             await self._reevaluate.wait()
             self._reevaluate.clear()

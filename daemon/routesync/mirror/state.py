@@ -433,9 +433,9 @@ class MirrorState:
             self._set_desired(state, self._evaluate(prefix, state.owned), now)
             yield
 
-    def reevaluate(self, now: float) -> Generator[None, None, None]:
-        """Evaluate every elected route again, in slices: the rules, or what is known of targets, changed."""
-        prefixes = [*self.routes, *self.ineligible]
+    def reevaluate(self, now: float, more: Collection[Prefix] = ()) -> Generator[None, None, None]:
+        """Evaluate every known prefix again, and `more`: the rules, or what is known of targets, changed."""
+        prefixes = [*self.routes, *self.ineligible, *more]
         for over in self.over.values():
             prefixes += over
         for prefix in prefixes:

@@ -207,8 +207,6 @@ class Targets(Consumer):
         )
         await reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)
-        async for prefix in in_slices(self._best_routes.table.prefixes()):
-            reconciler.on_best_route(prefix)
         self._supervisor.start(f"target {target.name}", reconciler.run)
 
     def _witness(self, target: TargetSettings) -> Witness | None:
