@@ -10,7 +10,7 @@ from typing import NamedTuple
 from routesync.cli.check import EX_CONFIG, load_or_explain
 from routesync.cli.output import print_error
 from routesync.config import Loaded
-from routesync.config.models import TargetSettings, resolve_tables
+from routesync.config.models import TargetSettings
 from routesync.control.models import Explanation, PlanResponse, Sysctls
 from routesync.control.plan import (
     Choice,
@@ -53,7 +53,7 @@ def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext | 
     if loaded is None:
         return EX_CONFIG
     settings = loaded.settings
-    tables = tuple(resolve_tables(settings.kernel, loaded.names))
+    tables = settings.kernel.tables
     try:
         dump = read_table(tables=tables, netns=settings.kernel.netns)
     except KernelError as error:

@@ -17,8 +17,7 @@ from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from routesync.config.compile import compile_policy
-from routesync.config.credentials import IN_THE_FILE, Credentials, client_context, without_secrets
+from routesync.config.credentials import Credentials, Origin, client_context, without_secrets
 from routesync.config.models import Settings, TlsSettings
 from routesync.config.parsers import SettingError
 from routesync.config.problems import (
@@ -31,6 +30,7 @@ from routesync.config.problems import (
     translate,
     value_at,
 )
+from routesync.config.rules import compile_policy
 from routesync.names import Names
 from routesync.policy import Policy
 
@@ -40,10 +40,10 @@ class Loaded(NamedTuple):
 
     settings: Settings
     path: Path
-    names: Names  # of this host; the rules were compiled with them
+    names: Names  # of this host; names in the file were looked up in them
     policy: Policy
     digest: str  # SHA-256 of the file, in hex
-    origins: Mapping[str, str]  # where each secret came from, by dotted key
+    origins: Mapping[KeyPath, Origin]  # where each secret came from that is not in the file itself
     warnings: tuple[str, ...]  # one line each
     document: Mapping[str, object]  # the parsed file, without its secrets
     lines: Mapping[KeyPath, int]  # of each key
@@ -92,10 +92,10 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
             for key, error in found
         ]
         raise ConfigError(*sorted(problems, key=lambda problem: problem.line or 0))
-    policy = compile_policy(settings.policy, names)
+    policy = compile_policy(settings.policy)
     warnings = (
         *credentials.warnings,
-        *_exposed(path, credentials.origins),
+        *(_readable_by_all(path) if credentials.exposed else ()),
         *_open_doors(path, settings),
         *(_placed(path, lines, warning) for warning in (*policy.warnings, *_guard_without_effect(settings))),
     )
@@ -151,12 +151,12 @@ def _placed(path: Path, lines: Mapping[KeyPath, int], warning: str) -> str:
     return f"{path}:{line}: {warning}" if line is not None else f"{path}: {warning}"
 
 
-def _exposed(path: Path, origins: Mapping[str, str]) -> Iterator[str]:
+def _readable_by_all(path: Path) -> Iterator[str]:
     try:
         readable = path.stat().st_mode & stat.S_IROTH
     except OSError:  # gone since it was read
         return
-    if readable and IN_THE_FILE in origins.values():
+    if readable:
         yield f"{path}: every user of this host can read the secret in it; chmod o-r, or move it to a file of its own"
 
 

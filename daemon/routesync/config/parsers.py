@@ -1,7 +1,8 @@
-"""Parsers for single values of the configuration: words, ranges, prefixes, addresses, URLs, topics.
+"""Single values of the configuration: a parser for each kind, and the pydantic type that is made of it.
 
 Each parser takes any TOML value and returns the parsed one, or raises `SettingError` with a message in TOML's terms and
-a remedy where there is one. The loader adds file, line, table and key.
+a remedy where there is one. The loader adds file, line, table and key. Each type also describes to the JSON schema what
+the file may contain.
 """
 
 from __future__ import annotations
@@ -10,9 +11,23 @@ import datetime as dt
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    ValidationInfo,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from routesync.names import SCOPES, TYPES, Names
 from routesync.policy.conditions import Span
 from routesync.route import (
     Address,
@@ -21,7 +36,6 @@ from routesync.route import (
     Prefix,
     Rewrite,
     address_family,
-    format_address,
     is_link_local,
     is_multicast,
 )
@@ -193,11 +207,6 @@ SELF: Final = "self"
 """As `next_hop`: this host's address on the interface that reaches the target."""
 
 
-def parse_next_hop_word(value: object) -> str:
-    """Parse one member of a `next_hop` setting: "self", or an address, in its canonical form."""
-    return SELF if value == SELF else format_address(parse_next_hop(value))
-
-
 def parse_next_hop(value: object) -> Address:
     """Parse an address that loxilb accepts as a gateway: unicast, with more than link scope."""
     text = parse_text(value, "an address as a string, or a list of one for each family")
@@ -239,9 +248,9 @@ def parse_least_lengths(value: object) -> tuple[int, int]:
     return lengths[0], lengths[1]
 
 
-def parse_rewrite(value: str | Iterable[str]) -> Rewrite:
+def parse_rewrite(value: object) -> Rewrite:
     """Parse a `next_hop` setting: "self", one address, or one of each family."""
-    items = [value] if isinstance(value, str) else list(value)
+    items = value if isinstance(value, list | tuple) else [value]
     if SELF in items:
         if len(items) > 1:
             raise SettingError(
@@ -249,8 +258,7 @@ def parse_rewrite(value: str | Iterable[str]) -> Rewrite:
             )
         return Rewrite(to_self=True)
     found: dict[Family, Address] = {}
-    for item in items:
-        address = parse_next_hop(item)
+    for address in map(parse_next_hop, items):
         family = address_family(address)
         if family in found:
             raise SettingError(f"two {family.label} next hops", "give at most one address of each family")
@@ -365,3 +373,111 @@ def parse_listen(value: object) -> Listen:
             f"{shown(text)}: an IPv6 address needs brackets, and no other may have them", example
         )
     return Listen(str(address), int(port))
+
+
+# -- pydantic types --------------------------------------------------------------------------------
+
+
+class Model(BaseModel):
+    """Base of all tables: frozen, strictly typed, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class _OneOrMany:
+    """Marks a tuple that may be written as a single value. An empty list is an error."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def gather(value: object) -> tuple[object, ...]:
+            items = tuple(value) if isinstance(value, list | tuple) else (value,)
+            if not items:
+                raise SettingError("the list is empty", "name at least one, or leave the key out")
+            return items
+
+        return core_schema.no_info_before_validator_function(gather, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many | {"minItems": 1}]}
+
+
+T = TypeVar("T")
+OneOrMany = Annotated[tuple[T, ...], _OneOrMany()]
+"""One value or a list of them in the file, always a tuple in the program."""
+
+
+def host_names(info: ValidationInfo) -> Names:
+    """The host's names, which the loader passes as pydantic's context; the built-in ones without it."""
+    return info.context if isinstance(info.context, Names) else Names()
+
+
+def _protocol(value: object, info: ValidationInfo) -> int:
+    return parse_number(value, "protocol", host_names(info).protocols, MAX_U8)
+
+
+def _table(value: object, info: ValidationInfo) -> int:
+    return parse_number(value, "table", host_names(info).tables, MAX_U32)
+
+
+def _gateway(value: object) -> bool | tuple[Prefix, ...]:
+    if isinstance(value, bool):
+        return value
+    items = value if isinstance(value, list | tuple) else [value]
+    if not items:
+        raise SettingError("the list is empty", "name at least one prefix, or leave the key out")
+    if not all(isinstance(item, str) for item in items):
+        raise SettingError(
+            f"expected true, false, a prefix as a string, or a list of prefixes, got {kind_of(value)}"
+        )
+    return tuple(parse_prefix(item) for item in items)
+
+
+def _parsed(parse: Callable[[object], object], written: object = str) -> PlainValidator:
+    """Parse with this function; `written` is the type in the file."""
+    return PlainValidator(parse, json_schema_input_type=written)
+
+
+Name = Annotated[str, _parsed(parse_name, Annotated[str, Field(pattern=f"^{NAME.pattern}$")])]
+"""Used in topics, file names and metrics labels."""
+Url = Annotated[str, _parsed(parse_url)]
+Host = Annotated[str, _parsed(parse_host)]
+NetworkNamespace = Annotated[str, _parsed(parse_netns)]
+Topic = Annotated[str, _parsed(parse_topic)]
+ListenAt = Annotated[Listen, _parsed(parse_listen)]
+NextHops = Annotated[
+    Rewrite, _parsed(parse_rewrite, str | Annotated[list[str], Field(min_length=1, max_length=2)])
+]
+AllowDefault = Annotated[bool | Literal["override"], _parsed(parse_allow_default, bool | Literal["override"])]
+LeastLengths = Annotated[
+    tuple[int, int],
+    BeforeValidator(
+        parse_least_lengths,
+        json_schema_input_type=tuple[Annotated[int, Field(ge=0, le=32)], Annotated[int, Field(ge=0, le=128)]],
+    ),
+]
+
+ProtocolNumber = Annotated[int, PlainValidator(_protocol, json_schema_input_type=str | int)]
+TableNumber = Annotated[int, PlainValidator(_table, json_schema_input_type=str | int)]
+FamilyWord = Annotated[Family, _parsed(parse_family, Literal["ipv4", "ipv6"])]
+ScopeNumber = Annotated[int, _parsed(lambda value: parse_number(value, "scope", SCOPES, MAX_U8), str | int)]
+TypeNumber = Annotated[
+    int, _parsed(lambda value: parse_number(value, "route type", TYPES, MAX_U8), str | int)
+]
+Network = Annotated[Prefix, _parsed(parse_prefix)]
+LengthSpan = Annotated[Span, _parsed(lambda value: parse_span(value, "prefix length", MAX_LENGTH), str | int)]
+MetricSpan = Annotated[Span, _parsed(lambda value: parse_span(value, "metric", MAX_U32), str | int)]
+GatewayMatch = Annotated[bool | tuple[Prefix, ...], _parsed(_gateway, bool | str | list[str])]
+InterfaceGlob = Annotated[str, _parsed(parse_interface)]
+FlagBit = Annotated[
+    int,
+    _parsed(parse_flag, Literal["dead", "pervasive", "onlink", "offload", "linkdown", "unresolved", "trap"]),
+]

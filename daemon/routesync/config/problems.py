@@ -13,8 +13,8 @@ from typing import Final, NamedTuple, TypeAlias, get_args
 
 from pydantic_core import ErrorDetails
 
-from routesync.config.models import GuardSettings, KernelSettings, Model, Settings, TargetSettings
-from routesync.config.parsers import SettingError, suggest
+from routesync.config.models import GuardSettings, KernelSettings, Settings, TargetSettings
+from routesync.config.parsers import Model, SettingError, suggest
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: keys of tables, and indices of arrays from 0."""
@@ -41,17 +41,29 @@ _BOUNDS: Final = {
     "less_than_equal": ("must be at most", "le"),
 }
 FORMER_KEYS: Final[Mapping[type[Model], Mapping[str, tuple[str, str]]]] = {
-    KernelSettings: {"audit_interval_s": ("is now resync_interval_s", "rename it")},
+    KernelSettings: {
+        "audit_interval_s": ("is gone: the kernel is dumped and compared every 600 s", "remove it"),
+        "resync_interval_s": ("is gone: the kernel is dumped and compared every 600 s", "remove it"),
+    },
     GuardSettings: {
         "burst": ("is gone: up to 3 routes are removed at once after a quiet time", "remove it"),
         "check_interval_s": ("is gone: routes that stay are examined again every 300 s", "remove it"),
         "contended_delay_most_s": ("is gone: a contended route stays for an hour at most", "remove it"),
     },
     TargetSettings: {
-        "canary_interval_s": ("is now probe_interval_s", "rename it"),
-        "sweep_interval_s": ("is now verify_interval_s", "rename it"),
+        "canary_interval_s": ("is gone: one owned route is probed every 5 s", "remove it"),
+        "probe_interval_s": ("is gone: one owned route is probed every 5 s", "remove it"),
+        "sweep_interval_s": ("is gone: all owned routes are verified every hour", "remove it"),
+        "verify_interval_s": ("is gone: all owned routes are verified every hour", "remove it"),
         "brake_share": ("is now withdraw_limit_share", "rename it"),
-        "brake_minimum": ("is now withdraw_limit_minimum", "rename it"),
+        "brake_minimum": (
+            "is gone: fewer than 50 withdrawals never wait",
+            "remove it; withdraw_limit_share = 1 turns the limit off",
+        ),
+        "withdraw_limit_minimum": (
+            "is gone: fewer than 50 withdrawals never wait",
+            "remove it; withdraw_limit_share = 1 turns the limit off",
+        ),
         "connect_timeout_s": ("is gone: a connection attempt ends after 3 s", "remove it"),
         "request_timeout_s": ("is gone: a request ends after 10 s", "remove it"),
     },
