@@ -109,16 +109,22 @@ def shipped_configuration() -> Path:
     return installed if installed.exists() else Path(__file__).parents[3] / "config" / "routesync.toml"
 
 
+def _failed(
+    path: Path, message: str, remedy: str = "", *, place: str = "", line: int | None = None
+) -> ConfigError:
+    """The error of a file that cannot be read as a document."""
+    return ConfigError(Problem(str(path), place, line, message, remedy))
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
         remedy = "name an existing file, or start from the shipped config/routesync.toml"
-        raise ConfigError(Problem(str(path), "", None, "no such file", remedy)) from None
+        raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        remedy = "name a file that this user may read"
-        raise ConfigError(Problem(str(path), "", None, f"cannot be read: {reason}", remedy)) from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _failed(path, f"cannot be read: {reason}", "name a file that this user may read") from None
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -126,9 +132,7 @@ def _decode(path: Path, content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            Problem(str(path), "", line, "this is not UTF-8", "save the file as UTF-8")
-        ) from None
+        raise _failed(path, "this is not UTF-8", "save the file as UTF-8", line=line) from None
 
 
 def _lines(text: str) -> Mapping[KeyPath, int]:
@@ -192,20 +196,18 @@ def _parse(path: Path, text: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(Problem(str(path), "", None, "nested too deeply")) from None
+        raise _failed(path, "nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         said = str(error)
         position = _POSITION.search(said)
         if position is None:
-            raise ConfigError(
-                Problem(str(path), "", None, "a value cannot be read", "look for huge numbers")
-            ) from None
+            raise _failed(path, "a value cannot be read", "look for huge numbers") from None
         rows = text.replace("\r\n", "\n").split("\n")
         line = int(position[1]) if position[1] else len(rows)
         column = f"column {position[2]}" if position[2] else "end of file"
         shown = _presentable(rows, line)
         message = f"not valid TOML: {said[0].lower()}{said[1 : position.start()]}{shown}"
-        raise ConfigError(Problem(str(path), column, line, message)) from None
+        raise _failed(path, message, place=column, line=line) from None
 
 
 def _presentable(rows: list[str], line: int) -> str:

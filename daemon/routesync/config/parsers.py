@@ -48,6 +48,7 @@ MAX_INTERFACE_NAME: Final = 15
 """IFNAMSIZ - 1 (linux/if.h)."""
 
 _MAX_SHOWN: Final = 60
+T = TypeVar("T")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -112,34 +113,37 @@ def parse_name(value: object) -> str:
     return text
 
 
+def look_up(word: str, kind: str, known: Mapping[str, T], otherwise: str = "") -> T:
+    """Return what a word means; `otherwise` names what else may be written."""
+    if word not in known:
+        remedy = f"{suggest(word, known)} Known: {', '.join(known)}{otherwise}".lstrip()
+        raise SettingError(f"unknown {kind} {shown(word)}", remedy)
+    return known[word]
+
+
 def parse_number(value: object, kind: str, names: Mapping[str, int], highest: int) -> int:
     """Parse the name of a number (a protocol, scope, type, table), or the number itself, from 0 to `highest`."""
-    if isinstance(value, str):
-        if value in names:
-            return names[value]
-        if not (value.isascii() and value.isdigit()):
-            known = ", ".join(sorted(names, key=lambda name: names[name]))
-            remedy = " ".join(filter(None, (suggest(value, names), f"Known: {known}; or a number")))
-            raise SettingError(f"unknown {kind} {shown(value)}", remedy)
-        value = int(value[:20])
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and value not in names):
+        known = dict(sorted(names.items(), key=lambda item: item[1]))
+        return look_up(value, kind, known, "; or a number")
+    number = int(value[:20]) if isinstance(value, str) else value
+    if not isinstance(number, int) or isinstance(number, bool):
         raise SettingError(
             f"expected the name or number of a {kind}, or a list of them, got {kind_of(value)}"
         )
-    if not 0 <= value <= highest:
+    if not 0 <= number <= highest:
         raise SettingError(f"a {kind} is a number between 0 and {highest}")
-    return value
+    return number
 
 
 def parse_flag(value: object) -> int:
     """Parse the name of a hop's flag into its bit."""
-    text = parse_text(value, "the name of a flag, or a list of them")
-    if text not in HopFlag.NAMES:
-        known = f"Known: {', '.join(HopFlag.NAMES)}"
-        raise SettingError(
-            f"unknown flag {shown(text)}", " ".join(filter(None, (suggest(text, HopFlag.NAMES), known)))
-        )
-    return HopFlag.NAMES[text]
+    return look_up(parse_text(value, "the name of a flag, or a list of them"), "flag", HopFlag.NAMES)
+
+
+def parse_family(value: object) -> Family:
+    text = parse_text(value, '"ipv4", "ipv6" or a list of them')
+    return look_up(text, "family", {family.label: family for family in Family})
 
 
 def parse_span(value: object, kind: str, highest: int) -> Span:
@@ -179,14 +183,6 @@ def parse_prefix(value: object) -> Prefix:
         return Prefix.parse(text)
     except ValueError as error:
         raise SettingError(str(error)) from None
-
-
-def parse_family(value: object) -> Family:
-    labels = {family.label: family for family in Family}
-    text = parse_text(value, '"ipv4", "ipv6" or a list of them')
-    if text not in labels:
-        raise SettingError(f"unknown family {shown(text)}", 'write "ipv4" or "ipv6"')
-    return labels[text]
 
 
 def parse_interface(value: object) -> str:
@@ -410,7 +406,6 @@ class _OneOrMany:
         return {"anyOf": [many["items"], many | {"minItems": 1}]}
 
 
-T = TypeVar("T")
 OneOrMany = Annotated[tuple[T, ...], _OneOrMany()]
 """One value or a list of them in the file, always a tuple in the program."""
 

@@ -244,7 +244,7 @@ def test_a_mistake_in_a_target(complaints: Complaints, line: str, expected: str)
             f"{TARGET}withdraw_limit_minimum = 5\n",
             (
                 "4: [[targets]] #1 (edge), key withdraw_limit_minimum: withdraw_limit_minimum is gone: fewer than 50 "
-                "withdrawals never wait; remove it; withdraw_limit_share = 1 turns the limit off"
+                "withdrawals never wait, and withdraw_limit_share = 1 turns the limit off; remove it"
             ),
         ),
         (
@@ -275,7 +275,7 @@ def test_a_key_of_an_earlier_version_is_an_error_that_names_its_replacement(
 
 def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> None:
     for model, keys in FORMER_KEYS.items():
-        for key, (what, _) in keys.items():
+        for key, what in keys.items():
             assert key not in model.model_fields
             renamed = what.removeprefix("is now ")
             assert renamed in model.model_fields or what.startswith("is gone: ")
