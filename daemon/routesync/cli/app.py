@@ -241,7 +241,11 @@ def withdraw(
 ) -> None:
     """Remove all owned routes from a target that the daemon does not mirror into."""
     from routesync.cli import ownership as command
+    from routesync.cli.output import parsed
+    from routesync.config.parsers import parse_name, parse_url
 
+    target = parsed(parse_name, target, "--target: ")
+    url = None if url is None else parsed(parse_url, url, "--url: ")
     command.withdraw(_where(config, state, socket), target, url, as_json=json)
 
 

@@ -81,9 +81,6 @@ class _Daemon:
     def repair(self, target: str, rows: Sequence[TargetRow]) -> int:
         return self._change("repair", OwnershipRequest(target=target, prefixes=_prefixes(rows)))
 
-    def check_forget(self, target: str, prefixes: Collection[Prefix]) -> None:
-        """The daemon checks this when it forgets."""
-
     def forget(self, target: str, prefixes: Collection[Prefix]) -> int:
         return self._change("forget", OwnershipRequest(target=target, prefixes=tuple(prefixes)))
 
@@ -240,7 +237,8 @@ def repair(
 def forget(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool) -> None:
     """Give up ownership of routes in a target; they stay."""
     with _owner(where, as_json=as_json) as owner:
-        owner.check_forget(target, prefixes)
+        if isinstance(owner, _Files):  # the daemon checks this itself
+            owner.check_forget(target, prefixes)
         what = ", ".join(map(str, prefixes)) or "all routes"
         question = f"Give up ownership of {what} in {target}? The routes themselves stay."
         _confirm(question, (), yes=yes, as_json=as_json)
