@@ -146,9 +146,7 @@ def test_a_target_is_explained_as_its_reconciler_would_find_it() -> None:
     )
     routes = [route(f"10.{number}.0.0/16", "192.0.2.9") for number in range(1, 6)]
     routes.append(route("10.244.1.0/24", "10.244.1.0"))
-    choices = list(
-        choose(routes, evaluator(compile_policy(PolicySettings()), {}, routes), (254,), {})
-    )
+    choices = list(choose(routes, evaluator(compile_policy(PolicySettings()), {}, routes), (254,), {}))
     (planned,) = plan_targets([at], choices, OURS)
     phases = {str(it): planned.route(it).phase.value for it in planned.prefixes()}  # type: ignore[union-attr]
     assert phases == {
