@@ -22,7 +22,6 @@ from typing import Final
 import structlog
 
 from routesync.config import Loaded
-from routesync.config.models import resolve_tables
 from routesync.events.models import EventSink, KernelDrift, KernelOverrun, KernelResynced, RouteDropped
 from routesync.kernel import (
     Admit,
@@ -51,6 +50,8 @@ from routesync.tasks import RESTART, Supervisor
 
 log = structlog.get_logger(__name__)
 
+RESYNC_INTERVAL_S: Final = 600.0
+"""How often the kernel is dumped and compared without a cause."""
 RESYNC_TAKEN_S: Final = 1.0
 """Time after a dump of the kernel by which everything that it changed was passed on."""
 PATIENCE_S: Final = 10.0
@@ -260,18 +261,18 @@ class BestRoutes(OwnNode):
         return None
 
     def _make_source(self) -> KernelSource:
-        kernel, names = self._loaded.settings.kernel, self._loaded.names
+        kernel = self._loaded.settings.kernel
         admit, admit_header, admit_link_gateway = _rules(self._loaded.policy)
         sock = self._socket_for(self._loaded)
         if self._sock is not None and sock is None:
             log.warning("socket_not_used", reason=f"kernel.netns is {kernel.netns}, it lives here")
         return KernelSource(
-            tables=resolve_tables(kernel, names),
+            tables=kernel.tables,
             admit=admit,
             admit_header=admit_header,
             admit_link_gateway=admit_link_gateway,
             receive_buffer=kernel.receive_buffer,
-            audit_interval_s=kernel.resync_interval_s,
+            audit_interval_s=RESYNC_INTERVAL_S,
             netns=kernel.netns,
             sock=sock,
             stats=self._stats,
@@ -356,7 +357,7 @@ class BestRoutes(OwnNode):
 def _source_settings(loaded: Loaded) -> object:
     """What a source is made of, beside the rules."""
     kernel = loaded.settings.kernel
-    return kernel, resolve_tables(kernel, loaded.names)
+    return kernel, kernel.tables
 
 
 def _rules(policy: Policy) -> tuple[Admit, AdmitHeader, Admit]:

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import JsonValue
 from rich.console import Console
 
-from routesync.cli.broker import named_broker
-from routesync.cli.watch import _View
+from routesync.cli.watch import _View, named_broker
 from routesync.events.models import KernelOverrun
 from routesync.events.reader import ReceivedMessage
 from support.broker import Broker, ServerTls, broker
@@ -158,7 +158,9 @@ async def test_over_tls_with_a_user_and_what_is_wrong_is_said_with_place_and_rem
 def test_a_broker_that_cannot_be_is_said_at_once(
     named: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert named_broker(named, None) is None
+    with pytest.raises(typer.Exit) as caught:
+        named_broker(named, None)
+    assert caught.value.exit_code == 78
     said = capsys.readouterr().err
     assert problem in said
     assert "secret" not in said
@@ -167,7 +169,6 @@ def test_a_broker_that_cannot_be_is_said_at_once(
 def test_a_url_names_user_root_and_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUTESYNC_MQTT_PASSWORD", "secret")
     settings = named_broker("mqtts://me%40home@[2001:db8::1]/lab/v1", Path("ca.pem"))
-    assert settings is not None
     assert (settings.host, settings.port, settings.username) == ("2001:db8::1", 8883, "me@home")
     assert settings.root == "lab/v1"
     assert settings.tls is not None

@@ -42,8 +42,7 @@ action = "keep"
 name = "lb"
 url = "http://192.168.10.20:11111"
 startup_hold_s = 1
-withdraw_limit_minimum = 1000
-probe_interval_s = 1
+withdraw_limit_share = 1
 inventory_interval_s = 10
 """
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from support.kill_arena import CONFIG, POOL, Arena, kill_arena
+from support.kill_arena import CONFIG, Arena, kill_arena
 from support.waiting import eventually_sync
 
 
@@ -17,17 +17,15 @@ def lines(arena: Arena, *events: str) -> list[dict[str, Any]]:
 
 
 def add_routes(arena: Arena, count: int) -> None:
-    prefixes = [prefix for prefix in POOL if ":" not in prefix][5 : 5 + count]
+    prefixes = [f"10.150.{number}.0/24" for number in range(count)]
     arena.router.batch([f"route add {prefix} via 192.168.10.1 proto bird" for prefix in prefixes])
     arena.wanted.update(dict.fromkeys(prefixes, "192.168.10.1"))
 
 
 def test_a_mass_withdrawal_is_held_until_the_kernel_was_dumped_again(tmp_path: Path) -> None:
-    with kill_arena(
-        tmp_path, CONFIG.replace("withdraw_limit_minimum = 1000", "withdraw_limit_minimum = 10")
-    ) as arena:
+    with kill_arena(tmp_path, CONFIG.replace("withdraw_limit_share = 1\n", "")) as arena:
         arena.launch()
-        add_routes(arena, 30)
+        add_routes(arena, 150)
         arena.check_settled()
         arena.router.ip("route flush proto bird")
         arena.wanted.clear()
@@ -35,7 +33,7 @@ def test_a_mass_withdrawal_is_held_until_the_kernel_was_dumped_again(tmp_path: P
         # the events, which the log has, too: it shows no dump at this level
         happened = [line for line in lines(arena, "kernel_resynced", "route_withdrawn") if "sequence" in line]
         causes = [line.get("cause") for line in happened]
-        assert causes[causes.index("mass withdrawal") :].count(None) > 15, "most go after the second dump"
+        assert causes[causes.index("mass withdrawal") :].count(None) > 75, "most go after the second dump"
         for cleared in lines(arena, "alarm_cleared"):
             assert cleared["kind"] == "withdrawals-held"
             assert cleared["detail"] == "a second dump of the kernel confirms the withdrawals"

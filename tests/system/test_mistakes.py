@@ -61,6 +61,46 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (
+            "withdraw --target lb --url htp://lb",
+            2,
+            "--url: 'htp://lb' is not an http or https URL; write it like http://192.168.10.20:11111",
+        ),
+        ("withdraw --target l/b", 2, "--target: 'l/b' is not a valid name; use at most 63 letters"),
+        (
+            "withdraw --target lb",
+            EX_CONFIG,
+            "has no target lb; if it is no longer configured, give its URL: --url",
+        ),
+        ("forget --target lb --prefix 10.1", 2, "--prefix: '10.1' is not a prefix like 10.0.0.0/8"),
+        ("adopt --target lb 10.1.2.3/8", 2, "'10.1.2.3/8' has host bits set; did you mean 10.0.0.0/8?"),
+        ("adopt --target lb --yes", EX_CONFIG, "has no target lb; it has: none"),
+        ("plan 10.1", 2, "'10.1' is no address or prefix; write 10.1.2.3, 10.0.0.0/8 or 2001:db8::1"),
+        ("watch --prefix 10.1", 2, "--prefix: '10.1' is not a prefix like 10.0.0.0/8"),
+        ("watch --ca-file ca.pem", 2, "--ca-file is for --broker; the configuration has mqtt.tls.ca_file"),
+        ("schema nix", 2, "schema 'nix' is unknown; known schemas: asyncapi, config"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_with_the_remedy(
+    tmp_path: Path, arguments: str, status: int, said: str
+) -> None:
+    file = tmp_path / "routesync.toml"
+    file.touch()
+    command, *rest = arguments.split()
+    files = ["--state", str(tmp_path)] if command in ("withdraw", "adopt", "forget") else []
+    files += ["--config", str(file)] if command in ("withdraw", "adopt", "plan", "watch") else []
+    done = subprocess.run(
+        [*ROUTESYNC, command, *rest, *files], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == status
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert done.stdout == ""
+
+
 @contextmanager
 def daemon(directory: Path, text: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     file, log = directory / "routesync.toml", directory / "log"

@@ -64,10 +64,31 @@ def run(
     config: ConfigOption = None,
     state: StateOption = None,
 ) -> None:
-    """Run the daemon."""
-    from routesync.cli import run as command
+    """Run the daemon until a signal ends it."""
+    import asyncio
 
-    raise typer.Exit(command.run(config or DEFAULT_CONFIG, state or _state_directory()))
+    from routesync.cli.check import load_or_fail
+    from routesync.cli.output import EX_CONFIG, fail
+    from routesync.kernel import KernelError
+    from routesync.mirror.ledger import LedgerBusyError
+    from routesync.service import logs
+    from routesync.service.daemon import run_daemon
+    from routesync.service.handed import take_handed
+    from routesync.service.notify import Notifier
+    from routesync.tasks import TaskDied
+
+    loaded = load_or_fail(config or DEFAULT_CONFIG)
+    log = loaded.settings.log
+    logs.configure(log.level, log.format, secrets=loaded.secrets)
+    notifier = Notifier.from_environment()
+    try:
+        asyncio.run(
+            run_daemon(loaded, state=state or _state_directory(), notifier=notifier, handed=take_handed())
+        )
+    except LedgerBusyError as error:
+        fail(str(error), EX_CONFIG)
+    except (KernelError, TaskDied) as error:
+        fail(str(error))
 
 
 @app.command()
@@ -82,7 +103,7 @@ def check(
     """
     from routesync.cli import check as command
 
-    raise typer.Exit(command.check(file, as_json=json, quiet=quiet))
+    command.check(file, as_json=json, quiet=quiet)
 
 
 @app.command()
@@ -110,9 +131,17 @@ def plan(
 
     The running daemon is asked. If none runs, or a file is named, the rules and targets are those of the file.
     """
-    raise typer.Exit(
-        _plan(of, socket, config, state, asked=config is None and not offline, json=json, contact=contact)
-    )
+    from routesync.cli import plan as command
+    from routesync.cli.output import parsed
+    from routesync.cli.requests import daemon_runs
+    from routesync.control.models import read_covering
+
+    covered = None if of is None else parsed(read_covering, of)
+    if config is None and not offline and daemon_runs(socket, command.HINT):
+        command.plan_by_daemon(socket, covered, as_json=json)
+    else:
+        file = config or present_config()
+        command.plan_offline(file, state or _state_directory(), covered, as_json=json, contact=contact)
 
 
 @app.command()
@@ -126,31 +155,7 @@ def explain(
 
     The running daemon is asked. If none runs, this is `routesync plan --offline PREFIX`.
     """
-    raise typer.Exit(_plan(of, socket, None, None, asked=True, json=json, contact=True))
-
-
-def _plan(
-    of: str | None,
-    socket: Path | None,
-    config: Path | None,
-    state: Path | None,
-    *,
-    asked: bool,
-    json: bool,
-    contact: bool,
-) -> int:
-    from routesync.cli import plan as command
-
-    covered = command.read_address(of) if of is not None else None
-    if of is not None and covered is None:
-        return 2
-    status = command.ask_daemon(socket, covered, as_json=json) if asked else None
-    if status is None:
-        file = config or present_config()
-        status = command.plan_offline(
-            file, state or _state_directory(), covered, as_json=json, contact=contact
-        )
-    return status
+    plan(of, socket=socket, json=json)
 
 
 TargetOption = Annotated[str, typer.Option("--target", "-t", help="Name of the target.")]
@@ -171,12 +176,10 @@ def _where(config: Path | None, state: Path | None, socket: Path | None) -> Wher
 
 
 def _prefixes(texts: list[str] | None, where: str = "") -> tuple[Prefix, ...]:
-    from routesync.cli.output import read_prefixes
+    from routesync.cli.output import parsed
+    from routesync.route import Prefix
 
-    prefixes = read_prefixes(texts or (), where)
-    if prefixes is None:
-        raise typer.Exit(2)
-    return prefixes
+    return tuple(dict.fromkeys(parsed(Prefix.parse, text, where) for text in texts or ()))
 
 
 @app.command()
@@ -201,7 +204,7 @@ def adopt(
 
     _require_yes(yes, json)
     where = _where(config, state, socket)
-    raise typer.Exit(command.adopt(where, target, _prefixes(prefix), yes=yes, as_json=json))
+    command.adopt(where, target, _prefixes(prefix), yes=yes, as_json=json)
 
 
 @app.command()
@@ -223,7 +226,7 @@ def repair(
     from routesync.cli import ownership as command
 
     _require_yes(yes, json)
-    raise typer.Exit(command.repair(socket, target, _prefixes(prefix), yes=yes, as_json=json))
+    command.repair(socket, target, _prefixes(prefix), yes=yes, as_json=json)
 
 
 @app.command()
@@ -238,8 +241,12 @@ def withdraw(
 ) -> None:
     """Remove all owned routes from a target that the daemon does not mirror into."""
     from routesync.cli import ownership as command
+    from routesync.cli.output import parsed
+    from routesync.config.parsers import parse_name, parse_url
 
-    raise typer.Exit(command.withdraw(_where(config, state, socket), target, url, as_json=json))
+    target = parsed(parse_name, target, "--target: ")
+    url = None if url is None else parsed(parse_url, url, "--url: ")
+    command.withdraw(_where(config, state, socket), target, url, as_json=json)
 
 
 @app.command()
@@ -266,7 +273,7 @@ def forget(
 
     _require_yes(yes, json)
     where, prefixes = _where(None, state, socket), _prefixes(prefix, "--prefix: ")
-    raise typer.Exit(command.forget(where, target, prefixes, yes=yes, as_json=json))
+    command.forget(where, target, prefixes, yes=yes, as_json=json)
 
 
 OneTargetOption = Annotated[
@@ -282,7 +289,7 @@ def status(socket: SocketOption = None, json: JsonOption = False) -> None:
     """
     from routesync.cli import status as command
 
-    raise typer.Exit(command.status(socket, as_json=json))
+    command.status(socket, as_json=json)
 
 
 def _phases() -> list[str]:
@@ -323,8 +330,17 @@ def routes(
     """Show the routes that the rules keep, and the state of each at each target."""
     from routesync.cli import routes as command
 
-    filters = command.Filters(within, covering, family, protocol, rule, target, tuple(phase or ()), limit)
-    raise typer.Exit(command.routes(socket, filters, candidates=candidates, as_json=json))
+    filters = [
+        ("within", within),
+        ("covering", covering),
+        ("family", family),
+        ("protocol", protocol),
+        ("rule", rule),
+        ("target", target),
+        *(("phase", it) for it in phase or ()),
+        ("limit", limit),
+    ]
+    command.routes(socket, filters, candidates=candidates, as_json=json)
 
 
 @app.command()
@@ -344,7 +360,7 @@ def resync(
     """Dump the kernel's table again, and verify that the targets have all routes that they should."""
     from routesync.cli import requests as command
 
-    raise typer.Exit(command.request("resync", socket, target, as_json=json, force=force))
+    command.resync(socket, target, force=force, as_json=json)
 
 
 @app.command()
@@ -352,7 +368,7 @@ def pause(target: OneTargetOption = None, socket: SocketOption = None, json: Jso
     """Leave targets exactly as they are until `resume`, over restarts too."""
     from routesync.cli import requests as command
 
-    raise typer.Exit(command.request("pause", socket, target, as_json=json))
+    command.change("pause", socket, target, as_json=json)
 
 
 @app.command()
@@ -360,7 +376,7 @@ def resume(target: OneTargetOption = None, socket: SocketOption = None, json: Js
     """End a pause: the target gets what has changed meanwhile."""
     from routesync.cli import requests as command
 
-    raise typer.Exit(command.request("resume", socket, target, as_json=json))
+    command.change("resume", socket, target, as_json=json)
 
 
 @app.command()
@@ -368,7 +384,7 @@ def release(target: OneTargetOption = None, socket: SocketOption = None, json: J
     """Release a mass withdrawal that is held back, without waiting for a second dump of the kernel."""
     from routesync.cli import requests as command
 
-    raise typer.Exit(command.request("release", socket, target, as_json=json))
+    command.release(socket, target, as_json=json)
 
 
 @app.command()
@@ -376,7 +392,7 @@ def reload(socket: SocketOption = None, json: JsonOption = False) -> None:
     """Apply the configuration file again; an invalid file is rejected and changes nothing (exit status 78)."""
     from routesync.cli import requests as command
 
-    raise typer.Exit(command.reload(socket, as_json=json))
+    command.reload(socket, as_json=json)
 
 
 @app.command()
@@ -412,18 +428,18 @@ def watch(
     Over MQTT where the configuration or --broker names a broker; else, or with --local, over the daemon's own socket.
     """
     from routesync.cli import watch as command
+    from routesync.cli.output import parsed
     from routesync.events.reader import Selection
+    from routesync.route import Prefix
 
-    within = command.read_prefix(prefix) if prefix is not None else None
-    if prefix is not None and within is None:
-        raise typer.Exit(2)
+    within = None if prefix is None else parsed(Prefix.parse, prefix, "--prefix: ")
     selection = Selection(node or (), kind or (), within)
     way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
-    raise typer.Exit(command.watch(way, selection, as_json=json))
+    command.watch(way, selection, as_json=json)
 
 
 def _schemas() -> list[str]:
-    from routesync.cli.schema import documents
+    from routesync.cli.check import documents
 
     return list(documents())
 
@@ -435,9 +451,9 @@ def schema(
     ] = "asyncapi",
 ) -> None:
     """Print a contract: AsyncAPI of the event stream, JSON Schema of the configuration or of a message's data."""
-    from routesync.cli import schema as command
+    from routesync.cli import check as command
 
-    raise typer.Exit(command.schema(which))
+    command.schema(which)
 
 
 @app.command()
@@ -456,14 +472,12 @@ def doctor(
     """Look for what is wrong here, and say what to do; exit status 1 for warnings, 2 for failures."""
     from routesync.cli import doctor as command
 
-    raise typer.Exit(
-        command.doctor(
-            config or DEFAULT_CONFIG,
-            state or _state_directory(),
-            as_json=json,
-            contact=contact,
-            verbose=verbose,
-        )
+    command.doctor(
+        config or DEFAULT_CONFIG,
+        state or _state_directory(),
+        as_json=json,
+        contact=contact,
+        verbose=verbose,
     )
 
 

@@ -1,42 +1,35 @@
-"""`routesync check`: is this file fit to be run, and what does it come to?"""
+"""`routesync check` and `schema`: what a configuration file comes to, and the documents that describe the formats."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Final
 
-from routesync.cli.output import print_error
+import typer
+
+from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
-from routesync.config.problems import Problem
-
-EX_CONFIG: Final = 78
-"""sysexits.h: the configuration is wrong. systemd does not restart a service that ends so."""
 
 
-def load_or_explain(file: Path) -> Loaded | None:
-    """Load a configuration; explain on standard error what is wrong with it, or merely odd."""
+def load_or_fail(file: Path) -> Loaded:
+    """Load a configuration, and print what is odd about it; an invalid one ends the command with all its faults."""
     try:
         loaded = load(file)
     except ConfigError as error:
-        print_error(str(error))
-        return None
+        fail(str(error), EX_CONFIG)
     for warning in loaded.warnings:
         print_error(f"warning: {warning}")
     return loaded
 
 
-def check(file: Path, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Check a file, and show what it comes to; return the exit status."""
+def check(file: Path, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        return _check_for_machines(file)
-    loaded = load_or_explain(file)
-    if loaded is None:
-        return EX_CONFIG
+        _check_for_machines(file)
+        return
+    loaded = load_or_fail(file)
     if quiet:
-        return 0
+        return
     settings = loaded.settings
     targets = ", ".join(f"{target.name} ({target.url})" for target in settings.targets) or "none"
     broker = (
@@ -49,30 +42,23 @@ def check(file: Path, *, as_json: bool = False, quiet: bool = False) -> int:
     print(f"#   targets: {targets}")
     print(f"#   broker: {broker}\n")
     print(toml(effective(loaded)), end="")
-    return 0
 
 
-def _check_for_machines(file: Path) -> int:
-    answer: dict[str, object]
+def _check_for_machines(file: Path) -> None:
     try:
         loaded = load(file)
     except ConfigError as error:
-        answer = {"file": str(file), "valid": False, "problems": [_problem(it) for it in error.problems]}
-    else:
-        answer = {
-            "file": str(file),
-            "valid": True,
-            "digest": loaded.digest,
-            "warnings": list(loaded.warnings),
-            "settings": [_setting(it) for it in effective(loaded)],
-        }
-    json.dump(answer, sys.stdout, indent=2)
-    print()
-    return 0 if answer["valid"] else EX_CONFIG
-
-
-def _problem(problem: Problem) -> dict[str, object]:
-    return problem._asdict()
+        problems = [problem._asdict() for problem in error.problems]
+        print(json.dumps({"file": str(file), "valid": False, "problems": problems}, indent=2))
+        raise typer.Exit(EX_CONFIG) from None
+    answer = {
+        "file": str(file),
+        "valid": True,
+        "digest": loaded.digest,
+        "warnings": list(loaded.warnings),
+        "settings": [_setting(it) for it in effective(loaded)],
+    }
+    print(json.dumps(answer, indent=2))
 
 
 def _setting(setting: Setting) -> dict[str, object]:
@@ -83,3 +69,20 @@ def _setting(setting: Setting) -> dict[str, object]:
         **shown,
         "origin": {"kind": origin.kind, "detail": origin.detail or None, "line": origin.line},
     }
+
+
+def documents() -> dict[str, Path]:
+    """The documents by name; `make docs` writes them, and the wheel contains them in one folder."""
+    packaged = Path(__file__).parents[1] / "contracts"
+    if packaged.is_dir():
+        return {file.stem: file for file in packaged.glob("*.json")}
+    repository = Path(__file__).parents[3]
+    files = (repository / "docs/events").glob("**/*.json")
+    return {"config": repository / "config/routesync.schema.json"} | {file.stem: file for file in files}
+
+
+def schema(which: str) -> None:
+    known = documents()
+    if which not in known:
+        fail(f"schema {which!r} is unknown; known schemas: {', '.join(sorted(known))}", EX_USAGE)
+    print(known[which].read_text(encoding="utf-8"), end="")

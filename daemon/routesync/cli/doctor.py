@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import typer
 from rich.text import Text
 
 from routesync.cli.output import console
@@ -16,14 +17,14 @@ from routesync.doctor.gather import gather
 COLOURS: Final[Mapping[Level, str]] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
-def doctor(config: Path, state: Path, *, as_json: bool, contact: bool, verbose: bool) -> int:
-    """Run all checks; return the exit status: 0 all is well, 1 there are warnings, 2 something fails."""
+def doctor(config: Path, state: Path, *, as_json: bool, contact: bool, verbose: bool) -> None:
+    """Run all checks. Exit status: 0 all is well, 1 there are warnings, 2 something fails."""
     findings = diagnose(gather(config, state, contact=contact))
     if as_json:
         print(json.dumps(_as_json(findings), indent=2))
     else:
         _show(findings, verbose=verbose)
-    return int(worst(findings))
+    raise typer.Exit(int(worst(findings)))
 
 
 def _show(findings: list[Finding], *, verbose: bool) -> None:

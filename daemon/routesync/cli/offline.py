@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from routesync.cli.check import EX_CONFIG, load_or_explain
-from routesync.cli.output import print_error
+from routesync.cli.check import load_or_fail
+from routesync.cli.output import fail
 from routesync.config import Loaded
-from routesync.config.models import TargetSettings, resolve_tables
+from routesync.config.models import TargetSettings
 from routesync.control.models import Explanation, PlanResponse, Sysctls
 from routesync.control.plan import (
     Choice,
@@ -47,18 +47,15 @@ class OfflineContext(NamedTuple):
         return RouteNames.of(self.loaded.names, self.dump.links)
 
 
-def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext | int:
-    """Read and plan. With `contact`, read each target's table once. On failure print it; return the exit status."""
-    loaded = load_or_explain(file)
-    if loaded is None:
-        return EX_CONFIG
+def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
+    """Read and plan. With `contact`, read each target's table once. A failure ends the command."""
+    loaded = load_or_fail(file)
     settings = loaded.settings
-    tables = tuple(resolve_tables(settings.kernel, loaded.names))
+    tables = settings.kernel.tables
     try:
         dump = read_table(tables=tables, netns=settings.kernel.netns)
     except KernelError as error:
-        print_error(str(error))
-        return 1
+        fail(str(error))
     interfaces = RouteNames.of(loaded.names, dump.links).interfaces
     evaluate = evaluator(loaded.policy, interfaces, dump.routes)
     choices = list(choose(dump.routes, evaluate, tables, dump.details))

@@ -1,23 +1,38 @@
-"""Errors on standard error, tables on standard output; times and numbers for people."""
+"""Errors and exit statuses, tables on standard output; times and numbers for people."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NoReturn, TypeAlias, TypeVar
 
+import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
-
-from routesync.route import Prefix
 
 _NARROW: Final = 20
 """Columns below which wrapping makes nothing clearer."""
 _CONTROL: Final = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
 """What could move a terminal's cursor or worse: words of a loxilb, names of interfaces and the like are others'."""
+
+
+EX_FAILED: Final = 1
+"""The command failed; of `status`: the daemon is degraded."""
+EX_USAGE: Final = 2
+"""Wrong arguments."""
+EX_NOT_RUNNING: Final = 3
+"""The daemon does not run (LSB: program is not running)."""
+EX_NOT_ALLOWED: Final = 4
+"""Permission to open the socket, or to change anything, is missing (LSB: status unknown)."""
+EX_CONFIG: Final = 78
+"""sysexits.h: the configuration is wrong. systemd does not restart a service that ends so."""
+
+A = TypeVar("A")
+Part: TypeAlias = str | tuple[str, str]
+"""Text of a line, plain or with its style."""
 
 
 def print_error(text: str) -> None:
@@ -26,13 +41,18 @@ def print_error(text: str) -> None:
         print(f"routesync: {clean(line)}", file=sys.stderr)
 
 
-def read_prefixes(texts: Sequence[str], where: str = "") -> tuple[Prefix, ...] | None:
-    """Read prefixes of the command line; if one is none, print it and return None. `where` names the option."""
+def fail(text: str, status: int = EX_FAILED) -> NoReturn:
+    """End the command with this error and exit status."""
+    print_error(text)
+    raise typer.Exit(status)
+
+
+def parsed(parse: Callable[[str], A], text: str, where: str = "") -> A:
+    """Parse an argument of the command line, or end the command; `where` names the option."""
     try:
-        return tuple(dict.fromkeys(map(Prefix.parse, texts)))
+        return parse(text)
     except ValueError as error:
-        print_error(f"{where}{error}")
-        return None
+        fail(f"{where}{error}", EX_USAGE)
 
 
 def clean(text: str) -> str:
@@ -52,7 +72,7 @@ class Page:
         self._console = console()
         self._width = shutil.get_terminal_size().columns if self._console.is_terminal else None
 
-    def line(self, *parts: str | tuple[str, str], hang: int = 0) -> None:
+    def line(self, *parts: Part, hang: int = 0) -> None:
         """Print a line made of parts, each plain or with its style; what does not fit hangs at this column."""
         text = Text.assemble(*map(_cleaned, parts))
         text.rstrip()
@@ -67,25 +87,28 @@ class Page:
             line.rstrip()
             self._console.print(line)
 
-    def rows(self, rows: Sequence[Sequence[str | tuple[str, str]]], *, indent: int = 0) -> None:
-        """Print rows in columns as wide as their widest value; the last column takes what is left."""
+    def rows(self, rows: Sequence[Sequence[Part]], rest: Sequence[Sequence[Part]] = ()) -> None:
+        """Print rows in columns as wide as their widest value; the last column takes what is left.
+
+        `rest` has more parts of the last column, for each row.
+        """
         if not rows:
             return
         columns = range(len(rows[0]) - 1)
         widths = [max(cell_len(_plain(row[column])) for row in rows) for column in columns]
-        hang = indent + sum(widths) + 2 * len(widths)
-        for row in rows:
-            parts: list[str | tuple[str, str]] = [" " * indent]
+        hang = sum(widths) + 2 * len(widths)
+        for number, row in enumerate(rows):
+            parts: list[Part] = []
             for column in columns:
                 parts += (row[column], " " * (widths[column] - cell_len(_plain(row[column])) + 2))
-            self.line(*parts, row[-1], hang=hang)
+            self.line(*parts, row[-1], *(rest[number] if rest else ()), hang=hang)
 
 
-def _cleaned(part: str | tuple[str, str]) -> str | tuple[str, str]:
+def _cleaned(part: Part) -> Part:
     return clean(part) if isinstance(part, str) else (clean(part[0]), part[1])
 
 
-def _plain(cell: str | tuple[str, str]) -> str:
+def _plain(cell: Part) -> str:
     return clean(cell if isinstance(cell, str) else cell[0])
 
 

@@ -7,16 +7,18 @@ the state directory, so that no daemon runs on it meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+import typer
 from rich.prompt import Confirm
 
-from routesync.cli.check import EX_CONFIG, load_or_explain
+from routesync.cli.check import load_or_fail
 from routesync.cli.offline import read_offline
-from routesync.cli.output import many, print_error
-from routesync.cli.requests import EX_FAILED, explained, explained_if_running
+from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many, print_error
+from routesync.cli.requests import daemon_errors, daemon_runs
 from routesync.config.models import TargetSettings
 from routesync.control.client import Client, url_of
 from routesync.control.models import (
@@ -52,41 +54,18 @@ class TargetRow(NamedTuple):
     phase: str
 
 
-class Owner(Protocol):
-    """Knows and changes which routes are owned. Each method prints and raises `Stop` if it cannot."""
-
-    def adoptable(self, target: str) -> Sequence[TargetRow]:
-        """Routes that are present or left behind; maybe also owned ones, as confirmed."""
-
-    def adopt(self, target: str, rows: Sequence[TargetRow]) -> int:
-        """Take ownership; return of how many routes."""
-
-    def check_forget(self, target: str, prefixes: Collection[Prefix]) -> None:
-        """Find what speaks against `forget`, before the operator is asked."""
-
-    def forget(self, target: str, prefixes: Collection[Prefix]) -> int:
-        """Give up ownership of these, or of all; return of how many routes."""
-
-    def withdraw(self, target: str, url: str | None) -> int:
-        """Withdraw all owned routes; return how many."""
-
-
-class Stop(Exception):  # noqa: N818 - the end of a command, not always an error
-    """The command ends here, with an exit status; the reason is printed."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
+# -- who knows and changes which routes are owned: the daemon, or the ledger. What cannot be done ends the command. ---
 
 
 class _Daemon:
-    """The running daemon."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, socket: Path | None) -> None:
+        self._client = Client(socket, timeout_s=None)  # a withdrawal takes as long as it takes
 
     def rows(self, target: str, *phases: Phase) -> Sequence[TargetRow]:
+        """Routes in these phases at a target."""
         url = url_of("/v1/routes", [("target", target), *(("phase", phase) for phase in phases)])
-        found = self._client.read(self._client.raw("GET", url), RoutesResponse).routes
+        with daemon_errors():
+            found = self._client.read(self._client.raw("GET", url), RoutesResponse).routes
         return [
             TargetRow(Prefix.parse(row.prefix), it.owned or it.desired or "?", it.phase)
             for row in found
@@ -102,10 +81,6 @@ class _Daemon:
     def repair(self, target: str, rows: Sequence[TargetRow]) -> int:
         return self._change("repair", OwnershipRequest(target=target, prefixes=_prefixes(rows)))
 
-    def check_forget(self, target: str, prefixes: Collection[Prefix]) -> None:
-        del target, prefixes
-        self._client.raw("GET", "/health/live")
-
     def forget(self, target: str, prefixes: Collection[Prefix]) -> int:
         return self._change("forget", OwnershipRequest(target=target, prefixes=tuple(prefixes)))
 
@@ -113,30 +88,26 @@ class _Daemon:
         return self._change("withdraw", WithdrawRequest(target=target, url=url))
 
     def _change(self, name: str, body: RequestModel) -> int:
-        answer = self._client.raw("POST", f"/v1/{name}", body.model_dump_json().encode())
-        return self._client.read(answer, OwnedRoutes).routes
+        with daemon_errors():
+            answer = self._client.raw("POST", f"/v1/{name}", body.model_dump_json().encode())
+            return self._client.read(answer, OwnedRoutes).routes
 
 
 class _Files:
-    """The ledger, which is locked, and the configuration."""
-
     def __init__(self, ledger: Ledger, where: Where, *, as_json: bool) -> None:
         self._ledger = ledger
         self._where = where
         self._as_json = as_json
 
     def adoptable(self, target: str) -> Sequence[TargetRow]:
+        """Routes that are present, and owned ones, as confirmed."""
         context = read_offline(self._where.config, self._where.state, contact=True)
-        if isinstance(context, int):
-            raise Stop(context)
         found = next((it for it in context.targets if it.name == target), None)
         if found is None:
             known = ", ".join(it.name for it in context.targets) or "none"
-            print_error(f"{context.file} has no target {target}; it has: {known}")
-            raise Stop(EX_CONFIG)
+            fail(f"{context.file} has no target {target}; it has: {known}", EX_CONFIG)
         if found.inventory is None:
-            print_error(f"target {target}: {found.view().error}")
-            raise Stop(EX_FAILED)
+            fail(f"target {target}: {found.view().error}")
         return [
             TargetRow(choice.prefix, format_address(view.evaluation.gateway), view.phase.value)
             for choice in context.choices
@@ -151,12 +122,11 @@ class _Files:
         return len(rows)
 
     def check_forget(self, target: str, prefixes: Collection[Prefix]) -> None:
+        """Find what speaks against `forget`, before the operator is asked."""
         owned = self._owned(target)
         missing = [prefix for prefix in prefixes if prefix not in owned]
-        for prefix in missing:
-            print_error(f"{prefix}: no route to it in target {target} is owned")
         if missing:
-            raise Stop(EX_FAILED)
+            fail("\n".join(f"{prefix}: no route to it in target {target} is owned" for prefix in missing))
 
     def forget(self, target: str, prefixes: Collection[Prefix]) -> int:
         forgotten = prefixes or tuple(self._ledger.owned(target))
@@ -165,28 +135,24 @@ class _Files:
         return len(forgotten)
 
     def withdraw(self, target: str, url: str | None) -> int:
-        loaded = load_or_explain(self._where.config)
-        if loaded is None:
-            raise Stop(EX_CONFIG)
-        settings = next((it for it in loaded.settings.targets if it.name == target), None)
+        configured = load_or_fail(self._where.config).settings
+        settings = next((it for it in configured.targets if it.name == target), None)
         if settings is None:
             if url is None:
-                print_error(
+                fail(
                     f"{self._where.config} has no target {target}; if it is no longer configured, give its URL: "
-                    "--url http://…:11111"
+                    "--url http://…:11111",
+                    EX_CONFIG,
                 )
-                raise Stop(EX_CONFIG)
             settings = TargetSettings(name=target, url=url)
         self._owned(target)
         try:
-            links = read_table(tables=(), netns=loaded.settings.kernel.netns).links
+            links = read_table(tables=(), netns=configured.kernel.netns).links
         except KernelError as error:
-            print_error(str(error))
-            raise Stop(EX_FAILED) from None
+            fail(str(error))
         done = asyncio.run(withdraw_all(settings, self._ledger, _NoSink(), links=lambda: links))
         if done.left:
-            print_error(f"target {target}: {done.error}; {many(done.left, 'route')} left, and still owned")
-            raise Stop(EX_FAILED)
+            fail(f"target {target}: {done.error}; {many(done.left, 'route')} left, and still owned")
         return done.withdrawn
 
     def _owned(self, target: str) -> Collection[Prefix]:
@@ -195,7 +161,8 @@ class _Files:
         if not owned:
             known = ", ".join(f"{name} ({count})" for name, count in sorted(self._ledger.targets().items()))
             text = f"no route in it is owned; targets with owned routes: {known or 'none'}"
-            raise Stop(_report(target, 0, text, as_json=self._as_json))
+            _report(target, 0, text, as_json=self._as_json)
+            raise typer.Exit
         return owned
 
 
@@ -204,92 +171,77 @@ class _NoSink:
         """Drop the event: the command prints the result."""
 
 
-def _run(where: Where, work: Callable[[Owner], int], *, as_json: bool) -> int:
-    if not where.offline:
-        # no timeout: a withdrawal takes as long as it takes
-        client = Client(where.socket, timeout_s=None)
-        status = explained_if_running(where.socket, lambda: work(_Daemon(client)))
-        if status is not None:
-            return status
+@contextmanager
+def _owner(where: Where, *, as_json: bool) -> Iterator[_Daemon | _Files]:
+    if not where.offline and daemon_runs(where.socket):
+        yield _Daemon(where.socket)
+        return
     try:
         with Ledger(where.state) as ledger:
-            status = work(_Files(ledger, where, as_json=as_json)) if ledger.known else EX_FAILED
-        if not ledger.failing:
-            return status
-        print_error(str(ledger.trouble))
+            if not ledger.known:
+                fail(str(ledger.trouble))
+            yield _Files(ledger, where, as_json=as_json)
     except LedgerBusyError:
-        print_error(
+        fail(
             f"{where.state}: the daemon runs and uses this ledger; leave out --state and --config to ask the daemon, "
             "or stop it first: systemctl stop routesync"
         )
-    except Stop as stop:
-        return stop.status
-    return EX_FAILED
+    if ledger.failing:
+        fail(str(ledger.trouble))
 
 
-def adopt(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool) -> int:
-    """Take ownership of routes in a target; return the exit status."""
+# -- the commands -----------------------------------------------------------------------------------------------
 
-    def work(owner: Owner) -> int:
+
+def adopt(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool) -> None:
+    """Take ownership of routes in a target."""
+    with _owner(where, as_json=as_json) as owner:
         found = owner.adoptable(target)
         rows = [row for row in found if row.phase in (Phase.PRESENT, Phase.LEFT_BEHIND)]
-        owned = set(_prefixes(found)).difference(_prefixes(rows)).intersection(prefixes)
-        for prefix in owned:
-            print_error(f"{prefix}: is owned already in target {target}")
-        unknown = [prefix for prefix in prefixes if prefix not in owned]
         what = f"target {target} has no route to it that is present or left-behind"
-        if _misses(rows, unknown, what) or owned:
-            return EX_FAILED
+        _require(target, rows, prefixes, what, owned=_prefixes(found))
         chosen = [row for row in rows if (row.prefix in prefixes if prefixes else row.phase == Phase.PRESENT)]
         if not chosen:
             also = f"; {len(rows)} are left behind, and are adopted only by name" if rows else ""
-            return _report(target, 0, f"nothing to adopt: no route is present{also}", as_json=as_json)
+            _report(target, 0, f"nothing to adopt: no route is present{also}", as_json=as_json)
+            return
         question = (
             f"Take ownership of {_these(chosen)} in {target}? "
             "Owned routes are removed when they are not desired."
         )
-        if not _confirmed(question, chosen, yes=yes, as_json=as_json):
-            return EX_FAILED
+        _confirm(question, chosen, yes=yes, as_json=as_json)
         done = owner.adopt(target, chosen)
-        return _report(target, done, f"{many(done, 'route')} adopted", as_json=as_json)
-
-    return _run(where, work, as_json=as_json)
+        _report(target, done, f"{many(done, 'route')} adopted", as_json=as_json)
 
 
 def repair(
     socket: Path | None, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool
-) -> int:
-    """Delete and add again what a target does not forward; return the exit status. Needs the daemon."""
-
-    def work() -> int:
-        daemon = _Daemon(Client(socket))
-        rows = daemon.rows(target, Phase.NOT_FORWARDED)
-        if _misses(rows, prefixes, f"target {target} has no route that is not-forwarded"):
-            return EX_FAILED
-        chosen = [row for row in rows if not prefixes or row.prefix in prefixes]
-        if not chosen:
-            return _report(target, 0, "nothing to repair: no route is not-forwarded", as_json=as_json)
-        question = (
-            f"Delete and add again {_these(chosen)} in {target}? If another writer has a route to the same prefix "
-            "there, that one may be removed."
-        )
-        if not _confirmed(question, chosen, yes=yes, as_json=as_json):
-            return EX_FAILED
-        done = daemon.repair(target, chosen)
-        return _report(target, done, f"{many(done, 'route')} to be deleted and added again", as_json=as_json)
-
-    return explained(work)
+) -> None:
+    """Delete and add again what a target does not forward. Needs the daemon."""
+    daemon = _Daemon(socket)
+    rows = daemon.rows(target, Phase.NOT_FORWARDED)
+    _require(target, rows, prefixes, f"target {target} has no route that is not-forwarded")
+    chosen = [row for row in rows if not prefixes or row.prefix in prefixes]
+    if not chosen:
+        _report(target, 0, "nothing to repair: no route is not-forwarded", as_json=as_json)
+        return
+    question = (
+        f"Delete and add again {_these(chosen)} in {target}? If another writer has a route to the same prefix "
+        "there, that one may be removed."
+    )
+    _confirm(question, chosen, yes=yes, as_json=as_json)
+    done = daemon.repair(target, chosen)
+    _report(target, done, f"{many(done, 'route')} to be deleted and added again", as_json=as_json)
 
 
-def forget(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool) -> int:
-    """Give up ownership of routes in a target; they stay. Return the exit status."""
-
-    def work(owner: Owner) -> int:
-        owner.check_forget(target, prefixes)
+def forget(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool, as_json: bool) -> None:
+    """Give up ownership of routes in a target; they stay."""
+    with _owner(where, as_json=as_json) as owner:
+        if isinstance(owner, _Files):  # the daemon checks this itself
+            owner.check_forget(target, prefixes)
         what = ", ".join(map(str, prefixes)) or "all routes"
         question = f"Give up ownership of {what} in {target}? The routes themselves stay."
-        if not _confirmed(question, (), yes=yes, as_json=as_json):
-            return EX_FAILED
+        _confirm(question, (), yes=yes, as_json=as_json)
         done = owner.forget(target, prefixes)
         if done < len(prefixes):
             print_error(
@@ -298,35 +250,39 @@ def forget(where: Where, target: str, prefixes: Collection[Prefix], *, yes: bool
                 f"behind (`routesync routes --target {target} --phase left-behind`)"
             )
         if not done and prefixes:
-            return EX_FAILED
+            raise typer.Exit(EX_FAILED)
         text = f"{many(done, 'route')} forgotten; {'it stays' if done == 1 else 'they stay'} in loxilb"
-        return _report(target, done, text, as_json=as_json)
-
-    return _run(where, work, as_json=as_json)
+        _report(target, done, text, as_json=as_json)
 
 
-def withdraw(where: Where, target: str, url: str | None, *, as_json: bool) -> int:
-    """Withdraw all owned routes from a target; return the exit status."""
-
-    def work(owner: Owner) -> int:
+def withdraw(where: Where, target: str, url: str | None, *, as_json: bool) -> None:
+    """Withdraw all owned routes from a target."""
+    with _owner(where, as_json=as_json) as owner:
         done = owner.withdraw(target, url)
-        return _report(target, done, f"{many(done, 'route')} withdrawn", as_json=as_json)
-
-    return _run(where, work, as_json=as_json)
+        _report(target, done, f"{many(done, 'route')} withdrawn", as_json=as_json)
 
 
-def _report(target: str, routes: int, done: str, *, as_json: bool) -> int:
+def _report(target: str, routes: int, done: str, *, as_json: bool) -> None:
     result = OwnedRoutes(target=target, routes=routes)
     print(result.model_dump_json(indent=2) if as_json else f"{target}: {done}")
-    return 0
 
 
-def _misses(rows: Sequence[TargetRow], prefixes: Collection[Prefix], what: str) -> bool:
-    """Print an error for each prefix that is not among the rows."""
-    missing = set(prefixes).difference(_prefixes(rows))
-    for prefix in missing:
-        print_error(f"{prefix}: {what}; see `routesync explain {prefix}`")
-    return bool(missing)
+def _require(
+    target: str,
+    rows: Sequence[TargetRow],
+    prefixes: Collection[Prefix],
+    what: str,
+    owned: Collection[Prefix] = (),
+) -> None:
+    """End the command with an error for each prefix that is not among the rows."""
+    faults = [
+        f"{prefix}: {f'is owned already in target {target}' if prefix in owned else what}; "
+        f"see `routesync explain {prefix}`"
+        for prefix in prefixes
+        if prefix not in _prefixes(rows)
+    ]
+    if faults:
+        fail("\n".join(faults))
 
 
 def _prefixes(rows: Sequence[TargetRow]) -> tuple[Prefix, ...]:
@@ -337,8 +293,10 @@ def _these(rows: Sequence[TargetRow]) -> str:
     return f"these {len(rows)} routes" if len(rows) > 1 else "this route"
 
 
-def _confirmed(question: str, rows: Sequence[TargetRow], *, yes: bool, as_json: bool) -> bool:
+def _confirm(question: str, rows: Sequence[TargetRow], *, yes: bool, as_json: bool) -> None:
+    """Show the routes and ask; a no ends the command."""
     if not as_json:
         for row in rows:
             print(f"{row.prefix} via {row.gateway} ({row.phase})")
-    return yes or Confirm.ask(question)
+    if not yes and not Confirm.ask(question):
+        raise typer.Exit(EX_FAILED)

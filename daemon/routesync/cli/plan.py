@@ -5,18 +5,19 @@ Both ask the running daemon. Without it they work by a configuration file; they 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rich.text import Text
+import typer
 
 from routesync.cli.offline import explanation, plan_response, read_offline
-from routesync.cli.output import Page, clean, console, moment, print_error
-from routesync.cli.requests import EX_FAILED, exit_of, print_json
+from routesync.cli.output import EX_FAILED, Page, Part, moment
+from routesync.cli.requests import ask
 from routesync.cli.routes import route_text, target_text, way_text
 from routesync.cli.status import STYLES
-from routesync.control.client import Client, ControlError, NotRunning, url_of
+from routesync.control.client import url_of
 from routesync.control.models import (
     ExplainedPrefix,
     ExplainedRoute,
@@ -26,10 +27,10 @@ from routesync.control.models import (
     PlanRow,
     TargetExplained,
     TargetPlan,
-    read_covering,
 )
 from routesync.route import Prefix
 
+HINT: Final = "; `routesync plan --offline` works without the daemon"
 COLOURS: Final[Mapping[str, str]] = {
     "keep": "green",
     "drop": "red",
@@ -43,55 +44,29 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-def read_address(text: str) -> Prefix | None:
-    """Read the address or prefix of the command line; on failure print the error and return None."""
-    try:
-        return read_covering(text)
-    except ValueError as error:
-        print_error(str(error))
-        return None
+def plan_by_daemon(socket: Path | None, covered: Prefix | None, *, as_json: bool) -> None:
+    """Print the daemon's plan, or what it explains."""
+    call = "/v1/plan" if covered is None else url_of("/v1/explain", [("of", covered)])
+    model: type[PlanResponse | Explanation] = PlanResponse if covered is None else Explanation
+    show = partial(_show, by="the running daemon")
+    _end(ask(socket, f"GET {call}", model, show, as_json=as_json, hint=HINT))
 
 
-def ask_daemon(socket: Path | None, covered: Prefix | None, *, as_json: bool) -> int | None:
-    """Print the daemon's plan, or what it explains; return the exit status, None if no daemon runs."""
-    client = Client(socket)
-    url = "/v1/plan" if covered is None else url_of("/v1/explain", [("of", covered)])
-    try:
-        body = client.raw("GET", url)
-        answer: PlanResponse | Explanation = (
-            client.read(body, PlanResponse) if covered is None else client.read(body, Explanation)
-        )
-    except NotRunning as error:
-        if socket is None:
-            return None
-        print_error(str(error))
-        return exit_of(error)
-    except ControlError as error:
-        print_error(f"{error}; `routesync plan --offline` works without the daemon")
-        return exit_of(error)
-    if as_json:
-        print_json(body)
-    else:
-        _show(answer, "the running daemon")
-    return _status(answer)
-
-
-def plan_offline(file: Path, state: Path, covered: Prefix | None, *, as_json: bool, contact: bool) -> int:
-    """Print the plan by a file, or what it means for an address or prefix; return the exit status."""
+def plan_offline(file: Path, state: Path, covered: Prefix | None, *, as_json: bool, contact: bool) -> None:
+    """Print the plan by a file, or what it means for an address or prefix."""
     context = read_offline(file, state, contact=contact)
-    if isinstance(context, int):
-        return context
     answer = plan_response(context) if covered is None else explanation(context, covered)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:
         _show(answer, f"the rules of {file}")
-    return _status(answer)
+    _end(answer)
 
 
-def _status(answer: PlanResponse | Explanation) -> int:
-    """1 if no route in the tables that are read covers what was asked for."""
-    return EX_FAILED if isinstance(answer, Explanation) and not answer.prefixes else 0
+def _end(answer: PlanResponse | Explanation) -> None:
+    """Exit status 1 if no route in the tables that are read covers what was asked for."""
+    if isinstance(answer, Explanation) and not answer.prefixes:
+        raise typer.Exit(EX_FAILED)
 
 
 def _show(answer: PlanResponse | Explanation, by: str) -> None:
@@ -105,36 +80,29 @@ def _show(answer: PlanResponse | Explanation, by: str) -> None:
 
 
 def _show_plan(answer: PlanResponse, by: str) -> None:
-    out = console()
-    rows = [
-        (
-            it.prefix,
-            _word(it),
-            clean(f"{way_text(it) or '-'} proto {it.protocol} metric {it.metric}"),
-            it.rule,
-        )
-        for it in answer.routes
-    ]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    out.print(Text(f"{len(rows)} routes by {by}", style="bold"))
-    for planned, row in zip(answer.routes, rows, strict=True):
-        line = Text()
-        line.append(f"{row[0]:{widths[0]}}  ")
-        line.append(f"{row[1]:{widths[1]}}", style=COLOURS[row[1]])
-        line.append(f"  {row[2]:{widths[2]}}  ", style="dim")
-        line.append(f"rule {row[3]}")
-        for outcome in planned.targets:
-            line.append(_outcome_text(outcome))
-        out.print(line)
+    page = Page()
+    page.line((f"{len(answer.routes)} routes by {by}", "bold"))
+    page.rows(
+        [
+            (
+                it.prefix,
+                (_word(it), COLOURS[_word(it)]),
+                (f"{way_text(it) or '-'} proto {it.protocol} metric {it.metric}", "dim"),
+                f"rule {it.rule}",
+            )
+            for it in answer.routes
+        ],
+        [[part for outcome in it.targets for part in _outcome(outcome)] for it in answer.routes],
+    )
     for rule, count in sorted(answer.left_out.items()):
-        out.print(Text(f"{count} more routes that rule {rule} drops are not listed", style="dim"))
+        page.line((f"{count} more routes that rule {rule} drops are not listed", "dim"))
     for target in answer.targets:
-        out.print(_target_text(answer, target))
+        _show_target(page, answer, target)
     sysctls = ", ".join(
         f"{name} {'unknown' if value is None else int(value)}"
         for name, value in answer.sysctls.model_dump().items()
     )
-    out.print(Text(f"kernel: {sysctls}", style="dim"))
+    page.line((f"kernel: {sysctls}", "dim"))
 
 
 def _word(planned: PlanRow) -> str:
@@ -143,33 +111,32 @@ def _word(planned: PlanRow) -> str:
     return "keep" if planned.elected else "behind"
 
 
-def _outcome_text(outcome: PlanOutcome) -> Text:
-    text = Text(f"  -> {outcome.target}: ")
-    text.append(outcome.fate, style=COLOURS[outcome.fate])
+def _outcome(outcome: PlanOutcome) -> Iterator[Part]:
+    yield f"  -> {outcome.target}: "
+    yield outcome.fate, COLOURS[outcome.fate]
     if outcome.gateway:
-        text.append(f" via {outcome.gateway}")
+        yield f" via {outcome.gateway}"
     if outcome.fate in {"refused", "unrepresentable"}:
-        text.append(clean(f" {outcome.code}: {outcome.detail}"))
+        yield f" {outcome.code}: {outcome.detail}"
     elif outcome.detail:
-        text.append(clean(f" ({outcome.detail})"))
+        yield f" ({outcome.detail})"
     if outcome.degraded:
-        text.append(" (one hop of several)")
-    return text
+        yield " (one hop of several)"
 
 
-def _target_text(answer: PlanResponse, target: TargetPlan) -> Text:
+def _show_target(page: Page, answer: PlanResponse, target: TargetPlan) -> None:
     fates = [it.fate for planned in answer.routes for it in planned.targets if it.target == target.name]
     posts, replaces, present = (fates.count(fate) for fate in ("post", "replace", "present"))
-    text = Text(f"{target.name} ({target.url}): ", style="bold")
-    text.append(
-        f"{posts} to post, {replaces} to replace, {len(target.delete)} to delete, {present} present already"
+    page.line(
+        (f"{target.name} ({target.url}): ", "bold"),
+        f"{posts} to post, {replaces} to replace, {len(target.delete)} to delete, {present} present already",
+        hang=2,
     )
     for deletion in target.delete:
-        text.append(f"\n  delete {deletion.prefix} via {deletion.gateway}", style="red")
+        page.line((f"  delete {deletion.prefix} via {deletion.gateway}", "red"))
     if target.error:
         unknown = "" if target.read else "what it has already is not known: "
-        text.append(f"\n  {unknown}{clean(target.error)}", style="yellow")
-    return text
+        page.line("  ", (f"{unknown}{target.error}", "yellow"), hang=2)
 
 
 # -- an explanation ------------------------------------------------------------------------------------------
@@ -199,7 +166,7 @@ def _show_explanation(answer: Explanation, by: str) -> None:
         _prefix(page, prefix)
 
 
-def _at(answer: Explanation, name: str) -> list[str | tuple[str, str]]:
+def _at(answer: Explanation, name: str) -> list[Part]:
     """By which route the target sends to what was asked for, as far as is known: the longest owned or shown one."""
     for prefix in answer.prefixes:
         for it in prefix.targets:

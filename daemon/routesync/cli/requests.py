@@ -1,93 +1,123 @@
-"""Requests to the running daemon: exit statuses, and the commands `resync`, `release`, `pause`, `resume`, `reload`."""
+"""Requests to the running daemon: one way to make them, and the commands that are one request each."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal, TypeVar
 
-from routesync.cli.check import EX_CONFIG
-from routesync.cli.output import Page, many, print_error
+from pydantic import BaseModel
+
+from routesync.cli.output import (
+    EX_CONFIG,
+    EX_FAILED,
+    EX_NOT_ALLOWED,
+    EX_NOT_RUNNING,
+    EX_USAGE,
+    Page,
+    fail,
+    many,
+)
 from routesync.control.client import Client, ControlError, Failed, NotAllowed, NotRunning
-from routesync.control.models import Done, Released, Reloaded, ResyncRequest, TargetRequest
+from routesync.control.models import Done, Released, Reloaded, RequestModel, ResyncRequest, TargetRequest
 
-EX_FAILED: Final = 1
-"""The command failed; of `status`: the daemon is degraded."""
-EX_USAGE: Final = 2
-"""Wrong arguments."""
-EX_NOT_RUNNING: Final = 3
-"""The daemon does not run (LSB: program is not running)."""
-EX_NOT_ALLOWED: Final = 4
-"""Permission to open the socket, or to change anything, is missing (LSB: status unknown)."""
+A = TypeVar("A", bound=BaseModel)
 
 
-def explained(work: Callable[[], int]) -> int:
-    """Run a command; print one line if the request fails, and return the exit status."""
-    try:
-        return work()
-    except ControlError as error:
-        print_error(str(error))
-        return exit_of(error)
-
-
-def explained_if_running(socket: Path | None, work: Callable[[], int]) -> int | None:
-    """The same for a command that works without a daemon, too: None if none runs and no socket was named."""
-    try:
-        return work()
-    except ControlError as error:
-        if isinstance(error, NotRunning) and socket is None:
-            return None
-        print_error(str(error))
-        return exit_of(error)
-
-
-def exit_of(error: ControlError) -> int:
-    match error:
-        case NotRunning():
-            return EX_NOT_RUNNING
-        case NotAllowed():
-            return EX_NOT_ALLOWED
-        case Failed() if error.problem.name in ("bad-request", "unknown-target"):
-            return EX_USAGE
-        case _:
-            return EX_FAILED
-
-
-def print_json(body: bytes) -> None:
-    """Print a response as it came, indented."""
-    print(json.dumps(json.loads(body), indent=2, ensure_ascii=False))
-
-
-def request(
-    name: Literal["resync", "release", "pause", "resume"],
+def ask(
     socket: Path | None,
-    target: str | None,
+    call: str,
+    model: type[A],
+    show: Callable[[A], None],
     *,
     as_json: bool,
-    force: bool = False,
-) -> int:
-    def work() -> int:
-        client = Client(socket)
-        what = ResyncRequest(target=target, force=force) if name == "resync" else TargetRequest(target=target)
-        body = client.raw("POST", f"/v1/{name}", what.model_dump_json().encode())
-        if as_json:
-            print_json(body)
-        elif name == "release":
-            released = client.read(body, Released).released
-            _show(
-                {
-                    it: f"{many(count, 'withdrawal')} released" if count else "nothing was held back"
-                    for it, count in released.items()
-                }
-            )
-        else:
-            if name == "resync":
-                print("a dump of the kernel's table is ordered")
-            _show(client.read(body, Done).targets)
-        return 0
+    body: RequestModel | None = None,
+    hint: str = "",
+) -> A:
+    """Ask the daemon, and print its answer: with `as_json` as it came, else by `show`. A failure ends the command.
 
-    return explained(work)
+    Args:
+        socket: the daemon's; None: this host's.
+        call: method and path, such as "GET /v1/status".
+        model: of the answer.
+        show: prints the answer for people.
+        as_json: for machines.
+        body: of the request.
+        hint: what works without the daemon, for the error's line.
+    """
+    client = Client(socket)
+    method, _, url = call.partition(" ")
+    with daemon_errors(hint):
+        content = client.raw(method, url, None if body is None else body.model_dump_json().encode())
+        answer = client.read(content, model)
+    if as_json:
+        print(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
+    else:
+        show(answer)
+    return answer
+
+
+@contextmanager
+def daemon_errors(hint: str = "") -> Iterator[None]:
+    """End the command with one line and an exit status if a request fails."""
+    try:
+        yield
+    except NotRunning as error:
+        fail(str(error), EX_NOT_RUNNING)
+    except NotAllowed as error:
+        fail(f"{error}{hint}", EX_NOT_ALLOWED)
+    except ControlError as error:
+        problem = error.problem.name if isinstance(error, Failed) else None
+        if problem == "rejected":
+            fail(f"{error}\nthe running configuration stays", EX_CONFIG)
+        fail(f"{error}{hint}", EX_USAGE if problem in ("bad-request", "unknown-target") else EX_FAILED)
+
+
+def daemon_runs(socket: Path | None, hint: str = "") -> bool:
+    """Whether a daemon runs here. If it cannot be asked, or none serves a socket that was named, the command ends."""
+    with daemon_errors(hint):
+        try:
+            Client(socket).raw("GET", "/health/live")
+        except NotRunning:
+            if socket is not None:
+                raise
+            return False
+    return True
+
+
+def change(
+    name: Literal["pause", "resume"], socket: Path | None, target: str | None, *, as_json: bool
+) -> None:
+    body = TargetRequest(target=target)
+    ask(socket, f"POST /v1/{name}", Done, lambda done: _show(done.targets), as_json=as_json, body=body)
+
+
+def resync(socket: Path | None, target: str | None, *, force: bool, as_json: bool) -> None:
+    def show(done: Done) -> None:
+        print("a dump of the kernel's table is ordered")
+        _show(done.targets)
+
+    body = ResyncRequest(target=target, force=force)
+    ask(socket, "POST /v1/resync", Done, show, as_json=as_json, body=body)
+
+
+def release(socket: Path | None, target: str | None, *, as_json: bool) -> None:
+    def show(answer: Released) -> None:
+        released = answer.released.items()
+        _show(
+            {it: f"{many(n, 'withdrawal')} released" if n else "nothing was held back" for it, n in released}
+        )
+
+    ask(socket, "POST /v1/release", Released, show, as_json=as_json, body=TargetRequest(target=target))
+
+
+def reload(socket: Path | None, *, as_json: bool) -> None:
+    def show(answer: Reloaded) -> None:
+        print(f"{answer.config.path} is active")
+
+    ask(socket, "POST /v1/reload", Reloaded, show, as_json=as_json)
 
 
 def _show(done: Mapping[str, str]) -> None:
@@ -96,24 +126,3 @@ def _show(done: Mapping[str, str]) -> None:
         page.line((target, "bold"), f": {text}")
     if not done:
         page.line("the daemon mirrors into no target")
-
-
-def reload(socket: Path | None, *, as_json: bool) -> int:
-    """Reload the configuration file; return the exit status, 78 if the file is rejected."""
-
-    def work() -> int:
-        client = Client(socket)
-        try:
-            body = client.raw("POST", "/v1/reload")
-        except Failed as error:
-            if error.problem.name != "rejected":
-                raise
-            print_error(f"{error}\nthe running configuration stays")
-            return EX_CONFIG
-        if as_json:
-            print_json(body)
-        else:
-            print(f"{client.read(body, Reloaded).config.path} is active")
-        return 0
-
-    return explained(work)

@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from routesync.cli.output import Page, many
-from routesync.cli.requests import EX_FAILED, explained, print_json
+import typer
+
+from routesync.cli.output import EX_FAILED, Page, many
+from routesync.cli.requests import ask
 from routesync.cli.status import STYLES
-from routesync.control.client import Client, url_of
+from routesync.control.client import url_of
 from routesync.control.models import EvaluatedRoute, RouteRow, RoutesResponse, TargetRoute
 
 _GOOD = ("accepted", "confirmed", "present")
 
 
-class Filters(NamedTuple):
-    """Which part of the table; None and empty: no restriction."""
-
-    within: str | None = None
-    covering: str | None = None
-    family: str | None = None
-    protocol: str | None = None
-    rule: str | None = None
-    target: str | None = None
-    phases: tuple[str, ...] = ()
-    limit: int | None = None
-
-    def parameters(self) -> list[tuple[str, object]]:
-        return [
-            ("within", self.within),
-            ("covering", self.covering),
-            ("family", self.family),
-            ("protocol", self.protocol),
-            ("rule", self.rule),
-            ("target", self.target),
-            *(("phase", phase) for phase in self.phases),
-            ("limit", self.limit),
-        ]
-
-
-def routes(socket: Path | None, filters: Filters, *, candidates: bool, as_json: bool) -> int:
-    """Print the table; return the exit status, 1 if no prefix matches."""
-
-    def work() -> int:
-        client = Client(socket)
-        body = client.raw("GET", url_of("/v1/routes", filters.parameters()))
-        answer = client.read(body, RoutesResponse)
-        if as_json:
-            print_json(body)
-        else:
-            _show(answer, candidates=candidates)
-        return 0 if answer.matched else EX_FAILED
-
-    return explained(work)
+def routes(
+    socket: Path | None, filters: Sequence[tuple[str, object]], *, candidates: bool, as_json: bool
+) -> None:
+    """Print the table; exit status 1 if no prefix matches. `filters` are parameters of GET /v1/routes."""
+    answer = ask(
+        socket,
+        f"GET {url_of('/v1/routes', filters)}",
+        RoutesResponse,
+        lambda answer: _show(answer, candidates=candidates),
+        as_json=as_json,
+    )
+    if not answer.matched:
+        raise typer.Exit(EX_FAILED)
 
 
 def route_text(route: EvaluatedRoute) -> str:

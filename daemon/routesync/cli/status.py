@@ -8,9 +8,10 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
-from routesync.cli.output import Page, many, moment, span
-from routesync.cli.requests import EX_FAILED, explained, print_json
-from routesync.control.client import Client
+import typer
+
+from routesync.cli.output import EX_FAILED, Page, many, moment, span
+from routesync.cli.requests import ask
 from routesync.control.models import StatusResponse, TargetDetail
 from routesync.events.node_status import GuardStatus, TargetStatus
 
@@ -32,20 +33,11 @@ _MARGIN: Final = 9
 _MIB: Final = 2**20
 
 
-def status(socket: Path | None, *, as_json: bool) -> int:
-    """Print the status; return the exit status: 0 if the daemon is healthy, 1 if it is degraded."""
-
-    def work() -> int:
-        client = Client(socket)
-        body = client.raw("GET", "/v1/status")
-        answer = client.read(body, StatusResponse)
-        if as_json:
-            print_json(body)
-        else:
-            _show(answer)
-        return 0 if answer.status.state == "online" else EX_FAILED
-
-    return explained(work)
+def status(socket: Path | None, *, as_json: bool) -> None:
+    """Print the status. Exit status: 0 if the daemon is healthy, 1 if it is degraded."""
+    answer = ask(socket, "GET /v1/status", StatusResponse, _show, as_json=as_json)
+    if answer.status.state != "online":
+        raise typer.Exit(EX_FAILED)
 
 
 def _show(answer: StatusResponse) -> None:

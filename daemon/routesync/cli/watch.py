@@ -1,33 +1,38 @@
-"""`routesync watch`: what nodes publish, as it comes."""
+"""`routesync watch`: what nodes publish, as it comes; from a broker, or from this host's daemon."""
 
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
+import re
+import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
 
+from pydantic import ValidationError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from routesync.cli.broker import REMEDIES, named_broker
-from routesync.cli.check import EX_CONFIG, load_or_explain
-from routesync.cli.output import console, print_error
-from routesync.cli.requests import exit_of
+from routesync.cli.check import load_or_fail
+from routesync.cli.output import EX_CONFIG, EX_USAGE, console, fail, print_error
+from routesync.cli.requests import daemon_errors
+from routesync.config.credentials import MQTT_PASSWORD
 from routesync.config.models import MqttSettings
-from routesync.control.client import ControlError, default_socket
+from routesync.control.client import default_socket
 from routesync.control.events import follow_local
 from routesync.events.mqtt_client import Remedies
 from routesync.events.reader import ReceivedMessage, Selection, follow
-from routesync.route import Prefix
 
 SHOWN: Final = 20
 """Events that the live view keeps in sight, at most."""
 REFRESHES_A_SECOND: Final = 4
-EX_USAGE: Final = 2
 _COLOURS: Final = {"online": "green", "degraded": "yellow", "stopping": "yellow", "offline": "red"}
 
 
@@ -44,68 +49,89 @@ class Way(NamedTuple):
 Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[ReceivedMessage]]
 
 
-def watch(way: Way, selection: Selection, *, as_json: bool) -> int:
-    """Follow until Ctrl-C; return the exit status."""
-    follow_it = _way(way)
-    if isinstance(follow_it, int):
-        return follow_it
+def watch(way: Way, selection: Selection, *, as_json: bool) -> None:
+    """Follow until Ctrl-C."""
+    follow_it = _source(way)
     try:
-        if as_json or not console().is_terminal:
-            asyncio.run(_print(follow_it, selection, as_json=as_json))
-        else:
-            asyncio.run(_show(follow_it, selection))
-    except KeyboardInterrupt:
+        with daemon_errors():
+            if as_json or not console().is_terminal:
+                asyncio.run(_print(follow_it, selection, as_json=as_json))
+            else:
+                asyncio.run(_show(follow_it, selection))
+    except (KeyboardInterrupt, BrokenPipeError):  # a reader has seen enough
         pass
-    except BrokenPipeError:  # whoever read has had enough
-        pass
-    except ControlError as error:
-        print_error(str(error))
-        return exit_of(error)
-    return 0
 
 
-def _way(way: Way) -> Follow | int:
+def _source(way: Way) -> Follow:
     if way.ca_file is not None and way.broker is None:
-        print_error("--ca-file is for --broker; the configuration has mqtt.tls.ca_file")
-        return EX_USAGE
+        fail("--ca-file is for --broker; the configuration has mqtt.tls.ca_file", EX_USAGE)
     socket = way.socket or default_socket()
-    if way.local:
-        return _local(socket)
-    if way.broker is not None:
-        named = named_broker(way.broker, way.ca_file)
-        return EX_CONFIG if named is None else _over_mqtt(named, REMEDIES)
-    if _is_closed(way.config) and socket.exists():
-        return _local(socket)  # the file may hold secrets, and be for the daemon alone
-    loaded = load_or_explain(way.config)
-    if loaded is None:
-        return EX_CONFIG
-    configured = loaded.settings.mqtt
-    return _local(socket) if configured is None else _over_mqtt(configured, Remedies())
+    if way.broker is not None and not way.local:
+        return partial(follow, named_broker(way.broker, way.ca_file), remedies=REMEDIES)
+    # The file may contain secrets, and be readable for the daemon alone.
+    if way.local or (socket.exists() and not os.access(way.config, os.R_OK)):
+        return partial(follow_local, socket)
+    configured = load_or_fail(way.config).settings.mqtt
+    return partial(follow_local, socket) if configured is None else partial(follow, configured)
 
 
-def _local(socket: Path) -> Follow:
-    return lambda selection, trouble: follow_local(socket, selection, trouble)
+# -- a broker that is named on the command line -------------------------------------------------------------
+
+_HOW: Final = "write HOST, HOST:PORT, or mqtt[s]://[USER@]HOST[:PORT][/ROOT]"
+REMEDIES: Final = Remedies(
+    "check --broker", f"check USER of --broker and ${MQTT_PASSWORD}", "check --ca-file"
+)
 
 
-def _over_mqtt(settings: MqttSettings, remedies: Remedies) -> Follow:
-    return lambda selection, trouble: follow(settings, selection, trouble, remedies)
+def named_broker(text: str, ca_file: Path | None) -> MqttSettings:
+    """The settings of a broker that is named on the command line; what names none ends the command.
 
-
-def _is_closed(file: Path) -> bool:
+    The password of a user comes from the environment, or is asked for on a terminal.
+    """
+    shown = re.sub(r":[^:@/]*@", ":...@", text)
     try:
-        file.open("rb").close()
-    except OSError:
-        return True
-    return False
-
-
-def read_prefix(text: str) -> Prefix | None:
-    """Read the prefix of `--prefix`; print_error and return None where it is none."""
-    try:
-        return Prefix.parse(text)
+        named = _read(text)
+        if ca_file is not None:
+            named["tls"] = {"ca_file": str(ca_file)}
+        if "username" in named:
+            named["password"] = _password(str(named["username"]))
+        return MqttSettings.model_validate(
+            {name: value for name, value in named.items() if value is not None}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        fail(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {_HOW}", EX_CONFIG)
     except ValueError as error:
-        print_error(f"--prefix: {error}")
-        return None
+        fail(f"--broker {shown}: {error}; {_HOW}", EX_CONFIG)
+
+
+def _read(text: str) -> dict[str, object]:
+    url = urlsplit(text if "://" in text else f"mqtt://{text}")
+    if url.scheme not in ("mqtt", "mqtts"):
+        raise ValueError(f"{url.scheme} is no scheme of MQTT over TCP")
+    if url.password is not None:
+        raise ValueError(f"a password on the command line is seen by others; put it into ${MQTT_PASSWORD}")
+    if {"?", "#"} & {*text}:
+        raise ValueError("? and # have no meaning here")
+    if not url.hostname:
+        raise ValueError("names no host")
+    read: dict[str, object] = {"host": url.hostname, "port": url.port}
+    if url.scheme == "mqtts":
+        read["tls"] = {}
+    if url.username:
+        read["username"] = unquote(url.username)
+    if url.path.strip("/"):
+        read["root"] = url.path.strip("/")
+    return read
+
+
+def _password(user: str) -> str | None:
+    if (given := os.environ.get(MQTT_PASSWORD)) is not None:
+        return given
+    return getpass.getpass(f"Password of {user}: ") if sys.stdin.isatty() else None
+
+
+# -- what is shown -------------------------------------------------------------------------------------------
 
 
 async def _print(follow_it: Follow, selection: Selection, *, as_json: bool) -> None:

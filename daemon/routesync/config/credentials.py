@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from pydantic import SecretStr
 
@@ -20,9 +20,23 @@ from routesync.config.parsers import SettingError
 from routesync.config.problems import KeyPath
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
-IN_THE_FILE: Final = "configuration file"
 _TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
+
+
+class Origin(NamedTuple):
+    """Where a value comes from."""
+
+    kind: Literal["file", "environment", "credential", "default"]
+    detail: str = ""  # which file, variable or credential, or what the default follows
+    line: int | None = None  # of the configuration file
+
+    def __str__(self) -> str:
+        if self.line is not None:
+            return f"{Path(self.detail).name}:{self.line}"
+        if self.kind == "default":
+            return f"default, {self.detail}" if self.detail else "default"
+        return f"{'environment variable' if self.kind == 'environment' else self.kind} {self.detail}"
 
 
 def token_variable(target: str) -> str:
@@ -42,13 +56,15 @@ class Credentials:
     """Fills secrets into a document.
 
     Attributes:
-        origins: where each secret came from, by the key's dotted path.
+        origins: where each secret came from that is not in the document itself.
+        exposed: whether a secret is in the document itself.
         problems: secrets that could not be read.
         warnings: environment variables that no setting uses.
     """
 
     def __init__(self, base: Path, environ: Mapping[str, str]) -> None:
-        self.origins: dict[str, str] = {}
+        self.origins: dict[KeyPath, Origin] = {}
+        self.exposed = False
         self.problems: list[tuple[KeyPath, SettingError]] = []
         self.warnings: list[str] = []
         self._environ = environ
@@ -77,14 +93,14 @@ class Credentials:
                 self.warnings.append(f"environment variable {variable}: no setting uses it")
 
     def _secret(self, path: KeyPath, table: dict[str, object], key: str, variable: str) -> None:
-        where = ".".join(map(str, (*path, key)))
+        where = (*path, key)
         file = table.get(f"{key}_file")
         if variable in self._environ:
             table[key] = self._environ[variable]
             table.pop(f"{key}_file", None)  # a token_file would be read again on every connect
-            self.origins[where] = f"environment variable {variable}"
+            self.origins[where] = Origin("environment", variable)
             if not table[key]:
-                self._report((*path, key), f"the environment variable {variable} is empty", "set or unset it")
+                self._report(where, f"the environment variable {variable} is empty", "set or unset it")
         elif key in table and file is not None:
             self._report((*path, f"{key}_file"), f"{key} is given as well", "leave one of them out")
         elif isinstance(file, str):
@@ -92,10 +108,12 @@ class Credentials:
             if secret is not None:
                 table[key] = secret
                 table[f"{key}_file"] = str(self._base / file)
-                handed = self._from_systemd and not Path(file).is_absolute()
-                self.origins[where] = f"credential {file}" if handed else f"file {self._base / file}"
+                is_credential = self._from_systemd and not Path(file).is_absolute()
+                self.origins[where] = (
+                    Origin("credential", file) if is_credential else Origin("file", str(self._base / file))
+                )
         elif key in table:
-            self.origins[where] = IN_THE_FILE
+            self.exposed = True
 
     def _read(self, path: KeyPath, file: Path) -> str | None:
         try:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from pydantic import SecretStr
 
+from routesync.config.credentials import Origin
 from routesync.config.loader import Loaded
-from routesync.config.models import Model
+from routesync.config.parsers import Model
 from routesync.config.problems import KeyPath, model_in, value_at
 
 Value: TypeAlias = object
@@ -21,27 +21,7 @@ Value: TypeAlias = object
 
 _RULES: Final = ("policy", "rules")
 _HOST_NAME: Final = ("node", "name")
-
-
-class Origin(NamedTuple):
-    """Where a value comes from."""
-
-    kind: Literal["file", "environment", "credential", "default"]
-    detail: str = ""  # which file, variable or credential, or what the default follows
-    line: int | None = None  # of the configuration file
-
-    def __str__(self) -> str:
-        match self.kind:
-            case "file" if self.line is not None:
-                return f"{Path(self.detail).name}:{self.line}"
-            case "file":
-                return f"file {self.detail}"
-            case "environment":
-                return f"environment variable {self.detail}"
-            case "credential":
-                return f"credential {self.detail}"
-            case _:
-                return f"default, {self.detail}" if self.detail else "default"
+_TABLES: Final = ("kernel", "tables")
 
 
 class Setting(NamedTuple):
@@ -68,7 +48,7 @@ def _settings(loaded: Loaded, table: Model, path: KeyPath) -> Iterator[Setting]:
         elif model_in(field.annotation) and isinstance(value, tuple):
             inner += [((*here, index), item) for index, item in enumerate(value)]
         elif isinstance(value, SecretStr):
-            yield Setting(here, None, _secret_origin(loaded, here), secret=True)
+            yield Setting(here, None, loaded.origins.get(here) or _in_file(loaded, here), secret=True)
         else:
             yield _setting(loaded, here, value)
     for here, value in inner:
@@ -77,14 +57,19 @@ def _settings(loaded: Loaded, table: Model, path: KeyPath) -> Iterator[Setting]:
 
 def _setting(loaded: Loaded, path: KeyPath, value: object) -> Setting:
     written = value_at(loaded.document, path)
+    if path == _TABLES and isinstance(value, tuple):
+        value = tuple(map(loaded.names.table, value))
     if written is None:
         detail = "the host's name" if path == _HOST_NAME else ""
         return Setting(path, _plain(value), Origin("default", detail))
-    origin = Origin("file", str(loaded.path), loaded.lines.get(path))
-    if value is None:  # a secret's file, where the environment has it
-        return Setting(path, None, origin)
     shown = _plain(value) if path[:2] != _RULES else None
-    return Setting(path, written if shown is None else shown, origin)
+    if shown is None and value is not None:
+        shown = written
+    return Setting(path, shown, _in_file(loaded, path))  # None: a secret's file, where the environment has it
+
+
+def _in_file(loaded: Loaded, path: KeyPath) -> Origin:
+    return Origin("file", str(loaded.path), loaded.lines.get(path))
 
 
 def _plain(value: object) -> Value:
@@ -94,19 +79,6 @@ def _plain(value: object) -> Value:
     if type(value) is tuple and all(isinstance(item, str | int | float) for item in value):
         return list(value)
     return None
-
-
-def _secret_origin(loaded: Loaded, path: KeyPath) -> Origin:
-    where = loaded.origins.get(".".join(map(str, path)), "")
-    kind, _, name = where.rpartition(" ")
-    match kind:
-        case "environment variable":
-            return Origin("environment", name)
-        case "credential":
-            return Origin("credential", name)
-        case "file":
-            return Origin("file", name)
-    return Origin("file", str(loaded.path), loaded.lines.get(path))
 
 
 def toml(settings: list[Setting]) -> str:

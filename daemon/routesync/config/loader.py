@@ -17,8 +17,7 @@ from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from routesync.config.compile import compile_policy
-from routesync.config.credentials import IN_THE_FILE, Credentials, client_context, without_secrets
+from routesync.config.credentials import Credentials, Origin, client_context, without_secrets
 from routesync.config.models import Settings, TlsSettings
 from routesync.config.parsers import SettingError
 from routesync.config.problems import (
@@ -31,6 +30,7 @@ from routesync.config.problems import (
     translate,
     value_at,
 )
+from routesync.config.rules import compile_policy
 from routesync.names import Names
 from routesync.policy import Policy
 
@@ -40,10 +40,10 @@ class Loaded(NamedTuple):
 
     settings: Settings
     path: Path
-    names: Names  # of this host; the rules were compiled with them
+    names: Names  # of this host; names in the file were looked up in them
     policy: Policy
     digest: str  # SHA-256 of the file, in hex
-    origins: Mapping[str, str]  # where each secret came from, by dotted key
+    origins: Mapping[KeyPath, Origin]  # where each secret came from that is not in the file itself
     warnings: tuple[str, ...]  # one line each
     document: Mapping[str, object]  # the parsed file, without its secrets
     lines: Mapping[KeyPath, int]  # of each key
@@ -92,10 +92,10 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
             for key, error in found
         ]
         raise ConfigError(*sorted(problems, key=lambda problem: problem.line or 0))
-    policy = compile_policy(settings.policy, names)
+    policy = compile_policy(settings.policy)
     warnings = (
         *credentials.warnings,
-        *_exposed(path, credentials.origins),
+        *(_readable_by_all(path) if credentials.exposed else ()),
         *_open_doors(path, settings),
         *(_placed(path, lines, warning) for warning in (*policy.warnings, *_guard_without_effect(settings))),
     )
@@ -109,16 +109,22 @@ def shipped_configuration() -> Path:
     return installed if installed.exists() else Path(__file__).parents[3] / "config" / "routesync.toml"
 
 
+def _failed(
+    path: Path, message: str, remedy: str = "", *, place: str = "", line: int | None = None
+) -> ConfigError:
+    """The error of a file that cannot be read as a document."""
+    return ConfigError(Problem(str(path), place, line, message, remedy))
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
         remedy = "name an existing file, or start from the shipped config/routesync.toml"
-        raise ConfigError(Problem(str(path), "", None, "no such file", remedy)) from None
+        raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        remedy = "name a file that this user may read"
-        raise ConfigError(Problem(str(path), "", None, f"cannot be read: {reason}", remedy)) from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _failed(path, f"cannot be read: {reason}", "name a file that this user may read") from None
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -126,9 +132,7 @@ def _decode(path: Path, content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            Problem(str(path), "", line, "this is not UTF-8", "save the file as UTF-8")
-        ) from None
+        raise _failed(path, "this is not UTF-8", "save the file as UTF-8", line=line) from None
 
 
 def _lines(text: str) -> Mapping[KeyPath, int]:
@@ -151,12 +155,12 @@ def _placed(path: Path, lines: Mapping[KeyPath, int], warning: str) -> str:
     return f"{path}:{line}: {warning}" if line is not None else f"{path}: {warning}"
 
 
-def _exposed(path: Path, origins: Mapping[str, str]) -> Iterator[str]:
+def _readable_by_all(path: Path) -> Iterator[str]:
     try:
         readable = path.stat().st_mode & stat.S_IROTH
     except OSError:  # gone since it was read
         return
-    if readable and IN_THE_FILE in origins.values():
+    if readable:
         yield f"{path}: every user of this host can read the secret in it; chmod o-r, or move it to a file of its own"
 
 
@@ -192,20 +196,18 @@ def _parse(path: Path, text: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(Problem(str(path), "", None, "nested too deeply")) from None
+        raise _failed(path, "nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         said = str(error)
         position = _POSITION.search(said)
         if position is None:
-            raise ConfigError(
-                Problem(str(path), "", None, "a value cannot be read", "look for huge numbers")
-            ) from None
+            raise _failed(path, "a value cannot be read", "look for huge numbers") from None
         rows = text.replace("\r\n", "\n").split("\n")
         line = int(position[1]) if position[1] else len(rows)
         column = f"column {position[2]}" if position[2] else "end of file"
         shown = _presentable(rows, line)
         message = f"not valid TOML: {said[0].lower()}{said[1 : position.start()]}{shown}"
-        raise ConfigError(Problem(str(path), column, line, message)) from None
+        raise _failed(path, message, place=column, line=line) from None
 
 
 def _presentable(rows: list[str], line: int) -> str:

@@ -1,67 +1,36 @@
 """The configuration as pydantic models: the keys of routesync.toml with their types, defaults, bounds and meaning.
 
 The models are the only source: the loader turns their errors into lines with file, table and key, and the JSON schema
-and docs/configuration.md are made from their descriptions. Values are parsed once, here: no other package sees text
-where it needs a prefix. Names of protocols and tables are the exception: they depend on the host, and `compile_policy`
-and `resolve_tables` look them up.
+and docs/configuration.md are made from the text below each key. Values are parsed once, here: no other package sees
+text where it needs a prefix, or a name where it needs a number.
 """
 
 from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from routesync.config.parsers import MAX_U8, MAX_U32, SettingError, kind_of, parse_number, parse_rewrite
-from routesync.config.types import (
+from routesync.config.parsers import (
     AllowDefault,
-    FamilyWord,
-    FlagBit,
-    GatewayMatch,
     Host,
-    InterfaceGlob,
     LeastLengths,
-    LengthSpan,
     ListenAt,
-    MetricSpan,
+    Model,
     Name,
     Network,
     NetworkNamespace,
-    NetworkText,
-    NextHopText,
+    NextHops,
     OneOrMany,
-    ProtocolWord,
-    ScopeNumber,
-    TableWord,
+    SettingError,
+    TableNumber,
     Topic,
-    TypeNumber,
     Url,
     host_names,
 )
-from routesync.names import PROTOCOLS, Names
-from routesync.route import Rewrite
-
-
-class Model(BaseModel):
-    """Base of all tables: frozen, strictly typed, and an unknown key is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+from routesync.config.rules import PolicySettings
 
 
 def _own_name() -> str:
@@ -71,249 +40,30 @@ def _own_name() -> str:
 class NodeSettings(Model):
     """The identity of this daemon."""
 
-    name: Name = Field(
-        default_factory=_own_name,
-        description="Name of this node in topics and events; the host's name by default.",
-    )
+    name: Name = Field(default_factory=_own_name)
+    """Name of this node in topics and events; the host's name by default."""
 
 
 class KernelSettings(Model):
     """Which routes are read."""
 
-    tables: OneOrMany[TableWord] = Field(
-        default=("main",),
-        description="Routing tables to read: names from rt_tables, or numbers. Merged by prefix; earlier ones win.",
-    )
-    receive_buffer: int = Field(
-        default=64 * 2**20,
-        ge=65536,
-        le=2**30,
-        description="Requested size of the netlink receive buffer, in bytes; the kernel may grant less.",
-    )
-    netns: NetworkNamespace | None = Field(
-        default=None,
-        description="Network namespace to read instead of the daemon's own: a name below /run/netns or a path. "
-        "Needs CAP_SYS_ADMIN.",
-    )
-    resync_interval_s: float = Field(
-        default=600,
-        ge=5,
-        le=7 * 86400,
-        description="Interval of full dumps that are compared with the cached routes, in seconds.",
-    )
+    tables: OneOrMany[TableNumber] = Field(default=("main",), validate_default=True)
+    """Routing tables to read: names from rt_tables, or numbers. Merged by prefix; earlier ones win."""
+    receive_buffer: int = Field(default=64 * 2**20, ge=65536, le=2**30)
+    """Requested size of the netlink receive buffer, in bytes; the kernel may grant less."""
+    netns: NetworkNamespace | None = None
+    """Network namespace to read instead of the daemon's own: a name below /run/netns or a path. Needs
+    CAP_SYS_ADMIN."""
 
     @field_validator("tables")
     @classmethod
-    def _tables_are_distinct(
-        cls, tables: tuple[str | int, ...], info: ValidationInfo
-    ) -> tuple[str | int, ...]:
-        names = host_names(info)
-        if names is not None:
-            _table_numbers(tables, names)
+    def _tables_are_distinct(cls, tables: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        for position, table in enumerate(tables):
+            if table == 0:
+                raise SettingError("0 is not a routing table", 'name one, such as "main"')
+            if table in tables[:position]:
+                raise SettingError(f"table {host_names(info).table(table)} is listed twice")
         return tables
-
-
-def _table_numbers(tables: Iterable[str | int], names: Names) -> tuple[int, ...]:
-    numbers: list[int] = []
-    for table in tables:
-        number = parse_number(table, "table", names.tables, MAX_U32)
-        if number == 0:
-            raise SettingError("0 is not a routing table", 'name one, such as "main"')
-        if number in numbers:
-            raise SettingError(f"table {table!r} is listed twice")
-        numbers.append(number)
-    return tuple(numbers)
-
-
-def resolve_tables(settings: KernelSettings, names: Names) -> tuple[int, ...]:
-    """Return the numbers of the tables to read, in order of preference.
-
-    Raises:
-        SettingError: an unknown name, or a table listed twice. Settings from the loader have neither.
-    """
-    return _table_numbers(settings.tables, names)
-
-
-class PrefixMatch(Model):
-    """What a route's prefix is compared with. A bare string means `exact`."""
-
-    exact: OneOrMany[Network] | None = Field(default=None, description="The route's prefix is this one.")
-    within: OneOrMany[Network] | None = Field(
-        default=None, description="The route's prefix lies inside this one, or equals it."
-    )
-    covers: OneOrMany[Network] | None = Field(
-        default=None, description="The route's prefix contains this address or prefix."
-    )
-    length: OneOrMany[LengthSpan] | None = Field(
-        default=None, description='The length of the route\'s prefix: a number, or a range like "24-32".'
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_a_string(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"exact": value}
-        if isinstance(value, dict) and not value:
-            raise SettingError("the table is empty", "give exact, within, covers or length")
-        if not isinstance(value, dict | PrefixMatch):
-            raise SettingError(
-                f'expected a prefix as a string, a table like {{ within = "10.0.0.0/8" }}, or a list of them, '
-                f"got {kind_of(value)}"
-            )
-        return value
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        table = handler.resolve_ref_schema(handler(schema))
-        return {"anyOf": [{"type": "string"}, table]}
-
-
-class MatchSettings(Model):
-    """What a rule matches: all given keys must match; a list matches when one of its members does.
-
-    Dead and linkdown hops of an ECMP route are ignored. The keys about hops (gateway, interface, flags) match only when
-    all remaining hops do.
-    """
-
-    protocol: OneOrMany[ProtocolWord] | None = Field(
-        default=None, description="The route's protocol: a built-in name, a name from rt_protos, or a number."
-    )
-    family: OneOrMany[FamilyWord] | None = Field(default=None, description="ipv4 or ipv6.")
-    prefix: OneOrMany[PrefixMatch] | None = Field(
-        default=None,
-        description="The route's prefix: a string is exact; a table has exact, within, covers or length.",
-    )
-    host: bool | None = Field(default=None, description="Whether the prefix has full length: /32, /128.")
-    default_route: bool | None = Field(
-        default=None, description="Whether the route is a default route: 0.0.0.0/0, ::/0."
-    )
-    scope: OneOrMany[ScopeNumber] | None = Field(
-        default=None, description="global, site, link, host, nowhere, or a number."
-    )
-    type: OneOrMany[TypeNumber] | None = Field(
-        default=None, description="unicast, local, broadcast, blackhole, unreachable, …, or a number."
-    )
-    table: OneOrMany[TableWord] | None = Field(
-        default=None, description="The routing table: a name from rt_tables, or a number."
-    )
-    metric: OneOrMany[MetricSpan] | None = Field(
-        default=None, description='A number, or a range like "100-200", "1024-", "-50".'
-    )
-    gateway: GatewayMatch | None = Field(
-        default=None,
-        description="true: every hop has a gateway; false: no hop has one; "
-        "or a prefix that contains the gateway of every hop.",
-    )
-    link_gateway: bool | None = Field(
-        default=None,
-        description="Whether this is a host route to the gateway of its link: unicast, full length, no gateway, for "
-        "IPv4 scope link, and its address is the gateway of another route over the same interface.",
-    )
-    interface: OneOrMany[InterfaceGlob] | None = Field(
-        default=None, description="Name or glob that the interface of every hop matches."
-    )
-    flags: OneOrMany[FlagBit] | None = Field(
-        default=None, description="A flag that every hop has: linkdown, onlink, dead, …"
-    )
-    source: OneOrMany[Network] | None = Field(
-        default=None, description="The preferred source address (src), or a prefix that contains it."
-    )
-
-
-class RuleSettings(Model):
-    """One rule of the policy."""
-
-    name: Name = Field(description="Unique name, used in verdicts, events and metrics.")
-    match: MatchSettings = Field(default=MatchSettings(), description="Which routes; without it, all routes.")
-    action: Literal["keep", "drop"] = Field(description="Whether matching routes are kept or dropped.")
-    next_hop: OneOrMany[NextHopText] | None = Field(
-        default=None,
-        description="With keep: the gateway to send instead of the kernel's; one address, one of each family, or "
-        '"self", this host\'s address on the interface that reaches the target.',
-    )
-    report: bool = Field(
-        default=False,
-        description="Publish an event for each drop by this rule; without it drops are only counted.",
-    )
-    guard: bool = Field(
-        default=False,
-        description='With drop, in mode "guard": remove the routes that this rule drops from the kernel, where another '
-        'route reaches the same neighbour. Only for DHCP host routes: match needs protocol = "dhcp", host = true and '
-        "gateway = false, or link_gateway = true.",
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        if name == "default":
-            raise SettingError(
-                "'default' is reserved for the default action in verdicts", "give the rule another name"
-            )
-        return name
-
-    @field_validator("next_hop")
-    @classmethod
-    def _next_hop_is_for_keep(
-        cls, value: tuple[str, ...] | None, info: ValidationInfo
-    ) -> tuple[str, ...] | None:
-        if value is not None:
-            parse_rewrite(value)
-            if info.data.get("action") == "drop":
-                raise SettingError(
-                    "a dropped route has no next hop", 'leave the key out, or set action = "keep"'
-                )
-        return value
-
-    @field_validator("guard")
-    @classmethod
-    def _guard_is_for_dhcp_host_routes(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  # pydantic's
-        match, action = info.data.get("match"), info.data.get("action")
-        if not value or match is None or action is None:  # reported as errors of their own
-            return value
-        if action != "drop":
-            raise SettingError(
-                "a rule that keeps routes cannot remove them", 'leave the key out, or set action = "drop"'
-            )
-        by_dhcp = _only(match, info, "dhcp") and match.host is True and match.gateway is False
-        to_gateway = match.link_gateway is True and (
-            match.protocol is None or _only(match, info, "dhcp", "boot")
-        )
-        if not (by_dhcp or to_gateway):
-            raise SettingError(
-                "only DHCP host routes are removed from the kernel, and this rule could match others",
-                'write match = { protocol = "dhcp", host = true, gateway = false } or '
-                'match = { protocol = ["dhcp", "boot"], link_gateway = true }, and narrow it further as you like',
-            )
-        return value
-
-
-def _only(match: MatchSettings, info: ValidationInfo, *protocols: str) -> bool:
-    """Whether a rule matches routes of these protocols alone."""
-    names = (host_names(info) or Names()).protocols
-    allowed = {PROTOCOLS[protocol] for protocol in protocols}
-    return match.protocol is not None and all(
-        parse_number(word, "protocol", names, MAX_U8) in allowed for word in match.protocol
-    )
-
-
-class PolicySettings(Model):
-    """Which routes are mirrored: ordered rules, first match wins, then the default action."""
-
-    default_action: Literal["keep", "drop"] = Field(
-        default="keep", description="Whether routes that no rule matches are kept or dropped."
-    )
-    rules: tuple[RuleSettings, ...] = Field(default=(), strict=False, description="The rules, in order.")
-
-
-def rewrite_of(next_hop: str | Iterable[str] | None) -> Rewrite | None:
-    """Parse the `next_hop` of a rule or a target; None where it is not set.
-
-    Raises:
-        SettingError: no usable address, or two of one family. Validated models have neither.
-    """
-    return None if next_hop is None else parse_rewrite(next_hop)
 
 
 class GuardSettings(Model):
@@ -322,38 +72,19 @@ class GuardSettings(Model):
     See docs/guard.md.
     """
 
-    dry_run: bool = Field(
-        default=True,
-        description="Only report what would be removed. Review the report before you turn this off.",
-    )
-    settle_s: float = Field(
-        default=2,
-        ge=0,
-        le=600,
-        description="Age at which a route is first examined, in seconds: its DHCP client may still be at work.",
-    )
-    removals_per_minute: float = Field(default=6, gt=0, le=600, description="Most removals per minute.")
-    contended_within_s: float = Field(
-        default=60,
-        ge=1,
-        le=86400,
-        description="A route that reappears within this time after its removal, in seconds, is contended: another "
-        "program wants it. It is removed again at growing intervals. A lease renewal brings a route back later.",
-    )
-    contended_delay_s: float = Field(
-        default=10,
-        ge=1,
-        le=86400,
-        description="How long a contended route stays the first time, in seconds; doubled each time it reappears, up "
-        "to an hour.",
-    )
-    verify_timeout_s: float = Field(
-        default=60,
-        ge=5,
-        le=3600,
-        description="How long loxilb may keep its entry after a removal, in seconds, before it is reported to need a "
-        "restart.",
-    )
+    dry_run: bool = True
+    """Only report what would be removed. Review the report before you turn this off."""
+    settle_s: float = Field(default=2, ge=0, le=600)
+    """Age at which a route is first examined, in seconds: its DHCP client may still be at work."""
+    removals_per_minute: float = Field(default=6, gt=0, le=600)
+    """Most removals per minute."""
+    contended_within_s: float = Field(default=60, ge=1, le=86400)
+    """A route that reappears within this time after its removal, in seconds, is contended: another program wants
+    it. It is removed again at growing intervals. A lease renewal brings a route back later."""
+    contended_delay_s: float = Field(default=10, ge=1, le=86400)
+    """How long a contended route stays the first time, in seconds; doubled each time it reappears, up to an hour."""
+    verify_timeout_s: float = Field(default=60, ge=5, le=3600)
+    """How long loxilb may keep its entry after a removal, in seconds, before it is reported to need a restart."""
 
 
 MQTT_PORT: Final = 1883
@@ -364,20 +95,14 @@ MQTT_TLS_PORT: Final = 8883
 class TlsSettings(Model):
     """TLS towards a server. Relative file names are looked up in $CREDENTIALS_DIRECTORY, or beside this file."""
 
-    ca_file: str | None = Field(
-        default=None,
-        description="CA certificates that the server's certificate is checked against (PEM); the system's by default.",
-    )
-    cert_file: str | None = Field(
-        default=None, description="Client certificate (PEM), where the server asks for one."
-    )
-    key_file: str | None = Field(
-        default=None, description="Its key (PEM, without a passphrase); by default cert_file contains it."
-    )
-    server_name: Host | None = Field(
-        default=None,
-        description="The name that the server's certificate must have; the host's name by default.",
-    )
+    ca_file: str | None = None
+    """CA certificates that the server's certificate is checked against (PEM); the system's by default."""
+    cert_file: str | None = None
+    """Client certificate (PEM), where the server asks for one."""
+    key_file: str | None = None
+    """Its key (PEM, without a passphrase); by default cert_file contains it."""
+    server_name: Host | None = None
+    """The name that the server's certificate must have; the host's name by default."""
 
     @field_validator("key_file")
     @classmethod
@@ -390,127 +115,63 @@ class TlsSettings(Model):
 class WitnessSettings(Model):
     """loxilb's kernel, read directly: the best proof of the routes that it has."""
 
-    netns: NetworkNamespace = Field(
-        description="Network namespace of that loxilb on this host: a name below /run/netns or a path. Entering it "
-        "needs CAP_SYS_ADMIN. While it cannot be read, routesync relies on loxilb's own table."
-    )
+    netns: NetworkNamespace
+    """Network namespace of that loxilb on this host: a name below /run/netns or a path. Entering it needs
+    CAP_SYS_ADMIN. While it cannot be read, routesync relies on loxilb's own table."""
 
 
 class TargetSettings(Model):
     """A loxilb to mirror into."""
 
-    name: Name = Field(description="Unique name, used in topics, events, metrics and commands.")
-    url: Url = Field(
-        description="Base URL of its REST API, e.g. http://192.168.10.20:11111 or http://[fe80::1%25eth0]:11111"
-    )
-    token: SecretStr | None = Field(
-        default=None,
-        min_length=1,
-        description="The token that loxilb's --manualtoken asks for. Prefer a file, or the environment: "
-        "ROUTESYNC_TARGET_<NAME>_TOKEN.",
-    )
-    token_file: str | None = Field(
-        default=None,
-        description="File with the token; a relative name is looked up in $CREDENTIALS_DIRECTORY.",
-    )
-    tls: TlsSettings | None = Field(default=None, description="TLS, for an https URL.")
-    allow_default: AllowDefault = Field(
-        default=False,
-        description="Whether default routes may be mirrored. true: where the target has none. override: an IPv4 "
-        "default route also beside one of another metric, which it then replaces in effect; that one may be the "
-        "target's way to its API clients.",
-    )
-    min_prefix_length: LeastLengths = Field(
-        default=(8, 16),
-        description="Shorter prefixes, IPv4 and IPv6, are nearly a default route and are not mirrored; 240.0.0.0/4 "
-        "and fc00::/7 are exempt.",
-    )
-    return_path_ok: tuple[NetworkText, ...] = Field(
-        default=(),
-        strict=False,
-        description="Prefixes that contain this host's address on the connection to the target and may be mirrored all "
-        "the same, because the target's answers reach this host by their next hops.",
-    )
-    force_connected: bool = Field(
-        default=False,
-        description="Whether prefixes inside networks that the target is connected to may be mirrored.",
-    )
-    next_hop: OneOrMany[NextHopText] | None = Field(
-        default=None,
-        description="Gateway to send instead of the kernel's, where no rule has one: one address, one of each family, "
-        'or "self", this host\'s address on the interface that reaches the target.',
-    )
-    rate: float = Field(
-        default=240, gt=0, le=100_000, description="Changes per second; loxilb ingests 256 per second."
-    )
-    burst: int = Field(
-        default=64, ge=1, le=10_000, description="Changes that may be sent at once after a quiet time."
-    )
-    writers: int = Field(
-        default=1,
-        ge=1,
-        le=10_000,
-        description="Number of daemons that write to this loxilb; rate and burst are divided by it.",
-    )
-    witness: WitnessSettings | None = Field(
-        default=None, description="loxilb's network namespace on this host, to read its kernel directly."
-    )
-    probe_interval_s: float = Field(
-        default=5,
-        ge=0.1,
-        le=3600,
-        description="Interval of probes, in seconds: one owned route is posted again to check that loxilb's kernel "
-        "still has it.",
-    )
-    verify_interval_s: float = Field(
-        default=3600,
-        ge=60,
-        le=7 * 86400,
-        description="Interval of full verifications, in seconds: all owned routes are posted again; at once when a "
-        "probe finds a loss.",
-    )
-    withdraw_delay_s: float = Field(
-        default=0,
-        ge=0,
-        le=600,
-        description="How long a route stays after it is no longer desired, in seconds; longer than a link flap lasts, "
-        "it hides the flap from loxilb.",
-    )
-    max_routes_ipv4: int = Field(
-        default=30_000,
-        ge=0,
-        le=1_000_000,
-        description="Most IPv4 routes that routesync adds; loxilb's eBPF table holds 32,768, its own routes included.",
-    )
-    max_routes_ipv6: int = Field(
-        default=8_000, ge=0, le=1_000_000, description="Most IPv6 routes that routesync adds."
-    )
-    withdraw_limit_share: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="More withdrawals at once than this share of the owned routes wait until a second dump of the "
-        "kernel confirms them.",
-    )
-    withdraw_limit_minimum: int = Field(
-        default=50,
-        ge=1,
-        le=1_000_000,
-        description="Fewer withdrawals than this never wait for a second dump.",
-    )
-    startup_hold_s: float = Field(
-        default=60,
-        ge=0,
-        le=3600,
-        description="How long owned routes that the kernel does not have stay after the start, in seconds: the "
-        "routing daemon may still be starting.",
-    )
-    inventory_interval_s: float = Field(
-        default=600,
-        ge=10,
-        le=7 * 86400,
-        description="Interval of inventories, in seconds, when no other cause asks for one.",
-    )
+    name: Name
+    """Unique name, used in topics, events, metrics and commands."""
+    url: Url
+    """Base URL of its REST API, e.g. http://192.168.10.20:11111 or http://[fe80::1%25eth0]:11111"""
+    token: SecretStr | None = Field(default=None, min_length=1)
+    """The token that loxilb's --manualtoken asks for. Prefer a file, or the environment:
+    ROUTESYNC_TARGET_<NAME>_TOKEN."""
+    token_file: str | None = None
+    """File with the token; a relative name is looked up in $CREDENTIALS_DIRECTORY."""
+    tls: TlsSettings | None = None
+    """TLS, for an https URL."""
+    allow_default: AllowDefault = False
+    """Whether default routes may be mirrored. true: where the target has none. override: an IPv4 default route also
+    beside one of another metric, which it then replaces in effect; that one may be the target's way to its API
+    clients."""
+    min_prefix_length: LeastLengths = (8, 16)
+    """Shorter prefixes, IPv4 and IPv6, are nearly a default route and are not mirrored; 240.0.0.0/4 and fc00::/7
+    are exempt."""
+    return_path_ok: tuple[Network, ...] = Field(default=(), strict=False)
+    """Prefixes that contain this host's address on the connection to the target and may be mirrored all the same,
+    because the target's answers reach this host by their next hops."""
+    force_connected: bool = False
+    """Whether prefixes inside networks that the target is connected to may be mirrored."""
+    next_hop: NextHops | None = None
+    """Gateway to send instead of the kernel's, where no rule has one: one address, one of each family, or "self",
+    this host's address on the interface that reaches the target."""
+    rate: float = Field(default=240, gt=0, le=100_000)
+    """Changes per second; loxilb ingests 256 per second."""
+    burst: int = Field(default=64, ge=1, le=10_000)
+    """Changes that may be sent at once after a quiet time."""
+    writers: int = Field(default=1, ge=1, le=10_000)
+    """Number of daemons that write to this loxilb; rate and burst are divided by it."""
+    witness: WitnessSettings | None = None
+    """loxilb's network namespace on this host, to read its kernel directly."""
+    withdraw_delay_s: float = Field(default=0, ge=0, le=600)
+    """How long a route stays after it is no longer desired, in seconds; longer than a link flap lasts, it hides the
+    flap from loxilb."""
+    max_routes_ipv4: int = Field(default=30_000, ge=0, le=1_000_000)
+    """Most IPv4 routes that routesync adds; loxilb's eBPF table holds 32,768, its own routes included."""
+    max_routes_ipv6: int = Field(default=8_000, ge=0, le=1_000_000)
+    """Most IPv6 routes that routesync adds."""
+    withdraw_limit_share: float = Field(default=0.5, ge=0, le=1)
+    """More withdrawals at once than this share of the owned routes, and at least 50, wait until a second dump of the
+    kernel confirms them; 1: none wait."""
+    startup_hold_s: float = Field(default=60, ge=0, le=3600)
+    """How long owned routes that the kernel does not have stay after the start, in seconds: the routing daemon may
+    still be starting."""
+    inventory_interval_s: float = Field(default=600, ge=10, le=7 * 86400)
+    """Interval of inventories, in seconds, when no other cause asks for one."""
 
     @field_validator("token")
     @classmethod
@@ -520,13 +181,6 @@ class TargetSettings(Model):
             raise SettingError(
                 "it contains characters that an HTTP header cannot carry", "use printable ASCII"
             )
-        return value
-
-    @field_validator("next_hop")
-    @classmethod
-    def _one_next_hop_a_family(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None:
-            parse_rewrite(value)
         return value
 
     @field_validator("tls")
@@ -542,46 +196,32 @@ class TargetSettings(Model):
 class MqttSettings(Model):
     """The MQTT broker that events are published to."""
 
-    host: Host = Field(description="Name or address of the broker.")
-    port: int = Field(
-        default=MQTT_PORT,
-        ge=1,
-        le=65535,
-        description="TCP port; 8883 by default where the table tls is given.",
-    )
-    root: Topic = Field(default="routesync/v1", description="Root of all topics, above the node's name.")
-    protocol: Literal["5.0", "3.1.1"] = Field(default="5.0", description="MQTT version.")
-    client_id: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
-        default=None, description="routesync-<node> by default; must be stable, and unique at the broker."
-    )
-    username: str | None = Field(default=None, description="Name to log in with.")
-    password: SecretStr | None = Field(
-        default=None, description="Prefer a file, or the environment: ROUTESYNC_MQTT_PASSWORD."
-    )
-    password_file: str | None = Field(
-        default=None,
-        description="File with the password; a relative name is looked up in $CREDENTIALS_DIRECTORY.",
-    )
-    tls: TlsSettings | None = Field(
-        default=None, description="TLS; an empty table trusts the system's certificates."
-    )
-    keepalive_s: int = Field(default=30, ge=5, le=65535, description="MQTT keep-alive interval, in seconds.")
-    timeout_s: float = Field(
-        default=10, gt=0, le=120, description="How long one operation may take, in seconds."
-    )
-    will_delay_s: int = Field(
-        default=5,
-        ge=0,
-        le=3600,
-        description="How long this node may be away before the broker publishes its state offline, in seconds; MQTT 5 "
-        "only.",
-    )
-    event_expiry_s: int = Field(
-        default=86400,
-        ge=1,
-        le=2**32 - 1,
-        description="How long the broker keeps an event for an absent subscriber, in seconds; MQTT 5 only.",
-    )
+    host: Host
+    """Name or address of the broker."""
+    port: int = Field(default=MQTT_PORT, ge=1, le=65535)
+    """TCP port; 8883 by default where the table tls is given."""
+    root: Topic = "routesync/v1"
+    """Root of all topics, above the node's name."""
+    protocol: Literal["5.0", "3.1.1"] = "5.0"
+    """MQTT version."""
+    client_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """routesync-<node> by default; must be stable, and unique at the broker."""
+    username: str | None = None
+    """Name to log in with."""
+    password: SecretStr | None = None
+    """Prefer a file, or the environment: ROUTESYNC_MQTT_PASSWORD."""
+    password_file: str | None = None
+    """File with the password; a relative name is looked up in $CREDENTIALS_DIRECTORY."""
+    tls: TlsSettings | None = None
+    """TLS; an empty table trusts the system's certificates."""
+    keepalive_s: int = Field(default=30, ge=5, le=65535)
+    """MQTT keep-alive interval, in seconds."""
+    timeout_s: float = Field(default=10, gt=0, le=120)
+    """How long one operation may take, in seconds."""
+    will_delay_s: int = Field(default=5, ge=0, le=3600)
+    """How long this node may be away before the broker publishes its state offline, in seconds; MQTT 5 only."""
+    event_expiry_s: int = Field(default=86400, ge=1, le=2**32 - 1)
+    """How long the broker keeps an event for an absent subscriber, in seconds; MQTT 5 only."""
 
     @field_validator("password")
     @classmethod
@@ -606,50 +246,38 @@ class MqttSettings(Model):
 class EventsSettings(Model):
     """The outbox, outbox.sqlite in the state directory: events that wait for the broker. When full, the oldest go."""
 
-    outbox_events: int = Field(
-        default=200_000, ge=1000, le=10_000_000, description="Most events that may wait."
-    )
-    outbox_bytes: int = Field(
-        default=256 * 2**20, ge=2**20, le=2**40, description="Most space that they may take, in bytes."
-    )
-    table_interval_s: float = Field(
-        default=1,
-        ge=1,
-        le=3600,
-        description="Least time between two publications of one part of the retained table, in seconds; "
-        "a longer one spares a broker that serves many nodes.",
-    )
+    outbox_events: int = Field(default=200_000, ge=1000, le=10_000_000)
+    """Most events that may wait."""
+    outbox_bytes: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
+    """Most space that they may take, in bytes."""
+    table_interval_s: float = Field(default=1, ge=1, le=3600)
+    """Least time between two publications of one part of the retained table, in seconds; a longer one spares a
+    broker that serves many nodes."""
 
 
 class ControlSettings(Model):
     """The TCP listener. The control socket, control.sock in the runtime directory, always exists."""
 
-    listen: ListenAt | None = Field(
-        default=None,
-        description="ADDRESS:PORT that serves /metrics and /health, and nothing else, over TCP to any client that can "
-        "reach it; use a loopback address unless other hosts need it. Without it there is no TCP listener.",
-    )
+    listen: ListenAt | None = None
+    """ADDRESS:PORT that serves /metrics and /health, and nothing else, over TCP to any client that can reach it;
+    use a loopback address unless other hosts need it. Without it there is no TCP listener."""
 
 
 class LogSettings(Model):
     """Log lines on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severity that is written."
-    )
-    format: Literal["auto", "json", "console"] = Field(
-        default="auto", description="auto: console on a terminal, json otherwise."
-    )
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is written."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """auto: console on a terminal, json otherwise."""
 
 
 class Settings(Model):
     """The whole of routesync.toml."""
 
-    mode: Literal["mirror", "observe", "guard"] = Field(
-        default="mirror",
-        description="mirror: write to the targets. observe: change nothing. guard: write to no target, and remove "
-        "redundant DHCP host routes from the kernel that this host shares with loxilb.",
-    )
+    mode: Literal["mirror", "observe", "guard"] = "mirror"
+    """mirror: write to the targets. observe: change nothing. guard: write to no target, and remove redundant DHCP
+    host routes from the kernel that this host shares with loxilb."""
     node: NodeSettings = Field(default_factory=NodeSettings)
     kernel: KernelSettings = KernelSettings()
     policy: PolicySettings = PolicySettings()

@@ -1,7 +1,8 @@
-"""Parsers for single values of the configuration: words, ranges, prefixes, addresses, URLs, topics.
+"""Single values of the configuration: a parser for each kind, and the pydantic type that is made of it.
 
 Each parser takes any TOML value and returns the parsed one, or raises `SettingError` with a message in TOML's terms and
-a remedy where there is one. The loader adds file, line, table and key.
+a remedy where there is one. The loader adds file, line, table and key. Each type also describes to the JSON schema what
+the file may contain.
 """
 
 from __future__ import annotations
@@ -10,9 +11,23 @@ import datetime as dt
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    ValidationInfo,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from routesync.names import SCOPES, TYPES, Names
 from routesync.policy.conditions import Span
 from routesync.route import (
     Address,
@@ -21,7 +36,6 @@ from routesync.route import (
     Prefix,
     Rewrite,
     address_family,
-    format_address,
     is_link_local,
     is_multicast,
 )
@@ -34,6 +48,7 @@ MAX_INTERFACE_NAME: Final = 15
 """IFNAMSIZ - 1 (linux/if.h)."""
 
 _MAX_SHOWN: Final = 60
+T = TypeVar("T")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -98,34 +113,37 @@ def parse_name(value: object) -> str:
     return text
 
 
+def look_up(word: str, kind: str, known: Mapping[str, T], otherwise: str = "") -> T:
+    """Return what a word means; `otherwise` names what else may be written."""
+    if word not in known:
+        remedy = f"{suggest(word, known)} Known: {', '.join(known)}{otherwise}".lstrip()
+        raise SettingError(f"unknown {kind} {shown(word)}", remedy)
+    return known[word]
+
+
 def parse_number(value: object, kind: str, names: Mapping[str, int], highest: int) -> int:
     """Parse the name of a number (a protocol, scope, type, table), or the number itself, from 0 to `highest`."""
-    if isinstance(value, str):
-        if value in names:
-            return names[value]
-        if not (value.isascii() and value.isdigit()):
-            known = ", ".join(sorted(names, key=lambda name: names[name]))
-            remedy = " ".join(filter(None, (suggest(value, names), f"Known: {known}; or a number")))
-            raise SettingError(f"unknown {kind} {shown(value)}", remedy)
-        value = int(value[:20])
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and value not in names):
+        known = dict(sorted(names.items(), key=lambda item: item[1]))
+        return look_up(value, kind, known, "; or a number")
+    number = int(value[:20]) if isinstance(value, str) else value
+    if not isinstance(number, int) or isinstance(number, bool):
         raise SettingError(
             f"expected the name or number of a {kind}, or a list of them, got {kind_of(value)}"
         )
-    if not 0 <= value <= highest:
+    if not 0 <= number <= highest:
         raise SettingError(f"a {kind} is a number between 0 and {highest}")
-    return value
+    return number
 
 
 def parse_flag(value: object) -> int:
     """Parse the name of a hop's flag into its bit."""
-    text = parse_text(value, "the name of a flag, or a list of them")
-    if text not in HopFlag.NAMES:
-        known = f"Known: {', '.join(HopFlag.NAMES)}"
-        raise SettingError(
-            f"unknown flag {shown(text)}", " ".join(filter(None, (suggest(text, HopFlag.NAMES), known)))
-        )
-    return HopFlag.NAMES[text]
+    return look_up(parse_text(value, "the name of a flag, or a list of them"), "flag", HopFlag.NAMES)
+
+
+def parse_family(value: object) -> Family:
+    text = parse_text(value, '"ipv4", "ipv6" or a list of them')
+    return look_up(text, "family", {family.label: family for family in Family})
 
 
 def parse_span(value: object, kind: str, highest: int) -> Span:
@@ -167,14 +185,6 @@ def parse_prefix(value: object) -> Prefix:
         raise SettingError(str(error)) from None
 
 
-def parse_family(value: object) -> Family:
-    labels = {family.label: family for family in Family}
-    text = parse_text(value, '"ipv4", "ipv6" or a list of them')
-    if text not in labels:
-        raise SettingError(f"unknown family {shown(text)}", 'write "ipv4" or "ipv6"')
-    return labels[text]
-
-
 def parse_interface(value: object) -> str:
     text = parse_text(value, "the name of an interface or a glob as a string, or a list of them")
     if not text or any(char.isspace() or char in "/\0" for char in text):
@@ -191,11 +201,6 @@ def parse_interface(value: object) -> str:
 
 SELF: Final = "self"
 """As `next_hop`: this host's address on the interface that reaches the target."""
-
-
-def parse_next_hop_word(value: object) -> str:
-    """Parse one member of a `next_hop` setting: "self", or an address, in its canonical form."""
-    return SELF if value == SELF else format_address(parse_next_hop(value))
 
 
 def parse_next_hop(value: object) -> Address:
@@ -239,9 +244,9 @@ def parse_least_lengths(value: object) -> tuple[int, int]:
     return lengths[0], lengths[1]
 
 
-def parse_rewrite(value: str | Iterable[str]) -> Rewrite:
+def parse_rewrite(value: object) -> Rewrite:
     """Parse a `next_hop` setting: "self", one address, or one of each family."""
-    items = [value] if isinstance(value, str) else list(value)
+    items = value if isinstance(value, list | tuple) else [value]
     if SELF in items:
         if len(items) > 1:
             raise SettingError(
@@ -249,8 +254,7 @@ def parse_rewrite(value: str | Iterable[str]) -> Rewrite:
             )
         return Rewrite(to_self=True)
     found: dict[Family, Address] = {}
-    for item in items:
-        address = parse_next_hop(item)
+    for address in map(parse_next_hop, items):
         family = address_family(address)
         if family in found:
             raise SettingError(f"two {family.label} next hops", "give at most one address of each family")
@@ -365,3 +369,110 @@ def parse_listen(value: object) -> Listen:
             f"{shown(text)}: an IPv6 address needs brackets, and no other may have them", example
         )
     return Listen(str(address), int(port))
+
+
+# -- pydantic types --------------------------------------------------------------------------------
+
+
+class Model(BaseModel):
+    """Base of all tables: frozen, strictly typed, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class _OneOrMany:
+    """Marks a tuple that may be written as a single value. An empty list is an error."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def gather(value: object) -> tuple[object, ...]:
+            items = tuple(value) if isinstance(value, list | tuple) else (value,)
+            if not items:
+                raise SettingError("the list is empty", "name at least one, or leave the key out")
+            return items
+
+        return core_schema.no_info_before_validator_function(gather, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many | {"minItems": 1}]}
+
+
+OneOrMany = Annotated[tuple[T, ...], _OneOrMany()]
+"""One value or a list of them in the file, always a tuple in the program."""
+
+
+def host_names(info: ValidationInfo) -> Names:
+    """The host's names, which the loader passes as pydantic's context; the built-in ones without it."""
+    return info.context if isinstance(info.context, Names) else Names()
+
+
+def _protocol(value: object, info: ValidationInfo) -> int:
+    return parse_number(value, "protocol", host_names(info).protocols, MAX_U8)
+
+
+def _table(value: object, info: ValidationInfo) -> int:
+    return parse_number(value, "table", host_names(info).tables, MAX_U32)
+
+
+def _gateway(value: object) -> bool | tuple[Prefix, ...]:
+    if isinstance(value, bool):
+        return value
+    items = value if isinstance(value, list | tuple) else [value]
+    if not items:
+        raise SettingError("the list is empty", "name at least one prefix, or leave the key out")
+    if not all(isinstance(item, str) for item in items):
+        raise SettingError(
+            f"expected true, false, a prefix as a string, or a list of prefixes, got {kind_of(value)}"
+        )
+    return tuple(parse_prefix(item) for item in items)
+
+
+def _parsed(parse: Callable[[object], object], written: object = str) -> PlainValidator:
+    """Parse with this function; `written` is the type in the file."""
+    return PlainValidator(parse, json_schema_input_type=written)
+
+
+Name = Annotated[str, _parsed(parse_name, Annotated[str, Field(pattern=f"^{NAME.pattern}$")])]
+"""Used in topics, file names and metrics labels."""
+Url = Annotated[str, _parsed(parse_url)]
+Host = Annotated[str, _parsed(parse_host)]
+NetworkNamespace = Annotated[str, _parsed(parse_netns)]
+Topic = Annotated[str, _parsed(parse_topic)]
+ListenAt = Annotated[Listen, _parsed(parse_listen)]
+NextHops = Annotated[
+    Rewrite, _parsed(parse_rewrite, str | Annotated[list[str], Field(min_length=1, max_length=2)])
+]
+AllowDefault = Annotated[bool | Literal["override"], _parsed(parse_allow_default, bool | Literal["override"])]
+LeastLengths = Annotated[
+    tuple[int, int],
+    BeforeValidator(
+        parse_least_lengths,
+        json_schema_input_type=tuple[Annotated[int, Field(ge=0, le=32)], Annotated[int, Field(ge=0, le=128)]],
+    ),
+]
+
+ProtocolNumber = Annotated[int, PlainValidator(_protocol, json_schema_input_type=str | int)]
+TableNumber = Annotated[int, PlainValidator(_table, json_schema_input_type=str | int)]
+FamilyWord = Annotated[Family, _parsed(parse_family, Literal["ipv4", "ipv6"])]
+ScopeNumber = Annotated[int, _parsed(lambda value: parse_number(value, "scope", SCOPES, MAX_U8), str | int)]
+TypeNumber = Annotated[
+    int, _parsed(lambda value: parse_number(value, "route type", TYPES, MAX_U8), str | int)
+]
+Network = Annotated[Prefix, _parsed(parse_prefix)]
+LengthSpan = Annotated[Span, _parsed(lambda value: parse_span(value, "prefix length", MAX_LENGTH), str | int)]
+MetricSpan = Annotated[Span, _parsed(lambda value: parse_span(value, "metric", MAX_U32), str | int)]
+GatewayMatch = Annotated[bool | tuple[Prefix, ...], _parsed(_gateway, bool | str | list[str])]
+InterfaceGlob = Annotated[str, _parsed(parse_interface)]
+FlagBit = Annotated[
+    int,
+    _parsed(parse_flag, Literal["dead", "pervasive", "onlink", "offload", "linkdown", "unresolved", "trap"]),
+]

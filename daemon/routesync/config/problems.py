@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from inspect import isclass
 from typing import Final, NamedTuple, TypeAlias, get_args
 
 from pydantic_core import ErrorDetails
 
-from routesync.config.models import GuardSettings, KernelSettings, Model, Settings, TargetSettings
-from routesync.config.parsers import SettingError, suggest
+from routesync.config.models import GuardSettings, KernelSettings, Settings, TargetSettings
+from routesync.config.parsers import Model, SettingError, suggest
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: keys of tables, and indices of arrays from 0."""
@@ -40,23 +40,32 @@ _BOUNDS: Final = {
     "less_than": ("must be less than", "lt"),
     "less_than_equal": ("must be at most", "le"),
 }
-FORMER_KEYS: Final[Mapping[type[Model], Mapping[str, tuple[str, str]]]] = {
-    KernelSettings: {"audit_interval_s": ("is now resync_interval_s", "rename it")},
+_RESYNC: Final = "is gone: the kernel is dumped and compared every 600 s"
+_PROBE: Final = "is gone: one owned route is probed every 5 s"
+_VERIFY: Final = "is gone: all owned routes are verified every hour"
+_MINIMUM: Final = (
+    "is gone: fewer than 50 withdrawals never wait, and withdraw_limit_share = 1 turns the limit off"
+)
+FORMER_KEYS: Final[Mapping[type[Model], Mapping[str, str]]] = {
+    KernelSettings: {"audit_interval_s": _RESYNC, "resync_interval_s": _RESYNC},
     GuardSettings: {
-        "burst": ("is gone: up to 3 routes are removed at once after a quiet time", "remove it"),
-        "check_interval_s": ("is gone: routes that stay are examined again every 300 s", "remove it"),
-        "contended_delay_most_s": ("is gone: a contended route stays for an hour at most", "remove it"),
+        "burst": "is gone: up to 3 routes are removed at once after a quiet time",
+        "check_interval_s": "is gone: routes that stay are examined again every 300 s",
+        "contended_delay_most_s": "is gone: a contended route stays for an hour at most",
     },
     TargetSettings: {
-        "canary_interval_s": ("is now probe_interval_s", "rename it"),
-        "sweep_interval_s": ("is now verify_interval_s", "rename it"),
-        "brake_share": ("is now withdraw_limit_share", "rename it"),
-        "brake_minimum": ("is now withdraw_limit_minimum", "rename it"),
-        "connect_timeout_s": ("is gone: a connection attempt ends after 3 s", "remove it"),
-        "request_timeout_s": ("is gone: a request ends after 10 s", "remove it"),
+        "canary_interval_s": _PROBE,
+        "probe_interval_s": _PROBE,
+        "sweep_interval_s": _VERIFY,
+        "verify_interval_s": _VERIFY,
+        "brake_share": "is now withdraw_limit_share",
+        "brake_minimum": _MINIMUM,
+        "withdraw_limit_minimum": _MINIMUM,
+        "connect_timeout_s": "is gone: a connection attempt ends after 3 s",
+        "request_timeout_s": "is gone: a request ends after 10 s",
     },
 }
-"""Keys of earlier versions: what became of each, and what to do."""
+"""Keys of earlier versions: what became of each. One that is now another is to be renamed, one that is gone removed."""
 
 
 class Problem(NamedTuple):
@@ -94,7 +103,8 @@ def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, Setting
         key = str(path[-1])
         model = _model_at(path[:-1])
         if model and (former := FORMER_KEYS.get(model, {}).get(key)):
-            return path, SettingError(f"{key} {former[0]}", former[1])
+            remedy = "rename it" if former.startswith("is now ") else "remove it"
+            return path, SettingError(f"{key} {former}", remedy)
         return path, SettingError(f"unknown key {key!r}", suggest(key, model.model_fields) if model else "")
     if kind == "missing":
         return path, SettingError("this key is missing")
@@ -174,18 +184,13 @@ def _dotted(path: KeyPath) -> str:
 
 # -- line numbers ---------------------------------------------------------------------------------------------------
 
-_SPACE: Final = re.compile(r"[ \t]*")
-_BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_BARE_VALUE: Final = re.compile(r"[^,\]}\n#]*")
-_STRING: Final = re.compile(
-    r'"""(?:[^\\]|\\.)*?"{3,5}' r"|'''.*?'{3,5}" r'|"(?:[^"\\\n]|\\.)*"' r"|'[^'\n]*'", re.DOTALL
-)
+_STRING: Final = r"""\"{3}(?:[^\\]|\\.)*?\"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'"""
+_TOKEN: Final = re.compile(rf"""#[^\n]*|({_STRING}|[\n\[\]{{}},.=]|[^\s\[\]{{}},.=#"']+)""", re.DOTALL)
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
     """Return the line, from 1, of each key and array element of a valid TOML document."""
-    return _Reader(text).read()
+    return _Reader(text).lines
 
 
 def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
@@ -200,97 +205,86 @@ class _Reader:
     """Scans a document that tomllib has accepted, and so checks nothing."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._counted_to = 0
-        self._line = 1
-        self._lines: dict[KeyPath, int] = {}
-        self._arrays: dict[KeyPath, int] = {}
-
-    def read(self) -> dict[KeyPath, int]:
+        self.lines: dict[KeyPath, int] = {}
+        self._arrays: dict[KeyPath, int] = {}  # the last element so far of each array of tables
+        self._tokens = _tokens(text)
+        self._word, self._line = next(self._tokens)
         base: KeyPath = ()
-        self._take(_BLANK)
-        while self._at < len(self._text):
-            if self._text[self._at] == "[":
+        while self._skip_ends():
+            if self._word == "[":
                 base = self._header()
             else:
                 self._pair(base)
-            self._take(_BLANK)
-        return self._lines
 
-    def _take(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self._text, self._at)
-        if found is None:
-            return ""
-        self._at = found.end()
-        return found[0]
+    def _take(self) -> str:
+        taken = self._word
+        self._word, self._line = next(self._tokens, ("", self._line))
+        return taken
+
+    def _skip_ends(self) -> str:
+        """Skip ends of lines, and return the token after them; empty at the end of the document."""
+        while self._word == "\n":
+            self._take()
+        return self._word
 
     def _note(self, path: KeyPath) -> None:
-        self._line += self._text.count("\n", self._counted_to, self._at)
-        self._counted_to = self._at
-        self._lines.setdefault(path, self._line)
+        self.lines.setdefault(path, self._line)
+
+    def _key(self, path: KeyPath) -> KeyPath:
+        while True:
+            quoted = self._word[0] in "\"'"
+            path = (*path, next(iter(tomllib.loads(f"{self._word} = 0"))) if quoted else self._word)
+            self._note(path)
+            self._take()
+            if self._word != ".":
+                return path
+            self._take()
+            if path in self._arrays:
+                path = (*path, self._arrays[path])
 
     def _header(self) -> KeyPath:
-        brackets = 2 if self._text.startswith("[[", self._at) else 1
-        self._at += brackets
-        keys = self._key()
-        path: KeyPath = ()
-        for key in keys[:-1]:
-            path = self._element((*path, key))
-        path = (*path, keys[-1])
-        self._note(path)
-        if brackets == 2:
-            self._arrays[path] = self._arrays.get(path, 0) + 1
-            path = self._element(path)
-            self._note(path)
-        self._at += brackets
+        self._take()
+        is_array = self._word == "["
+        if is_array:
+            self._take()
+        line, path = self._line, self._key(())
+        if is_array:
+            self._arrays[path] = self._arrays.get(path, -1) + 1
+            path = (*path, self._arrays[path])
+            self.lines[path] = line
+            self._take()
+        self._take()
         return path
 
-    def _element(self, path: KeyPath) -> KeyPath:
-        """The last element so far, if this is an array of tables."""
-        return (*path, self._arrays[path] - 1) if path in self._arrays else path
-
-    def _key(self) -> list[str]:
-        parts: list[str] = []
-        while True:
-            self._take(_SPACE)
-            quoted = self._take(_STRING)
-            parts.append(next(iter(tomllib.loads(f"{quoted} = 0"))) if quoted else self._take(_BARE_KEY))
-            self._take(_SPACE)
-            if self._text[self._at] != ".":
-                return parts
-            self._at += 1
-
     def _pair(self, base: KeyPath) -> None:
-        path = base
-        self._note(path)
-        for part in self._key():
-            path = (*path, part)
-            self._note(path)
-        self._at += 1  # the equals sign
-        self._take(_SPACE)
+        path = self._key(base)
+        self._take()  # the equals sign
         self._value(path)
 
     def _value(self, path: KeyPath) -> None:
-        opening = self._text[self._at]
-        if opening in "[{":
-            self._at += 1
-            self._items(path, "]" if opening == "[" else "}")
-        elif not self._take(_STRING):
-            self._take(_BARE_VALUE)
-
-    def _items(self, path: KeyPath, closing: str) -> None:
+        if self._word not in ("[", "{"):
+            while self._word not in (",", "]", "}", "\n", ""):
+                self._take()
+            return
+        closing = "]" if self._take() == "[" else "}"
         index = 0
-        while True:
-            self._take(_BLANK)
-            if self._text[self._at] == closing:
-                self._at += 1
-                return
-            if self._text[self._at] == ",":
-                self._at += 1
-            elif closing == "}":
+        while self._skip_ends() != closing:
+            if closing == "}":
                 self._pair(path)
             else:
                 self._note((*path, index))
                 self._value((*path, index))
                 index += 1
+            if self._skip_ends() == ",":
+                self._take()
+        self._take()
+
+
+def _tokens(text: str) -> Iterator[tuple[str, int]]:
+    """Each token with the line on which it begins; the last one is empty."""
+    line = 1
+    for found in _TOKEN.finditer(text):
+        if token := found[1]:
+            yield token, line
+            line += token.count("\n")
+    yield "", line

@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from routesync.best_routes import BestRoutes
-from routesync.config.models import TargetSettings, resolve_tables
+from routesync.config.models import TargetSettings
 from routesync.control import openapi
 from routesync.control.context import Context
 from routesync.control.events import stream_events
@@ -228,7 +228,7 @@ class Api:
 
     def _tables(self) -> Sequence[int]:
         loaded = self._context.loaded()
-        return resolve_tables(loaded.settings.kernel, loaded.names)
+        return loaded.settings.kernel.tables
 
     # -- what operators request ------------------------------------------------------------------------------
 

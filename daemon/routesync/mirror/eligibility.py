@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final, Literal, NamedTuple, Self
 
-from routesync.config.models import TargetSettings, rewrite_of
+from routesync.config.models import TargetSettings
 from routesync.kernel import InterfaceAddress
 from routesync.loxilb.schema import Inventory
 from routesync.names import TYPES, type_name
@@ -276,8 +276,8 @@ class TargetRules(NamedTuple):
         return cls(
             allow_default,
             target.force_connected,
-            rewrite_of(target.next_hop),
-            frozenset(map(Prefix.parse, target.return_path_ok)),
+            target.next_hop,
+            frozenset(target.return_path_ok),
             target.min_prefix_length,
         )
 

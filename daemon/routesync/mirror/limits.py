@@ -48,14 +48,11 @@ class Limits(NamedTuple):
             burst=max(1, target.burst // target.writers),
             writers=target.writers,
             inventory_interval_s=target.inventory_interval_s,
-            probe_interval_s=target.probe_interval_s,
-            verify_interval_s=target.verify_interval_s,
             startup_hold_s=target.startup_hold_s,
             withdraw_delay_s=target.withdraw_delay_s,
             max_inet=target.max_routes_ipv4,
             max_inet6=target.max_routes_ipv6,
             withdraw_share=target.withdraw_limit_share,
-            withdraw_minimum=target.withdraw_limit_minimum,
         )
 
     def capacity(self, family: Family) -> int:

@@ -15,7 +15,7 @@ import structlog
 from routesync.best_routes import BestRoutes, Consumer
 from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
-from routesync.config.models import GuardSettings, TargetSettings, resolve_tables
+from routesync.config.models import GuardSettings, TargetSettings
 from routesync.events.models import EventSink
 from routesync.events.node_status import GuardStatus
 from routesync.guard.guard import Guard, GuardView
@@ -102,7 +102,7 @@ class Guarding(Consumer):
         self._troubles = (ELSEWHERE,) if settings.mode == "guard" and not on else ()
         for trouble in self._troubles:
             log.error("guard_cannot_work", reason=trouble)
-        place = (resolve_tables(settings.kernel, loaded.names), settings.kernel.netns)
+        place = (settings.kernel.tables, settings.kernel.netns)
         if self._guard is not None and (not on or place != self._place):
             await self._supervisor.end("guard")
             self._guard = None

@@ -32,12 +32,9 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         ("[targets]\n", "1: [targets]: expected an array of tables; write [[targets]]"),
         ("[policy]\nrules = [1]\n", "2: [[policy.rules]] #1: expected a table"),
         ("[kernel]\nreceive_buffer = '64M'\n", "2: [kernel], key receive_buffer: expected an integer"),
-        ("[kernel]\nresync_interval_s = true\n", "2: [kernel], key resync_interval_s: expected a number"),
-        (
-            "[kernel]\nresync_interval_s = nan\n",
-            "2: [kernel], key resync_interval_s: expected a finite number",
-        ),
-        ("[kernel]\ntables = ['main', 254]\n", "2: [kernel], key tables: table 254 is listed twice"),
+        ("[guard]\nsettle_s = true\n", "2: [guard], key settle_s: expected a number"),
+        ("[guard]\nsettle_s = nan\n", "2: [guard], key settle_s: expected a finite number"),
+        ("[kernel]\ntables = ['main', 254]\n", "2: [kernel], key tables: table main is listed twice"),
         (
             "[kernel]\ntables = ['main', 'blue']\n",
             "2: [kernel], key tables #2: unknown table 'blue'; Known: default, main, local; or a number",
@@ -234,7 +231,21 @@ def test_a_mistake_in_a_target(complaints: Complaints, line: str, expected: str)
     [
         (
             f"{TARGET}canary_interval_s = 5\n",
-            "4: [[targets]] #1 (edge), key canary_interval_s: canary_interval_s is now probe_interval_s; rename it",
+            (
+                "4: [[targets]] #1 (edge), key canary_interval_s: "
+                "canary_interval_s is gone: one owned route is probed every 5 s; remove it"
+            ),
+        ),
+        (
+            f"{TARGET}brake_share = 0.5\n",
+            "4: [[targets]] #1 (edge), key brake_share: brake_share is now withdraw_limit_share; rename it",
+        ),
+        (
+            f"{TARGET}withdraw_limit_minimum = 5\n",
+            (
+                "4: [[targets]] #1 (edge), key withdraw_limit_minimum: withdraw_limit_minimum is gone: fewer than 50 "
+                "withdrawals never wait, and withdraw_limit_share = 1 turns the limit off; remove it"
+            ),
         ),
         (
             f"{TARGET}connect_timeout_s = 5\n",
@@ -245,7 +256,10 @@ def test_a_mistake_in_a_target(complaints: Complaints, line: str, expected: str)
         ),
         (
             "[kernel]\naudit_interval_s = 5\n",
-            "2: [kernel], key audit_interval_s: audit_interval_s is now resync_interval_s; rename it",
+            (
+                "2: [kernel], key audit_interval_s: "
+                "audit_interval_s is gone: the kernel is dumped and compared every 600 s; remove it"
+            ),
         ),
         (
             "[guard]\nburst = 5\n",
@@ -261,7 +275,7 @@ def test_a_key_of_an_earlier_version_is_an_error_that_names_its_replacement(
 
 def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> None:
     for model, keys in FORMER_KEYS.items():
-        for key, (what, _) in keys.items():
+        for key, what in keys.items():
             assert key not in model.model_fields
             renamed = what.removeprefix("is now ")
             assert renamed in model.model_fields or what.startswith("is gone: ")

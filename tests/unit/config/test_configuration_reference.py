@@ -9,8 +9,10 @@ from pathlib import Path
 
 from docgen import config_schema as schema
 from docgen import configuration as reference
-from routesync.config.models import Model, PrefixMatch, Settings
+from routesync.config.models import Settings
+from routesync.config.parsers import Model
 from routesync.config.problems import model_in
+from routesync.config.rules import PrefixMatch
 from routesync.names import Names
 from routesync.route import HopFlag
 

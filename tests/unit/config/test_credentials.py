@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from routesync.config import ConfigError, Loaded, load
+from routesync.config.credentials import Origin
 from routesync.names import Names
 
 Complaints = Callable[..., list[str]]
@@ -37,7 +38,7 @@ def test_a_password_of_the_environment_is_preferred(tmp_path: Path) -> None:
     for line in ("", 'password = "other"\n', 'password_file = "nix"\n'):
         it = loaded(tmp_path, MQTT + line, ROUTESYNC_MQTT_PASSWORD=SECRET)
         assert password(it) == SECRET
-        assert it.origins == {"mqtt.password": "environment variable ROUTESYNC_MQTT_PASSWORD"}
+        assert it.origins == {("mqtt", "password"): Origin("environment", "ROUTESYNC_MQTT_PASSWORD")}
 
 
 def test_a_token_of_the_environment_goes_to_the_target_of_that_name(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_file_is_looked_for_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "pw").write_text(f"{SECRET}\n")
     it = loaded(tmp_path, MQTT + 'password_file = "pw"\n')
     assert password(it) == SECRET
-    assert it.origins == {"mqtt.password": f"file {tmp_path}/pw"}
+    assert it.origins == {("mqtt", "password"): Origin("file", f"{tmp_path}/pw")}
 
 
 def test_under_systemd_a_file_is_looked_for_among_the_credentials(tmp_path: Path) -> None:

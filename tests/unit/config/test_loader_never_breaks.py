@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from routesync.config import ConfigError, Problem, load
-from routesync.config.models import Model, Settings
+from routesync.config.models import Settings
+from routesync.config.parsers import Model
 from routesync.config.problems import key_lines, model_in
 from routesync.names import Names
 

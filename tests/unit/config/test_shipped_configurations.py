@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from routesync.config import load, shipped_configuration
-from routesync.config.models import resolve_tables
 from routesync.policy import Policy
 from routesync.route import Family, format_address
 from support.routes import INTERFACES, ip_route
@@ -50,7 +49,7 @@ def judge(path: Path, line: str, family: Family = Family.INET) -> tuple[str, str
 def test_it_loads_without_a_warning(path: Path) -> None:
     loaded = load(path, {})
     assert loaded.warnings == ()
-    assert resolve_tables(loaded.settings.kernel, loaded.names) == (254,)
+    assert loaded.settings.kernel.tables == (254,)
 
 
 def test_the_shipped_one_is_found() -> None:

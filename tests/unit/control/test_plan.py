@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from routesync.config.compile import compile_policy
-from routesync.config.models import PolicySettings
+from routesync.config.rules import PolicySettings, compile_policy
 from routesync.control.models import PlanOutcome
 from routesync.control.plan import (
     PlanRows,
@@ -50,7 +49,7 @@ class Planned:
     """A plan for one target: the outcome by prefix, and the prefixes that are deleted."""
 
     def __init__(self, at: TargetInput, *routes: Route) -> None:
-        policy = compile_policy(PolicySettings(), Names())
+        policy = compile_policy(PolicySettings())
         choices = list(choose(routes, evaluator(policy, {2: "e0"}, routes), (254,), {}))
         targets = plan_targets([at], choices, OURS)
         choices += withdrawn_choices(at.owned, choices, targets)
@@ -147,9 +146,7 @@ def test_a_target_is_explained_as_its_reconciler_would_find_it() -> None:
     )
     routes = [route(f"10.{number}.0.0/16", "192.0.2.9") for number in range(1, 6)]
     routes.append(route("10.244.1.0/24", "10.244.1.0"))
-    choices = list(
-        choose(routes, evaluator(compile_policy(PolicySettings(), Names()), {}, routes), (254,), {})
-    )
+    choices = list(choose(routes, evaluator(compile_policy(PolicySettings()), {}, routes), (254,), {}))
     (planned,) = plan_targets([at], choices, OURS)
     phases = {str(it): planned.route(it).phase.value for it in planned.prefixes()}  # type: ignore[union-attr]
     assert phases == {

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from routesync.config.compile import compile_policy
-from routesync.config.models import PolicySettings
+from routesync.config.rules import PolicySettings, compile_policy
 from routesync.guard.redundancy import Needed, Reason, Redundant, guarded, judge
 from routesync.kernel import RouteDetails, Sysctls, TableReading
-from routesync.names import Names
 from routesync.route import Family, Prefix, Route, Verdict, leads_to_gateway, link_gateways
 from support.routes import INTERFACES, ip_route
 
@@ -25,8 +23,7 @@ POLICY = compile_policy(
                 {"name": "linkdown", "match": {"flags": "linkdown"}, "action": "drop"},
             ]
         }
-    ),
-    Names(),
+    )
 )
 HOST = "192.168.10.1 dev ens3 proto dhcp scope link src 192.168.10.10 metric 100"
 SUBNET = "192.168.10.0/24 dev ens3 proto kernel scope link src 192.168.10.10"
@@ -49,8 +46,7 @@ GUARD_GATEWAYS = compile_policy(
                 }
             ]
         }
-    ),
-    Names(),
+    )
 )
 
 

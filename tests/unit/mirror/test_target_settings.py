@@ -25,7 +25,6 @@ OTHER: dict[str, Any] = {
     "min_prefix_length": [8, 17],
     "return_path_ok": ["10.99.0.0/16"],
     "next_hop": "192.168.10.10",
-    "withdraw_limit_minimum": 51,
 }
 
 

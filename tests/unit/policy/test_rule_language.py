@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from pydantic import ValidationError
 
-from routesync.config.compile import compile_policy
-from routesync.config.models import PolicySettings
-from routesync.config.parsers import SettingError
+from routesync.config.rules import PolicySettings, compile_policy
 from routesync.names import Names
 from routesync.policy import Policy
 from routesync.route import Family, NextHop, Rewrite, Route, Verdict, parse_address
@@ -21,8 +20,7 @@ BLACKHOLE = "blackhole 10.66.0.0/16 proto static"
 
 
 def policy(*rules: Mapping[str, object], names: Names | None = None, **others: object) -> Policy:
-    settings = PolicySettings.model_validate({"rules": list(rules)} | others)
-    return compile_policy(settings, names or Names())
+    return compile_policy(PolicySettings.model_validate({"rules": list(rules)} | others, context=names))
 
 
 def matches(match: Mapping[str, object], route: Route | str) -> bool:
@@ -189,10 +187,11 @@ def test_rules_are_listed_in_order() -> None:
 
 
 def test_an_unknown_protocol_is_an_error_with_its_place() -> None:
-    with pytest.raises(SettingError) as caught:
+    with pytest.raises(ValidationError) as caught:
         policy({"name": "it", "match": {"protocol": "dhpc"}, "action": "drop"})
-    assert caught.value.message == "[[policy.rules]] #1 (it): unknown protocol 'dhpc'"
-    assert caught.value.remedy.startswith("did you mean 'dhcp'?")
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("rules", 0, "match", "protocol", 0)
+    assert "unknown protocol 'dhpc'; did you mean 'dhcp'?" in error["msg"]
 
 
 def test_the_header_decides_where_it_can() -> None:

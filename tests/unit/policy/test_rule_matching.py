@@ -10,9 +10,8 @@ from typing import Literal, TypeAlias
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routesync.config.compile import compile_policy
-from routesync.config.models import PolicySettings
-from routesync.names import PROTOCOLS, SCOPES, TABLES, TYPES, Names
+from routesync.config.rules import PolicySettings, compile_policy
+from routesync.names import PROTOCOLS, SCOPES, TABLES, TYPES
 from routesync.policy import Policy
 from routesync.route import Address, Family, HopFlag, NextHop, Prefix, Route
 
@@ -206,7 +205,7 @@ def routes(draw: st.DrawFn) -> Route:
 
 
 def policy_of(made: list[dict[str, object]], default: Literal["keep", "drop"]) -> Policy:
-    return compile_policy(PolicySettings.model_validate({"rules": made, "default_action": default}), Names())
+    return compile_policy(PolicySettings.model_validate({"rules": made, "default_action": default}))
 
 
 @given(made=rules, default=st.sampled_from(["keep", "drop"]), seen=st.lists(routes(), min_size=1, max_size=8))

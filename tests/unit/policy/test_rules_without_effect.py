@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from routesync.config.compile import compile_policy
-from routesync.config.models import PolicySettings
-from routesync.names import Names
+from routesync.config.rules import PolicySettings, compile_policy
 
 
 def warnings(*matches: dict[str, object]) -> tuple[str, ...]:
     rules = [
         {"name": f"r{number}", "match": match, "action": "drop"} for number, match in enumerate(matches, 1)
     ]
-    return compile_policy(PolicySettings.model_validate({"rules": rules}), Names()).warnings
+    return compile_policy(PolicySettings.model_validate({"rules": rules})).warnings
 
 
 @pytest.mark.parametrize(
@@ -91,5 +89,5 @@ def test_a_rule_that_contradicts_itself_is_named(match: dict[str, object]) -> No
 
 def test_a_report_of_what_is_kept_is_pointed_out() -> None:
     rules = [{"name": "it", "action": "keep", "report": True}]
-    made = compile_policy(PolicySettings.model_validate({"rules": rules}), Names())
+    made = compile_policy(PolicySettings.model_validate({"rules": rules}))
     assert made.warnings == ("[[policy.rules]] #1 (it): report is about drops, and this rule keeps",)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
-from routesync.config.models import Settings, resolve_tables
+from routesync.config.models import Settings
 from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
 from routesync.doctor.dhcp import is_dhcp_host_route
 from routesync.doctor.facts import (
@@ -52,7 +52,7 @@ def gather(config: Path, state: Path, *, contact: bool, root: Path = Path("/")) 
     """
     found = read_config(config)
     settings = found.loaded.settings
-    tables = resolve_tables(settings.kernel, found.loaded.names)
+    tables = settings.kernel.tables
     kernel = read_kernel(settings.kernel, tables, root)
     daemon = find_daemon(state)
     targets, local, broker = asyncio.run(_ask(settings, local_loxilbs(), daemon, contact=contact))
