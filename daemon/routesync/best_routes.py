@@ -24,8 +24,6 @@ import structlog
 from routesync.config import Loaded
 from routesync.events.models import EventSink, KernelDrift, KernelOverrun, KernelResynced, RouteDropped
 from routesync.kernel import (
-    Admit,
-    AdmitHeader,
     BadMessage,
     Drift,
     Dropped,
@@ -38,12 +36,13 @@ from routesync.kernel import (
     Links,
     Overrun,
     ResyncDone,
+    Rules,
     in_own_namespace,
     open_route_socket,
 )
 from routesync.names import Names
 from routesync.policy import Policy
-from routesync.route import Address, Candidate, Judged, Prefix, Route, Verdict
+from routesync.route import Address, Candidate, Evaluated, Prefix, Route, Verdict
 from routesync.slices import in_slices
 from routesync.table import Table
 from routesync.tasks import RESTART, Supervisor
@@ -192,9 +191,9 @@ class BestRoutes(OwnNode):
         """See `OwnNode`."""
         return self.source.links
 
-    def addresses(self) -> list[InterfaceAddress]:
+    def addresses(self) -> Collection[InterfaceAddress]:
         """See `OwnNode`."""
-        return [address for several in self.source.addresses.values() for address in several]
+        return self.source.addresses
 
     def gateways(self) -> frozenset[Address]:
         """See `OwnNode`."""
@@ -247,7 +246,7 @@ class BestRoutes(OwnNode):
             await self._follow(self.source)
         elif rules:
             self.evaluated.clear()
-            self.source.replace_admit(*_rules(loaded.policy))
+            self.source.replace_rules(_rules(loaded.policy))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 await self.evaluated.wait()
@@ -262,22 +261,19 @@ class BestRoutes(OwnNode):
 
     def _make_source(self) -> KernelSource:
         kernel = self._loaded.settings.kernel
-        admit, admit_header, admit_link_gateway = _rules(self._loaded.policy)
         sock = self._socket_for(self._loaded)
         if self._sock is not None and sock is None:
             log.warning("socket_not_used", reason=f"kernel.netns is {kernel.netns}, it lives here")
         return KernelSource(
             tables=kernel.tables,
-            admit=admit,
-            admit_header=admit_header,
-            admit_link_gateway=admit_link_gateway,
+            rules=_rules(self._loaded.policy),
             receive_buffer=kernel.receive_buffer,
-            audit_interval_s=RESYNC_INTERVAL_S,
+            resync_interval_s=RESYNC_INTERVAL_S,
             netns=kernel.netns,
             sock=sock,
             stats=self._stats,
             report=self._on_report,
-            made=self._on_route_created,
+            on_route_created=self._on_route_created,
         )
 
     # -- the tasks -----------------------------------------------------------------------------------------------------
@@ -318,7 +314,7 @@ class BestRoutes(OwnNode):
             await self._pass_on(changes, source.changed_at)
 
     async def _pass_on(
-        self, changes: Iterable[tuple[Prefix, tuple[Judged, ...]]], kernel_changed_at: float | None
+        self, changes: Iterable[tuple[Prefix, tuple[Evaluated, ...]]], kernel_changed_at: float | None
     ) -> None:
         self._passing_on = True
         async for prefix, candidates in in_slices(changes):
@@ -360,16 +356,16 @@ def _source_settings(loaded: Loaded) -> object:
     return kernel, kernel.tables
 
 
-def _rules(policy: Policy) -> tuple[Admit, AdmitHeader, Admit]:
+def _rules(policy: Policy) -> Rules:
     """A policy in the form in which the kernel side takes it."""
 
-    def admit(route: Route, links: Links) -> Verdict:
+    def evaluate(route: Route, links: Links) -> Verdict:
         return policy.evaluate(route, InterfaceNames(links))
 
-    def admit_link_gateway(route: Route, links: Links) -> Verdict:
+    def evaluate_link_gateway(route: Route, links: Links) -> Verdict:
         return policy.evaluate(route, InterfaceNames(links), link_gateway=True)
 
-    return admit, policy.header_verdict, admit_link_gateway
+    return Rules(evaluate, policy.header_verdict, evaluate_link_gateway)
 
 
 # -- reports as events and log lines -----------------------------------------------------------------------------------

@@ -312,8 +312,8 @@ class Candidate(NamedTuple):
     verdict: Verdict
 
 
-class Judged(NamedTuple):
-    """A candidate without its prefix, to be shared by all prefixes whose routes differ in nothing else."""
+class Evaluated(NamedTuple):
+    """A candidate without its prefix, shared by all prefixes whose routes differ in nothing else."""
 
     attributes: Attributes
     verdict: Verdict
@@ -323,7 +323,7 @@ class Judged(NamedTuple):
         return _new(Candidate, (self.attributes.at(prefix), self.verdict))
 
 
-T = TypeVar("T", Candidate, Judged)
+T = TypeVar("T", Candidate, Evaluated)
 
 
 def past_throws(candidates: Sequence[T]) -> tuple[T, ...]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from routesync.route import Candidate, Judged, Prefix
+from routesync.route import Candidate, Evaluated, Prefix
 
 
 class Table:
     """Elected routes by prefix. Not for use from several threads."""
 
     def __init__(self) -> None:
-        self._candidates: dict[Prefix, tuple[Judged, ...]] = {}
+        self._candidates: dict[Prefix, tuple[Evaluated, ...]] = {}
         self._by_rule: Counter[str] = Counter()
 
-    def update(self, prefix: Prefix, candidates: tuple[Judged, ...]) -> bool:
+    def update(self, prefix: Prefix, candidates: tuple[Evaluated, ...]) -> bool:
         """Take the present candidates of a prefix (none: it is gone); return whether the best route changed."""
         held = self._candidates.get(prefix)
         before = held[0] if held else None

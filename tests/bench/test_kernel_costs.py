@@ -14,7 +14,7 @@ import pytest
 from pyroute2 import NDB, AsyncIPRoute
 
 from routesync.config import load
-from routesync.kernel import KernelSource
+from routesync.kernel import KernelSource, Rules
 from routesync.policy import Policy
 from routesync.table import Table
 from support.bench import median, record
@@ -59,10 +59,9 @@ def shipped_policy() -> Policy:
 async def following(space: Namespace) -> AsyncIterator[KernelSource]:
     source = KernelSource(
         tables=(254,),
-        admit=drop_dhcp,
-        admit_header=drop_dhcp_header,
+        rules=Rules(drop_dhcp, drop_dhcp_header),
         receive_buffer=2**28,
-        audit_interval_s=3600,
+        resync_interval_s=3600,
         netns=space.name,
     )
     task = asyncio.create_task(source.run())
@@ -93,10 +92,9 @@ async def load_ours(space: Namespace, count: int) -> float:
     names = {1: "lo", 2: "e0"}
     source = KernelSource(
         tables=(254,),
-        admit=lambda route, _links: policy.evaluate(route, names),
-        admit_header=policy.header_verdict,
+        rules=Rules(lambda route, _links: policy.evaluate(route, names), policy.header_verdict),
         receive_buffer=2**26,
-        audit_interval_s=3600,
+        resync_interval_s=3600,
         netns=space.name,
     )
     table = Table()

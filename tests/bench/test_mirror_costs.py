@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from routesync.kernel import KernelSource, open_route_socket
+from routesync.kernel import KernelSource, Rules, open_route_socket
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import Ledger
@@ -115,7 +115,7 @@ async def test_a_lone_change_reaches_the_api_within_milliseconds(tmp_path: Path,
     hand = open_route_socket(router.name)
     with null_api(tmp_path) as socket:
         source = KernelSource(
-            tables=(254,), admit=keep, receive_buffer=2**24, audit_interval_s=600, netns=router.name
+            tables=(254,), rules=Rules(keep), receive_buffer=2**24, resync_interval_s=600, netns=router.name
         )
         following = asyncio.create_task(source.run())
         async with mirroring(socket, tmp_path, Limits(probe_interval_s=3600)) as reconciler:

@@ -11,7 +11,7 @@ import pytest
 from routesync.events.models import Event, GuardFailed
 from routesync.guard.guard import Guard
 from routesync.guard.returns import Patience
-from routesync.kernel import KernelSource, Links
+from routesync.kernel import KernelSource, Links, Rules
 from routesync.mirror.limits import TokenBucket
 from routesync.names import PROTOCOLS
 from routesync.route import Route, Verdict
@@ -27,7 +27,7 @@ QUICK = Patience(
 )
 
 
-def admit(route: Route, links: Links) -> Verdict:
+def evaluate(route: Route, links: Links) -> Verdict:
     del links
     dhcp_host = route.protocol == PROTOCOLS["dhcp"] and route.prefix.is_host
     if dhcp_host and all(hop.gateway is None for hop in route.hops):
@@ -71,7 +71,7 @@ def hosts_left(node: Namespace) -> int:
 GUARDED = Verdict(keep=False, rule="link-gateways", guard=True)
 
 
-def admit_link_gateway(_route: Route, _links: Links) -> Verdict:
+def evaluate_link_gateway(_route: Route, _links: Links) -> Verdict:
     return GUARDED
 
 
@@ -79,8 +79,8 @@ def admit_link_gateway(_route: Route, _links: Links) -> Verdict:
 async def guarding(
     node: Namespace, events: Events, *, bucket: TokenBucket | None = None, dry_run: bool = False
 ) -> AsyncIterator[Guard]:
-    def evaluate(route: Route, links: Links) -> Verdict:
-        return GUARDED if source.link_gateway(route) else admit(route, links)
+    def evaluate_by_gateways(route: Route, links: Links) -> Verdict:
+        return GUARDED if source.link_gateway(route) else evaluate(route, links)
 
     now = asyncio.get_running_loop().time()
     guard = Guard(
@@ -89,15 +89,14 @@ async def guarding(
         bucket=bucket or TokenBucket(1000, 100, now),
         tables=(254,),
         netns=node.name,
-        evaluate=evaluate,
+        evaluate=evaluate_by_gateways,
         sink=events,
     )
     source = KernelSource(
         tables=(254,),
-        admit=admit,
-        admit_link_gateway=admit_link_gateway,
+        rules=Rules(evaluate, evaluate_link_gateway=evaluate_link_gateway),
         receive_buffer=1 << 20,
-        audit_interval_s=600,
+        resync_interval_s=600,
         netns=node.name,
         report=guard.heed,
     )

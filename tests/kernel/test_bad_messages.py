@@ -6,13 +6,12 @@ import random
 import socket
 import struct
 
+from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_NEWLINK, RTM_NEWROUTE
+
 from routesync.kernel import BadMessage
 from routesync.kernel.netlink import (
     HEADER,
-    RTM_DELROUTE,
-    RTM_NEWLINK,
     RTM_NEWNEXTHOP,
-    RTM_NEWROUTE,
     open_route_socket,
 )
 from support.following import following

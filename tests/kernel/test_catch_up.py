@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from routesync.kernel import KernelError, KernelSource, Links
+from routesync.kernel import KernelError, KernelSource, Links, Rules
 from routesync.kernel.netlink import open_route_socket
 from routesync.route import Family, Route, Verdict
 from support.following import MAIN, following, keep_all
@@ -55,7 +55,7 @@ async def test_after_a_loss_it_waits_for_the_resync(node: Namespace) -> None:
 async def test_it_waits_for_the_first_dump(node: Namespace) -> None:
     node.ip(f"route add {FAR} via 192.0.2.2")
     source = KernelSource(
-        tables=(MAIN,), admit=keep_all, receive_buffer=1 << 20, audit_interval_s=600, netns=node.name
+        tables=(MAIN,), rules=Rules(keep_all), receive_buffer=1 << 20, resync_interval_s=600, netns=node.name
     )
     with pytest.raises(KernelError, match="not followed yet"):
         await source.catch_up()
@@ -69,7 +69,7 @@ async def test_it_waits_for_the_first_dump(node: Namespace) -> None:
 
 async def test_it_fails_when_the_source_ends_meanwhile(node: Namespace) -> None:
     source = KernelSource(
-        tables=(MAIN,), admit=keep_all, receive_buffer=1 << 20, audit_interval_s=600, netns=node.name
+        tables=(MAIN,), rules=Rules(keep_all), receive_buffer=1 << 20, resync_interval_s=600, netns=node.name
     )
     running = asyncio.create_task(source.run())
     await asyncio.sleep(0)
@@ -85,11 +85,11 @@ async def test_it_fails_when_the_source_ends_meanwhile(node: Namespace) -> None:
 async def test_a_route_that_was_made_in_the_main_table_is_shown_whatever_the_rules(
     node: Namespace, tables: tuple[int, ...]
 ) -> None:
-    async with following(node, admit=drop_all, admit_header=drop_header, tables=tables) as follower:
+    async with following(node, evaluate=drop_all, evaluate_header=drop_header, tables=tables) as follower:
 
         def made() -> list[str]:
             """Those of this test: IPv6 makes routes of its own when a link comes up, some time later."""
-            return [str(it.prefix) for it in follower.made if it.prefix.family is Family.INET]
+            return [str(it.prefix) for it in follower.created if it.prefix.family is Family.INET]
 
         for number in range(50):
             node.ip(f"route add 10.9.{number}.0/24 via 192.0.2.2 proto static")

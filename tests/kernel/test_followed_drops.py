@@ -18,12 +18,12 @@ def judged(protocol: int) -> Verdict:
     return GUARD if protocol == PROTOCOLS["dhcp"] else OTHER
 
 
-def admit(route: Route, links: Links) -> Verdict:
+def evaluate(route: Route, links: Links) -> Verdict:
     del links
     return judged(route.protocol)
 
 
-def admit_header(  # noqa: PLR0917
+def evaluate_header(  # noqa: PLR0917
     family: int, dst_len: int, tos: int, table: int, protocol: int, scope: int, kind: int, flags: int
 ) -> Verdict | None:
     del family, dst_len, tos, table, scope, kind, flags
@@ -38,7 +38,7 @@ def said(reports: list[KernelReport]) -> list[str]:
 
 async def test_the_whole_route_is_told_when_it_stands_and_comes_and_goes(node: Namespace) -> None:
     node.ip(f"route add {HOST}")
-    async with following(node, admit=admit, admit_header=admit_header) as follower:
+    async with following(node, evaluate=evaluate, evaluate_header=evaluate_header) as follower:
         await eventually(lambda: said(follower.reports) == ["dropped"], what="the one that stands")
         (first,) = [report for report in follower.reports if isinstance(report, Dropped)]
         assert str(first.route.prefix) == "192.0.2.9/32"
@@ -51,11 +51,11 @@ async def test_the_whole_route_is_told_when_it_stands_and_comes_and_goes(node: N
         follower.source.request_resync("test")
         await eventually(lambda: "test" in follower.source.stats.resyncs, what="another reading")
         assert said(follower.reports)[3:] == [], "neither others nor what was told already"
-        assert len(follower.source.held()) == 0, "and none of them is held"
+        assert len(follower.routes()) == 0, "and none of them is held"
 
 
 async def test_its_end_is_told_also_when_the_kernel_says_nothing(node: Namespace) -> None:
-    async with following(node, admit=admit, admit_header=admit_header) as follower:
+    async with following(node, evaluate=evaluate, evaluate_header=evaluate_header) as follower:
         node.ip(f"route add {HOST}")
         await eventually(lambda: said(follower.reports) == ["dropped"], what="its coming")
         node.ip("link set e0 down")  # takes it along without RTM_DELROUTE

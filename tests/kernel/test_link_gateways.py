@@ -31,7 +31,7 @@ def to_gateway(_route: Route, _links: Links) -> Verdict:
 @asynccontextmanager
 async def watched(node: Namespace) -> AsyncIterator[tuple[Follower, set[str]]]:
     """Follow the node; and all prefixes that ever had a candidate."""
-    async with following(node, admit=keep, admit_link_gateway=to_gateway) as follower:
+    async with following(node, evaluate=keep, evaluate_link_gateway=to_gateway) as follower:
         seen: set[str] = set()
 
         async def consume() -> None:
@@ -131,11 +131,11 @@ def drop_header(*_header: int) -> Verdict | None:
 async def test_gateways_of_default_routes_count_though_their_header_drops_them(
     node: Namespace, family: str, router: str
 ) -> None:
-    async with following(node, admit=drop_all, admit_header=drop_header) as follower:
+    async with following(node, evaluate=drop_all, evaluate_header=drop_header) as follower:
         node.ip(f"{family} route add default via {router}")
         await eventually(lambda: follower.source.gateways == {parse_address(router)}, what="by an event")
         follower.source.request_resync("test")
         await eventually(lambda: "test" in follower.source.stats.resyncs, what="a resync")
         assert follower.source.gateways == {parse_address(router)}
-    async with following(node, admit=drop_all, admit_header=drop_header) as follower:
+    async with following(node, evaluate=drop_all, evaluate_header=drop_header) as follower:
         assert follower.source.gateways == {parse_address(router)}

@@ -9,20 +9,20 @@ import sys
 
 import pytest
 
-from routesync.kernel import KernelError, KernelSource
-from support.following import MAIN, keep_all
+from routesync.kernel import KernelError, KernelSource, Rules
+from support.following import MAIN, held, keep_all
 from support.netns import Namespace
 from support.waiting import eventually
 
 
 def source_in(netns: str) -> KernelSource:
     return KernelSource(
-        tables=(MAIN,), admit=keep_all, receive_buffer=1 << 20, audit_interval_s=600, netns=netns
+        tables=(MAIN,), rules=Rules(keep_all), receive_buffer=1 << 20, resync_interval_s=600, netns=netns
     )
 
 
 def prefixes(source: KernelSource) -> set[str]:
-    return {str(prefix) for prefix in source.held() if len(prefix.packed) == 4}
+    return {str(prefix) for prefix in held(source) if len(prefix.packed) == 4}
 
 
 @pytest.mark.parametrize("form", ["name", "path"])
@@ -36,7 +36,7 @@ async def test_a_namespace_made_anew_under_the_same_name_ends_the_reading_and_ca
 
     node.make_anew()
     node.ip("route add 10.7.0.0/24 dev lo")
-    with pytest.raises(KernelError, match=r"is gone|was made anew"):
+    with pytest.raises(KernelError, match=r"is gone|was recreated"):
         await asyncio.wait_for(running, 30)
     assert prefixes(source) == {"192.0.2.0/24", "198.51.100.0/24"}  # until somebody knows better
 

@@ -7,13 +7,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_NEWROUTE
 
 from routesync.kernel import Drift, Links, ResyncDone
 from routesync.kernel.netlink import (
     GROUPS,
     HEADER,
-    RTM_DELROUTE,
-    RTM_NEWROUTE,
     open_route_socket,
     subscribe,
 )
@@ -181,7 +180,7 @@ async def test_a_dropped_route_told_anew_for_its_nexthop_object_takes_no_others_
         return Verdict(keep=not odd, rule="even")
 
     node.batch(["nexthop add id 7 via 192.0.2.3 dev e0", f"route add {FAR} nhid 7"])
-    async with following(node, admit=even_gateways) as follower:
+    async with following(node, evaluate=even_gateways) as follower:
         node.ip(f"route prepend {FAR} via 192.0.2.2")
         await told(follower, FAR, [["192.0.2.2"]])
         ears.heard()
@@ -288,7 +287,7 @@ async def test_candidates_stand_by_metric_and_the_runner_up_is_there_when_the_fi
 
 
 async def test_a_route_that_changes_into_one_that_the_rules_drop_is_gone(node: Namespace) -> None:
-    async with following(node, admit=drop_dhcp) as follower:
+    async with following(node, evaluate=drop_dhcp) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2 proto static")
         await told(follower, FAR, [["192.0.2.2"]])
         node.ip(f"route replace {FAR} via 192.0.2.2 proto dhcp")
@@ -340,7 +339,7 @@ async def test_a_route_that_a_dropped_multipath_set_hid_from_dumps_is_there_when
     )
     if when == "before the start":
         node.batch(list(kept_and_dropped))
-    async with following(node, admit=no_bgp, admit_header=bgp_header) as follower:
+    async with following(node, evaluate=no_bgp, evaluate_header=bgp_header) as follower:
         if when == "while it runs":
             node.batch(list(kept_and_dropped))
         await told(follower, FAR6, [["2001:db8:e1::3"]])
@@ -397,7 +396,7 @@ async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(nod
     def only_uplink(route: Route, links: Links) -> Verdict:
         return Verdict(keep=any(links[hop.ifindex].name == "uplink" for hop in route.hops), rule="uplink")
 
-    async with following(node, admit=only_uplink) as follower:
+    async with following(node, evaluate=only_uplink) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2")
         assert follower.routes() == []
         node.ip("link set e0 name uplink")
@@ -409,7 +408,7 @@ async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(nod
 async def test_what_no_event_told_is_found_by_the_audit_and_reported_as_drift(node: Namespace) -> None:
     node.batch([f"route add {FAR} via 192.0.2.2", "route add 10.9.1.0/24 via 192.0.2.2"])
     with open_route_socket(node.name) as sock:
-        async with following(node, sock=sock, audit_interval_s=0.2) as follower:
+        async with following(node, sock=sock, resync_interval_s=0.2) as follower:
             for group in GROUPS:  # nothing is announced to us any more, and nothing says so
                 sock.setsockopt(270, 2, group)  # SOL_NETLINK, NETLINK_DROP_MEMBERSHIP
             node.ip(f"route del {FAR}")

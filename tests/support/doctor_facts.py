@@ -14,7 +14,7 @@ from routesync.doctor.facts import (
     KernelFacts,
     StateFacts,
 )
-from routesync.kernel import Link, Sysctls, TableReading
+from routesync.kernel import Link, Sysctls, TableDump
 from routesync.names import PROTOCOLS, TYPES, Names
 from routesync.route import NextHop, Prefix, Route, parse_address
 
@@ -27,10 +27,10 @@ def route(prefix: str, *, gateway: str | None = None, protocol: str = "dhcp", if
     return Route(Prefix.parse(prefix), 254, 0, 1024, PROTOCOLS[protocol], 253, TYPES["unicast"], hops)
 
 
-def reading(*routes: Route) -> TableReading:
+def reading(*routes: Route) -> TableDump:
     links = {ENS3: Link(ENS3, "ens3", 0, bytes.fromhex("525400000001"))}
     switches = Sysctls(skip_notify_on_dev_down=False, nexthop_compat_mode=True)
-    return TableReading(routes, links, (), switches, {})
+    return TableDump(routes, links, (), switches, {})
 
 
 def configuration(directory: Path, text: str) -> ConfigFacts:

@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from routesync.kernel import Admit, AdmitHeader, KernelReport, KernelSource, Links
-from routesync.kernel.judge import admit_header_unknown
-from routesync.route import Route, Verdict
+from routesync.kernel import Evaluate, EvaluateHeader, KernelReport, KernelSource, Links, Rules
+from routesync.kernel.evaluate import needs_attributes
+from routesync.route import Candidate, Prefix, Route, Verdict
 from support.netns import Namespace
 
 MAIN = 254
@@ -21,19 +21,25 @@ def keep_all(route: Route, links: Links) -> Verdict:
     return Verdict(keep=True, rule="default")
 
 
+def held(source: KernelSource) -> dict[Prefix, tuple[Candidate, ...]]:
+    """All candidates at this moment, delivered or not."""
+    replica = source._fib.replica
+    return {prefix: tuple(it.at(prefix) for it in found) for prefix, found in replica.candidates()}
+
+
 class Follower:
     """A running source, and what it told."""
 
-    def __init__(self, source: KernelSource, reports: list[KernelReport], made: list[Route]) -> None:
+    def __init__(self, source: KernelSource, reports: list[KernelReport], created: list[Route]) -> None:
         self.source = source
         self.reports = reports
-        self.made = made
+        self.created = created
 
     def routes(self, prefix: str | None = None) -> list[Route]:
         """The candidates held: of a prefix in the kernel's order, or of all."""
         return [
             candidate.route
-            for at, candidates in self.source.held().items()
+            for at, candidates in held(self.source).items()
             for candidate in candidates
             if prefix is None or str(at) == prefix
         ]
@@ -43,28 +49,26 @@ class Follower:
 async def following(
     node: Namespace,
     *,
-    admit: Admit = keep_all,
-    admit_header: AdmitHeader = admit_header_unknown,
-    admit_link_gateway: Admit | None = None,
+    evaluate: Evaluate = keep_all,
+    evaluate_header: EvaluateHeader = needs_attributes,
+    evaluate_link_gateway: Evaluate | None = None,
     tables: tuple[int, ...] = (MAIN,),
     receive_buffer: int = 1 << 20,
-    audit_interval_s: float = 600,
+    resync_interval_s: float = 600,
     sock: socket.socket | None = None,
 ) -> AsyncIterator[Follower]:
     """Run a source in a namespace until the block ends; it is synced when the block begins."""
     reports: list[KernelReport] = []
-    made: list[Route] = []
+    created: list[Route] = []
     source = KernelSource(
         tables=tables,
-        admit=admit,
-        admit_header=admit_header,
-        admit_link_gateway=admit_link_gateway,
+        rules=Rules(evaluate, evaluate_header, evaluate_link_gateway),
         receive_buffer=receive_buffer,
-        audit_interval_s=audit_interval_s,
+        resync_interval_s=resync_interval_s,
         netns=None if sock else node.name,
         sock=sock,
         report=reports.append,
-        made=made.append,
+        on_route_created=created.append,
     )
     running = asyncio.create_task(source.run())
     synced = asyncio.create_task(source.synced.wait())
@@ -73,7 +77,7 @@ async def following(
         if running.done():
             running.result()
         assert source.synced.is_set()
-        yield Follower(source, reports, made)
+        yield Follower(source, reports, created)
     finally:
         running.cancel()
         synced.cancel()

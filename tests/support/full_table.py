@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from routesync.kernel import KernelSource, Links
+from routesync.kernel import KernelSource, Links, Rules
 from routesync.route import Route, Verdict
 from support.waiting import eventually
 
@@ -39,10 +39,9 @@ async def measure(netns: str) -> dict[str, float]:
     before = memory_mb("VmRSS")
     source = KernelSource(
         tables=(254,),
-        admit=drop_dhcp,
-        admit_header=drop_dhcp_header,
+        rules=Rules(drop_dhcp, drop_dhcp_header),
         receive_buffer=2**26,
-        audit_interval_s=3600,
+        resync_interval_s=3600,
         netns=netns,
     )
     task = asyncio.create_task(source.run())

@@ -6,8 +6,9 @@ import struct
 from typing import NamedTuple
 
 from hypothesis import strategies as st
+from pyroute2.netlink.rtnl import RTM_NEWROUTE
 
-from routesync.kernel.netlink import HEADER, RTM_NEWROUTE
+from routesync.kernel.netlink import HEADER
 from routesync.route import NextHop, Route
 
 INET, INET6 = 2, 10

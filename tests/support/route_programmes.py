@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
-from routesync.kernel import AdmitHeader, KernelSource, Links, open_route_socket
-from routesync.kernel.judge import admit_header_unknown
+from routesync.kernel import KernelSource, Links, Rules, open_route_socket
 from routesync.route import (
+    Evaluated,
     Family,
-    Judged,
     Prefix,
     Route,
     Verdict,
@@ -47,14 +46,6 @@ _KEEP: Final = Verdict(keep=True, rule="default")
 _DROP: Final = Verdict(keep=False, rule="dropped")
 
 
-class Rules(NamedTuple):
-    """A policy to follow routes with."""
-
-    admit: Callable[[Route, Links], Verdict]
-    admit_header: AdmitHeader = admit_header_unknown
-    admit_link_gateway: Callable[[Route, Links], Verdict] | None = None
-
-
 def _verdict(*, drop: bool) -> Verdict:
     return _DROP if drop else _KEEP
 
@@ -80,10 +71,10 @@ RULES: Final[Mapping[str, Rules]] = {
     ),
     "drop interface e1": Rules(lambda route, links: _verdict(drop=_interface_e1(route, links))),
     "drop link gateways": Rules(
-        lambda _route, _links: _KEEP, admit_link_gateway=lambda _route, _links: _DROP
+        lambda _route, _links: _KEEP, evaluate_link_gateway=lambda _route, _links: _DROP
     ),
     "keep link gateways only": Rules(
-        lambda _route, _links: _DROP, admit_link_gateway=lambda _route, _links: _KEEP
+        lambda _route, _links: _DROP, evaluate_link_gateway=lambda _route, _links: _KEEP
     ),
 }
 
@@ -339,15 +330,13 @@ async def run_programme(programme: Programme, *, patience_s: float = PATIENCE_S)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         source = KernelSource(
             tables=TABLES,
-            admit=rules.admit,
-            admit_header=rules.admit_header,
-            admit_link_gateway=rules.admit_link_gateway,
+            rules=rules,
             receive_buffer=4096 if sock else 1 << 22,
-            audit_interval_s=3600,
+            resync_interval_s=3600,
             netns=None if sock else node.name,
             sock=sock,
         )
-        table: dict[Prefix, tuple[Judged, ...]] = {}
+        table: dict[Prefix, tuple[Evaluated, ...]] = {}
         async with _running(source, table):
             await source.synced.wait()
             for number, step in enumerate(programme.steps):
@@ -356,7 +345,7 @@ async def run_programme(programme: Programme, *, patience_s: float = PATIENCE_S)
 
 
 @contextlib.asynccontextmanager
-async def _running(source: KernelSource, table: dict[Prefix, tuple[Judged, ...]]) -> AsyncIterator[None]:
+async def _running(source: KernelSource, table: dict[Prefix, tuple[Evaluated, ...]]) -> AsyncIterator[None]:
     async def consume() -> None:
         while True:
             for prefix, candidates in await source.changes():
@@ -421,16 +410,16 @@ def _distinct(prefix: Prefix, routes: Iterable[Route]) -> tuple[Route, ...]:
 
 def _keeps(rules: Rules, source: KernelSource, route: Route, links: Links) -> bool:
     """What the rules say of a route. Gateways that others had may count for a while: here the source is asked."""
-    if rules.admit_link_gateway is not None and source.link_gateway(route):
-        return rules.admit_link_gateway(route, links).keep
-    return rules.admit(route, links).keep
+    if rules.evaluate_link_gateway is not None and source.link_gateway(route):
+        return rules.evaluate_link_gateway(route, links).keep
+    return rules.evaluate(route, links).keep
 
 
 async def _agree(
     node: Namespace,
     source: KernelSource,
     rules: Rules,
-    table: Mapping[Prefix, tuple[Judged, ...]],
+    table: Mapping[Prefix, tuple[Evaluated, ...]],
     *,
     step: int,
     patience_s: float,
@@ -455,7 +444,7 @@ async def _agree(
         overlooked = [
             route
             for route in every
-            if rules.admit_link_gateway is not None
+            if rules.evaluate_link_gateway is not None
             and leads_to_gateway(route, gateways)
             and not source.link_gateway(route)
         ]

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routesync.names import TYPES
-from routesync.route import Attributes, Judged, NextHop, Prefix, Verdict, parse_address
+from routesync.route import Attributes, Evaluated, NextHop, Prefix, Verdict, parse_address
 from routesync.table import Table
 
 PREFIXES = [Prefix.parse(f"10.{number}.0.0/16") for number in range(3)]
 
 
-def candidate(rule: str, metric: int) -> Judged:
+def candidate(rule: str, metric: int) -> Evaluated:
     hops = (NextHop(parse_address("192.0.2.1"), 2),)
     attributes = Attributes(254, 0, metric, 186, 0, TYPES["unicast"], hops)
-    return Judged(attributes, Verdict(keep=True, rule=rule))
+    return Evaluated(attributes, Verdict(keep=True, rule=rule))
 
 
 UPDATES = st.lists(

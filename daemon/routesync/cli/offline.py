@@ -24,7 +24,7 @@ from routesync.control.plan import (
     withdrawn_choices,
 )
 from routesync.control.views import RouteNames
-from routesync.kernel import KernelError, TableReading, read_table
+from routesync.kernel import KernelError, TableDump, dump_tables_sync
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
 from routesync.mirror.eligibility import TargetRules
@@ -38,7 +38,7 @@ class OfflineContext(NamedTuple):
     file: Path
     loaded: Loaded
     tables: tuple[int, ...]
-    dump: TableReading
+    dump: TableDump
     choices: list[Choice]
     targets: list[PlannedTarget]
 
@@ -53,7 +53,7 @@ def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
     settings = loaded.settings
     tables = settings.kernel.tables
     try:
-        dump = read_table(tables=tables, netns=settings.kernel.netns)
+        dump = dump_tables_sync(tables=tables, netns=settings.kernel.netns)
     except KernelError as error:
         fail(str(error))
     interfaces = RouteNames.of(loaded.names, dump.links).interfaces

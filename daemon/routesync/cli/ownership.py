@@ -30,7 +30,7 @@ from routesync.control.models import (
 )
 from routesync.control.ownership import withdraw_all
 from routesync.events.models import Event
-from routesync.kernel import KernelError, read_table
+from routesync.kernel import KernelError, dump_tables_sync
 from routesync.mirror.eligibility import Desired
 from routesync.mirror.ledger import Ledger, LedgerBusyError, Row
 from routesync.mirror.state import Phase
@@ -147,7 +147,7 @@ class _Files:
             settings = TargetSettings(name=target, url=url)
         self._owned(target)
         try:
-            links = read_table(tables=(), netns=configured.kernel.netns).links
+            links = dump_tables_sync(tables=(), netns=configured.kernel.netns).links
         except KernelError as error:
             fail(str(error))
         done = asyncio.run(withdraw_all(settings, self._ledger, _NoSink(), links=lambda: links))

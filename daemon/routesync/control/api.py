@@ -54,7 +54,7 @@ from routesync.control.requests import (
 )
 from routesync.control.views import RouteNames, TableRows, sorted_prefixes, target_detail
 from routesync.kernel import KernelError
-from routesync.kernel.details import RouteDetails
+from routesync.kernel.decode import RouteDetails
 from routesync.route import Candidate, Prefix, Route
 
 FOLLOWERS: Final = 32

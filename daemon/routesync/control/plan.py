@@ -28,7 +28,7 @@ from routesync.control.models import (
 )
 from routesync.control.views import RouteNames, row_text, target_fields, wall_clock
 from routesync.kernel import InterfaceAddress
-from routesync.kernel.details import RouteDetails
+from routesync.kernel.decode import RouteDetails
 from routesync.loxilb.schema import Inventory
 from routesync.mirror.eligibility import (
     Desired,

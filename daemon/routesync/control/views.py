@@ -18,7 +18,7 @@ from routesync.control.models import (
 )
 from routesync.events.node_status import TargetStatus
 from routesync.kernel import Links
-from routesync.kernel.details import RouteDetails
+from routesync.kernel.decode import RouteDetails
 from routesync.loxilb.schema import InventoryRow
 from routesync.mirror.eligibility import Desired, Ineligible
 from routesync.mirror.reconciler import Reconciler, RouteView

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from routesync.doctor.facts import DhcpFacts, Facts, JudgedRoute, NetworkdLink, prefix_text
 from routesync.doctor.finding import Check, Finding, Level
 from routesync.doctor.targets import has_the_bug, sharing_loxilbs
-from routesync.guard.redundancy import Redundant, judge
-from routesync.kernel import Link, TableReading
+from routesync.guard.redundancy import Redundant, assess
+from routesync.kernel import Link, TableDump
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import LinkAddress, Route, Verdict, leads_to_gateway, link_gateways
 
@@ -95,14 +95,14 @@ def _who_wrote_boot(dhcp: DhcpFacts) -> Writer:
     )
 
 
-def is_redundant(route: Route, reading: TableReading) -> bool:
+def is_redundant(route: Route, reading: TableDump) -> bool:
     """Whether nothing is lost without it, by the judgement of mode guard."""
     gateways = link_gateways(reading.routes)
 
     def evaluate(other: Route) -> Verdict:
         return Verdict(keep=False, rule="doctor", guard=is_dhcp_host_route(other, gateways))
 
-    return isinstance(judge(route, reading, evaluate), Redundant)
+    return isinstance(assess(route, reading, evaluate), Redundant)
 
 
 def host_routes(facts: Facts) -> Iterator[Finding]:
@@ -117,7 +117,7 @@ def host_routes(facts: Facts) -> Iterator[Finding]:
         yield _judge(judged, facts, reading)
 
 
-def _judge(judged: JudgedRoute, facts: Facts, reading: TableReading) -> Finding:
+def _judge(judged: JudgedRoute, facts: Facts, reading: TableDump) -> Finding:
     route, verdict = judged
     link = reading.links.get(route.hops[0].ifindex)
     device = link.name if link else str(route.hops[0].ifindex)

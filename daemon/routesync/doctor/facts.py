@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from routesync.config import Loaded
-from routesync.kernel import TableReading
+from routesync.kernel import TableDump
 from routesync.loxilb.schema import Port
 from routesync.route import Prefix, Route, Verdict
 
@@ -26,7 +26,7 @@ class KernelFacts(NamedTuple):
     """The kernel's side."""
 
     release: str  # as uname(2) says it
-    reading: TableReading | None
+    reading: TableDump | None
     error: str | None  # why there is no reading
     buffer_granted: int  # bytes that the kernel accounts for a socket of ours
     buffer_max: int | None  # net.core.rmem_max

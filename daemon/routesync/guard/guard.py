@@ -1,11 +1,10 @@
 """The guard: looks at the host routes that its rules name, and removes those that are redundant.
 
-It is level-triggered. What the kernel side tells is only a hint that a prefix is worth a look; a look is a fresh
-reading of all that covers the address, and another such reading comes right before each removal. Nothing is removed
-from memory.
+It is level-triggered. A report of the kernel side is only a hint that a prefix is worth a look; a look is a dump of all
+that covers the address, and another such dump comes right before each removal. Nothing is removed from memory.
 
-Concurrency: one task (`run`) decides and acts, one route after the other; readings and removals block in a thread of
-their own. `heed` and `view` are called from the same event loop, at any time.
+Concurrency: one task (`run`) decides and acts, one route after the other; a removal that has begun is finished even if
+that task is cancelled. `heed` and `view` are called from the same event loop, at any time.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import structlog
 
 from routesync.events.models import EventSink
 from routesync.guard.announce import Announcer
-from routesync.guard.redundancy import Needed, Redundant, guarded, judge
+from routesync.guard.redundancy import Needed, Redundant, assess, guarded
 from routesync.guard.returns import NEVER, Case, Key, Patience
 from routesync.guard.verify import Verifier
 from routesync.kernel import (
@@ -30,9 +29,9 @@ from routesync.kernel import (
     NotPermittedError,
     Removal,
     ResyncDone,
-    TableReading,
+    TableDump,
+    dump_tables,
     may_change_routes,
-    read_table,
     remove_route,
 )
 from routesync.mirror.limits import TokenBucket
@@ -42,19 +41,19 @@ from routesync.route import Prefix, Route, Verdict
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 256
-"""Prefixes that are looked at by one reading."""
+"""Prefixes that are looked at by one dump."""
 RECHECK_S: Final = 10.0
 """When links or addresses change, routes that stay are looked at again after this time, or after a multiple of what a
-reading takes: links may change all the time, and tables may be long."""
+dump takes: links may change all the time, and tables may be long."""
 RECHECK_SHARE: Final = 20
 RETRY_S: Final = 10.0
-"""After a reading that failed, or that said otherwise than the one just before."""
+"""After a dump that failed, or that contradicts the one just before."""
 PUT_BACK_REST_S: Final = 3600.0
 """A route that had to be put back is left alone this long: each try is a moment without it."""
 CASES: Final = 1 << 14
 """So many prefixes are remembered; of more, those that were removed longest ago are forgotten."""
-_UNMOVING: Final = frozenset({"start", "audit", "doubt", "unsettled", "unconfirmed", "rules"})
-"""Causes of a reading that leave the answer as it was: neither links nor addresses changed. `rules` tells its drops."""
+_UNMOVING: Final = frozenset({"start", "periodic", "doubt", "unsettled", "unconfirmed", "rules"})
+"""Causes of a resync that leave the answer as it was: neither links nor addresses changed. `rules` reports drops."""
 
 NO_PERMISSION: Final = (
     "CAP_NET_ADMIN is missing: routes are judged and told, and none is removed "
@@ -208,7 +207,7 @@ class Guard:
     async def _ask_permission(self) -> None:
         before = self._permitted
         try:
-            self._permitted = await asyncio.to_thread(may_change_routes, self._netns)
+            self._permitted = await may_change_routes(self._netns)
         except KernelError as error:
             log.warning("guard_permission_unknown", error=str(error))
             return
@@ -221,14 +220,11 @@ class Guard:
         else:
             log.error("guard_not_permitted", reason=NO_PERMISSION)
 
-    async def _read(self, prefixes: Sequence[Prefix]) -> TableReading | None:
-        """Read what covers these prefixes; None: it cannot be read, which was said."""
-        addresses = [prefix.packed for prefix in prefixes]
+    async def _dump(self, prefixes: Sequence[Prefix]) -> TableDump | None:
+        """Dump what covers these prefixes; None: it cannot be dumped, which was logged."""
         began = self._now()
         try:
-            reading = await asyncio.to_thread(
-                read_table, tables=self._tables, netns=self._netns, covering=addresses
-            )
+            dump = await dump_tables(tables=self._tables, netns=self._netns, covering=prefixes)
         except KernelError as error:
             if self._trouble is None:
                 log.error("guard_cannot_read", error=str(error))  # noqa: TRY400
@@ -237,33 +233,33 @@ class Guard:
         if self._trouble is not None:
             log.info("guard_reads_again")
             self._trouble = None
-        self._links = reading.links
+        self._links = dump.links
         self._recheck_s = max(RECHECK_S, RECHECK_SHARE * (self._now() - began))
-        return reading
+        return dump
 
-    def _guarded(self, reading: TableReading, prefix: Prefix) -> list[tuple[Route, Verdict]]:
-        return guarded(reading, prefix, lambda route: self._evaluate(route, reading.links))
+    def _guarded(self, dump: TableDump, prefix: Prefix) -> list[tuple[Route, Verdict]]:
+        return guarded(dump, prefix, lambda route: self._evaluate(route, dump.links))
 
-    def _judge(self, reading: TableReading, route: Route) -> Redundant | Needed:
-        return judge(route, reading, lambda other: self._evaluate(other, reading.links))
+    def _assess(self, dump: TableDump, route: Route) -> Redundant | Needed:
+        return assess(route, dump, lambda other: self._evaluate(other, dump.links))
 
     async def _look(self, prefixes: Sequence[Prefix]) -> None:
-        reading = await self._read(prefixes)
+        dump = await self._dump(prefixes)
         for prefix in prefixes:
             case = self._cases.get(prefix)
             if case is None:
                 continue
-            if reading is None:
+            if dump is None:
                 case.due_at = self._now() + RETRY_S
-            elif routes := self._guarded(reading, prefix):
-                await self._consider(prefix, case, routes, reading)
+            elif routes := self._guarded(dump, prefix):
+                await self._consider(prefix, case, routes, dump)
             else:
                 case.missing()
 
     async def _consider(
-        self, prefix: Prefix, case: Case, routes: list[tuple[Route, Verdict]], reading: TableReading
+        self, prefix: Prefix, case: Case, routes: list[tuple[Route, Verdict]], dump: TableDump
     ) -> None:
-        """One prefix stands, by a reading: tell what is to be told of it, and remove one route of it if that may be."""
+        """A dump shows a prefix: report what is to be reported of it, and remove one route of it if that may be."""
         now = self._now()
         back = case.found(now, [_key(route) for route, _ in routes])
         if back is not None:
@@ -271,7 +267,7 @@ class Guard:
             self._say.returned(*routes[0], back)
             for verifier in self.verifiers:
                 verifier.excuse(prefix)
-        findings = [(route, verdict, self._judge(reading, route)) for route, verdict in routes]
+        findings = [(route, verdict, self._assess(dump, route)) for route, verdict in routes]
         case.redundant = any(isinstance(finding, Redundant) for *_, finding in findings)
         if case.waits(now):
             return
@@ -304,17 +300,17 @@ class Guard:
             self._say.failed(route, verdict, "not-permitted", NO_PERMISSION)
 
     async def _remove(self, case: Case, route: Route, verdict: Verdict) -> bool:
-        """Remove a route if a fresh reading says the same of it; tell whether anything was done."""
-        reading = await self._read([route.prefix])
-        if reading is None or (route, verdict) not in self._guarded(reading, route.prefix):
+        """Remove a route if another dump says the same of it; return whether anything was done."""
+        dump = await self._dump([route.prefix])
+        if dump is None or (route, verdict) not in self._guarded(dump, route.prefix):
             case.due_at = self._now() + RETRY_S
             return False
-        finding = self._judge(reading, route)
+        finding = self._assess(dump, route)
         if isinstance(finding, Needed):
             case.due_at = self._now() + RETRY_S
             return False
         try:
-            outcome = await asyncio.to_thread(remove_route, route, self._netns)
+            outcome = await remove_route(route, self._netns)
         except NotPermittedError:
             self._permitted = False
             log.error("guard_not_permitted", reason=NO_PERMISSION)  # noqa: TRY400

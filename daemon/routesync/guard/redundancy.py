@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from routesync.kernel import RouteDetails, TableReading, removable, would_match
+from routesync.kernel import RouteDetails, TableDump, removable, would_match
 from routesync.names import PROTOCOLS, SCOPES, TYPES, type_name
 from routesync.route import Family, Prefix, Route, Verdict, format_address
 
@@ -56,25 +56,25 @@ class Needed(NamedTuple):
 Evaluate = Callable[[Route], Verdict]
 
 
-def guarded(reading: TableReading, prefix: Prefix, evaluate: Evaluate) -> list[tuple[Route, Verdict]]:
-    """The routes of a prefix that a rule with `guard = true` decides on, as they stand in a reading."""
-    found = [(route, evaluate(route)) for route in reading.routes if route.prefix == prefix]
+def guarded(dump: TableDump, prefix: Prefix, evaluate: Evaluate) -> list[tuple[Route, Verdict]]:
+    """The routes of a prefix that a rule with `guard = true` decides on, as they are in a dump."""
+    found = [(route, evaluate(route)) for route in dump.routes if route.prefix == prefix]
     return [(route, verdict) for route, verdict in found if not verdict.keep and verdict.guard]
 
 
-def judge(route: Route, reading: TableReading, evaluate: Evaluate) -> Redundant | Needed:
+def assess(route: Route, dump: TableDump, evaluate: Evaluate) -> Redundant | Needed:
     """Decide on one guarded route.
 
     Args:
-        route: one that stands in the reading.
-        reading: all routes that cover its address.
+        route: one of the dump.
+        dump: all routes that cover its address.
         evaluate: the rules; a route that they would have removed, too, does nobody's work.
     """
     if not _is_plain(route):
         return Needed(
             Reason.NOT_PLAIN, "it is not a plain host route by DHCP: one link, no gateway, no encapsulation"
         )
-    others = [other for other in reading.routes if other.table == route.table]
+    others = [other for other in dump.routes if other.table == route.table]
     others.remove(route)  # itself, once: an equal twin stays, and makes it ambiguous
     if any(would_match(route, other) for other in others):
         return Needed(
@@ -83,7 +83,7 @@ def judge(route: Route, reading: TableReading, evaluate: Evaluate) -> Redundant 
     instead = _in_its_place(route, others, evaluate)
     if instead is None:
         return Needed(Reason.ONLY_WAY, "no other route leads there")
-    why = _unfit(route, instead, reading.details.get(instead))
+    why = _unfit(route, instead, dump.details.get(instead))
     return Redundant(instead.prefix) if why is None else Needed(*why)
 
 

@@ -1,24 +1,26 @@
-"""The kernel's routes by RTNL: a source that follows them, and a one-off reading.
+"""The kernel's routes over rtnetlink: a source that follows them, one-off dumps, and the removal of a single route.
 
-decode, details, surroundings   messages, from bytes to values
-namespaces, netlink    where the socket lives; the socket
-wire, once             events and dumps over it
-update, replica        what an event does; what is held
-judge, gateways        the rules, as injected; which host routes lead to a gateway (`link_gateway`)
-reading, fib, schedule full readings, how they are believed, and when they are due
-removal                the one change that is ever made: taking a single route out
-lookup                 routes looked up for somebody who asks
-source                 all of it, for one namespace
+Everything in netlink is pyroute2's work, but for two things: route messages, which are the hot path (`decode`), and the
+event socket (`netlink`).
+
+namespaces, netlink  where a socket lives; the event socket, and dumps over it
+decode, links        messages, from bytes to values: routes; links, addresses, nexthop objects
+update, replica      what one event does to the routes that share a key; what is held
+evaluate             the rules, as injected; which host routes lead to a gateway (`link_gateway`)
+dump, fib            a dump of the tables; events and dumps applied to what is held
+source, reports      all of it, for one namespace: the resync schedule, and what it reports
+query, delete        one-off dumps and look-ups; the one change that is ever made
 """
 
 from __future__ import annotations
 
-from routesync.kernel.details import RouteDetails
+from routesync.kernel.decode import RouteDetails
+from routesync.kernel.delete import Removal, may_change_routes, removable, remove_route, would_match
 from routesync.kernel.errors import DecodeError, KernelError, NotPermittedError
-from routesync.kernel.judge import Admit, AdmitHeader
+from routesync.kernel.evaluate import Evaluate, EvaluateHeader, Rules
+from routesync.kernel.links import InterfaceAddress, Link, Links
 from routesync.kernel.netlink import Sysctls, in_own_namespace, open_route_socket
-from routesync.kernel.once import TableReading, read_table
-from routesync.kernel.removal import Removal, may_change_routes, removable, remove_route, would_match
+from routesync.kernel.query import TableDump, dump_tables, dump_tables_sync
 from routesync.kernel.reports import (
     BadMessage,
     Drift,
@@ -30,16 +32,15 @@ from routesync.kernel.reports import (
     ResyncDone,
 )
 from routesync.kernel.source import KernelSource
-from routesync.kernel.surroundings import InterfaceAddress, Link, Links
 
 __all__ = [
-    "Admit",
-    "AdmitHeader",
     "BadMessage",
     "DecodeError",
     "Drift",
     "DropEnded",
     "Dropped",
+    "Evaluate",
+    "EvaluateHeader",
     "InterfaceAddress",
     "KernelError",
     "KernelReport",
@@ -52,12 +53,14 @@ __all__ = [
     "Removal",
     "ResyncDone",
     "RouteDetails",
+    "Rules",
     "Sysctls",
-    "TableReading",
+    "TableDump",
+    "dump_tables",
+    "dump_tables_sync",
     "in_own_namespace",
     "may_change_routes",
     "open_route_socket",
-    "read_table",
     "removable",
     "remove_route",
     "would_match",

@@ -1,8 +1,8 @@
 """What can go wrong on the kernel side.
 
 KernelError           the source cannot go on: no socket, no such namespace, refused by the kernel
-├── DecodeError       a message that does not follow rtnetlink(7); costs one re-dump, never the source
-└── NotPermittedError the kernel lets us change nothing; what we read is not concerned
+├── DecodeError       a message that does not follow rtnetlink(7); costs one resync, never the source
+└── NotPermittedError the kernel lets us change nothing; following its routes is not concerned
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from routesync.kernel.errors import KernelError
 
 CHECK_S: Final = 1.0
-"""How often a named namespace is looked at."""
+"""How often a named namespace is checked."""
 
 _CLONE_NEWNET: Final = 0x40000000
 
@@ -28,7 +28,7 @@ def namespace_path(netns: str) -> Path:
 
 
 def namespace_identity(netns: str) -> Identity | None:
-    """Which namespace a name or path stands for now (namespaces(7): device and inode); None: for none."""
+    """Which namespace a name or path refers to now (namespaces(7): device and inode); None: to none."""
     try:
         found = namespace_path(netns).stat()
     except OSError:
@@ -82,15 +82,15 @@ def in_namespace(netns: str | None, work: Callable[[], T]) -> T:
 
 
 async def until_replaced(netns: str, identity: Identity | None) -> None:
-    """Watch that a name or path stands for the same namespace. Returns never.
+    """Watch that a name or path refers to the same namespace. Returns never.
 
-    A socket keeps its namespace alive when the name has gone or stands for another one (a container made anew): then
-    it tells of a world in which nobody lives any more. The kernel announces that nowhere.
+    A socket keeps its namespace alive when the name is gone or refers to another one (a container that was recreated):
+    then it shows a namespace that nothing uses any more. The kernel announces that nowhere.
 
     Raises:
-        KernelError: it stands for none, or for another one.
+        KernelError: it refers to none, or to another one.
     """
     while (now := namespace_identity(netns)) == identity:  # noqa: ASYNC110 - see above
         await asyncio.sleep(CHECK_S)
-    what = "is gone" if now is None else "was made anew: another one has its name"
+    what = "is gone" if now is None else "was recreated: another one has its name"
     raise KernelError(f"network namespace {netns!r} {what}")

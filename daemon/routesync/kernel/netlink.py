@@ -1,51 +1,55 @@
-"""Sockets and requests of rtnetlink(7): the part that is the same for every message.
+"""The raw netlink socket: open it, subscribe, read events, request dumps (rtnetlink(7)).
 
-Constants are those of linux/netlink.h, linux/rtnetlink.h and linux/nexthop.h.
+One socket serves both events and dumps. The kernel then queues the answers to a dump among the events, in the order in
+which they became true, which a second socket would lose; and a socket that systemd handed over may live in a namespace
+in which we could not open another.
+
+It is not pyroute2's socket, because pyroute2 moves datagrams into a queue without a bound: a consumer that lags turns
+into memory instead of ENOBUFS, and after ENOBUFS its object cannot be used any more. Everything that is no event goes
+through pyroute2: see `links`, `query`, `delete`.
+
+Concurrency: everything happens in the event loop's thread. Reading stops after a slice of time, so that no other task
+in the loop waits longer than that; what is not read waits in the kernel's bounded buffer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
 import socket
 import struct
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from routesync.kernel.errors import KernelError
+from pyroute2.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_GET_STRICT_CHK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    NLMSG_MIN_TYPE,
+    SOL_NETLINK,
+    nlmsg,
+)
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
+
+from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.namespaces import in_namespace
 
-RTM_NEWLINK: Final = 16
-RTM_DELLINK: Final = 17
-RTM_GETLINK: Final = 18
-RTM_NEWADDR: Final = 20
-RTM_DELADDR: Final = 21
-RTM_GETADDR: Final = 22
-RTM_NEWROUTE: Final = 24
-RTM_DELROUTE: Final = 25
-RTM_GETROUTE: Final = 26
-RTM_NEWNEXTHOP: Final = 104
+RTM_NEWNEXTHOP: Final = 104  # pyroute2 has none of these three
 RTM_DELNEXTHOP: Final = 105
 RTM_GETNEXTHOP: Final = 106
 
-NLMSG_ERROR: Final = 2
-NLMSG_DONE: Final = 3
-NLMSG_MIN_TYPE: Final = 16
+_RTA_TABLE: Final = 15
+_IFLA_EXT_MASK: Final = 29
+_RTEXT_FILTER_SKIP_STATS: Final = 8
 
-NLM_F_REQUEST: Final = 0x1
-NLM_F_ACK: Final = 0x4
-NLM_F_DUMP_INTR: Final = 0x10
-NLM_F_REPLACE: Final = 0x100
-NLM_F_EXCL: Final = 0x200
-NLM_F_CREATE: Final = 0x400
-NLM_F_APPEND: Final = 0x800
-NLM_F_DUMP: Final = 0x300
-
-RTA_TABLE: Final = 15
-
-_SOL_NETLINK: Final = 270
-_NETLINK_ADD_MEMBERSHIP: Final = 1
-_NETLINK_GET_STRICT_CHK: Final = 12
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55  # since Linux 4.12
 _SO_NETNS_COOKIE: Final = 71  # since Linux 5.14
@@ -72,19 +76,21 @@ class Sysctls(NamedTuple):
 
 
 def open_route_socket(netns: str | None = None) -> socket.socket:
-    """Open a raw NETLINK_ROUTE socket, bound, not yet subscribed to anything.
+    """Open a NETLINK_ROUTE socket, bound, not yet subscribed to anything.
+
+    It is of type SOCK_DGRAM, which is the same as SOCK_RAW to netlink(7); asyncio, and so pyroute2, takes no other.
 
     Raises:
         KernelError: the namespace cannot be entered, or the kernel gives no socket.
     """
 
-    def make() -> socket.socket:
-        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        made.bind((0, 0))
-        return made
+    def open_and_bind() -> socket.socket:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        sock.bind((0, 0))
+        return sock
 
     try:
-        return in_namespace(netns, make)
+        return in_namespace(netns, open_and_bind)
     except OSError as error:
         raise KernelError(f"no netlink socket: {error.strerror}; is AF_NETLINK allowed?") from error
 
@@ -96,7 +102,7 @@ def prepare(sock: socket.socket) -> None:
         KernelError: the kernel is older than 4.20.
     """
     try:
-        sock.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        sock.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
     except OSError as error:
         raise KernelError(f"filtered dumps need Linux 4.20 or newer: {error.strerror}") from error
 
@@ -109,7 +115,7 @@ def subscribe(sock: socket.socket) -> None:
     """
     for group in GROUPS:
         try:
-            sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+            sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         except OSError as error:
             raise KernelError(
                 f"netlink group {group} refused: {error.strerror}; Linux 5.3 or newer is needed"
@@ -132,7 +138,7 @@ def widen_receive_buffer(sock: socket.socket, size: int) -> int:
 def lost_messages(sock: socket.socket) -> int:
     """How many messages the kernel could not put into this socket's queue so far (sk_drops).
 
-    ENOBUFS is told once per congestion; this number grows with each loss, told or not.
+    ENOBUFS is reported once per congestion; this number grows with each loss, reported or not.
     """
     lost: int = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[
         _SK_MEMINFO_DROPS
@@ -172,26 +178,44 @@ class DumpRequest(NamedTuple):
     family: int = 0
     table: int = 0
 
-    def encode(self, sequence: int) -> bytes:
-        """Make the request's bytes; strict checking wants exact headers (rtnetlink.h: ifinfomsg, ifaddrmsg, …)."""
+    def body(self) -> bytes:
+        """The request without its header; strict checking wants exact bodies (rtnetlink.h: ifinfomsg, ifaddrmsg, …)."""
         if self.message_type == RTM_GETROUTE:
-            body = struct.pack("=8BI", self.family, 0, 0, 0, 0, 0, 0, 0, 0) + struct.pack(
-                "=HHI", 8, RTA_TABLE, self.table
-            )
-        elif self.message_type == RTM_GETLINK:
-            body = bytes(16)
-        else:
-            body = bytes(8)
-        flags = NLM_F_REQUEST | NLM_F_DUMP
-        return HEADER.pack(HEADER_SIZE + len(body), self.message_type, flags, sequence, 0) + body
+            return struct.pack("=B11xHHI", self.family, 8, _RTA_TABLE, self.table)
+        if self.message_type == RTM_GETLINK:
+            return struct.pack("=16xHHI", 8, _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
+        return bytes(8)
+
+    def encode(self, sequence: int) -> bytes:
+        """Make the whole request."""
+        return _message(self.message_type, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0, self.body())
 
 
-SURROUNDINGS: Final = (DumpRequest(RTM_GETLINK), DumpRequest(RTM_GETADDR), DumpRequest(RTM_GETNEXTHOP))
-"""What routes are understood by; read before them."""
+def _message(message_type: int, flags: int, sequence: int, port: int, body: bytes) -> bytes:
+    return HEADER.pack(HEADER_SIZE + len(body), message_type, flags, sequence, port) + body
+
+
+class RawMessage(nlmsg):  # type: ignore[misc]
+    """A message for pyroute2 to send, whose body is encoded already."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self._body = body
+
+    def encode(self) -> None:
+        """Put the header before it that pyroute2 has filled in."""
+        header = self["header"]
+        self.data = _message(
+            header["type"], header["flags"], header["sequence_number"], header["pid"], self._body
+        )
+
+
+LINK_REQUESTS: Final = (DumpRequest(RTM_GETLINK), DumpRequest(RTM_GETADDR), DumpRequest(RTM_GETNEXTHOP))
+"""Links, addresses and nexthop objects: dumped before the routes, which refer to them."""
 
 
 def route_requests(tables: tuple[int, ...]) -> tuple[DumpRequest, ...]:
-    """Ask for each of the tables in both families."""
+    """One request for each of the tables in each family."""
     return tuple(
         DumpRequest(RTM_GETROUTE, int(family), table)
         for table in tables
@@ -203,3 +227,175 @@ def error_number(data: bytes, position: int) -> int:
     """The errno of an NLMSG_ERROR or NLMSG_DONE at a position; 0: none."""
     body = data[position + HEADER_SIZE : position + HEADER_SIZE + 4]
     return -int.from_bytes(body, sys.byteorder, signed=True)
+
+
+SLICE_S: Final = 0.005
+STALL_S: Final = 30.0
+"""A dump without an answer for so long is abandoned; the kernel answers at once, so this is for broken answers."""
+
+OnEvent = Callable[[int, int, bytes, int, int], None]
+"""Takes message type, flags, the datagram, and where the message's body starts and ends."""
+
+Take = Callable[[bytes, int], int]
+"""Takes a datagram and the position of a message of a dump; returns the position of the first message not taken."""
+
+_AGAIN: Final = (errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN)
+
+
+class NetlinkSocket:
+    """Reads a socket in the loop; one dump at a time, others wait for their turn."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        on_event: OnEvent,
+        on_overrun: Callable[[], None],
+        on_bad: Callable[[DecodeError], None],
+        on_slice: Callable[[], None],
+    ) -> None:
+        """Take over a bound and subscribed socket.
+
+        Args:
+            sock: the socket; it stays its owner's to close.
+            on_event: called for each message that is no answer to a dump.
+            on_overrun: called when the kernel reports that it could not queue events.
+            on_bad: called for datagrams that cannot be split into messages.
+            on_slice: called after each slice of reading.
+        """
+        self._sock = sock
+        self._port: int = sock.getsockname()[0]
+        self._on_event = on_event
+        self._on_overrun = on_overrun
+        self._on_bad = on_bad
+        self._on_slice = on_slice
+        self._buffer = bytearray(READ_SIZE)
+        self._view = memoryview(self._buffer)
+        # A socket that was handed over may still carry answers to its former owner.
+        self._sequence = time.monotonic_ns() & 0x7FFFFFFF
+        self._take: Take | None = None
+        self._done: asyncio.Future[int] | None = None
+        self._complete = True
+        self._answered_at = 0.0
+        self._turn = asyncio.Lock()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._sock.settimeout(0)
+        asyncio.get_running_loop().add_reader(self._sock, self._advance)
+
+    def stop(self) -> None:
+        """Stop reading."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self.failed.cancel()
+
+    @property
+    def lost(self) -> int:
+        """Messages lost so far, reported by ENOBUFS or not."""
+        return lost_messages(self._sock)
+
+    async def catch_up(self) -> None:
+        """Return when everything was read that was queued when this was called.
+
+        Raises:
+            KernelError: the socket fails.
+        """
+        while not self._advance():  # noqa: ASYNC110 - it is the work; other tasks run between slices
+            await asyncio.sleep(0)
+        if self.failed.done() and not self.failed.cancelled() and (error := self.failed.exception()):
+            raise KernelError(str(error)) from error
+
+    async def dump(self, request: DumpRequest, take: Take) -> bool:
+        """Ask for a dump and feed its messages to `take` until it is done.
+
+        Returns:
+            Whether it is complete and consistent, as far as the kernel says.
+
+        Raises:
+            KernelError: the kernel refuses it for good.
+        """
+        async with self._turn:
+            return await self._dump(request, take)
+
+    async def _dump(self, request: DumpRequest, take: Take) -> bool:
+        loop = asyncio.get_running_loop()
+        self._sequence = (self._sequence + 1) & 0x7FFFFFFF
+        self._take = take
+        self._done = loop.create_future()
+        self._complete = True
+        self._answered_at = loop.time()
+        try:
+            self._sock.send(request.encode(self._sequence))
+            while True:
+                done, _ = await asyncio.wait({self._done}, timeout=STALL_S)
+                if done:
+                    break
+                if loop.time() - self._answered_at > STALL_S:
+                    return False
+            code = self._done.result()
+        finally:
+            self._take = self._done = None
+        if code == 0 or code in EMPTY_ERRORS:
+            return self._complete
+        if code in _AGAIN:
+            return False
+        raise KernelError(f"the kernel refuses to list {request}: {os.strerror(code)}")
+
+    def _advance(self) -> bool:
+        """Read for a slice of time; return whether nothing is left to read."""
+        try:
+            drained = self._read_slice()
+            self._on_slice()
+        except Exception as error:  # noqa: BLE001 - for the one who awaits `failed`; a loop callback has no caller
+            asyncio.get_running_loop().remove_reader(self._sock)
+            if not self.failed.done():
+                self.failed.set_exception(error)
+            return True
+        return drained
+
+    def _read_slice(self) -> bool:
+        until = time.monotonic() + SLICE_S
+        receive, buffer, view = self._sock.recv_into, self._buffer, self._view
+        while True:
+            try:
+                size = receive(buffer, 0, socket.MSG_TRUNC)
+            except BlockingIOError:
+                return True
+            except InterruptedError:
+                continue
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise KernelError(f"netlink socket: {error.strerror}") from error
+                self._complete = False
+                self._on_overrun()
+                continue
+            try:
+                self._datagram(view[:size].tobytes(), size)
+            except DecodeError as error:
+                self._complete = False
+                self._on_bad(error)
+            if time.monotonic() > until:
+                return False
+
+    def _datagram(self, data: bytes, size: int) -> None:
+        position, end = 0, len(data)
+        if size > end:  # MSG_TRUNC gives the real size, even where there was no room for it
+            raise DecodeError(f"datagram of {size} bytes, longer than {end}")
+        while position + HEADER_SIZE <= end:
+            length, kind, flags, sequence, port = HEADER.unpack_from(data, position)
+            if length < HEADER_SIZE or position + length > end:
+                raise DecodeError(f"message of length {length} exceeds its datagram")
+            if port == self._port:
+                if sequence == self._sequence and self._done is not None and not self._done.done():
+                    if flags & NLM_F_DUMP_INTR:
+                        self._complete = False
+                    if kind >= NLMSG_MIN_TYPE and self._take is not None:
+                        self._answered_at = asyncio.get_running_loop().time()
+                        position = self._take(data, position)
+                        continue
+                    if kind in (NLMSG_DONE, NLMSG_ERROR):
+                        self._done.set_result(error_number(data, position))
+            elif kind >= NLMSG_MIN_TYPE:
+                self._on_event(kind, flags, data, position + HEADER_SIZE, position + length)
+            position += length + 3 & ~3

@@ -1,10 +1,10 @@
 """The replica of the kernel's tables: of each prefix the routes that the rules keep, in order of preference.
 
-One flat dictionary from prefix to slots, all of immutable tuples. Slots do not contain the prefix, so equal ones are
-one object: a prefix costs 170 bytes, its own and its place in the dictionary, and one that the rules drop costs
-nothing. The dirty set beside it is level-triggered: it says which prefixes differ from what the
-consumer has, never how they came to, so it stays below what was kept when the consumer last looked plus what is kept
-now, however far the consumer lags behind.
+One flat dictionary from prefix to slots (one slot per key), all of immutable tuples. Slots do not contain the prefix,
+so equal ones are one object: a prefix costs 170 bytes, its own and its place in the dictionary, and one that the rules
+drop costs nothing. The dirty set beside it is level-triggered: it says which prefixes differ from what the consumer
+has, never how they came to, so it stays below what was kept when the consumer last looked plus what is kept now,
+however far the consumer lags behind.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple, cast
 
 from routesync.kernel.update import PLACEHOLDER, Siblings
-from routesync.route import Judged, Prefix, past_throws
+from routesync.route import Evaluated, Prefix, past_throws
 
 _SHARED: Final = 1 << 14
 """So many slots are kept to be shared; a table has a few hundred distinct ones."""
 
 
-class Rest(NamedTuple):
+class Subkey(NamedTuple):
     """What a key has beside its prefix, in the order in which candidates are preferred."""
 
     source: bytes  # the source prefix, its length first; empty for a route that is not source-specific
@@ -29,12 +29,10 @@ class Rest(NamedTuple):
     metric: int
 
 
-Slot = tuple[Rest, Siblings]
+Key = tuple[Prefix, Subkey]
+Slot = tuple[Subkey, Siblings]
 Slots = tuple[Slot, ...]
-
-
-Candidates = tuple[Judged, ...]
-"""All candidates of a prefix, the preferred one first."""
+Candidates = tuple[Evaluated, ...]
 
 
 def candidates_of(slots: Slots) -> Candidates:
@@ -45,7 +43,7 @@ def candidates_of(slots: Slots) -> Candidates:
     if not slots:
         return ()
     if len(slots) == 1 and len(slots[0][1]) == 1:  # nearly always; and one alone is no placeholder
-        (only,) = siblings = cast("tuple[Judged]", slots[0][1])
+        (only,) = siblings = cast("tuple[Evaluated]", slots[0][1])
         return siblings if only.verdict.keep else ()
     kept = [
         sibling
@@ -56,26 +54,26 @@ def candidates_of(slots: Slots) -> Candidates:
     return past_throws(kept)
 
 
-def siblings_at(slots: Slots, rest: Rest) -> Siblings:
-    """What shares one key; () where nothing is held."""
+def siblings_at(slots: Slots, subkey: Subkey) -> Siblings:
+    """The routes that share one key; () where nothing is held."""
     for at, siblings in slots:
-        if at == rest:
+        if at == subkey:
             return siblings
     return ()
 
 
-def with_slot(slots: Slots, rest: Rest, siblings: Siblings) -> Slots:
+def with_slot(slots: Slots, subkey: Subkey, siblings: Siblings) -> Slots:
     """The slots with one key's routes set; none takes the key out."""
     if not slots:
-        return ((rest, siblings),) if siblings else ()
-    others = [slot for slot in slots if slot[0] != rest]
+        return ((subkey, siblings),) if siblings else ()
+    others = [slot for slot in slots if slot[0] != subkey]
     if siblings:
-        others.append((rest, siblings))
-        others.sort(key=_rest_of)
+        others.append((subkey, siblings))
+        others.sort(key=_subkey_of)
     return tuple(others)
 
 
-def _rest_of(slot: Slot) -> Rest:
+def _subkey_of(slot: Slot) -> Subkey:
     return slot[0]
 
 
@@ -126,20 +124,20 @@ class Replica:
         """What is held of a prefix."""
         return self._slots.get(prefix, ())
 
-    def alone(self, rest: Rest, judged: Judged) -> Slots:
+    def alone(self, subkey: Subkey, evaluated: Evaluated) -> Slots:
         """The slots of a prefix that has this one route; the same object for the same route."""
-        slots = self._alone.get(id(judged))
+        slots = self._alone.get(id(evaluated))
         if slots is None:
             if len(self._alone) >= _SHARED:
                 self._alone.clear()
-            slots = self._alone[id(judged)] = ((rest, (judged,)),)
+            slots = self._alone[id(evaluated)] = ((subkey, (evaluated,)),)
         return slots
 
     def _shared(self, slots: Slots) -> Slots:
         if len(slots) == 1:
-            rest, siblings = slots[0]
+            subkey, siblings = slots[0]
             if len(siblings) == 1 and (only := siblings[0]) is not PLACEHOLDER:
-                return self.alone(rest, only)
+                return self.alone(subkey, only)
         if len(self._several) >= _SHARED:
             self._several.clear()
         return self._several.setdefault(slots, slots)
@@ -158,10 +156,10 @@ class Replica:
         """Hold these equal slots of a prefix instead of those that are held."""
         self._slots[prefix] = slots
 
-    def put(self, prefix: Prefix, rest: Rest, siblings: Siblings) -> bool:
+    def put(self, prefix: Prefix, subkey: Subkey, siblings: Siblings) -> bool:
         """Set the routes of one key; return whether the candidates of its prefix changed."""
         before = self._slots.get(prefix, ())
-        after = with_slot(before, rest, siblings)
+        after = with_slot(before, subkey, siblings)
         if after == before:
             return False
         if after:
@@ -188,7 +186,7 @@ class Replica:
 
     @property
     def dirty(self) -> bool:
-        """Whether there is something to tell the consumer."""
+        """Whether there is a change that the consumer has not taken."""
         return bool(self._dirty)
 
     @property

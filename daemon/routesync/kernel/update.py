@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from routesync.kernel.netlink import NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE
-from routesync.route import Attributes, HopFlag, Judged, NextHop, Route
+from pyroute2.netlink import NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE
+
+from routesync.route import Attributes, Evaluated, HopFlag, NextHop, Route
 
 PLACEHOLDER: Final = None
-Sibling = Judged | None
+Sibling = Evaluated | None
 Siblings = tuple[Sibling, ...]
 
 Identity = tuple[object, ...]
@@ -43,7 +44,7 @@ class Updated(NamedTuple):
 
 
 class HopRemoved(NamedTuple):
-    """An IPv6 multipath route lost one hop; the rules have to judge what remains of it."""
+    """An IPv6 multipath route lost one hop; the rules have to evaluate what remains of it."""
 
     place: int  # its position among the siblings
     remaining: Attributes
@@ -84,29 +85,31 @@ def _put(siblings: Siblings, place: int, sibling: Sibling) -> Siblings:
     return tidy((*siblings[:place], sibling, *siblings[place + 1 :]))
 
 
-def inet_new(held: Siblings, route: Attributes, judged: Sibling, flags: int) -> Updated:
-    """IPv4: a route was announced; `judged` is what the rules leave of it."""
+def inet_new(held: Siblings, route: Attributes, evaluated: Sibling, flags: int) -> Updated:
+    """IPv4: a route was announced; `evaluated` is what the rules leave of it."""
     if flags & NLM_F_EXCL:
-        return Updated(tidy((judged,)))
+        return Updated(tidy((evaluated,)))
     siblings = held or (PLACEHOLDER,)  # others share the key; those of which nothing is held were dropped
     same = _find(siblings, route)
     if flags & NLM_F_REPLACE:
         if same:
             return (
-                Updated(_put(siblings, same[0], judged)) if len(same) == 1 else Updated(held, certain=False)
+                Updated(_put(siblings, same[0], evaluated))
+                if len(same) == 1
+                else Updated(held, certain=False)
             )
         if siblings[0] is not PLACEHOLDER:
-            replaced = _put(siblings, 0, judged)
+            replaced = _put(siblings, 0, evaluated)
             if PLACEHOLDER not in siblings:
                 return Updated(replaced)
             # It may as well be one that the rules dropped, announced again in its own place.
             return Updated(held if route.nexthop_id else replaced, certain=False)
         if len(siblings) == 1:
-            return Updated(tidy((judged, PLACEHOLDER)))
+            return Updated(tidy((evaluated, PLACEHOLDER)))
         return Updated(held, certain=False)
     if same:  # the kernel takes no equal twice: an old event, or a difference that a Route does not carry
         return Updated(held, certain=False)
-    return Updated(tidy((*siblings, judged) if flags & NLM_F_APPEND else (judged, *siblings)))
+    return Updated(tidy((*siblings, evaluated) if flags & NLM_F_APPEND else (evaluated, *siblings)))
 
 
 def inet_del(held: Siblings, route: Attributes) -> Updated:
@@ -148,18 +151,18 @@ def _sort(route: Attributes) -> Identity:
     return (route.type, route.protocol, route.scope, route.prefsrc, route.encap)
 
 
-def inet6_new(held: Siblings, route: Attributes, judged: Sibling, flags: int) -> Updated:
-    """IPv6: a route was announced, with all hops that it has now; `judged` is what the rules leave of it."""
+def inet6_new(held: Siblings, route: Attributes, evaluated: Sibling, flags: int) -> Updated:
+    """IPv6: a route was announced, with all hops that it has now; `evaluated` is what the rules leave of it."""
     if flags & NLM_F_EXCL:
-        return Updated(tidy((judged,)))
+        return Updated(tidy((evaluated,)))
     doubt = Updated(held, certain=False)
     if not held:
         # A set that grew out of hops that the rules dropped may come with another protocol than a dump would show.
         certain = len(route.hops) < 2 or bool(flags & NLM_F_REPLACE)
-        return Updated(tidy((PLACEHOLDER, judged)), certain)
+        return Updated(tidy((PLACEHOLDER, evaluated)), certain)
     same = _find(held, route)
     if same:
-        return Updated(_put(held, same[0], judged)) if len(same) == 1 else doubt
+        return Updated(_put(held, same[0], evaluated)) if len(same) == 1 else doubt
     if _is_odd(route) or any(other is not PLACEHOLDER and _is_odd(other.attributes) for other in held):
         return doubt
     joins = _joins_multipath(route)
@@ -172,18 +175,18 @@ def inet6_new(held: Siblings, route: Attributes, judged: Sibling, flags: int) ->
         if PLACEHOLDER in held:
             return doubt
         if any(map(_may_hide, held)):  # it may have replaced one that no dump showed, and uncovered another
-            replaced = _put(held, places[0], judged) if places else tidy((*held, judged))
+            replaced = _put(held, places[0], evaluated) if places else tidy((*held, evaluated))
             return Updated(replaced, certain=False)
-        return Updated(_put(held, places[0] if places else 0, judged))
+        return Updated(_put(held, places[0] if places else 0, evaluated))
     if not joins:
-        return Updated(tidy((*held, judged)))
+        return Updated(tidy((*held, evaluated)))
     if not places:
-        return doubt if PLACEHOLDER in held else Updated(tidy((*held, judged)))
+        return doubt if PLACEHOLDER in held else Updated(tidy((*held, evaluated)))
     old = held[places[0]]
     if old is PLACEHOLDER or len(places) > 1 or _sort(old.attributes) != _sort(route):
         return doubt
     grown = set(map(_stable, route.hops)) >= set(map(_stable, old.attributes.hops))
-    return Updated(_put(held, places[0], judged)) if grown else doubt
+    return Updated(_put(held, places[0], evaluated)) if grown else doubt
 
 
 def inet6_del(held: Siblings, route: Attributes) -> Updated | HopRemoved:

@@ -14,15 +14,15 @@ from typing import Final, Protocol
 import structlog
 
 from routesync.backoff import Backoff
-from routesync.kernel import KernelError, KernelSource, Links
+from routesync.kernel import KernelError, KernelSource, Links, Rules
 from routesync.names import PROTOCOLS, SCOPES, TABLES
-from routesync.route import Address, Family, Judged, Prefix, Route, Verdict
+from routesync.route import Address, Evaluated, Family, Prefix, Route, Verdict
 from routesync.slices import in_slices
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_BUFFER: Final = 16 * 2**20
-AUDIT_INTERVAL_S: Final = 600.0
+RESYNC_INTERVAL_S: Final = 600.0
 RETRY: Final = Backoff(first_s=1, most_s=30)
 _KEEP: Final = Verdict(keep=True, rule="witness")
 _STATIC: Final = frozenset({PROTOCOLS["static"]})
@@ -60,7 +60,7 @@ class Witness:
         self._target = target
         self._netns = netns if sock is None else None
         self._sock = sock
-        self._seen: dict[Prefix, tuple[Judged, ...]] = {}
+        self._seen: dict[Prefix, tuple[Evaluated, ...]] = {}
         self._ready = False
         self._taking = False  # changes
         self._followed: tuple[KernelSource, asyncio.Task[None]] | None = None  # and the reader of its changes
@@ -128,9 +128,9 @@ class Witness:
         while True:
             source = KernelSource(
                 tables=(TABLES["main"],),
-                admit=_keep_all,
+                rules=Rules(_keep_all),
                 receive_buffer=RECEIVE_BUFFER,
-                audit_interval_s=AUDIT_INTERVAL_S,
+                resync_interval_s=RESYNC_INTERVAL_S,
                 netns=self._netns,
                 sock=self._sock,
             )

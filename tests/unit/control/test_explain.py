@@ -8,7 +8,7 @@ from routesync.config import load
 from routesync.control.models import ExplainedPrefix
 from routesync.control.plan import choose, explain
 from routesync.control.views import RouteNames
-from routesync.kernel.details import RouteDetails
+from routesync.kernel.decode import RouteDetails
 from routesync.names import PROTOCOLS, TYPES, Names
 from routesync.route import NextHop, Prefix, Route, parse_address
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from routesync.config.rules import PolicySettings, compile_policy
-from routesync.guard.redundancy import Needed, Reason, Redundant, guarded, judge
-from routesync.kernel import RouteDetails, Sysctls, TableReading
+from routesync.guard.redundancy import Needed, Reason, Redundant, assess, guarded
+from routesync.kernel import RouteDetails, Sysctls, TableDump
 from routesync.route import Family, Prefix, Route, Verdict, leads_to_gateway, link_gateways
 from support.routes import INTERFACES, ip_route
 
@@ -50,8 +50,8 @@ GUARD_GATEWAYS = compile_policy(
 )
 
 
-def reading(*routes: Route, details: dict[Route, RouteDetails] | None = None) -> TableReading:
-    return TableReading(routes, {}, (), Sysctls(), details or {})
+def reading(*routes: Route, details: dict[Route, RouteDetails] | None = None) -> TableDump:
+    return TableDump(routes, {}, (), Sysctls(), details or {})
 
 
 def verdict_on(host: str, *others: str) -> Redundant | Needed:
@@ -59,7 +59,7 @@ def verdict_on(host: str, *others: str) -> Redundant | Needed:
     route = ip_route(host)
     family = route.prefix.family
     covering = [ip_route(line, family) for line in others]
-    return judge(
+    return assess(
         route, reading(route, *(it for it in covering if it.prefix.contains(route.prefix.packed))), evaluate
     )
 
@@ -212,7 +212,7 @@ def test_it_is_needed_where(lines: list[str], reason: Reason) -> None:
 )
 def test_what_is_no_plain_host_route_by_dhcp_is_never_touched(line: str) -> None:
     """Also when a rule would say so: what the configuration refuses is refused here once more."""
-    finding = judge(ip_route(line), reading(ip_route(line), ip_route(SUBNET)), evaluate)
+    finding = assess(ip_route(line), reading(ip_route(line), ip_route(SUBNET)), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.NOT_PLAIN
 
@@ -220,7 +220,7 @@ def test_what_is_no_plain_host_route_by_dhcp_is_never_touched(line: str) -> None
 @pytest.mark.parametrize("change", [{"tos": 4}, {"nexthop_id": 7}, {"encap": True}, {"table": 100}])
 def test_what_is_odd_is_never_touched(change: dict[str, int]) -> None:
     route = ip_route(HOST)._replace(**change)  # type: ignore[arg-type]
-    finding = judge(route, reading(route, ip_route(SUBNET)), evaluate)
+    finding = assess(route, reading(route, ip_route(SUBNET)), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason in {Reason.NOT_PLAIN, Reason.ONLY_WAY}
 
@@ -228,7 +228,9 @@ def test_what_is_odd_is_never_touched(change: dict[str, int]) -> None:
 def test_a_network_that_expires_is_no_substitute() -> None:
     route = ip_route("2001:db8::53 dev ens3 proto dhcp metric 1024")
     network = ip_route("2001:db8::/64 dev ens3 proto ra metric 256", Family.INET6)
-    finding = judge(route, reading(route, network, details={network: RouteDetails(expires_s=1800)}), evaluate)
+    finding = assess(
+        route, reading(route, network, details={network: RouteDetails(expires_s=1800)}), evaluate
+    )
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.OTHER_EXPIRES
 
@@ -244,7 +246,7 @@ def test_an_equal_twin_in_the_same_reading_makes_it_ambiguous() -> None:
     """IPv6 can hold two that differ in nothing that a Route tells."""
     route = ip_route("2001:db8::53 dev ens3 proto dhcp metric 1024")
     network = ip_route("2001:db8::/64 dev ens3 proto kernel metric 256", Family.INET6)
-    finding = judge(route, reading(route, route, network), evaluate)
+    finding = assess(route, reading(route, route, network), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.AMBIGUOUS
 
@@ -271,15 +273,15 @@ def test_a_host_route_to_the_gateway_by_protocol_boot(lines: list[str], expected
         return GUARD_GATEWAYS.evaluate(route, INTERFACES, link_gateway=leads)
 
     assert [route for route, _ in guarded(seen, routes[0].prefix, by_gateway)] == [routes[0]]
-    finding = judge(routes[0], seen, by_gateway)
+    finding = assess(routes[0], seen, by_gateway)
     assert (finding.reason if isinstance(finding, Needed) else finding) == expected
 
 
 def test_a_route_for_some_sources_takes_nobodys_place() -> None:
     host = ip_route("2001:db8::53 dev ens3 proto dhcp metric 1024", Family.INET6)
     net = ip_route("2001:db8::/64 dev ens3 proto kernel metric 256", Family.INET6)
-    assert isinstance(judge(host, reading(host, net), evaluate), Redundant)
+    assert isinstance(assess(host, reading(host, net), evaluate), Redundant)
     some = net._replace(source=Prefix.parse("2001:db8:a::/48"))
-    finding = judge(host, reading(host, some), evaluate)
+    finding = assess(host, reading(host, some), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.ONLY_WAY

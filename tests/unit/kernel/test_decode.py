@@ -12,7 +12,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from routesync.kernel import DecodeError
 from routesync.kernel.decode import RouteDecoder, unresolved
-from routesync.kernel.surroundings import Resolved, decode_address, decode_link, decode_nexthop
+from routesync.kernel.links import Resolved, decode_address, decode_link, decode_nexthop
 from routesync.route import Address, NextHop, Prefix, Route
 from support.route_messages import message, route_bodies
 
@@ -112,15 +112,15 @@ def test_a_damaged_message_is_a_route_or_nothing_or_one_typed_error(body: bytes,
 
 
 def _link(body: bytes) -> object:
-    return decode_link(body, 0, len(body))
+    return decode_link(message(body))
 
 
 def _address(body: bytes) -> object:
-    return decode_address(body, 0, len(body))
+    return decode_address(message(body))
 
 
 def _nexthop(body: bytes) -> object:
-    return decode_nexthop(body, 0, len(body))
+    return decode_nexthop(message(body))
 
 
 def rtm(family: int = 2, length: int = 24, *, source: int = 0, flags: int = 0) -> bytes:
@@ -149,9 +149,9 @@ def test_what_is_no_route_of_a_table_is_passed_over() -> None:
         (rtm() + attribute(1, b"\x0a"), "destination of 1 bytes"),
         (rtm() + DESTINATION + attribute(5, bytes(16)), "gateway of 16 bytes"),
         (rtm() + DESTINATION + attribute(6, b"\1"), "a number of 1 bytes"),
-        (rtm() + DESTINATION + struct.pack("=HH", 3, 6), "leads out of its message"),
-        (rtm() + DESTINATION + struct.pack("=HH", 99, 6), "leads out of its message"),
-        (rtm() + DESTINATION + attribute(9, struct.pack("=HBBI", 4, 0, 0, 1)), "leads out of its list"),
+        (rtm() + DESTINATION + struct.pack("=HH", 3, 6), "exceeds its message"),
+        (rtm() + DESTINATION + struct.pack("=HH", 99, 6), "exceeds its message"),
+        (rtm() + DESTINATION + attribute(9, struct.pack("=HBBI", 4, 0, 0, 1)), "exceeds its list"),
         (rtm() + DESTINATION + attribute(18, b"\x0a\0" + bytes(4)), "via of family 10"),
     ],
 )

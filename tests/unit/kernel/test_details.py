@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from routesync.kernel import DecodeError, RouteDetails
-from routesync.kernel.details import decode_details
+from routesync.kernel.decode import decode_details
 from support.route_messages import Attribute, message, route_bodies
 
 NUMBERED = {2: "mtu", 3: "window", 8: "advmss", 10: "hoplimit", 11: "initcwnd", 15: "quickack"}

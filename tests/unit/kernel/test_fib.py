@@ -6,23 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 
 import pytest
+from pyroute2.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
+from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE
 
 from routesync.kernel import DropEnded, Dropped, KernelReport, KernelStats, Link
+from routesync.kernel.dump import Dump
+from routesync.kernel.evaluate import HOLD_S, Evaluate, EvaluateHeader, Evaluator, Rules, needs_attributes
 from routesync.kernel.fib import Fib
-from routesync.kernel.gateways import HOLD_S
-from routesync.kernel.judge import Admit, AdmitHeader, Judge, admit_header_unknown
-from routesync.kernel.netlink import (
-    NLM_F_APPEND,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    RTM_DELROUTE,
-    RTM_GETROUTE,
-    RTM_NEWROUTE,
-    DumpRequest,
-)
-from routesync.kernel.reading import Reading
-from routesync.kernel.surroundings import Surroundings
+from routesync.kernel.links import LinkTables
+from routesync.kernel.netlink import DumpRequest
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import Family, Prefix, Route, Verdict, parse_address
 from support.route_messages import message, route_body
@@ -57,36 +49,30 @@ class Cache:
     def __init__(
         self,
         *,
-        admit: Admit = no_bgp,
-        admit_header: AdmitHeader = admit_header_unknown,
-        admit_link_gateway: Admit | None = to_gateway,
+        evaluate: Evaluate = no_bgp,
+        evaluate_header: EvaluateHeader = needs_attributes,
+        evaluate_link_gateway: Evaluate | None = to_gateway,
         tables: tuple[int, ...] = (MAIN,),
     ) -> None:
         self.now = 1000.0
-        self.ordered: list[str] = []
+        self.requested: list[str] = []
         self.reports: list[KernelReport] = []
-        self.made: list[Route] = []
-        self.gateways_changed = 0
+        self.created: list[Route] = []
         self.stats = KernelStats()
-        self.surroundings = Surroundings()
-        self.surroundings.links = {
-            index: Link(index, name, UP, b"") for index, name in ((2, "ens3"), (3, "cni0"))
-        }
-        links = self.surroundings.links
+        self.links = LinkTables()
+        self.links.links = {index: Link(index, name, UP, b"") for index, name in ((2, "ens3"), (3, "cni0"))}
+        rules = Rules(evaluate, evaluate_header, evaluate_link_gateway)
+        self.evaluator = Evaluator(tables, rules, self.links, lambda: self.now)
         self.fib = Fib(
             tables,
-            Judge(tables, admit, admit_header, lambda: links, admit_link_gateway),
-            self.surroundings,
+            self.evaluator,
+            self.links,
             stats=self.stats,
             report=self.reports.append,
-            order=self.ordered.append,
-            made=self.made.append,
-            gateways_changed=self._gateways_changed,
+            request_dump=self.requested.append,
+            on_route_created=self.created.append,
             now=lambda: self.now,
         )
-
-    def _gateways_changed(self) -> None:
-        self.gateways_changed += 1
 
     def announce(self, route: Route, flags: int = ADD, *, lifetime_s: float | None = None) -> None:
         body = route_body(route, lifetime_s=lifetime_s)
@@ -100,8 +86,8 @@ class Cache:
         self, *routes: Route, meanwhile: Callable[[], None] | None = None, lifetimes: Sequence[float] = ()
     ) -> list[str]:
         """Compare with a dump of these routes, the first ones with lifetimes; return what had to be corrected."""
-        self.ordered.clear()
-        reading = self.fib.begin_reading()
+        self.requested.clear()
+        dump = self.fib.begin_dump()
         listed = list(zip_longest(routes, lifetimes))
         for of in dict.fromkeys((route.table, route.prefix.family) for route in routes):
             table, family = of
@@ -110,11 +96,11 @@ class Cache:
                 for route, lifetime_s in listed
                 if (route.table, route.prefix.family) == of
             )
-            assert reading.feed(DumpRequest(RTM_GETROUTE, family, table), data, 0) == len(data)
-        assert reading.bad == []
+            assert dump.feed(DumpRequest(RTM_GETROUTE, family, table), data, 0) == len(data)
+        assert dump.bad == []
         if meanwhile is not None:
             meanwhile()
-        return [str(prefix) for prefix in await self.fib.compare(reading)]
+        return [str(prefix) for prefix in await self.fib.compare(dump)]
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -170,7 +156,7 @@ def test_candidates_are_in_the_order_of_metrics_and_the_runner_up_follows() -> N
     assert cache.ways(FAR) == ["2", "3"]
     cache.withdraw(far(2, metric=100))
     assert cache.ways(FAR) == ["3"]
-    assert cache.ordered == []
+    assert cache.requested == []
 
 
 def test_a_replacement_is_one_announcement() -> None:
@@ -186,7 +172,7 @@ def test_an_event_whose_effect_only_a_dump_can_tell_orders_one() -> None:
     cache = Cache()
     cache.announce(far(2))
     cache.withdraw(far(7))
-    assert cache.ordered == ["doubt"]
+    assert cache.requested == ["doubt"]
 
 
 async def test_tables_come_in_their_order_and_others_are_not_read() -> None:
@@ -233,7 +219,7 @@ async def test_a_route_for_some_sources_has_a_key_of_its_own_behind_all_plain_on
     assert cache.ways(FAR6) == ["2"]
     cache.withdraw(specific)
     assert cache.ways(FAR6) == []
-    assert cache.ordered == []
+    assert cache.requested == []
 
 
 def test_hops_of_an_ipv6_route_for_some_sources_are_no_hops_of_the_plain_one() -> None:
@@ -256,7 +242,7 @@ async def test_what_a_dump_lacks_without_a_reason_is_gone_only_when_the_next_lac
     cache = Cache()
     await cache.dump(route)
     assert await cache.dump() == []
-    assert cache.ordered == ["unconfirmed"]
+    assert cache.requested == ["unconfirmed"]
     assert cache.ways(prefix) == ["2"]
     assert await cache.dump() == [prefix]
     assert cache.ways(prefix) == []
@@ -274,7 +260,7 @@ async def test_an_ipv6_route_that_dumps_under_churn_lack_stays_longer() -> None:
 async def test_a_link_that_is_down_explains_what_a_dump_lacks() -> None:
     cache = Cache()
     await cache.dump(far(2))
-    cache.surroundings.links[2] = Link(2, "ens3", 0, b"")
+    cache.links.links[2] = Link(2, "ens3", 0, b"")
     cache.fib.distrust()
     assert await cache.dump() == [FAR]
     assert cache.ways(FAR) == []
@@ -285,7 +271,7 @@ async def test_what_an_event_said_while_a_dump_ran_comes_before_the_dump() -> No
     await cache.dump(far(2))
     await cache.dump(far(2), meanwhile=lambda: cache.announce(far(3), REPLACE))
     assert cache.ways(FAR) == ["3"]
-    assert "unsettled" not in cache.ordered
+    assert "unsettled" not in cache.requested
 
 
 async def test_after_a_loss_what_events_touched_while_the_dump_ran_is_read_again() -> None:
@@ -293,7 +279,7 @@ async def test_after_a_loss_what_events_touched_while_the_dump_ran_is_read_again
     await cache.dump(far(2))
     cache.fib.distrust()
     await cache.dump(far(2), meanwhile=lambda: cache.announce(far(3), REPLACE))
-    assert cache.ordered == ["unsettled"]
+    assert cache.requested == ["unsettled"]
 
 
 async def test_a_route_that_a_dropped_sibling_precedes_keeps_its_place() -> None:
@@ -303,19 +289,19 @@ async def test_a_route_that_a_dropped_sibling_precedes_keeps_its_place() -> None
     assert cache.ways(FAR) == ["3", "2"]
     cache.announce(far(4), REPLACE)  # takes the first
     assert cache.ways(FAR) == ["4", "2"]
-    assert cache.ordered == ["doubt"], "it may be the dropped one, announced again"
+    assert cache.requested == ["doubt"], "it may be the dropped one, announced again"
 
 
 # -- what is dropped by the header alone -------------------------------------------------------------------------------
 
 
 async def test_what_the_header_drops_is_counted_and_not_held() -> None:
-    cache = Cache(admit_header=no_bgp_header)
+    cache = Cache(evaluate_header=no_bgp_header)
     await cache.dump(far(2, protocol="bgp"))
     cache.announce(far(2, protocol="bgp"))
     assert cache.ways(FAR) == []
     assert cache.stats.dropped == {"dropped": 1}
-    assert cache.fib.gateways.addresses == set(), "nor decoded"
+    assert cache.evaluator.gateways.addresses == set(), "nor decoded"
 
 
 @pytest.mark.parametrize("by", ["an event", "a dump"])
@@ -323,29 +309,28 @@ async def test_what_the_header_drops_is_counted_and_not_held() -> None:
 async def test_gateways_of_default_routes_count_although_the_header_drops_them(
     by: str, family: Family
 ) -> None:
-    cache = Cache(admit_header=no_bgp_header)
+    cache = Cache(evaluate_header=no_bgp_header)
     router = "192.0.2.1" if family is Family.INET else "2001:db8::1"
     default = ip_route(f"default via {router} dev ens3 proto bgp", family)
     if by == "an event":
         cache.announce(default)
     else:
         await cache.dump(default)
-    assert cache.fib.gateways.addresses == {parse_address(router)}
-    assert cache.gateways_changed == 1
+    assert cache.evaluator.gateways.addresses == {parse_address(router)}
 
 
 async def test_gateways_of_routes_that_the_whole_rules_drop_count() -> None:
     cache = Cache()
     cache.announce(far(2, protocol="bgp"))
-    assert cache.fib.gateways.addresses == {parse_address("192.0.2.2")}
+    assert cache.evaluator.gateways.addresses == {parse_address("192.0.2.2")}
     await cache.dump(far(3, protocol="bgp"))
-    assert cache.fib.gateways.addresses == {parse_address("192.0.2.3")}, "the dump rebuilds them"
+    assert cache.evaluator.gateways.addresses == {parse_address("192.0.2.3")}, "the dump rebuilds them"
 
 
 async def test_a_gateway_that_an_event_announced_while_the_dump_ran_stays_known() -> None:
     cache = Cache()
     await cache.dump(meanwhile=lambda: cache.announce(far(2)))
-    assert cache.fib.gateways.addresses == {parse_address("192.0.2.2")}
+    assert cache.evaluator.gateways.addresses == {parse_address("192.0.2.2")}
 
 
 @pytest.mark.parametrize("protocol", ["static", "bgp"], ids=["kept", "dropped by its header"])
@@ -353,13 +338,13 @@ async def test_a_gateway_that_an_event_announced_while_the_dump_ran_stays_known(
 def test_each_route_that_is_made_in_the_main_table_is_shown_before_the_rules(
     protocol: str, tables: tuple[int, ...]
 ) -> None:
-    cache = Cache(admit_header=no_bgp_header, tables=tables)
+    cache = Cache(evaluate_header=no_bgp_header, tables=tables)
     cache.announce(far(2, protocol=protocol))
     cache.announce(far(3, protocol=protocol), REPLACE)
     cache.withdraw(far(3, protocol=protocol))
-    assert cache.made == [far(2, protocol=protocol)]
+    assert cache.created == [far(2, protocol=protocol)]
     cache.announce(far(2, table=77))
-    assert len(cache.made) == 1, "of other tables only those that are read"
+    assert len(cache.created) == 1, "of other tables only those that are read"
 
 
 # -- link_gateway ------------------------------------------------------------------------------------------------------
@@ -458,7 +443,7 @@ async def test_once_recognised_it_stays_so_while_it_exists(by: str) -> None:
         assert cache.ways("192.0.2.1/32") == []
     assert "ended" not in drops(cache.reports)
     await cache.dump(inet(HOST))
-    assert cache.fib.gateways.addresses == set()
+    assert cache.evaluator.gateways.addresses == set()
     cache.withdraw(inet(HOST))
     cache.announce(inet(HOST))
     cache.pass_time(HOLD_S)
@@ -466,7 +451,7 @@ async def test_once_recognised_it_stays_so_while_it_exists(by: str) -> None:
 
 
 async def test_the_withdrawal_of_a_recognised_one_is_seen_also_where_no_drop_is_reported() -> None:
-    cache = Cache(admit_link_gateway=lambda _route, _links: DROP)
+    cache = Cache(evaluate_link_gateway=lambda _route, _links: DROP)
     await cache.dump(inet(DEFAULT), inet(HOST))
     cache.withdraw(inet(HOST))
     await cache.dump()
@@ -478,8 +463,8 @@ async def test_the_withdrawal_of_a_recognised_one_is_seen_also_where_no_drop_is_
 
 def test_rules_that_keep_only_what_leads_to_a_gateway_see_it_when_the_gateway_comes() -> None:
     cache = Cache(
-        admit=lambda route, _links: DROP if route.prefix.is_host else KEEP,
-        admit_link_gateway=lambda _route, _links: KEEP,
+        evaluate=lambda route, _links: DROP if route.prefix.is_host else KEEP,
+        evaluate_link_gateway=lambda _route, _links: KEEP,
     )
     cache.announce(inet(HOST))
     assert cache.ways("192.0.2.1/32") == []
@@ -496,7 +481,7 @@ def test_siblings_of_a_host_route_keep_their_places() -> None:
     assert cache.ways("192.0.2.1/32") == ["9", "-", "8"]
     cache.announce(inet(DEFAULT))
     assert cache.ways("192.0.2.1/32") == ["9", "8"]
-    assert cache.ordered == []
+    assert cache.requested == []
 
 
 async def test_a_host_route_that_events_touched_while_the_dump_ran_is_judged_by_its_gateways() -> None:
@@ -526,7 +511,7 @@ async def test_time_that_passes_while_a_dump_runs_is_made_up_for_after_it() -> N
 
 
 def test_without_rules_for_it_nothing_is_held_back() -> None:
-    cache = Cache(admit_link_gateway=None)
+    cache = Cache(evaluate_link_gateway=None)
     cache.announce(inet(HOST))
     cache.announce(inet(DEFAULT))
     assert cache.ways("192.0.2.1/32") == ["-"]
@@ -541,13 +526,13 @@ async def test_a_dump_is_due_when_a_lifetime_ends_and_what_has_expired_is_absent
     assert cache.ways(FAR6) == ["2"]
     assert cache.now + 6 < cache.fib.review_at < cache.now + 6.2
     cache.pass_time(6)
-    assert cache.ordered == []
+    assert cache.requested == []
     cache.pass_time(0.1)
-    assert cache.ordered == ["expired"]
+    assert cache.requested == ["expired"]
     assert cache.fib.review_at == float("inf"), "it is ordered once"
     assert await cache.dump(far6(2), lifetimes=[-0.1]) == [FAR6]
     assert cache.ways(FAR6) == []
-    assert cache.ordered == []
+    assert cache.requested == []
 
 
 async def test_a_dump_shows_lifetimes_too_and_the_next_that_ends_counts() -> None:
@@ -574,7 +559,7 @@ async def test_an_expired_route_that_is_renewed_before_it_is_collected_is_found_
     for _ in range(8):
         waits.append(cache.fib.review_at - cache.now)
         cache.pass_time(waits[-1])
-        assert cache.ordered == ["expired"]
+        assert cache.requested == ["expired"]
         await cache.dump(far6(2), lifetimes=[-1.0])
     assert waits == sorted(waits)
     assert waits[0] <= 10
@@ -610,7 +595,7 @@ async def test_a_route_seen_in_the_last_moment_of_its_lifetime_is_looked_at_agai
     await cache.dump(far6(2))  # less than a hundredth of a second is left: the kernel writes none
     assert cache.fib.review_at <= cache.now + 1
     cache.pass_time(1)
-    assert cache.ordered == ["expired"]
+    assert cache.requested == ["expired"]
     await cache.dump(far6(2), lifetimes=[-1.0])
     assert cache.ways(FAR6) == []
 
@@ -625,18 +610,18 @@ async def test_lifetimes_of_routes_that_the_rules_drop_order_nothing() -> None:
 # -- marks -------------------------------------------------------------------------------------------------------------
 
 
-def feed(reading: Reading, *routes: Route) -> None:
+def feed(dump: Dump, *routes: Route) -> None:
     data = b"".join(message(route_body(route)) for route in routes)
-    assert reading.feed(DumpRequest(RTM_GETROUTE, Family.INET, MAIN), data, 0) == len(data)
+    assert dump.feed(DumpRequest(RTM_GETROUTE, Family.INET, MAIN), data, 0) == len(data)
 
 
 async def test_a_dump_does_not_collect_what_is_held() -> None:
     cache = Cache()
     await cache.dump(far(2))
-    reading = cache.fib.begin_reading()
-    feed(reading, far(2))
-    assert reading.slots == {}
-    assert await cache.fib.compare(reading) == []
+    dump = cache.fib.begin_dump()
+    feed(dump, far(2))
+    assert dump.slots == {}
+    assert await cache.fib.compare(dump) == []
     assert cache.ways(FAR) == ["2"]
 
 
@@ -655,7 +640,7 @@ async def test_a_dump_finds_a_dropped_route_behind_the_one_that_is_held() -> Non
     await cache.dump(far(2), far(3, protocol="bgp"))
     cache.announce(far(4), REPLACE)
     assert cache.ways(FAR) == ["4"]
-    assert cache.ordered == ["doubt"], "what was replaced may be the dropped one"
+    assert cache.requested == ["doubt"], "what was replaced may be the dropped one"
 
 
 @pytest.mark.parametrize("distrusted", [True, False])
@@ -666,7 +651,7 @@ async def test_a_route_that_goes_while_a_dump_runs_is_as_the_event_has_it(*, dis
         cache.fib.distrust()
     assert await cache.dump(far(2), meanwhile=lambda: cache.withdraw(far(2))) == []
     assert cache.ways(FAR) == []
-    assert cache.ordered == (["unsettled"] if distrusted else []), "after a loss it is read again"
+    assert cache.requested == (["unsettled"] if distrusted else []), "after a loss it is read again"
 
 
 async def test_what_the_next_dump_lacks_is_not_taken_for_shown_by_an_earlier_one() -> None:
@@ -674,5 +659,5 @@ async def test_what_the_next_dump_lacks_is_not_taken_for_shown_by_an_earlier_one
     await cache.dump(far(2))
     await cache.dump(far(2))
     assert await cache.dump() == []
-    assert cache.ordered == ["unconfirmed"]
+    assert cache.requested == ["unconfirmed"]
     assert await cache.dump() == [FAR]

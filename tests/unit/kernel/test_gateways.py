@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from routesync.kernel.gateways import HOLD_S, LinkGateways
+from routesync.kernel.evaluate import HOLD_S, LinkGateways
 from routesync.route import (
     Family,
     LinkAddress,

@@ -7,8 +7,8 @@ placeholder for zero or more siblings that the rules dropped. A route by gateway
 from __future__ import annotations
 
 import pytest
+from pyroute2.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
 
-from routesync.kernel.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
 from routesync.kernel.update import (
     PLACEHOLDER,
     HopRemoved,
@@ -24,7 +24,7 @@ from routesync.kernel.update import (
     tidy,
 )
 from routesync.names import PROTOCOLS
-from routesync.route import Attributes, Family, HopFlag, Judged, NextHop, Verdict, parse_address
+from routesync.route import Attributes, Evaluated, Family, HopFlag, NextHop, Verdict, parse_address
 
 KEEP = Verdict(keep=True, rule="default")
 ADD, APPEND = NLM_F_CREATE | NLM_F_EXCL, NLM_F_CREATE | NLM_F_APPEND
@@ -48,7 +48,7 @@ def route(text: str, family: Family = Family.INET, *, protocol: str = "static") 
 
 def judged(it: Attributes) -> Sibling:
     dropped = any(hop.gateway is not None and hop.gateway[-1] == 9 for hop in it.hops)
-    return PLACEHOLDER if dropped else Judged(it, KEEP)
+    return PLACEHOLDER if dropped else Evaluated(it, KEEP)
 
 
 def siblings(text: str, family: Family = Family.INET) -> Siblings:

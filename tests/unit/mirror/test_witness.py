@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from routesync.mirror.witness import Witness
-from routesync.route import Judged, Prefix, parse_address
+from routesync.route import Evaluated, Prefix, parse_address
 from support.loxilb_model import LoxilbModel
 
 P, P6 = Prefix.parse("10.1.0.0/24"), Prefix.parse("2001:db8:1::/48")
@@ -19,7 +19,7 @@ def seen(model: LoxilbModel) -> Witness:
     witness = Witness("lb", "somewhere")
     for prefix in (P, P6):
         witness._seen[prefix] = tuple(
-            Judged(candidate.route.attributes, candidate.verdict)
+            Evaluated(candidate.route.attributes, candidate.verdict)
             for candidate in (route.as_candidate() for route in model.kernel(prefix))
         )
     return witness

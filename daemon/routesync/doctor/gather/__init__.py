@@ -34,7 +34,7 @@ from routesync.doctor.gather.host import (
 )
 from routesync.doctor.gather.peers import ask_local, ask_target
 from routesync.doctor.gather.state import find_daemon, read_state
-from routesync.kernel import TableReading
+from routesync.kernel import TableDump
 from routesync.mirror.eligibility import Desired, TargetRules
 from routesync.route import leads_to_gateway, link_gateways
 
@@ -94,7 +94,7 @@ async def _ask(
     return tuple(targets), local, broker
 
 
-def _host_routes(loaded: Loaded, reading: TableReading | None) -> tuple[JudgedRoute, ...]:
+def _host_routes(loaded: Loaded, reading: TableDump | None) -> tuple[JudgedRoute, ...]:
     if reading is None:
         return ()
     names = {ifindex: link.name for ifindex, link in reading.links.items()}
@@ -109,7 +109,7 @@ def _host_routes(loaded: Loaded, reading: TableReading | None) -> tuple[JudgedRo
 
 
 def _desired(
-    loaded: Loaded, reading: TableReading | None, tables: Sequence[int]
+    loaded: Loaded, reading: TableDump | None, tables: Sequence[int]
 ) -> Mapping[tuple[str, str], int]:
     """How many routes each target is to have, by family, as far as can be told without its table."""
     counts: Counter[tuple[str, str]] = Counter()

@@ -13,7 +13,7 @@ from typing import Final
 
 from routesync.config.models import KernelSettings
 from routesync.doctor.facts import DhcpFacts, KernelFacts, LocalLoxilb, NetworkdLink
-from routesync.kernel import KernelError, TableReading, open_route_socket, read_table
+from routesync.kernel import KernelError, TableDump, dump_tables_sync, open_route_socket
 from routesync.kernel.netlink import widen_receive_buffer
 
 CLIENTS: Final = ("systemd-network", "NetworkManager", "dhcpcd", "dhclient", "udhcpc")
@@ -110,12 +110,12 @@ def _section(file: Path, name: str) -> Mapping[str, str]:
 
 def read_kernel(settings: KernelSettings, tables: Sequence[int], root: Path) -> KernelFacts:
     """Read the routes once, and see how large a buffer a socket of ours is given."""
-    reading: TableReading | None = None
+    reading: TableDump | None = None
     error, granted = None, 0
     try:
         with open_route_socket(settings.netns) as sock:
             granted = widen_receive_buffer(sock, settings.receive_buffer)
-        reading = read_table(tables=tables, netns=settings.netns)
+        reading = dump_tables_sync(tables=tables, netns=settings.netns)
     except KernelError as problem:
         error = str(problem)
     units = (root / directory / "routesync.socket" for directory in _UNITS)

@@ -62,13 +62,13 @@ def metrics(source: KernelSource, kept: Mapping[str, int], *, unreadable: bool) 
     yield SummaryMetricFamily(
         f"{PREFIX}_kernel_reading_seconds",
         "Time that full readings of the tables took.",
-        count_value=stats.readings,
-        sum_value=stats.readings_s,
+        count_value=stats.dumps,
+        sum_value=stats.dumps_s,
     )
     yield counter(
         "kernel_void_readings",
         "Readings that were done again, for something was lost or interrupted.",
-        stats.void_readings,
+        stats.void_dumps,
     )
     yield counter(
         "kernel_drift_prefixes", "Prefixes that an audit found held wrongly; should stay 0.", stats.drift

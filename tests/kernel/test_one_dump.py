@@ -1,11 +1,11 @@
-"""What `plan` and `explain` read: one reading, with the details that the replica leaves out."""
+"""What `plan` and `explain` use: one dump, with the details that the replica leaves out."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from routesync.kernel import RouteDetails, read_table
+from routesync.kernel import RouteDetails, dump_tables
 from support.following import MAIN
 from support.netns import Namespace
 
@@ -26,7 +26,7 @@ def shown_by_ip(node: Namespace, family: int) -> dict[str, RouteDetails]:
     }
 
 
-def test_the_details_of_routes_are_those_that_ip_shows(node: Namespace) -> None:
+async def test_the_details_of_routes_are_those_that_ip_shows(node: Namespace) -> None:
     node.batch(
         [
             "route add 10.9.0.0/24 via 192.0.2.2 mtu 1400 advmss 1300 initcwnd 20",
@@ -36,10 +36,10 @@ def test_the_details_of_routes_are_those_that_ip_shows(node: Namespace) -> None:
             "route add 2001:db8:a::/64 via 2001:db8:e0::2 expires 5000",
         ]
     )
-    reading = read_table(tables=(MAIN,), netns=node.name)
+    dump = await dump_tables(tables=(MAIN,), netns=node.name)
     ours = {
         str(route.prefix): details._replace(metrics=tuple(sorted(details.metrics)))
-        for route, details in reading.details.items()
+        for route, details in dump.details.items()
     }
     theirs = shown_by_ip(node, 4) | shown_by_ip(node, 6)
     expiring = ours.pop("2001:db8:a::/64"), theirs.pop("2001:db8:a::/64")
