@@ -73,8 +73,7 @@ def run(
     from routesync.mirror.ledger import LedgerBusyError
     from routesync.service import logs
     from routesync.service.daemon import run_daemon
-    from routesync.service.handed import take_handed
-    from routesync.service.notify import Notifier
+    from routesync.service.systemd import Notifier, take_activated_sockets
     from routesync.tasks import TaskDied
 
     loaded = load_or_fail(config or DEFAULT_CONFIG)
@@ -83,7 +82,12 @@ def run(
     notifier = Notifier.from_environment()
     try:
         asyncio.run(
-            run_daemon(loaded, state=state or _state_directory(), notifier=notifier, handed=take_handed())
+            run_daemon(
+                loaded,
+                state=state or _state_directory(),
+                notifier=notifier,
+                sockets=take_activated_sockets(),
+            )
         )
     except LedgerBusyError as error:
         fail(str(error), EX_CONFIG)

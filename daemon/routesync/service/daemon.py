@@ -1,14 +1,19 @@
-"""The daemon: all rooms wired together.
+"""The daemon: creates all parts, connects them, and reloads their configuration.
 
 ::
 
-    BestRoutes --elected--> Targets: a Reconciler each --> loxilb
-        |    `---reports--> Guarding (mode guard) --> kernel
-        |                      |
-        `------- events -------'--> EventHub --> Outlets: MQTT, log
+    BestRoutes -----------> Targets: a Reconciler each --> loxilb
+        |    `---on_report--> Guarding (mode guard) --> kernel
+        |                        |
+        `------- events ---------'--> EventHub --> EventSinks: MQTT, log
 
-Each of them takes a configuration by `apply`, at the start as at a reload. A task that dies is a defect and ends the
-daemon (systemd starts it again); a target or a broker that is gone is not: those tasks see to it themselves.
+Each part takes a configuration by `apply`, at the start as at a reload. A task that dies is a defect and ends the
+daemon (systemd starts it again); a target or a broker that is gone is not: their tasks try again by themselves.
+
+Reload: the whole file is validated, then applied, or rejected. If it is rejected the running configuration stays; the
+faults are logged with the lines of `routesync check`, published as an event, and shown in the status until a valid file
+is loaded. A key that cannot change while the daemon runs (`node.name`, which is part of every topic) keeps its value,
+and the status reports it. One task performs all reloads, one after the other.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import concurrent.futures.thread  # noqa: F401
 import gc
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,30 +33,30 @@ from typing import Final
 import structlog
 
 from routesync.best_routes import BestRoutes
-from routesync.config import Loaded
+from routesync.config import ConfigError, Loaded, Problem, load
+from routesync.config.problems import line_of
 from routesync.control import runtime_directory
 from routesync.control.context import Context
 from routesync.control.ownership import Ownership
 from routesync.control.server import ControlServer
 from routesync.events.hub import EventHub
-from routesync.events.models import ConfigLoaded
+from routesync.events.models import ConfigLoaded, ConfigRejected
 from routesync.events.node_status import Status
+from routesync.kernel import KernelError
 from routesync.mirror.ledger import Ledger
-from routesync.mirror.status import TargetView
 from routesync.mirror.targets import Targets
 from routesync.service import logs
+from routesync.service.event_sinks import EventSinks
 from routesync.service.guarding import Guarding
-from routesync.service.handed import Handed
 from routesync.service.metrics import Metrics
-from routesync.service.notify import Notifier, feed_watchdog
-from routesync.service.outlets import Outlets
-from routesync.service.reload import Reloader
 from routesync.service.status import StatusBuilder
+from routesync.service.systemd import ActivatedSockets, Notifier
 from routesync.tasks import RESTART, Supervisor
 
 log = structlog.get_logger(__name__)
 
 STATUS_INTERVAL_S: Final = 1.0
+NODE_NAME_IS_FIXED: Final = "configuration: node.name takes effect when the daemon is restarted"
 
 
 class Daemon:
@@ -64,73 +69,75 @@ class Daemon:
         *,
         state: Path,
         notifier: Notifier,
-        handed: Handed,
+        sockets: ActivatedSockets,
         stack: AsyncExitStack,
     ) -> None:
-        self.ready = asyncio.Event()
+        self._loaded = loaded
+        self._config_problems: Sequence[str] = ()
+        """Why the daemon does not run with its file as it is, one line each."""
+        self._reload_requested = asyncio.Event()
+        self._reload_waiters: list[asyncio.Future[Sequence[str]]] = []
+        self._ready = asyncio.Event()
         """The kernel's first dump was evaluated, and each target answered, or failed to, once."""
         self._notifier = notifier
-        self.supervisor = Supervisor()
-        self.hub = EventHub(loaded.settings.node.name)
-        self.best_routes = BestRoutes(loaded, self.hub, self.supervisor, sock=handed.kernel)
-        self.outlets = Outlets(self.hub, self.supervisor, state, self._build_status)
-        stack.push_async_callback(self.outlets.close)
-        self.targets = Targets(
-            self.best_routes,
+        self._ledger = ledger
+        self._supervisor = Supervisor()
+        self._hub = EventHub(loaded.settings.node.name)
+        self._best_routes = BestRoutes(loaded, self._hub, self._supervisor, sock=sockets.kernel)
+        self._sinks = EventSinks(self._hub, self._supervisor, state, self._build_status)
+        stack.push_async_callback(self._sinks.close)
+        self._targets = Targets(
+            self._best_routes,
             ledger,
-            self.hub,
-            self.supervisor,
-            table=self.outlets.table,
-            witness_sockets=handed.witnesses,
+            self._hub,
+            self._supervisor,
+            table=self._sinks.tables,
+            witness_sockets=sockets.witnesses,
             state=state,
         )
-        stack.push_async_callback(self.targets.close)
-        ledger.when_read(self.targets.load_ledger)
-        self.guarding = Guarding(self.best_routes, self.hub, self.supervisor)
-        stack.push_async_callback(self.guarding.close)
-        self.status = StatusBuilder(loaded.settings, self.best_routes, self.hub, self._views)
-        self.status.guard = self.guarding.view
-        self.status.broker = self.outlets.broker
-        self.status.broker_troubles = self.outlets.troubles
-        self.metrics = Metrics(
-            status=lambda: self.status,
-            source=lambda: self.best_routes.source,
-            kernel_troubles=lambda: self.best_routes.troubles,
-            targets=self._views,
-            hub=lambda: self.hub,
-            publisher=lambda: self.outlets.publisher,
+        stack.push_async_callback(self._targets.close)
+        ledger.when_read(self._targets.load_ledger)
+        self._guarding = Guarding(self._best_routes, self._hub, self._supervisor)
+        stack.push_async_callback(self._guarding.close)
+        self._status = StatusBuilder(
+            self._hub,
+            self._best_routes,
+            self._targets,
+            self._guarding,
+            self._sinks,
+            problems=self._problems,
+            settings=loaded.settings,
         )
-        self.reloader = Reloader(
-            loaded,
-            probe=self.best_routes.probe,
-            apply=self._apply,
-            sink=self.hub,
-            notifier=notifier,
-            status=self.status.line,
+        self._control = ControlServer(
+            Context(
+                best_routes=self._best_routes,
+                targets=self._targets,
+                hub=self._hub,
+                ownership=Ownership(ledger, self._hub, self._best_routes, self._targets),
+                loaded=lambda: self._loaded,
+                status=self._status.build,
+                reload=self._request_reload,
+                exposition=Metrics(self._status, self._best_routes, self._hub, self._sinks).exposition,
+                ready=self._ready,
+            ),
+            runtime_directory(),
         )
-        context = Context(
-            best_routes=self.best_routes,
-            targets=self.targets,
-            hub=self.hub,
-            ownership=Ownership(ledger, self.hub, self.best_routes, self.targets),
-            loaded=lambda: self.reloader.loaded,
-            status=self._build_status,
-            reload=self.reloader.reload,
-            exposition=self.metrics.exposition,
-            ready=self.ready,
-        )
-        self.control = ControlServer(context, runtime_directory())
-        self.status.standing += [
-            lambda: [f"ledger: {ledger.trouble}"] if ledger.trouble else (),
-            lambda: self.best_routes.troubles,
-            lambda: self.reloader.reasons,
-            lambda: self.targets.orphans,
-            lambda: self.guarding.troubles,
-            lambda: self.control.troubles,
+
+    def _build_status(self) -> Status:
+        return self._status.build()  # made after the sinks
+
+    def _problems(self) -> list[str]:
+        """Why the daemon is degraded beside its targets and its broker, one line each."""
+        return [
+            *([f"ledger: {self._ledger.trouble}"] if self._ledger.trouble else ()),
+            *self._best_routes.troubles,
+            *self._config_problems,
+            *self._targets.orphans,
+            *self._guarding.troubles,
+            *self._control.troubles,
         ]
 
-    def _views(self) -> list[TargetView]:
-        return self.targets.views() + self.guarding.views()
+    # -- start and stop ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
@@ -139,52 +146,105 @@ class Daemon:
             KernelError: the kernel's routes cannot be read as the configuration wants it.
             TaskDied: a part of the daemon ended by itself.
         """
-        loaded = self.reloader.loaded
-        self.best_routes.probe(loaded)
-        start = self.supervisor.start
-        with signals(stop=self.supervisor.request_stop, reload=self.reloader.request):
-            await self.outlets.apply(loaded)
-            self.hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
-            await self.targets.apply(loaded)
-            await self.guarding.apply(loaded)
-            await self.best_routes.start()
-            start("control", self.control.run, restart=RESTART)
-            start("watchdog", lambda: feed_watchdog(self._notifier, lambda: True))
-            start("readiness", self._say_ready)
+        loaded, start = self._loaded, self._supervisor.start
+        self._best_routes.probe(loaded)
+        with signals(stop=self._supervisor.request_stop, reload=self._reload_requested.set):
+            await self._sinks.apply(loaded)
+            self._hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
+            await self._targets.apply(loaded)
+            await self._guarding.apply(loaded)
+            await self._best_routes.start()
+            start("control", self._control.run, restart=RESTART)
+            start("watchdog", self._notifier.feed_watchdog)
+            start("readiness", self._report_ready)
             try:
-                await self.supervisor.wait()
+                await self._supervisor.wait()
             finally:
                 self._notifier.stopping("stopping: routes stay where they are")
 
-    async def _apply(self, loaded: Loaded) -> None:
-        log_settings = loaded.settings.log
-        secrets = (*self.reloader.loaded.secrets, *loaded.secrets)
-        logs.configure(log_settings.level, log_settings.format, secrets=secrets)
-        self.status.settings = loaded.settings
-        await self.outlets.apply(loaded)
-        async with self.targets.gathering():
-            await self.best_routes.apply(loaded)
-            await self.targets.apply(loaded)
-        await self.guarding.apply(loaded)
-        self.outlets.refresh()
-
-    async def _say_ready(self) -> None:
+    async def _report_ready(self) -> None:
         began = time.monotonic()
-        await self.best_routes.evaluated.wait()
-        await self.targets.contacted()
-        await self.guarding.contacted()
-        self.ready.set()
+        await self._best_routes.evaluated.wait()
+        await self._targets.contacted()
+        await self._guarding.contacted()
+        self._ready.set()
         gc.freeze()  # the routes: no collection looks through them again
-        self._notifier.ready(self.status.line())
+        self._notifier.ready(self._status.line())
         took_s = round(time.monotonic() - began, 3)
-        log.info("ready", **self.status.figures(), took_s=took_s, mode=self.status.settings.mode)
-        self.supervisor.start("reload", self.reloader.run)  # not earlier: its end is told by READY=1, too
+        log.info("ready", **self._status.figures(), took_s=took_s, mode=self._loaded.settings.mode)
+        self._supervisor.start(
+            "reload", self._reload_on_request
+        )  # not earlier: a reload ends with READY=1, too
         while True:
             await asyncio.sleep(STATUS_INTERVAL_S)
-            self._notifier.status(self.status.line())
+            self._notifier.status(self._status.line())
 
-    def _build_status(self) -> Status:
-        return self.status.build()  # made after the outlets
+    # -- reload --------------------------------------------------------------------------------------------------------
+
+    async def _request_reload(self) -> Sequence[str]:
+        """Reload; return the faults of the file, one line each. None: it is active."""
+        done: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
+        self._reload_waiters.append(done)
+        self._reload_requested.set()
+        return await done
+
+    async def _reload_on_request(self) -> None:
+        while True:
+            await self._reload_requested.wait()
+            self._reload_requested.clear()
+            waiters, self._reload_waiters = self._reload_waiters, []
+            self._notifier.reloading("reading the configuration again")
+            faults = await self._reload()
+            self._notifier.ready(self._status.line())
+            for done in waiters:
+                if not done.done():
+                    done.set_result(faults)
+
+    async def _reload(self) -> Sequence[str]:
+        path = self._loaded.path
+        try:
+            loaded = await asyncio.to_thread(load, path)
+        except ConfigError as error:
+            return self._reject(tuple(map(str, error.problems)))
+        try:
+            self._best_routes.probe(loaded)
+        except KernelError as error:
+            line = line_of(loaded.lines, ("kernel", "netns"))
+            return self._reject((str(Problem(str(path), "[kernel], key netns", line, str(error))),))
+        for warning in loaded.warnings:
+            log.warning("config_warning", warning=warning)
+        self._config_problems = ()
+        if loaded.settings.node != self._loaded.settings.node:
+            settings = loaded.settings.model_copy(update={"node": self._loaded.settings.node})
+            loaded = loaded._replace(settings=settings)
+            self._config_problems = (NODE_NAME_IS_FIXED,)
+            log.warning("config_partly_applied", reason=NODE_NAME_IS_FIXED)
+        await self._apply(loaded)
+        self._loaded = loaded
+        log.info("config_reloaded", path=str(path), digest=loaded.digest)
+        self._hub.emit(ConfigLoaded(path=str(path), digest=loaded.digest))
+        return ()
+
+    def _reject(self, faults: tuple[str, ...]) -> Sequence[str]:
+        for fault in faults:
+            log.error("config_rejected", problem=fault, consequence="the running configuration stays")
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        self._config_problems = (f"configuration rejected, the running one stays: {faults[0]}{more}",)
+        self._hub.emit(ConfigRejected(path=str(self._loaded.path), errors=faults))
+        return faults
+
+    async def _apply(self, loaded: Loaded) -> None:
+        log_settings = loaded.settings.log
+        secrets = (*self._loaded.secrets, *loaded.secrets)
+        logs.configure(log_settings.level, log_settings.format, secrets=secrets)
+        self._status.settings = loaded.settings
+        await self._sinks.apply(loaded)
+        async with self._targets.gathering():
+            await self._best_routes.apply(loaded)
+            await self._targets.apply(loaded)
+        await self._guarding.apply(loaded)
+        if self._sinks.publisher is not None:
+            self._sinks.publisher.refresh()
 
 
 @contextmanager
@@ -201,7 +261,7 @@ def signals(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator
             loop.remove_signal_handler(number)
 
 
-async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed: Handed) -> None:
+async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, sockets: ActivatedSockets) -> None:
     """Make a daemon and let it run.
 
     Raises:
@@ -212,7 +272,7 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, handed:
     async with AsyncExitStack() as stack:
         ledger = await asyncio.to_thread(Ledger, state)
         stack.push_async_callback(ledger.close)
-        daemon = Daemon(loaded, ledger, state=state, notifier=notifier, handed=handed, stack=stack)
+        daemon = Daemon(loaded, ledger, state=state, notifier=notifier, sockets=sockets, stack=stack)
         gc.collect()
         gc.freeze()  # modules and models: they stay
         await daemon.run()

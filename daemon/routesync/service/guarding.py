@@ -73,14 +73,14 @@ class Guarding(Consumer):
         if self._guard is not None:
             self._guard.heed(report)
 
-    # -- how it stands -----------------------------------------------------------------------------------------------
+    # -- status ------------------------------------------------------------------------------------------------------
 
-    def view(self) -> GuardView | None:
-        """How the guard stands; None: there is none."""
-        return self._guard.view() if self._guard else None
+    def status(self) -> GuardStatus | None:
+        """The guard's part of the status; None: there is no guard."""
+        return _guard_status(self._guard.view()) if self._guard else None
 
     def views(self) -> list[TargetView]:
-        """How each target stands."""
+        """The state of each target."""
         return [watched.verifier.view() for watched in self._watched.values()]
 
     @property
@@ -191,7 +191,7 @@ def _pace(settings: GuardSettings) -> _Pace:
     return {"rate": settings.removals_per_minute / 60, "burst": BURST}
 
 
-def guard_status(view: GuardView) -> GuardStatus:
+def _guard_status(view: GuardView) -> GuardStatus:
     """The guard's part of the status."""
     return GuardStatus(
         dry_run=view.dry_run,

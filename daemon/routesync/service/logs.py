@@ -1,8 +1,11 @@
 """Logs, on standard error: JSON for machines, readable on a terminal, and no secrets in either.
 
-Events are short stable names (`target_down`, all of them in docs/logs.md), what belongs to them are fields. What
-libraries say by the standard library's logging comes out the same way. Under systemd each line begins with its syslog
-level as sd-daemon(3) has it, so that `journalctl -p warning` works; the journal takes the prefix off.
+Events are short stable names (`target_down`, all of them in docs/logs.md), with fields. What libraries log by the
+standard library's logging comes out the same way. Under systemd each line begins with its syslog level as sd-daemon(3)
+has it, so that `journalctl -p warning` works; the journal removes that prefix.
+
+A problem is logged once when it starts and once when it clears; that is up to those who log. `FloodControl` is for what
+nobody foresaw, libraries above all: asyncio once logged 1,770 tracebacks a second.
 """
 
 from __future__ import annotations
@@ -11,14 +14,14 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, Literal, TextIO
 from urllib.parse import quote
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
-
-from routesync.service.log_flood import FloodGate
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
@@ -28,13 +31,18 @@ REDACTED: Final = "[redacted]"
 _SECRET_KEY: Final = re.compile(
     r"password|passwd|secret|token|credential|authorization|api_?key", re.IGNORECASE
 )
-_SECRET_FILE: Final = re.compile(r"_(file|path)$", re.IGNORECASE)  # where a secret lies is none
+_SECRET_FILE: Final = re.compile(r"_(file|path)$", re.IGNORECASE)  # the place of a secret is not secret
 _URL_SECRET: Final = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+(?=@)")
 # Shorter ones would redact half of the ordinary text.
 _SHORTEST_SECRET: Final = 4
 
 _SYSLOG_LEVEL: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
 _LIBRARIES: Final = ("aiohttp", "aiomqtt", "asyncio", "mqtt", "pyroute2")
+
+FLOOD_LINES: Final = 50
+"""Lines of one kind that are shown in a window; further ones are left out."""
+FLOOD_WINDOW_S: Final = 60.0
+_FLOOD_HINT: Final = "more lines of this kind are left out; the first one after a while has their number"
 
 
 def configure(
@@ -43,9 +51,9 @@ def configure(
     """Set logging up for the process; may be called again, after a reload.
 
     Args:
-        level: the least level that is shown. Libraries are heard from warning upwards, with debug from info.
+        level: the least level that is shown. Libraries are shown from warning upwards, with debug from info.
         form: auto is console on a terminal, else json.
-        secrets: values that must never be shown, whichever field or message they turn up in.
+        secrets: values that must never be shown, whichever field or message they are in.
         stream: where to write; standard error by default.
     """
     out = sys.stderr if stream is None else stream
@@ -67,6 +75,7 @@ def configure(
             ],
         )
     )
+    handler.addFilter(FloodControl().filter)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -75,7 +84,6 @@ def configure(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            FloodGate(),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -85,8 +93,64 @@ def configure(
     )
 
 
+@dataclass(slots=True)
+class _Window:
+    began: float
+    lines: int = 0
+
+
+class FloodControl:
+    """Shows some lines of each kind in a window, and leaves out further ones.
+
+    The kind is the event's name, or the first line of a library's message before its arguments are filled in. Debug
+    lines are all shown; so are those with the number of an event (`sequence`): then the log is the events' only sink.
+    """
+
+    def __init__(
+        self,
+        lines: int = FLOOD_LINES,
+        window_s: float = FLOOD_WINDOW_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lines = lines
+        self._window_s = window_s
+        self._clock = clock
+        self._windows: dict[tuple[str, str], _Window] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show a line, as a filter of a log handler."""
+        # structlog passes its fields as the message
+        fields: dict[str, object] = record.msg if isinstance(record.msg, dict) else record.__dict__
+        if record.levelno <= logging.DEBUG or "sequence" in fields:
+            return True
+        text = str(fields.get("event", record.msg))
+        kind = record.name, text.partition("\n")[0]
+        now = self._clock()
+        window = self._windows.get(kind)
+        if window is None or now - window.began >= self._window_s:
+            left_out = window.lines - self._lines if window is not None else 0
+            if left_out > 0:
+                fields["left_out_before"] = left_out
+            self._forget(now)
+            window = self._windows[kind] = _Window(now)
+        window.lines += 1
+        if window.lines == self._lines:
+            fields["flood"] = _FLOOD_HINT
+        return window.lines <= self._lines
+
+    def _forget(self, now: float) -> None:
+        """Forget kinds whose window is over: the messages of libraries are many."""
+        over = [
+            kind
+            for kind, window in self._windows.items()
+            if now - window.began >= self._window_s and window.lines <= self._lines
+        ]
+        for kind in over:
+            del self._windows[kind]
+
+
 class Redactor:
-    """A processor that takes secrets out: by the name of a field, in URLs, and known ones by their value."""
+    """A processor that removes secrets: by the name of a field, in URLs, and known ones by their value."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         long_enough = [text for text in secrets if len(text) >= _SHORTEST_SECRET]

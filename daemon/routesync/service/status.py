@@ -1,4 +1,4 @@
-"""How the daemon fares: one value for MQTT, one line for systemd, a few figures for the log."""
+"""The status of the daemon: one value for MQTT and the control API, one line for systemd, a few numbers for the log."""
 
 from __future__ import annotations
 
@@ -11,57 +11,63 @@ from routesync import __version__
 from routesync.best_routes import BestRoutes
 from routesync.config.models import Settings
 from routesync.events.hub import EventHub
-from routesync.events.node_status import AlarmStatus, KernelStatus, Status, TargetStatus
-from routesync.guard.guard import GuardView
+from routesync.events.node_status import AlarmStatus, GuardStatus, KernelStatus, Status, TargetStatus
 from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
+from routesync.mirror.targets import Targets
 from routesync.route import format_address
-from routesync.service.guarding import guard_status
+from routesync.service.event_sinks import EventSinks
+from routesync.service.guarding import Guarding
 
 
 class StatusBuilder:
-    """Puts the status together from all rooms, when asked.
+    """Builds the status from all parts of the daemon.
 
-    Attributes:
-        settings: the running configuration.
-        standing: tell why the daemon is degraded beside what its targets and its broker say, one line each.
-        broker: tells in one line how the broker is reached; None: no broker is configured.
-        broker_troubles: why events do not get through, one line each.
-        guard: tells how the guard stands; None: it is not its mode.
+    Args:
+        hub: identifies the stream of events.
+        best_routes: follows the kernel.
+        targets: that are mirrored into.
+        guarding: the guard, in its mode.
+        sinks: has the broker.
+        problems: returns why the daemon is degraded beside its targets and its broker, one line each.
+        settings: the active ones; a reload sets them.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        best_routes: BestRoutes,
         hub: EventHub,
-        targets: Callable[[], Sequence[TargetView]],
+        best_routes: BestRoutes,
+        targets: Targets,
+        guarding: Guarding,
+        sinks: EventSinks,
+        *,
+        problems: Callable[[], Sequence[str]],
+        settings: Settings,
     ) -> None:
-        self.standing: list[Callable[[], Sequence[str]]] = []
-        self.broker: Callable[[], str | None] = lambda: None
-        self.broker_troubles: Callable[[], Sequence[str]] = tuple
-        self.guard: Callable[[], GuardView | None] = lambda: None
         self.settings = settings
-        self._best_routes = best_routes
-        self._hub = hub
-        self._targets = targets
         self.started = datetime.now(UTC)
+        self._hub = hub
+        self._best_routes = best_routes
+        self._targets = targets
+        self._guarding = guarding
+        self._sinks = sinks
+        self._problems = problems
 
-    @property
-    def mode(self) -> str:
-        """What the daemon may do."""
-        return self.settings.mode
+    def views(self) -> list[TargetView]:
+        """Each target."""
+        return self._targets.views() + self._guarding.views()
 
-    def kept(self) -> Counter[str]:
-        """How many elected routes each rule keeps."""
-        return self._best_routes.table.by_rule
+    def guard(self) -> GuardStatus | None:
+        """The guard; None in other modes."""
+        return self._guarding.status()
 
     def build(self) -> Status:
         """The whole status, as it is now."""
         reasons = self.reasons()
+        views = self.views()
+        publisher = self._sinks.publisher
         source = self._best_routes.source
         stats = source.stats
-        guard = self.guard()
         return Status(
             state="degraded" if reasons else "online",
             node=self._hub.identity.node,
@@ -81,7 +87,7 @@ class StatusBuilder:
                 skip_notify_on_dev_down=stats.sysctls.skip_notify_on_dev_down,
                 nexthop_compat_mode=stats.sysctls.nexthop_compat_mode,
             ),
-            targets=tuple(_target_status(view) for view in self._targets()),
+            targets=tuple(_target_status(view) for view in views),
             alarms=tuple(
                 AlarmStatus(
                     kind=kind,
@@ -90,19 +96,19 @@ class StatusBuilder:
                     count=alarm.routes,
                     prefixes=alarm.prefixes,
                 )
-                for view in self._targets()
+                for view in views
                 for kind, alarm in view.alarms.items()
             ),
             verdicts=self.verdicts(),
-            guard=guard_status(guard) if guard else None,
-            broker=self.broker(),
+            guard=self.guard(),
+            broker=publisher.state if publisher is not None else None,
             reasons=tuple(reasons),
         )
 
     def reasons(self) -> list[str]:
-        """Why the daemon is degraded, one line each; none: all is well."""
-        found = [reason for reasons in self.standing for reason in reasons()]
-        for view in self._targets():
+        """Why the daemon is degraded, one line each; none: it is not."""
+        found = list(self._problems())
+        for view in self.views():
             if not view.state.healthy:
                 found.append(f"target {view.name}: {view.error or view.state}")
             if view.unreachable_gateways:
@@ -118,16 +124,18 @@ class StatusBuilder:
                 for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.CONTENDED)
                 if (count := view.phases[phase])
             ]
-        found += [f"broker: {trouble}" for trouble in self.broker_troubles()]
+        if (publisher := self._sinks.publisher) is not None:
+            found += [f"broker: {trouble}" for trouble in publisher.troubles]
         return found
 
     def verdicts(self) -> dict[str, int]:
-        """How many routes each rule decided on: those it keeps now, and those it dropped at the last reading."""
-        return dict(sorted((self.kept() + Counter(self._best_routes.source.stats.table)).items()))
+        """How many routes each rule decided: best routes that it keeps now, and those that the last resync dropped."""
+        kept, dropped = self._best_routes.table.by_rule, Counter(self._best_routes.source.stats.table)
+        return dict(sorted((kept + dropped).items()))
 
     def figures(self) -> dict[str, int]:
-        """The numbers that one looks at first."""
-        views = self._targets()
+        """The most important numbers."""
+        views = self.views()
         return {
             "kept": len(self._best_routes.table),
             "dropped": sum(self._best_routes.source.stats.table.values()),
@@ -139,7 +147,7 @@ class StatusBuilder:
         """One line for people."""
         figures = self.figures()
         text = f"{figures['kept']} routes kept, {figures['dropped']} dropped"
-        for view in self._targets():
+        for view in self.views():
             text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.desired} mirrored"
             if view.waiting:
                 text += f", {view.waiting} waiting"

@@ -1,9 +1,11 @@
-"""What comes in a flood is cut short, and how much is said; what goes on is said once."""
+"""A flood of log lines is cut short and its size is logged; a problem that persists is logged once."""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
+from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -17,7 +19,7 @@ from routesync.events.node_status import offline
 from routesync.events.publisher import MqttPublisher
 from routesync.kernel import Overrun, ResyncDone
 from routesync.names import Names
-from routesync.service.log_flood import FloodGate
+from routesync.service import logs
 
 
 class Clock:
@@ -33,26 +35,25 @@ def clock() -> Clock:
     return Clock()
 
 
-def logger(clock: Clock, out: io.StringIO) -> structlog.typing.FilteringBoundLogger:
-    processors: list[structlog.typing.Processor] = [
-        FloodGate(3, 10, clock),
-        structlog.processors.JSONRenderer(),
-    ]
-    made: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(out),
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(0),
-    )
-    return made
+@pytest.fixture
+def out(clock: Clock) -> Iterator[io.StringIO]:
+    """The log, with flood control of three lines in ten seconds."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    logs.configure("debug", stream=stream)
+    root.handlers[0].filters = [logs.FloodControl(3, 10, clock).filter]
+    yield stream
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
 
 
 def lines(out: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_a_flood_is_cut_short_and_its_size_told_with_the_next_line(clock: Clock) -> None:
-    out = io.StringIO()
-    log = logger(clock, out)
+def test_a_flood_is_cut_short_and_the_next_line_has_its_size(clock: Clock, out: io.StringIO) -> None:
+    log = structlog.get_logger()
     for number in range(100):
         log.warning("routes_changed", number=number)
         log.info("ready") if number == 50 else None
@@ -60,26 +61,40 @@ def test_a_flood_is_cut_short_and_its_size_told_with_the_next_line(clock: Clock)
     assert "left out" in str(lines(out)[2]["flood"])
     clock.now += 10
     log.warning("routes_changed", number=100)
-    assert lines(out)[-1] == {"event": "routes_changed", "number": 100, "left_out_before": 97}
+    assert (lines(out)[-1]["number"], lines(out)[-1]["left_out_before"]) == (100, 97)
     log.warning("routes_changed", number=101)
     assert "left_out_before" not in lines(out)[-1]
 
 
-def test_events_of_which_the_log_is_the_outlet_and_debug_lines_all_pass(clock: Clock) -> None:
-    out = io.StringIO()
-    log = logger(clock, out)
+def test_a_flood_of_a_library_is_cut_short_whatever_its_lines_end_in(clock: Clock, out: io.StringIO) -> None:
+    log = logging.getLogger("asyncio")
+    for number in range(100):
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError:
+            log.exception("socket.accept() out of system resource\nsocket: <fd=%d>", number)
+    logging.getLogger("aiohttp").error("another")
+    assert len(lines(out)) == 4
+    assert "left out" in str(lines(out)[2]["flood"])
+    clock.now += 10
+    log.error("socket.accept() out of system resource\nsocket: <fd=100>")
+    assert lines(out)[-1]["left_out_before"] == 97
+
+
+def test_events_of_which_the_log_is_the_sink_and_debug_lines_are_all_shown(out: io.StringIO) -> None:
+    log = structlog.get_logger()
     for number in range(10):
         log.info("route_accepted", sequence=number)
         log.debug("kernel_resynced")
     assert len(lines(out)) == 20
 
 
-def test_the_gate_does_not_remember_every_name_for_ever(clock: Clock) -> None:
-    gate = FloodGate(3, 10, clock)
+def test_not_every_kind_is_remembered_for_ever(clock: Clock) -> None:
+    control = logs.FloodControl(3, 10, clock)
     for number in range(1000):
-        gate(None, "info", {"event": f"name {number}"})
+        control.filter(logging.LogRecord("lib", logging.INFO, "", 0, f"name {number}", None, None))
         clock.now += 1
-    assert len(gate._kinds) < 20
+    assert len(control._windows) < 20
 
 
 def test_troubles_with_the_broker_that_take_turns_are_each_said_once() -> None:

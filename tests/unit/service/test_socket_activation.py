@@ -24,9 +24,9 @@ os.environ["LISTEN_PID"] = str(os.getpid() if meant_for == "us" else 1)
 os.environ["LISTEN_FDS"] = str(len(wanted))
 os.environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in wanted)
 
-from routesync.service.handed import take_handed
-handed = take_handed()
-found = {"kernel": handed.kernel, **{f"witness of {name}": sock for name, sock in handed.witnesses.items()}}
+from routesync.service.systemd import take_activated_sockets
+activated = take_activated_sockets()
+found = {"kernel": activated.kernel, **{f"witness of {name}": sock for name, sock in activated.witnesses.items()}}
 taken = {name: sock.fileno() for name, sock in found.items() if sock is not None}
 
 def is_open(descriptor):
