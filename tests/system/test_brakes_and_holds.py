@@ -23,14 +23,15 @@ def add_routes(arena: Arena, count: int) -> None:
 
 
 def test_a_mass_withdrawal_is_held_until_the_kernel_was_dumped_again(tmp_path: Path) -> None:
-    with kill_arena(tmp_path, CONFIG.replace("withdraw_limit_share = 1\n", "")) as arena:
+    config = CONFIG.replace("withdraw_limit_share = 1\n", "") + '[log]\nlevel = "debug"\n'
+    with kill_arena(tmp_path, config) as arena:
         arena.launch()
         add_routes(arena, 150)
         arena.check_settled()
         arena.router.ip("route flush proto bird")
         arena.wanted.clear()
         arena.check_settled()
-        # the events, which the log has, too: it shows no dump at this level
+        # the events, which the log has, too
         happened = [line for line in lines(arena, "kernel_resynced", "route_withdrawn") if "sequence" in line]
         causes = [line.get("cause") for line in happened]
         assert causes[causes.index("mass withdrawal") :].count(None) > 75, "most go after the second dump"

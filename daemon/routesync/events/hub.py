@@ -202,7 +202,7 @@ def new_epoch() -> str:
 
 
 async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) -> NoReturn:
-    """Write every event to the log, for a daemon without a broker.
+    """Log every event, for a daemon without a broker; those of routes at debug, as the mirror logs them by batches.
 
     A log that cannot keep up costs lines, never time of those who emit: their number is logged in their place.
     """
@@ -215,5 +215,6 @@ async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) 
                 follower.missed = 0
             event = record.event
             name = f"{event.group}_{event.name}".replace("-", "_")
-            log.info(name, sequence=record.sequence, **event.model_dump(mode="json"))
+            write = log.debug if event.group == "route" else log.info
+            write(name, sequence=record.sequence, **event.model_dump(mode="json"))
     raise AssertionError("a follower never ends")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -13,13 +14,14 @@ from structlog.testing import capture_logs
 
 from routesync.best_routes import QUIET_S, KernelReporter
 from routesync.config.models import MqttSettings
-from routesync.events.hub import EventHub
-from routesync.events.models import Event, KernelOverrun
+from routesync.events.hub import EventHub, log_events
+from routesync.events.models import Event, KernelOverrun, RouteWithdrawn
 from routesync.events.node_status import offline
 from routesync.events.publisher import MqttPublisher
 from routesync.kernel import Overrun, ResyncDone
 from routesync.names import Names
 from routesync.service import logs
+from support.waiting import eventually
 
 
 class Clock:
@@ -87,6 +89,27 @@ def test_events_of_which_the_log_is_the_sink_and_debug_lines_are_all_shown(out: 
         log.info("route_accepted", sequence=number)
         log.debug("kernel_resynced")
     assert len(lines(out)) == 20
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+async def test_without_a_broker_events_of_single_routes_are_logged_at_debug(
+    out: io.StringIO, level: logs.Level
+) -> None:
+    logs.configure(level, stream=out)
+    hub = EventHub("node")
+    task = asyncio.create_task(log_events(hub))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        hub.emit(
+            RouteWithdrawn(
+                target="edge", prefix="10.0.0.0/24", family="ipv4", gateway="192.0.2.1", reason="gone"
+            )
+        )
+    hub.emit(KernelOverrun(total=1))
+    await eventually(lambda: "kernel_overrun" in out.getvalue())
+    task.cancel()
+    names = [line["event"] for line in lines(out)]
+    assert names.count("route_withdrawn") == (3 if level == "debug" else 0)
 
 
 def test_not_every_kind_is_remembered_for_ever(clock: Clock) -> None:
