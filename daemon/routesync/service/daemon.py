@@ -182,7 +182,7 @@ class Daemon:
     # -- reload --------------------------------------------------------------------------------------------------------
 
     async def _request_reload(self) -> Sequence[str]:
-        """Reload; return the faults of the file, one line each. None: it is active."""
+        """Reload; return the faults of the file, one line each: without any, it is active."""
         done: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
         self._reload_waiters.append(done)
         self._reload_requested.set()
