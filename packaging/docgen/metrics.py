@@ -15,7 +15,7 @@ from routesync.events.hub import EventHub
 from routesync.events.node_status import offline
 from routesync.events.outbox import Outbox
 from routesync.events.publisher import MqttPublisher
-from routesync.guard.guard import GuardView
+from routesync.guard.guard import Guard
 from routesync.names import Names
 from routesync.service.metrics import Metrics
 from routesync.service.metrics.families import PREFIX
@@ -60,19 +60,6 @@ def _describe(family: Metric) -> Described:
 _INFO: Final = {f"{PREFIX}_build": ("version", "python", "mode"), f"{PREFIX}_target": ("url", "version")}
 
 
-_IDLE_GUARD: Final = GuardView(
-    dry_run=True,
-    permitted=None,
-    standing=0,
-    redundant=0,
-    contended=0,
-    removed=0,
-    returned=0,
-    failed=0,
-    troubles=(),
-)
-
-
 @contextmanager
 def _sample() -> Iterator[Metrics]:
     """Collectors of a daemon that does nothing."""
@@ -80,7 +67,8 @@ def _sample() -> Iterator[Metrics]:
     loaded = load(shipped_configuration(), {}, Names())
     best_routes = BestRoutes(loaded, hub, Supervisor())
     status = StatusBuilder(loaded.settings, best_routes, hub, tuple)
-    status.guard = lambda: _IDLE_GUARD
+    guard = Guard(loaded.settings.guard, tables=(), netns=None, evaluate=best_routes.evaluate, sink=hub)
+    status.guard = lambda: guard
     outbox = Outbox.open(None, "node")
     try:
         settings = MqttSettings(host="localhost")

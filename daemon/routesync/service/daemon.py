@@ -89,7 +89,7 @@ class Daemon:
         self.guarding = Guarding(self.best_routes, self.hub, self.supervisor)
         stack.push_async_callback(self.guarding.close)
         self.status = StatusBuilder(loaded.settings, self.best_routes, self.hub, self._views)
-        self.status.guard = self.guarding.view
+        self.status.guard = lambda: self.guarding.guard
         self.status.broker = self.outlets.broker
         self.status.broker_troubles = self.outlets.troubles
         self.metrics = Metrics(

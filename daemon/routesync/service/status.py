@@ -11,12 +11,13 @@ from routesync import __version__
 from routesync.best_routes import BestRoutes
 from routesync.config.models import Settings
 from routesync.events.hub import EventHub
+from routesync.events.models import AlarmKind
 from routesync.events.node_status import AlarmStatus, KernelStatus, Status, TargetStatus
-from routesync.guard.guard import GuardView
+from routesync.guard.guard import Guard
+from routesync.mirror.reporting import Alarm
 from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
 from routesync.route import format_address
-from routesync.service.guarding import guard_status
 
 
 class StatusBuilder:
@@ -27,7 +28,7 @@ class StatusBuilder:
         standing: tell why the daemon is degraded beside what its targets and its broker say, one line each.
         broker: tells in one line how the broker is reached; None: no broker is configured.
         broker_troubles: why events do not get through, one line each.
-        guard: tells how the guard stands; None: it is not its mode.
+        guard: returns the guard; None: it is not its mode.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class StatusBuilder:
         self.standing: list[Callable[[], Sequence[str]]] = []
         self.broker: Callable[[], str | None] = lambda: None
         self.broker_troubles: Callable[[], Sequence[str]] = tuple
-        self.guard: Callable[[], GuardView | None] = lambda: None
+        self.guard: Callable[[], Guard | None] = lambda: None
         self.settings = settings
         self._best_routes = best_routes
         self._hub = hub
@@ -62,6 +63,11 @@ class StatusBuilder:
         source = self._best_routes.source
         stats = source.stats
         guard = self.guard()
+        alarms: list[tuple[str | None, AlarmKind, Alarm]] = [
+            (view.name, kind, alarm) for view in self._targets() for kind, alarm in view.alarms.items()
+        ]
+        if guard is not None and guard.alarm is not None:
+            alarms.append((None, "contended", guard.alarm))
         return Status(
             state="degraded" if reasons else "online",
             node=self._hub.identity.node,
@@ -85,16 +91,15 @@ class StatusBuilder:
             alarms=tuple(
                 AlarmStatus(
                     kind=kind,
-                    target=view.name,
+                    target=target,
                     detail=alarm.detail,
                     count=alarm.routes,
                     prefixes=alarm.prefixes,
                 )
-                for view in self._targets()
-                for kind, alarm in view.alarms.items()
+                for target, kind, alarm in alarms
             ),
             verdicts=self.verdicts(),
-            guard=guard_status(guard) if guard else None,
+            guard=guard.status() if guard else None,
             broker=self.broker(),
             reasons=tuple(reasons),
         )
@@ -144,8 +149,9 @@ class StatusBuilder:
             if view.waiting:
                 text += f", {view.waiting} waiting"
         if (guard := self.guard()) is not None:
-            word = "would be removed" if guard.dry_run else "to be removed"
-            text += f"; guard: {guard.redundant} {word}, {guard.removed} removed"
+            counts = guard.status()
+            word = "would be removed" if counts.dry_run else "to be removed"
+            text += f"; guard: {counts.redundant} {word}, {counts.removed} removed"
         reasons = self.reasons()
         return f"degraded: {reasons[0]}; {text}" if reasons else text
 

@@ -76,4 +76,4 @@ class Metrics(Collector):
         yield from target.metrics(self._targets())
         yield from events.metrics(self._hub(), self._publisher())
         if (view := self._status().guard()) is not None:
-            yield from guard.metrics(view)
+            yield from guard.metrics(view.status())
