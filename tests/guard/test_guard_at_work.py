@@ -8,23 +8,15 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from routesync.events.models import Event, GuardFailed
+from routesync.config.models import GuardSettings
+from routesync.events.models import AlarmCleared, AlarmRaised, Event, GuardFailed, GuardReturned
 from routesync.guard.guard import Guard
-from routesync.guard.returns import Patience
 from routesync.kernel import KernelSource, Links, Rules
 from routesync.mirror.limits import TokenBucket
 from routesync.names import PROTOCOLS
 from routesync.route import Route, Verdict
 from support.netns import Namespace, namespace
 from support.waiting import eventually
-
-QUICK = Patience(
-    settle_s=0.05,
-    check_interval_s=300,
-    contended_within_s=60,
-    contended_delay_s=10,
-    contended_delay_most_s=100,
-)
 
 
 def evaluate(route: Route, links: Links) -> Verdict:
@@ -77,28 +69,32 @@ def evaluate_link_gateway(_route: Route, _links: Links) -> Verdict:
 
 @asynccontextmanager
 async def guarding(
-    node: Namespace, events: Events, *, bucket: TokenBucket | None = None, dry_run: bool = False
+    node: Namespace,
+    events: Events,
+    *,
+    bucket: TokenBucket | None = None,
+    dry_run: bool = False,
+    contended_within_s: float = 60,
 ) -> AsyncIterator[Guard]:
     def evaluate_by_gateways(route: Route, links: Links) -> Verdict:
         return GUARDED if source.link_gateway(route) else evaluate(route, links)
 
     now = asyncio.get_running_loop().time()
     guard = Guard(
-        dry_run=dry_run,
-        patience=QUICK,
-        bucket=bucket or TokenBucket(1000, 100, now),
+        GuardSettings(dry_run=dry_run, settle_s=0.05, contended_within_s=contended_within_s),
         tables=(254,),
         netns=node.name,
         evaluate=evaluate_by_gateways,
         sink=events,
     )
+    guard.bucket = bucket or TokenBucket(1000, 100, now)
     source = KernelSource(
         tables=(254,),
         rules=Rules(evaluate, evaluate_link_gateway=evaluate_link_gateway),
         receive_buffer=1 << 20,
         resync_interval_s=600,
         netns=node.name,
-        report=guard.heed,
+        report=guard.on_report,
     )
     tasks = [asyncio.create_task(source.run()), asyncio.create_task(guard.run())]
     try:
@@ -118,7 +114,7 @@ async def test_all_that_are_redundant_go_and_all_others_stay(node: Namespace) ->
     events = Events()
     async with guarding(node, events) as guard:
         await eventually(lambda: hosts_left(node) == 1, what="only the needed one")
-        await eventually(lambda: guard.view().standing == 1, what="its view")
+        await eventually(lambda: guard.status().present == 1, what="its view")
         assert len(events.of("removed")) == 31
         assert len(events.of("skipped")) == 1
         assert events.of("failed") == []
@@ -133,12 +129,12 @@ async def test_none_goes_without_a_token(node: Namespace) -> None:
     bucket = TokenBucket(1e-6, 1, asyncio.get_running_loop().time())
     events = Events()
     async with guarding(node, events, bucket=bucket) as guard:
-        await eventually(lambda: guard.view().redundant == 5, what="verdicts")
+        await eventually(lambda: guard.status().redundant == 5, what="verdicts")
         assert hosts_left(node) == 5
         bucket.give_back(asyncio.get_running_loop().time())  # one token
         node.ip(f"route add {host(105)}")
         await eventually(lambda: len(events.of("removed")) == 1, what="one removal")
-        await eventually(lambda: guard.view().redundant == 5, what="verdicts on the others")
+        await eventually(lambda: guard.status().redundant == 5, what="verdicts on the others")
         assert hosts_left(node) == 5
         assert len(events.of("removed")) == 1
 
@@ -159,7 +155,7 @@ async def test_what_policy_rules_need_is_put_back_and_left_alone(node: Namespace
         node.ip(f"route replace {host(1)} mtu 1400")  # something is announced: no reason to try again
         node.ip(f"route add {host(2)}")
         await eventually(lambda: len(events.of("failed")) == 2, what="the other one's failure")
-        assert guard.view().failed == 2
+        assert guard.status().failed == 2
         assert {event.subject for event in events.of("failed")} == {"192.168.10.1/32", "192.168.10.2/32"}
         assert events.of("removed") == []
         assert events.of("returned") == [], "what we put back ourselves is no return"
@@ -170,13 +166,13 @@ async def test_a_dry_run_says_each_once_and_touches_nothing(node: Namespace) -> 
     before = node.ip("route show")
     events = Events()
     async with guarding(node, events, dry_run=True) as guard:
-        await eventually(lambda: guard.view().redundant == 10, what="verdicts")
+        await eventually(lambda: guard.status().redundant == 10, what="verdicts")
         node.ip(f"route replace {host(100)} mtu 1400")
         node.ip(f"route add {host(110)}")
         await eventually(lambda: len(events.of("would-remove")) == 11, what="the new one")
         assert len({event.subject for event in events.of("would-remove")}) == 11
         assert hosts_left(node) == 11
-        assert guard.view().removed == 0
+        assert guard.status().removed == 0
     assert before.splitlines()[-1] in node.ip("route show")
 
 
@@ -217,3 +213,32 @@ async def test_a_host_route_by_protocol_boot_goes_where_it_leads_to_a_gateway_an
     assert "192.168.10.1 dev ens3 scope link" not in table
     assert "192.168.10.2 dev ens3" in table
     assert "203.0.113.1 dev ens3" in table
+
+
+async def test_a_route_that_reappears_at_once_is_left_with_an_alarm_until_it_is_gone(node: Namespace) -> None:
+    events = Events()
+    async with guarding(node, events, contended_within_s=1.5) as guard:
+        node.ip(f"route add {host(1)}")
+        await eventually(lambda: len(events.of("removed")) == 1, what="the removal")
+        node.ip(f"route add {host(1)}")
+        await eventually(lambda: bool(events.of("returned")), what="the return")
+        (returned,) = events.of("returned")
+        assert isinstance(returned, GuardReturned)
+        assert returned.contended
+        assert returned.stays_s == 3600
+        await eventually(lambda: guard.alarm is not None, what="the alarm")
+        (raised,) = events.of("raised")
+        assert isinstance(raised, AlarmRaised)
+        assert (raised.kind, raised.target, raised.prefixes) == ("contended", None, ("192.168.10.1/32",))
+        assert "192.168.10.1/32" in str(guard.troubles)
+        node.ip(f"route replace {host(1)} mtu 1400")
+        node.ip(f"route add {host(2)}")
+        await eventually(lambda: len(events.of("removed")) == 2, what="the removal of another one")
+        assert hosts_left(node) == 1, "the contended one is left"
+        assert guard.status().contended == 1
+
+        node.ip("route del 192.168.10.1")
+        await eventually(lambda: guard.alarm is None, within_s=30, what="the end of the alarm")
+        (cleared,) = events.of("cleared")
+        assert isinstance(cleared, AlarmCleared)
+        assert guard.status().contended == 0

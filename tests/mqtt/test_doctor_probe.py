@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from routesync.doctor.gather.broker import ask_broker
+from routesync.doctor.gather import ask_broker
 from support.broker import Broker, broker
 from support.events import NODE, listening, publishing
 from support.waiting import eventually
@@ -32,10 +32,12 @@ def retained(made: Broker, *credentials: str) -> str:
 
 
 @pytest.mark.parametrize("protocol", ["5.0", "3.1.1"])
-async def test_a_publish_that_is_taken_is_heard_once_and_not_kept(mosquitto: Broker, protocol: str) -> None:
+async def test_a_publish_that_is_accepted_is_heard_once_and_not_kept(
+    mosquitto: Broker, protocol: str
+) -> None:
     async with listening(mosquitto.settings(), "#") as listener:
         facts = await ask_broker(mosquitto.settings(protocol=protocol), NODE, running=False, contact=True)
-        assert (facts.trouble, facts.publish) == (None, "taken")
+        assert (facts.trouble, facts.publish) == (None, "accepted")
         await eventually(lambda: bool(listener.heard), what="the probe")
         assert [heard.topic for heard in listener.heard] == [STATUS]
         assert listener.states == ["offline"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from routesync.config import load
+from routesync.control.models import ActiveConfig, StatusResponse
 from routesync.doctor.facts import (
     ConfigFacts,
     DaemonFacts,
@@ -14,6 +15,7 @@ from routesync.doctor.facts import (
     KernelFacts,
     StateFacts,
 )
+from routesync.events.node_status import KernelStatus, Status, TargetStatus
 from routesync.kernel import Link, Sysctls, TableDump
 from routesync.names import PROTOCOLS, TYPES, Names
 from routesync.route import NextHop, Prefix, Route, parse_address
@@ -27,14 +29,14 @@ def route(prefix: str, *, gateway: str | None = None, protocol: str = "dhcp", if
     return Route(Prefix.parse(prefix), 254, 0, 1024, PROTOCOLS[protocol], 253, TYPES["unicast"], hops)
 
 
-def reading(*routes: Route) -> TableDump:
+def dump(*routes: Route) -> TableDump:
     links = {ENS3: Link(ENS3, "ens3", 0, bytes.fromhex("525400000001"))}
     switches = Sysctls(skip_notify_on_dev_down=False, nexthop_compat_mode=True)
     return TableDump(routes, links, (), switches, {})
 
 
 def configuration(directory: Path, text: str) -> ConfigFacts:
-    """A configuration that holds."""
+    """A valid configuration."""
     file = directory / "routesync.toml"
     file.write_text(text)
     return ConfigFacts(file, "read", load(file, {}, Names()))
@@ -45,8 +47,7 @@ def healthy(directory: Path, text: str = "") -> Facts:
     state = directory / "state"
     return Facts(
         config=configuration(directory, text),
-        kernel=KernelFacts("6.1.0-40-amd64", reading(), None, 2**27, 2**26, socket_unit=False),
-        host_routes=(),
+        kernel=KernelFacts("6.1.0-40-amd64", dump(), None, 2**27, 2**26, socket_unit=False),
         desired={},
         dhcp=DhcpFacts(frozenset(), {}, frozenset()),
         targets=(),
@@ -54,18 +55,32 @@ def healthy(directory: Path, text: str = "") -> Facts:
         broker=None,
         state=StateFacts(
             state,
-            exists=True,
+            ledger=DatabaseFacts(state / "ledger.sqlite", exists=True, owner=1000),
+            outbox=DatabaseFacts(state / "outbox.sqlite", exists=True, owner=1000),
             owner=1000,
             owner_name="routesync",
-            owner_may_write=True,
-            readable=True,
-            read_only=False,
             free_bytes=2**34,
-            ledger=DatabaseFacts(state / "ledger.sqlite", exists=True, owner=1000),
-            owned={},
-            outbox=DatabaseFacts(state / "outbox.sqlite", exists=True, owner=1000),
         ),
         daemon=DaemonFacts(running=True, pid=17, capabilities=0),
         own_capabilities=0,
         systemd=252,
     )
+
+
+def answer(
+    *reasons: str,
+    broker: str | None = None,
+    receive_buffer: int = 2**27,
+    targets: tuple[TargetStatus, ...] = (),
+) -> StatusResponse:
+    """What a running daemon reports."""
+    status = Status(
+        state="degraded" if reasons else "online",
+        node="node",
+        kernel=KernelStatus(state="synced", receive_buffer=receive_buffer),
+        targets=targets,
+        broker=broker,
+        reasons=reasons,
+    )
+    config = ActiveConfig(path="/etc/routesync/routesync.toml", digest="")
+    return StatusResponse(status=status, pid=17, config=config, rules=(), targets=())

@@ -347,6 +347,6 @@ def test_status_shows_what_the_guard_would_do() -> None:
         daemon.start()
         daemon.serves()
         eventually_sync(
-            lambda: "guard    dry run: 1 route standing, 1 would be removed" in daemon.run("status").stdout,
+            lambda: "guard    dry run: 1 route present, 1 would be removed" in daemon.run("status").stdout,
             what="the guard's line",
         )

@@ -78,7 +78,7 @@ def test_of_the_founding_table_only_the_host_route_is_removed_and_loxilb_loses_i
         assert status["guard"] | {"returned": 0} == {
             "dry_run": False,
             "permitted": True,
-            "standing": 0,
+            "present": 0,
             "redundant": 0,
             "contended": 0,
             "removed": 1,
@@ -113,7 +113,7 @@ def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path:
             )  # loxilb is asked after each removal, which takes its second
             scene.node.ip(f"route add {HOST_ROUTE}")
             returned = await_event(scene, "guard.returned", renewal)[-1]
-            assert returned["contended"] == 0
+            assert returned["contended"] is False
             assert returned["away_s"] >= 1
         await_event(scene, "guard.removed", 4)
         eventually_sync(lambda: scene.table() == OTHERS, what="the others")
@@ -121,21 +121,27 @@ def test_a_lease_renewal_brings_the_route_back_and_it_is_removed_again(tmp_path:
         assert scene.logged("guard_contended") == []
 
 
-def test_one_that_is_back_at_once_again_and_again_is_told_and_not_fought(tmp_path: Path) -> None:
-    config = guard_config("dry_run = false", "contended_delay_s = 1")
-    with world(tmp_path, config, shared=True) as scene:
+def test_one_that_reappears_at_once_is_left_with_an_alarm(tmp_path: Path) -> None:
+    with world(tmp_path, guard_config("dry_run = false"), shared=True) as scene:
         scene.start()
-        for time in range(1, 4):
-            eventually_sync(lambda: scene.table() == OTHERS, within_s=20, what="removal")
-            scene.node.ip(f"route add {HOST_ROUTE}")
-            await_event(scene, "guard.returned", time)
-        returns = scene.named("guard.returned")
-        assert [event["contended"] for event in returns] == [1, 2, 3]
-        assert [event["stays_s"] for event in returns] == [1, 2, 4]
+        eventually_sync(lambda: scene.table() == OTHERS, within_s=20, what="removal")
+        scene.node.ip(f"route add {HOST_ROUTE}")
+        (returned,) = await_event(scene, "guard.returned")
+        assert returned["contended"] is True
+        assert returned["stays_s"] == 3600
+        (raised,) = await_event(scene, "alarm.raised")
+        assert (raised["kind"], raised["target"], raised["prefixes"]) == ("contended", None, [HOST])
+        assert "another program adds it" in raised["detail"]
+        eventually_sync(lambda: scene.status()["alarms"] == [raised], what="the alarm in the status")
         assert scene.status()["guard"]["contended"] == 1
-        reason = f"guard: {HOST} came back at once 3 times in a row"
-        eventually_sync(lambda: scene.status()["reasons"] == [reason], what="the reason")
-        assert HOST_ROUTE in scene.table(), "it is left standing for a while"
+        assert scene.status()["reasons"] == [f"guard: {raised['detail']}"]
+        assert len(scene.named("guard.removed")) == 1
+        assert HOST_ROUTE in scene.table(), "it is left"
+
+        scene.node.ip(f"route del {HOST}")
+        (cleared,) = await_event(scene, "alarm.cleared")
+        assert (cleared["kind"], cleared["target"]) == ("contended", None)
+        eventually_sync(lambda: scene.status()["reasons"] == [], what="a status without reasons")
 
 
 def test_a_target_elsewhere_is_said_to_be_none_of_its_business(tmp_path: Path) -> None:
@@ -159,9 +165,7 @@ def test_a_target_elsewhere_is_said_to_be_none_of_its_business(tmp_path: Path) -
 def test_an_entry_that_stays_is_said_to_need_a_restart(tmp_path: Path) -> None:
     """A loxilb that has gone deaf, as too many events at once make it."""
     arguments = ("--queue-limit", "5", "--fragile", "off")
-    with world(
-        tmp_path, guard_config("verify_timeout_s = 5", "dry_run = false"), *arguments, shared=True
-    ) as scene:
+    with world(tmp_path, guard_config("dry_run = false"), *arguments, shared=True) as scene:
         scene.node.batch([f"route add 10.9.{number}.0/24 via 192.168.10.1" for number in range(50)])
         eventually_sync(lambda: scene.standin.state().deaf, what="deafness")
         scene.start()

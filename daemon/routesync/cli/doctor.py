@@ -51,7 +51,7 @@ def _as_json(findings: list[Finding]) -> dict[str, object]:
         "level": worst(findings).label,
         "findings": [
             {
-                "check": finding.check.value,
+                "check": finding.check,
                 "level": finding.level.label,
                 "subject": finding.subject or None,
                 "summary": finding.summary,

@@ -109,7 +109,7 @@ def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> N
     page.line(
         _head("guard"),
         _styled(how),
-        f": {many(guard.standing, 'route')} standing, {guard.redundant} {redundant}, {guard.contended} contended; "
+        f": {many(guard.present, 'route')} present, {guard.redundant} {redundant}, {guard.contended} contended; "
         f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
         hang=_MARGIN,
     )

@@ -80,11 +80,8 @@ class GuardSettings(Model):
     """Most removals per minute."""
     contended_within_s: float = Field(default=60, ge=1, le=86400)
     """A route that reappears within this time after its removal, in seconds, is contended: another program wants
-    it. It is removed again at growing intervals. A lease renewal brings a route back later."""
-    contended_delay_s: float = Field(default=10, ge=1, le=86400)
-    """How long a contended route stays the first time, in seconds; doubled each time it reappears, up to an hour."""
-    verify_timeout_s: float = Field(default=60, ge=5, le=3600)
-    """How long loxilb may keep its entry after a removal, in seconds, before it is reported to need a restart."""
+    it. It is left for an hour, and an alarm is raised. Set it below half the time of your leases: a renewal brings a
+    route back, too."""
 
 
 MQTT_PORT: Final = 1883

@@ -51,7 +51,9 @@ FORMER_KEYS: Final[Mapping[type[Model], Mapping[str, str]]] = {
     GuardSettings: {
         "burst": "is gone: up to 3 routes are removed at once after a quiet time",
         "check_interval_s": "is gone: routes that stay are examined again every 300 s",
-        "contended_delay_most_s": "is gone: a contended route stays for an hour at most",
+        "contended_delay_s": "is gone: a contended route is left for an hour",
+        "contended_delay_most_s": "is gone: a contended route is left for an hour",
+        "verify_timeout_s": "is gone: loxilb's table is checked 5 s after a removal",
     },
     TargetSettings: {
         "canary_interval_s": _PROBE,

@@ -1,41 +1,42 @@
-"""What is wrong on this host, why, and what to do: facts are gathered once, then judged by pure functions.
+"""What is wrong on this host, why, and what to do: facts are gathered once, then checked by pure functions.
 
-gather    reads and asks: files, /proc, the kernel, targets, the broker; writes nothing but one message to the broker
-facts     what was found, as values
-host, dhcp, kernel, targets, broker, state   the checks
+gather    reads files, /proc and the kernel; asks the daemon, targets and the broker
+facts     facts and findings, as values
+host, dhcp, loxilb, state   the checks, by subject
 """
 
 from __future__ import annotations
 
-from routesync.doctor import broker, dhcp, host, kernel, state, targets
-from routesync.doctor.facts import Facts
-from routesync.doctor.finding import Check, Finding, Level
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
-__all__ = ["Check", "Facts", "Finding", "Level", "diagnose", "worst"]
+from routesync.doctor import dhcp, host, loxilb, state
+from routesync.doctor.facts import Facts, Finding, Level
+
+__all__ = ["CHECKS", "Facts", "Finding", "Level", "diagnose", "worst"]
+
+CHECKS: Final[Mapping[str, Callable[[Facts], Iterator[Finding]]]] = {
+    "config": host.config,
+    "daemon": host.daemon,
+    "capabilities": host.capabilities,
+    "kernel": host.kernel,
+    "receive-buffer": host.receive_buffer,
+    "dhcp-host-routes": dhcp.host_routes,
+    "target": loxilb.target,
+    "shared-namespace": loxilb.shared_namespace,
+    "capacity": loxilb.capacity,
+    "broker": state.broker,
+    "state-directory": state.directory,
+    "ledger": state.ledger,
+    "orphans": state.orphans,
+    "outbox": state.outbox,
+}
+"""By codes that stay stable (docs/doctor.md)."""
 
 
 def diagnose(facts: Facts) -> list[Finding]:
-    """Judge the facts; each check says something, also when all is well."""
-    return [
-        *host.config(facts),
-        *host.daemon(facts),
-        *host.capabilities(facts),
-        *host.systemd(facts),
-        *kernel.readable(facts),
-        *dhcp.host_routes(facts),
-        *kernel.receive_buffer(facts),
-        *kernel.sysctls(facts),
-        *targets.reachable(facts),
-        *targets.version(facts),
-        *targets.shared_namespace(facts),
-        *targets.capacity(facts),
-        *broker.reachable(facts),
-        *broker.access(facts),
-        *state.directory(facts),
-        *state.ledger(facts),
-        *state.orphans(facts),
-        *state.outbox(facts),
-    ]
+    """Run all checks; each has a finding, also when all is well."""
+    return [finding._replace(check=code) for code, check in CHECKS.items() for finding in check(facts)]
 
 
 def worst(findings: list[Finding]) -> Level:

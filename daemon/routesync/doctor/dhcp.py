@@ -1,21 +1,20 @@
-"""The founding bug: host routes that a DHCP client wrote, who that was, and how to stop it.
+"""The founding bug: host routes that a DHCP client wrote, which client that was, and how to stop it.
 
 What each client writes was observed on Debian 12. systemd-networkd adds host routes to the servers of its lease, with
 protocol dhcp. dhclient and dhcpcd add one to the gateway where the lease has a mask of /32 (GCE, Hetzner), with
-protocol boot; so it shows only by what it leads to: the gateway of another route over the same link. dhcpcd's own mark,
-a *subnet* route of protocol dhcp, is no such route and has to stay.
+protocol boot; so it is recognised only by what it leads to: the gateway of another route over the same link. dhcpcd's
+*subnet* route of protocol dhcp is no such route and has to stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from typing import Final, NamedTuple
 
-from routesync.doctor.facts import DhcpFacts, Facts, JudgedRoute, NetworkdLink, prefix_text
-from routesync.doctor.finding import Check, Finding, Level
-from routesync.doctor.targets import has_the_bug, sharing_loxilbs
+from routesync.doctor.facts import DhcpFacts, Facts, Finding, Level, NetworkdLink, ok, prefix_text
+from routesync.doctor.loxilb import has_the_bug, sharing_loxilbs
 from routesync.guard.redundancy import Redundant, assess
-from routesync.kernel import Link, TableDump
+from routesync.kernel import Links, TableDump
 from routesync.names import PROTOCOLS, TYPES
 from routesync.route import LinkAddress, Route, Verdict, leads_to_gateway, link_gateways
 
@@ -24,7 +23,7 @@ BOOT: Final = PROTOCOLS["boot"]
 
 
 class Writer(NamedTuple):
-    """Who wrote a route, as far as can be told."""
+    """Which client wrote a route, as far as is known."""
 
     client: str | None
     because: str
@@ -32,7 +31,7 @@ class Writer(NamedTuple):
 
 
 def is_dhcp_host_route(route: Route, gateways: Container[LinkAddress] = ()) -> bool:
-    """Whether a route is one that started it all: full length, no gateway, protocol dhcp; or boot, to a link's gateway.
+    """Whether a route has the shape of the founding bug: full length, no gateway, protocol dhcp; or boot, to a gateway.
 
     Args:
         route: the route.
@@ -50,7 +49,7 @@ def is_dhcp_host_route(route: Route, gateways: Container[LinkAddress] = ()) -> b
 
 
 def who_wrote(route: Route, dhcp: DhcpFacts) -> Writer:
-    """Say which client wrote a host route, by what the clients left behind."""
+    """Which client wrote a host route, by what the clients left behind."""
     if route.protocol == BOOT:
         return _who_wrote_boot(dhcp)
     ifindex = route.hops[0].ifindex
@@ -71,14 +70,14 @@ def who_wrote(route: Route, dhcp: DhcpFacts) -> Writer:
     for client in ("dhcpcd", "NetworkManager", "systemd-network"):
         if client in dhcp.clients:
             name = client.replace("systemd-network", "systemd-networkd")
-            return Writer(name, "it runs, and nothing else was found; it left no lease for that link")
+            return Writer(name, "it runs, and nothing else was found; it keeps no lease of that link")
     seen = sorted(dhcp.clients)
     if seen:
         return Writer(
             None,
             f"{' and '.join(seen)} runs, but writes its routes with protocol boot; one that ended may have",
         )
-    return Writer(None, "no DHCP client is seen; it has ended, or runs in a container or as another user")
+    return Writer(None, "no DHCP client is visible; it has ended, or runs in a container or as another user")
 
 
 def _who_wrote_boot(dhcp: DhcpFacts) -> Writer:
@@ -91,93 +90,86 @@ def _who_wrote_boot(dhcp: DhcpFacts) -> Writer:
         return Writer(None, f"{' and '.join(running)} run, and each writes such a route with protocol boot")
     return Writer(
         None,
-        "dhclient and dhcpcd write it so on a lease with a /32, and ip(8) does by hand; neither client is seen to run",
+        "dhclient and dhcpcd write it so on a lease with a /32, and ip(8) does by hand; neither client is visible",
     )
 
 
-def is_redundant(route: Route, reading: TableDump) -> bool:
-    """Whether nothing is lost without it, by the judgement of mode guard."""
-    gateways = link_gateways(reading.routes)
+def is_redundant(route: Route, dump: TableDump) -> bool:
+    """Whether nothing is lost without it, by the same rules as in mode guard."""
+    gateways = link_gateways(dump.routes)
 
-    def evaluate(other: Route) -> Verdict:
+    def evaluate(other: Route, _links: Links) -> Verdict:
         return Verdict(keep=False, rule="doctor", guard=is_dhcp_host_route(other, gateways))
 
-    return isinstance(assess(route, reading, evaluate), Redundant)
+    return isinstance(assess(route, dump, evaluate), Redundant)
 
 
 def host_routes(facts: Facts) -> Iterator[Finding]:
-    """Are there DHCP host routes, who wrote them, and does it matter here?"""
-    reading = facts.kernel.reading
-    if reading is None:
+    """Are there DHCP host routes, which client wrote them, and does it matter here?"""
+    dump, policy = facts.kernel.dump, facts.config.loaded.policy
+    if dump is None:
         return
-    if not facts.host_routes:
-        yield Finding(Check.DHCP_HOST_ROUTES, Level.OK, "no DHCP client has written a host route")
-        return
-    for judged in facts.host_routes:
-        yield _judge(judged, facts, reading)
+    names = {ifindex: link.name for ifindex, link in dump.links.items()}
+    gateways = link_gateways(dump.routes)
+    found = [route for route in dump.routes if is_dhcp_host_route(route, gateways)]
+    for route in found:
+        verdict = policy.evaluate(route, names, link_gateway=leads_to_gateway(route, gateways))
+        yield _finding(route, verdict, facts, dump)
+    if not found:
+        yield ok("no DHCP client has written a host route")
 
 
-def _judge(judged: JudgedRoute, facts: Facts, reading: TableDump) -> Finding:
-    route, verdict = judged
-    link = reading.links.get(route.hops[0].ifindex)
-    device = link.name if link else str(route.hops[0].ifindex)
-    address = prefix_text(route.prefix)
+def _finding(route: Route, verdict: Verdict, facts: Facts, dump: TableDump) -> Finding:
+    ifindex = route.hops[0].ifindex
+    device = dump.links[ifindex].name if ifindex in dump.links else str(ifindex)
+    address, is_boot = prefix_text(route.prefix), route.protocol == BOOT
     writer = who_wrote(route, facts.dhcp)
-    by = f"written by {writer.client}" if writer.client else "written by a DHCP client that cannot be told"
+    by = f"written by {writer.client or 'a DHCP client that is not known'}"
     if writer.client and not writer.certain:
         by = f"probably {by}"
-    summary = f"{address} dev {device} proto {'boot' if route.protocol == BOOT else 'dhcp'}, {by}"
-    redundant = is_redundant(route, reading)
-    why = f"Who wrote it: {writer.because}."
-    if not redundant:
-        why += " No other route reaches that neighbour over that link, as on hosts with a /32: do not take it away."
-    level, consequence = _consequence(facts, verdict.keep, verdict.rule)
-    remedy = (
-        ()
-        if not redundant
-        else (
-            *_cure(writer.client, device, link, route, facts.dhcp.networkd),
-            f"then: ip route del {address}/{route.prefix.length} dev {device}",
-        )
-    )
+    level, consequence = _consequence(facts, verdict)
+    why = f"{consequence} Who wrote it: {writer.because}."
+    remedy: list[str] = []
     if verdict.keep:
-        match = (
-            "link_gateway = true"
-            if route.protocol == BOOT
-            else 'protocol = "dhcp", host = true, gateway = false'
+        match = "link_gateway = true" if is_boot else 'protocol = "dhcp", host = true, gateway = false'
+        remedy.append(f'let a rule drop it: match = {{ {match} }}, action = "drop"')
+    if is_redundant(route, dump):
+        remedy += _cure(writer.client, device, address, facts.dhcp.networkd.get(ifindex))
+        remedy.append(f"then: ip route del {address}/{route.prefix.length} dev {device}")
+    else:
+        why += (
+            " No other route reaches that neighbour over that link, as on hosts with a /32: do not remove it."
         )
-        remedy = (f'let a rule drop it: match = {{ {match} }}, action = "drop"', *remedy)
-    return Finding(Check.DHCP_HOST_ROUTES, level, summary, f"{consequence} {why}", remedy, str(route.prefix))
+    summary = f"{address} dev {device} proto {'boot' if is_boot else 'dhcp'}, {by}"
+    return Finding(level, summary, why, tuple(remedy), str(route.prefix))
 
 
-def _consequence(facts: Facts, kept: bool, rule: str) -> tuple[Level, str]:  # noqa: FBT001 - the verdict
+def _consequence(facts: Facts, verdict: Verdict) -> tuple[Level, str]:
+    """Whether the route does harm here: to a loxilb that reads this table itself, or as a mirrored route."""
     for loxilb in sharing_loxilbs(facts):
         if has_the_bug(loxilb.version) is not False:
             known = loxilb.version or "not known"
             return Level.FAIL, (
                 f"{loxilb.name} reads this table itself, and before 0.9.2 such a route blocks the neighbour that it "
-                f"names (its version: {known}). Rules here do not reach it: upgrade it, or take the route away."
+                f"names (its version: {known}). Rules here do not reach it: upgrade it, or remove the route."
             )
-        if not kept:
+        if not verdict.keep:
             return Level.OK, (
                 f"{loxilb.name} reads this table itself, and in its version {loxilb.version} such a route is only "
                 "noise."
             )
-    if kept:
-        return Level.WARN, f"The rules keep it (rule {rule})."
-    return Level.OK, f"It is told to no target: rule {rule} drops it."
+    if verdict.keep:
+        return Level.WARN, f"The rules keep it (rule {verdict.rule})."
+    return Level.OK, f"It is mirrored into no target: rule {verdict.rule} drops it."
 
 
-def _cure(
-    client: str | None, device: str, link: Link | None, route: Route, networkd: Mapping[int, NetworkdLink]
-) -> tuple[str, ...]:
-    gateway = prefix_text(route.prefix)
+def _cure(client: str | None, device: str, gateway: str, link: NetworkdLink | None) -> tuple[str, ...]:
+    """How to stop the client from writing it."""
     match client:
         case "systemd-networkd":
-            known = networkd.get(link.ifindex) if link else None
-            file = (known.network_file if known else None) or f"/etc/systemd/network/NAME-OF-{device}.network"
+            file = (link.network_file if link else None) or f"/etc/systemd/network/NAME-OF-{device}.network"
             dropin = f"/etc/systemd/network/{file.rpartition('/')[2]}.d/no-host-route.conf"
-            router = next(iter(sorted((known.lease if known else {}).get("ROUTER", ()))), gateway)
+            router = next(iter(sorted((link.lease if link else {}).get("ROUTER", ()))), gateway)
             return (
                 f"write {dropin}, one setting a line:",
                 "   [DHCPv4] UseGateway=no RoutesToDNS=no RoutesToNTP=no",

@@ -1,43 +1,83 @@
-"""What is known of this host, its daemon and its peers: gathered once, then judged by pure functions."""
+"""What doctor works on: facts of this host, its daemon and its peers, gathered once; and the findings of the checks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from routesync.config import Loaded
+from routesync.control.client import ControlError
+from routesync.control.models import StatusResponse
 from routesync.kernel import TableDump
 from routesync.loxilb.schema import Port
-from routesync.route import Prefix, Route, Verdict
+from routesync.mirror.namespace import Sharing, sharing
+from routesync.route import Prefix
+
+
+class Level(IntEnum):
+    """How bad a finding is; also the exit status, as monitoring plugins have it."""
+
+    OK = 0
+    WARN = 1
+    FAIL = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+class Finding(NamedTuple):
+    """What one check found at one subject.
+
+    Attributes:
+        summary: one line.
+        why: what that means; empty where the summary says it all.
+        remedy: what to do, one step a line; empty where there is nothing to do.
+        subject: the target, route or file that it is about; empty for the host.
+        check: the code of the check, which stays stable (docs/doctor.md).
+    """
+
+    level: Level
+    summary: str
+    why: str = ""
+    remedy: tuple[str, ...] = ()
+    subject: str = ""
+    check: str = ""
+
+
+def ok(summary: str, why: str = "", *, subject: str = "") -> Finding:
+    return Finding(Level.OK, summary, why, subject=subject)
+
+
+def warn(summary: str, why: str, *remedy: str, subject: str = "") -> Finding:
+    return Finding(Level.WARN, summary, why, remedy, subject)
+
+
+def fail(summary: str, why: str, *remedy: str, subject: str = "") -> Finding:
+    return Finding(Level.FAIL, summary, why, remedy, subject)
 
 
 class ConfigFacts(NamedTuple):
-    """The configuration, or what takes its place."""
+    """The configuration file, or what takes its place."""
 
     path: Path
-    state: Literal["read", "absent", "wrong"]
+    state: Literal["read", "absent", "invalid"]
     loaded: Loaded
-    """What the other checks go by: the file, or where that cannot be, the shipped one."""
+    """What the other checks use: the file, or the shipped one where the file is absent or invalid."""
     problems: tuple[str, ...] = ()
 
 
 class KernelFacts(NamedTuple):
     """The kernel's side."""
 
-    release: str  # as uname(2) says it
-    reading: TableDump | None
-    error: str | None  # why there is no reading
-    buffer_granted: int  # bytes that the kernel accounts for a socket of ours
+    release: str  # as uname(2) reports it
+    dump: TableDump | None
+    error: str | None  # why there is no dump
+    buffer_granted: int  # bytes that the kernel accounts for a socket of this process
     buffer_max: int | None  # net.core.rmem_max
-    socket_unit: bool  # systemd is to hand a socket over, with a buffer of its own
-
-
-class JudgedRoute(NamedTuple):
-    """A route of the kernel and what the rules say of it."""
-
-    route: Route
-    verdict: Verdict
+    socket_unit: bool  # routesync.socket is installed: systemd opens the socket, with a buffer of its own
 
 
 class NetworkdLink(NamedTuple):
@@ -62,8 +102,8 @@ class TargetFacts(NamedTuple):
     url: str
     version: str | None = None
     ports: tuple[Port, ...] | None = None
-    error: str | None = None  # why it was not reached
-    denied: bool = False  # it was, and wants another token
+    error: str | None = None  # why it does not answer, to the daemon or to doctor
+    denied: bool = False  # it answers, and wants another token
     asked: bool = True
 
 
@@ -71,66 +111,72 @@ class LocalLoxilb(NamedTuple):
     """A process of that name on this host."""
 
     pid: int
-    shares_namespace: bool | None  # None: we may not see
+    shares_namespace: bool | None  # None: not permitted to see
     version: str | None = None
 
 
 class BrokerFacts(NamedTuple):
-    """The broker, tried out.
+    """The broker, tried out by doctor.
 
     Attributes:
-        where: host and port.
+        place: host and port.
         trouble: why it cannot be used; None: it can.
-        status: what its retained status says of this node: the state; None: nothing, or we may not read it.
-        reasons: why that status is degraded.
-        publish: what came of the probe: taken, denied, not seen to come back (by 3.1.1); or why there was none.
+        status: the state in its retained status of this node; None: there is none, or it may not be read.
+        publish: what came of the test message: accepted, denied, not seen to come back (MQTT 3.1.1); or why there was
+            none.
         denial: the broker's words for a denial.
     """
 
-    where: str
+    place: str
     trouble: str | None = None
     status: str | None = None
-    reasons: tuple[str, ...] = ()
-    publish: Literal["taken", "denied", "not-back", "running", "other-node", "unknown", "not-asked"] = (
+    publish: Literal["accepted", "denied", "not-back", "running", "other-node", "unknown", "not-asked"] = (
         "not-asked"
     )
     denial: str = ""
 
 
 class DatabaseFacts(NamedTuple):
-    """A SQLite file of the state directory."""
+    """A SQLite file of the state directory. `error`: why it cannot be used."""
 
     path: Path
     exists: bool = False
     owner: int | None = None
     error: str | None = None
-    busy: bool = False  # the daemon holds it
 
 
 class StateFacts(NamedTuple):
     """The state directory."""
 
     directory: Path
-    exists: bool
-    owner: int | None
-    owner_name: str
-    owner_may_write: bool
-    readable: bool  # for us
-    read_only: bool  # the file system is
-    free_bytes: int
     ledger: DatabaseFacts
-    owned: Mapping[str, int]  # routes that are ours, by target
     outbox: DatabaseFacts
+    exists: bool = True
+    owner: int | None = None
+    owner_name: str = ""
+    owner_may_write: bool = True
+    read_only: bool = False  # the file system is
+    free_bytes: int = 0
+    owned: Mapping[str, int] = {}  # routes in the ledger, by target
     outbox_events: int = 0
     ledger_aside: Path | None = None  # a damaged one that was put aside
 
 
 class DaemonFacts(NamedTuple):
-    """The daemon that works on that state directory."""
+    """The daemon that works on the state directory.
 
-    running: bool | None  # None: it cannot be told
+    Attributes:
+        running: None: not known.
+        capabilities: effective ones; None: not known.
+        answer: its status, by the control socket; None: it was not asked, or did not answer.
+        error: why it did not.
+    """
+
+    running: bool | None
     pid: int | None = None
-    capabilities: int | None = None  # effective ones; None: not known
+    capabilities: int | None = None
+    answer: StatusResponse | None = None
+    error: ControlError | None = None
 
 
 class Facts(NamedTuple):
@@ -138,16 +184,19 @@ class Facts(NamedTuple):
 
     config: ConfigFacts
     kernel: KernelFacts
-    host_routes: tuple[JudgedRoute, ...]  # the DHCP host routes
     desired: Mapping[tuple[str, str], int]  # number of desired routes, by target and family
     dhcp: DhcpFacts
     targets: tuple[TargetFacts, ...]
     local: tuple[LocalLoxilb, ...]
-    broker: BrokerFacts | None
+    broker: BrokerFacts | None  # None: none is configured, or the daemon has answered
     state: StateFacts
     daemon: DaemonFacts
     own_capabilities: int
     systemd: int | None  # its version; None: it does not run here
+
+    def sharing(self, target: TargetFacts) -> Sharing:
+        """Whether a target that has listed its ports shares this host's network namespace."""
+        return sharing(target.ports or (), self.kernel.dump.links if self.kernel.dump else {})
 
 
 def prefix_text(prefix: Prefix) -> str:

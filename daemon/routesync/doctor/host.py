@@ -1,127 +1,182 @@
-"""Checks of the configuration, the daemon and what it runs on."""
+"""Checks of the configuration, the daemon, and the kernel that it runs on."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
-from routesync.doctor.facts import Facts
-from routesync.doctor.finding import Check, Finding, Level
+from routesync.control.client import NotUnderstood
+from routesync.doctor.facts import Facts, Finding, fail, ok, warn
 
 CAP_NET_ADMIN: Final = 12
 CAP_SYS_ADMIN: Final = 21
-_NAMES: Final = {CAP_NET_ADMIN: "CAP_NET_ADMIN", CAP_SYS_ADMIN: "CAP_SYS_ADMIN"}
 _OLDEST_SYSTEMD: Final = 247
-"""LoadCredential= came with it (systemd.exec(5))."""
+"""The first with LoadCredential= (systemd.exec(5))."""
+_OLDEST_KERNEL: Final = (5, 3)
+"""The first with nexthop objects and their notifications."""
+_ROUTE_MESSAGE: Final = 833
+"""What one queued IPv4 route message takes of the buffer, in bytes as the kernel accounts them (on Linux 6.18)."""
 
 
 def config(facts: Facts) -> Iterator[Finding]:
-    """Is there a configuration, and does it hold?"""
+    """Is there a configuration, and is it valid?"""
     found = facts.config
     path = str(found.path)
     if found.state == "absent":
-        yield Finding(
-            Check.CONFIG,
-            Level.WARN,
+        yield warn(
             f"there is no {path}",
-            "The shipped rules are taken for the other checks. The daemon does not start without a file.",
-            (f"write {path}; config/routesync.toml of the distribution is a beginning",),
-            path,
+            "The other checks use the shipped rules. The daemon does not start without a file.",
+            f"write {path}; start with config/routesync.toml of the distribution",
+            subject=path,
         )
     for problem in found.problems:
-        yield Finding(
-            Check.CONFIG,
-            Level.FAIL,
+        yield fail(
             problem,
-            "The daemon does not start with it, and does not take it at a reload.",
-            (f"correct it; `routesync check {path}` tells all that is wrong",),
-            path,
+            "The daemon does not start with this file, and rejects it at a reload.",
+            f"correct it; `routesync check {path}` lists every fault",
+            subject=path,
         )
-    for warning in found.loaded.warnings if found.state == "read" else ():
-        yield Finding(Check.CONFIG, Level.WARN, warning, subject=path)
-    if found.state == "read" and not found.loaded.warnings:
-        settings = found.loaded.settings
-        targets, rules = len(settings.targets), len(settings.policy.rules)
-        text = f"{path} holds: mode {settings.mode}, {targets} targets, {rules} rules"
-        yield Finding(Check.CONFIG, Level.OK, text, subject=path)
+    if found.state == "read":
+        for warning in found.loaded.warnings:
+            yield warn(warning, "The daemon starts with it; it is probably a mistake.", subject=path)
+        if not found.loaded.warnings:
+            settings = found.loaded.settings
+            targets, rules = len(settings.targets), len(settings.policy.rules)
+            yield ok(f"{path} is valid: mode {settings.mode}, {targets} targets, {rules} rules", subject=path)
 
 
 def daemon(facts: Facts) -> Iterator[Finding]:
-    """Does it run?"""
+    """Does it run, and is it well? Is systemd, where it runs, new enough for the unit?"""
     found, directory = facts.daemon, facts.state.directory
-    if found.running:
-        pid = f", process {found.pid}" if found.pid else ""
-        yield Finding(Check.DAEMON, Level.OK, f"the daemon runs on {directory}{pid}")
+    runs = f"the daemon runs on {directory}" + (f", process {found.pid}" if found.pid else "")
+    if found.answer is not None and found.answer.status.reasons:
+        reasons = "; ".join(found.answer.status.reasons)
+        yield warn(f"{runs}, and is {found.answer.status.state}", reasons, "routesync status")
+    elif found.answer is not None:
+        yield ok(runs)
+    elif isinstance(found.error, NotUnderstood):
+        yield warn(f"{runs}, and gives no answer", str(found.error), "journalctl -u routesync")
+    elif found.running:
+        yield ok(runs, f"It was not asked: {found.error}")
     elif found.running is None:
-        yield Finding(
-            Check.DAEMON,
-            Level.WARN,
-            f"whether a daemon runs on {directory} cannot be told",
-            "The directory cannot be looked into.",
-            ("run doctor as root or as the daemon's user",),
+        yield warn(
+            f"whether a daemon runs on {directory} is not known",
+            "This user may not look into the directory.",
+            "run doctor as root or as the daemon's user",
         )
     else:
-        yield Finding(
-            Check.DAEMON,
-            Level.WARN,
+        yield warn(
             f"no daemon runs on {directory}",
             "Nothing is mirrored or published. Routes that were mirrored stay in loxilb as they are.",
-            ("systemctl start routesync", "journalctl -u routesync says why it ended"),
+            "systemctl start routesync",
+            "journalctl -u routesync shows why it ended",
+        )
+    if facts.systemd is not None and facts.systemd < _OLDEST_SYSTEMD:
+        yield warn(
+            f"systemd {facts.systemd} is older than {_OLDEST_SYSTEMD}",
+            "It does not know LoadCredential= of the unit, so secrets given that way are missing.",
+            "give secrets by files that only the daemon's user may read",
         )
 
 
 def capabilities(facts: Facts) -> Iterator[Finding]:
-    """Does the configuration ask for what needs a capability, and is that there?"""
+    """Does the daemon have the capabilities that the configuration needs?"""
     settings = facts.config.loaded.settings
-    needs: list[tuple[int, str]] = []
+    needs: list[tuple[int, str, str]] = []
     if settings.mode == "guard":
-        needs.append((CAP_NET_ADMIN, 'mode = "guard" takes routes out of the kernel'))
+        needs.append((CAP_NET_ADMIN, "CAP_NET_ADMIN", 'mode = "guard" removes routes from the kernel'))
     if settings.kernel.netns is not None:
-        needs.append((CAP_SYS_ADMIN, f"kernel.netns = {settings.kernel.netns!r} enters that namespace"))
+        needs.append(
+            (
+                CAP_SYS_ADMIN,
+                "CAP_SYS_ADMIN",
+                f"kernel.netns = {settings.kernel.netns!r} enters that namespace",
+            )
+        )
     needs += [
-        (CAP_SYS_ADMIN, f"the witness of target {target.name} enters {target.witness.netns!r}")
-        for target in settings.targets
-        if target.witness is not None
+        (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", f"the witness of target {it.name} enters {it.witness.netns!r}")
+        for it in settings.targets
+        if it.witness is not None
     ]
     if not needs:
-        yield Finding(Check.CAPABILITIES, Level.OK, "nothing in the configuration needs a capability")
-        return
+        yield ok("nothing in the configuration needs a capability")
     held = facts.daemon.capabilities
-    whose = "the daemon has" if held is not None else "this shell has"
-    effective = facts.own_capabilities if held is None else held
-    for number, what in needs:
-        name = _NAMES[number]
-        if effective >> number & 1:
-            yield Finding(Check.CAPABILITIES, Level.OK, f"{what}; {whose} {name}")
-            continue
-        sure = held is not None
-        yield Finding(
-            Check.CAPABILITIES,
-            Level.FAIL if sure else Level.WARN,
-            f"{what}, which needs {name}; {whose} it not",
-            "" if sure else "No daemon runs, so what its unit gives it is not seen.",
-            (
-                "copy guard.conf of the examples to /etc/systemd/system/routesync.service.d/"
-                if number == CAP_NET_ADMIN
-                else f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name} "
-                "PrivateUsers=no; or have systemd hand the socket over",
-                "systemctl daemon-reload; systemctl restart routesync",
-            ),
+    for number, name, what in needs:
+        remedy = (
+            "copy guard.conf of the examples to /etc/systemd/system/routesync.service.d/"
+            if number == CAP_NET_ADMIN
+            else f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name} "
+            "PrivateUsers=no; or have systemd hand the socket over"
         )
+        restart = "systemctl daemon-reload; systemctl restart routesync"
+        if held is None and facts.own_capabilities >> number & 1:
+            yield ok(f"{what}; this shell has {name}")
+        elif held is None:
+            why = "The daemon's capabilities are not known, as it does not run or is not visible."
+            yield warn(f"{what}, which needs {name}; this shell lacks it", why, remedy, restart)
+        elif held >> number & 1:
+            yield ok(f"{what}; the daemon has {name}")
+        else:
+            yield fail(f"{what}, which needs {name}; the daemon lacks it", "", remedy, restart)
 
 
-def systemd(facts: Facts) -> Iterator[Finding]:
-    """Is systemd, where it runs, new enough for the unit?"""
-    version = facts.systemd
-    if version is None:
-        yield Finding(Check.SYSTEMD, Level.OK, "systemd does not run here; the unit is not used")
-    elif version < _OLDEST_SYSTEMD:
-        yield Finding(
-            Check.SYSTEMD,
-            Level.WARN,
-            f"systemd {version} is older than {_OLDEST_SYSTEMD}",
-            "The unit's LoadCredential= is not known to it, so secrets given that way are missing.",
-            ("give secrets by files that only the daemon's user may read",),
+def kernel(facts: Facts) -> Iterator[Finding]:
+    """Can the routes be dumped, and does the kernel announce their changes?"""
+    release, dump = facts.kernel.release, facts.kernel.dump
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if found and (int(found[1]), int(found[2])) < _OLDEST_KERNEL:
+        yield fail(
+            f"Linux {release} is older than 5.3",
+            "It has no notifications of nexthop objects, so the daemon cannot follow its routes.",
+            "run a newer kernel",
         )
+        return
+    if dump is None:
+        yield fail(
+            f"the kernel's routes cannot be read: {facts.kernel.error}",
+            "Reading routes needs no privilege, only AF_NETLINK.",
+            "look for a sandbox or seccomp filter around this process; check kernel.netns",
+        )
+        return
+    why = []
+    if dump.sysctls.skip_notify_on_dev_down:
+        why.append(
+            "net.ipv6.route.skip_notify_on_dev_down = 1: the kernel does not announce that IPv6 routes went with their "
+            "link; the daemon resyncs when the link goes down."
+        )
+    if dump.sysctls.nexthop_compat_mode is False:
+        why.append(
+            "net.ipv4.nexthop_compat_mode = 0: routes name their nexthop object only; the daemon follows the objects."
+        )
+    yield ok(f"Linux {release}; {len(dump.routes)} routes read", " ".join(why))
+
+
+def receive_buffer(facts: Facts) -> Iterator[Finding]:
+    """Is the netlink socket's buffer as large as configured?"""
+    wanted = 2 * facts.config.loaded.settings.kernel.receive_buffer  # the kernel doubles it (socket(7))
+    granted, limit = facts.kernel.buffer_granted, facts.kernel.buffer_max
+    answer, held = facts.daemon.answer, facts.daemon.capabilities
+    known = (
+        answer is not None and answer.status.kernel is not None and answer.status.kernel.receive_buffer > 0
+    )
+    if answer is not None and answer.status.kernel is not None and known:
+        granted = answer.status.kernel.receive_buffer
+    elif limit is not None and not (held is not None and held >> CAP_NET_ADMIN & 1):
+        granted = min(granted, 2 * limit)  # what this process got shows nothing if it has the capability
+    text = (
+        f"{granted:,} bytes for the daemon's socket, {wanted:,} wanted (twice what is configured, socket(7))"
+    )
+    if granted >= wanted:
+        yield ok(text)
+    elif facts.kernel.socket_unit and not known:
+        why = "routesync.socket is installed and opens the daemon's socket with a buffer of its own."
+        yield ok(f"{text}, if the daemon opens one itself", why)
     else:
-        yield Finding(Check.SYSTEMD, Level.OK, f"systemd {version}")
+        cap = f" net.core.rmem_max = {limit:,} caps it for processes without CAP_NET_ADMIN." if limit else ""
+        yield warn(
+            text,
+            f"It takes {granted // _ROUTE_MESSAGE:,} route changes at once; more are lost, and cause a resync.{cap}",
+            f"sysctl -w net.core.rmem_max={wanted // 2}, and the same line in /etc/sysctl.d/routesync.conf",
+            "or use routesync.socket, which needs no sysctl",
+        )

@@ -1,157 +1,203 @@
-"""Checks of the state directory: the ledger, which says what is ours, and the outbox."""
+"""Checks of what the daemon keeps and publishes: state directory, ledger, outbox, broker."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from routesync.doctor.facts import DatabaseFacts, Facts
-from routesync.doctor.finding import Check, Finding, Level
+from routesync.doctor.facts import BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
+from routesync.events.node_status import Status
 
 _LITTLE: Final = 64 * 2**20
 """Bytes below which a disk is nearly full; the outbox alone may take 256 MiB by default."""
+_MAY_BE_LOST: Final = "changes of ownership and events are kept in memory, and a crash loses them."
 
 
 def directory(facts: Facts) -> Iterator[Finding]:
     """Can the daemon write its state?"""
     state = facts.state
     path = str(state.directory)
+    free = f"{state.free_bytes // 2**20:,} MiB"
     if not state.exists:
-        level = Level.WARN if facts.daemon.running else Level.OK
-        text = f"{path} does not exist yet; systemd, or the first start, makes it"
-        yield Finding(Check.STATE_DIRECTORY, level, text, subject=path)
+        yield ok(f"{path} does not exist yet; systemd, or the first start, makes it", subject=path)
     elif state.read_only or not state.owner_may_write:
         problem = (
-            "lies on a read-only file system"
-            if state.read_only
-            else f"may not be written by {state.owner_name}"
+            "is on a read-only file system" if state.read_only else f"is not writable by {state.owner_name}"
         )
-        yield Finding(
-            Check.STATE_DIRECTORY,
-            Level.FAIL,
+        yield fail(
             f"{path} {problem}",
-            "Changes of ownership and events are kept in memory, and a crash loses them.",
-            (f"chmod u+rwx {path}, or remount its file system read-write; then restart the daemon",),
-            path,
+            _MAY_BE_LOST.capitalize(),
+            f"chmod u+rwx {path}, or remount its file system read-write; then restart the daemon",
+            subject=path,
         )
-    elif state.free_bytes < _LITTLE:
-        yield Finding(
-            Check.STATE_DIRECTORY,
-            Level.WARN,
-            f"{path}: {state.free_bytes // 2**20} MiB are free",
-            "When the disk is full, changes of ownership and events are kept in memory, and a crash loses them.",
-            ("make room, or lower events.outbox_bytes",),
-            path,
+    elif state.owner is not None and state.free_bytes < _LITTLE:
+        yield warn(
+            f"{path}: {free} are free",
+            f"When the disk is full, {_MAY_BE_LOST}",
+            "make room, or lower events.outbox_bytes",
+            subject=path,
         )
     else:
-        text = f"{path} belongs to {state.owner_name}, {state.free_bytes // 2**20:,} MiB free"
-        yield Finding(Check.STATE_DIRECTORY, Level.OK, text, subject=path)
+        yield ok(f"{path} belongs to {state.owner_name}, {free} free", subject=path)
 
 
 def ledger(facts: Facts) -> Iterator[Finding]:
-    """Is the ledger sound, and the daemon's own?"""
-    found = facts.state.ledger
+    """Is the ledger, which says what is owned, sound, and does it belong to the daemon's user?"""
+    found, aside = facts.state.ledger, facts.state.ledger_aside
     path = str(found.path)
     if found.error is not None:
-        yield Finding(
-            Check.LEDGER,
-            Level.FAIL,
+        yield fail(
             f"{path}: {found.error}",
             "Routes that are not known as owned are neither replaced nor withdrawn.",
-            (
-                f"leave {path} where it is: the daemon reads it without a restart as soon as it can",
-                "routesync adopt --target NAME claims desired routes that a damaged ledger no longer knows",
-            ),
-            path,
+            f"leave {path} where it is: the daemon reads it without a restart as soon as it can",
+            "routesync adopt --target NAME claims desired routes that a damaged ledger no longer knows",
+            subject=path,
         )
-    elif facts.state.ledger_aside is not None:
-        aside = facts.state.ledger_aside
-        yield Finding(
-            Check.LEDGER,
-            Level.WARN,
+    elif aside is not None:
+        yield warn(
             f"{aside}: this ledger was damaged or missing",
             "Routes that only it knew are not known as owned, and stay in loxilb.",
-            (
-                "routesync adopt --target NAME claims those that equal desired routes",
-                f"then delete {aside}",
-            ),
-            str(aside),
+            "routesync adopt --target NAME claims those that equal desired routes",
+            f"then delete {aside}",
+            subject=str(aside),
         )
+    elif _has_another_owner(facts, found):
+        yield _another_owner(facts, found)
     elif not found.exists:
-        yield Finding(Check.LEDGER, Level.OK, "there is no ledger yet: nothing is mirrored", subject=path)
-    elif _of_another(facts, found):
-        yield _owner(Check.LEDGER, facts, found)
+        yield ok("there is no ledger yet: nothing is mirrored", subject=path)
     else:
-        total = sum(facts.state.owned.values())
-        text = f"the ledger is sound: {total:,} routes in {len(facts.state.owned)} targets are ours"
-        yield Finding(Check.LEDGER, Level.OK, text, subject=path)
+        owned = facts.state.owned
+        yield ok(
+            f"the ledger is sound: {sum(owned.values()):,} routes in {len(owned)} targets are owned",
+            subject=path,
+        )
 
 
-def _of_another(facts: Facts, file: DatabaseFacts) -> bool:
-    return file.owner is not None and facts.state.owner is not None and file.owner != facts.state.owner
+def _has_another_owner(facts: Facts, file: DatabaseFacts) -> bool:
+    return None not in (file.owner, facts.state.owner) and file.owner != facts.state.owner
 
 
-def _owner(check: Check, facts: Facts, file: DatabaseFacts) -> Finding:
+def _another_owner(facts: Facts, file: DatabaseFacts) -> Finding:
     owner = facts.state.owner_name
-    return Finding(
-        check,
-        Level.FAIL,
+    return fail(
         f"{file.path} does not belong to {owner}, as its directory does",
-        "It was made by a run as another user (a `sudo routesync run`, perhaps); the service cannot write it.",
-        (f"chown {owner}: {file.path}*, then restart the daemon",),
-        str(file.path),
+        "A run as another user created it (a `sudo routesync run`, perhaps); the service cannot write it.",
+        f"chown {owner}: {file.path}*, then restart the daemon",
+        subject=str(file.path),
     )
 
 
 def orphans(facts: Facts) -> Iterator[Finding]:
-    """Are there routes of ours in targets that are no longer configured?"""
+    """Are there owned routes in targets that are no longer configured?"""
     if facts.config.state != "read":
         return
     configured = {target.name for target in facts.config.loaded.settings.targets}
     left = {name: count for name, count in facts.state.owned.items() if name not in configured}
     for name, count in left.items():
-        yield Finding(
-            Check.ORPHANS,
-            Level.WARN,
-            f"{count:,} routes of ours stand in {name}, which is no longer configured",
-            "They stay there for good, and lead traffic by what was once right.",
-            (
-                f"routesync withdraw --target {name} --url URL takes them out",
-                f"routesync forget --target {name} leaves them and forgets them",
-            ),
-            name,
+        yield warn(
+            f"{count:,} owned routes are in {name}, which is no longer configured",
+            "They stay there for good, and send traffic where it once belonged.",
+            f"routesync withdraw --target {name} --url URL removes them",
+            f"routesync forget --target {name} gives up ownership; the routes stay",
+            subject=name,
         )
     if not left:
-        yield Finding(Check.ORPHANS, Level.OK, "all routes of ours stand in configured targets")
+        yield ok("all owned routes are in configured targets")
 
 
 def outbox(facts: Facts) -> Iterator[Finding]:
     """Is the outbox sound, and is there room in it?"""
-    found = facts.state.outbox
-    settings = facts.config.loaded.settings
+    found, settings = facts.state.outbox, facts.config.loaded.settings
     path = str(found.path)
     if settings.mqtt is None:
         return
-    most = settings.events.outbox_events
+    most, waiting = settings.events.outbox_events, facts.state.outbox_events
+    text = f"{waiting:,} events wait for the broker, {most:,} may"
     if not found.exists:
-        yield Finding(Check.OUTBOX, Level.OK, "there is no outbox yet: no event waits", subject=path)
-    elif found.busy:
-        yield Finding(
-            Check.OUTBOX, Level.OK, "the daemon holds the outbox; its status says how it fares", subject=path
-        )
+        yield ok("there is no outbox yet: no event waits", subject=path)
     elif found.error is not None:
-        yield Finding(
-            Check.OUTBOX,
-            Level.WARN,
+        yield warn(
             f"{path}: {found.error}",
             "The daemon puts a damaged outbox aside and begins a new epoch: subscribers read the table again.",
             subject=path,
         )
-    elif _of_another(facts, found):
-        yield _owner(Check.OUTBOX, facts, found)
+    elif _has_another_owner(facts, found):
+        yield _another_owner(facts, found)
+    elif facts.daemon.running is not False:
+        yield ok(
+            "the daemon has the outbox open; `routesync status` shows what is wrong with it", subject=path
+        )
+    elif waiting > most / 2:
+        yield warn(text, "When it is full, the oldest events are dropped.", subject=path)
     else:
-        waiting = facts.state.outbox_events
-        level = Level.WARN if waiting > most / 2 else Level.OK
-        why = "" if level is Level.OK else "When it is full, the oldest events go."
-        text = f"{waiting:,} events wait for the broker, {most:,} may"
-        yield Finding(Check.OUTBOX, level, text, why, subject=path)
+        yield ok(text, subject=path)
+
+
+def broker(facts: Facts) -> Iterator[Finding]:
+    """Does the broker accept what this node publishes, and does no other node have its name?"""
+    if facts.daemon.answer is not None:
+        yield _as_the_daemon_reports(facts.daemon.answer.status)
+    elif facts.broker is None:
+        yield ok("no broker is configured: events go to the log only")
+    else:
+        node = facts.config.loaded.settings.node.name
+        mqtt = facts.config.loaded.settings.mqtt
+        yield _as_tried(facts.broker, f"{mqtt.root if mqtt else ''}/{node}", node)
+
+
+def _as_the_daemon_reports(status: Status) -> Finding:
+    if status.broker is None:
+        return ok("the daemon has no broker configured: events go to the log only")
+    troubles = [reason.removeprefix("broker: ") for reason in status.reasons if reason.startswith("broker: ")]
+    why = "Events wait in the outbox, and the oldest are dropped when it is full."
+    if status.broker != "connected":
+        return fail(f"the daemon is not connected: {'; '.join(troubles) or status.broker}", why)
+    if troubles:
+        return fail(f"the daemon is connected, but {'; '.join(troubles)}", why)
+    return ok("the daemon is connected, and the broker accepts what it publishes")
+
+
+def _as_tried(broker: BrokerFacts, root: str, node: str) -> Finding:
+    allow = f"let this user write to {root}/# in the broker's access rules"
+    place = broker.place
+    if broker.trouble is not None:
+        why = "Events wait in the outbox, and the oldest are dropped when it is full."
+        return fail(broker.trouble, why, subject=place)
+    match broker.publish:
+        case "accepted":
+            return ok(
+                f"{place} accepts publishes to {root}/status",
+                "Tried with one message that says that this node is offline, which it is; it is not retained. Topics "
+                "of events and tables are tried when the daemon publishes to them.",
+                subject=place,
+            )
+        case "denied":
+            why = "Denied messages wait while the broker denies them; the oldest are dropped when the outbox is full."
+            return fail(
+                f"{place} denies publishing to {root}/status: {broker.denial}", why, allow, subject=place
+            )
+        case "not-back":
+            return warn(
+                f"what is published to {root}/status does not come back",
+                "MQTT 3.1.1 does not report a denied publish: it is denied, or this user may not read it.",
+                f"{allow}, and read {root}/status",
+                subject=place,
+            )
+        case "other-node":
+            return warn(
+                f"a node named {node!r} is {broker.status} at this broker, and does not run here",
+                "Two nodes of one name overwrite each other's status and table, and take each other's connection.",
+                "give each node a name of its own: [node] name",
+                subject=place,
+            )
+        case "running":
+            why = f"Nothing was published: a daemon may run. Its retained status is {broker.status or 'not visible'}."
+            return ok(f"{place} accepts the login", why, subject=place)
+        case "not-asked":
+            return ok(f"{place} was not asked", subject=place)
+        case "unknown":
+            return ok(
+                f"{place} accepts the login; whether {root}/status may be published to is not known",
+                "It gave no answer in time; or, by MQTT 3.1.1, which reports no denial, this user may not read that.",
+                subject=place,
+            )

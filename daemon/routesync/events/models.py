@@ -359,7 +359,8 @@ Kind = Annotated[
         description="`overdue`: work has waited for more than five minutes; `withdrawals-held`: a mass withdrawal "
         "waits for a second dump of the kernel, or an operator; `startup-hold`: routes of a previous run that the "
         "kernel does not have stay for a while; `paused`: an operator paused the target; `target-full`: "
-        "`max_routes_*` is reached; `contended`: something deletes our routes again and again; `left-behind`: routes "
+        "`max_routes_*` is reached; `contended`: another program undoes what routesync does: it deletes "
+        "mirrored routes, or adds a route again that guard removed (`target` is null then); `left-behind`: routes "
         "of ours that cannot be proved ours stay in the target; `not-forwarded`: loxilb's kernel has routes that its "
         "table lacks; `foreign-not-forwarded`: another writer's routes may be missing in loxilb's table since "
         "ours was removed; "
@@ -371,6 +372,12 @@ Kind = Annotated[
 ]
 
 
+AlarmTarget = Annotated[
+    str | None,
+    Field(description="Name of the target; null for a condition of this node.", examples=["lb-1"]),
+]
+
+
 class AlarmRaised(Event):
     """A condition that an operator should know about has begun. It lasts until `alarm/cleared` with the same `kind`."""
 
@@ -378,7 +385,7 @@ class AlarmRaised(Event):
     name = "raised"
 
     kind: Kind
-    target: Target
+    target: AlarmTarget
     detail: Detail
     count: Annotated[Count, Field(description="How many routes it is about.")] = 0
     prefixes: Annotated[tuple[PrefixText, ...], Field(description="The first of them.")] = ()
@@ -391,7 +398,7 @@ class AlarmCleared(Event):
     name = "cleared"
 
     kind: Kind
-    target: Target
+    target: AlarmTarget
     lasted_s: Seconds
     detail: Annotated[str | None, Field(description="What ended it, where that is worth saying.")] = None
 
@@ -471,7 +478,7 @@ class GuardRemoved(Event):
 
 
 class GuardReturned(Event):
-    """A route that was removed is back: a lease was renewed, or somebody wants it there."""
+    """A route that was removed is back: a lease was renewed, or another program wants it there."""
 
     group = "guard"
     name = "returned"
@@ -482,10 +489,14 @@ class GuardReturned(Event):
     rule: Rule
     away_s: Annotated[Seconds, Field(description="How long it was gone, in seconds.")]
     contended: Annotated[
-        int, Field(ge=0, description="How often in a row it came back at once; 0: it did not.", examples=[0])
+        bool,
+        Field(
+            description="Whether it was back within `contended_within_s`: another program wants it.",
+            examples=[False],
+        ),
     ]
     stays_s: Annotated[
-        Seconds, Field(description="How long it is left there before it is looked at again, in seconds.")
+        Seconds, Field(description="How long it is left there before it may be removed again, in seconds.")
     ]
 
 

@@ -85,7 +85,7 @@ class AlarmStatus(StatusPart):
     """An alarm that is raised; see the event `alarm/raised`."""
 
     kind: str = Field(examples=["contended"])
-    target: str = Field(examples=["lb-1"])
+    target: str | None = Field(description="Null for a condition of this node.", examples=["lb-1"])
     detail: str
     count: int = Field(default=0, ge=0, description="How many routes it is about.")
     prefixes: tuple[str, ...] = Field(default=(), description="The first of them.")
@@ -98,14 +98,12 @@ class GuardStatus(StatusPart):
     permitted: bool | None = Field(
         description="Whether routes may be removed; null where it is not known yet."
     )
-    standing: int = Field(
-        default=0, ge=0, description="Routes that are to be guarded and stand in the kernel."
-    )
+    present: int = Field(default=0, ge=0, description="Routes in the kernel that its rules name.")
     redundant: int = Field(
         default=0, ge=0, description="Of these, those that would be, or wait to be, removed."
     )
     contended: int = Field(
-        default=0, ge=0, description="Of these, those that came back at once, and wait long."
+        default=0, ge=0, description="Of these, those that another program adds again at once."
     )
     removed: int = Field(default=0, ge=0)
     returned: int = Field(default=0, ge=0)

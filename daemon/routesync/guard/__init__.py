@@ -1,8 +1,6 @@
-"""Mode "guard": redundant DHCP host routes are taken out of the kernel that loxilb and we share.
+"""Mode "guard": removes redundant DHCP host routes from the kernel that loxilb and this daemon share.
 
-redundancy   whether a route may go: pure
-returns      routes that come back, and how long they then stay
-announce     its words: events, and one log line for each
+redundancy   whether a route may be removed: pure
+guard        the task that examines and removes; routes that reappear; events and the alarm
 verify       whether loxilb's own entry left, too
-guard        the eternal task that looks and removes
 """

@@ -1,9 +1,9 @@
-"""Whether a DHCP host route may be taken out of the kernel: only if another route does exactly its work.
+"""Whether a DHCP host route may be removed from the kernel: only if another route does exactly its work.
 
 What decides is the route that the kernel would use in its place: of those that cover the address, in the same table,
 the longest prefix, then the lowest metric. That one must lead to the neighbour itself, over the same link, from the
 same source. So a cloud host keeps its host route: with an address of /32 only the default route covers its gateway, by
-way of that very gateway. And so does whoever needs the host route to resolve the gateway of another route.
+way of that very gateway. So does a host that needs the host route to resolve the gateway of another route.
 
 Every doubt is a reason to leave the route alone.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from routesync.kernel import RouteDetails, TableDump, removable, would_match
+from routesync.kernel import Links, RouteDetails, TableDump, removable, would_match
 from routesync.names import PROTOCOLS, SCOPES, TYPES, type_name
 from routesync.route import Family, Prefix, Route, Verdict, format_address
 
@@ -41,7 +41,7 @@ class Reason(StrEnum):
 
 
 class Redundant(NamedTuple):
-    """The route may go."""
+    """The route may be removed."""
 
     by: Prefix  # of the route that does its work
 
@@ -53,22 +53,22 @@ class Needed(NamedTuple):
     detail: str
 
 
-Evaluate = Callable[[Route], Verdict]
+Evaluate = Callable[[Route, Links], Verdict]
 
 
 def guarded(dump: TableDump, prefix: Prefix, evaluate: Evaluate) -> list[tuple[Route, Verdict]]:
-    """The routes of a prefix that a rule with `guard = true` decides on, as they are in a dump."""
-    found = [(route, evaluate(route)) for route in dump.routes if route.prefix == prefix]
+    """The routes of a prefix in a dump that a rule with `guard = true` decides on."""
+    found = [(route, evaluate(route, dump.links)) for route in dump.routes if route.prefix == prefix]
     return [(route, verdict) for route, verdict in found if not verdict.keep and verdict.guard]
 
 
 def assess(route: Route, dump: TableDump, evaluate: Evaluate) -> Redundant | Needed:
-    """Decide on one guarded route.
+    """Whether one guarded route may be removed.
 
     Args:
         route: one of the dump.
         dump: all routes that cover its address.
-        evaluate: the rules; a route that they would have removed, too, does nobody's work.
+        evaluate: the rules; a route that they would have removed, too, is no substitute.
     """
     if not _is_plain(route):
         return Needed(
@@ -80,7 +80,7 @@ def assess(route: Route, dump: TableDump, evaluate: Evaluate) -> Redundant | Nee
         return Needed(
             Reason.AMBIGUOUS, "another route to it is so like it that the kernel could take the wrong one"
         )
-    instead = _in_its_place(route, others, evaluate)
+    instead = _substitute(route, others, lambda other: evaluate(other, dump.links).guard)
     if instead is None:
         return Needed(Reason.ONLY_WAY, "no other route leads there")
     why = _unfit(route, instead, dump.details.get(instead))
@@ -98,16 +98,13 @@ def _is_plain(route: Route) -> bool:
     )
 
 
-def _in_its_place(route: Route, others: Iterable[Route], evaluate: Evaluate) -> Route | None:
-    """The route that the kernel would use without this one, and without those that are to go like it."""
+def _substitute(route: Route, others: Iterable[Route], is_guarded: Callable[[Route], bool]) -> Route | None:
+    """The route that the kernel would use without this one and without other guarded ones."""
     address = route.prefix.packed
     covering = [
         other
         for other in others
-        if other.source is None
-        and other.prefix.contains(address)
-        and not other.tos
-        and not evaluate(other).guard
+        if other.source is None and other.prefix.contains(address) and not other.tos and not is_guarded(other)
     ]
     # of equals the first one listed: the kernel lists aliases in the order in which it uses them
     return min(covering, key=lambda other: (-other.prefix.length, other.metric), default=None)

@@ -412,7 +412,7 @@ GUARD: Final[tuple[Family[GuardStatus], ...]] = (
     _gauge(
         "guard_routes",
         "Routes in the kernel that its rules name.",
-        lambda guard: guard.standing,
+        lambda guard: guard.present,
     ),
     _gauge(
         "guard_redundant_routes",

@@ -11,7 +11,9 @@ from routesync import __version__
 from routesync.best_routes import BestRoutes
 from routesync.config.models import Settings
 from routesync.events.hub import EventHub
+from routesync.events.models import AlarmKind
 from routesync.events.node_status import AlarmStatus, GuardStatus, KernelStatus, Status, TargetStatus
+from routesync.mirror.reporting import Alarm
 from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets import Targets
@@ -68,6 +70,12 @@ class StatusBuilder:
         publisher = self._sinks.publisher
         source = self._best_routes.source
         stats = source.stats
+        guard = self._guarding.guard
+        alarms: list[tuple[str | None, AlarmKind, Alarm]] = [
+            (view.name, kind, alarm) for view in views for kind, alarm in view.alarms.items()
+        ]
+        if guard is not None and guard.alarm is not None:
+            alarms.append((None, "contended", guard.alarm))
         return Status(
             state="degraded" if reasons else "online",
             node=self._hub.identity.node,
@@ -91,13 +99,12 @@ class StatusBuilder:
             alarms=tuple(
                 AlarmStatus(
                     kind=kind,
-                    target=view.name,
+                    target=target,
                     detail=alarm.detail,
                     count=alarm.routes,
                     prefixes=alarm.prefixes,
                 )
-                for view in views
-                for kind, alarm in view.alarms.items()
+                for target, kind, alarm in alarms
             ),
             verdicts=self.verdicts(),
             guard=self.guard(),

@@ -8,9 +8,9 @@ import pytest
 
 from routesync.doctor import Finding, Level
 from routesync.doctor.dhcp import host_routes, is_dhcp_host_route, is_redundant, who_wrote
-from routesync.doctor.facts import DhcpFacts, Facts, JudgedRoute, LocalLoxilb, NetworkdLink
-from routesync.route import Verdict, link_gateways
-from support.doctor_facts import ENS3, healthy, reading, route
+from routesync.doctor.facts import DhcpFacts, Facts, LocalLoxilb, NetworkdLink
+from routesync.route import Route, link_gateways
+from support.doctor_facts import ENS3, configuration, dump, healthy, route
 
 HOST = route("192.168.10.1/32")
 SUBNET = route("192.168.10.0/24", protocol="kernel")
@@ -22,10 +22,23 @@ def leased(**lease: str) -> DhcpFacts:
     return NOBODY._replace(networkd={ENS3: NetworkdLink("/etc/systemd/network/10-lan.network", addresses)})
 
 
-def found(facts: Facts, *, keep: bool = False, dhcp: DhcpFacts = NOBODY) -> Finding:
-    kernel = facts.kernel._replace(reading=reading(HOST, SUBNET))
-    judged = JudgedRoute(HOST, Verdict(keep=keep, rule="dhcp-host-routes"))
-    (finding,) = host_routes(facts._replace(kernel=kernel, host_routes=(judged,), dhcp=dhcp))
+DROP = """
+[[policy.rules]]
+name = "dhcp-host-routes"
+match = { protocol = "dhcp", host = true, gateway = false }
+action = "drop"
+[[policy.rules]]
+name = "link-gateways"
+match = { link_gateway = true }
+action = "drop"
+"""
+KEEP = '[policy]\ndefault_action = "keep"\n'
+
+
+def found(facts: Facts, *routes: Route, keep: bool = False, dhcp: DhcpFacts = NOBODY) -> Finding:
+    kernel = facts.kernel._replace(dump=dump(*(routes or (HOST, SUBNET))))
+    config = configuration(facts.config.path.parent, KEEP if keep else DROP)
+    (finding,) = host_routes(facts._replace(config=config, kernel=kernel, dhcp=dhcp))
     return finding
 
 
@@ -36,7 +49,7 @@ def found(facts: Facts, *, keep: bool = False, dhcp: DhcpFacts = NOBODY) -> Find
         (route("0.0.0.0/0", gateway="192.168.10.1"), "a default route"),
         (route("10.9.9.9/32", gateway="192.168.10.1"), "a host route by a gateway"),
         (SUBNET, "a connected route"),
-        (route("192.168.10.1/32", protocol="static"), "somebody's own host route"),
+        (route("192.168.10.1/32", protocol="static"), "an operator's host route"),
     ],
 )
 def test_only_a_host_route_without_a_gateway_is_one(other: object, what: str) -> None:
@@ -115,17 +128,12 @@ def test_network_manager_is_stopped_by_its_own(tmp_path: Path) -> None:
 
 
 def test_what_a_host_needs_is_not_to_be_taken_away(tmp_path: Path) -> None:
-    assert is_redundant(HOST, reading(HOST, SUBNET))
-    assert not is_redundant(HOST, reading(HOST, route("0.0.0.0/0")))
-    assert not is_redundant(
-        HOST, reading(HOST, route("192.168.10.0/24", protocol="kernel", ifindex=ENS3 + 1))
-    )
-    facts = healthy(tmp_path)
-    judged = JudgedRoute(HOST, Verdict(keep=False, rule="r"))
-    alone = facts._replace(kernel=facts.kernel._replace(reading=reading(HOST)), host_routes=(judged,))
-    (finding,) = host_routes(alone)
+    assert is_redundant(HOST, dump(HOST, SUBNET))
+    assert not is_redundant(HOST, dump(HOST, route("0.0.0.0/0")))
+    assert not is_redundant(HOST, dump(HOST, route("192.168.10.0/24", protocol="kernel", ifindex=ENS3 + 1)))
+    finding = found(healthy(tmp_path), HOST)
     assert finding.remedy == ()
-    assert "do not take it away" in finding.why
+    assert "do not remove it" in finding.why
 
 
 BOOT_HOST = route("203.0.113.1/32", protocol="boot")
@@ -157,11 +165,8 @@ def test_protocol_boot_is_of_dhclient_or_dhcpcd(clients: set[str], client: str |
 
 
 def test_a_kept_one_of_protocol_boot_is_a_warning_with_its_own_remedy(tmp_path: Path) -> None:
-    facts = healthy(tmp_path)
-    judged = JudgedRoute(BOOT_HOST, Verdict(keep=True, rule="default"))
-    kernel = facts.kernel._replace(reading=reading(BOOT_HOST, DEFAULT))
-    (finding,) = host_routes(facts._replace(kernel=kernel, host_routes=(judged,)))
+    finding = found(healthy(tmp_path), BOOT_HOST, DEFAULT, keep=True)
     assert finding.level is Level.WARN
     assert "proto boot" in finding.summary
     assert "link_gateway = true" in finding.remedy[0]
-    assert "do not take it away" in finding.why
+    assert "do not remove it" in finding.why

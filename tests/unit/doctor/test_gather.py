@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import UnixStreamServer
+from threading import Thread
 
 import pytest
 
+from routesync.config.models import TargetSettings
+from routesync.control.client import NotRunning
 from routesync.doctor.dhcp import who_wrote
-from routesync.doctor.gather import read_config
-from routesync.doctor.gather.host import effective_capabilities, read_dhcp, shares_namespace, systemd_version
-from routesync.doctor.gather.state import find_daemon, read_state
+from routesync.doctor.facts import DaemonFacts
+from routesync.doctor.gather import (
+    ask_daemon,
+    ask_target,
+    effective_capabilities,
+    find_daemon,
+    read_config,
+    read_dhcp,
+    read_state,
+    shares_namespace,
+    systemd_version,
+)
+from routesync.events.node_status import TargetStatus
 from routesync.mirror.ledger import Ledger, Row
 from routesync.route import Prefix, parse_address
-from support.doctor_facts import ENS3, route
+from support.doctor_facts import ENS3, answer, route
 from support.waiting import eventually_sync
 
 # As systemd-networkd 252 wrote them, with dnsmasq as the server.
@@ -83,6 +100,58 @@ def test_the_daemon_is_found_by_its_lock_and_no_lock_is_taken(tmp_path: Path) ->
         os.close(descriptor)
 
 
+class _Status(BaseHTTPRequestHandler):
+    """Answers as the daemon of this process."""
+
+    def do_GET(self) -> None:
+        assert self.path == "/v1/status"
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(
+            answer("target lb: refused").model_copy(update={"pid": os.getpid()}).model_dump_json().encode()
+        )
+
+    def address_string(self) -> str:
+        return "a Unix socket has none"
+
+
+@contextmanager
+def control_socket(directory: Path) -> Iterator[None]:
+    with UnixStreamServer(str(directory / "control.sock"), _Status) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_daemon_is_asked_if_it_is_the_one_of_this_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    unanswered = ask_daemon(DaemonFacts(running=True, pid=os.getpid()))
+    assert isinstance(unanswered.error, NotRunning)
+    with control_socket(tmp_path):
+        asked = ask_daemon(DaemonFacts(running=True, pid=os.getpid()))
+        assert asked.answer is not None
+        assert asked.answer.status.reasons == ("target lb: refused",)
+        another = ask_daemon(DaemonFacts(running=True, pid=1))
+        assert another.answer is None
+        assert "another daemon" in str(another.error)
+        hidden = ask_daemon(DaemonFacts(running=None))
+        assert hidden.running
+        assert ask_daemon(DaemonFacts(running=False)) == DaemonFacts(running=False)
+
+
+async def test_a_target_that_the_daemon_does_not_reach_is_not_asked() -> None:
+    target = TargetSettings.model_validate({"name": "lb", "url": "http://192.0.2.1:11111"})
+    known = TargetStatus(name="lb", url=target.url, state="unreachable", error="no route to host")
+    facts = await ask_target(target, answer(targets=(known,)), contact=True)
+    assert facts.error == "no route to host"
+
+
 def test_whether_a_daemon_runs_on_a_directory_that_cannot_be_seen_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert find_daemon(tmp_path / "file" / "state").running is None
@@ -131,11 +200,11 @@ def test_our_own_process_shares_our_namespace() -> None:
     assert shares_namespace(2**22 + 1) is None
 
 
-def test_a_wrong_file_leaves_the_shipped_rules(tmp_path: Path) -> None:
+def test_an_invalid_file_leaves_the_shipped_rules(tmp_path: Path) -> None:
     file = tmp_path / "routesync.toml"
     assert read_config(file).state == "absent"
     file.write_text("[polcy]\n")
     wrong = read_config(file)
-    assert wrong.state == "wrong"
+    assert wrong.state == "invalid"
     assert len(wrong.problems) == 1
     assert "dhcp-host-routes" in wrong.loaded.policy.rules

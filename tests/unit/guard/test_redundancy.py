@@ -6,7 +6,7 @@ import pytest
 
 from routesync.config.rules import PolicySettings, compile_policy
 from routesync.guard.redundancy import Needed, Reason, Redundant, assess, guarded
-from routesync.kernel import RouteDetails, Sysctls, TableDump
+from routesync.kernel import Links, RouteDetails, Sysctls, TableDump
 from routesync.route import Family, Prefix, Route, Verdict, leads_to_gateway, link_gateways
 from support.routes import INTERFACES, ip_route
 
@@ -30,7 +30,7 @@ SUBNET = "192.168.10.0/24 dev ens3 proto kernel scope link src 192.168.10.10"
 DEFAULT = "default via 192.168.10.1 dev ens3 proto dhcp src 192.168.10.10 metric 100"
 
 
-def evaluate(route: Route) -> Verdict:
+def evaluate(route: Route, _links: Links) -> Verdict:
     return POLICY.evaluate(route, INTERFACES)
 
 
@@ -50,17 +50,17 @@ GUARD_GATEWAYS = compile_policy(
 )
 
 
-def reading(*routes: Route, details: dict[Route, RouteDetails] | None = None) -> TableDump:
+def dump(*routes: Route, details: dict[Route, RouteDetails] | None = None) -> TableDump:
     return TableDump(routes, {}, (), Sysctls(), details or {})
 
 
 def verdict_on(host: str, *others: str) -> Redundant | Needed:
-    """Judge a host route as it stands in a table, listed in the kernel's order."""
+    """Assess a host route in a table, listed in the kernel's order."""
     route = ip_route(host)
     family = route.prefix.family
     covering = [ip_route(line, family) for line in others]
     return assess(
-        route, reading(route, *(it for it in covering if it.prefix.contains(route.prefix.packed))), evaluate
+        route, dump(route, *(it for it in covering if it.prefix.contains(route.prefix.packed))), evaluate
     )
 
 
@@ -124,7 +124,7 @@ NEEDED = {
         Reason.ONLY_BY_GATEWAY,
     ),
     "a host alone": ([HOST], Reason.ONLY_WAY),
-    "a server beyond the gateway that is told as on-link": (
+    "a server beyond the gateway that a lease calls on-link": (
         ["203.0.113.53 dev ens3 proto dhcp scope link src 192.168.10.10 metric 100", SUBNET, DEFAULT],
         Reason.ONLY_BY_GATEWAY,
     ),
@@ -212,7 +212,7 @@ def test_it_is_needed_where(lines: list[str], reason: Reason) -> None:
 )
 def test_what_is_no_plain_host_route_by_dhcp_is_never_touched(line: str) -> None:
     """Also when a rule would say so: what the configuration refuses is refused here once more."""
-    finding = assess(ip_route(line), reading(ip_route(line), ip_route(SUBNET)), evaluate)
+    finding = assess(ip_route(line), dump(ip_route(line), ip_route(SUBNET)), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.NOT_PLAIN
 
@@ -220,7 +220,7 @@ def test_what_is_no_plain_host_route_by_dhcp_is_never_touched(line: str) -> None
 @pytest.mark.parametrize("change", [{"tos": 4}, {"nexthop_id": 7}, {"encap": True}, {"table": 100}])
 def test_what_is_odd_is_never_touched(change: dict[str, int]) -> None:
     route = ip_route(HOST)._replace(**change)  # type: ignore[arg-type]
-    finding = assess(route, reading(route, ip_route(SUBNET)), evaluate)
+    finding = assess(route, dump(route, ip_route(SUBNET)), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason in {Reason.NOT_PLAIN, Reason.ONLY_WAY}
 
@@ -228,25 +228,23 @@ def test_what_is_odd_is_never_touched(change: dict[str, int]) -> None:
 def test_a_network_that_expires_is_no_substitute() -> None:
     route = ip_route("2001:db8::53 dev ens3 proto dhcp metric 1024")
     network = ip_route("2001:db8::/64 dev ens3 proto ra metric 256", Family.INET6)
-    finding = assess(
-        route, reading(route, network, details={network: RouteDetails(expires_s=1800)}), evaluate
-    )
+    finding = assess(route, dump(route, network, details={network: RouteDetails(expires_s=1800)}), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.OTHER_EXPIRES
 
 
 def test_only_routes_of_guarding_rules_are_looked_at() -> None:
     host, static = ip_route(HOST), ip_route("192.168.10.1 dev ens3 proto static scope link metric 5")
-    found = guarded(reading(static, host, ip_route(SUBNET)), host.prefix, evaluate)
+    found = guarded(dump(static, host, ip_route(SUBNET)), host.prefix, evaluate)
     assert [route for route, _ in found] == [host]
     assert found[0][1].rule == "dhcp-host-routes"
 
 
-def test_an_equal_twin_in_the_same_reading_makes_it_ambiguous() -> None:
+def test_an_equal_twin_in_the_same_dump_makes_it_ambiguous() -> None:
     """IPv6 can hold two that differ in nothing that a Route tells."""
     route = ip_route("2001:db8::53 dev ens3 proto dhcp metric 1024")
     network = ip_route("2001:db8::/64 dev ens3 proto kernel metric 256", Family.INET6)
-    finding = assess(route, reading(route, route, network), evaluate)
+    finding = assess(route, dump(route, route, network), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.AMBIGUOUS
 
@@ -261,14 +259,14 @@ BOOT_HOST = "192.168.10.1 dev ens3 scope link src 192.168.10.10"
         ([BOOT_HOST, DEFAULT], Reason.ONLY_BY_GATEWAY),
         ([BOOT_HOST.replace("scope", "proto static scope"), SUBNET, DEFAULT], Reason.NOT_PLAIN),
     ],
-    ids=["a normal mask", "a mask of /32", "somebody's own"],
+    ids=["a normal mask", "a mask of /32", "an operator's"],
 )
 def test_a_host_route_to_the_gateway_by_protocol_boot(lines: list[str], expected: Redundant | Reason) -> None:
     routes = [ip_route(line) for line in lines]
     gateways = link_gateways(routes)
-    seen = reading(*routes)
+    seen = dump(*routes)
 
-    def by_gateway(route: Route) -> Verdict:
+    def by_gateway(route: Route, _links: Links) -> Verdict:
         leads = leads_to_gateway(route, gateways)
         return GUARD_GATEWAYS.evaluate(route, INTERFACES, link_gateway=leads)
 
@@ -280,8 +278,8 @@ def test_a_host_route_to_the_gateway_by_protocol_boot(lines: list[str], expected
 def test_a_route_for_some_sources_takes_nobodys_place() -> None:
     host = ip_route("2001:db8::53 dev ens3 proto dhcp metric 1024", Family.INET6)
     net = ip_route("2001:db8::/64 dev ens3 proto kernel metric 256", Family.INET6)
-    assert isinstance(assess(host, reading(host, net), evaluate), Redundant)
+    assert isinstance(assess(host, dump(host, net), evaluate), Redundant)
     some = net._replace(source=Prefix.parse("2001:db8:a::/48"))
-    finding = assess(host, reading(host, some), evaluate)
+    finding = assess(host, dump(host, some), evaluate)
     assert isinstance(finding, Needed)
     assert finding.reason is Reason.ONLY_WAY
