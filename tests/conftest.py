@@ -15,6 +15,9 @@ import pytest
 UNIT: Final = Path(__file__).parent / "unit"
 """Tests elsewhere need root; `make test-unit` shows that those here do not, by running them as nobody."""
 
+# A busy machine must not fail a test: no deadlines for single examples.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
 hypothesis.settings.register_profile(
     "fuzz",
     max_examples=20_000,
