@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events import publisher
+from routesync.events import publisher, sender
 from routesync.events.models import SyncCompleted
 from routesync.events.node_status import BUCKETS
 from support.broker import Broker, ServerTls, broker
@@ -94,6 +94,7 @@ def rules(*rules: str) -> str:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "DENIED_S", 0.3)
+    monkeypatch.setattr(sender, "DENIED_S", 0.3)
 
 
 def losses(listener: Listener) -> list[dict[str, object]]:
@@ -202,9 +203,9 @@ async def test_3_1_1_suspects_nothing_where_all_is_well(mosquitto: Broker) -> No
         await eventually(
             lambda: (
                 (delivery := node.publisher._delivery) is not None
-                and {"status", "event/route", "event/sync", "table/lb-1"} == {*delivery._echoes._due}
-                and not delivery._echoes._unacknowledged
-                and not delivery._echoes._checks
+                and {"status", "event/route", "event/sync", "table/lb-1"} == {*delivery.sender._chosen}
+                and not delivery.sender._unanswered
+                and not delivery.sender._checks
             )
         )
         assert node.publisher.troubles == ()

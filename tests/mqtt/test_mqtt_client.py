@@ -33,19 +33,16 @@ WORDS = st.text(
 )
 
 
-@given(st.none() | st.integers(0, 2**32 - 1), WORDS, WORDS, st.none() | WORDS)
-def test_paho_reads_back_the_packed_properties(
-    expiry_s: int | None, kind: str, target: str, prefix: str | None
-) -> None:
-    user = (("type", kind), ("target", target))
-    packed = PackedProperties(Publication(TOPIC, b"", expiry_s=expiry_s, user=user, prefix=prefix)).pack()
+@given(st.none() | st.integers(0, 2**32 - 1), st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4))
+def test_paho_reads_back_the_packed_properties(expiry_s: int | None, user: list[tuple[str, str]]) -> None:
+    packed = PackedProperties(Publication(TOPIC, b"", expiry_s=expiry_s, user=tuple(user))).pack()
     read = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     _, length = read.unpack(packed)  # type: ignore[no-untyped-call]
     assert length == len(packed)
     expected = {
         "PayloadFormatIndicator": 1,
         "ContentType": "application/cloudevents+json; charset=utf-8",
-        "UserProperty": [*user, *([("prefix", prefix)] if prefix is not None else [])],
+        "UserProperty": user,
     }
     if expiry_s is not None:
         expected["MessageExpiryInterval"] = expiry_s
@@ -58,7 +55,7 @@ async def answer(connection: MqttConnection, publication: Publication) -> str | 
     return await asyncio.wait_for(answered, 10)
 
 
-def test_one_private_member_is_all_that_is_used_of_the_libraries() -> None:
+def test_two_private_members_are_all_that_is_used_of_the_libraries() -> None:
     tree = ast.parse(Path(adapter.__file__).read_text())
     own = {
         node.attr
@@ -70,13 +67,15 @@ def test_one_private_member_is_all_that_is_used_of_the_libraries() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
     }
-    assert private - own == {"_client"}
+    assert private - own == {"_client", "_disconnected"}
 
 
 async def test_aiomqtt_has_a_paho_client_whose_callbacks_can_be_read_and_replaced() -> None:
-    paho_client = aiomqtt.Client("192.0.2.1")._client
+    client = aiomqtt.Client("192.0.2.1")
+    paho_client = client._client
     assert isinstance(paho_client, paho.mqtt.client.Client)
-    for callback in ("on_connect", "on_publish", "on_socket_open", "on_socket_close"):
+    assert isinstance(client._disconnected, asyncio.Future)
+    for callback in ("on_connect", "on_disconnect", "on_publish", "on_socket_open", "on_socket_close"):
         assert callable(getattr(paho_client, callback)), (
             "aiomqtt's own, which the adapter calls after its own"
         )
@@ -159,7 +158,7 @@ async def test_a_broken_connection_is_noticed_and_leaves_neither_socket_nor_comp
 
 async def test_a_broken_connection_ends_the_wait_for_it(mosquitto: Broker) -> None:
     async with MqttConnection(mosquitto.settings(), client_id="c") as connection:
-        waiting = asyncio.create_task(connection.broken())
+        waiting = asyncio.ensure_future(anext(connection.messages))
         await asyncio.to_thread(mosquitto.kill)
         with pytest.raises(aiomqtt.MqttError):
             await asyncio.wait_for(waiting, 10)
@@ -200,6 +199,58 @@ async def test_a_connection_that_fails_is_closed(says: bytes) -> None:
         await fail(settings)
         await asyncio.wait_for(ended[0].wait(), 10)
     assert found == []
+
+
+CONNECTED = b"\x20\x03\x00\x00\x00"
+"""CONNACK of MQTT 5 without properties (3.2)."""
+HANGS_UP = b"\xe0\x01\x8b"
+"""DISCONNECT of MQTT 5: the server shuts down (3.14)."""
+
+
+async def test_an_end_that_comes_with_the_acknowledgement_of_the_connection_is_noticed() -> None:
+    async def enter(settings: MqttSettings) -> None:
+        with pytest.raises(aiomqtt.MqttCodeError, match="Server shutting down"):
+            await MqttConnection(settings, client_id="c").__aenter__()
+
+    async with complaints() as found, server(CONNECTED + HANGS_UP) as (settings, ended):
+        await enter(settings)
+        await asyncio.wait_for(ended[0].wait(), 10)
+    assert found == []
+
+
+@pytest.mark.parametrize("first", [b"", CONNECTED], ids=["before", "after"])
+async def test_a_message_that_is_none_leaves_no_complaint(first: bytes) -> None:
+    async def enter(settings: MqttSettings) -> None:
+        with pytest.raises(aiomqtt.MqttError):
+            async with MqttConnection(settings, client_id="c") as connection:
+                await anext(aiter(connection.messages))
+
+    async with complaints() as found, server(first + b"\x30\x01\x00") as (settings, _):
+        await enter(settings)
+    assert found == []
+
+
+async def test_a_broker_that_takes_nothing_at_all_delays_the_end_a_little_and_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adapter, "FAREWELL_S", 0.2)
+    monkeypatch.setattr(adapter, "WINDOW", 2**15)
+
+    async def take_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(CONNECTED)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await leave.wait()
+        writer.close()
+
+    leave = asyncio.Event()
+    made = await asyncio.start_server(take_nothing, "127.0.0.1", 0)
+    async with made, asyncio.timeout(10):
+        settings = MqttSettings(host="127.0.0.1", port=made.sockets[0].getsockname()[1], timeout_s=1)
+        async with MqttConnection(settings, client_id="c") as connection:
+            for _ in range(200):  # far more than what the buffers of a socket hold
+                connection.post(Publication(TOPIC, bytes(2**16)), lambda _: None)
+        leave.set()
 
 
 async def test_a_connection_that_is_cancelled_while_it_is_made_is_closed() -> None:

@@ -173,7 +173,7 @@ async def test_no_more_is_in_flight_than_the_broker_asks_for() -> None:
             node.emit(200)
             await eventually(lambda: listener.sequences == list(range(1, 201)))
             assert node.publisher._delivery is not None
-            assert node.publisher._delivery._connection._window == 3
+            assert node.publisher._delivery.sender.connection._window == 3
 
 
 async def test_a_message_that_the_broker_would_not_take_does_not_end_the_connection() -> None:

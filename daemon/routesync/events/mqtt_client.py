@@ -2,28 +2,27 @@
 
 aiomqtt's own `publish` drops the reason code of an acknowledgement (MQTT 5, 3.4.2.1), so that a publish which the
 broker denies looks like one that it took; and by an event and a timer for each publish it is 2.4 times slower. So this
-adapter publishes with paho, whose client is aiomqtt's one private member that is used here (`_client`), and only by
-what is public in paho: `publish`, `socket` and the callbacks. `tests/mqtt/test_mqtt_client.py` fails when an update of
-either changes what this relies on.
+adapter publishes with paho. It uses two private members of aiomqtt: `_client`, which is paho's client, and of that only
+what is public (`publish`, `socket` and the callbacks); and `_disconnected`, without which asyncio complains.
+`tests/mqtt/test_mqtt_client.py` fails when an update of either library changes what this relies on.
 
-It also closes everything when a connection fails, and says what is wrong with a broker in one line.
+It also closes everything when a connection fails, and explains in one line what is wrong with a broker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, NoReturn, Self
+from typing import Any, Final, NamedTuple, Self
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags, DisconnectFlags
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers
@@ -37,15 +36,13 @@ from routesync.events.cloudevents import CONTENT_TYPE
 WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
 FAREWELL_S: Final = 2.0
-"""What an orderly end of the connection may take, and what saying `offline` may."""
+"""What an orderly end of the connection may take, and the publication of `offline` before it."""
 _CLOSE_S: Final = 1.0
-_PREFIX_PROPERTY: Final = b"\x26\x00\x06prefix"
-"""Identifier of a user property, and its name."""
 _FAILURES: Final = 0x80
-"""Reason codes from this one on say that a request was denied (MQTT 5, 2.4)."""
+"""Reason codes from this one on mean that a request failed (MQTT 5, 2.4)."""
 
 _SILENT: Final = logging.getLogger("routesync.events.mqtt_client")
-"""For aiomqtt and paho: what goes wrong is raised as well, and logged once by the caller."""
+"""For aiomqtt and paho: they raise what goes wrong as well, and the caller logs it once."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
@@ -63,14 +60,13 @@ class SubscriptionDeniedError(aiomqtt.MqttError):
 
 
 class Publication(NamedTuple):
-    """What is published. `user` and `prefix` go out as user properties; there are few values of `user`."""
+    """What is published; `user` are its user properties."""
 
     topic: str
     payload: bytes
     retain: bool = False
     expiry_s: int | None = None
     user: tuple[tuple[str, str], ...] = ()
-    prefix: str | None = None
 
 
 class MqttConnection:
@@ -98,7 +94,8 @@ class MqttConnection:
         self._has_room.set()
         self._is_quiet = asyncio.Event()
         self._is_quiet.set()
-        self._echoes: dict[str, Callable[[], None]] = {}  # by topic
+        self._entered = False
+        self._ended: ReasonCode | None = None
         self._abandoned = False
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -118,15 +115,16 @@ class MqttConnection:
             # A delayed will is sent at once when its session ends, and a clean start would end it (MQTT 5, 3.1.3.2.2).
             clean_start=False if self.is_v5 and will is not None else MQTT_CLEAN_START_FIRST_ONLY,
             properties=_connect_properties(settings) if self.is_v5 and will is not None else None,
-            max_inflight_messages=0,  # the window is ours
+            max_inflight_messages=0,  # no limit of paho's: this adapter has its own window
         )
-        self._paho: PahoClient = self._aiomqtt._client  # noqa: SLF001 - the one private member
+        self._paho: PahoClient = self._aiomqtt._client  # noqa: SLF001 - see above
         self._follow_paho()
 
     def _follow_paho(self) -> None:
         """Put callbacks before those of aiomqtt, which does nothing with acknowledgements that it did not ask for."""
         paho = self._paho
-        connected, opened, closed = paho.on_connect, paho.on_socket_open, paho.on_socket_close
+        connected, disconnected = paho.on_connect, paho.on_disconnect
+        opened, closed = paho.on_socket_open, paho.on_socket_close
 
         def on_connect(
             client: PahoClient,
@@ -138,9 +136,21 @@ class MqttConnection:
             self._note_limits(properties)
             connected(client, userdata, flags, code, properties)  # type: ignore[call-arg, misc, arg-type]  # of version 2
 
-        def on_socket_open(
-            client: PahoClient, userdata: Any, sock: Any
-        ) -> None:  # in the thread that connects
+        def on_disconnect(
+            client: PahoClient,
+            userdata: Any,
+            flags: DisconnectFlags,
+            code: ReasonCode,
+            properties: Properties | None,
+        ) -> None:
+            # aiomqtt loses an end that comes right behind the acknowledgement of the connection (it replaces the
+            # future which has it), and fails when its `__aenter__` was cancelled. So it learns of no end before.
+            if self._entered:
+                disconnected(client, userdata, flags, code, properties)  # type: ignore[call-arg, misc, arg-type]
+            else:
+                self._ended = code
+
+        def on_socket_open(client: PahoClient, userdata: Any, sock: Any) -> None:  # called by another thread
             if self._abandoned:
                 sock.shutdown(socket.SHUT_RDWR)
             opened(client, userdata, sock)  # type: ignore[misc]
@@ -150,6 +160,7 @@ class MqttConnection:
             self._loop.call_soon_threadsafe(self._closed.set)
 
         paho.on_connect = on_connect
+        paho.on_disconnect = on_disconnect
         paho.on_publish = self._on_publish
         paho.on_socket_open = on_socket_open
         paho.on_socket_close = on_socket_close
@@ -158,9 +169,12 @@ class MqttConnection:
         try:
             await self._aiomqtt.__aenter__()
         except BaseException:
-            self._paho.on_disconnect = None  # aiomqtt's fails after a cancellation
             await self._abandon()
             raise
+        self._entered = True
+        if self._ended is not None:
+            await self._abandon()
+            raise aiomqtt.MqttCodeError(self._ended, "Unexpected disconnection")
         return self
 
     async def __aexit__(
@@ -168,27 +182,25 @@ class MqttConnection:
     ) -> None:
         self._aiomqtt.timeout = min(self._aiomqtt.timeout, FAREWELL_S)
         try:
-            with contextlib.suppress(aiomqtt.MqttError):  # of a broker that does not even take a farewell
+            with contextlib.suppress(aiomqtt.MqttError):  # a broker that does not even answer a farewell
                 await self._aiomqtt.__aexit__(exc_type, exc, tb)
         finally:
             await self._abandon()
-        # aiomqtt keeps why the connection broke in a future, and asyncio complains of an error that nobody looked at.
-        with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                async for _ in self._aiomqtt.messages:
-                    pass
 
     async def _abandon(self) -> None:
         """Close what aiomqtt leaves open when a connection is refused, does not answer, or is given up."""
         self._abandoned = True
         sock = self._paho.socket()
-        if sock is None:
-            return
-        with contextlib.suppress(OSError):  # it is not connected any more
-            sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # it is no websocket
-        with contextlib.suppress(TimeoutError):  # the loop sees the end of it, and paho closes it
-            async with asyncio.timeout(_CLOSE_S):
-                await self._closed.wait()
+        if sock is not None:
+            with contextlib.suppress(OSError):  # it is not connected any more
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # it is no websocket
+            with contextlib.suppress(TimeoutError):  # the loop sees the end of it, and paho closes it
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._closed.wait()
+        # aiomqtt keeps the reason for the end in a future; asyncio logs an error that is never retrieved from one
+        ended = self._aiomqtt._disconnected  # noqa: SLF001 - see above
+        if ended.done() and not ended.cancelled():
+            ended.exception()
 
     def post(self, publication: Publication, acknowledged: Callable[[str | None], None]) -> None:
         """Publish at QoS 1 without waiting.
@@ -240,31 +252,13 @@ class MqttConnection:
         """What comes on the subscriptions; the iterator raises `aiomqtt.MqttError` when the connection has broken."""
         return self._aiomqtt.messages
 
-    async def echo(self, topic: str, came: Callable[[], None]) -> None:
-        """Subscribe to a topic of our own; `broken` calls `came` when something comes that was not retained.
+    async def unsubscribe(self, topic: str) -> None:
+        """Unsubscribe.
 
         Raises:
-            SubscriptionDeniedError: the broker denies it.
             aiomqtt.MqttError: the connection has broken.
         """
-        self._echoes[topic] = came
-        await self.subscribe(topic)
-
-    async def end_echo(self, topic: str) -> None:
-        """Unsubscribe from it."""
-        self._echoes.pop(topic, None)
         await self._aiomqtt.unsubscribe(topic)
-
-    async def broken(self) -> NoReturn:
-        """Wait for the end of the connection.
-
-        Raises:
-            aiomqtt.MqttError: it has come.
-        """
-        async for message in self._aiomqtt.messages:
-            if not message.retain and (came := self._echoes.get(message.topic.value)) is not None:
-                came()
-        raise AssertionError("the iterator ends by raising")
 
     def _note_limits(self, properties: Properties | None) -> None:
         window = getattr(properties, "ReceiveMaximum", None)
@@ -287,23 +281,22 @@ class MqttConnection:
 
 
 class PackedProperties(Properties):
-    """Properties that are packed already, which is all that paho asks them for.
+    """Properties of a PUBLISH that are packed already, which is all that paho asks them for (MQTT 5, 3.3.2.3).
 
-    With properties of paho's own, filled and packed for each message, a publish costs twice as much. So paho packs them
-    once for all messages that only differ in their prefix, whose user property is added here (MQTT 5, 2.2.2).
+    Filling and packing paho's own properties costs as much as all the rest of a publish (`make bench`, events).
     """
 
     packed: bytes
 
     def __init__(self, publication: Publication) -> None:
-        packed = _packed_by_paho(publication.user, publication.expiry_s)
-        if publication.prefix is not None:
-            prefix = publication.prefix.encode()
-            packed += _PREFIX_PROPERTY + len(prefix).to_bytes(2, "big") + prefix
+        packed = _CONTENT_PROPERTIES
+        if publication.expiry_s is not None:
+            packed += b"\x02" + publication.expiry_s.to_bytes(4, "big")
+        for name, value in publication.user:
+            packed += b"\x26" + _packed_text(name) + _packed_text(value)
         length: bytes = VariableByteIntegers.encode(len(packed))  # type: ignore[no-untyped-call]  # paho's own gap
-        object.__setattr__(
-            self, "packetType", PacketTypes.PUBLISH
-        )  # paho's own setting of attributes is slow
+        # around paho's own setting of attributes, which is slow
+        object.__setattr__(self, "packetType", PacketTypes.PUBLISH)
         object.__setattr__(self, "packed", length + packed)
 
     def pack(self) -> bytes:
@@ -311,17 +304,13 @@ class PackedProperties(Properties):
         return self.packed
 
 
-@functools.lru_cache(maxsize=1024)
-def _packed_by_paho(user: tuple[tuple[str, str], ...], expiry_s: int | None) -> bytes:
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own gap
-    properties.PayloadFormatIndicator = 1
-    properties.ContentType = CONTENT_TYPE
-    properties.UserProperty = list(user)
-    if expiry_s is not None:
-        properties.MessageExpiryInterval = expiry_s
-    packed: bytes = properties.pack()  # type: ignore[no-untyped-call]
-    _, length_of_length = VariableByteIntegers.decode(packed)  # type: ignore[no-untyped-call]
-    return packed[length_of_length:]
+def _packed_text(text: str) -> bytes:
+    encoded = text.encode()
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
+_CONTENT_PROPERTIES: Final = b"\x01\x01" + b"\x03" + _packed_text(CONTENT_TYPE)
+"""Payload format indicator (UTF-8) and content type, the same for every message."""
 
 
 def _packet_size(publication: Publication, properties: PackedProperties | None) -> int:

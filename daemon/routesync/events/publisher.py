@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 import aiomqtt
 import structlog
@@ -25,16 +24,11 @@ from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.hub import EventHub
 from routesync.events.models import EventsLost
-from routesync.events.mqtt_client import (
-    FAREWELL_S,
-    MqttConnection,
-    Publication,
-    SubscriptionDeniedError,
-    explain,
-)
+from routesync.events.mqtt_client import FAREWELL_S, MqttConnection, Publication, explain
 from routesync.events.node_status import Status, offline
 from routesync.events.outbox import Outbox, StoredEvent
 from routesync.events.retained import PublishedTables, RetainedState, encode_status
+from routesync.events.sender import DENIED_S, REPORTS, Sender
 
 log = structlog.get_logger("routesync.events")
 
@@ -42,12 +36,7 @@ BROKER_BACKOFF: Final = Backoff(first_s=1, most_s=60)
 """At most seven connections in a minute: brokers ban a client that comes and goes (EMQX `flapping_detect`: 15)."""
 TICK_S: Final = 1.0
 """Retained state is published at most this often."""
-DENIED_S: Final = 60.0
-"""Retained state that the broker denied is sent again after this; an event's topic is not named as denied for
-longer than ten times this after the last such event."""
 _BATCH: Final = 512
-_REPORTS: Final = EventsLost.topic()
-_UNSEEN: Final = "what is sent there does not come back: it may not be written or, by MQTT 3.1.1, not be read"
 
 
 @dataclass(slots=True)
@@ -112,8 +101,8 @@ class MqttPublisher:
     def troubles(self) -> tuple[str, ...]:
         """Why events do not get through, one line each; empty when all is well."""
         found = [] if self.state == "connected" else [self.state]
-        if self._delivery is not None and self._delivery.denied:
-            topics = ", ".join(f"{topic} ({answer})" for topic, answer in self._delivery.denials.items())
+        if self._delivery is not None and (denials := self._delivery.sender.denials):
+            topics = ", ".join(f"{topic} ({answer})" for topic, answer in denials.items())
             found.append(
                 f"the broker denies publishing to {self._root}: {topics}; check its access rules and limits"
             )
@@ -129,7 +118,7 @@ class MqttPublisher:
     @property
     def denied(self) -> int:
         """How many topics the broker denies on this connection."""
-        return len(self._delivery.denied) if self._delivery is not None else 0
+        return len(self._delivery.sender.denied) if self._delivery is not None else 0
 
     def refresh(self) -> None:
         """Publish the status now rather than within a second."""
@@ -189,14 +178,13 @@ class MqttPublisher:
         async with connection:
             self.measures.connections += 1
             self._note_connected()
+            sender = Sender(connection, self._settings, self._root, self._outbox)
+            retained = RetainedState(sender, self._hub, self._outbox, self._tables, self._table_interval_s)
             self._delivery = Delivery(
-                connection,
-                settings=self._settings,
-                root=self._root,
+                sender,
+                retained,
                 hub=self._hub,
                 outbox=self._outbox,
-                tables=self._tables,
-                table_interval_s=self._table_interval_s,
                 status_source=self._status_source,
                 measures=self.measures,
             )
@@ -204,11 +192,10 @@ class MqttPublisher:
                 await self._deliver(self._delivery)
             finally:
                 delivery, self._delivery = self._delivery, None
-                # Said on every orderly way out, a cancelled task among them; a broken connection leaves it to the will.
+                # on every orderly way out, a cancelled task among them; a broken connection leaves it to the will
                 with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
                     async with asyncio.timeout(FAREWELL_S):
-                        delivery.post_status(self._offline())
-                        await delivery.quiet()
+                        await delivery.publish_offline(self._offline())
 
     async def _deliver(self, delivery: Delivery) -> None:
         cancelled = False
@@ -222,7 +209,7 @@ class MqttPublisher:
                 cancelled = True
                 self.stop(FAREWELL_S)
             self._hub.flush()
-            delivery.say_stopping()
+            delivery.publish_stopping()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._stop_by - time.monotonic()):
                     await delivery.drained()
@@ -257,158 +244,36 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-class EchoCheck:
-    """Whether the broker takes what is published, by what comes back: for MQTT 3.1.1, and nothing by MQTT 5.
-
-    By 3.1.1 a publish that access rules deny is acknowledged like any other (3.3.5). So on each connection `status` and
-    the first topic of each group of events and of each target's table are subscribed to before their first message is
-    sent. A message that does not come back after its acknowledgement was denied, or may not be read: 3.1.1 cannot tell.
-
-    Args:
-        connection: The connection, which ends before this is closed.
-        root: `<root>/<node>`.
-        timeout_s: From the acknowledgement until the message should have come back.
-        missing: Called with a topic (below the root) whose message did not come back. It is tried again later.
-        seen: Called with one whose message did.
-    """
-
-    def __init__(
-        self,
-        connection: MqttConnection,
-        *,
-        root: str,
-        timeout_s: float,
-        missing: Callable[[str], None],
-        seen: Callable[[str], None],
-    ) -> None:
-        self._connection = connection
-        self._root = root
-        self._timeout_s = timeout_s
-        self._missing = missing
-        self._seen = seen
-        self._off = connection.is_v5
-        self._due: dict[str, tuple[str, float]] = {}  # group to its topic and the time of its next check
-        self._unacknowledged: dict[str, asyncio.Event] = {}  # by topic
-        self._checks: set[asyncio.Task[None]] = set()
-
-    async def before(self, topic: str) -> None:
-        """Prepare the check before a message is sent, where one is due.
-
-        Raises:
-            aiomqtt.MqttError: the connection has broken.
-        """
-        if self._off:
-            return
-        group = "/".join(topic.split("/")[:2])
-        checked, due = self._due.setdefault(group, (topic, 0.0))
-        if topic != checked or asyncio.get_running_loop().time() < due:
-            return
-        self._due[group] = (topic, math.inf)
-        came = asyncio.Event()
-        try:
-            await self._connection.echo(f"{self._root}/{topic}", came.set)
-        except SubscriptionDeniedError:
-            self._off = True
-            log.warning(
-                "broker_denials_unseen",
-                topic=f"{self._root}/{topic}",
-                reason="by MQTT 3.1.1 one has to read them, and it denies that",
-                remedy="allow reading, or set mqtt.protocol to 5.0",
-            )
-            return
-        acknowledged = self._unacknowledged[topic] = asyncio.Event()
-        check = asyncio.create_task(self._check(group, topic, acknowledged, came))
-        self._checks.add(check)
-        check.add_done_callback(self._checks.discard)
-
-    def acknowledge(self, topic: str) -> None:
-        """A message of this topic was acknowledged: it should come back now."""
-        if (acknowledged := self._unacknowledged.pop(topic, None)) is not None:
-            acknowledged.set()
-
-    async def _check(self, group: str, topic: str, acknowledged: asyncio.Event, came: asyncio.Event) -> None:
-        await acknowledged.wait()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await came.wait()
-        except TimeoutError:
-            self._due[group] = (topic, asyncio.get_running_loop().time() + DENIED_S)
-            self._missing(topic)
-        else:
-            self._seen(topic)
-        with contextlib.suppress(aiomqtt.MqttError):  # the connection has broken, which others notice
-            await self._connection.end_echo(f"{self._root}/{topic}")
-
-    def close(self) -> None:
-        """Check nothing any more."""
-        for check in self._checks:
-            check.cancel()
-
-
-class Denial(NamedTuple):
-    """What the broker said, and when it did so last, in the loop's time."""
-
-    answer: str
-    at: float
-
-
 class Delivery:
     """The work of one connection; it ends with it.
 
     Args:
-        connection: The connection, open.
-        settings: The broker.
-        root: `<root>/<node>`.
-        hub: Reports what is lost.
+        sender: Sends over the connection.
+        retained: What is retained.
+        hub: Takes the reports of what is lost.
         outbox: Where the events wait.
-        tables: The routes.
-        table_interval_s: Its buckets are published at most this often.
         status_source: What the daemon is at this moment.
         measures: Counts what the broker took.
     """
 
     def __init__(
         self,
-        connection: MqttConnection,
+        sender: Sender,
+        retained: RetainedState,
         *,
-        settings: MqttSettings,
-        root: str,
         hub: EventHub,
         outbox: Outbox,
-        tables: PublishedTables,
-        table_interval_s: float,
         status_source: Callable[[], Status],
         measures: DeliveryMeasures,
     ) -> None:
-        self.denied: dict[str, Denial] = {}
-        """Topics below the root that the broker denies."""
-        self._echoes = EchoCheck(
-            connection,
-            root=root,
-            timeout_s=settings.timeout_s,
-            missing=self._note_missing,
-            seen=self._note_taken,
-        )
-        self._connection = connection
-        self._settings = settings
-        self._root = root
+        self.sender = sender
+        self._retained = retained
         self._hub = hub
         self._outbox = outbox
         self._status_source = status_source
         self._measures = measures
         self._stopping = False
         self._refresh = asyncio.Event()
-        self._retained = RetainedState(
-            connection,
-            root=root,
-            hub=hub,
-            outbox=outbox,
-            tables=tables,
-            interval_s=table_interval_s,
-            wills_over_s=settings.will_delay_s + 1.5 * settings.keepalive_s,
-            before=self._echoes.before,
-            acknowledged=self._note_answer,
-        )
         self._unacknowledged: dict[int, None] = {}  # sequences, in order
         self._sent = outbox.acknowledged
         self._progress = asyncio.Event()
@@ -419,21 +284,23 @@ class Delivery:
         Raises:
             aiomqtt.MqttError: it has broken.
         """
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._connection.broken())
-                await self._echoes.before("status")
-                self.post_status(self._status())
-                tasks.create_task(self._send_events())
-                tasks.create_task(self._send_states())
-        finally:
-            self._echoes.close()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.sender.listen())
+            await self.sender.prepare("status")
+            self._retained.post_status(self._status())
+            tasks.create_task(self._send_events())
+            tasks.create_task(self._send_states())
         raise AssertionError("the tasks end by raising")
 
-    def say_stopping(self) -> None:
-        """Say that the daemon is about to end, now and with each status from here on."""
+    def publish_stopping(self) -> None:
+        """Publish that the daemon is about to end, now and with each status from here on."""
         self._stopping = True
-        self.post_status(self._status())
+        self._retained.post_status(self._status())
+
+    async def publish_offline(self, status: Status) -> None:
+        """Publish the last status, and wait until everything is acknowledged."""
+        self._retained.post_status(status)
+        await self.sender.connection.quiet()
 
     def _status(self) -> Status:
         status = self._status_source()
@@ -450,34 +317,21 @@ class Delivery:
             self._progress.clear()
             await self._progress.wait()
 
-    async def quiet(self) -> None:
-        """Wait until all that was sent is acknowledged."""
-        await self._connection.quiet()
-
-    # ---- events ----
-
     async def _send_events(self) -> NoReturn:
         while True:
             for event in await self._outbox.read(self._sent, _BATCH):
-                await self._connection.room()
-                await self._echoes.before(event.topic)
-                self._post_event(event)
+                named = (("type", event.type), ("target", event.target), ("prefix", event.prefix))
+                publication = Publication(
+                    f"{self.sender.root}/{event.topic}",
+                    event.payload,
+                    expiry_s=self.sender.settings.event_expiry_s,
+                    user=tuple((name, value) for name, value in named if value is not None),
+                )
+                self._unacknowledged[event.sequence] = None
+                self._sent = event.sequence
+                await self.sender.send(event.topic, publication, partial(self._event_answered, event))
 
-    def _post_event(self, event: StoredEvent) -> None:
-        target = (("target", event.target),) if event.target is not None else ()
-        publication = Publication(
-            f"{self._root}/{event.topic}",
-            event.payload,
-            expiry_s=self._settings.event_expiry_s,
-            user=(("type", event.type), *target),
-            prefix=event.prefix,
-        )
-        self._unacknowledged[event.sequence] = None
-        self._sent = event.sequence
-        self._connection.post(publication, partial(self._event_acknowledged, event))
-
-    def _event_acknowledged(self, event: StoredEvent, denial: str | None) -> None:
-        self._note_answer(event.topic, denial)
+    def _event_answered(self, event: StoredEvent, denial: str | None) -> None:
         if denial is None:
             self._measures.published += 1
         else:
@@ -486,62 +340,18 @@ class Delivery:
         self._outbox.acknowledge(next(iter(self._unacknowledged), self._sent + 1) - 1)
         self._progress.set()
 
-    # ---- what the broker denies ----
-
-    def _note_answer(self, topic: str, denial: str | None) -> None:
-        if denial is not None:
-            self._note_denial(topic, denial)
-        elif self._connection.is_v5:
-            self._note_taken(topic)
-        else:
-            self._echoes.acknowledge(topic)
-
-    def _note_missing(self, topic: str) -> None:
-        self._note_denial(topic, _UNSEEN)
-        if topic.startswith("event/") and topic != _REPORTS:  # a report of it could only be denied again
-            self._outbox.lose_unknown("denied")
-
-    @property
-    def denials(self) -> dict[str, str]:
-        """What the broker denies, with its words; the buckets of a target's table are one."""
-        return {_place(topic): denial.answer for topic, denial in sorted(self.denied.items())}
-
-    def _note_denial(self, topic: str, answer: str) -> None:
-        if _place(topic) not in self.denials:
-            log.error("broker_denies_topic", topic=f"{self._root}/{_place(topic)}", answer=answer)
-        self.denied[topic] = Denial(answer, asyncio.get_running_loop().time())
-
-    def _note_taken(self, topic: str) -> None:
-        if self.denied and self.denied.pop(topic, None) is not None and _place(topic) not in self.denials:
-            log.info("broker_takes_topic", topic=f"{self._root}/{_place(topic)}")
-
-    def _try_denied_again(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for topic, denial in list(self.denied.items()):
-            if topic.startswith("event/"):
-                if now - denial.at > 10 * DENIED_S:
-                    del self.denied[topic]
-            elif now - denial.at > DENIED_S:
-                self.denied[topic] = denial._replace(at=now)
-                self._retained.send_again(_place(topic))
-
-    # ---- retained state ----
-
     async def _send_states(self) -> NoReturn:
         while True:
             self._report_lost()
-            self._try_denied_again()
+            for place in self.sender.take_due():
+                self._retained.send_again(place)
             await self._retained.publish(self._status)
             self._refresh.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._refresh.wait(), TICK_S)
 
-    def post_status(self, status: Status) -> None:
-        """Publish this status at once."""
-        self._retained.post_status(status)
-
     def _report_lost(self) -> None:
-        denial = self.denied.get(_REPORTS)
+        denial = self.sender.denied.get(REPORTS)
         if denial is not None and asyncio.get_running_loop().time() - denial.at < DENIED_S:
             return  # a report would only be lost as well
         for lost in self._outbox.unreported:
@@ -551,8 +361,3 @@ class Delivery:
                     count=lost.number, first=lost.first, last=lost.last, since=since, reason=lost.reason
                 )
             )
-
-
-def _place(topic: str) -> str:
-    """The topic that a denial is noted by: the buckets of a target's table share one."""
-    return f"{topic.rpartition('/')[0]}/#" if topic.startswith("table/") else topic

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -31,9 +31,10 @@ from routesync.events.models import (
     SyncCompleted,
     SyncLost,
 )
-from routesync.events.mqtt_client import MqttConnection, Publication
+from routesync.events.mqtt_client import Publication
 from routesync.events.node_status import BUCKETS, RowState, Status, TableBucket, TableManifest, TableRow
 from routesync.events.outbox import Outbox
+from routesync.events.sender import Sender
 
 log = structlog.get_logger("routesync.events")
 
@@ -158,43 +159,29 @@ class RetainedState:
     """Publishes what is to be retained; belongs to one connection.
 
     Args:
-        connection: The connection.
-        root: `<root>/<node>`.
+        sender: Sends over the connection.
         hub: Knows identity and sequence.
         outbox: Remembers the retained topics over restarts.
         tables: The routes.
         interval_s: Buckets are published at most this often.
-        wills_over_s: From now on, when no last will of an earlier connection, under another name, can come any more.
-        before: Awaited before a message of a topic (below the root) is sent.
-        acknowledged: Called with each topic (below the root) that was acknowledged, and the broker's words if denied.
     """
 
     def __init__(
-        self,
-        connection: MqttConnection,
-        *,
-        root: str,
-        hub: EventHub,
-        outbox: Outbox,
-        tables: PublishedTables,
-        interval_s: float,
-        wills_over_s: float,
-        before: Callable[[str], Awaitable[None]],
-        acknowledged: Callable[[str, str | None], None],
+        self, sender: Sender, hub: EventHub, outbox: Outbox, tables: PublishedTables, interval_s: float
     ) -> None:
-        self._connection = connection
-        self._root = root
+        self._sender = sender
         self._hub = hub
         self._outbox = outbox
         self._tables = tables
-        self._before = before
-        self._acknowledged = acknowledged
         self._status: Status | None = None
         self._announced: set[str] = set()
         self._remembered: frozenset[str] | None = None
         self._interval_s = interval_s
         self._next_at = 0.0
-        self._wills_over_at = time.monotonic() + wills_over_s
+        # until then the last will of an earlier connection, under another name, may still come
+        self._wills_over_at = (
+            time.monotonic() + sender.settings.will_delay_s + 1.5 * sender.settings.keepalive_s
+        )
         self._willed: list[str] = []  # cleared, but a last will may still set them again
 
     async def publish(self, status_source: Callable[[], Status]) -> None:
@@ -209,7 +196,7 @@ class RetainedState:
             self._next_at = time.monotonic() + self._interval_s
             await self._publish_buckets(targets)
         manifest = tuple(table.manifest for table in self._shown(targets))
-        await self._before("status")
+        await self._sender.prepare("status")
         self.post_status(status_source().model_copy(update={"table": manifest}))
 
     def send_again(self, place: str) -> None:
@@ -231,11 +218,16 @@ class RetainedState:
             for number in dirty:
                 bucket = table.bucket(number, self._hub.sequence)
                 topic = f"table/{bucket.target}/{bucket.bucket}"
-                payload = self._encode(TableBucket.type_name, bucket, topic, str(bucket.sequence))
-                await self._connection.room()
-                if number == 0:
-                    await self._before(topic)
-                self._post(topic, payload, ("type", TableBucket.type_name), ("target", bucket.target))
+                payload = encode_state(
+                    TableBucket.type_name,
+                    self._hub.identity,
+                    bucket,
+                    at=time.time(),
+                    subject=topic,
+                    serial=str(bucket.sequence),
+                )
+                user = (("type", TableBucket.type_name), ("target", bucket.target))
+                await self._sender.send(topic, self._publication(topic, payload, *user))
 
     def post_status(self, status: Status) -> None:
         """Publish this status, unless it says nothing new."""
@@ -243,10 +235,14 @@ class RetainedState:
         if news == self._status:
             return
         self._status = news
-        self._post("status", encode_status(status, self._hub), ("type", Status.type_name))
+        payload = encode_status(status, self._hub)
+        self._sender.post("status", self._publication("status", payload, ("type", Status.type_name)))
+
+    def _publication(self, topic: str, payload: bytes, *user: tuple[str, str]) -> Publication:
+        return Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
 
     async def _clear_leftovers(self, targets: Iterable[str]) -> None:
-        expected = frozenset(f"{self._root}/{topic}" for topic in _topics(targets))
+        expected = frozenset(f"{self._sender.root}/{topic}" for topic in _topics(targets))
         if expected != self._remembered:
             before = await self._outbox.retained()
             leftovers = sorted(before - expected)
@@ -268,10 +264,11 @@ class RetainedState:
             if denial is not None:
                 denied.append(topic)
 
+        connection = self._sender.connection
         for topic in topics:
-            await self._connection.room()
-            self._connection.post(Publication(topic, b"", retain=True), partial(note, topic))
-        await self._connection.quiet()
+            await connection.room()
+            connection.post(Publication(topic, b"", retain=True), partial(note, topic))
+        await connection.quiet()
         if denied:
             log.warning(
                 "retained_state_stays",
@@ -279,13 +276,6 @@ class RetainedState:
                 first=denied[0],
                 remedy="publish an empty retained message to each as a user who may",
             )
-
-    def _encode(self, kind: str, data: TableBucket, topic: str, serial: str) -> bytes:
-        return encode_state(kind, self._hub.identity, data, at=time.time(), subject=topic, serial=serial)
-
-    def _post(self, topic: str, payload: bytes, *user: tuple[str, str]) -> None:
-        publication = Publication(f"{self._root}/{topic}", payload, retain=True, user=user)
-        self._connection.post(publication, partial(self._acknowledged, topic))
 
 
 def encode_status(status: Status, hub: EventHub) -> bytes:
