@@ -15,17 +15,24 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from routesync.events.models import LostReason
+
+Number = Annotated[int, Field(ge=0, lt=2**62)]
+"""Of an event, or of events: stays far below what SQLite can hold."""
+Timestamp = Annotated[float, Field(ge=0, lt=253_402_300_799)]
+"""In seconds since 1970; `datetime` knows no year beyond 9999."""
 
 
 class Cause(NamedTuple):
     """Why numbers are missing: those up to this one, from the cause before it on."""
 
-    upto: int
+    upto: Number
     reason: LostReason
-    since: float
+    since: Timestamp
 
 
 class LostEvents(NamedTuple):
@@ -35,17 +42,17 @@ class LostEvents(NamedTuple):
     """
 
     reason: LostReason
-    number: int | None
-    first: int | None
-    last: int | None
-    since: float
-    report: int = 0
+    number: Annotated[Number, Field(gt=0)] | None
+    first: Annotated[Number, Field(gt=0)] | None
+    last: Annotated[Number, Field(gt=0)] | None
+    since: Timestamp
+    report: Number = 0
 
 
 class Settled(NamedTuple):
-    """What has to survive a restart, as one value that another thread may read."""
+    """What has to survive a restart."""
 
-    acknowledged: int
+    acknowledged: Number
     lost: tuple[LostEvents, ...] = ()
     causes: tuple[Cause, ...] = ()
 

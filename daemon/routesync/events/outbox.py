@@ -1,15 +1,14 @@
 """The outbox: events wait here, in order, until the broker has them.
 
-`put` only appends to a queue in memory. One thread owns the SQLite file: it encodes what has come meanwhile and writes
-it in one transaction (group commit), so that neither the encoding nor the disk takes time from the event loop's work on
-routes. What does not fit is dropped; the gap that it leaves in the numbers is noticed when the broker acknowledges what
-follows (`routesync.events.gaps`), and survives a restart until it was reported.
+`put` only appends to a queue in memory. A thread encodes what has come meanwhile and writes it in one transaction
+(group commit), so that neither the encoding nor the disk takes time from the event loop's work on routes. What does
+not fit is dropped; the gap that it leaves in the numbers is noticed when the broker acknowledges what follows
+(`routesync.events.gaps`), and survives a restart until it was reported.
 
 Where the disk fails (full, read-only), events go on through memory, within narrower bounds, and `trouble` says so.
 
-Concurrency: all of `Outbox` but what is marked belongs to the event loop's thread, and `GapTracker` with it. The thread
-gets values only: events and calls by a queue, and the tracker's `Settled` by one assignment. It answers by callbacks on
-the loop.
+Concurrency: `Outbox` and `GapTracker` belong to the event loop's thread, `Store` to the outbox's thread. A job for that
+thread gets values and returns values; jobs are done one after the other.
 """
 
 from __future__ import annotations
@@ -21,15 +20,18 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import pairwise, takewhile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeVar, get_args
+from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar
 
 import structlog
+from pydantic import Field, TypeAdapter, ValidationError
 
 from routesync.events.cloudevents import Record, StreamIdentity, encode
-from routesync.events.gaps import Cause, GapTracker, LostEvents, Settled, merge_causes
+from routesync.events.gaps import Cause, GapTracker, LostEvents, Number, Settled, merge_causes
 from routesync.events.hub import new_epoch
 from routesync.events.models import EventsLost, LostReason
 
@@ -40,49 +42,39 @@ QUEUE_LIMIT: Final = 50_000
 MEMORY_LIMIT: Final = 20_000
 """Events that are held in memory while the disk fails."""
 _BATCH: Final = 2_000
-_IDLE_S: Final = 1.0
-"""Acknowledgements wait this long at most for a transaction to go with."""
-_RETRY_S: Final = 1.0
+_TICK_S: Final = 1.0
+"""Acknowledgements wait this long at most for a transaction to go with; a failing disk is tried again so often."""
 HEALED_S: Final = 3.0
-"""The disk is said to be well when it has been for so long: one that is nearly full takes some and refuses some."""
+"""The disk counts as well after so long without an error: one that is nearly full takes some and refuses some."""
 _CLOSE_S: Final = 5.0
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 SEQUENCE_RESERVE: Final = 2**20
 
-_SCHEMA: Final = f"""
-CREATE TABLE outbox (
-    sequence INTEGER PRIMARY KEY,
-    type     TEXT NOT NULL,
-    topic    TEXT NOT NULL,
-    target   TEXT,
-    prefix   TEXT,
-    payload  BLOB NOT NULL,
-    size     INTEGER NOT NULL
-) STRICT;
-CREATE TABLE lost (
-    reason TEXT NOT NULL, count INTEGER, first INTEGER, last INTEGER, since REAL NOT NULL, report INTEGER NOT NULL
-) STRICT;
-CREATE TABLE cause (upto INTEGER NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL) STRICT;
-CREATE TABLE retained (topic TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
-CREATE TABLE meta (
-    epoch TEXT NOT NULL, sequence INTEGER NOT NULL, reserved INTEGER NOT NULL, clean INTEGER NOT NULL,
-    acknowledged INTEGER NOT NULL
-) STRICT;
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
+_SCHEMA: Final = (
+    """
+    CREATE TABLE outbox (
+        sequence INTEGER PRIMARY KEY,
+        type     TEXT NOT NULL,
+        topic    TEXT NOT NULL,
+        target   TEXT,
+        prefix   TEXT,
+        payload  BLOB NOT NULL,
+        size     INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE TABLE retained (topic TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    "CREATE TABLE meta (state TEXT NOT NULL) STRICT",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
 
 REMEDY: Final = "check the directory, its owner, and the room on its disk"
 _DAMAGED: Final = (
     "typeof(payload) <> 'blob' OR typeof(topic) <> 'text' OR typeof(type) <> 'text' OR typeof(size) <> 'integer' "
-    "OR topic GLOB '*[+#]*' OR instr(topic, char(0))"
+    "OR typeof(target) NOT IN ('text', 'null') OR typeof(prefix) NOT IN ('text', 'null') "
+    "OR topic GLOB '*[+#]*' OR instr(topic || type || ifnull(target, '') || ifnull(prefix, ''), char(0))"
 )
 """What no client would publish: it raises an error instead."""
-_END: Final = 2**62
-"""Numbers stay far below what SQLite can hold."""
-_LAST_SECOND: Final = 253_402_300_799
-"""Of the year 9999, the last that `datetime` knows."""
 _TRUNCATE_WAL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
@@ -112,6 +104,34 @@ class Bounds(NamedTuple):
     size: int = 256 * 2**20  # bytes
 
 
+class Meta(NamedTuple):
+    """What the file knows beside its events; kept as JSON in a row of its own.
+
+    Attributes:
+        epoch: What the sequence counts in.
+        sequence: The last number that was given, after an orderly end.
+        reserved: No number above this one was given.
+        is_clean: Whether the end was orderly.
+        settled: What the broker has, and what it will never get.
+    """
+
+    epoch: Annotated[str, Field(pattern="^[!-~]+$")]
+    sequence: Number = 0
+    reserved: Number = 0
+    is_clean: bool = True
+    settled: Settled = Settled(0)
+
+
+_META: Final = TypeAdapter(Meta)
+
+
+class Dropped(NamedTuple):
+    """Events that exceeded the bounds: how many, and what explains the gaps that they leave."""
+
+    number: int = 0
+    causes: tuple[Cause, ...] = ()
+
+
 class Store:
     """The outbox on disk, or in memory for `path` None.
 
@@ -124,102 +144,56 @@ class Store:
         epoch: What a new one counts in; a new name by default.
 
     Raises:
-        sqlite3.Error: the file cannot be opened or is none of ours.
+        sqlite3.Error: the file cannot be opened, is damaged, or is none of ours.
     """
 
     def __init__(self, path: Path | None, *, epoch: str | None = None) -> None:
-        self.epoch = epoch or new_epoch()
         self._db = sqlite3.connect(
             ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=1
         )
         try:
-            self._open()
+            self._open(epoch or new_epoch())
         except BaseException:
             self._db.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, new_epoch: str) -> None:
         db = self._db
         db.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA locking_mode = EXCLUSIVE;"
         )
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            db.execute("INSERT INTO meta VALUES (?, 0, 0, 1, 0)", (self.epoch,))
+            with self._transaction():
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                db.execute("INSERT INTO meta VALUES (?)", (_META.dump_json(Meta(new_epoch)).decode(),))
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"has schema version {version}, this program knows {SCHEMA_VERSION}")
         db.text_factory = lambda raw: raw.decode(errors="replace")
-        meta = db.execute("SELECT * FROM meta").fetchone()
-        if not _is_meta(meta):
-            raise sqlite3.DatabaseError("its epoch and numbers are damaged")
-        self.epoch, sequence, reserved, clean, acknowledged = meta
-        self.sequence: int = sequence if clean else reserved
-        self.settled = Settled(acknowledged, self._lost(), self._causes())
-        self._reserved = 0
-        self._reserve_settled = False
-        if max(self.last(), acknowledged) > self.sequence:
+        (state,) = db.execute("SELECT state FROM meta").fetchone() or ("",)
+        try:
+            meta = _META.validate_json(state)
+        except ValidationError:
+            raise sqlite3.DatabaseError("its epoch and numbers are damaged") from None
+        self.epoch = meta.epoch
+        self.sequence = meta.sequence if meta.is_clean else meta.reserved
+        self.settled = meta.settled
+        if max(self.last(), self.settled.acknowledged) > self.sequence:
             raise sqlite3.DatabaseError("its events have later numbers than it gave")
-        db.execute("BEGIN IMMEDIATE")
-        db.execute(f"DELETE FROM outbox WHERE {_DAMAGED}")  # noqa: S608 - of our own making
+        self._handed_out = 0  # on its way to the broker
+        self._reserved = self.sequence + SEQUENCE_RESERVE
+        if not meta.is_clean:
+            killed = Cause(self.sequence, "killed", time.time())
+            self.settled = self.settled._replace(causes=merge_causes((*self.settled.causes, killed)))
+        with self._transaction():
+            db.execute(f"DELETE FROM outbox WHERE {_DAMAGED}")  # noqa: S608 - of our own making
+            self._save()
         self.count: int
         self.size: int
         self.count, self.size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
-        db.execute("UPDATE meta SET clean = 0")
-        self._reserve(self.sequence)
-        if not clean:
-            self._keep_causes(merge_causes((*self._causes(), Cause(self.sequence, "killed", time.time()))))
-            self.settled = self.settled._replace(causes=self._causes())
-        db.execute("COMMIT")
         db.execute(_TRUNCATE_WAL)  # the reserve has to be on disk before it is used
-        self._reserve_settled = True
-
-    def _reserve(self, sequence: int) -> None:
-        if sequence <= self._reserved - SEQUENCE_RESERVE // 2:
-            return
-        self._reserved = sequence + SEQUENCE_RESERVE
-        self._reserve_settled = False
-        self._db.execute("UPDATE meta SET reserved = ?", (self._reserved,))
-
-    def write(
-        self,
-        events: Collection[StoredEvent],
-        settled: Settled,
-        *,
-        bounds: Bounds,
-        handed_out: int = 0,
-    ) -> tuple[int, list[Cause]]:
-        """Add events, remove what is acknowledged and what exceeds the bounds: all or nothing.
-
-        What was handed out is on its way to the broker, so it is not dropped.
-
-        Returns:
-            How many exceeded the bounds, and what explains the gaps that they leave.
-
-        Raises:
-            sqlite3.Error: nothing was changed.
-        """
-        before = (self.count, self.size, self._reserved)
-        try:
-            with self._transaction():
-                self._db.executemany(
-                    "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [(*event, event.size) for event in events],
-                )
-                self.count += len(events)
-                self.size += sum(event.size for event in events)
-                self._delete(-1, settled.acknowledged)
-                self._keep_settled(settled)
-                trimmed, causes = self._trim(bounds, handed_out)
-                if events:
-                    self.sequence = max(event.sequence for event in events)
-                    self._reserve(self.sequence)
-        except sqlite3.Error:
-            self.count, self.size, self._reserved = before
-            raise
-        self.settled = settled
-        self._settle_reserve()
-        return trimmed, causes
+        self._is_reserve_on_disk = True
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -231,28 +205,55 @@ class Store:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             with contextlib.suppress(sqlite3.Error):
-                self._db.execute(_TRUNCATE_WAL)  # on a full disk, what was written in vain stands in the way
+                self._db.execute(_TRUNCATE_WAL)  # on a full disk, what was written in vain is in the way
             raise
 
-    def _settle_reserve(self) -> None:
-        """Bring an extended reserve to the disk itself; should that fail, half of it is still left for the next try."""
-        if self._reserve_settled:
-            return
-        with contextlib.suppress(sqlite3.Error):  # what is written stays written
-            self._db.execute(_TRUNCATE_WAL)
-            self._reserve_settled = True
+    def _save(self, *, is_clean: bool = False) -> None:
+        meta = Meta(self.epoch, self.sequence, self._reserved, is_clean, self.settled)
+        self._db.execute("UPDATE meta SET state = ?", (_META.dump_json(meta).decode(),))
 
-    def _keep_settled(self, settled: Settled) -> None:
-        self._db.execute("UPDATE meta SET acknowledged = ?", (settled.acknowledged,))
-        if settled.lost is not self.settled.lost:
-            self._db.execute("DELETE FROM lost")
-            self._db.executemany("INSERT INTO lost VALUES (?, ?, ?, ?, ?, ?)", settled.lost)
-        if settled.causes is not self.settled.causes:
-            self._keep_causes(settled.causes)
+    def write(
+        self, events: Sequence[StoredEvent], settled: Settled, *, bounds: Bounds, handed_out: int = 0
+    ) -> Dropped:
+        """Add events, remove what is acknowledged and what exceeds the bounds: all or nothing.
 
-    def _keep_causes(self, causes: Iterable[Cause]) -> None:
-        self._db.execute("DELETE FROM cause")
-        self._db.executemany("INSERT INTO cause VALUES (?, ?, ?)", causes)
+        What was handed out, up to this number, is on its way to the broker, so it is not dropped.
+
+        Returns:
+            What exceeded the bounds.
+
+        Raises:
+            sqlite3.Error: nothing was changed.
+        """
+        before = self.count, self.size, self.sequence, self._reserved, self.settled
+        try:
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [(*event, event.size) for event in events],
+                )
+                self.count += len(events)
+                self.size += sum(event.size for event in events)
+                self._delete(-1, settled.acknowledged)
+                dropped = self._trim(bounds, max(handed_out, self._handed_out))
+                if events:
+                    self._give(events[-1].sequence)
+                self.settled = settled._replace(causes=merge_causes((*settled.causes, *dropped.causes)))
+                self._save()
+        except sqlite3.Error:
+            self.count, self.size, self.sequence, self._reserved, self.settled = before
+            raise
+        if not self._is_reserve_on_disk:
+            with contextlib.suppress(sqlite3.Error):  # half of the reserve is left for the next try
+                self._db.execute(_TRUNCATE_WAL)
+                self._is_reserve_on_disk = True
+        return dropped
+
+    def _give(self, sequence: int) -> None:
+        self.sequence = sequence
+        if sequence > self._reserved - SEQUENCE_RESERVE // 2:
+            self._reserved = sequence + SEQUENCE_RESERVE
+            self._is_reserve_on_disk = False
 
     def _delete(self, after: int, upto: int) -> int:
         where = "WHERE sequence > ? AND sequence <= ?"
@@ -266,12 +267,12 @@ class Store:
             self.size -= size
         return int(count)
 
-    def _trim(self, bounds: Bounds, handed_out: int) -> tuple[int, list[Cause]]:
+    def _trim(self, bounds: Bounds, handed_out: int) -> Dropped:
         """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one."""
         if self.count <= bounds.events and self.size <= bounds.size:
-            return 0, []
+            return Dropped()
         count, size = self.count, self.size
-        gone = [handed_out]
+        gone: list[int] = []
         for sequence, row_size in self._db.execute(
             "SELECT sequence, size FROM outbox WHERE sequence > ? ORDER BY sequence", (handed_out,)
         ):
@@ -279,34 +280,29 @@ class Store:
                 break
             count, size = count - 1, size - row_size
             gone.append(sequence)
-        if not (dropped := self._delete(handed_out, gone[-1])):
-            return 0, []
+        if not gone:
+            return Dropped()
         # one for each unbroken run: a number that was missing before has a cause of its own
-        ends = [one for one, following in pairwise(gone[1:]) if following > one + 1]
-        causes = [Cause(end, "outbox-full", time.time()) for end in (*ends, gone[-1])]
-        self._keep_causes(merge_causes((*self._causes(), *causes)))
-        return dropped, causes
+        ends = [one for one, following in pairwise(gone) if following > one + 1]
+        causes = tuple(Cause(end, "outbox-full", time.time()) for end in (*ends, gone[-1]))
+        return Dropped(self._delete(handed_out, gone[-1]), causes)
 
     def read(self, after: int, limit: int) -> list[StoredEvent]:
-        """The messages that follow a number, oldest first."""
+        """The events that follow a number, oldest first; they are handed out then."""
         rows = self._db.execute(
             "SELECT sequence, type, topic, target, prefix, payload FROM outbox WHERE sequence > ? "
             "ORDER BY sequence LIMIT ?",
             (after, limit),
         )
-        return [StoredEvent(*row) for row in rows]
+        events = [StoredEvent(*row) for row in rows]
+        if events:
+            self._handed_out = events[-1].sequence
+        return events
 
     def last(self) -> int:
-        """The number of the last message; 0 for none."""
+        """The number of the last event; 0 for none."""
         (sequence,) = self._db.execute("SELECT coalesce(max(sequence), 0) FROM outbox").fetchone()
         return int(sequence)
-
-    def _lost(self) -> tuple[LostEvents, ...]:
-        return tuple(LostEvents(*row) for row in self._db.execute("SELECT * FROM lost") if _is_lost(*row))
-
-    def _causes(self) -> tuple[Cause, ...]:
-        rows = self._db.execute("SELECT * FROM cause ORDER BY upto")
-        return tuple(Cause(*row) for row in rows if _is_number(row[0]) and _is_note(row[1], row[2]))
 
     def retained(self) -> frozenset[str]:
         """The retained topics that the broker may hold from us."""
@@ -319,38 +315,13 @@ class Store:
             self._db.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in topics])
 
     def close(self, sequence: int | None) -> None:
-        """Close; with a number, mark an orderly end at it."""
+        """Close; with the last number that was given, mark an orderly end."""
         try:
-            if sequence is None:
-                return
-            self._db.execute("UPDATE meta SET clean = 1, sequence = ?", (sequence,))
+            if sequence is not None:
+                self.sequence = sequence
+                self._save(is_clean=True)
         finally:
             self._db.close()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < _END
-
-
-def _is_meta(row: object) -> bool:
-    match row:
-        case (str(epoch), sequence, reserved, 0 | 1, acknowledged):
-            named = bool(epoch) and epoch.isascii() and epoch.isprintable()
-            return named and _is_number(sequence) and _is_number(reserved) and _is_number(acknowledged)
-    return False
-
-
-def _is_note(reason: object, since: object) -> bool:
-    return reason in get_args(LostReason) and isinstance(since, float) and 0 <= since < _LAST_SECOND
-
-
-def _is_lost(reason: object, *numbers: object) -> bool:
-    *known, since, report = numbers
-    return (
-        all(each is None or (each != 0 and _is_number(each)) for each in known)
-        and _is_number(report)
-        and _is_note(reason, since)
-    )
 
 
 def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]:
@@ -366,13 +337,13 @@ def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]
     try:
         try:
             return Store(path, epoch=epoch), None
-        except sqlite3.OperationalError:
-            raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second quotes what is damaged
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise  # the file cannot be had; SQLITE_ERROR means that a table or a column is missing
             _put_aside(path, str(error))
             store = Store(path, epoch=epoch)
             lost = LostEvents("storage", None, None, None, time.time())
-            store.settled = store.settled._replace(lost=(lost,))
+            store.settled = Settled(0, (lost,))
             return store, None
     except (sqlite3.Error, OSError) as error:
         return Store(None, epoch=epoch), (
@@ -398,8 +369,46 @@ def encoded(record: Record, identity: StreamIdentity) -> StoredEvent:
     )
 
 
+class _Worker:
+    """A thread that does jobs in order: a daemon thread, so that a disk that hangs does not hold up the end."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="outbox", daemon=True).start()
+
+    def do(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Have it done; call this within the event loop."""
+        done: Future[T] = Future()
+        self._jobs.put((done, job))
+        return asyncio.wrap_future(done)
+
+    def end(self) -> None:
+        """End behind the jobs that wait."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            done, job = item
+            if not done.set_running_or_notify_cancel():
+                continue
+            try:
+                result = job()
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+
+class _Written(NamedTuple):
+    """What became of a batch."""
+
+    kept: Sequence[StoredEvent] = ()  # not on disk
+    error: sqlite3.Error | None = None
+    dropped: Dropped = Dropped()
+
+
 class Outbox:
-    """Events on their way to the broker. A `RecordSink`; all but `open` belong to the event loop's thread."""
+    """Events on their way to the broker. A `RecordSink`."""
 
     def __init__(
         self, store: Store, node: str, bounds: Bounds, *, place: str = "memory", trouble: str | None = None
@@ -409,24 +418,24 @@ class Outbox:
         """Where the hub's counting goes on."""
         self.trouble = trouble
         """What is wrong with the disk; None where all is well."""
-        self._place = place
-        self._store = store
-        self._bounds = bounds
-        self._queue: queue.SimpleQueue[Record | Callable[[], None] | None] = queue.SimpleQueue()
-        self._given = store.sequence
-        self._gaps = GapTracker(store.settled)
-        self._settled = store.settled  # read by the thread
         self.lost: Counter[LostReason] = Counter()
         """Events that were lost since the start; where it cannot be known how many, one."""
-        self._news = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._defect: Exception | None = None
-        self._asked: set[asyncio.Future[Any]] = set()
-        self._thread = threading.Thread(target=self._guarded, name="outbox", daemon=True)
-        # the thread's own:
-        self._unwritten: deque[StoredEvent] = deque()
-        self._written: Settled | None = None
+        self.bounds = bounds
+        """What it may hold; may be changed at any time."""
+        self._place = place
+        self._store = store
+        self._worker = _Worker()
+        self._gaps = GapTracker(store.settled)
+        self._given = store.sequence
+        self._queue: deque[Record] = deque()  # not encoded yet
+        self._batch: list[Record] = []  # what the thread encodes and writes now
+        self._is_writing = False
+        self._unwritten: deque[StoredEvent] = deque()  # while the disk fails
         self._handed_out = 0
+        self._idle = asyncio.Event()  # nothing is in the queue or the batch
+        self._idle.set()
+        self._news = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
         self._failed_at: float | None = None  # last; None: the disk is well
 
@@ -447,44 +456,32 @@ class Outbox:
         store, trouble = open_store(path, epoch)
         if trouble is not None:
             log.error("outbox_not_opened", error=trouble)
-        outbox = cls(store, node, bounds, place=str(path or "memory"), trouble=trouble)
-        outbox._thread.start()
-        return outbox
+        return cls(store, node, bounds, place=str(path or "memory"), trouble=trouble)
 
     @property
     def backlog(self) -> int:
         """Events that the broker does not have yet, about."""
-        return self._store.count + len(self._unwritten) + self._queue.qsize()
+        return self._store.count + len(self._unwritten) + len(self._batch) + len(self._queue)
 
     @property
     def size(self) -> int:
         """What the waiting events take in the file, in bytes, about."""
         return self._store.size
 
-    @property
-    def bounds(self) -> Bounds:
-        """What it may hold."""
-        return self._bounds
-
     def put(self, record: Record, /) -> None:
         """Take an event, or drop it when too many wait for the disk."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
         if record.sequence > self._given + 1:  # it was not attached for a while
-            cause = Cause(record.sequence - 1, "no-broker", record.time)
-            self._note_dropped(record.sequence - self._given - 1, [cause])
+            self._note_dropped(
+                record.sequence - self._given - 1, [Cause(record.sequence - 1, "no-broker", record.time)]
+            )
         self._given = record.sequence
         if isinstance(record.event, EventsLost):
             self._gaps.reported(record.event.reason, record.sequence)
-            self._settled = self._gaps.settled
-        if self._queue.qsize() < QUEUE_LIMIT:
-            self._queue.put(record)
+        if len(self._queue) < QUEUE_LIMIT:
+            self._queue.append(record)
         else:
             self._note_dropped(1, [Cause(record.sequence, "queue-full", record.time)])
-
-    def limit(self, bounds: Bounds) -> None:
-        """Hold it to other bounds from now on."""
-        self._bounds = bounds
+        self._write()
 
     @property
     def unreported(self) -> tuple[LostEvents, ...]:
@@ -499,7 +496,6 @@ class Outbox:
     def acknowledge(self, upto: int) -> None:
         """The broker has answered for all that was read up to this number: remove them."""
         self._gaps.acknowledge(upto)
-        self._settled = self._gaps.settled
 
     def deny(self, sequence: int) -> None:
         """The broker denied this one, which is acknowledged next."""
@@ -509,45 +505,42 @@ class Outbox:
     def lose_unknown(self, reason: LostReason) -> None:
         """Events are lost, and it cannot be known which and how many."""
         self._gaps.lose_unknown(reason)
-        self._settled = self._gaps.settled
         self.lost[reason] += 1
 
-    def _note_dropped(self, count: int, causes: Collection[Cause]) -> None:
+    def _note_dropped(self, count: int, causes: Sequence[Cause]) -> None:
         self._gaps.explain(*causes)
-        self._settled = self._gaps.settled
-        for reason in {cause.reason for cause in causes}:  # there is one
-            self.lost[reason] += count
+        self.lost[causes[0].reason] += count
 
     async def read(self, after: int, limit: int) -> list[StoredEvent]:
         """The next events behind this number, as soon as there is one."""
         while True:
             self._news.clear()
-            given = self._given  # the call follows these through the queue
             try:
-                events = await self._call(lambda: self._read(after, limit))
-            except sqlite3.Error:  # skipping what cannot be read would lose it
-                await asyncio.sleep(_RETRY_S)
+                events = await self._worker.do(partial(self._store.read, after, limit))
+            except sqlite3.Error as error:  # skipping what cannot be read would lose it
+                self._note_failure(error)
+                await asyncio.sleep(_TICK_S)
                 continue
+            last = events[-1].sequence if events else after
+            events += islice(
+                (event for event in self._unwritten if event.sequence > last), limit - len(events)
+            )
             if events:
+                self._handed_out = events[-1].sequence
                 self._gaps.hand_out(event.sequence for event in events)
                 return events
-            self._gaps.nothing_waits(given)
-            self._settled = self._gaps.settled
+            if self._idle.is_set():  # else something is still on its way to the store
+                self._gaps.nothing_waits(self._given)
             await self._news.wait()
 
     async def retained(self) -> frozenset[str]:
         """The retained topics that the broker may hold from us."""
-        with contextlib.suppress(
-            sqlite3.Error
-        ):  # then something may be left behind after a rename; nothing worse
-            return await self._call(self._store.retained)
-        return frozenset()
+        # without them something may be left behind after a rename; nothing worse
+        return await self._try(self._store.retained, frozenset())
 
     async def remember_retained(self, topics: Iterable[str]) -> None:
         """Remember these as the retained topics that the broker may hold from us, and no others."""
-        remembered = frozenset(topics)
-        with contextlib.suppress(sqlite3.Error):
-            await self._call(lambda: self._store.remember_retained(remembered))
+        await self._try(partial(self._store.remember_retained, frozenset(topics)), None)
 
     async def flush(self) -> int:
         """Wait until all that was put is written (or the disk has failed).
@@ -555,141 +548,110 @@ class Outbox:
         Returns:
             The number of the last event that waits for the broker; 0 for none, or where it cannot be known.
         """
-        with contextlib.suppress(sqlite3.Error):
-            return await self._call(self._last)
-        return 0
+        await self._idle.wait()
+        self._write_all()
+        await self._idle.wait()
+        return self._unwritten[-1].sequence if self._unwritten else await self._try(self._store.last, 0)
 
     async def close(self) -> None:
         """Write what waits, mark an orderly end, close the file; a disk that hangs is left to itself after a while."""
-        self.end()
-        await asyncio.to_thread(self._thread.join, _CLOSE_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self.flush()
+                # what could not be written is missed at the next start, as after a kill
+                await self._try(partial(self._store.close, None if self._unwritten else self._given), None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._worker.end()
 
-    def end(self) -> None:
-        """Do as `close`, and do not wait for it."""
-        self._queue.put(None)
-
-    async def _call(self, function: Callable[[], T]) -> T:
-        if self._defect is not None:
-            raise self._defect
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = self._loop.create_future()
-        self._asked.add(answer)
-        answer.add_done_callback(self._asked.discard)
-
-        def settle(outcome: T | None, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(outcome)  # type: ignore[arg-type]  # T may itself be optional
-
-        def call() -> None:
-            try:
-                outcome = function()
-            except sqlite3.Error as error:
-                self._failed(error)
-                self._tell_loop(settle, None, error)
-            else:
-                self._tell_loop(settle, outcome, None)
-
-        self._queue.put(call)
-        return await answer
-
-    def _tell_loop(self, callback: Callable[..., object], *arguments: object) -> None:
-        if self._loop is None:
-            return  # nobody has asked for anything yet
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(callback, *arguments)
-
-    def _fail(self, error: Exception) -> None:
-        """End those who wait for the thread, which has died; the publisher dies of it, and is not silent about it."""
-        self._defect = error
-        for answer in self._asked:
-            if not answer.done():
-                answer.set_exception(error)
-
-    # ---- below runs in the thread ----
-
-    def _guarded(self) -> None:
+    async def _try(self, job: Callable[[], T], otherwise: T) -> T:
         try:
-            self._work()
-        except Exception as error:
-            log.exception("outbox_defect")
-            self._tell_loop(self._fail, error)
+            return await self._worker.do(job)
+        except sqlite3.Error as error:
+            self._note_failure(error)
+            return otherwise
 
-    def _work(self) -> None:
-        while True:
-            records, calls, closing = self._collect(_IDLE_S)
-            self._unwritten.extend(encoded(record, self.identity) for record in records)
-            self._write()
-            if records:
-                self._tell_loop(self._news.set)
-            for call in calls:
-                call()
-            if closing:
-                with contextlib.suppress(sqlite3.Error):
-                    # what could not be written is missed at the next start, as after a kill
-                    self._store.close(None if self._unwritten else self._given)
-                return
+    # ---- writing ----
 
-    def _collect(self, timeout_s: float) -> tuple[list[Record], list[Callable[[], None]], bool]:
-        """Take what waits, or wait for something: records up to the first call, then calls only."""
-        records: list[Record] = []
-        calls: list[Callable[[], None]] = []
-        try:
-            item = self._queue.get(timeout=timeout_s)
-            while item is not None:
-                if callable(item):
-                    calls.append(item)
-                else:
-                    records.append(item)
-                if len(records) >= _BATCH:
-                    break
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            return records, calls, False
-        return records, calls, item is None
+    def _tick(self) -> None:
+        self._timer = None
+        if self._failed_at is not None and time.monotonic() - self._failed_at > HEALED_S:
+            self._failed_at = None
+            self.trouble = None
+            log.info("outbox_recovered")
+        self._write_all()
 
     def _write(self) -> None:
-        settled = self._settled
-        if not self._unwritten and settled is self._written:
-            self._note_well()
+        """Have the thread write what waits in the queue; when it is done with a batch, this is called again."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+        if self._is_writing:
             return
-        if time.monotonic() >= self._retry_at:
-            try:
-                trimmed, causes = self._store.write(
-                    self._unwritten, settled, bounds=self._bounds, handed_out=self._handed_out
-                )
-            except sqlite3.Error as error:
-                self._failed(error)
-            else:
-                if trimmed:
-                    self._tell_loop(self._note_dropped, trimmed, causes)
-                self._written = settled
-                self._unwritten.clear()
-                self._note_well()
-                return
-        while self._unwritten and self._unwritten[0].sequence <= settled.acknowledged:
-            self._unwritten.popleft()
+        if self._queue:
+            self._write_batch()
+        else:
+            self._idle.set()
+
+    def _write_all(self) -> None:
+        """The same, and write what else is not on disk yet."""
+        if not self._is_writing and (self._unwritten or self._gaps.settled != self._store.settled):
+            self._write_batch()
+        self._write()
+
+    def _write_batch(self) -> None:
+        self._idle.clear()
+        self._is_writing = True
+        self._batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+        if time.monotonic() < self._retry_at:
+            job = partial(_encode_batch, self.identity, tuple(self._unwritten), self._batch)
+        else:
+            job = partial(
+                _write_batch,
+                self._store,
+                self.identity,
+                tuple(self._unwritten),
+                self._batch,
+                settled=self._gaps.settled,
+                bounds=self.bounds,
+                handed_out=self._handed_out,
+            )
+        self._worker.do(job).add_done_callback(self._note_written)
+
+    def _note_written(self, done: asyncio.Future[_Written]) -> None:
+        self._is_writing = False
+        batch, self._batch = self._batch, []
+        try:
+            written = done.result()
+        except Exception:  # this must not end the stream
+            log.exception("outbox_defect")
+            if batch:
+                self._note_dropped(len(batch), [Cause(batch[-1].sequence, "storage", time.time())])
+        else:
+            self._unwritten = deque(written.kept)
+            if written.error is not None:
+                self._note_failure(written.error)
+            if written.dropped.number:
+                self._note_dropped(*written.dropped)
         self._bound_memory()
+        self._news.set()
+        self._write()
 
     def _bound_memory(self) -> None:
-        on_its_way = sum(1 for _ in takewhile(lambda m: m.sequence <= self._handed_out, self._unwritten))
+        while self._unwritten and self._unwritten[0].sequence <= self.acknowledged:
+            self._unwritten.popleft()
         excess = len(self._unwritten) - MEMORY_LIMIT
         if excess <= 0:
             return
-        dropped: StoredEvent | None = None
-        for _ in range(excess):
-            dropped = self._unwritten[on_its_way]
-            del self._unwritten[on_its_way]
-        if dropped is not None:
-            self._tell_loop(self._note_dropped, excess, [Cause(dropped.sequence, "storage", time.time())])
+        on_its_way = sum(1 for event in self._unwritten if event.sequence <= self._handed_out)
+        events = [*self._unwritten]
+        gone = events[on_its_way : on_its_way + excess]
+        self._unwritten = deque(events[:on_its_way] + events[on_its_way + excess :])
+        if gone:
+            self._note_dropped(len(gone), [Cause(gone[-1].sequence, "storage", time.time())])
 
-    def _failed(self, error: sqlite3.Error) -> None:
+    def _note_failure(self, error: sqlite3.Error) -> None:
         self._failed_at = time.monotonic()
-        self._retry_at = self._failed_at + _RETRY_S
+        self._retry_at = self._failed_at + _TICK_S
         if self.trouble is None:
             self.trouble = (
                 f"{self._place}: {error}; events go on through memory and would not survive a restart; "
@@ -697,19 +659,28 @@ class Outbox:
             )
             log.error("outbox_failing", error=str(error))
 
-    def _note_well(self) -> None:
-        if self._failed_at is not None and time.monotonic() - self._failed_at > HEALED_S:
-            self._failed_at = None
-            self.trouble = None
-            log.info("outbox_recovered")
 
-    def _read(self, after: int, limit: int) -> list[StoredEvent]:
-        events = self._store.read(after, limit)
-        events.extend(m for m in self._unwritten if m.sequence > after)
-        found = events[:limit]
-        if found:
-            self._handed_out = found[-1].sequence
-        return found
+# ---- jobs of the thread ----
 
-    def _last(self) -> int:
-        return self._unwritten[-1].sequence if self._unwritten else self._store.last()
+
+def _encode_batch(
+    identity: StreamIdentity, unwritten: Sequence[StoredEvent], records: Sequence[Record]
+) -> _Written:
+    return _Written([*unwritten, *(encoded(record, identity) for record in records)])
+
+
+def _write_batch(
+    store: Store,
+    identity: StreamIdentity,
+    unwritten: Sequence[StoredEvent],
+    records: Sequence[Record],
+    *,
+    settled: Settled,
+    bounds: Bounds,
+    handed_out: int,
+) -> _Written:
+    events = [*unwritten, *(encoded(record, identity) for record in records)]
+    try:
+        return _Written(dropped=store.write(events, settled, bounds=bounds, handed_out=handed_out))
+    except sqlite3.Error as error:
+        return _Written(events, error)

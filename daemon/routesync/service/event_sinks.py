@@ -85,7 +85,7 @@ class EventSinks:
         if self._outbox is None:
             self._outbox = Outbox.open(self._state / OUTBOX, self._hub.identity.node, bounds=bounds)
             self._hub.continue_in(self._outbox.identity.epoch, self._outbox.first_sequence)
-        self._outbox.limit(bounds)
+        self._outbox.bounds = bounds
         return self._outbox
 
     async def close(self) -> None:

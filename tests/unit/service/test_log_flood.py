@@ -128,7 +128,7 @@ def test_troubles_with_the_broker_that_take_turns_are_each_said_once() -> None:
             publisher._note_trouble(trouble)
         publisher._note_connected()
         publisher._note_trouble("refused")
-    publisher.outbox.end()
+    asyncio.run(publisher.outbox.close())
     assert [line["event"] for line in logs] == [
         "broker_down",
         "broker_still_down",
