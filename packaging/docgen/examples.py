@@ -18,6 +18,7 @@ from routesync.events.models import (
     SyncFailed,
     SyncLost,
     TargetDown,
+    TargetRefused,
 )
 
 STORY: Final[Mapping[type[Event], Mapping[str, object]]] = {
@@ -36,6 +37,7 @@ STORY: Final[Mapping[type[Event], Mapping[str, object]]] = {
     SyncCompleted: {"routes": 4, "posted": 4, "deleted": 0, "duration_s": 0.021},
     SyncFailed: {"error": "POST /config/route: connection reset by peer", "retry_in_s": 0.5},
     SyncLost: {"detail": "a repeated POST was accepted: its kernel had lost the route, and has it again"},
+    TargetRefused: {"url": "http://127.0.0.1:11111"},
     TargetDown: {"error": "cannot connect: [Errno 111] Connection refused"},
 }
 """Event to the fields in which its example differs from the examples of the fields."""

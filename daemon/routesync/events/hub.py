@@ -1,7 +1,8 @@
 """The hub: limits floods, numbers the events, remembers the last of them, hands them to the sinks.
 
-Flood control comes before the numbers, so that what is summed up leaves no gap in the sequence. It only covers events
-that do not change a subscriber's copy of the table (docs/events.md): every other event goes out by itself.
+Flood control comes before the numbers, so that what is summed up leaves no gap in the sequence. Events that do not
+change a subscriber's copy of the table (docs/events.md) are limited to a rate; all others about a route are summed up
+only while a sink can hardly take more. The copy does not suffer: the retained table is folded from all events.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from routesync.events.cloudevents import Record, StreamIdentity
-from routesync.events.models import Event, RouteDropped, RouteIneligible, RouteSummary
+from routesync.events.models import (
+    Event,
+    RouteDropped,
+    RouteEvent,
+    RouteIneligible,
+    RouteSummary,
+    TargetPrefixEvent,
+)
 
 DROPPED_PER_SECOND: Final = 10
 """Churn can keep rules dropping for good, and a fleet of a thousand nodes sends this many events a second each."""
@@ -30,40 +38,60 @@ WINDOW_S: Final = 1.0
 class RecordSink(Protocol):
     """Something that numbered events go to."""
 
-    def put(self, record: Record, /) -> None:
-        """Take a record; neither blocks nor raises. What does not fit is dropped and counted."""
+    def put(self, record: Record, /) -> bool | None:
+        """Take a record; neither blocks nor raises. What does not fit is dropped and counted.
+
+        Returns:
+            True asks for fewer events about routes for a while, since little more fits.
+        """
 
 
 class FloodControl:
-    """Lets the first `route/dropped` and `route/ineligible` of each second pass and counts the others.
+    """Decides which events go out by themselves, and counts the others in windows of a second.
 
     Args:
-        summarise: Takes the summary at the end of a second that had others.
+        summarise: Takes the summary at the end of a window that had others.
     """
 
     def __init__(self, summarise: Callable[[RouteSummary], None]) -> None:
         self._summarise = summarise
+        self._timer: asyncio.TimerHandle | None = None
+        self._open_window()
+
+    def _open_window(self) -> None:
         self._passed: Counter[type[Event]] = Counter()
         self._dropped: Counter[str] = Counter()  # by rule
         self._ineligible: Counter[str] = Counter()  # by reason
-        self._timer: asyncio.TimerHandle | None = None
+        self._others: Counter[str] = Counter()  # by event
+        self._is_crowded = False
 
     def admits(self, event: Event) -> bool:
         """Whether this event goes out by itself; if not, the next summary counts it."""
-        if isinstance(event, RouteIneligible):
-            return self._passes(event, INELIGIBLE_PER_SECOND, self._ineligible, event.reason)
-        if isinstance(event, RouteDropped):
-            return self._passes(event, DROPPED_PER_SECOND, self._dropped, event.rule)
+        match event:
+            case RouteIneligible():
+                return self._passes(event, INELIGIBLE_PER_SECOND, self._ineligible, event.reason)
+            case RouteDropped():
+                return self._passes(event, DROPPED_PER_SECOND, self._dropped, event.rule)
+            case TargetPrefixEvent() | RouteEvent() if self._is_crowded:
+                return self._passes(event, 0, self._others, f"{event.group}/{event.name}")
         return True
 
+    def note_crowded(self) -> None:
+        """A sink can hardly take more: sum up all events about routes until the end of this window."""
+        self._is_crowded = True
+        self._start_timer()
+
     def _passes(self, event: Event, per_second: int, counted: Counter[str], key: str) -> bool:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(WINDOW_S, self._close_window)
+        self._start_timer()
         if self._passed[type(event)] < per_second:
             self._passed[type(event)] += 1
             return True
         counted[key] += 1
         return False
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WINDOW_S, self._close_window)
 
     def flush(self) -> None:
         """Emit the summary now: the daemon is about to end."""
@@ -73,11 +101,12 @@ class FloodControl:
 
     def _close_window(self) -> None:
         self._timer = None
-        self._passed.clear()
-        dropped, self._dropped = self._dropped, Counter()
-        ineligible, self._ineligible = self._ineligible, Counter()
-        if dropped or ineligible:
-            self._summarise(RouteSummary(window_s=WINDOW_S, dropped=dropped, ineligible=ineligible))
+        dropped, ineligible, others = self._dropped, self._ineligible, self._others
+        self._open_window()
+        if dropped or ineligible or others:
+            self._summarise(
+                RouteSummary(window_s=WINDOW_S, dropped=dropped, ineligible=ineligible, others=others)
+            )
 
 
 class Follower(AsyncIterator[Record]):
@@ -132,6 +161,7 @@ class EventHub:
         self._clock = clock
         self._tail: deque[Record] = deque(maxlen=tail)
         self._sinks: list[RecordSink] = []
+        self._folds: list[RecordSink] = []
         self._flood_control = FloodControl(self.emit)
 
     @property
@@ -147,13 +177,19 @@ class EventHub:
     def emit(self, event: Event, /) -> None:
         """Number an event and hand it to all sinks, or leave it to the next summary."""
         if not self._flood_control.admits(event):
+            record = Record(self._sequence, self._clock(), event)
+            for fold in self._folds:
+                fold.put(record)
             return
         self._sequence += 1
         self.emitted[type(event)] += 1
         record = Record(self._sequence, self._clock(), event)
         self._tail.append(record)
+        for fold in self._folds:
+            fold.put(record)
         for sink in self._sinks:
-            sink.put(record)
+            if sink.put(record):
+                self._flood_control.note_crowded()
 
     def flush(self) -> None:
         """Emit what waits for a summary now: the daemon is about to end."""
@@ -162,6 +198,10 @@ class EventHub:
     def attach(self, sink: RecordSink) -> None:
         """Hand all further events to this sink, too."""
         self._sinks.append(sink)
+
+    def attach_fold(self, sink: RecordSink) -> None:
+        """Hand all further events to this sink, also those that only a summary counts: with the last number given."""
+        self._folds.append(sink)
 
     def detach(self, sink: RecordSink) -> None:
         """Hand nothing more to this sink."""

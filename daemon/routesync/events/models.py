@@ -43,7 +43,7 @@ Seconds = Annotated[float, Field(ge=0, description="In seconds.", examples=[2.5]
 Path = Annotated[str, Field(description="File on the node.", examples=["/etc/routesync/routesync.toml"])]
 
 
-# ---- What all events have in common ----
+# ---- What events have in common ----
 
 Group = Literal["route", "target", "sync", "kernel", "config", "guard", "alarm", "events"]
 
@@ -51,13 +51,19 @@ TYPE_PREFIX: Final = "io.routesync"
 
 
 class Event(BaseModel):
-    """Base of all events."""
+    """Base of all events. An event's class has a group and a name; the bases of several events have none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     group: ClassVar[Group]
     name: ClassVar[str]
     revision: ClassVar[int] = 1
+
+    def __init_subclass__(cls, *, group: Group | None = None, name: str | None = None) -> None:
+        super().__init_subclass__()
+        if group is not None and name is not None:
+            cls.group, cls.name = group, name
+            EVENTS.append(cls)
 
     @classmethod
     def type_name(cls) -> str:
@@ -79,6 +85,47 @@ class Event(BaseModel):
         return None
 
 
+EVENTS: Final[list[type[Event]]] = []
+"""Every event there is, in the order of this file and of the documentation."""
+
+
+class TargetEvent(Event):
+    """Base: about a target."""
+
+    target: Target
+
+
+class UrlEvent(TargetEvent):
+    """Base: about a target, and where it is."""
+
+    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://192.168.10.20:11111"])]
+
+
+class TargetPrefixEvent(TargetEvent):
+    """Base: about a prefix at a target."""
+
+    prefix: PrefixText
+
+
+class TargetRouteEvent(TargetPrefixEvent):
+    """Base: about a route at a target."""
+
+    family: FamilyLabel
+
+
+class GatewayEvent(TargetRouteEvent):
+    """Base: about a route at a target, and where it leads."""
+
+    gateway: Gateway
+
+
+class RouteEvent(Event):
+    """Base: about a route of the kernel."""
+
+    prefix: PrefixText
+    family: FamilyLabel
+
+
 class EventSink(Protocol):
     """Where events go.
 
@@ -92,16 +139,9 @@ class EventSink(Protocol):
 # ---- Routes: at the rules, and at a target ----
 
 
-class RouteAccepted(Event):
+class RouteAccepted(GatewayEvent, group="route", name="accepted"):
     """The target took the route (2xx): a new one, or one in place of another gateway."""
 
-    group = "route"
-    name = "accepted"
-
-    target: Target
-    prefix: PrefixText
-    family: FamilyLabel
-    gateway: Gateway
     rule: Rule
     degraded: bool = Field(
         default=False,
@@ -119,87 +159,47 @@ class RouteAccepted(Event):
     ] = None
 
 
-class RouteConfirmed(Event):
+class RouteConfirmed(GatewayEvent, group="route", name="confirmed"):
     """The target's own table shows the route with our gateway: it is not only accepted, it is there."""
 
-    group = "route"
-    name = "confirmed"
 
-    target: Target
-    prefix: PrefixText
-    family: FamilyLabel
-    gateway: Gateway
-
-
-class RouteWithdrawn(Event):
+class RouteWithdrawn(GatewayEvent, group="route", name="withdrawn"):
     """The route is no longer in the target; or, with the reason `left-behind`, it stays there and is not desired."""
 
-    group = "route"
-    name = "withdrawn"
-
-    target: Target
-    prefix: PrefixText
-    family: FamilyLabel
-    gateway: Gateway
     reason: Reason
 
 
-class RouteRefused(Event):
+class RouteRefused(GatewayEvent, group="route", name="refused"):
     """The target refused the route, so it does not have it; it is tried again, with back-off."""
 
-    group = "route"
-    name = "refused"
-
-    target: Target
-    prefix: PrefixText
-    family: FamilyLabel
-    gateway: Gateway
     status: Annotated[int, Field(description="HTTP status of the answer.", examples=[500])]
     message: Annotated[str, Field(description="The target's own words.", examples=["network is unreachable"])]
     retry_in_s: Seconds
 
 
-class RouteIneligible(Event):
+class RouteIneligible(TargetRouteEvent, group="route", name="ineligible"):
     """The route is not sent to the target: loxilb's API cannot express it, or it would do harm there.
 
     In a flood most of these are left out; `route/summary` says how many.
     """
 
-    group = "route"
-    name = "ineligible"
-
-    target: Target
-    prefix: PrefixText
-    family: FamilyLabel
     reason: Reason
     detail: Detail
     rule: Rule
 
 
-class RouteConflicting(Event):
+class RouteConflicting(GatewayEvent, group="route", name="conflicting"):
     """Another writer has a route to this prefix in the target. It is never touched; ours waits."""
 
-    group = "route"
-    name = "conflicting"
-
-    target: Target
-    prefix: PrefixText
-    family: FamilyLabel
-    gateway: Gateway
     detail: Detail
 
 
-class RouteDropped(Event):
+class RouteDropped(RouteEvent, group="route", name="dropped"):
     """A rule with `report = true` dropped a route of the kernel.
 
     In a flood most of these are left out; `route/summary` says how many.
     """
 
-    group = "route"
-    name = "dropped"
-
-    prefix: PrefixText
-    family: FamilyLabel
     protocol: Annotated[str, Field(description="The routing protocol's name.", examples=["dhcp"])]
     rule: Rule
     interface: Annotated[
@@ -208,14 +208,12 @@ class RouteDropped(Event):
     ] = None
 
 
-class RouteSummary(Event):
-    """Routes that were dropped or ineligible in a flood, so that no event of their own went out: how many.
+class RouteSummary(Event, group="route", name="summary"):
+    """Routes of which no event of their own went out in a flood: how many.
 
-    At most once a second. Up to 10 `route/dropped` and 100 `route/ineligible` a second go out by themselves.
+    At most once a second. Up to 10 `route/dropped` and 100 `route/ineligible` a second go out by themselves, and all
+    other events until they come faster than the outbox takes them.
     """
-
-    group = "route"
-    name = "summary"
 
     window_s: Seconds
     dropped: Annotated[
@@ -229,29 +227,29 @@ class RouteSummary(Event):
             examples=[{"no-gateway": 2400}],
         ),
     ]
+    others: Annotated[
+        dict[str, int],
+        Field(
+            description="Other event about a route to how many of it the outbox had no room for. The retained table "
+            "has what they changed.",
+            examples=[{"route/confirmed": 120000}],
+        ),
+    ] = Field(default_factory=dict)
 
 
 # ---- How a target is brought to the desired state ----
 
 
-class SyncStarted(Event):
+class SyncStarted(TargetEvent, group="sync", name="started"):
     """Work begins: a connection was made, or changes came that take longer than a second."""
 
-    group = "sync"
-    name = "started"
-
-    target: Target
     desired: Annotated[Count, Field(description="Routes that the target should have.")]
     waiting: Annotated[Count, Field(description="Routes that wait for a request, a proof or a check.")]
 
 
-class SyncCompleted(Event):
+class SyncCompleted(TargetEvent, group="sync", name="completed"):
     """Nothing waits any more, after `sync/started`."""
 
-    group = "sync"
-    name = "completed"
-
-    target: Target
     routes: Annotated[Count, Field(description="Routes of ours that the target holds.")]
     posted: Count
     deleted: Count
@@ -264,67 +262,43 @@ class SyncCompleted(Event):
     ] = True
 
 
-class SyncFailed(Event):
+class SyncFailed(TargetEvent, group="sync", name="failed"):
     """The target stopped answering before the work was done; it goes on after the next handshake."""
 
-    group = "sync"
-    name = "failed"
-
-    target: Target
     error: Detail
     retry_in_s: Seconds
 
 
-class SyncLost(Event):
+class SyncLost(TargetPrefixEvent, group="sync", name="lost"):
     """The target lost a route of ours; it is added again, and all others are verified."""
 
-    group = "sync"
-    name = "lost"
-
-    target: Target
-    prefix: PrefixText
     detail: Detail
 
 
 # ---- Targets: whether they answer, and what keeps them from being mirrored into ----
 
 
-class TargetUp(Event):
+class TargetUp(UrlEvent, group="target", name="up"):
     """The target answers."""
 
-    group = "target"
-    name = "up"
-
-    target: Target
-    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://192.168.10.20:11111"])]
     version: Annotated[
         str | None, Field(description="Its version; null where it does not tell.", examples=["0.9.8"])
     ] = None
 
 
-class TargetDown(Event):
+class TargetDown(UrlEvent, group="target", name="down"):
     """The target does not answer, or answers with errors only."""
 
-    group = "target"
-    name = "down"
-
-    target: Target
-    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://192.168.10.20:11111"])]
     error: Detail
 
 
-class TargetRefused(Event):
+class TargetRefused(UrlEvent, group="target", name="refused"):
     """Nothing is mirrored into the target: it lives in the network namespace whose routes are read.
 
     What is written there would come back as a route of this host. Mirroring begins when the target was connected to
     anew and its ports say that it lives elsewhere.
     """
 
-    group = "target"
-    name = "refused"
-
-    target: Target
-    url: Annotated[str, Field(description="Base of its REST API.", examples=["http://127.0.0.1:11111"])]
     reason: Annotated[
         Literal["shared-namespace", "own-route-seen"],
         Field(
@@ -372,33 +346,27 @@ Kind = Annotated[
 ]
 
 
-AlarmTarget = Annotated[
-    str | None,
-    Field(description="Name of the target; null for a condition of this node.", examples=["lb-1"]),
-]
-
-
-class AlarmRaised(Event):
-    """A condition that an operator should know about has begun. It lasts until `alarm/cleared` with the same `kind`."""
-
-    group = "alarm"
-    name = "raised"
+class AlarmEvent(Event):
+    """Base: about an alarm; `kind` and `target` name it."""
 
     kind: Kind
-    target: AlarmTarget
+    target: Annotated[
+        str | None,
+        Field(description="Name of the target; null for a condition of this node.", examples=["lb-1"]),
+    ]
+
+
+class AlarmRaised(AlarmEvent, group="alarm", name="raised"):
+    """A condition that an operator should know about has begun. It lasts until `alarm/cleared` with the same `kind`."""
+
     detail: Detail
     count: Annotated[Count, Field(description="How many routes it is about.")] = 0
     prefixes: Annotated[tuple[PrefixText, ...], Field(description="The first of them.")] = ()
 
 
-class AlarmCleared(Event):
+class AlarmCleared(AlarmEvent, group="alarm", name="cleared"):
     """The condition has ended."""
 
-    group = "alarm"
-    name = "cleared"
-
-    kind: Kind
-    target: AlarmTarget
     lasted_s: Seconds
     detail: Annotated[str | None, Field(description="What ended it, where that is worth saying.")] = None
 
@@ -406,11 +374,8 @@ class AlarmCleared(Event):
 # ---- How the kernel's table is followed ----
 
 
-class KernelResynced(Event):
+class KernelResynced(Event, group="kernel", name="resynced"):
     """The kernel's routes were read anew and compared with what was held."""
-
-    group = "kernel"
-    name = "resynced"
 
     cause: Annotated[str, Field(description="What called for it.", examples=["overrun"])]
     duration_ms: Milliseconds
@@ -418,20 +383,14 @@ class KernelResynced(Event):
     corrected: Annotated[Count, Field(description="Routes that were held differently before.")]
 
 
-class KernelOverrun(Event):
+class KernelOverrun(Event, group="kernel", name="overrun"):
     """The receive buffer overflowed: an unknown number of kernel messages is lost; a resync follows."""
-
-    group = "kernel"
-    name = "overrun"
 
     total: Annotated[Count, Field(description="Overruns since the daemon started.")]
 
 
-class KernelDrift(Event):
+class KernelDrift(Event, group="kernel", name="drift"):
     """An audit found routes that were held wrongly although no event was missed; they are corrected."""
-
-    group = "kernel"
-    name = "drift"
 
     count: Count
     prefixes: Annotated[
@@ -442,51 +401,36 @@ class KernelDrift(Event):
 
 # ---- What mode guard does ----
 
-GuardedInterface = Annotated[
-    str | None,
-    Field(description="The link that the route leads to; null where it is gone.", examples=["ens3"]),
-]
 CoveredBy = Annotated[
     str, Field(description="The route that reaches the same neighbour.", examples=["192.168.10.0/24"])
 ]
 
 
-class GuardWouldRemove(Event):
+class GuardEvent(RouteEvent):
+    """Base: about a route that is guarded."""
+
+    interface: Annotated[
+        str | None,
+        Field(description="The link that the route leads to; null where it is gone.", examples=["ens3"]),
+    ]
+    rule: Rule
+
+
+class GuardWouldRemove(GuardEvent, group="guard", name="would-remove"):
     """In a dry run: the route is redundant and would be removed from the kernel. Told once for each time it comes."""
 
-    group = "guard"
-    name = "would-remove"
-
-    prefix: PrefixText
-    family: FamilyLabel
-    interface: GuardedInterface
-    rule: Rule
     covered_by: CoveredBy
 
 
-class GuardRemoved(Event):
+class GuardRemoved(GuardEvent, group="guard", name="removed"):
     """A redundant route was removed from the kernel."""
 
-    group = "guard"
-    name = "removed"
-
-    prefix: PrefixText
-    family: FamilyLabel
-    interface: GuardedInterface
-    rule: Rule
     covered_by: CoveredBy
 
 
-class GuardReturned(Event):
+class GuardReturned(GuardEvent, group="guard", name="returned"):
     """A route that was removed is back: a lease was renewed, or another program wants it there."""
 
-    group = "guard"
-    name = "returned"
-
-    prefix: PrefixText
-    family: FamilyLabel
-    interface: GuardedInterface
-    rule: Rule
     away_s: Annotated[Seconds, Field(description="How long it was gone, in seconds.")]
     contended: Annotated[
         bool,
@@ -500,30 +444,16 @@ class GuardReturned(Event):
     ]
 
 
-class GuardSkipped(Event):
+class GuardSkipped(GuardEvent, group="guard", name="skipped"):
     """A route stays in the kernel, and why. Told once for each time it comes, and when the reason changes."""
 
-    group = "guard"
-    name = "skipped"
-
-    prefix: PrefixText
-    family: FamilyLabel
-    interface: GuardedInterface
-    rule: Rule
     reason: Annotated[Reason, Field(examples=["only-by-gateway"])]
     detail: Detail
 
 
-class GuardFailed(Event):
+class GuardFailed(GuardEvent, group="guard", name="failed"):
     """A route should have been removed and was not."""
 
-    group = "guard"
-    name = "failed"
-
-    prefix: PrefixText
-    family: FamilyLabel
-    interface: GuardedInterface
-    rule: Rule
     reason: Annotated[
         Literal["not-permitted", "put-back", "kernel"],
         Field(
@@ -535,24 +465,13 @@ class GuardFailed(Event):
     detail: Detail
 
 
-class GuardVerified(Event):
+class GuardVerified(TargetPrefixEvent, group="guard", name="verified"):
     """After a removal, the target's own table no longer has the route either."""
 
-    group = "guard"
-    name = "verified"
 
-    target: Target
-    prefix: PrefixText
-
-
-class GuardStuck(Event):
+class GuardStuck(TargetPrefixEvent, group="guard", name="stuck"):
     """After a removal, the target's own table still has the route, or it could not be seen that it has not."""
 
-    group = "guard"
-    name = "stuck"
-
-    target: Target
-    prefix: PrefixText
     reason: Annotated[
         Literal["entry-stays", "not-read"],
         Field(
@@ -567,21 +486,15 @@ class GuardStuck(Event):
 # ---- The daemon itself ----
 
 
-class ConfigLoaded(Event):
+class ConfigLoaded(Event, group="config", name="loaded"):
     """A configuration came into force."""
-
-    group = "config"
-    name = "loaded"
 
     path: Path
     digest: Annotated[str, Field(description="SHA-256 of the file, in hex.", examples=["9f86d081884c7d65"])]
 
 
-class ConfigRejected(Event):
+class ConfigRejected(Event, group="config", name="rejected"):
     """A configuration was rejected; the running one stays."""
-
-    group = "config"
-    name = "rejected"
 
     path: Path
     errors: Annotated[
@@ -593,14 +506,11 @@ class ConfigRejected(Event):
 LostReason = Literal["outbox-full", "queue-full", "storage", "denied", "no-broker", "killed"]
 
 
-class EventsLost(Event):
+class EventsLost(Event, group="events", name="lost"):
     """Events that the broker does not have and will not get; their numbers are missing from the sequence.
 
     A subscriber that keeps a copy of the table reads the retained buckets again.
     """
-
-    group = "events"
-    name = "lost"
 
     count: Annotated[
         int | None, Field(ge=1, description="How many; null where it cannot be known.", examples=[250])
@@ -632,38 +542,3 @@ class EventsLost(Event):
             examples=["outbox-full"],
         ),
     ]
-
-
-EVENTS: Final[tuple[type[Event], ...]] = (
-    RouteAccepted,
-    RouteConfirmed,
-    RouteWithdrawn,
-    RouteRefused,
-    RouteIneligible,
-    RouteConflicting,
-    RouteDropped,
-    RouteSummary,
-    SyncStarted,
-    SyncCompleted,
-    SyncFailed,
-    SyncLost,
-    TargetUp,
-    TargetDown,
-    TargetRefused,
-    AlarmRaised,
-    AlarmCleared,
-    KernelResynced,
-    KernelOverrun,
-    KernelDrift,
-    GuardWouldRemove,
-    GuardRemoved,
-    GuardReturned,
-    GuardSkipped,
-    GuardFailed,
-    GuardVerified,
-    GuardStuck,
-    ConfigLoaded,
-    ConfigRejected,
-    EventsLost,
-)
-"""Every event there is, in the order of the documentation."""

@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 QUEUE_LIMIT: Final = 50_000
 """Events that may wait for the thread."""
+_CROWDED: Final = 0.75
+"""From this part of the limit on, events about routes are summed up; the rest is for other events."""
 MEMORY_LIMIT: Final = 20_000
 """Events that are held in memory while the disk fails."""
 _BATCH: Final = 2_000
@@ -468,7 +470,7 @@ class Outbox:
         """What the waiting events take in the file, in bytes, about."""
         return self._store.size
 
-    def put(self, record: Record, /) -> None:
+    def put(self, record: Record, /) -> bool:
         """Take an event, or drop it when too many wait for the disk."""
         if record.sequence > self._given + 1:  # it was not attached for a while
             self._note_dropped(
@@ -482,6 +484,7 @@ class Outbox:
         else:
             self._note_dropped(1, [Cause(record.sequence, "queue-full", record.time)])
         self._write()
+        return len(self._queue) > QUEUE_LIMIT * _CROWDED
 
     @property
     def unreported(self) -> tuple[LostEvents, ...]:

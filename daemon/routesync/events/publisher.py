@@ -233,7 +233,7 @@ def _folded(hub: EventHub) -> PublishedTables:
     tables = PublishedTables()
     for record in hub.tail:
         tables.put(record)
-    hub.attach(tables)
+    hub.attach_fold(tables)
     return tables
 
 

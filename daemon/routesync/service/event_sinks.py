@@ -52,7 +52,7 @@ class EventSinks:
         self._status = status
         self._settings: tuple[MqttSettings | None, EventsSettings] | None = None
         self._outbox: Outbox | None = None
-        hub.attach(self.tables)
+        hub.attach_fold(self.tables)
 
     async def apply(self, loaded: Loaded) -> None:
         """Apply a configuration; a former broker is disconnected first, which can take some seconds."""

@@ -11,16 +11,20 @@ from docgen.contract import example_event
 from routesync.events.cloudevents import Record
 from routesync.events.hub import DROPPED_PER_SECOND, INELIGIBLE_PER_SECOND, WINDOW_S, EventHub
 from routesync.events.models import (
+    EVENTS,
     Event,
+    KernelOverrun,
     RouteAccepted,
     RouteConfirmed,
     RouteConflicting,
     RouteDropped,
+    RouteEvent,
     RouteIneligible,
     RouteRefused,
     RouteSummary,
     RouteWithdrawn,
     SyncLost,
+    TargetPrefixEvent,
 )
 from support.events import accepted
 from support.waiting import eventually
@@ -112,12 +116,55 @@ async def test_a_flood_of_ineligible_routes_is_summed_up_by_reason_and_holds_up_
 @pytest.mark.parametrize(
     "kind", [RouteAccepted, RouteConfirmed, RouteWithdrawn, RouteRefused, RouteConflicting, SyncLost]
 )
-async def test_what_changes_a_copy_of_the_table_is_never_summed_up(kind: type[Event]) -> None:
+async def test_what_changes_a_copy_of_the_table_is_not_summed_up_while_the_sinks_take_it(
+    kind: type[Event],
+) -> None:
     hub = EventHub("node-1", tail=2000)
     for _ in range(1000):
         hub.emit(example_event(kind))
     assert hub.sequence == 1000
     assert {type(record.event) for record in hub.tail} == {kind}
+
+
+PER_ROUTE = [kind for kind in EVENTS if issubclass(kind, (TargetPrefixEvent, RouteEvent))]
+
+
+def test_every_event_that_names_a_prefix_is_under_flood_control() -> None:
+    assert {kind for kind in EVENTS if "prefix" in kind.model_fields} == {*PER_ROUTE}
+
+
+class Full:
+    """A sink that asks for less when it has more than a thousand records."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def put(self, record: Record, /) -> bool:
+        self.records.append(record)
+        return len(self.records) > 1000
+
+
+@pytest.mark.parametrize("kind", PER_ROUTE)
+async def test_events_about_routes_are_summed_up_while_a_sink_can_hardly_take_more(kind: type[Event]) -> None:
+    hub, full, fold = EventHub("node-1"), Full(), Full()
+    hub.attach(full)
+    hub.attach_fold(fold)
+    for number in range(1001):
+        hub.emit(accepted(number))
+    for _ in range(5000):
+        hub.emit(example_event(kind))
+    hub.emit(KernelOverrun(total=1))
+    assert len(fold.records) == 1001 + 5000 + 1, "the table is folded from all of them"
+    await eventually(lambda: isinstance(full.records[-1].event, RouteSummary))
+    *_, overrun, last = full.records
+    assert overrun.event == KernelOverrun(total=1)
+    summary = last.event
+    assert isinstance(summary, RouteSummary)
+    one_by_one = sum(type(record.event) is kind for record in full.records[1001:])
+    counts = (*summary.dropped.values(), *summary.ineligible.values(), *summary.others.values())
+    assert one_by_one + sum(counts) == 5000
+    assert one_by_one <= INELIGIBLE_PER_SECOND
+    assert [record.sequence for record in full.records] == list(range(1, len(full.records) + 1)), "no gap"
 
 
 def test_it_goes_on_in_an_epoch_that_is_kept_elsewhere() -> None:

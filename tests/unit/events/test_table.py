@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routesync.events.cloudevents import Record
+from routesync.events.hub import EventHub
 from routesync.events.models import (
     Event,
     RouteConfirmed,
@@ -88,6 +89,20 @@ def test_the_manifest_is_that_of_the_rows_whatever_led_there(
     for row in rows:
         digest ^= row_hash(row)
     assert (manifest.routes, manifest.digest) == (len(rows), f"{digest:016x}")
+
+
+async def test_the_table_has_what_a_flood_left_out_of_the_stream() -> None:
+    class Full:
+        def put(self, record: Record, /) -> bool:
+            return record.sequence >= 10
+
+    hub, tables = EventHub("node-1"), PublishedTables()
+    hub.attach_fold(tables)
+    hub.attach(Full())
+    for number in range(100):
+        hub.emit(accepted(number))
+    (table,) = tables
+    assert (hub.sequence, table.manifest.sequence, table.manifest.routes) == (10, 10, 100)
 
 
 def test_buckets_are_of_about_the_same_size() -> None:
