@@ -159,13 +159,15 @@ def message_schema(type_name: str) -> Document:
         "epoch": {**text, "description": "What the sequence counts in."},
         "data": data_schema(_MODELS[type_name], type_name),
     }
+    optional = {"subject", "late"}
     if type_name not in (Status.type_name, TableBucket.type_name):
+        properties["late"] = {"type": "boolean", "description": "The event was held at the node for a while."}
         properties["sequence"] = {
             **text,
             "pattern": "^[0-9]{20}$",
             "description": "One more than that of the event before.",
         }
-    required = [name for name in properties if name != "subject"]
+    required = [name for name in properties if name not in optional]
     return {"$schema": DIALECT, "type": "object", "properties": properties, "required": required}
 
 

@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 
 import routesync.events.mqtt_client as adapter
 from routesync.config.models import MqttSettings
-from routesync.events.mqtt_client import MqttConnection, PackedProperties, Publication
+from routesync.events.mqtt_client import TOO_LARGE, MqttConnection, PackedProperties, Publication, Refusal
 from support.broker import Broker, broker
 from support.waiting import eventually
 
@@ -49,8 +49,8 @@ def test_paho_reads_back_the_packed_properties(expiry_s: int | None, user: list[
     assert vars(read) | expected == vars(read)
 
 
-async def answer(connection: MqttConnection, publication: Publication) -> str | None:
-    answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+async def answer(connection: MqttConnection, publication: Publication) -> Refusal | None:
+    answered: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
     connection.post(publication, answered.set_result)
     return await asyncio.wait_for(answered, 10)
 
@@ -86,7 +86,7 @@ async def test_aiomqtt_has_a_paho_client_whose_callbacks_can_be_read_and_replace
 
 @PROTOCOLS
 async def test_many_publishes_are_acknowledged_each_by_its_callback(mosquitto: Broker, protocol: str) -> None:
-    answers: list[str | None] = []
+    answers: list[Refusal | None] = []
     async with MqttConnection(mosquitto.settings(protocol=protocol), client_id="c") as connection:
         for number in range(500):
             await connection.room()
@@ -99,7 +99,7 @@ async def test_the_reason_code_of_an_acknowledgement_comes_through() -> None:
     with broker(users={"u": "p"}, acl="user u\ntopic read routesync/#\n") as guarded:
         settings = guarded.settings(username="u", password="p")
         async with MqttConnection(settings, client_id="c") as connection:
-            assert await answer(connection, Publication(TOPIC, b"x")) == "Not authorized"
+            assert await answer(connection, Publication(TOPIC, b"x")) == Refusal(0x87, "Not authorized")
 
 
 async def test_the_properties_of_the_connection_acknowledgement_come_through() -> None:
@@ -108,7 +108,7 @@ async def test_the_properties_of_the_connection_acknowledgement_come_through() -
             assert (connection._window, connection._largest_packet) == (3, 1000)
             assert await answer(connection, Publication(TOPIC, b"x" * 700)) is None
             denial = await answer(connection, Publication(TOPIC, b"x" * 1000))
-            assert denial == "it is larger than the 1000 bytes that the broker takes"
+            assert denial == Refusal(TOO_LARGE, "it is larger than the 1000 bytes that the broker takes")
 
 
 async def test_publish_without_a_connection_is_an_error(mosquitto: Broker) -> None:

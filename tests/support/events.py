@@ -120,6 +120,10 @@ class Node:
         for _ in range(count):
             self.hub.emit(accepted(self.hub.sequence + 1))
 
+    def held(self, topic: str) -> int:
+        """How many events of this topic are held."""
+        return self.outbox.held[topic].number if topic in self.outbox.held else 0
+
     async def connected(self) -> None:
         await eventually(lambda: self.publisher.state == "connected", what="a connected publisher")
 

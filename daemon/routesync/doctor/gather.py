@@ -46,7 +46,13 @@ from routesync.doctor.facts import (
     TargetFacts,
 )
 from routesync.events.hub import EventHub
-from routesync.events.mqtt_client import MqttConnection, Publication, SubscriptionDeniedError, explain
+from routesync.events.mqtt_client import (
+    MqttConnection,
+    Publication,
+    Refusal,
+    SubscriptionDeniedError,
+    explain,
+)
 from routesync.events.node_status import offline
 from routesync.events.retained import encode_status
 from routesync.kernel import KernelError, TableDump, dump_tables_sync, open_route_socket
@@ -465,15 +471,15 @@ async def _try_publish(
     readable: bool,
     within_s: float,
 ) -> BrokerFacts:
-    answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    answer: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
     connection.post(publication, answer.set_result)
     try:
         async with asyncio.timeout(within_s):
-            denial = await answer
+            refusal = await answer
     except TimeoutError:
         return facts._replace(publish="unknown")
-    if denial is not None:
-        return facts._replace(publish="denied", denial=denial)
+    if refusal is not None:
+        return facts._replace(publish="denied", denial=refusal.words)
     if connection.is_v5:
         return facts._replace(publish="accepted")
     if not readable:  # MQTT 3.1.1 acknowledges a denied publish, too

@@ -13,8 +13,8 @@ Pure: no I/O. Belongs to the event loop's thread.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -46,6 +46,7 @@ class LostEvents(NamedTuple):
     first: Annotated[Number, Field(gt=0)] | None
     last: Annotated[Number, Field(gt=0)] | None
     since: Timestamp
+    topics: dict[str, int] = {}  # noqa: RUF012 - never changed; of denied ones: topic to how many
     report: Number = 0
 
 
@@ -80,7 +81,7 @@ class GapTracker:
         self._unreported = {each.reason: each for each in lost if not each.report}
         self._in_flight = {each.reason: each for each in lost if each.report}
         self._handed_out: deque[int] = deque()
-        self._denied: set[int] = set()
+        self._denied: dict[int, str] = {}  # to topic
         self._nothing_waits_upto = 0
         self._lost: tuple[LostEvents, ...] = lost
 
@@ -110,19 +111,25 @@ class GapTracker:
         self._nothing_waits_upto = upto
         self._settle_tail()
 
-    def deny(self, sequence: int) -> None:
-        """The broker answered, and did not take this one."""
-        self._denied.add(sequence)
+    def deny(self, sequence: int, topic: str) -> None:
+        """The broker answered, and will never take this one."""
+        self._denied[sequence] = topic
+
+    def lose_held(self, topic: str, sequences: Sequence[int]) -> None:
+        """These were acknowledged here although the broker did not have them; now they are lost."""
+        lost = LostEvents(
+            "denied", len(sequences), min(sequences), max(sequences), time.time(), {topic: len(sequences)}
+        )
+        self._add(lost)
 
     def acknowledge(self, upto: int) -> None:
         """The broker has answered for all that was handed out up to this number."""
         while self._handed_out and self._handed_out[0] <= upto:
             sequence = self._handed_out.popleft()
             self._miss(self.acknowledged + 1, sequence - 1)
-            if sequence in self._denied:
-                self._denied.remove(sequence)
+            if (topic := self._denied.pop(sequence, None)) is not None:
                 self._return_reports(sequence, sequence)
-                self._add(LostEvents("denied", 1, sequence, sequence, time.time()))
+                self.lose_held(topic, [sequence])
             else:
                 self._drop_reports(sequence)
             self.acknowledged = max(self.acknowledged, sequence)
@@ -184,4 +191,5 @@ def _sum(one: LostEvents, other: LostEvents) -> LostEvents:
         min((each for each in (one.first, other.first) if each is not None), default=None),
         max((each for each in (one.last, other.last) if each is not None), default=None),
         min(one.since, other.since),
+        dict(Counter(one.topics) + Counter(other.topics)),
     )

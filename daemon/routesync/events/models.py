@@ -537,8 +537,16 @@ class EventsLost(Event, group="events", name="lost"):
         LostReason,
         Field(
             description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
-            "`storage`: it could not be written or read; `denied`: the broker's access rules; `no-broker`: none "
+            "`storage`: it could not be written or read; `denied`: the broker refused them for good, or denied their "
+            "topic for so long that too many were held back; `no-broker`: none "
             "was configured at that time; `killed`: the daemon was, and its last moments are unknown.",
             examples=["outbox-full"],
         ),
     ]
+    topics: Annotated[
+        dict[str, int],
+        Field(
+            description="Of `denied`: topic below `<root>/<node>/` to how many of its events.",
+            examples=[{}],
+        ),
+    ] = Field(default_factory=dict)

@@ -38,6 +38,8 @@ WINDOW: Final = 64
 FAREWELL_S: Final = 2.0
 """What an orderly end of the connection may take, and the publication of `offline` before it."""
 _CLOSE_S: Final = 1.0
+_LONGEST_PASSWORD: Final = 2**16 - 1
+"""Bytes (MQTT 5, 1.5.6)."""
 _FAILURES: Final = 0x80
 """Reason codes from this one on mean that a request failed (MQTT 5, 2.4)."""
 
@@ -69,6 +71,17 @@ class Publication(NamedTuple):
     user: tuple[tuple[str, str], ...] = ()
 
 
+class Refusal(NamedTuple):
+    """The broker's answer to a publish that it does not take: the reason code (MQTT 5, 3.4.2.1), and words."""
+
+    code: int
+    words: str
+
+
+TOO_LARGE: Final = 0x95
+"""Packet too large: no broker answers so to a publish; a message that exceeds its announced limit is not sent."""
+
+
 class MqttConnection:
     """A connection to the broker of the settings; the password and the TLS files are read when it is made.
 
@@ -89,7 +102,7 @@ class MqttConnection:
         self._settings = settings
         self._window = WINDOW
         self._largest_packet: int | None = None  # bytes
-        self._in_flight: dict[int, Callable[[str | None], None]] = {}
+        self._in_flight: dict[int, Callable[[Refusal | None], None]] = {}
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_quiet = asyncio.Event()
@@ -202,11 +215,11 @@ class MqttConnection:
         if ended.done() and not ended.cancelled():
             ended.exception()
 
-    def post(self, publication: Publication, acknowledged: Callable[[str | None], None]) -> None:
+    def post(self, publication: Publication, answered: Callable[[Refusal | None], None]) -> None:
         """Publish at QoS 1 without waiting.
 
-        `acknowledged` is called when the broker has answered: with None when it took the message, with its words when
-        it denied it. It is not called when the connection breaks before.
+        `answered` is called when the broker has answered: with None when it took the message, else with its refusal. It
+        is not called when the connection breaks before.
 
         Raises:
             aiomqtt.MqttError: there is no connection.
@@ -214,12 +227,16 @@ class MqttConnection:
         properties = PackedProperties(publication) if self.is_v5 else None
         if self._largest_packet is not None and _packet_size(publication, properties) > self._largest_packet:
             # sent all the same, it would end the connection, time and again (MQTT 5, 3.1.2.11.4)
-            acknowledged(f"it is larger than the {self._largest_packet} bytes that the broker takes")
+            answered(
+                Refusal(
+                    TOO_LARGE, f"it is larger than the {self._largest_packet} bytes that the broker takes"
+                )
+            )
             return
         info = self._paho.publish(publication.topic, publication.payload, 1, publication.retain, properties)
         if info.rc != 0:
             raise aiomqtt.MqttCodeError(info.rc, "cannot publish")
-        self._in_flight[info.mid] = acknowledged
+        self._in_flight[info.mid] = answered
         self._is_quiet.clear()
         if len(self._in_flight) >= self._window:
             self._has_room.clear()
@@ -271,13 +288,13 @@ class MqttConnection:
     def _on_publish(
         self, _client: PahoClient, _userdata: Any, mid: int, code: ReasonCode, _properties: Properties
     ) -> None:
-        acknowledged = self._in_flight.pop(mid, None)
-        if acknowledged is None:
+        answered = self._in_flight.pop(mid, None)
+        if answered is None:
             return
         self._has_room.set()
         if not self._in_flight:
             self._is_quiet.set()
-        acknowledged(None if code.value < _FAILURES else str(code))
+        answered(None if code.value < _FAILURES else Refusal(code.value, str(code)))
 
 
 class PackedProperties(Properties):
@@ -348,9 +365,16 @@ def read_password(settings: MqttSettings) -> str | None:
     if settings.password_file is None:
         return settings.password.get_secret_value() if settings.password else None
     try:
-        return Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        password = Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise PasswordFileError(f"mqtt.password_file: {settings.password_file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise PasswordFileError(f"mqtt.password_file: {settings.password_file}: it is not UTF-8") from None
+    if len(password.encode()) > _LONGEST_PASSWORD:
+        raise PasswordFileError(
+            f"mqtt.password_file: {settings.password_file}: it has more than {_LONGEST_PASSWORD} bytes"
+        )
+    return password
 
 
 class _TlsSocket(ssl.SSLSocket):

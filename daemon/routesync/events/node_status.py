@@ -110,6 +110,20 @@ class GuardStatus(StatusPart):
     failed: int = Field(default=0, ge=0)
 
 
+class HeldTopic(StatusPart):
+    """Events that wait at the node because the broker denies their topic; they come late, and are not lost."""
+
+    topic: str = Field(description="Below `<root>/<node>/`.", examples=["event/route/accepted"])
+    count: int = Field(ge=1, description="How many events are held.")
+    first: int = Field(ge=1, description="Sequence of the first.")
+    last: int = Field(ge=1, description="Sequence of the last. Not all between the two are held.")
+    dropped: int = Field(
+        default=0,
+        ge=0,
+        description="How many were dropped since the daemon started, since too many were held.",
+    )
+
+
 class TableManifest(StatusPart):
     """What a complete copy of one target's table looks like."""
 
@@ -138,6 +152,9 @@ class Status(StatusPart):
     verdicts: dict[str, int] = Field(default_factory=dict, description="Number of routes by deciding rule.")
     guard: GuardStatus | None = Field(default=None, description="In mode guard; else null.")
     broker: str | None = Field(default=None, description="`connected`, or what is wrong.")
+    held: tuple[HeldTopic, ...] = Field(
+        default=(), description="Topics that the broker denies, and what waits for them."
+    )
     reasons: tuple[str, ...] = Field(default=(), description="Why it is degraded, one line each.")
     table: tuple[TableManifest, ...] = Field(default=(), description="The manifest of the retained table.")
 

@@ -5,6 +5,9 @@
 not fit is dropped; the gap that it leaves in the numbers is noticed when the broker acknowledges what follows
 (`routesync.events.gaps`), and survives a restart until it was reported.
 
+Events of a topic that the broker denies are held: they stay here, in a side queue of their topic, while others pass
+them. They count as acknowledged, since nothing that follows waits for them, and come late once the topic is allowed.
+
 Where the disk fails (full, read-only), events go on through memory, within narrower bounds, and `trouble` says so.
 
 Concurrency: `Outbox` and `GapTracker` belong to the event loop's thread, `Store` to the outbox's thread. A job for that
@@ -20,7 +23,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice, pairwise
@@ -41,6 +44,8 @@ QUEUE_LIMIT: Final = 50_000
 """Events that may wait for the thread."""
 _CROWDED: Final = 0.75
 """From this part of the limit on, events about routes are summed up; the rest is for other events."""
+_HELD: Final = 0.1
+"""Part of the bounds that events of denied topics may take."""
 MEMORY_LIMIT: Final = 20_000
 """Events that are held in memory while the disk fails."""
 _BATCH: Final = 2_000
@@ -50,7 +55,7 @@ HEALED_S: Final = 3.0
 """The disk counts as well after so long without an error: one that is nearly full takes some and refuses some."""
 _CLOSE_S: Final = 5.0
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 SEQUENCE_RESERVE: Final = 2**20
 
 _SCHEMA: Final = (
@@ -62,9 +67,11 @@ _SCHEMA: Final = (
         target   TEXT,
         prefix   TEXT,
         payload  BLOB NOT NULL,
-        size     INTEGER NOT NULL
+        size     INTEGER NOT NULL,
+        held     INTEGER NOT NULL DEFAULT 0
     ) STRICT
     """,
+    "CREATE INDEX held ON outbox (topic, sequence) WHERE held",
     "CREATE TABLE retained (topic TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
     "CREATE TABLE meta (state TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -92,6 +99,7 @@ class StoredEvent(NamedTuple):
     target: str | None
     prefix: str | None
     payload: bytes
+    is_held: bool = False
 
     @property
     def size(self) -> int:
@@ -100,7 +108,7 @@ class StoredEvent(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What the outbox may hold."""
+    """What the outbox may hold; a tenth of it for topics that the broker denies."""
 
     events: int = 200_000
     size: int = 256 * 2**20  # bytes
@@ -128,10 +136,28 @@ _META: Final = TypeAdapter(Meta)
 
 
 class Dropped(NamedTuple):
-    """Events that exceeded the bounds: how many, and what explains the gaps that they leave."""
+    """Events that exceeded the bounds.
+
+    Attributes:
+        number: How many.
+        causes: What explains the gaps that they leave.
+        held: Topic to those that were held, which leave no gap.
+    """
 
     number: int = 0
     causes: tuple[Cause, ...] = ()
+    held: Mapping[str, Sequence[int]] = {}
+
+
+class HeldEvents(NamedTuple):
+    """The side queue of a topic: how many, and their first and last number."""
+
+    number: int
+    first: int
+    last: int
+
+
+_COLUMNS: Final = "sequence, type, topic, target, prefix, payload, held"
 
 
 class Store:
@@ -194,6 +220,7 @@ class Store:
         self.count: int
         self.size: int
         self.count, self.size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
+        self.held_at_start = self.held()
         db.execute(_TRUNCATE_WAL)  # the reserve has to be on disk before it is used
         self._is_reserve_on_disk = True
 
@@ -215,11 +242,24 @@ class Store:
         self._db.execute("UPDATE meta SET state = ?", (_META.dump_json(meta).decode(),))
 
     def write(
-        self, events: Sequence[StoredEvent], settled: Settled, *, bounds: Bounds, handed_out: int = 0
+        self,
+        events: Sequence[StoredEvent],
+        settled: Settled,
+        *,
+        bounds: Bounds,
+        handed_out: int = 0,
+        held: Collection[int] = (),
+        delivered: Collection[int] = (),
     ) -> Dropped:
         """Add events, remove what is acknowledged and what exceeds the bounds: all or nothing.
 
-        What was handed out, up to this number, is on its way to the broker, so it is not dropped.
+        Args:
+            events: Follow those that were written before.
+            settled: What the broker has.
+            bounds: What may wait.
+            handed_out: What was handed out up to this number is on its way to the broker, so it is not dropped.
+            held: Events to hold from now on.
+            delivered: Events that were held, and that the broker has now.
 
         Returns:
             What exceeded the bounds.
@@ -231,13 +271,20 @@ class Store:
         try:
             with self._transaction():
                 self._db.executemany(
-                    "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    f"INSERT INTO outbox ({_COLUMNS}, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                     [(*event, event.size) for event in events],
                 )
                 self.count += len(events)
                 self.size += sum(event.size for event in events)
-                self._delete(-1, settled.acknowledged)
-                dropped = self._trim(bounds, max(handed_out, self._handed_out))
+                self._db.executemany(
+                    "UPDATE outbox SET held = 1 WHERE sequence = ?", [(number,) for number in held]
+                )
+                for number in delivered:
+                    self._delete("sequence = ?", number)
+                self._delete("sequence <= ? AND NOT held", settled.acknowledged)
+                dropped = self._trim(bounds, max(handed_out, self._handed_out))._replace(
+                    held=self._trim_held(bounds) if held else {}
+                )
                 if events:
                     self._give(events[-1].sequence)
                 self.settled = settled._replace(causes=merge_causes((*settled.causes, *dropped.causes)))
@@ -257,17 +304,40 @@ class Store:
             self._reserved = sequence + SEQUENCE_RESERVE
             self._is_reserve_on_disk = False
 
-    def _delete(self, after: int, upto: int) -> int:
-        where = "WHERE sequence > ? AND sequence <= ?"
+    def _delete(self, where: str, *values: object) -> int:
         count, size = self._db.execute(
-            f"SELECT count(*), coalesce(sum(size), 0) FROM outbox {where}",  # noqa: S608 - of our own making
-            (after, upto),
+            f"SELECT count(*), coalesce(sum(size), 0) FROM outbox WHERE {where}",  # noqa: S608 - of our own making
+            values,
         ).fetchone()
         if count:
-            self._db.execute(f"DELETE FROM outbox {where}", (after, upto))  # noqa: S608
+            self._db.execute(f"DELETE FROM outbox WHERE {where}", values)  # noqa: S608
             self.count -= count
             self.size -= size
         return int(count)
+
+    def held(self) -> dict[str, HeldEvents]:
+        """The side queues, by topic."""
+        rows = self._db.execute(
+            "SELECT topic, count(*), min(sequence), max(sequence) FROM outbox WHERE held GROUP BY topic"
+        )
+        return {topic: HeldEvents(*numbers) for topic, *numbers in rows}
+
+    def _trim_held(self, bounds: Bounds) -> dict[str, list[int]]:
+        """Drop the oldest of the fullest topic until what is held is within its bounds."""
+        gone: dict[str, list[int]] = {}
+        counts = {topic: events.number for topic, events in self.held().items()}
+        (size,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM outbox WHERE held").fetchone()
+        while sum(counts.values()) > bounds.events * _HELD or size > bounds.size * _HELD:
+            fullest = max(counts, key=lambda topic: counts[topic])
+            number, freed = self._db.execute(
+                "SELECT sequence, size FROM outbox WHERE held AND topic = ? ORDER BY sequence LIMIT 1",
+                (fullest,),
+            ).fetchone()
+            self._delete("sequence = ?", number)
+            counts[fullest] -= 1
+            size -= freed
+            gone.setdefault(fullest, []).append(number)
+        return gone
 
     def _trim(self, bounds: Bounds, handed_out: int) -> Dropped:
         """Drop the oldest, down to 9/10 of the bounds: seldom and many, not one by one."""
@@ -276,7 +346,8 @@ class Store:
         count, size = self.count, self.size
         gone: list[int] = []
         for sequence, row_size in self._db.execute(
-            "SELECT sequence, size FROM outbox WHERE sequence > ? ORDER BY sequence", (handed_out,)
+            "SELECT sequence, size FROM outbox WHERE sequence > ? AND NOT held ORDER BY sequence",
+            (handed_out,),
         ):
             if count <= bounds.events * 0.9 and size <= bounds.size * 0.9:
                 break
@@ -287,19 +358,28 @@ class Store:
         # one for each unbroken run: a number that was missing before has a cause of its own
         ends = [one for one, following in pairwise(gone) if following > one + 1]
         causes = tuple(Cause(end, "outbox-full", time.time()) for end in (*ends, gone[-1]))
-        return Dropped(self._delete(handed_out, gone[-1]), causes)
+        number = self._delete("sequence > ? AND sequence <= ? AND NOT held", handed_out, gone[-1])
+        return Dropped(number, causes)
 
     def read(self, after: int, limit: int) -> list[StoredEvent]:
         """The events that follow a number, oldest first; they are handed out then."""
         rows = self._db.execute(
-            "SELECT sequence, type, topic, target, prefix, payload FROM outbox WHERE sequence > ? "
-            "ORDER BY sequence LIMIT ?",
+            f"SELECT {_COLUMNS} FROM outbox WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608
             (after, limit),
         )
         events = [StoredEvent(*row) for row in rows]
         if events:
             self._handed_out = events[-1].sequence
         return events
+
+    def read_held(self, topic: str, after: int, limit: int) -> list[StoredEvent]:
+        """The events of a side queue that follow a number, oldest first."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM outbox WHERE held AND topic = ? AND sequence > ? "  # noqa: S608
+            "ORDER BY sequence LIMIT ?",
+            (topic, after, limit),
+        )
+        return [StoredEvent(*row) for row in rows]
 
     def last(self) -> int:
         """The number of the last event; 0 for none."""
@@ -407,6 +487,8 @@ class _Written(NamedTuple):
     kept: Sequence[StoredEvent] = ()  # not on disk
     error: sqlite3.Error | None = None
     dropped: Dropped = Dropped()
+    held: frozenset[int] = frozenset()
+    delivered: frozenset[int] = frozenset()
 
 
 class Outbox:
@@ -434,6 +516,12 @@ class Outbox:
         self._is_writing = False
         self._unwritten: deque[StoredEvent] = deque()  # while the disk fails
         self._handed_out = 0
+        self.held: dict[str, HeldEvents] = store.held_at_start
+        """The side queues of topics that the broker denies."""
+        self.held_dropped: Counter[str] = Counter()
+        """Topic to how many of its held events were dropped since the start."""
+        self._newly_held: set[int] = set()  # not on disk yet
+        self._delivered_late: set[int] = set()  # the same
         self._idle = asyncio.Event()  # nothing is in the queue or the batch
         self._idle.set()
         self._news = asyncio.Event()
@@ -500,10 +588,36 @@ class Outbox:
         """The broker has answered for all that was read up to this number: remove them."""
         self._gaps.acknowledge(upto)
 
-    def deny(self, sequence: int) -> None:
-        """The broker denied this one, which is acknowledged next."""
-        self._gaps.deny(sequence)
+    def deny(self, event: StoredEvent) -> None:
+        """The broker will never take this one, which is acknowledged next."""
+        self._gaps.deny(event.sequence, event.topic)
         self.lost["denied"] += 1
+
+    def hold(self, event: StoredEvent) -> None:
+        """Put this one, which is acknowledged next, into the side queue of its topic."""
+        if event.is_held:
+            return
+        self._newly_held.add(event.sequence)
+        count, first, last = self.held.get(event.topic, HeldEvents(0, event.sequence, 0))
+        self.held[event.topic] = HeldEvents(count + 1, min(first, event.sequence), max(last, event.sequence))
+
+    def release(self, event: StoredEvent) -> None:
+        """The broker has this one, which was held, and all of its topic that were held before it."""
+        self._delivered_late.add(event.sequence)
+        self._take_from_held(event.topic, event.sequence)
+
+    def drop_held(self, event: StoredEvent) -> None:
+        """The broker will never take this one, which was held."""
+        self.release(event)
+        self._gaps.lose_held(event.topic, [event.sequence])
+        self.lost["denied"] += 1
+
+    def _take_from_held(self, topic: str, upto: int, number: int = 1) -> None:
+        count, _, last = self.held[topic]
+        if count <= number:
+            del self.held[topic]
+        else:
+            self.held[topic] = HeldEvents(count - number, upto + 1, last)
 
     def lose_unknown(self, reason: LostReason) -> None:
         """Events are lost, and it cannot be known which and how many."""
@@ -535,6 +649,11 @@ class Outbox:
             if self._idle.is_set():  # else something is still on its way to the store
                 self._gaps.nothing_waits(self._given)
             await self._news.wait()
+
+    async def read_held(self, topic: str, after: int, limit: int) -> list[StoredEvent]:
+        """The next events behind this number in the side queue of this topic; none while the disk fails."""
+        await self.flush()
+        return await self._try(partial(self._store.read_held, topic, after, limit), [])
 
     async def retained(self) -> frozenset[str]:
         """The retained topics that the broker may hold from us."""
@@ -597,7 +716,8 @@ class Outbox:
 
     def _write_all(self) -> None:
         """The same, and write what else is not on disk yet."""
-        if not self._is_writing and (self._unwritten or self._gaps.settled != self._store.settled):
+        waits = self._unwritten or self._newly_held or self._delivered_late
+        if not self._is_writing and (waits or self._gaps.settled != self._store.settled):
             self._write_batch()
         self._write()
 
@@ -617,6 +737,8 @@ class Outbox:
                 settled=self._gaps.settled,
                 bounds=self.bounds,
                 handed_out=self._handed_out,
+                held=frozenset(self._newly_held),
+                delivered=frozenset(self._delivered_late),
             )
         self._worker.do(job).add_done_callback(self._note_written)
 
@@ -633,15 +755,25 @@ class Outbox:
             self._unwritten = deque(written.kept)
             if written.error is not None:
                 self._note_failure(written.error)
+            self._newly_held -= written.held
+            self._delivered_late -= written.delivered
             if written.dropped.number:
-                self._note_dropped(*written.dropped)
+                self._note_dropped(written.dropped.number, written.dropped.causes)
+            for topic, sequences in written.dropped.held.items():
+                self._gaps.lose_held(topic, sequences)
+                self.lost["denied"] += len(sequences)
+                self.held_dropped[topic] += len(sequences)
+                self._take_from_held(topic, max(sequences), len(sequences))
         self._bound_memory()
         self._news.set()
         self._write()
 
     def _bound_memory(self) -> None:
-        while self._unwritten and self._unwritten[0].sequence <= self.acknowledged:
-            self._unwritten.popleft()
+        self._unwritten = deque(
+            event
+            for event in self._unwritten
+            if event.sequence > self.acknowledged or event.sequence in self._newly_held
+        )
         excess = len(self._unwritten) - MEMORY_LIMIT
         if excess <= 0:
             return
@@ -681,9 +813,14 @@ def _write_batch(
     settled: Settled,
     bounds: Bounds,
     handed_out: int,
+    held: frozenset[int],
+    delivered: frozenset[int],
 ) -> _Written:
     events = [*unwritten, *(encoded(record, identity) for record in records)]
     try:
-        return _Written(dropped=store.write(events, settled, bounds=bounds, handed_out=handed_out))
+        dropped = store.write(
+            events, settled, bounds=bounds, handed_out=handed_out, held=held, delivered=delivered
+        )
     except sqlite3.Error as error:
         return _Written(events, error)
+    return _Written(dropped=dropped, held=held, delivered=delivered)

@@ -28,7 +28,7 @@ from routesync.events.mqtt_client import FAREWELL_S, MqttConnection, Publication
 from routesync.events.node_status import Status, offline
 from routesync.events.outbox import Outbox, StoredEvent
 from routesync.events.retained import PublishedTables, RetainedState, encode_status
-from routesync.events.sender import DENIED_S, REPORTS, Sender
+from routesync.events.sender import DENIED_S, REPORTS, Answer, Quarantine, Sender
 
 log = structlog.get_logger("routesync.events")
 
@@ -94,6 +94,8 @@ class MqttPublisher:
         self._table_interval_s = table_interval_s
         self._root = f"{settings.root}/{node}"
         self._delivery: Delivery | None = None
+        self._sender: Sender | None = None  # of the connection that broke last, or is open
+        self._quarantine = Quarantine()
         self._stopping = asyncio.Event()
         self._stop_by = 0.0
 
@@ -101,11 +103,8 @@ class MqttPublisher:
     def troubles(self) -> tuple[str, ...]:
         """Why events do not get through, one line each; empty when all is well."""
         found = [] if self.state == "connected" else [self.state]
-        if self._delivery is not None and (denials := self._delivery.sender.denials):
-            topics = ", ".join(f"{topic} ({answer})" for topic, answer in denials.items())
-            found.append(
-                f"the broker denies publishing to {self._root}: {topics}; check its access rules and limits"
-            )
+        if self._delivery is not None:
+            found += self._delivery.troubles
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
@@ -151,9 +150,24 @@ class MqttPublisher:
                     failures = 0
                 failures += 1
                 self.measures.failures += 1
+                self._note_break()
                 self._note_trouble(explain(_first(group), self._settings, self.client_id))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
+
+    def _note_break(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is None:  # there was no connection
+            return
+        topic = self._quarantine.note_break(sender.unanswered, took_others=sender.has_taken)
+        if topic is not None:
+            log.error(
+                "message_set_aside",
+                topic=f"{self._root}/{topic}",
+                size=sender.unanswered[topic],
+                reason="the connection broke twice with it",
+                remedy="check the broker's access rules and its limit on the size of a message",
+            )
 
     def _note_trouble(self, trouble: str) -> None:
         if self.state in ("connected", "connecting"):
@@ -178,7 +192,14 @@ class MqttPublisher:
         async with connection:
             self.measures.connections += 1
             self._note_connected()
-            sender = Sender(connection, self._settings, self._root, self._outbox)
+            sender = Sender(
+                connection,
+                self._settings,
+                self._root,
+                outbox=self._outbox,
+                quarantine=self._quarantine,
+            )
+            self._sender = sender
             retained = RetainedState(sender, self._hub, self._outbox, self._tables, self._table_interval_s)
             self._delivery = Delivery(
                 sender,
@@ -274,6 +295,13 @@ class Delivery:
         self._measures = measures
         self._stopping = False
         self._refresh = asyncio.Event()
+        self._refused: list[StoredEvent] = []  # for the moment
+        self._has_refused = asyncio.Event()
+        self._may_go_on = asyncio.Event()
+        self._may_go_on.set()
+        self._tried_at: dict[
+            str, float
+        ] = {}  # topic of held events to when it was last tried, in the loop's time
         self._unacknowledged: dict[int, None] = {}  # sequences, in order
         self._sent = outbox.acknowledged
         self._progress = asyncio.Event()
@@ -286,10 +314,15 @@ class Delivery:
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sender.listen())
-            await self.sender.prepare("status")
-            self._retained.post_status(self._status())
+            if (
+                "status" not in self.sender.quarantine.suspects
+            ):  # else others go first, to see whether it is to blame
+                await self.sender.prepare("status")
+                self._retained.post_status(self._status())
             tasks.create_task(self._send_events())
+            tasks.create_task(self._send_refused())
             tasks.create_task(self._send_states())
+            tasks.create_task(self._send_held())
         raise AssertionError("the tasks end by raising")
 
     def publish_stopping(self) -> None:
@@ -317,28 +350,108 @@ class Delivery:
             self._progress.clear()
             await self._progress.wait()
 
+    @property
+    def troubles(self) -> list[str]:
+        """What the broker refuses, one line each."""
+        found: list[str] = []
+        if self.sender.waits_for is not None:
+            found.append(f"the broker takes no more for the moment ({self.sender.waits_for}): events wait")
+        if denials := self.sender.denials:
+            held = self._outbox.held
+            topics = ", ".join(
+                f"{topic} ({answer}{f'; {held[topic].number} events are held' if topic in held else ''})"
+                for topic, answer in denials.items()
+            )
+            found.append(
+                f"the broker denies publishing to {self.sender.root}: {topics}; check its access rules and limits"
+            )
+        return found
+
+    # ---- events ----
+
     async def _send_events(self) -> NoReturn:
         while True:
             for event in await self._outbox.read(self._sent, _BATCH):
-                named = (("type", event.type), ("target", event.target), ("prefix", event.prefix))
-                publication = Publication(
-                    f"{self.sender.root}/{event.topic}",
-                    event.payload,
-                    expiry_s=self.sender.settings.event_expiry_s,
-                    user=tuple((name, value) for name, value in named if value is not None),
-                )
+                await self.sender.ready()
+                await self._may_go_on.wait()
                 self._unacknowledged[event.sequence] = None
                 self._sent = event.sequence
-                await self.sender.send(event.topic, publication, partial(self._event_answered, event))
+                if event.is_held or event.topic in self._outbox.held:
+                    self._event_answered(event, "denied")
+                else:
+                    await self._send(event, partial(self._event_answered, event))
 
-    def _event_answered(self, event: StoredEvent, denial: str | None) -> None:
-        if denial is None:
-            self._measures.published += 1
-        else:
-            self._outbox.deny(event.sequence)
+    async def _send(self, event: StoredEvent, answered: Callable[[Answer], None]) -> None:
+        named = (("type", event.type), ("target", event.target), ("prefix", event.prefix))
+        payload = event.payload if not event.is_held else event.payload.removesuffix(b"}") + b',"late":true}'
+        publication = Publication(
+            f"{self.sender.root}/{event.topic}",
+            payload,
+            expiry_s=self.sender.settings.event_expiry_s,
+            user=tuple((name, value) for name, value in named if value is not None),
+        )
+        await self.sender.send(event.topic, publication, answered)
+
+    def _event_answered(self, event: StoredEvent, answer: Answer) -> None:
+        match answer:
+            case "taken":
+                self._measures.published += 1
+            case "wait":
+                self._refused.append(event)
+                self._may_go_on.clear()
+                self._has_refused.set()
+                return
+            case "denied":
+                self._outbox.hold(event)
+            case "lost":
+                self._outbox.deny(event)
         self._unacknowledged.pop(event.sequence, None)
         self._outbox.acknowledge(next(iter(self._unacknowledged), self._sent + 1) - 1)
         self._progress.set()
+
+    async def _send_refused(self) -> NoReturn:
+        """Send what was refused for the moment again, in order, before anything that follows."""
+        while True:
+            await self._has_refused.wait()
+            await self.sender.connection.quiet()
+            self._has_refused.clear()
+            refused, self._refused = sorted(self._refused), []
+            for event in refused:
+                await self._send(event, partial(self._event_answered, event))
+            await self.sender.connection.quiet()
+            if not self._refused:
+                self._may_go_on.set()
+
+    async def _send_held(self) -> NoReturn:
+        """Try each topic of held events now and then with the first of them; when it is taken, all others follow."""
+        while True:
+            now = asyncio.get_running_loop().time()
+            for topic in list(self._outbox.held):
+                if now - self._tried_at.get(topic, -DENIED_S) >= DENIED_S:
+                    self._tried_at[topic] = now
+                    await self._release(topic)
+            await asyncio.sleep(min(TICK_S, DENIED_S))
+
+    async def _release(self, topic: str) -> None:
+        after, number = 0, 1  # one to try with
+        while events := await self._outbox.read_held(topic, after, number):
+            answers: list[Answer] = []
+            for event in events:
+                await self._send(event, partial(self._held_answered, event, answers))
+            await self.sender.connection.quiet()
+            if set(answers) - {"taken", "lost"} or len(answers) < len(events):
+                return
+            after, number = events[-1].sequence, _BATCH
+
+    def _held_answered(self, event: StoredEvent, answers: list[Answer], answer: Answer) -> None:
+        answers.append(answer)
+        if answer == "taken":
+            self._measures.published += 1
+            self._outbox.release(event)
+        elif answer == "lost":
+            self._outbox.drop_held(event)
+
+    # ---- retained state and reports ----
 
     async def _send_states(self) -> NoReturn:
         while True:
@@ -352,12 +465,19 @@ class Delivery:
 
     def _report_lost(self) -> None:
         denial = self.sender.denied.get(REPORTS)
-        if denial is not None and asyncio.get_running_loop().time() - denial.at < DENIED_S:
-            return  # a report would only be lost as well
+        if REPORTS in self._outbox.held or (
+            denial is not None and asyncio.get_running_loop().time() - denial.at < DENIED_S
+        ):
+            return  # a report would only be held or lost as well
         for lost in self._outbox.unreported:
             since = datetime.fromtimestamp(lost.since, UTC)
             self._hub.emit(
                 EventsLost(
-                    count=lost.number, first=lost.first, last=lost.last, since=since, reason=lost.reason
+                    count=lost.number,
+                    first=lost.first,
+                    last=lost.last,
+                    since=since,
+                    reason=lost.reason,
+                    topics=lost.topics,
                 )
             )

@@ -31,10 +31,18 @@ from routesync.events.models import (
     SyncCompleted,
     SyncLost,
 )
-from routesync.events.mqtt_client import Publication
-from routesync.events.node_status import BUCKETS, RowState, Status, TableBucket, TableManifest, TableRow
+from routesync.events.mqtt_client import Publication, Refusal
+from routesync.events.node_status import (
+    BUCKETS,
+    HeldTopic,
+    RowState,
+    Status,
+    TableBucket,
+    TableManifest,
+    TableRow,
+)
 from routesync.events.outbox import Outbox
-from routesync.events.sender import Sender
+from routesync.events.sender import Answer, Sender
 
 log = structlog.get_logger("routesync.events")
 
@@ -196,8 +204,17 @@ class RetainedState:
             self._next_at = time.monotonic() + self._interval_s
             await self._publish_buckets(targets)
         manifest = tuple(table.manifest for table in self._shown(targets))
-        await self._sender.prepare("status")
-        self.post_status(status_source().model_copy(update={"table": manifest}))
+        held = tuple(
+            HeldTopic(
+                topic=topic,
+                count=events.number,
+                first=events.first,
+                last=events.last,
+                dropped=self._outbox.held_dropped[topic],
+            )
+            for topic, events in sorted(self._outbox.held.items())
+        )
+        await self._send_status(status_source().model_copy(update={"table": manifest, "held": held}))
 
     def send_again(self, place: str) -> None:
         """Publish again, with the next call, `status` or all of `table/<target>/#`: the broker denied it before."""
@@ -227,16 +244,32 @@ class RetainedState:
                     serial=str(bucket.sequence),
                 )
                 user = (("type", TableBucket.type_name), ("target", bucket.target))
-                await self._sender.send(topic, self._publication(topic, payload, *user))
+                publication = self._publication(topic, payload, *user)
+                await self._sender.send(topic, publication, partial(self._bucket_answered, table, number))
+
+    def _bucket_answered(self, table: PublishedTable, number: int, answer: Answer) -> None:
+        if answer == "wait":
+            table.dirty.add(number)
+
+    def _status_answered(self, answer: Answer) -> None:
+        if answer == "wait":
+            self._status = None
+
+    async def _send_status(self, status: Status) -> None:
+        if (publication := self._new_status(status)) is not None:
+            await self._sender.send("status", publication, self._status_answered)
 
     def post_status(self, status: Status) -> None:
-        """Publish this status, unless it says nothing new."""
+        """Publish this status at once, unless it says nothing new."""
+        if (publication := self._new_status(status)) is not None:
+            self._sender.post("status", publication, self._status_answered)
+
+    def _new_status(self, status: Status) -> Publication | None:
         news = status.model_copy(update={"time": None, "epoch": self._hub.identity.epoch})
         if news == self._status:
-            return
+            return None
         self._status = news
-        payload = encode_status(status, self._hub)
-        self._sender.post("status", self._publication("status", payload, ("type", Status.type_name)))
+        return self._publication("status", encode_status(status, self._hub), ("type", Status.type_name))
 
     def _publication(self, topic: str, payload: bytes, *user: tuple[str, str]) -> Publication:
         return Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
@@ -260,8 +293,8 @@ class RetainedState:
     async def _clear(self, topics: list[str]) -> None:
         denied: list[str] = []
 
-        def note(topic: str, denial: str | None) -> None:
-            if denial is not None:
+        def note(topic: str, refusal: Refusal | None) -> None:
+            if refusal is not None:
                 denied.append(topic)
 
         connection = self._sender.connection

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from routesync.config import load
-from routesync.events.mqtt_client import read_password
+from routesync.config.models import MqttSettings
+from routesync.events.mqtt_client import PasswordFileError, read_password
 
 
 def test_a_password_that_changes_in_its_file_is_taken_with_the_next_connection(tmp_path: Path) -> None:
@@ -17,3 +20,28 @@ def test_a_password_that_changes_in_its_file_is_taken_with_the_next_connection(t
     assert read_password(settings) == "before"
     password.write_text("after\n")
     assert read_password(settings) == "after"
+
+
+@pytest.mark.parametrize(
+    ("content", "trouble"),
+    [
+        (b"\xff\xfe", "it is not UTF-8"),
+        (b"x" * 65536, "it has more than 65535 bytes"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_password_that_cannot_be_used_names_the_setting(
+    tmp_path: Path, content: bytes | None, trouble: str
+) -> None:
+    password = tmp_path / "password"
+    if content is not None:
+        password.write_bytes(content)
+    settings = MqttSettings(host="broker", username="node", password_file=str(password))
+    with pytest.raises(PasswordFileError, match=f"mqtt.password_file: .*: {trouble}"):
+        read_password(settings)
+
+
+def test_a_password_may_have_any_bytes_that_are_text(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_bytes(b"a\0b\n")
+    assert read_password(MqttSettings(host="broker", username="node", password_file=str(password))) == "a\0b"

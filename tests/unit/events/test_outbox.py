@@ -18,9 +18,9 @@ from structlog.testing import capture_logs
 
 from routesync.events import outbox as outbox_module
 from routesync.events.cloudevents import Record
-from routesync.events.models import EventsLost
+from routesync.events.models import EventsLost, SyncLost
 from routesync.events.mqtt_client import PackedProperties, Publication
-from routesync.events.outbox import SEQUENCE_RESERVE, Bounds, Meta, Outbox, StoredEvent
+from routesync.events.outbox import SEQUENCE_RESERVE, Bounds, HeldEvents, Meta, Outbox, StoredEvent
 from support.disks import fill, small_disk
 from support.events import accepted
 from support.waiting import eventually
@@ -182,10 +182,94 @@ async def test_beyond_the_bound_in_bytes_the_oldest_go(file: Path) -> None:
 
 async def deny(outbox: Outbox, *numbers: int) -> None:
     """Have the broker deny what waits."""
-    assert await everything(outbox) == [*numbers]
-    for number in numbers:
-        outbox.deny(number)
-        outbox.acknowledge(number)
+    last = await outbox.flush()
+    events = await outbox.read(0, 1000)
+    assert [event.sequence for event in events] == [*numbers]
+    assert events[-1].sequence == last
+    for event in events:
+        outbox.deny(event)
+        outbox.acknowledge(event.sequence)
+
+
+async def test_what_is_held_waits_for_its_topic_and_others_pass_it(file: Path) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2, 3)
+        await outbox.flush()
+        first, second, _ = await outbox.read(0, 10)
+        outbox.hold(first)
+        outbox.hold(second)
+        outbox.acknowledge(3)
+        assert outbox.held == {first.topic: HeldEvents(2, 1, 2)}
+    async with opened(file) as outbox:
+        assert (outbox.acknowledged, unreported(outbox)) == (3, [])
+        assert outbox.held == {first.topic: HeldEvents(2, 1, 2)}
+        put(outbox, 4)
+        await outbox.flush()
+        assert [event.sequence for event in await outbox.read(outbox.acknowledged, 10)] == [4]
+        outbox.acknowledge(4)
+        events = await outbox.read_held(first.topic, 0, 10)
+        assert [(event.sequence, event.payload) for event in events] == [
+            (1, first.payload),
+            (2, second.payload),
+        ]
+        outbox.release(events[0])
+        assert outbox.held == {first.topic: HeldEvents(1, 2, 2)}
+        assert [event.sequence for event in await outbox.read_held(first.topic, 0, 10)] == [2]
+        outbox.release(events[1])
+        assert outbox.held == {}
+        assert unreported(outbox) == []
+    async with opened(file) as outbox:
+        assert (outbox.held, outbox.backlog, unreported(outbox)) == ({}, 0, [])
+
+
+async def test_what_is_held_behind_an_event_that_waits_leaves_no_gap_after_a_restart(file: Path) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2, 3)
+        await outbox.flush()
+        _, second, _ = await outbox.read(0, 10)
+        outbox.hold(second)
+        outbox.acknowledge(0)  # the first is refused for the moment
+    async with opened(file) as outbox:
+        events = await outbox.read(0, 10)
+        assert [(event.sequence, event.is_held) for event in events] == [(1, False), (2, True), (3, False)]
+        outbox.hold(events[1])
+        outbox.acknowledge(3)
+        assert (outbox.held[second.topic].number, unreported(outbox)) == (1, [])
+
+
+async def test_of_what_is_held_the_oldest_of_the_fullest_topic_go_and_are_counted(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        put(outbox, *range(1, 201))
+        outbox.put(Record(201, 1.0, SyncLost(target="lb-1", prefix="10.0.0.0/8", detail="")))
+        await outbox.flush()
+        events = await outbox.read(0, 1000)
+        for event in events:
+            outbox.hold(event)
+        outbox.acknowledge(201)
+        await outbox.flush()
+        assert outbox.held == {
+            events[0].topic: HeldEvents(99, 102, 200),
+            events[-1].topic: HeldEvents(1, 201, 201),
+        }
+        assert outbox.held_dropped == {events[0].topic: 101}
+        (lost,) = outbox.unreported
+        assert (lost.reason, lost.number, lost.first, lost.last) == ("denied", 101, 1, 101)
+        assert lost.topics == {events[0].topic: 101}
+
+
+async def test_what_is_held_while_the_disk_fails_is_held_when_it_is_well_again(disk: Path) -> None:
+    async with opened(disk / "outbox.sqlite") as outbox:
+        ballast = fill(disk)
+        put(outbox, *range(1, 2001))
+        await outbox.flush()
+        first, *_ = await outbox.read(0, 2000)
+        outbox.hold(first)
+        outbox.acknowledge(2000)
+        await outbox.flush()
+        ballast.unlink()
+        await eventually(lambda: outbox.trouble is None)
+        assert [event.sequence for event in await outbox.read_held(first.topic, 0, 10)] == [1]
+        assert unreported(outbox) == []
 
 
 async def test_a_loss_is_remembered_until_its_report_is_delivered(file: Path) -> None:
@@ -393,9 +477,11 @@ async def test_a_corrupted_file_ends_nothing(
 ) -> None:
     async with opened(file) as outbox:
         put(outbox, *range(1, 31))
-        await outbox.read(0, 1)
-        outbox.deny(1)
-        outbox.acknowledge(1)
+        await outbox.flush()
+        denied, held, *_ = await outbox.read(0, 5)
+        outbox.deny(denied)
+        outbox.hold(held)
+        outbox.acknowledge(2)
         await outbox.remember_retained(["a/b"])
         epoch = outbox.identity.epoch
     corrupt(file, random.Random(seed), epoch.encode())
