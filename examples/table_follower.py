@@ -48,6 +48,7 @@ class Target:
     """The copy of one target's table. `routes` and `digest` are kept up to date with each change."""
 
     epoch: str
+    depth: int
     buckets: list[Bucket]
     routes: int = 0
     digest: int = 0
@@ -117,10 +118,11 @@ class Copy:
 
     def _apply_bucket(self, epoch: str, data: dict[str, Any]) -> None:
         target = self.targets.get(data["target"])
-        if target is None or target.epoch != epoch or len(target.buckets) != data["buckets"]:
-            # numbers of another epoch mean nothing
-            target = self.targets[data["target"]] = Target(epoch, [Bucket() for _ in range(data["buckets"])])
-        bucket = target.buckets[data["bucket"]]
+        depth = data["depth"]
+        if target is None or target.epoch != epoch or target.depth != depth:
+            # numbers of another epoch mean nothing; with another depth all buckets come again
+            target = self.targets[data["target"]] = Target(epoch, depth, [Bucket() for _ in range(2**depth)])
+        bucket = target.buckets[int(data["bucket"], 16)]
         if data["sequence"] < bucket.sequence:
             return  # older than what we have
         routes = {row["prefix"]: (row["gateway"], row["state"]) for row in data["routes"]}
@@ -133,7 +135,7 @@ class Copy:
         if target is None or target.epoch != epoch:
             return  # the bucket will come, and this event will be in it
         prefix = data["prefix"]
-        bucket = target.buckets[zlib.crc32(prefix.encode()) % len(target.buckets)]
+        bucket = target.buckets[zlib.crc32(prefix.encode()) >> (32 - target.depth)]
         if sequence <= bucket.sequence:
             return  # in it already, or delivered again
         target.set(bucket, prefix, (data["gateway"] or "", PUT[kind]) if kind in PUT else None)

@@ -23,7 +23,7 @@ from routesync.events.cloudevents import (
 )
 from routesync.events.models import EVENTS, Event
 from routesync.events.node_status import (
-    BUCKETS,
+    MIN_DEPTH,
     KernelStatus,
     Status,
     TableBucket,
@@ -50,7 +50,7 @@ _CLOSED: Final = ("additionalProperties", False)
 _PARAMETERS: Final = {
     "node": {"description": "Name of the node.", "examples": ["node-1"]},
     "target": {"description": "Name of the target.", "examples": ["lb-1"]},
-    "bucket": {"description": "Number of the bucket, from 0.", "examples": ["5"]},
+    "bucket": {"description": "The leading bits of the prefixes' hash, in hex.", "examples": ["0a"]},
 }
 
 
@@ -69,7 +69,7 @@ def example_event(kind: type[Event]) -> Event:
 def example_bucket() -> TableBucket:
     """A bucket with one route."""
     row = TableRow(prefix="10.244.1.0/24", gateway="192.168.10.10", state="confirmed")
-    return TableBucket(target="lb-1", bucket=53, buckets=BUCKETS, sequence=1234, routes=(row,))
+    return TableBucket(target="lb-1", bucket="0a", depth=MIN_DEPTH, sequence=1234, routes=(row,))
 
 
 def example_status() -> Status:
@@ -96,7 +96,7 @@ def example_status() -> Status:
         verdicts={"pod-networks": 4, "dhcp-host-routes": 1},
         broker="connected",
         table=(
-            TableManifest(target="lb-1", buckets=BUCKETS, routes=1, digest="0376f3d276c94a93", sequence=1234),
+            TableManifest(target="lb-1", depth=MIN_DEPTH, routes=1, digest="0376f3d276c94a93", sequence=1234),
         ),
     )
 

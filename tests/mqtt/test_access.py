@@ -10,12 +10,13 @@ from structlog.testing import capture_logs
 
 from routesync.events import publisher, sender
 from routesync.events.models import SyncCompleted
-from routesync.events.node_status import BUCKETS
+from routesync.events.node_status import MIN_DEPTH
 from support.broker import Broker, ServerTls, broker
 from support.certificates import Authority
 from support.events import NODE, Listener, listening, publishing
 from support.waiting import eventually
 
+BUCKETS = 2**MIN_DEPTH
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
 
 

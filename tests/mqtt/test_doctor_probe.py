@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from routesync.doctor.gather import ask_broker
+from routesync.doctor.gather import accepts_v5, ask_broker
 from support.broker import Broker, broker
 from support.events import NODE, listening, publishing
 from support.waiting import eventually
@@ -38,6 +38,8 @@ async def test_a_publish_that_is_accepted_is_heard_once_and_not_kept(
     async with listening(mosquitto.settings(), "#") as listener:
         facts = await ask_broker(mosquitto.settings(protocol=protocol), NODE, running=False, contact=True)
         assert (facts.trouble, facts.publish) == (None, "accepted")
+        if protocol == "3.1.1":
+            assert await accepts_v5(mosquitto.settings(protocol=protocol))
         await eventually(lambda: bool(listener.heard), what="the probe")
         assert [heard.topic for heard in listener.heard] == [STATUS]
         assert listener.states == ["offline"]

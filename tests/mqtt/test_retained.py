@@ -10,11 +10,12 @@ import aiomqtt
 from structlog.testing import capture_logs
 
 from routesync.events.models import RouteWithdrawn, SyncCompleted
-from routesync.events.node_status import BUCKETS, Status
+from routesync.events.node_status import MIN_DEPTH, Status
 from support.broker import Broker, broker
 from support.events import NODE, TARGET, Listener, Node, accepted, listening, publishing
 from support.waiting import eventually
 
+BUCKETS = 2**MIN_DEPTH
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
 
 

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from routesync.best_routes import OwnNode
 from routesync.events.cloudevents import Record
 from routesync.events.models import Event
-from routesync.events.node_status import BUCKETS
 from routesync.events.retained import PublishedTables
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
@@ -194,7 +193,7 @@ def told(events: Sequence[Event]) -> dict[Prefix, str]:
     return {
         Prefix.parse(row.prefix): row.gateway
         for target in table
-        for number in range(BUCKETS)
+        for number in range(2**target.depth)
         for row in target.bucket(number, 0).routes
     }
 

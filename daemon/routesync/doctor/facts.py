@@ -125,6 +125,7 @@ class BrokerFacts(NamedTuple):
         publish: what came of the test message: accepted, denied, not seen to come back (MQTT 3.1.1); or why there was
             none.
         denial: the broker's words for a denial.
+        speaks_v5: whether it accepts MQTT 5 although `mqtt.protocol` is 3.1.1.
     """
 
     place: str
@@ -134,6 +135,7 @@ class BrokerFacts(NamedTuple):
         "not-asked"
     )
     denial: str = ""
+    speaks_v5: bool = False
 
 
 class DatabaseFacts(NamedTuple):

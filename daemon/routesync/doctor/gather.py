@@ -396,6 +396,10 @@ async def _ask_peers(
     broker = None
     if settings.mqtt is not None and daemon.answer is None:
         broker = await ask_broker(settings.mqtt, settings.node.name, running=daemon.running, contact=contact)
+    elif settings.mqtt is not None:
+        broker = BrokerFacts(f"{settings.mqtt.host}:{settings.mqtt.port}")
+    if contact and broker is not None and settings.mqtt is not None and settings.mqtt.protocol == "3.1.1":
+        broker = broker._replace(speaks_v5=await accepts_v5(settings.mqtt))
     return tuple(targets), local, broker
 
 
@@ -461,6 +465,16 @@ async def ask_broker(
             )
     except (aiomqtt.MqttError, OSError, SettingError) as error:
         return facts._replace(trouble=explain(error, settings, client_id), publish="unknown")
+
+
+async def accepts_v5(settings: MqttSettings) -> bool:
+    """Whether the broker accepts MQTT 5, whatever `mqtt.protocol` says."""
+    client_id = f"routesync-doctor-{secrets.token_hex(3)}"
+    try:
+        async with MqttConnection(settings.model_copy(update={"protocol": "5.0"}), client_id=client_id):
+            return True
+    except (aiomqtt.MqttError, OSError, SettingError):
+        return False
 
 
 async def _try_publish(

@@ -143,6 +143,13 @@ def broker(facts: Facts) -> Iterator[Finding]:
         node = facts.config.loaded.settings.node.name
         mqtt = facts.config.loaded.settings.mqtt
         yield _as_tried(facts.broker, f"{mqtt.root if mqtt else ''}/{node}", node)
+    if facts.broker is not None and facts.broker.speaks_v5:
+        yield warn(
+            f"{facts.broker.place} accepts MQTT 5, and mqtt.protocol is 3.1.1",
+            "By 3.1.1 a broker cannot tell the daemon that a message is denied or too large.",
+            'set protocol = "5.0" in [mqtt]',
+            subject=facts.broker.place,
+        )
 
 
 def _as_the_daemon_reports(status: Status) -> Finding:

@@ -7,8 +7,10 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-BUCKETS: Final = 64
-"""Retained topics a target. 20,000 routes make buckets of about 30 kB, and a default mosquitto delivers them all."""
+MIN_DEPTH: Final = 6
+MAX_DEPTH: Final = 9
+"""Bits of a bucket's name. A table has 64 to 512 buckets, and up to eight tables of a node have 512 together: a default
+mosquitto delivers no more than some 1,000 retained messages to a new subscriber."""
 
 State = Literal["online", "degraded", "stopping", "offline"]
 
@@ -128,7 +130,9 @@ class TableManifest(StatusPart):
     """What a complete copy of one target's table looks like."""
 
     target: str
-    buckets: int = Field(ge=1, description="Number of retained bucket topics.")
+    depth: int = Field(
+        ge=MIN_DEPTH, le=MAX_DEPTH, description="Bits of a bucket's name: there are 2 to the power of it."
+    )
     routes: int = Field(ge=0, description="Number of routes over all buckets.")
     digest: str = Field(description="Exclusive-or over the routes' hashes, in 16 hex digits.")
     sequence: int = Field(ge=0, description="The event sequence at which count and digest are true.")
@@ -178,8 +182,13 @@ class TableBucket(StatusPart):
     type_name: ClassVar[str] = "io.routesync.table.v1"
 
     target: str = Field(examples=["lb-1"])
-    bucket: int = Field(ge=0, description="CRC-32 of the prefix as text, modulo `buckets`.", examples=[5])
-    buckets: int = Field(ge=1, examples=[BUCKETS])
+    bucket: str = Field(
+        description="The leading bits of the CRC-32 of the prefix as text, in two or three hex digits.",
+        examples=["2a"],
+    )
+    depth: int = Field(
+        ge=MIN_DEPTH, le=MAX_DEPTH, description="How many bits that are.", examples=[MIN_DEPTH]
+    )
     sequence: int = Field(
         ge=0, description="All events up to this one are in it, no later one.", examples=[1234]
     )

@@ -317,7 +317,7 @@ class Delivery:
             if (
                 "status" not in self.sender.quarantine.suspects
             ):  # else others go first, to see whether it is to blame
-                await self.sender.prepare("status")
+                await self.sender.prepare("status", 0)
                 self._retained.post_status(self._status())
             tasks.create_task(self._send_events())
             tasks.create_task(self._send_refused())

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -33,7 +33,8 @@ from routesync.events.models import (
 )
 from routesync.events.mqtt_client import Publication, Refusal
 from routesync.events.node_status import (
-    BUCKETS,
+    MAX_DEPTH,
+    MIN_DEPTH,
     HeldTopic,
     RowState,
     Status,
@@ -47,9 +48,18 @@ from routesync.events.sender import Answer, Sender
 log = structlog.get_logger("routesync.events")
 
 
-def bucket_of(prefix: str, buckets: int) -> int:
-    """The bucket that a prefix belongs to: the CRC-32 (ISO 3309, as in zlib) of its text, modulo the number."""
-    return zlib.crc32(prefix.encode()) % buckets
+ROUTES_A_BUCKET: Final = 16
+"""At most, on average, as long as there can be more buckets: makes messages of 1 to 3 kB, which any broker takes."""
+
+
+def bucket_of(prefix: str, depth: int) -> int:
+    """The bucket that a prefix belongs to: the leading bits of the CRC-32 (ISO 3309, as in zlib) of its text."""
+    return zlib.crc32(prefix.encode()) >> (32 - depth)
+
+
+def bucket_name(number: int, depth: int) -> str:
+    """The bucket's name in its topic."""
+    return f"{number:0{(depth + 3) // 4}x}"
 
 
 def row_hash(row: TableRow) -> int:
@@ -71,24 +81,26 @@ def _hash(prefix: str, entry: _Entry) -> int:
 class PublishedTable:
     """The routes of one target, in buckets, with count and digest kept up to date.
 
-    There may be tens of thousands, nearly all with one of a few gateways: so these share one value.
+    There may be tens of thousands, nearly all with one of a few gateways: so these share one value. Routes are kept in
+    the finest buckets there may be; a coarser one consists of neighbours, since a bucket's name are leading bits.
     """
 
     def __init__(self, target: str) -> None:
         self.target = target
         self.complete = False
         """Whether a comparison with the target was completed since the start."""
-        self.dirty: set[int] = set(range(BUCKETS))
-        """Buckets that changed since they were published; at first all, empty ones too."""
+        self.depth = MIN_DEPTH
+        """Bits of a bucket's name now."""
         self.routes = 0
-        self._buckets: tuple[dict[str, _Entry], ...] = tuple({} for _ in range(BUCKETS))
+        self._dirty: set[int] = set(range(2**MAX_DEPTH))
+        self._buckets: tuple[dict[str, _Entry], ...] = tuple({} for _ in range(2**MAX_DEPTH))
         self._values: dict[_Entry, _Entry] = {}
         self._digest = 0
         self._sequence = 0
 
     def change(self, prefix: str, entry: _Entry | None, sequence: int) -> None:
         """Put a route, or take it away."""
-        number = bucket_of(prefix, BUCKETS)
+        number = bucket_of(prefix, MAX_DEPTH)
         bucket = self._buckets[number]
         before = bucket.get(prefix)
         if entry == before:
@@ -104,19 +116,43 @@ class PublishedTable:
             bucket[prefix] = self._values.setdefault(entry, entry)
             self._digest ^= _hash(prefix, entry)
             self.routes += 1
-        self.dirty.add(number)
+        self._dirty.add(number)
         self._sequence = sequence
+
+    def settle_depth(self, most: int) -> None:
+        """Choose the number of buckets for the routes that there are; of two that fit, the present one stays."""
+        fits = self.depth <= most and self.routes <= ROUTES_A_BUCKET << self.depth
+        if fits and (self.depth == MIN_DEPTH or self.routes > ROUTES_A_BUCKET << (self.depth - 2)):
+            return
+        full = -(-self.routes // ROUTES_A_BUCKET)
+        depth = max(MIN_DEPTH, min(most, (full - 1).bit_length()))
+        if depth != self.depth:
+            self.depth = depth
+            self.mark_dirty()
+
+    def mark_dirty(self, number: int | None = None) -> None:
+        """This bucket, or each for None, is to be published (again)."""
+        width = 1 << (MAX_DEPTH - self.depth)
+        cells = range(2**MAX_DEPTH) if number is None else range(number * width, (number + 1) * width)
+        self._dirty.update(cells)
+
+    def take_dirty(self) -> list[int]:
+        """The buckets that changed since they were published; at first all, empty ones too."""
+        dirty, self._dirty = self._dirty, set()
+        return sorted({cell >> (MAX_DEPTH - self.depth) for cell in dirty})
 
     def bucket(self, number: int, sequence: int) -> TableBucket:
         """A bucket as it is at this sequence, which is the last that was given."""
+        width = 1 << (MAX_DEPTH - self.depth)
         return TableBucket(
             target=self.target,
-            bucket=number,
-            buckets=BUCKETS,
+            bucket=bucket_name(number, self.depth),
+            depth=self.depth,
             sequence=sequence,
             routes=tuple(
                 TableRow(prefix=prefix, gateway=entry.gateway, state=entry.state)
-                for prefix, entry in self._buckets[number].items()
+                for cell in self._buckets[number * width : (number + 1) * width]
+                for prefix, entry in cell.items()
             ),
         )
 
@@ -125,7 +161,7 @@ class PublishedTable:
         """What a complete copy looks like."""
         return TableManifest(
             target=self.target,
-            buckets=BUCKETS,
+            depth=self.depth,
             routes=self.routes,
             digest=f"{self._digest:016x}",
             sequence=self._sequence,
@@ -183,7 +219,7 @@ class RetainedState:
         self._tables = tables
         self._status: Status | None = None
         self._announced: set[str] = set()
-        self._remembered: frozenset[str] | None = None
+        self._remembered: tuple[frozenset[str], tuple[str, ...]] | None = None
         self._interval_s = interval_s
         self._next_at = 0.0
         # until then the last will of an earlier connection, under another name, may still come
@@ -199,6 +235,8 @@ class RetainedState:
         """
         targets = {target.name for target in status_source().targets}
         self._announced &= targets  # what is cleared below, and comes back, is published whole
+        for table in self._shown(targets):
+            table.settle_depth(max(MIN_DEPTH, MAX_DEPTH - (len(targets) - 1).bit_length()))
         await self._clear_leftovers(targets)
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + self._interval_s
@@ -229,10 +267,9 @@ class RetainedState:
     async def _publish_buckets(self, targets: Collection[str]) -> None:
         for table in self._shown(targets):
             if table.target not in self._announced:
-                table.dirty.update(range(BUCKETS))
+                table.mark_dirty()
                 self._announced.add(table.target)
-            dirty, table.dirty = sorted(table.dirty), set()
-            for number in dirty:
+            for number in table.take_dirty():
                 bucket = table.bucket(number, self._hub.sequence)
                 topic = f"table/{bucket.target}/{bucket.bucket}"
                 payload = encode_state(
@@ -249,7 +286,7 @@ class RetainedState:
 
     def _bucket_answered(self, table: PublishedTable, number: int, answer: Answer) -> None:
         if answer == "wait":
-            table.dirty.add(number)
+            table.mark_dirty(number)
 
     def _status_answered(self, answer: Answer) -> None:
         if answer == "wait":
@@ -274,21 +311,33 @@ class RetainedState:
     def _publication(self, topic: str, payload: bytes, *user: tuple[str, str]) -> Publication:
         return Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
 
-    async def _clear_leftovers(self, targets: Iterable[str]) -> None:
-        expected = frozenset(f"{self._sender.root}/{topic}" for topic in _topics(targets))
-        if expected != self._remembered:
+    async def _clear_leftovers(self, targets: Collection[str]) -> None:
+        kept = {f"{self._sender.root}/status"}
+        for table in self._shown(targets):
+            kept |= {
+                f"{self._path(table.target)}{bucket_name(n, table.depth)}" for n in range(2**table.depth)
+            }
+        # until a table was compared once, that of the run before stays
+        shown = {table.target for table in self._shown(targets)}
+        unknown = tuple(self._path(target) for target in targets if target not in shown)
+        state = frozenset(kept), unknown
+        if state != self._remembered:
             before = await self._outbox.retained()
+            expected = kept | {topic for topic in before if topic.startswith(unknown)}
             leftovers = sorted(before - expected)
             await self._outbox.remember_retained(before | expected)
             if leftovers:
                 await self._clear(leftovers)
                 self._willed += [topic for topic in leftovers if topic.endswith("/status")]
                 await self._outbox.remember_retained(expected | {*self._willed})
-            self._remembered = expected
+            self._remembered = state
         elif self._willed and time.monotonic() >= self._wills_over_at:
             await self._clear(self._willed)
             self._willed = []
-            await self._outbox.remember_retained(expected)
+            await self._outbox.remember_retained(await self._outbox.retained() & kept)
+
+    def _path(self, target: str) -> str:
+        return f"{self._sender.root}/table/{target}/"
 
     async def _clear(self, topics: list[str]) -> None:
         denied: list[str] = []
@@ -316,10 +365,3 @@ def encode_status(status: Status, hub: EventHub) -> bytes:
     at = time.time()
     stamped = status.model_copy(update={"epoch": hub.identity.epoch, "time": datetime.fromtimestamp(at, UTC)})
     return encode_state(Status.type_name, hub.identity, stamped, at=at, subject="status", serial=f"{at:.6f}")
-
-
-def _topics(targets: Iterable[str]) -> Iterable[str]:
-    yield "status"
-    for target in targets:
-        for bucket in range(BUCKETS):
-            yield f"table/{target}/{bucket}"

@@ -185,6 +185,7 @@ class Sender:
         self._reads_back = not connection.is_v5
         self._chosen: dict[str, str] = {}  # group of topics to the one of it that is checked
         self._checked: set[str] = set()  # topics that need no check now
+        self._largest: Counter[str] = Counter()  # group to size of the largest message that was checked
         self._echoes: dict[str, asyncio.Event] = {}  # topic to whether its message came back
         self._unechoed: set[str] = set()  # those of them whose message is not acknowledged yet
         self._checks: set[asyncio.Task[None]] = set()
@@ -212,8 +213,8 @@ class Sender:
         """Send as soon as the broker takes something and the window has room; see `post`."""
         async with self._sending:
             await self.ready()
-            await self.prepare(topic)
             size = len(publication.payload)
+            await self.prepare(topic, size)
             if self.quarantine.isolates(topic, size) and self.quarantine.find(topic, size) is None:
                 await self.connection.quiet()
                 self.post(topic, publication, answered)
@@ -228,17 +229,23 @@ class Sender:
             await asyncio.sleep(wait_s)
         await self.connection.room()
 
-    async def prepare(self, topic: str) -> None:
-        """Subscribe to the topic where its next message is to be read back.
+    async def prepare(self, topic: str, size: int) -> None:
+        """Subscribe to the topic where its next message, of this size in bytes, is to be read back.
+
+        Some brokers acknowledge a message that is too large, and discard it: so one that is much larger than those of
+        its group before is checked as well.
 
         Raises:
             aiomqtt.MqttError: the connection has broken.
         """
         if not self._reads_back:
             return
-        chosen = self._chosen.setdefault("/".join(topic.split("/")[:2]), topic)
-        if topic != chosen or topic in self._checked:
+        group = "/".join(topic.split("/")[:2])
+        chosen = self._chosen.setdefault(group, topic)
+        has_grown = size >= LARGE and size > 1.25 * self._largest[group]
+        if topic in self._echoes or (not has_grown and (topic != chosen or topic in self._checked)):
             return
+        self._largest[group] = max(size, self._largest[group])
         self._checked.add(topic)
         try:
             await self.connection.subscribe(f"{self.root}/{topic}")
@@ -328,7 +335,7 @@ class Sender:
             async with asyncio.timeout(self.settings.timeout_s):
                 await self._echoes[topic].wait()
         except TimeoutError:
-            self._note_denial(topic, _UNSEEN)
+            self._note_denial(topic, f"{_UNSEEN} ({self._sizes[topic]} bytes)")
             if topic.startswith("event/") and topic != REPORTS:  # a report of it could only be denied again
                 self._outbox.lose_unknown("denied")
         else:

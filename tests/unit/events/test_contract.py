@@ -22,7 +22,7 @@ from routesync.events import models
 from routesync.events.cloudevents import Record, StreamIdentity, encode
 from routesync.events.models import EVENTS, Event, RouteAccepted, RouteIneligible, RouteWithdrawn
 from routesync.events.node_status import Status, TableBucket
-from routesync.events.retained import bucket_of, row_hash
+from routesync.events.retained import bucket_name, bucket_of, row_hash
 from routesync.mirror.eligibility import Reason
 from support.events import accepted
 
@@ -61,7 +61,7 @@ def test_retained_examples_follow_their_schemas(state: Status | TableBucket) -> 
 def test_the_examples_of_the_table_agree_with_each_other() -> None:
     bucket, (manifest,) = example_bucket(), example_status().table
     (row,) = bucket.routes
-    assert bucket.bucket == bucket_of(row.prefix, bucket.buckets)
+    assert bucket.bucket == bucket_name(bucket_of(row.prefix, bucket.depth), bucket.depth)
     assert (manifest.routes, manifest.digest) == (1, f"{row_hash(row):016x}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +18,8 @@ from routesync.events.models import (
     RouteWithdrawn,
     SyncLost,
 )
-from routesync.events.node_status import BUCKETS, TableRow
-from routesync.events.retained import PublishedTable, PublishedTables, bucket_of, row_hash
+from routesync.events.node_status import MAX_DEPTH, MIN_DEPTH, TableRow
+from routesync.events.retained import PublishedTable, PublishedTables, _Entry, bucket_of, row_hash
 from support.events import accepted
 
 PREFIX = "10.244.1.0/24"
@@ -58,7 +59,7 @@ def endings(number: int) -> list[Event]:
 
 def test_the_hashes_are_what_other_programs_work_out() -> None:
     # printf '10.244.1.0/24' | gzip -c | tail -c8 | od -An -tu4
-    assert bucket_of(PREFIX, 64) == 716120245 % 64
+    assert bucket_of(PREFIX, 6) == 716120245 // 2**26
     # printf '10.244.1.0/24 192.168.10.10 confirmed' | sha256sum | cut -c1-16
     row = TableRow(prefix=PREFIX, gateway="192.168.10.10", state="confirmed")
     assert f"{row_hash(row):016x}" == "0376f3d276c94a93"
@@ -83,7 +84,7 @@ def test_the_manifest_is_that_of_the_rows_whatever_led_there(
     for number, kind in changes:
         events.append([accepted(number), confirmed(number), *endings(number)][kind])
     manifest = table_of(events).manifest
-    rows = [row for bucket in range(BUCKETS) for row in table_of(events).bucket(bucket, 0).routes]
+    rows = [row for bucket in range(2**MIN_DEPTH) for row in table_of(events).bucket(bucket, 0).routes]
     random.Random(seed).shuffle(rows)
     digest = 0
     for row in rows:
@@ -105,8 +106,65 @@ async def test_the_table_has_what_a_flood_left_out_of_the_stream() -> None:
     assert (hub.sequence, table.manifest.sequence, table.manifest.routes) == (10, 10, 100)
 
 
+def names(table: PublishedTable) -> dict[str, set[str]]:
+    """Bucket to its prefixes."""
+    buckets = [table.bucket(number, 0) for number in range(2**table.depth)]
+    return {bucket.bucket: {row.prefix for row in bucket.routes} for bucket in buckets}
+
+
+@pytest.mark.parametrize("depth", range(MIN_DEPTH, MAX_DEPTH + 1))
+def test_a_bucket_has_the_prefixes_whose_hash_begins_with_its_name(depth: int) -> None:
+    table = table_of([accepted(number) for number in range(5000)])
+    table.depth = depth
+    found = names(table)
+    assert sum(map(len, found.values())) == 5000
+    for name, prefixes in found.items():
+        assert {bucket_of(prefix, depth) for prefix in prefixes} == {int(name, 16)}
+
+
+def test_there_are_as_many_buckets_as_the_routes_need_and_few_changes_of_their_number() -> None:
+    table = PublishedTable("lb-1")
+    depths: list[int] = []
+
+    def settle(most: int = MAX_DEPTH) -> None:
+        table.settle_depth(most)
+        if not depths or depths[-1] != table.depth:
+            depths.append(table.depth)
+
+    for table.routes in range(0, 10_000, 7):
+        settle()
+    assert depths == [6, 7, 8, 9]
+    for table.routes in (*range(10_000, 4000, -7), *range(4000, 6000, 7)):
+        settle()
+    assert depths == [6, 7, 8, 9], "it does not go back and forth"
+    for table.routes in range(10_000, -1, -7):
+        settle()
+    assert depths == [6, 7, 8, 9, 7, 6]
+    table.routes = 100_000
+    settle(8)
+    assert table.depth == 8
+    assert table.take_dirty() == list(range(2**8))
+
+
+def test_only_what_changed_is_dirty() -> None:
+    table = PublishedTable("lb-1")
+    table.take_dirty()
+    table.change(PREFIX, _Entry("192.0.2.1", "accepted"), 1)
+    assert table.take_dirty() == [bucket_of(PREFIX, MIN_DEPTH)]
+    assert table.take_dirty() == []
+    table.mark_dirty(63)
+    assert table.take_dirty() == [63]
+
+
+def test_buckets_stay_small_as_long_as_there_can_be_more_of_them() -> None:
+    table = table_of([accepted(number) for number in range(8192)])
+    table.settle_depth(MAX_DEPTH)
+    sizes = [len(table.bucket(number, 0).model_dump_json()) for number in range(2**table.depth)]
+    assert max(sizes) < 3500
+
+
 def test_buckets_are_of_about_the_same_size() -> None:
     table = table_of([accepted(number) for number in range(20_000)])
-    sizes = [len(table.bucket(number, 0).routes) for number in range(BUCKETS)]
+    sizes = [len(prefixes) for prefixes in names(table).values()]
     assert sum(sizes) == 20_000
-    assert max(sizes) < 2 * 20_000 / BUCKETS
+    assert max(sizes) < 2 * 20_000 / 2**MIN_DEPTH
