@@ -59,11 +59,11 @@ class Supervisor:
             raise ValueError(f"a task named {name!r} runs already")
         self._create(name, run, restart)
 
-    async def replace(self, name: str, run: Run) -> None:
+    async def replace(self, name: str, run: Run, *, restart: Backoff | None = None) -> None:
         """Stop the task of this name, if there is one, and start this one when that has ended."""
         if name in self._tasks:
             await self._stop([name])
-        self._create(name, run, None)
+        self._create(name, run, restart)
 
     async def end(self, name: str) -> None:
         """Stop one task, and return when it has ended.

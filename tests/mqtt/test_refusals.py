@@ -13,7 +13,7 @@ from routesync.events.models import ConfigRejected, SyncCompleted, SyncLost
 from routesync.events.outbox import Bounds
 from support.broker import broker
 from support.events import listening, publishing
-from support.refusing_broker import CLOSE, Got, RefusingBroker, refusing_broker
+from support.refusing_broker import CLOSE, SILENCE, Got, RefusingBroker, refusing_broker
 from support.waiting import eventually
 
 QUOTA, UNSPECIFIED, DENIED, INVALID = 0x97, 0x80, 0x87, 0x99
@@ -208,3 +208,26 @@ async def test_a_broker_that_is_killed_again_and_again_makes_no_suspect_of_any_m
             await node.connected()
             await eventually(lambda: node.outbox.acknowledged == node.hub.sequence)
             assert node.publisher.troubles == ()
+
+
+async def test_a_broker_that_acknowledges_nothing_is_a_trouble_while_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sender, "UNANSWERED_S", 0.3)
+    is_silent = False
+    async with (
+        refusing_broker(lambda _: SILENCE if is_silent else 0) as made,
+        publishing(made.settings()) as node,
+    ):
+        node.emit(10)
+        await eventually(lambda: node.outbox.acknowledged == 10)
+        assert node.publisher.troubles == ()
+        is_silent = True
+        node.emit(10)
+        await eventually(lambda: len(node.publisher.troubles) == 1)
+        (trouble,) = list(node.publisher.troubles)
+        assert "has acknowledged nothing for" in trouble
+        is_silent = False
+        node.emit(10)
+        await eventually(lambda: len(made.sequences) == 20)
+        await eventually(lambda: node.publisher.troubles == ())

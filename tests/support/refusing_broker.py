@@ -12,6 +12,8 @@ from routesync.config.models import MqttSettings
 
 CLOSE: Final = -1
 """Close the connection instead of an answer."""
+SILENCE: Final = -2
+"""Give no answer."""
 _CONNACK: Final = b"\x20\x03\x00\x00\x00"
 
 
@@ -85,7 +87,8 @@ class RefusingBroker:
                 (self.refused if code else self.taken).append(got)
                 if code == CLOSE:
                     raise ConnectionResetError
-                writer.write(b"\x40\x04" + body[at : at + 2] + bytes([code, 0]))
+                if code != SILENCE:
+                    writer.write(b"\x40\x04" + body[at : at + 2] + bytes([code, 0]))
             case 8:
                 writer.write(b"\x90\x04" + body[:2] + b"\x00\x01")
             case 10:

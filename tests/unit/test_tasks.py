@@ -173,6 +173,22 @@ async def test_a_replacement_starts_when_the_former_has_ended_and_keeps_its_plac
     assert record == ["former", "successor starts", "kernel", "successor"]
 
 
+async def test_a_replacement_with_a_back_off_is_started_again() -> None:
+    starts = 0
+
+    async def fails_once() -> None:
+        nonlocal starts
+        starts += 1
+        await (fail() if starts == 1 else forever())
+
+    supervisor = Supervisor()
+    with capture_logs():
+        await supervisor.replace("pen", fails_once, restart=Backoff(first_s=0, most_s=0))
+        await eventually(lambda: starts == 2)
+        supervisor.request_stop()
+        await asyncio.wait_for(supervisor.wait(), 30)
+
+
 async def test_a_replacement_that_fails_ends_the_whole() -> None:
     supervisor = Supervisor()
     await supervisor.replace("pen", forever)

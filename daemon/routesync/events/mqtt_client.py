@@ -105,8 +105,8 @@ class MqttConnection:
         self._in_flight: dict[int, Callable[[Refusal | None], None]] = {}
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._is_quiet = asyncio.Event()
-        self._is_quiet.set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._entered = False
         self._ended: ReasonCode | None = None
         self._abandoned = False
@@ -237,9 +237,14 @@ class MqttConnection:
         if info.rc != 0:
             raise aiomqtt.MqttCodeError(info.rc, "cannot publish")
         self._in_flight[info.mid] = answered
-        self._is_quiet.clear()
+        self._quiet.clear()
         if len(self._in_flight) >= self._window:
             self._has_room.clear()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everything is acknowledged."""
+        return not self._in_flight
 
     async def room(self) -> None:
         """Wait until the window has room for one more."""
@@ -247,7 +252,7 @@ class MqttConnection:
 
     async def quiet(self) -> None:
         """Wait until everything is acknowledged."""
-        await self._is_quiet.wait()
+        await self._quiet.wait()
 
     async def subscribe(self, *topics: str) -> None:
         """Subscribe at QoS 1.
@@ -293,7 +298,7 @@ class MqttConnection:
             return
         self._has_room.set()
         if not self._in_flight:
-            self._is_quiet.set()
+            self._quiet.set()
         answered(None if code.value < _FAILURES else Refusal(code.value, str(code)))
 
 

@@ -176,11 +176,13 @@ class Store:
     """
 
     def __init__(self, path: Path | None, *, epoch: str | None = None) -> None:
+        self._path = path
         self._db = sqlite3.connect(
             ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=1
         )
         try:
             self._open(epoch or new_epoch())
+            self._identity = self._file_identity()
         except BaseException:
             self._db.close()
             raise
@@ -223,6 +225,19 @@ class Store:
         self.held_at_start = self.held()
         db.execute(_TRUNCATE_WAL)  # the reserve has to be on disk before it is used
         self._is_reserve_on_disk = True
+
+    def _file_identity(self) -> tuple[int, int] | None:
+        if self._path is None:
+            return None
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
+
+    def is_gone(self) -> bool:
+        """Whether the file was deleted or replaced since it was opened; SQLite goes on in a file without a name."""
+        try:
+            return self._file_identity() != self._identity
+        except OSError:
+            return True
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -526,6 +541,7 @@ class Outbox:
         self._idle.set()
         self._news = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Future[bool] | None = None
         self._retry_at = 0.0
         self._failed_at: float | None = None  # last; None: the disk is well
 
@@ -702,6 +718,19 @@ class Outbox:
             self.trouble = None
             log.info("outbox_recovered")
         self._write_all()
+        if self._looking is None:
+            self._looking = self._worker.do(self._store.is_gone)
+            self._looking.add_done_callback(self._note_whether_gone)
+
+    def _note_whether_gone(self, looking: asyncio.Future[bool]) -> None:
+        self._looking = None
+        if looking.cancelled() or not looking.result() or self.trouble is not None:
+            return
+        self.trouble = (
+            f"{self._place}: it was deleted or replaced while the daemon runs; the events that wait go on, and would "
+            "not survive a restart; restart the daemon when the broker has them"
+        )
+        log.error("outbox_deleted", path=self._place)
 
     def _write(self) -> None:
         """Have the thread write what waits in the queue; when it is done with a batch, this is called again."""

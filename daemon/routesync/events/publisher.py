@@ -356,6 +356,11 @@ class Delivery:
         found: list[str] = []
         if self.sender.waits_for is not None:
             found.append(f"the broker takes no more for the moment ({self.sender.waits_for}): events wait")
+        if (silent_s := self.sender.unanswered_s) is not None:
+            found.append(
+                f"the broker has acknowledged nothing for {silent_s:.0f} s: events wait; "
+                "is it overloaded, or its disk full?"
+            )
         if denials := self.sender.denials:
             held = self._outbox.held
             topics = ", ".join(

@@ -50,6 +50,8 @@ MOST_PAUSE_S: Final = 30.0
 ASIDE_S: Final = 60.0
 MOST_ASIDE_S: Final = 3600.0
 """A message that the connection broke with is tried again seldom: each time may cost a connection."""
+UNANSWERED_S: Final = 30.0
+"""A broker that acknowledges nothing for so long, although something waits for it, is a trouble."""
 LARGE: Final = 2048
 """Bytes: a message that the connection breaks with is too large for the broker, or below this one of a denied topic."""
 REPORTS: Final = EventsLost.topic()
@@ -179,6 +181,9 @@ class Sender:
         self._in_flight: Counter[str] = Counter()  # by topic
         self._sizes: dict[str, int] = {}  # topic to size of its last message
         self._sending = asyncio.Lock()
+        self._answered_at = (
+            0.0  # in the loop's time; or when something was sent after everything was answered
+        )
         self._resume_at = 0.0
         self._pauses = 0  # in a row
         self._unclear: Counter[str] = Counter()  # topic to refusals in a row that may be a denial
@@ -277,6 +282,8 @@ class Sender:
             if answered is not None:
                 answered("lost" if size >= LARGE else "denied")
             return
+        if self.connection.is_quiet:
+            self._answered_at = asyncio.get_running_loop().time()
         self._in_flight[topic] += 1
         self._sizes[topic] = size
         self.connection.post(publication, partial(self._note_answer, topic, answered))
@@ -285,6 +292,7 @@ class Sender:
         self, topic: str, answered: Callable[[Answer], None] | None, refusal: Refusal | None
     ) -> None:
         self._in_flight[topic] -= 1
+        self._answered_at = asyncio.get_running_loop().time()
         answer = self._evaluate(topic, refusal)
         if answered is not None:
             answered(answer)
@@ -346,6 +354,12 @@ class Sender:
         if topic in self.denied:
             await asyncio.sleep(DENIED_S)
             self._checked.discard(topic)
+
+    @property
+    def unanswered_s(self) -> float | None:
+        """For how long the broker has acknowledged nothing, where that is a trouble; else None."""
+        silent_s = asyncio.get_running_loop().time() - self._answered_at
+        return None if self.connection.is_quiet or silent_s < UNANSWERED_S else silent_s
 
     # ---- what the broker denies ----
 

@@ -20,7 +20,7 @@ from routesync.events.node_status import Status
 from routesync.events.outbox import Bounds, Outbox
 from routesync.events.publisher import MqttPublisher
 from routesync.events.retained import PublishedTables
-from routesync.tasks import Supervisor
+from routesync.tasks import RESTART, Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,9 @@ class EventSinks:
             if self.publisher is not None and self._outbox is not None:
                 self._hub.detach(self._outbox)  # it would only fill up; what waits in it, waits
             self.publisher = None
-            await self._supervisor.replace("events", functools.partial(log_events, self._hub))
+            await self._supervisor.replace(
+                "events", functools.partial(log_events, self._hub), restart=RESTART
+            )
             return
         outbox = self._open_outbox(Bounds(events.outbox_events, events.outbox_bytes))
         if self.publisher is None:
@@ -79,7 +81,7 @@ class EventSinks:
             tables=self.tables,
             table_interval_s=events.table_interval_s,
         )
-        await self._supervisor.replace("events", self.publisher.run)
+        await self._supervisor.replace("events", self.publisher.run, restart=RESTART)
 
     def _open_outbox(self, bounds: Bounds) -> Outbox:
         if self._outbox is None:

@@ -525,6 +525,23 @@ async def test_without_its_directory_the_outbox_works_in_memory_and_says_so(tmp_
         assert await everything(outbox) == [1]
 
 
+@pytest.mark.parametrize("replace", [False, True])
+async def test_an_outbox_that_is_deleted_while_the_daemon_runs_is_noticed(file: Path, replace: bool) -> None:  # noqa: FBT001
+    with capture_logs() as logs:
+        async with opened(file) as outbox:
+            put(outbox, 1)
+            assert await everything(outbox) == [1]
+            file.unlink()  # noqa: ASYNC240
+            if replace:
+                file.touch()  # noqa: ASYNC240
+            await eventually(lambda: outbox.trouble is not None)
+            assert "was deleted or replaced while the daemon runs" in str(outbox.trouble)
+            put(outbox, 2)
+            await outbox.flush()
+            assert [event.sequence for event in await outbox.read(0, 10)] == [1, 2]
+    assert [line["event"] for line in logs] == ["outbox_deleted"]
+
+
 async def test_a_second_daemon_does_not_share_the_file(file: Path) -> None:
     async with opened(file) as first, opened(file) as second:
         put(first, 1)
