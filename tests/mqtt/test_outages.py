@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from routesync.events.models import EventsLost
-from routesync.events.outbox import Bounds
+from routesync.events.store import Bounds
 from support.broker import Broker, broker
 from support.events import Node, listening, publishing
 from support.waiting import eventually

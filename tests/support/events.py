@@ -19,8 +19,9 @@ from routesync.events.hub import EventHub
 from routesync.events.models import RouteAccepted
 from routesync.events.mqtt_client import MqttConnection
 from routesync.events.node_status import Status, TargetStatus
-from routesync.events.outbox import Bounds, Outbox
+from routesync.events.outbox import Outbox
 from routesync.events.publisher import MqttPublisher
+from routesync.events.store import Bounds
 from support.waiting import eventually
 
 NODE = "node-1"

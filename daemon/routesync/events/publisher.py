@@ -26,9 +26,10 @@ from routesync.events.hub import EventHub
 from routesync.events.models import EventsLost
 from routesync.events.mqtt_client import FAREWELL_S, MqttConnection, Publication, explain
 from routesync.events.node_status import Status, offline
-from routesync.events.outbox import Outbox, StoredEvent
+from routesync.events.outbox import Outbox
 from routesync.events.retained import PublishedTables, RetainedState, encode_status
 from routesync.events.sender import DENIED_S, REPORTS, Answer, Quarantine, Sender
+from routesync.events.store import StoredEvent
 
 log = structlog.get_logger("routesync.events")
 

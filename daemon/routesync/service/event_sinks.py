@@ -17,9 +17,10 @@ from routesync.config import Loaded
 from routesync.config.models import EventsSettings, MqttSettings
 from routesync.events.hub import EventHub, log_events
 from routesync.events.node_status import Status
-from routesync.events.outbox import Bounds, Outbox
+from routesync.events.outbox import Outbox
 from routesync.events.publisher import MqttPublisher
 from routesync.events.retained import PublishedTables
+from routesync.events.store import Bounds
 from routesync.tasks import RESTART, Supervisor
 
 log = structlog.get_logger(__name__)

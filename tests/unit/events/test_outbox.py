@@ -20,7 +20,8 @@ from routesync.events import outbox as outbox_module
 from routesync.events.cloudevents import Record
 from routesync.events.models import EventsLost, SyncLost
 from routesync.events.mqtt_client import PackedProperties, Publication
-from routesync.events.outbox import SEQUENCE_RESERVE, Bounds, HeldEvents, Meta, Outbox, StoredEvent
+from routesync.events.outbox import Outbox
+from routesync.events.store import SEQUENCE_RESERVE, Bounds, HeldEvents, Meta, StoredEvent
 from support.disks import fill, small_disk
 from support.events import accepted
 from support.waiting import eventually
@@ -257,6 +258,7 @@ async def test_of_what_is_held_the_oldest_of_the_fullest_topic_go_and_are_counte
         assert lost.topics == {events[0].topic: 101}
 
 
+@pytest.mark.root
 async def test_what_is_held_while_the_disk_fails_is_held_when_it_is_well_again(disk: Path) -> None:
     async with opened(disk / "outbox.sqlite") as outbox:
         ballast = fill(disk)

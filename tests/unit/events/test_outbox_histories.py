@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routesync.events.cloudevents import Record
-from routesync.events.outbox import Outbox, StoredEvent
+from routesync.events.outbox import Outbox
+from routesync.events.store import StoredEvent
 from support.events import accepted
 
 STEPS = st.one_of(
