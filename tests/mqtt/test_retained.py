@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 
 from routesync.events.models import RouteWithdrawn, SyncCompleted
 from routesync.events.node_status import MIN_DEPTH, Status
+from routesync.events.retained import STATUS_EXPIRY_S
 from support.broker import Broker, broker
 from support.events import NODE, TARGET, Listener, Node, accepted, listening, publishing
 from support.waiting import eventually
@@ -258,3 +260,39 @@ async def test_retained_messages_can_be_told_apart_without_parsing(mosquitto: Br
             "status": [("type", "io.routesync.status.v1")],
             "table": [("type", "io.routesync.table.v1"), ("target", "lb-1")],
         }
+
+
+async def test_the_status_is_published_again_with_every_heartbeat_and_its_age_can_be_told(
+    mosquitto: Broker,
+) -> None:
+    settings = mosquitto.settings().model_copy(update={"heartbeat_s": 1})
+    async with listening(mosquitto.settings()) as listener, publishing(settings) as node:
+        await eventually(lambda: listener.states == ["online"] * 3)
+        times = {str(heard.data["time"]) for heard in listener.heard}
+        assert len(times) == 3
+        assert {(heard.data["heartbeat_s"], heard.data["expiry_s"]) for heard in listener.heard} == {
+            (1, STATUS_EXPIRY_S)
+        }
+        await node.connected()
+    async with (
+        publishing(mosquitto.settings()),
+        aiomqtt.Client(mosquitto.address, mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as client,
+    ):
+        await client.subscribe(f"routesync/v1/{NODE}/status", qos=1)
+        message = await anext(aiter(client.messages))
+        while json.loads(bytes(message.payload))["data"]["state"] == "offline":
+            message = await anext(aiter(client.messages))
+        assert STATUS_EXPIRY_S - 10 <= vars(message.properties)["MessageExpiryInterval"] <= STATUS_EXPIRY_S
+
+
+async def test_the_last_word_of_a_node_does_not_expire(mosquitto: Broker) -> None:
+    async with publishing(mosquitto.settings()) as node:
+        await node.connected()
+    async with aiomqtt.Client(
+        mosquitto.address, mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5
+    ) as client:
+        await client.subscribe(f"routesync/v1/{NODE}/status", qos=1)
+        message = await anext(aiter(client.messages))
+        data = json.loads(bytes(message.payload))["data"]
+        assert (data["state"], data["expiry_s"]) == ("offline", None)
+        assert "MessageExpiryInterval" not in vars(message.properties)

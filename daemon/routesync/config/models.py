@@ -217,6 +217,9 @@ class MqttSettings(Model):
     """How long one operation may take, in seconds."""
     will_delay_s: int = Field(default=5, ge=0, le=3600)
     """How long this node may be away before the broker publishes its state offline, in seconds; MQTT 5 only."""
+    heartbeat_s: int = Field(default=60, ge=5, le=86400)
+    """The status is published at least this often, in seconds: readers notice a node that died together with its
+    broker."""
     event_expiry_s: int = Field(default=86400, ge=1, le=2**32 - 1)
     """How long the broker keeps an event for an absent subscriber, in seconds; MQTT 5 only."""
 

@@ -150,6 +150,14 @@ class Status(StatusPart):
     mode: str | None = None
     started: AwareDatetime | None = Field(default=None, description="When the daemon started.")
     time: AwareDatetime | None = Field(default=None, description="When this was true.")
+    heartbeat_s: int | None = Field(
+        default=None, description="The status is published at least this often, while the node lives."
+    )
+    expiry_s: int | None = Field(
+        default=None,
+        description="Message expiry of this status. By MQTT 5 a broker hands out what is left of it: the difference is "
+        "the status' age. Null: it does not expire.",
+    )
     kernel: KernelStatus | None = None
     targets: tuple[TargetStatus, ...] = ()
     alarms: tuple[AlarmStatus, ...] = Field(default=(), description="Those that are raised now.")

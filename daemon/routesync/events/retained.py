@@ -10,6 +10,7 @@ outbox remembers every retained topic that was ever published and not cleared si
 
 from __future__ import annotations
 
+import random
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -50,6 +51,11 @@ log = structlog.get_logger("routesync.events")
 
 ROUTES_A_BUCKET: Final = 16
 """At most, on average, as long as there can be more buckets: makes messages of 1 to 3 kB, which any broker takes."""
+
+
+STATUS_EXPIRY_S: Final = 7 * 86400
+"""Far longer than a heartbeat, so that dead nodes do not vanish, but are known by the age of their status."""
+_JITTER: Final = 0.2
 
 
 def bucket_of(prefix: str, depth: int) -> int:
@@ -218,6 +224,7 @@ class RetainedState:
         self._outbox = outbox
         self._tables = tables
         self._status: Status | None = None
+        self._beat_at = 0.0  # the next heartbeat, in monotonic time
         self._announced: set[str] = set()
         self._remembered: tuple[frozenset[str], tuple[str, ...]] | None = None
         self._interval_s = interval_s
@@ -281,7 +288,7 @@ class RetainedState:
                     serial=str(bucket.sequence),
                 )
                 user = (("type", TableBucket.type_name), ("target", bucket.target))
-                publication = self._publication(topic, payload, *user)
+                publication = Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
                 await self._sender.send(topic, publication, partial(self._bucket_answered, table, number))
 
     def _bucket_answered(self, table: PublishedTable, number: int, answer: Answer) -> None:
@@ -303,13 +310,23 @@ class RetainedState:
 
     def _new_status(self, status: Status) -> Publication | None:
         news = status.model_copy(update={"time": None, "epoch": self._hub.identity.epoch})
-        if news == self._status:
+        now = time.monotonic()
+        if news == self._status and now < self._beat_at:
             return None
         self._status = news
-        return self._publication("status", encode_status(status, self._hub), ("type", Status.type_name))
-
-    def _publication(self, topic: str, payload: bytes, *user: tuple[str, str]) -> Publication:
-        return Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
+        heartbeat_s = self._sender.settings.heartbeat_s
+        self._beat_at = now + heartbeat_s * random.uniform(1 - _JITTER, 1)  # noqa: S311 - no secret
+        expiry_s = None
+        if status.state != "offline":  # that is the last word, and stays
+            expiry_s = STATUS_EXPIRY_S
+            status = status.model_copy(update={"heartbeat_s": heartbeat_s, "expiry_s": expiry_s})
+        return Publication(
+            f"{self._sender.root}/status",
+            encode_status(status, self._hub),
+            retain=True,
+            expiry_s=expiry_s,
+            user=(("type", Status.type_name),),
+        )
 
     async def _clear_leftovers(self, targets: Collection[str]) -> None:
         kept = {f"{self._sender.root}/status"}
