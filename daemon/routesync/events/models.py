@@ -24,7 +24,7 @@ FamilyLabel = Annotated[
 Gateway = Annotated[
     str | None,
     Field(
-        description="Next hop as told to the target; null where there is none.", examples=["192.168.10.10"]
+        description="Next hop as sent to the target; null where there is none.", examples=["192.168.10.10"]
     ),
 ]
 Rule = Annotated[
@@ -145,7 +145,7 @@ class RouteAccepted(GatewayEvent, group="route", name="accepted"):
     rule: Rule
     degraded: bool = Field(
         default=False,
-        description="A part could not be told, such as the other hops of an ECMP route.",
+        description="A part could not be expressed, such as the other hops of an ECMP route.",
     )
     previous_gateway: Annotated[
         str | None, Field(description="The gateway that this one replaces; null for a new route.")
@@ -295,8 +295,8 @@ class TargetDown(UrlEvent, group="target", name="down"):
 class TargetRefused(UrlEvent, group="target", name="refused"):
     """Nothing is mirrored into the target: it lives in the network namespace whose routes are read.
 
-    What is written there would come back as a route of this host. Mirroring begins when the target was connected to
-    anew and its ports say that it lives elsewhere.
+    What is written there would come back as a route of this host. Mirroring begins when a new connection shows, by the
+    target's ports, that it lives elsewhere.
     """
 
     reason: Annotated[
@@ -375,12 +375,12 @@ class AlarmCleared(AlarmEvent, group="alarm", name="cleared"):
 
 
 class KernelResynced(Event, group="kernel", name="resynced"):
-    """The kernel's routes were read anew and compared with what was held."""
+    """The kernel's routes were dumped and compared with the cache."""
 
     cause: Annotated[str, Field(description="What called for it.", examples=["overrun"])]
     duration_ms: Milliseconds
     kept: Annotated[Count, Field(description="Routes that the rules keep.")]
-    corrected: Annotated[Count, Field(description="Routes that were held differently before.")]
+    corrected: Annotated[Count, Field(description="Routes that the cache had differently.")]
 
 
 class KernelOverrun(Event, group="kernel", name="overrun"):
@@ -390,7 +390,7 @@ class KernelOverrun(Event, group="kernel", name="overrun"):
 
 
 class KernelDrift(Event, group="kernel", name="drift"):
-    """An audit found routes that were held wrongly although no event was missed; they are corrected."""
+    """An audit found routes that the cache had wrongly although no event was missed; they are corrected."""
 
     count: Count
     prefixes: Annotated[
@@ -417,7 +417,7 @@ class GuardEvent(RouteEvent):
 
 
 class GuardWouldRemove(GuardEvent, group="guard", name="would-remove"):
-    """In a dry run: the route is redundant and would be removed from the kernel. Told once for each time it comes."""
+    """In a dry run: the route is redundant and would be removed from the kernel. Reported once each time it comes."""
 
     covered_by: CoveredBy
 
@@ -445,7 +445,7 @@ class GuardReturned(GuardEvent, group="guard", name="returned"):
 
 
 class GuardSkipped(GuardEvent, group="guard", name="skipped"):
-    """A route stays in the kernel, and why. Told once for each time it comes, and when the reason changes."""
+    """A route stays in the kernel, and why. Reported once for each time it comes, and when the reason changes."""
 
     reason: Annotated[Reason, Field(examples=["only-by-gateway"])]
     detail: Detail

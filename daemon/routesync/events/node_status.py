@@ -146,7 +146,7 @@ class Status(StatusPart):
     state: State
     node: str
     version: str | None = Field(default=None, description="Of the daemon.")
-    epoch: str | None = Field(default=None, description="Changes when the sequence starts anew.")
+    epoch: str | None = Field(default=None, description="Changes when the sequence starts again.")
     mode: str | None = None
     started: AwareDatetime | None = Field(default=None, description="When the daemon started.")
     time: AwareDatetime | None = Field(default=None, description="When this was true.")

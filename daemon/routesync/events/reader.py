@@ -88,9 +88,9 @@ async def follow(
     Args:
         settings: The broker.
         selection: What is wanted.
-        trouble: Called with words when the connection is lost or cannot be had, or nothing comes; with None when it
-            stands, or something comes after all.
-        remedies: What to tell people to check.
+        trouble: Called with a message when the connection is lost or cannot be made, or nothing comes; with None when
+            it is made, or something comes after all.
+        remedies: Where the settings are from.
     """
     client_id = f"routesync-watch-{secrets.token_hex(4)}"
     failures = 0
