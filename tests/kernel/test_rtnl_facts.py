@@ -367,6 +367,25 @@ async def test_several_device_routes_share_an_ipv6_key(node: Namespace) -> None:
         assert len(devices) == 4
 
 
+async def test_an_ipv6_route_that_was_replaced_by_the_equal_of_its_sibling_leaves_two(
+    node: Namespace,
+) -> None:
+    async with following(node) as follower:
+        for device in ("e0", "e1"):
+            node.ip(f"-6 route append {FAR6} dev {device} proto bgp")
+        await eventually(lambda: len(follower.routes(FAR6)) == 2, what="both")
+        node.ip(f"-6 route replace {FAR6} dev e1 proto bgp")  # in place of that of e0
+        await eventually(lambda: len(follower.routes(FAR6)) == 1, what="two equal ones, shown as one")
+        node.ip(f"-6 route del {FAR6} dev e1 proto bgp")
+        node.ip("-6 route add 2001:db8:77::/64 dev e1")
+        await eventually(
+            lambda: bool(follower.routes("2001:db8:77::/64")), what="all events before were read"
+        )
+        await eventually(lambda: len(follower.routes(FAR6)) == 1, what="the other of the two")
+        node.ip(f"-6 route del {FAR6} dev e1 proto bgp")
+        await eventually(lambda: not follower.routes(FAR6), what="none")
+
+
 async def test_an_ipv4_route_can_have_an_ipv6_gateway(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} via inet6 2001:db8:e0::2 dev e0")

@@ -69,6 +69,8 @@ class Dump:
         """Prefixes of which `evaluate_hosts` has to evaluate routes."""
         self.touched: set[bytes] = set()
         """Addresses that events were about while it ran."""
+        self.twins: set[Key] = set()
+        """IPv6 keys of which two equal routes were shown: a replacement can make one equal its sibling."""
         self.certain: set[Key] = set()
         """Of those, the keys that an event described completely."""
         self._evaluator = evaluator
@@ -207,6 +209,7 @@ class Dump:
         ):  # an IPv6 dump under churn can show one twice
             shown = identity(sibling.attributes)
             if any(other is not PLACEHOLDER and identity(other.attributes) == shown for other in siblings):
+                self.twins.add((prefix, subkey))
                 return
         self.slots[prefix] = with_slot(slots, subkey, (*siblings, sibling))
 

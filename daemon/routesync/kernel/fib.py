@@ -154,8 +154,8 @@ class Fib:
         self._doubtful: set[Key] = set()
         self._suspects: dict[Key, int] = {}  # dumps in a row that lacked it
         self._dump: Dump | None = None  # while one runs
-        self._mixed: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
-        self._mixed_prefixes: set[Prefix] = set()
+        self._watched: set[Key] = set()  # IPv6 keys of which dumps may hide something, held or not
+        self._watched_prefixes: set[Prefix] = set()
         self._inet6_dumps = 0
         self._learned: dict[int, tuple[NextHop, ...]] = {}  # by id(): hops whose gateways are known already
         self._first_dump = True
@@ -229,7 +229,7 @@ class Fib:
         if (
             prefix in self.replica
             or prefix in self.drops
-            or prefix in self._mixed_prefixes
+            or prefix in self._watched_prefixes
             or prefix[0] in self._gateways.recognised_addresses
         ):
             return False
@@ -260,21 +260,27 @@ class Fib:
             self._evaluate_again(gateway)
 
     def _hides(self, key: Key, siblings: Siblings) -> bool:
-        """Whether a dump may show less of this key than there is; once it did, it is watched.
+        """Whether there may be more of this key than is held: then only a dump can tell what an event did to it.
+
+        A dump may show less than there is (`is_mixed`), or two equal routes, which are held as one. Such keys are
+        watched.
 
         What no event and no dump has ever shown, for it was hidden from the first, cannot be known: it shows in the
         next dump after what hides it has gone.
         """
-        if key in self._mixed:
+        if key in self._watched:
             return True
         if len(siblings) < 2 or len(key[0].packed) == 4 or not is_mixed(siblings):
             return False
-        if len(self._mixed) >= _WATCHED:
-            self._mixed.clear()
-            self._mixed_prefixes.clear()
-        self._mixed.add(key)
-        self._mixed_prefixes.add(key[0])
+        self._watch_key(key)
         return True
+
+    def _watch_key(self, key: Key) -> None:
+        if len(self._watched) >= _WATCHED:
+            self._watched.clear()
+            self._watched_prefixes.clear()
+        self._watched.add(key)
+        self._watched_prefixes.add(key[0])
 
     def _announced(
         self, key: Key, held: Siblings, attributes: Attributes, flags: int, by_header: Verdict | None
@@ -462,6 +468,8 @@ class Fib:
     ) -> None:
         """Everything was compared: note what is in doubt still, and request the next dump where one is needed."""
         self._dump = None
+        for key in dump.twins:
+            self._watch_key(key)
         self._doubtful |= open_keys
         if distrusted and dump.inet6_churns and self._inet6_dumps < _INET6_DUMPS:
             self._inet6_dumps += 1

@@ -161,16 +161,20 @@ def inet6_new(held: Siblings, route: Attributes, evaluated: Sibling, flags: int)
         certain = len(route.hops) < 2 or bool(flags & NLM_F_REPLACE)
         return Updated(tidy((PLACEHOLDER, evaluated)), certain)
     same = _find(held, route)
-    if same:
-        return Updated(_put(held, same[0], evaluated)) if len(same) == 1 else doubt
-    if _is_odd(route) or any(other is not PLACEHOLDER and _is_odd(other.attributes) for other in held):
-        return doubt
     joins = _joins_multipath(route)
     places = [
         place
         for place, other in enumerate(held)
         if other is not PLACEHOLDER and _joins_multipath(other.attributes) == joins
     ]
+    if same:
+        # Announced again in its own place; or it took the place of another, and equals a sibling, which stays.
+        in_place = len(same) == 1 and (
+            same == places[:1] or bool(route.nexthop_id) or not flags & NLM_F_REPLACE
+        )
+        return Updated(_put(held, same[0], evaluated)) if in_place else doubt
+    if _is_odd(route) or any(other is not PLACEHOLDER and _is_odd(other.attributes) for other in held):
+        return doubt
     if flags & NLM_F_REPLACE:
         if PLACEHOLDER in held:
             return doubt

@@ -142,6 +142,9 @@ def test_ipv4_withdrawals(held: str, gone: str, expected: str, why: str) -> None
         ("_ e0", APPEND, "2", "_ e0 ?", "the dropped ones may be hops of the same set"),
         ("_ 2", REPLACE, "4", "_ 2 ?", "which was the first?"),
         ("_ e0", APPEND, "e1", "_ e0 e1", "a device route is never merged"),
+        ("e0 e1", REPLACE, "e0", "e0 e1", "the first was replaced by its equal"),
+        ("e0 e1", REPLACE, "e1", "e0 e1 ?", "the first was replaced by an equal of the second, which stays"),
+        ("e0 #7", REPLACE, "#7", "e0 #7", "its nexthop object was replaced: it is announced in its place"),
     ],
 )
 def test_ipv6_announcements(held: str, flags: int, new: str, expected: str, why: str) -> None:
