@@ -301,7 +301,7 @@ class Verdict(NamedTuple):
 
     @property
     def followed(self) -> bool:
-        """Whether somebody wants to be told of each route so dropped, of its coming and of its going."""
+        """Whether each route so dropped is reported, when it appears and when it goes."""
         return self.report or self.guard
 
 

@@ -14,9 +14,9 @@ from routesync.events.retained import PublishedTables
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
-from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
+from routesync.mirror.pause import Pause
 from routesync.mirror.reconciler import Reconciler, RouteView
 from routesync.mirror.state import Phase
 from routesync.mirror.targets_addresses import TargetsAddresses
@@ -102,7 +102,7 @@ class Lab:
         timeout_s: float = 10,
         token: Callable[[], str | None] = lambda: None,
         witness: bool = False,
-        hold: Hold | None = None,
+        pause: Pause | None = None,
         client: LoxilbClient | None = None,
         targets_addresses: TargetsAddresses | None = None,
         name: str = "lb",
@@ -127,7 +127,7 @@ class Lab:
                 sink=self.events,
                 node=node,
                 witness=Witness(name, self.space.name) if witness else None,
-                hold=hold,
+                pause=pause,
                 targets=targets_addresses,
                 limits=(limits or Limits())._replace(inventory_gap_s=0.3),
             )

@@ -42,14 +42,14 @@ class Sharing(Enum):
 
 
 def sharing(ports: Iterable[Port], links: Mapping[int, Link]) -> Sharing:
-    """Hold its real ports against our links, as they are at one moment.
+    """Compare its real ports with our links, as both are at one moment.
 
     A port with ifindex and MAC of a link of ours is that link (it may have been renamed). One with ifindex and name
     only may be (its MAC may have been changed), and counts neither for nor against: every container has an `eth0`.
 
     - No ports, or no links of ours known yet: unknown.
     - None is a link of ours: no.
-    - None is certainly not: yes. It may well list fewer than there are (it starts, or is told to leave some alone).
+    - None is certainly not: yes. It may list fewer than there are: it starts, or is configured to leave some alone.
     - Some are, some not: yes if it has all of our links, and more than one for certain; else no.
     """
     real = [port for port in ports if port.ifindex > 0]

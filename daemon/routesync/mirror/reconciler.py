@@ -35,11 +35,11 @@ from routesync.mirror.eligibility import (
     evaluate,
     self_addresses,
 )
-from routesync.mirror.hold import Hold
 from routesync.mirror.holes import find_holes
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.namespace import PostedRoutes
+from routesync.mirror.pause import Pause
 from routesync.mirror.reporting import Alarm, Reporter
 from routesync.mirror.session import Session
 from routesync.mirror.state import WITNESS_LAG_S, MirrorState, Phase
@@ -84,7 +84,7 @@ class Reconciler:
         node: OwnNode,
         targets: TargetsAddresses | None = None,
         witness: Witness | None = None,
-        hold: Hold | None = None,
+        pause: Pause | None = None,
     ) -> None:
         self.name = name
         self.facts = TargetFacts()
@@ -97,7 +97,7 @@ class Reconciler:
         self._ledger = ledger
         self._node = node
         self._targets = targets or TargetsAddresses([client.url])
-        self._hold = hold or Hold(None, name)
+        self._pause = pause or Pause(None, name)
         self._witness = witness
         self._resumed = asyncio.Event()
         self._resumed_at = 0.0
@@ -135,7 +135,7 @@ class Reconciler:
             proof=self._proof,
         )
         self._targets.join(name, self.reevaluate)
-        if self._hold.since is not None:
+        if self._pause.since is not None:
             self._enter_pause()
         else:
             self._resumed.set()
@@ -254,7 +254,7 @@ class Reconciler:
     @property
     def paused(self) -> bool:
         """Whether an operator paused the target."""
-        return self._hold.since is not None
+        return self._pause.since is not None
 
     def pause(self) -> str | None:
         """Leave the target exactly as it is until `resume`, over restarts of the daemon too.
@@ -267,14 +267,14 @@ class Reconciler:
 
         """
         trouble = None
-        if self._hold.since is None:
-            trouble = self._hold.set()
+        if self._pause.since is None:
+            trouble = self._pause.begin()
             self._enter_pause()
             log.warning("target_paused", target=self.name, url=self._client.url, trouble=trouble)
         return trouble
 
     def _enter_pause(self) -> None:
-        since = datetime.fromtimestamp(self._hold.since or time.time(), UTC)
+        since = datetime.fromtimestamp(self._pause.since or time.time(), UTC)
         text = f"paused since {since:%Y-%m-%d %H:%M:%S} UTC: it is left as it is until `routesync resume`"
         self._session.pause(text)
         self.report.raise_("paused", Alarm(text), _now())
@@ -289,9 +289,9 @@ class Reconciler:
             Why the pause would come back with a restart, or None.
 
         """
-        if self._hold.since is None:
+        if self._pause.since is None:
             return None
-        trouble = self._hold.lift()
+        trouble = self._pause.end()
         log.warning("target_resumed", target=self.name, url=self._client.url, trouble=trouble)
         self.report.clear("paused", _now())
         self._session.resume()
@@ -446,7 +446,7 @@ class Reconciler:
             proved_s=now - state.proved_at if state.counters.inventories else None,
             held=len(state.withdrawal_limit.held),
             held_at_start=state.held_at_start(now),
-            paused_since=self._hold.since,
+            paused_since=self._pause.since,
             unreachable_gateways=tuple(state.unreachable),
             alarms=self.report.alarms.copy(),
             reasons={reason.value: count for reason, count in sorted(state.reasons.items()) if count},

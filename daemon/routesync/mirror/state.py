@@ -1294,7 +1294,7 @@ class MirrorState:
                 self._lost(state, "its kernel does not have the route any more")
         self._place(state, now)
 
-    # -- time, and how it stands ------------------------------------------------------------------------------------
+    # -- time, and figures ------------------------------------------------------------------------------------------
 
     def connected(self, now: float) -> None:
         """A connection begins: everything has to be proved again."""

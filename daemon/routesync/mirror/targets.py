@@ -24,9 +24,9 @@ from routesync.events.models import EventSink
 from routesync.events.retained import PublishedTables
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
-from routesync.mirror.hold import Hold
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
+from routesync.mirror.pause import Pause
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
@@ -202,7 +202,7 @@ class Targets(Consumer):
             sink=self._sink,
             node=self._best_routes,
             targets=self._targets_addresses,
-            hold=Hold(self._state, target.name),
+            pause=Pause(self._state, target.name),
             witness=self._witness(target),
         )
         await reconciler.load_ledger()

@@ -44,7 +44,7 @@ def test_a_mass_withdrawal_is_held_until_the_kernel_was_dumped_again(tmp_path: P
 def test_a_pause_outlives_a_killed_daemon_and_can_be_set_and_lifted_while_there_is_none(
     tmp_path: Path,
 ) -> None:
-    pause = tmp_path / "state" / "hold-lb"
+    pause = tmp_path / "state" / "pause-lb"
     with kill_arena(tmp_path) as arena:
         arena.launch()
         add_routes(arena, 5)

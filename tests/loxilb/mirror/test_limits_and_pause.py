@@ -8,8 +8,8 @@ from typing import cast
 
 from routesync.events.models import AlarmCleared, AlarmRaised
 from routesync.mirror.eligibility import TargetRules
-from routesync.mirror.hold import Hold
 from routesync.mirror.limits import Limits
+from routesync.mirror.pause import Pause
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix, Rewrite, parse_address
@@ -74,12 +74,12 @@ async def test_a_paused_target_is_asked_nothing_and_gets_the_difference_when_it_
 
 
 async def test_a_hold_outlives_the_daemon_and_is_lifted_by_hand(lab: Lab, tmp_path: Path) -> None:
-    async with lab.mirroring(hold=Hold(tmp_path, "lb")) as reconciler:
+    async with lab.mirroring(pause=Pause(tmp_path, "lb")) as reconciler:
         want(reconciler, A)
         await lab.holds({str(A): HERE})
         reconciler.pause()
     before = lab.standin.state()
-    async with lab.mirroring(hold=Hold(tmp_path, "lb")) as reconciler:
+    async with lab.mirroring(pause=Pause(tmp_path, "lb")) as reconciler:
         await asyncio.wait_for(reconciler.contacted.wait(), 30)
         want(reconciler, B)
         assert reconciler.view().paused
@@ -87,7 +87,7 @@ async def test_a_hold_outlives_the_daemon_and_is_lifted_by_hand(lab: Lab, tmp_pa
         reconciler.resume()
         want(reconciler, A)
         await lab.holds({str(A): HERE, str(B): HERE})
-    assert not Hold(tmp_path, "lb").since
+    assert not Pause(tmp_path, "lb").since
     assert [event.kind for event in alarms_raised(lab)] == ["paused", "paused"]
 
 
