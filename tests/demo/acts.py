@@ -153,7 +153,7 @@ class Story:
     async def _renew_the_lease(self) -> None:
         self._screen.act(
             "The DHCP lease is renewed: the host route goes and comes back",
-            f"loxilb must never hear of {HOST_PREFIX}; whoever listens on MQTT does.",
+            f"{HOST_PREFIX} must never reach loxilb; subscribers on MQTT see that it was dropped.",
         )
         dropped = self._heard("event/route/dropped", prefix=HOST_PREFIX)
         self._topology.renew_lease()

@@ -390,7 +390,7 @@ class KernelOverrun(Event, group="kernel", name="overrun"):
 
 
 class KernelDrift(Event, group="kernel", name="drift"):
-    """An audit found routes that the cache had wrongly although no event was missed; they are corrected."""
+    """A periodic resync found routes that the cache had wrongly although no event was missed; they are corrected."""
 
     count: Count
     prefixes: Annotated[

@@ -177,7 +177,7 @@ KERNEL: Final[tuple[Family[BestRoutes], ...]] = (
     ),
     _counter(
         "kernel_drift_prefixes",
-        "Prefixes that an audit had to correct; should stay 0.",
+        "Prefixes that a periodic resync had to correct; should stay 0.",
         lambda it: it.source.stats.drift,
     ),
 )
