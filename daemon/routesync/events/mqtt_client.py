@@ -430,6 +430,18 @@ _IDENTIFIER: Final = 0x85
 _CREDENTIALS: Final = (0x86, 0x87)
 _BANNED: Final = 0x8A
 _TAKEN_OVER: Final = 0x8E
+_REMEDIES: Final = {
+    0x84: "it does not speak this version of MQTT: set mqtt.protocol to 5.0 or 3.1.1",
+    0x88: "it is not available now; routesync tries again",
+    0x89: "it is busy; routesync tries again",
+    0x97: "a quota is exceeded; routesync tries again, and its administrator can raise it",
+    0x9A: "it keeps no retained messages, which carry the status and the tables: allow them at the broker",
+    0x9B: "it does not support QoS 1, by which events are acknowledged: allow it at the broker",
+    0x9C: "it wants clients to use another server: correct mqtt.host",
+    0x9D: "it has moved: correct mqtt.host",
+    0x9F: "it limits the rate of connections; routesync tries again",
+}
+"""By reason code of CONNACK or DISCONNECT (MQTT 5, section 2.4)."""
 
 
 class Remedies(NamedTuple):
@@ -471,6 +483,8 @@ def explain(
             return f"{broker} has banned the client id {client_id!r}; ask its administrator"
         case value if value == _TAKEN_OVER:
             return f"{broker}: another client connected as {client_id!r}; give each its own mqtt.client_id"
+        case value if value in _REMEDIES:
+            return f"{broker} refuses the connection ({words}); {_REMEDIES[value]}"
     if ended:
         return f"{broker}: the connection ended ({words})"
     if "certificate" in words.lower() or "ssl" in words.lower():

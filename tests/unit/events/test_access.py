@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import aiomqtt
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
 from routesync.config import load
 from routesync.config.models import MqttSettings
-from routesync.events.mqtt_client import PasswordFileError, read_password
+from routesync.events.mqtt_client import PasswordFileError, explain, read_password
 
 
 def test_a_password_that_changes_in_its_file_is_taken_with_the_next_connection(tmp_path: Path) -> None:
@@ -45,3 +48,26 @@ def test_a_password_may_have_any_bytes_that_are_text(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_bytes(b"a\0b\n")
     assert read_password(MqttSettings(host="broker", username="node", password_file=str(password))) == "a\0b"
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (0x84, "mqtt.protocol"),
+        (0x85, "mqtt.client_id"),
+        (0x86, "mqtt.username"),
+        (0x88, "tries again"),
+        (0x89, "tries again"),
+        (0x97, "quota"),
+        (0x9A, "retained messages"),
+        (0x9B, "QoS 1"),
+        (0x9D, "mqtt.host"),
+        (0x9F, "tries again"),
+    ],
+)
+def test_a_refused_connection_names_what_to_do(code: int, remedy: str) -> None:
+    error = aiomqtt.MqttCodeError(ReasonCode(PacketTypes.CONNACK, identifier=code))
+    text = explain(error, MqttSettings(host="broker"), "routesync-n1")
+    assert text.startswith("broker broker:1883")
+    assert remedy in text
+    assert "check mqtt.host and mqtt.port" not in text
