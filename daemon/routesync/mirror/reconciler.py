@@ -453,7 +453,6 @@ class Reconciler:
             holes=self._holes,
             by_urgency=state.queue.counts,
             in_flight=self._applier.sending,
-            breaker=session.breaker,
             connections=session.connections,
             counters=state.counters,
             requests=self._client.requests.copy(),

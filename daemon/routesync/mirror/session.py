@@ -22,7 +22,7 @@ from routesync.mirror.handshake import PATIENCE_S, Dump, Handshake
 from routesync.mirror.namespace import PostedRoutes
 from routesync.mirror.reporting import Reporter
 from routesync.mirror.state import STATIC, Answer, Kind, MirrorState, Outcome, Request
-from routesync.mirror.status import Breaker, TargetState
+from routesync.mirror.status import TargetState
 from routesync.route import Family, Prefix, format_address
 from routesync.slices import finish_in_slices
 
@@ -99,13 +99,6 @@ class Session:
         if self.status is not TargetState.SYNCED:
             return self.status
         return TargetState.SYNCED if self._state.synced else TargetState.SYNCING
-
-    @property
-    def breaker(self) -> Breaker:
-        """Whether requests go out."""
-        if self.status in {TargetState.UNREACHABLE, TargetState.PAUSED}:
-            return "open"
-        return "closed" if self.status is TargetState.SYNCED else "half-open"
 
     def pause(self, why: str) -> None:
         """Send nothing new; the caller cancels `run`."""

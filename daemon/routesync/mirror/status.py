@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
 
 from routesync.events.models import AlarmKind
 from routesync.loxilb.client import LoxilbClient
@@ -34,10 +33,6 @@ class TargetState(StrEnum):
     def healthy(self) -> bool:
         """Whether the target is served as it should be."""
         return self in {TargetState.SYNCED, TargetState.SYNCING, TargetState.GUARDED}
-
-
-Breaker = Literal["closed", "open", "half-open"]
-"""Whether requests go out: yes; no, after a failure or while paused; only those of the handshake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,6 @@ class TargetView:
     holes: tuple[tuple[Prefix, ...], int] = ((), 0)
     by_urgency: Mapping[Urgency, int] = field(default_factory=dict)
     in_flight: int = 0
-    breaker: Breaker = "closed"
     connections: int = 0
     counters: Counters = field(default_factory=Counters)
     requests: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -120,7 +114,6 @@ def unmirrored(
         state,
         version,
         error,
-        breaker="open" if state is TargetState.UNREACHABLE else "closed",
         connections=connections,
         requests=client.requests.copy(),
         durations=client.durations,

@@ -218,14 +218,14 @@ async def test_over_tls_with_a_client_certificate_and_a_server_name(tmp_path: Pa
         async with LoxilbClient(url, tls=context) as client, lab.mirroring(client=client) as reconciler:
             await asyncio.wait_for(reconciler.contacted.wait(), 30)
             assert "certificate not accepted" in (reconciler.view().error or "")
-            assert reconciler.view().breaker == "open"
+            assert reconciler.view().state is TargetState.UNREACHABLE
         anonymous = ssl.create_default_context(cafile=str(authority.certificate))
         async with (
             LoxilbClient(url, tls=anonymous, server_name="loxilb.test") as client,
             lab.mirroring(client=client) as reconciler,
         ):
             await asyncio.wait_for(reconciler.contacted.wait(), 30)
-            assert reconciler.view().breaker == "open"
+            assert reconciler.view().state is TargetState.UNREACHABLE
 
 
 async def test_what_one_target_shows_as_its_own_address_is_no_next_hop_at_another() -> None:
