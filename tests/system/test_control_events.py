@@ -16,7 +16,7 @@ from support.netns import Namespace, namespace
 from support.processes import HEEDING_CTRL_C
 from support.waiting import eventually_sync
 
-TARGET = '[node]\nname = "n"\n[[targets]]\nname = "lb"\nurl = "http://127.0.0.1:9"\n'
+TARGET = '[node]\nname = "n"\n[[targets]]\nname = "lb"\nurl = "http://127.0.0.1:9"\n[log]\nlevel = "debug"\n'
 LOST = "io.routesync.stream.lost.v1"
 
 

@@ -33,6 +33,8 @@ DROPPED_PER_SECOND: Final = 10
 INELIGIBLE_PER_SECOND: Final = 100
 """Routes become ineligible at a start, a reload or a change at the target: this shows each of an ordinary node's."""
 WINDOW_S: Final = 1.0
+LOGGED_OTHERWISE: Final = frozenset({"route", "target", "alarm"})
+"""Groups of events that the mirror itself logs, routes by batches."""
 
 
 class RecordSink(Protocol):
@@ -242,7 +244,7 @@ def new_epoch() -> str:
 
 
 async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) -> NoReturn:
-    """Log every event, for a daemon without a broker; those of routes at debug, as the mirror logs them by batches.
+    """Log every event, for a daemon without a broker; at debug what the mirror logs anyway.
 
     A log that cannot keep up costs lines, never time of those who emit: their number is logged in their place.
     """
@@ -255,6 +257,6 @@ async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) 
                 follower.missed = 0
             event = record.event
             name = f"{event.group}_{event.name}".replace("-", "_")
-            write = log.debug if event.group == "route" else log.info
+            write = log.debug if event.group in LOGGED_OTHERWISE else log.info
             write(name, sequence=record.sequence, **event.model_dump(mode="json"))
     raise AssertionError("a follower never ends")
