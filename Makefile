@@ -97,9 +97,30 @@ lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newe
 manual: .venv/.manual ## Write manual pages and shell completion into build/share
 	@packaging/manual build/share
 
+# Artefacts: each is built into dist/, and the same commit gives the same bytes.
 .PHONY: deb
-deb: .venv/.manual ## Build the Debian package into dist/
-	@packaging/deb/build
+deb: .venv/.manual ## Build the package for Debian 12, 13 and Ubuntu 24.04
+	@packaging/package deb
+
+.PHONY: rpm
+rpm: .venv/.manual ## Build the package for RHEL 9, 10 and Fedora
+	@packaging/package rpm
+
+.PHONY: wheel
+wheel: .venv/.manual ## Build the wheel, with manual pages, completion and units
+	@packaging/wheel
+
+.PHONY: image
+image: root .venv/.image ## Build the container image (BASE=... to choose what it is built on)
+	@packaging/oci/build
+
+.PHONY: artefacts
+artefacts: root .venv/.image ## Build everything that a release has, with checksums and an SBOM
+	@packaging/artefacts
+
+.PHONY: test-artefacts
+test-artefacts: root .venv/.test .venv/.artefacts ## Build and install each artefact in a clean place, and use it there
+	@$(BIN)/pytest tests/artefacts tests/system/test_booted.py --artefacts $(ARGS)
 
 .PHONY: release
 release: .venv/.manual ## Check what a release needs (a clean tree, a changelog entry, all tests), build it, tag it

@@ -1,8 +1,8 @@
-"""Machines for tests: a booted Debian 12 with a systemd of its own, in a container of systemd-nspawn.
+"""Machines for tests: a booted Debian with a systemd of its own, in a container of systemd-nspawn.
 
-The root tree is made once by mmdebstrap and kept in /var/cache; the package of this working tree is built when it
-changed, and installed into a layer above. A machine writes into a layer of its own, which goes with it. It lives in a
-network namespace that exists already, so that a test can play the network around it.
+A root tree is made once by mmdebstrap for each release of Debian, and kept in /var/cache; the package of this working
+tree is built when it changed, and installed into a layer above. A machine writes into a layer of its own, which goes
+with it. It lives in a network namespace that exists already, so that a test can play the network around it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BUILD: Final = REPOSITORY / "build" / "booted"
 CACHE: Final = Path("/var/cache/routesync-tests")
 PACKAGES: Final = "systemd,systemd-sysv,dbus,iproute2,python3,procps"
 SUITE: Final = "bookworm"
+NEWER_SUITE: Final = "trixie"
 PACKAGED: Final = (
     "daemon",
     "config",
@@ -34,21 +35,22 @@ PACKAGED: Final = (
     "packaging",
     "docs",
     "pyproject.toml",
+    "CHANGELOG.md",
     "README.md",
     "LICENSE",
 )
 """What the package is made of."""
 
 
-def base_root() -> Path:
-    """The tree of a Debian 12 that boots and has what the package depends on; nothing else."""
-    recipe = hashlib.sha256(f"{SUITE} {PACKAGES}".encode()).hexdigest()[:12]
-    root = CACHE / f"{SUITE}-{recipe}"
+def base_root(suite: str = SUITE) -> Path:
+    """The tree of a Debian that boots and has what the package depends on; nothing else."""
+    recipe = hashlib.sha256(f"{suite} {PACKAGES}".encode()).hexdigest()[:12]
+    root = CACHE / f"{suite}-{recipe}"
     with _locked(CACHE):
         if not root.exists():
             making = root.with_suffix(".making")
             shutil.rmtree(making, ignore_errors=True)
-            _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(making)])
+            _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", suite, str(making)])
             making.rename(root)
     return root
 
@@ -148,9 +150,12 @@ class Machine:
 
 
 @contextmanager
-def machine(directory: Path, netns: str, *nspawn: str, installed: bool = True) -> Iterator[Machine]:
-    """Boot a system, with the package installed or without it, for the length of a `with` block."""
-    layers = [*([installed_layer()] if installed else []), base_root()]
+def machine(
+    directory: Path, netns: str, *nspawn: str, installed: bool = True, suite: str = SUITE
+) -> Iterator[Machine]:
+    """Boot a system for the length of a `with` block; only the usual suite has the package installed."""
+    assert not installed or suite == SUITE
+    layers = [*([installed_layer()] if installed else []), base_root(suite)]
     with ExitStack() as stack:
         directory.mkdir(parents=True, exist_ok=True)
         root = stack.enter_context(_overlay(directory, layers))
