@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from docgen import config_schema, configuration, contract, events, metrics
+from docgen import chart, config_schema, configuration, contract, events, metrics
 from routesync.control import openapi
 from routesync.control.api import CALLS
 
@@ -24,6 +24,7 @@ def files() -> dict[str, str]:
         "docs/control/openapi.json": openapi.text(CALLS),
         "docs/events.md": _below_marker("docs/events.md", events.markdown()),
         "docs/events/asyncapi.json": _json(contract.asyncapi()),
+        "packaging/helm/routesync/values.schema.json": chart.values_schema_text(),
         "docs/metrics.md": _below_marker("docs/metrics.md", metrics.markdown()),
     }
     for type_name, schema in contract.schemas().items():
