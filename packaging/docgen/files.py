@@ -24,6 +24,7 @@ def files() -> dict[str, str]:
         "docs/control/openapi.json": openapi.text(CALLS),
         "docs/events.md": _below_marker("docs/events.md", events.markdown()),
         "docs/events/asyncapi.json": _json(contract.asyncapi()),
+        "packaging/helm/routesync/Chart.yaml": chart.chart_text(_read("packaging/helm/routesync/Chart.yaml")),
         "packaging/helm/routesync/values.schema.json": chart.values_schema_text(),
         "docs/metrics.md": _below_marker("docs/metrics.md", metrics.markdown()),
     }
@@ -32,8 +33,12 @@ def files() -> dict[str, str]:
     return made
 
 
+def _read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
 def _below_marker(name: str, generated: str) -> str:
-    written, _, _ = (ROOT / name).read_text(encoding="utf-8").partition(MARKER)
+    written, _, _ = _read(name).partition(MARKER)
     return f"{written}{MARKER}\n{generated}"
 
 

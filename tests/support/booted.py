@@ -46,7 +46,7 @@ def base_root(suite: str = SUITE) -> Path:
     """The tree of a Debian that boots and has what the package depends on; nothing else."""
     recipe = hashlib.sha256(f"{suite} {PACKAGES}".encode()).hexdigest()[:12]
     root = CACHE / f"{suite}-{recipe}"
-    with _locked(CACHE):
+    with locked(CACHE):
         if not root.exists():
             making = root.with_suffix(".making")
             shutil.rmtree(making, ignore_errors=True)
@@ -57,9 +57,9 @@ def base_root(suite: str = SUITE) -> Path:
 
 def package() -> Path:
     """The Debian package of this working tree."""
-    with _locked(BUILD):
-        digest = _digest()
-        made = BUILD / digest / "routesync.deb"
+    with locked(BUILD):
+        current = digest()
+        made = BUILD / current / "routesync.deb"
         if not made.exists():
             for old in BUILD.glob("*/routesync.deb"):
                 shutil.rmtree(old.parent)
@@ -72,7 +72,7 @@ def package() -> Path:
 def installed_layer() -> Path:
     """What the package adds to the base tree when it is installed."""
     base, deb = base_root(), package()
-    with _locked(BUILD):
+    with locked(BUILD):
         layer = deb.parent / "installed"
         if not layer.exists():
             making = deb.parent / "installing"
@@ -254,7 +254,8 @@ def _overlay(directory: Path, layers: list[Path]) -> Iterator[Path]:
         _run(["umount", "--lazy", str(directory / "root")])
 
 
-def _digest() -> str:
+def digest() -> str:
+    """Of all that artefacts are made of."""
     total = hashlib.sha256()
     for name in PACKAGED:
         path = REPOSITORY / name
@@ -265,7 +266,7 @@ def _digest() -> str:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
