@@ -78,7 +78,7 @@ def installed_layer() -> Path:
             making = deb.parent / "installing"
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
-            with _overlay(making, [base]) as root:
+            with overlay(making, [base]) as root:
                 shutil.copy(deb, root / "root/routesync.deb")
                 _run(["chroot", str(root), "dpkg", "-i", "/root/routesync.deb"])
             (making / "upper").rename(layer)
@@ -158,7 +158,7 @@ def machine(
     layers = [*([installed_layer()] if installed else []), base_root(suite)]
     with ExitStack() as stack:
         directory.mkdir(parents=True, exist_ok=True)
-        root = stack.enter_context(_overlay(directory, layers))
+        root = stack.enter_context(overlay(directory, layers))
         made = stack.enter_context(_booted(directory, root, netns, nspawn))
         try:
             yield made
@@ -241,7 +241,7 @@ def _cgroup_hierarchies() -> Iterator[Path]:
 
 
 @contextmanager
-def _overlay(directory: Path, layers: list[Path]) -> Iterator[Path]:
+def overlay(directory: Path, layers: list[Path]) -> Iterator[Path]:
     """A tree of these layers, the first on top, with one above that takes what is written: `directory`/upper."""
     for name in ("upper", "work", "root"):
         (directory / name).mkdir()
