@@ -15,6 +15,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable":
             return
         build_data["force_include"]["systemd"] = "routesync/share/systemd"
+        build_data["force_include"]["config/installed.toml"] = "routesync/share/routesync.toml"
         if share := os.environ.get("ROUTESYNC_SHARE"):
             for name in ("man", "bash-completion", "zsh", "fish"):
                 build_data["force_include"][f"{share}/{name}"] = f"routesync/share/{name}"

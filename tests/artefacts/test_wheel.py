@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from support.artefacts import artefact, run
-from support.booted import REPOSITORY
+from support.booted import REPOSITORY, machine
+from support.documented import block
+from support.netns import namespace
+from support.waiting import eventually_sync
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -48,3 +52,31 @@ def test_it_runs_from_a_clean_environment(environment: Path, tmp_path: Path) -> 
     assert f"{file}: ok" in run(routesync, "check", file)
     done = subprocess.run([environment / "bin/pip", "check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.artefacts
+def test_the_documented_commands_bring_a_service(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    locks = REPOSITORY / "packaging/requirements/runtime.txt"
+    run(sys.executable, "-m", "pip", "--quiet", "download", "--require-hashes", "--dest", wheels, "-r", locks)
+    with (
+        namespace("wheel") as space,
+        machine(tmp_path / "machine", space.name, installed=False, more=("python3-venv",)) as node,
+    ):
+        place = node.root / "root"
+        shutil.copytree(wheels, place / "wheels")
+        shutil.copy(artefact("wheel"), place)
+        shutil.copy(locks, place / "requirements.txt")
+        for command in block("docs/install.md", "A virtual environment"):
+            # the network has no package index
+            node.run("sh", "-c", f"cd /root && PIP_NO_INDEX=1 PIP_FIND_LINKS=/root/wheels {command}")
+        eventually_sync(lambda: node.state() == "active", what="the service")
+        assert "online" in node.run("routesync", "status").stdout
+        assert "ExecStart=/opt/routesync/bin/routesync run" in node.systemctl("cat", "routesync")
+        assert node.process_status()["CapEff"].strip("0") == ""
+        for name in ("man/man1/routesync.1", "bash-completion/completions/routesync"):
+            assert (node.root / "usr/local/share" / name).exists()
+        node.systemctl("stop", "routesync")
+        node.run("routesync", "install-units", "--remove")
+        assert not (node.root / "etc/systemd/system/routesync.service").exists()
+        assert (node.root / "etc/routesync/routesync.toml").exists(), "it is the operator's"

@@ -42,15 +42,16 @@ PACKAGED: Final = (
 """What the package is made of."""
 
 
-def base_root(suite: str = SUITE) -> Path:
+def base_root(suite: str = SUITE, *more: str) -> Path:
     """The tree of a Debian that boots and has what the package depends on; nothing else."""
-    recipe = hashlib.sha256(f"{suite} {PACKAGES}".encode()).hexdigest()[:12]
+    packages = ",".join((PACKAGES, *more))
+    recipe = hashlib.sha256(f"{suite} {packages}".encode()).hexdigest()[:12]
     root = CACHE / f"{suite}-{recipe}"
     with locked(CACHE):
         if not root.exists():
             making = root.with_suffix(".making")
             shutil.rmtree(making, ignore_errors=True)
-            _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", suite, str(making)])
+            _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", suite, str(making)])
             making.rename(root)
     return root
 
@@ -151,11 +152,16 @@ class Machine:
 
 @contextmanager
 def machine(
-    directory: Path, netns: str, *nspawn: str, installed: bool = True, suite: str = SUITE
+    directory: Path,
+    netns: str,
+    *nspawn: str,
+    installed: bool = True,
+    suite: str = SUITE,
+    more: tuple[str, ...] = (),
 ) -> Iterator[Machine]:
-    """Boot a system for the length of a `with` block; only the usual suite has the package installed."""
-    assert not installed or suite == SUITE
-    layers = [*([installed_layer()] if installed else []), base_root(suite)]
+    """Boot a system for the length of a `with` block; `more` names packages that it has besides."""
+    assert not installed or (suite, more) == (SUITE, ()), "the package is installed above the usual tree"
+    layers = [*([installed_layer()] if installed else []), base_root(suite, *more)]
     with ExitStack() as stack:
         directory.mkdir(parents=True, exist_ok=True)
         root = stack.enter_context(overlay(directory, layers))

@@ -19,6 +19,7 @@ import pytest
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTopology
 from support.booted import NEWER_SUITE, SUITE, Machine, machine, package
 from support.broker import Broker, broker
+from support.documented import block
 from support.netns import Namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
@@ -99,22 +100,25 @@ def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors
 ) -> None:
     with founding_site(tmp_path, installed=False, suite=suite) as site:
         node = site.machine
-        (node.root / "root/routesync.deb").write_bytes(package().read_bytes())
-        node.run("dpkg", "-i", "/root/routesync.deb")
+        (node.root / "root/routesync_0_amd64.deb").write_bytes(package().read_bytes())
+        install, check, plan, _edit, enable, status = block("docs/install.md", "Debian and Ubuntu")
+        node.run("sh", "-c", f"cd /root && {install}")
         assert node.state() == "inactive"
         assert node.run("systemctl", "is-enabled", "routesync", check=False).stdout.strip() == "disabled"
         assert "uid=" in node.run("id", "routesync").stdout
         for page in (node.root / "usr/share/man").rglob("routesync*"):
             assert gzip.decompress(page.read_bytes()).startswith(b"."), page
         assert (node.root / "usr/share/man/man1/routesync.1.gz").exists(), "what the units name"
-        assert f"{CONFIG}: ok" in node.run("routesync", "check").stdout
+        assert f"{CONFIG}: ok" in node.run(*check.split()).stdout
+        assert "192.168.10.1/32" in node.run(*plan.split()).stdout
         assert _uncompiled(node) == [], "/usr is read-only to the service"
         node.run("/usr/share/python3/runtime.d/routesync.rtupdate", "rtupdate", "3.11", "3.12")
         assert _uncompiled(node) == [], "after a change of Python"
 
         node.write(CONFIG, EXAMPLE.read_text() + MQTT)
-        node.systemctl("enable", "--now", "routesync")
+        node.run(*enable.split())
         site.mirror_holds(MIRRORED_TABLE)
+        assert "active (running)" in node.run(*status.split()).stdout
         assert node.show("StatusText").startswith("5 routes kept, 3 dropped; edge ")
         own, process = node.process_status(), node.run("stat", "-c", "%U", f"/proc/{node.main_pid}").stdout
         assert process.strip() == "routesync"

@@ -460,6 +460,23 @@ def schema(
     command.schema(which)
 
 
+@app.command(name="install-units")
+def install_units(
+    *,
+    prefix: Annotated[
+        Path, typer.Option(help="Where manual pages, completion and the link to the program go.")
+    ] = Path("/usr/local"),
+    root: Annotated[Path, typer.Option(help="Write below this directory instead of /.")] = Path("/"),
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove them again; the configuration stays.")
+    ] = False,
+) -> None:
+    """Install units, user, manual pages and completion, where no package of the system did."""
+    from routesync.cli import units as command
+
+    command.install(root.absolute(), prefix.absolute(), remove=remove)
+
+
 @app.command()
 def doctor(
     *,
