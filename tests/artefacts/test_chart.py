@@ -92,7 +92,7 @@ def test_the_plain_manifest_is_the_chart_without_helm() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"mode": "miror"}, "at '/mode': value must be one of"),
+        ({"mode": "mirroring"}, "at '/mode': value must be one of"),
         (
             {"config": {"mqtt": {"host": "b", "prot": 1883}}},
             "at '/config/mqtt': additional properties 'prot'",

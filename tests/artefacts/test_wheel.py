@@ -71,12 +71,12 @@ def test_the_documented_commands_bring_a_service(tmp_path: Path) -> None:
             # the network has no package index
             node.run("sh", "-c", f"cd /root && PIP_NO_INDEX=1 PIP_FIND_LINKS=/root/wheels {command}")
         eventually_sync(lambda: node.state() == "active", what="the service")
-        assert "online" in node.run("routesync", "status").stdout
+        assert "online" in node.run("/usr/local/bin/routesync", "status").stdout
         assert "ExecStart=/opt/routesync/bin/routesync run" in node.systemctl("cat", "routesync")
         assert node.process_status()["CapEff"].strip("0") == ""
         for name in ("man/man1/routesync.1", "bash-completion/completions/routesync"):
             assert (node.root / "usr/local/share" / name).exists()
         node.systemctl("stop", "routesync")
-        node.run("routesync", "install-units", "--remove")
+        node.run("/usr/local/bin/routesync", "install-units", "--remove")
         assert not (node.root / "etc/systemd/system/routesync.service").exists()
         assert (node.root / "etc/routesync/routesync.toml").exists(), "it is the operator's"
