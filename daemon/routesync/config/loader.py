@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
+from routesync.config import environment
 from routesync.config.credentials import Credentials, Origin, client_context, without_secrets
 from routesync.config.models import Settings, TlsSettings
 from routesync.config.parsers import SettingError
@@ -43,7 +44,7 @@ class Loaded(NamedTuple):
     names: Names  # of this host; names in the file were looked up in them
     policy: Policy
     digest: str  # SHA-256 of the file, in hex
-    origins: Mapping[KeyPath, Origin]  # where each secret came from that is not in the file itself
+    origins: Mapping[KeyPath, Origin]  # of secrets and settings that are not from the file itself
     warnings: tuple[str, ...]  # one line each
     document: Mapping[str, object]  # the parsed file, without its secrets
     lines: Mapping[KeyPath, int]  # of each key
@@ -61,7 +62,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
 
     Args:
         path: the TOML file.
-        environ: has secrets, and $CREDENTIALS_DIRECTORY, where relative file names are looked up.
+        environ: has secrets, some settings, and $CREDENTIALS_DIRECTORY, where relative file names are looked up.
         names: names of protocols and tables; by default those of this host.
 
     Raises:
@@ -75,6 +76,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     names = names or Names.of_host()
     credentials = Credentials(path.absolute().parent, environ)
     credentials.fill(document)
+    from_environment = environment.fill(document, environ)
 
     found = list(credentials.problems)
     found += _duplicates(document, ("targets",))
@@ -88,19 +90,23 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         found += _tls_problems(settings)
     if settings is None or found:
         problems = [
-            Problem(str(path), place_of(key, document), line_of(lines, key), error.message, error.remedy)
+            Problem(str(origin or path), place_of(key, document), line, error.message, error.remedy)
             for key, error in found
+            for origin in (from_environment.get(key),)
+            for line in (None if origin else line_of(lines, key),)
         ]
         raise ConfigError(*sorted(problems, key=lambda problem: problem.line or 0))
     policy = compile_policy(settings.policy)
     warnings = (
         *credentials.warnings,
+        *environment.unknown_variables(environ),
         *(_readable_by_all(path) if credentials.exposed else ()),
         *_open_doors(path, settings),
         *(_placed(path, lines, warning) for warning in (*policy.warnings, *_guard_without_effect(settings))),
     )
     digest = hashlib.sha256(content).hexdigest()
-    return Loaded(settings, path, names, policy, digest, credentials.origins, warnings, written, lines)
+    origins = credentials.origins | from_environment
+    return Loaded(settings, path, names, policy, digest, origins, warnings, written, lines)
 
 
 def shipped_configuration() -> Path:

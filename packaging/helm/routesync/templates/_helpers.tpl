@@ -104,10 +104,8 @@ mode = {{ ternary "observe" .Values.mode (eq .Values.mode "withdraw") | quote }}
 {{- end }}
 
 {{- define "routesync.env" -}}
-- name: NODE_NAME
+- name: ROUTESYNC_NODE_NAME
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
-- name: NODE_IP
-  valueFrom: {fieldRef: {fieldPath: status.hostIP}}
 {{- if .Values.credentials }}
 - {name: CREDENTIALS_DIRECTORY, value: /run/credentials/routesync}
 {{- end }}
