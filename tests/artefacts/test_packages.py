@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,7 @@ def test_the_rpm_installs_and_runs_with_any_of_its_pythons(tmp_path: Path) -> No
         (system / "preun").write_text(run("rpm", "-qp", "--queryformat", "%{PREUN}", rpm))
         run("chroot", system, "sh", "/preun", "0")
         assert not list((system / "usr/lib/routesync").rglob("*.pyc"))
+
+
+def test_hadolint_finds_nothing_in_the_containerfile() -> None:
+    assert run(Path(sys.executable).parent / "hadolint", "packaging/oci/Containerfile") == ""
