@@ -460,6 +460,20 @@ def schema(
     command.schema(which)
 
 
+@app.command()
+def health(
+    *,
+    live: Annotated[
+        bool, typer.Option("--live/--ready", help="Only whether it lives, or also its first work.")
+    ] = False,
+    socket: SocketOption = None,
+) -> None:
+    """Say whether the daemon is ready: the kernel's table is dumped, and each target was contacted; for probes."""
+    from routesync.cli import requests as command
+
+    command.health(socket, live=live)
+
+
 @app.command(name="install-units")
 def install_units(
     *,
