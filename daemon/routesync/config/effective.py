@@ -71,7 +71,8 @@ def _setting(loaded: Loaded, path: KeyPath, value: object) -> Setting:
 
 
 def _in_file(loaded: Loaded, path: KeyPath) -> Origin:
-    return Origin("file", str(loaded.path), loaded.lines.get(path))
+    place = loaded.lines.get(path)
+    return Origin("file", str(place.file), place.line) if place else Origin("file", str(loaded.path))
 
 
 def _plain(value: object) -> Value:
