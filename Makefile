@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Stamps of packaging/bootstrap: .venv/.demo, .code, .manual and .test.
+# Stamps of packaging/bootstrap: .venv/.demo, .code, .build and so on.
 READY := .venv/.code
 LOCKS := packaging/requirements
 VENV := .venv
@@ -91,18 +91,40 @@ kill: root .venv/.test ## Kill the daemon at moments of chance (KILLS=200) and l
 lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newer ones
 	@command -v uv >/dev/null || { echo 'make lock: uv is missing: pip install uv' >&2; exit 1; }
 	@$(LOCK) pyproject.toml -o $(LOCKS)/runtime.txt
-	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/runtime.txt -o $(LOCKS)/dev.txt
+	@$(LOCK) pyproject.toml --group build -c $(LOCKS)/runtime.txt -o $(LOCKS)/build.txt
+	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/build.txt -o $(LOCKS)/dev.txt
 
 .PHONY: manual
-manual: .venv/.manual ## Write manual pages and shell completion into build/share
+manual: .venv/.build ## Write manual pages and shell completion into build/share
 	@packaging/manual build/share
 
+# Artefacts: each is built into dist/, and the same commit gives the same bytes.
 .PHONY: deb
-deb: .venv/.manual ## Build the Debian package into dist/
-	@packaging/deb/build
+deb: .venv/.build ## Build the package for Debian 12, 13 and Ubuntu 24.04
+	@packaging/package deb
+
+.PHONY: rpm
+rpm: .venv/.build ## Build the package for RHEL 9, 10 and Fedora
+	@packaging/package rpm
+
+.PHONY: wheel
+wheel: .venv/.build ## Build the wheel, with manual pages, completion and units
+	@packaging/wheel
+
+.PHONY: image
+image: root .venv/.image ## Build the container image (BASE=... to choose what it is built on)
+	@packaging/oci/build
+
+.PHONY: artefacts
+artefacts: root .venv/.image .venv/.chart ## Build everything that a release has, with checksums and an SBOM
+	@packaging/artefacts
+
+.PHONY: test-artefacts
+test-artefacts: root .venv/.test .venv/.artefacts ## Build and install each artefact in a clean place, and use it there
+	@$(BIN)/pytest tests/artefacts tests/system/test_booted.py --artefacts $(ARGS)
 
 .PHONY: release
-release: .venv/.manual ## Check what a release needs (a clean tree, a changelog entry, all tests), build it, tag it
+release: .venv/.build ## Check what a release needs (a clean tree, a changelog entry, all tests), build it, tag it
 	@packaging/release
 
 .PHONY: clean

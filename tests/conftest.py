@@ -28,6 +28,7 @@ hypothesis.settings.register_profile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bench", action="store_true", help="run the benchmarks too")
+    parser.addoption("--artefacts", action="store_true", help="build and use all artefacts of a release, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     runtime = os.environ["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="routesync-run-")
     config.add_cleanup(lambda: shutil.rmtree(runtime, ignore_errors=True))
     config.addinivalue_line("markers", "bench: a measurement; left out without --bench")
+    config.addinivalue_line("markers", "artefacts: builds and uses an artefact; left out without --artefacts")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,12 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("root")
         if os.geteuid() != 0 and item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root"))
-    if config.getoption("--bench"):
-        return
+    left_out = [name for name in ("bench", "artefacts") if not config.getoption(f"--{name}")]
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
-        (deselected if item.get_closest_marker("bench") else kept).append(item)
+        (deselected if any(map(item.get_closest_marker, left_out)) else kept).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept

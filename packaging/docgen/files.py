@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from docgen import config_schema, configuration, contract, events, metrics
+from docgen import chart, config_schema, configuration, contract, events, metrics
 from routesync.control import openapi
 from routesync.control.api import CALLS
 
@@ -24,6 +24,8 @@ def files() -> dict[str, str]:
         "docs/control/openapi.json": openapi.text(CALLS),
         "docs/events.md": _below_marker("docs/events.md", events.markdown()),
         "docs/events/asyncapi.json": _json(contract.asyncapi()),
+        "packaging/helm/routesync/Chart.yaml": chart.chart_text(_read("packaging/helm/routesync/Chart.yaml")),
+        "packaging/helm/routesync/values.schema.json": chart.values_schema_text(),
         "docs/metrics.md": _below_marker("docs/metrics.md", metrics.markdown()),
     }
     for type_name, schema in contract.schemas().items():
@@ -31,8 +33,12 @@ def files() -> dict[str, str]:
     return made
 
 
+def _read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
 def _below_marker(name: str, generated: str) -> str:
-    written, _, _ = (ROOT / name).read_text(encoding="utf-8").partition(MARKER)
+    written, _, _ = _read(name).partition(MARKER)
     return f"{written}{MARKER}\n{generated}"
 
 

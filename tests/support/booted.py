@@ -1,8 +1,8 @@
-"""Machines for tests: a booted Debian 12 with a systemd of its own, in a container of systemd-nspawn.
+"""Machines for tests: a booted Debian with a systemd of its own, in a container of systemd-nspawn.
 
-The root tree is made once by mmdebstrap and kept in /var/cache; the package of this working tree is built when it
-changed, and installed into a layer above. A machine writes into a layer of its own, which goes with it. It lives in a
-network namespace that exists already, so that a test can play the network around it.
+A root tree is made once by mmdebstrap for each release of Debian, and kept in /var/cache; the package of this working
+tree is built when it changed, and installed into a layer above. A machine writes into a layer of its own, which goes
+with it. It lives in a network namespace that exists already, so that a test can play the network around it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BUILD: Final = REPOSITORY / "build" / "booted"
 CACHE: Final = Path("/var/cache/routesync-tests")
 PACKAGES: Final = "systemd,systemd-sysv,dbus,iproute2,python3,procps"
 SUITE: Final = "bookworm"
+NEWER_SUITE: Final = "trixie"
 PACKAGED: Final = (
     "daemon",
     "config",
@@ -34,30 +35,32 @@ PACKAGED: Final = (
     "packaging",
     "docs",
     "pyproject.toml",
+    "CHANGELOG.md",
     "README.md",
     "LICENSE",
 )
 """What the package is made of."""
 
 
-def base_root() -> Path:
-    """The tree of a Debian 12 that boots and has what the package depends on; nothing else."""
-    recipe = hashlib.sha256(f"{SUITE} {PACKAGES}".encode()).hexdigest()[:12]
-    root = CACHE / f"{SUITE}-{recipe}"
-    with _locked(CACHE):
+def base_root(suite: str = SUITE, *more: str) -> Path:
+    """The tree of a Debian that boots and has what the package depends on; nothing else."""
+    packages = ",".join((PACKAGES, *more))
+    recipe = hashlib.sha256(f"{suite} {packages}".encode()).hexdigest()[:12]
+    root = CACHE / f"{suite}-{recipe}"
+    with locked(CACHE):
         if not root.exists():
             making = root.with_suffix(".making")
             shutil.rmtree(making, ignore_errors=True)
-            _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(making)])
+            _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", suite, str(making)])
             making.rename(root)
     return root
 
 
 def package() -> Path:
     """The Debian package of this working tree."""
-    with _locked(BUILD):
-        digest = _digest()
-        made = BUILD / digest / "routesync.deb"
+    with locked(BUILD):
+        current = digest()
+        made = BUILD / current / "routesync.deb"
         if not made.exists():
             for old in BUILD.glob("*/routesync.deb"):
                 shutil.rmtree(old.parent)
@@ -70,13 +73,13 @@ def package() -> Path:
 def installed_layer() -> Path:
     """What the package adds to the base tree when it is installed."""
     base, deb = base_root(), package()
-    with _locked(BUILD):
+    with locked(BUILD):
         layer = deb.parent / "installed"
         if not layer.exists():
             making = deb.parent / "installing"
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
-            with _overlay(making, [base]) as root:
+            with overlay(making, [base]) as root:
                 shutil.copy(deb, root / "root/routesync.deb")
                 _run(["chroot", str(root), "dpkg", "-i", "/root/routesync.deb"])
             (making / "upper").rename(layer)
@@ -148,12 +151,20 @@ class Machine:
 
 
 @contextmanager
-def machine(directory: Path, netns: str, *nspawn: str, installed: bool = True) -> Iterator[Machine]:
-    """Boot a system, with the package installed or without it, for the length of a `with` block."""
-    layers = [*([installed_layer()] if installed else []), base_root()]
+def machine(
+    directory: Path,
+    netns: str,
+    *nspawn: str,
+    installed: bool = True,
+    suite: str = SUITE,
+    more: tuple[str, ...] = (),
+) -> Iterator[Machine]:
+    """Boot a system for the length of a `with` block; `more` names packages that it has besides."""
+    assert not installed or (suite, more) == (SUITE, ()), "the package is installed above the usual tree"
+    layers = [*([installed_layer()] if installed else []), base_root(suite, *more)]
     with ExitStack() as stack:
         directory.mkdir(parents=True, exist_ok=True)
-        root = stack.enter_context(_overlay(directory, layers))
+        root = stack.enter_context(overlay(directory, layers))
         made = stack.enter_context(_booted(directory, root, netns, nspawn))
         try:
             yield made
@@ -236,7 +247,7 @@ def _cgroup_hierarchies() -> Iterator[Path]:
 
 
 @contextmanager
-def _overlay(directory: Path, layers: list[Path]) -> Iterator[Path]:
+def overlay(directory: Path, layers: list[Path]) -> Iterator[Path]:
     """A tree of these layers, the first on top, with one above that takes what is written: `directory`/upper."""
     for name in ("upper", "work", "root"):
         (directory / name).mkdir()
@@ -249,7 +260,8 @@ def _overlay(directory: Path, layers: list[Path]) -> Iterator[Path]:
         _run(["umount", "--lazy", str(directory / "root")])
 
 
-def _digest() -> str:
+def digest() -> str:
+    """Of all that artefacts are made of."""
     total = hashlib.sha256()
     for name in PACKAGED:
         path = REPOSITORY / name
@@ -260,7 +272,7 @@ def _digest() -> str:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

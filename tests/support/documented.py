@@ -37,12 +37,22 @@ def _commands(path: Path) -> Iterator[Shown]:
             fence = line[3:] if fence is None else None
         elif line.startswith("$ ") and fence is not None:
             yield Shown(place, line[2:])
+        elif fence == "sh" and line[:1].strip():
+            yield Shown(place, line)
         elif line.startswith("    ") and fence is None and _is_program(line.split()[0]):
             yield Shown(place, re.sub(r"\s{2,}#.*", "", line.strip()))
 
 
 def _is_program(word: str) -> bool:
     return word in _HOST or shutil.which(word) is not None
+
+
+def block(document: str, heading: str) -> list[str]:
+    """The commands of the first block of shell commands below a heading."""
+    _, _, below = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    _, fence, shown = below.partition("\n```sh\n")
+    assert fence, f"{document} has no commands below {heading}"
+    return shown.partition("\n```")[0].splitlines()
 
 
 def commands() -> list[Shown]:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from demo.topology import FOUNDING_TABLE, HOST_ROUTE, MIRRORED_TABLE, FoundingTopology
-from support.booted import Machine, machine, package
+from support.booted import NEWER_SUITE, SUITE, Machine, machine, package
 from support.broker import Broker, broker
+from support.documented import block
 from support.netns import Namespace
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
@@ -65,7 +66,12 @@ class Site(NamedTuple):
 
 @contextmanager
 def founding_site(
-    directory: Path, *, installed: bool = True, users: dict[str, str] | None = None, token: str = ""
+    directory: Path,
+    *,
+    installed: bool = True,
+    users: dict[str, str] | None = None,
+    token: str = "",
+    suite: str = SUITE,
 ) -> Iterator[Site]:
     with ExitStack() as stack:
         topology = stack.enter_context(FoundingTopology())
@@ -76,7 +82,9 @@ def founding_site(
         standin = stack.enter_context(running_standin(Namespace(topology.loxilb), *more))
         served = stack.enter_context(broker(namespace=Namespace(topology.node), users=users))
         nspawn = f"--bind=/run/netns/{topology.loxilb}:/run/netns/edge"
-        made = stack.enter_context(machine(directory / "machine", topology.node, nspawn, installed=installed))
+        made = stack.enter_context(
+            machine(directory / "machine", topology.node, nspawn, installed=installed, suite=suite)
+        )
         yield Site(made, topology, standin, served)
 
 
@@ -86,22 +94,31 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors(tmp_path: Path) -> None:
-    with founding_site(tmp_path, installed=False) as site:
+@pytest.mark.parametrize("suite", [SUITE, NEWER_SUITE])
+def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors(
+    tmp_path: Path, suite: str
+) -> None:
+    with founding_site(tmp_path, installed=False, suite=suite) as site:
         node = site.machine
-        (node.root / "root/routesync.deb").write_bytes(package().read_bytes())
-        node.run("dpkg", "-i", "/root/routesync.deb")
+        (node.root / "root/routesync_0_amd64.deb").write_bytes(package().read_bytes())
+        install, check, plan, _edit, enable, status = block("docs/install.md", "Debian and Ubuntu")
+        node.run("sh", "-c", f"cd /root && {install}")
         assert node.state() == "inactive"
         assert node.run("systemctl", "is-enabled", "routesync", check=False).stdout.strip() == "disabled"
         assert "uid=" in node.run("id", "routesync").stdout
         for page in (node.root / "usr/share/man").rglob("routesync*"):
             assert gzip.decompress(page.read_bytes()).startswith(b"."), page
         assert (node.root / "usr/share/man/man1/routesync.1.gz").exists(), "what the units name"
-        assert f"{CONFIG}: ok" in node.run("routesync", "check").stdout
+        assert f"{CONFIG}: ok" in node.run(*check.split()).stdout
+        assert "192.168.10.1/32" in node.run(*plan.split()).stdout
+        assert _uncompiled(node) == [], "/usr is read-only to the service"
+        node.run("/usr/share/python3/runtime.d/routesync.rtupdate", "rtupdate", "3.11", "3.12")
+        assert _uncompiled(node) == [], "after a change of Python"
 
         node.write(CONFIG, EXAMPLE.read_text() + MQTT)
-        node.systemctl("enable", "--now", "routesync")
+        node.run(*enable.split())
         site.mirror_holds(MIRRORED_TABLE)
+        assert "active (running)" in node.run(*status.split()).stdout
         assert node.show("StatusText").startswith("5 routes kept, 3 dropped; edge ")
         own, process = node.process_status(), node.run("stat", "-c", "%U", f"/proc/{node.main_pid}").stdout
         assert process.strip() == "routesync"
@@ -138,16 +155,35 @@ def test_what_is_removed_leaves_what_is_the_operators_and_what_is_purged_nothing
     assert node.run("cat", CONFIG).stdout == edited
     site.mirror_holds(MIRRORED_TABLE)
 
-    node.run("dpkg", "--remove", "routesync")
+    removed = node.run("dpkg", "--remove", "routesync").stdout
+    assert "routes that routesync added remain in loxilb: 5" in removed
+    assert "target edge at http://192.168.10.20:11111: 5" in removed
+    assert "routesync withdraw --target edge" in removed
+    assert not (node.root / "usr/lib/routesync").exists(), "no bytecode is left"
     assert node.run("pgrep", "-u", "routesync", check=False).stdout == ""
     assert node.run("cat", CONFIG).stdout == edited
     assert (node.root / "var/lib/routesync/ledger.sqlite").exists()
     site.mirror_holds(MIRRORED_TABLE)
-    node.run("dpkg", "--purge", "routesync")
+    node.run("dpkg", "--force-confold", "-i", newer)
+    assert node.run("systemctl", "is-enabled", "routesync").stdout.strip() == "enabled", (
+        "as before the removal"
+    )
+    node.run("dpkg", "--remove", "routesync")
+    purged = node.run("dpkg", "--purge", "routesync").stdout
+    assert "  edge: 10.244.1.0/24 via 192.168.10.10" in purged, "the last word of where they are"
     left = node.run(
         "find", "/", "-xdev", "-iname", "*routesync*", "-not", "-path", "/root/*", "-not", "-path", "/proc/*"
     )
     assert left.stdout.split() == []
+
+
+def _uncompiled(node: Machine) -> list[str]:
+    """The modules without bytecode of the machine's own Python."""
+    tree = node.root / "usr/lib/routesync"
+    tag = node.run("python3", "-c", "import sys; print(sys.implementation.cache_tag)").stdout.strip()
+    files = list(tree.rglob("*.py"))
+    assert len(files) > 500
+    return [str(it) for it in files if not (it.parent / "__pycache__" / f"{it.stem}.{tag}.pyc").exists()]
 
 
 def _with_another_configuration(deb: Path, directory: Path) -> str:

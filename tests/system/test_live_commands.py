@@ -41,6 +41,11 @@ def answer(scene: World, *arguments: str) -> Any:
     return json.loads(said(scene, *arguments, "--json"))
 
 
+def test_health_is_for_probes(scene: World) -> None:
+    assert said(scene, "health") == "ready\n"
+    assert said(scene, "health", "--live") == "live\n"
+
+
 def test_status_is_one_screen_and_says_that_all_is_well(scene: World) -> None:
     shown = said(scene, "status").splitlines()
     assert len(shown) < 24
@@ -234,7 +239,17 @@ def test_a_mistake_is_one_line_and_a_stable_exit_status(
 
 @pytest.mark.parametrize(
     "command",
-    ["status", "routes", "explain 10.0.0.1", "resync", "pause", "release", "reload", "repair --target edge"],
+    [
+        "status",
+        "health",
+        "routes",
+        "explain 10.0.0.1",
+        "resync",
+        "pause",
+        "release",
+        "reload",
+        "repair --target edge",
+    ],
 )
 def test_without_a_daemon_each_command_says_so(scene: World, tmp_path: Path, command: str) -> None:
     nowhere = tmp_path / "none.sock"

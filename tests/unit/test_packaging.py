@@ -37,12 +37,16 @@ def test_each_python_that_is_named_is_tested() -> None:
     assert [version for version in named[1:] if version not in ci] == []
 
 
-@pytest.mark.parametrize("lock", ["runtime.txt", "dev.txt"])
+@pytest.mark.parametrize("lock", ["runtime.txt", "build.txt", "dev.txt"])
 def test_the_locks_hold_what_is_declared_with_hashes_and_without_hosts(lock: str) -> None:
     text = (ROOT / "packaging/requirements" / lock).read_text(encoding="utf-8")
-    declared = PROJECT["project"]["dependencies"] + (
-        PROJECT["dependency-groups"]["dev"] if lock == "dev.txt" else []
-    )
+    groups = PROJECT["dependency-groups"]
+    declared = list(PROJECT["project"]["dependencies"])
+    if lock != "runtime.txt":
+        declared += groups["build"]
+    if lock == "dev.txt":
+        assert {"include-group": "build"} in groups["dev"]
+        declared += [it for it in groups["dev"] if isinstance(it, str)]
     locked = {}
     for entry in re.split(r"\n(?=\w)", text):
         if match := re.match(r"([\w.-]+)==(\S+)", entry):

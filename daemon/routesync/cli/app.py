@@ -461,6 +461,37 @@ def schema(
 
 
 @app.command()
+def health(
+    *,
+    live: Annotated[
+        bool, typer.Option("--live/--ready", help="Only whether it lives, or also its first work.")
+    ] = False,
+    socket: SocketOption = None,
+) -> None:
+    """Say whether the daemon is ready: the kernel's table is dumped, and each target was contacted; for probes."""
+    from routesync.cli import requests as command
+
+    command.health(socket, live=live)
+
+
+@app.command(name="install-units")
+def install_units(
+    *,
+    prefix: Annotated[
+        Path, typer.Option(help="Where manual pages, completion and the link to the program go.")
+    ] = Path("/usr/local"),
+    root: Annotated[Path, typer.Option(help="Write below this directory instead of /.")] = Path("/"),
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove them again; the configuration stays.")
+    ] = False,
+) -> None:
+    """Install units, user, manual pages and completion, where no package of the system did."""
+    from routesync.cli import units as command
+
+    command.install(root.absolute(), prefix.absolute(), remove=remove)
+
+
+@app.command()
 def doctor(
     *,
     config: ConfigOption = None,

@@ -21,7 +21,15 @@ from routesync.cli.output import (
     many,
 )
 from routesync.control.client import Client, ControlError, Failed, NotAllowed, NotRunning
-from routesync.control.models import Done, Released, Reloaded, RequestModel, ResyncRequest, TargetRequest
+from routesync.control.models import (
+    Done,
+    Health,
+    Released,
+    Reloaded,
+    RequestModel,
+    ResyncRequest,
+    TargetRequest,
+)
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -73,6 +81,12 @@ def daemon_errors(hint: str = "") -> Iterator[None]:
         if problem == "rejected":
             fail(f"{error}\nthe running configuration stays", EX_CONFIG)
         fail(f"{error}{hint}", EX_USAGE if problem in ("bad-request", "unknown-target") else EX_FAILED)
+
+
+def health(socket: Path | None, *, live: bool) -> None:
+    """Print whether the daemon is alive, or ready; a daemon that is not ends the command with a status other than 0."""
+    call = f"GET /health/{'live' if live else 'ready'}"
+    ask(socket, call, Health, lambda answer: print(answer.status), as_json=False)
 
 
 def daemon_runs(socket: Path | None, hint: str = "") -> bool:

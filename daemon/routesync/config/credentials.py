@@ -20,7 +20,7 @@ from routesync.config.parsers import SettingError
 from routesync.config.problems import KeyPath
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
-_TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")
+TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
 
 
@@ -89,7 +89,7 @@ class Credentials:
                     if isinstance(tls.get(name), str):
                         tls[name] = str(self._base / tls[name])
         for variable in sorted(self._environ):
-            if (variable == MQTT_PASSWORD or _TARGET_TOKEN.fullmatch(variable)) and variable not in asked:
+            if (variable == MQTT_PASSWORD or TARGET_TOKEN.fullmatch(variable)) and variable not in asked:
                 self.warnings.append(f"environment variable {variable}: no setting uses it")
 
     def _secret(self, path: KeyPath, table: dict[str, object], key: str, variable: str) -> None:

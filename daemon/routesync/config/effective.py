@@ -56,6 +56,8 @@ def _settings(loaded: Loaded, table: Model, path: KeyPath) -> Iterator[Setting]:
 
 
 def _setting(loaded: Loaded, path: KeyPath, value: object) -> Setting:
+    if origin := loaded.origins.get(path):
+        return Setting(path, _plain(value), origin)
     written = value_at(loaded.document, path)
     if path == _TABLES and isinstance(value, tuple):
         value = tuple(map(loaded.names.table, value))
@@ -69,7 +71,8 @@ def _setting(loaded: Loaded, path: KeyPath, value: object) -> Setting:
 
 
 def _in_file(loaded: Loaded, path: KeyPath) -> Origin:
-    return Origin("file", str(loaded.path), loaded.lines.get(path))
+    place = loaded.lines.get(path)
+    return Origin("file", str(place.file), place.line) if place else Origin("file", str(loaded.path))
 
 
 def _plain(value: object) -> Value:

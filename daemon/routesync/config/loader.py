@@ -10,27 +10,28 @@ import hashlib
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
+from routesync.config import environment
 from routesync.config.credentials import Credentials, Origin, client_context, without_secrets
 from routesync.config.models import Settings, TlsSettings
 from routesync.config.parsers import SettingError
 from routesync.config.problems import (
     ConfigError,
     KeyPath,
-    Problem,
-    key_lines,
+    Place,
     line_of,
     place_of,
+    problem_at,
     translate,
     value_at,
 )
 from routesync.config.rules import compile_policy
+from routesync.config.sources import Source, drop_ins_of, merged, read_source
 from routesync.names import Names
 from routesync.policy import Policy
 
@@ -42,11 +43,11 @@ class Loaded(NamedTuple):
     path: Path
     names: Names  # of this host; names in the file were looked up in them
     policy: Policy
-    digest: str  # SHA-256 of the file, in hex
-    origins: Mapping[KeyPath, Origin]  # where each secret came from that is not in the file itself
+    digest: str  # SHA-256 of the file and its drop-ins, one after another, in hex
+    origins: Mapping[KeyPath, Origin]  # of secrets and settings that are not from the file itself
     warnings: tuple[str, ...]  # one line each
-    document: Mapping[str, object]  # the parsed file, without its secrets
-    lines: Mapping[KeyPath, int]  # of each key
+    document: Mapping[str, object]  # the parsed files, merged, without their secrets
+    lines: Mapping[KeyPath, Place]  # of each key
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -57,24 +58,23 @@ class Loaded(NamedTuple):
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | None = None) -> Loaded:
-    """Read, complete and validate a configuration.
+    """Read, complete and validate a configuration: a file, and the drop-ins in the directory of its name and ".d".
 
     Args:
         path: the TOML file.
-        environ: has secrets, and $CREDENTIALS_DIRECTORY, where relative file names are looked up.
+        environ: has secrets, some settings, and $CREDENTIALS_DIRECTORY, where relative file names are looked up.
         names: names of protocols and tables; by default those of this host.
 
     Raises:
         ConfigError: all faults at once.
     """
-    content = _read(path)
-    text = _decode(path, content)
-    document = _parse(path, text)
+    sources = [read_source(path), *map(read_source, drop_ins_of(path))]
+    document, lines = merged(sources)
     written = without_secrets(document)
-    lines = _lines(text)
     names = names or Names.of_host()
     credentials = Credentials(path.absolute().parent, environ)
     credentials.fill(document)
+    from_environment = environment.fill(document, environ)
 
     found = list(credentials.problems)
     found += _duplicates(document, ("targets",))
@@ -88,19 +88,28 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         found += _tls_problems(settings)
     if settings is None or found:
         problems = [
-            Problem(str(path), place_of(key, document), line_of(lines, key), error.message, error.remedy)
+            problem_at(
+                from_environment.get(key) or line_of(lines, key) or path,
+                place_of(key, document),
+                error.message,
+                error.remedy,
+            )
             for key, error in found
         ]
-        raise ConfigError(*sorted(problems, key=lambda problem: problem.line or 0))
+        raise ConfigError(
+            *sorted(problems, key=lambda problem: (problem.file != str(path), problem.line or 0))
+        )
     policy = compile_policy(settings.policy)
     warnings = (
         *credentials.warnings,
-        *(_readable_by_all(path) if credentials.exposed else ()),
-        *_open_doors(path, settings),
+        *environment.unknown_variables(environ),
+        *(warning for it in sources if credentials.exposed for warning in _readable_by_all(it)),
+        *_open_doors(line_of(lines, ("control", "listen")) or path, settings),
         *(_placed(path, lines, warning) for warning in (*policy.warnings, *_guard_without_effect(settings))),
     )
-    digest = hashlib.sha256(content).hexdigest()
-    return Loaded(settings, path, names, policy, digest, credentials.origins, warnings, written, lines)
+    digest = hashlib.sha256(b"".join(it.content for it in sources)).hexdigest()
+    origins = credentials.origins | from_environment
+    return Loaded(settings, path, names, policy, digest, origins, warnings, written, lines)
 
 
 def shipped_configuration() -> Path:
@@ -109,53 +118,19 @@ def shipped_configuration() -> Path:
     return installed if installed.exists() else Path(__file__).parents[3] / "config" / "routesync.toml"
 
 
-def _failed(
-    path: Path, message: str, remedy: str = "", *, place: str = "", line: int | None = None
-) -> ConfigError:
-    """The error of a file that cannot be read as a document."""
-    return ConfigError(Problem(str(path), place, line, message, remedy))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        remedy = "name an existing file, or start from the shipped config/routesync.toml"
-        raise _failed(path, "no such file", remedy) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _failed(path, f"cannot be read: {reason}", "name a file that this user may read") from None
-
-
-def _decode(path: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _failed(path, "this is not UTF-8", "save the file as UTF-8", line=line) from None
-
-
-def _lines(text: str) -> Mapping[KeyPath, int]:
-    try:
-        return key_lines(text)
-    except RecursionError:  # nested just not too deeply for tomllib
-        return {}
-
-
 _RULE: Final = re.compile(r"\[\[policy\.rules\]\] #(\d+) ")
 
 
-def _rule_line(lines: Mapping[KeyPath, int], place: str) -> int | None:
-    found = _RULE.match(place)
-    return line_of(lines, ("policy", "rules", int(found[1]) - 1)) if found else None
+def _placed(path: Path, lines: Mapping[KeyPath, Place], warning: str) -> str:
+    found = _RULE.match(warning)
+    place = line_of(lines, ("policy", "rules", int(found[1]) - 1)) if found else None
+    return f"{place or path}: {warning}"
 
 
-def _placed(path: Path, lines: Mapping[KeyPath, int], warning: str) -> str:
-    line = _rule_line(lines, warning)
-    return f"{path}:{line}: {warning}" if line is not None else f"{path}: {warning}"
-
-
-def _readable_by_all(path: Path) -> Iterator[str]:
+def _readable_by_all(source: Source) -> Iterator[str]:
+    path = source.path
+    if without_secrets(source.document) == source.document:
+        return
     try:
         readable = path.stat().st_mode & stat.S_IROTH
     except OSError:  # gone since it was read
@@ -177,49 +152,13 @@ def _guard_without_effect(settings: Settings) -> Iterator[str]:
             )
 
 
-def _open_doors(path: Path, settings: Settings) -> Iterator[str]:
+def _open_doors(place: Place | Path, settings: Settings) -> Iterator[str]:
     listen = settings.control.listen
     if listen is not None and not listen.is_loopback:
         yield (
-            f"{path}: [control], key listen: any client that reaches {listen} can read metrics and health; "
+            f"{place}: [control], key listen: any client that reaches {listen} can read metrics and health; "
             "use 127.0.0.1 or [::1] to keep them on this host"
         )
-
-
-_POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-_SECRET: Final = re.compile(r"(pass|token|secret|cred|key|//)", re.IGNORECASE)
-_STATEMENT: Final = re.compile(r"\[|[^=#]+=")
-_MAX_SHOWN: Final = 80
-
-
-def _parse(path: Path, text: str) -> dict[str, object]:
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise _failed(path, "nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
-        said = str(error)
-        position = _POSITION.search(said)
-        if position is None:
-            raise _failed(path, "a value cannot be read", "look for huge numbers") from None
-        rows = text.replace("\r\n", "\n").split("\n")
-        line = int(position[1]) if position[1] else len(rows)
-        column = f"column {position[2]}" if position[2] else "end of file"
-        shown = _presentable(rows, line)
-        message = f"not valid TOML: {said[0].lower()}{said[1 : position.start()]}{shown}"
-        raise _failed(path, message, place=column, line=line) from None
-
-
-def _presentable(rows: list[str], line: int) -> str:
-    """The line up to where a secret may begin; nothing if it may continue a value of the lines above."""
-    row = rows[line - 1].strip()
-    above = "\n".join(rows[: line - 1])
-    if not _STATEMENT.match(row) or '"""' in above or "'''" in above:
-        return ""
-    secret = _SECRET.search(row)
-    if secret:
-        row = f"{row[: secret.end()]}…"
-    return f": {row[:_MAX_SHOWN]}"
 
 
 def _duplicates(document: object, table: tuple[str, ...]) -> Iterator[tuple[KeyPath, SettingError]]:

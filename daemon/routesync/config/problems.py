@@ -9,7 +9,8 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from inspect import isclass
-from typing import Final, NamedTuple, TypeAlias, get_args
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args
 
 from pydantic_core import ErrorDetails
 
@@ -18,6 +19,7 @@ from routesync.config.parsers import Model, SettingError, suggest
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: keys of tables, and indices of arrays from 0."""
+A = TypeVar("A")
 
 
 _MAX_NAME: Final = 80
@@ -70,6 +72,16 @@ FORMER_KEYS: Final[Mapping[type[Model], Mapping[str, str]]] = {
 """Keys of earlier versions: what became of each. One that is now another is to be renamed, one that is gone removed."""
 
 
+class Place(NamedTuple):
+    """A line of a file, from 1."""
+
+    file: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
 class Problem(NamedTuple):
     """One fault of a configuration."""
 
@@ -92,6 +104,13 @@ class ConfigError(Exception):
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
         super().__init__("\n".join(map(str, problems)))
+
+
+def problem_at(place: Place | object, key: str, message: str, remedy: str = "") -> Problem:
+    """A fault at a line, or in something that is named as a whole: a file, a variable of the environment."""
+    if isinstance(place, Place):
+        return Problem(str(place.file), key, place.line, message, remedy)
+    return Problem(str(place), key, None, message, remedy)
 
 
 def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, SettingError]:
@@ -195,7 +214,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return _Reader(text).lines
 
 
-def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
+def line_of(lines: Mapping[KeyPath, A], path: KeyPath) -> A | None:
     """Return the line of a key; if the key is absent, that of the nearest table around it."""
     for end in range(len(path), 0, -1):
         if path[:end] in lines:

@@ -33,8 +33,8 @@ from typing import Final
 import structlog
 
 from routesync.best_routes import BestRoutes
-from routesync.config import ConfigError, Loaded, Problem, load
-from routesync.config.problems import line_of
+from routesync.config import ConfigError, Loaded, load
+from routesync.config.problems import line_of, problem_at
 from routesync.control import runtime_directory
 from routesync.control.context import Context
 from routesync.control.ownership import Ownership
@@ -209,8 +209,8 @@ class Daemon:
         try:
             self._best_routes.probe(loaded)
         except KernelError as error:
-            line = line_of(loaded.lines, ("kernel", "netns"))
-            return self._reject((str(Problem(str(path), "[kernel], key netns", line, str(error))),))
+            place = line_of(loaded.lines, ("kernel", "netns")) or path
+            return self._reject((str(problem_at(place, "[kernel], key netns", str(error))),))
         for warning in loaded.warnings:
             log.warning("config_warning", warning=warning)
         self._config_problems = ()

@@ -164,3 +164,10 @@ def test_a_host_route_of_a_lease_has_the_same_rule_whatever_else_is_known_of_it(
     route = ip_route("192.168.10.1 dev ens3 proto dhcp scope link src 192.168.10.10 metric 100")
     verdicts = {policy(CONFIG / name).evaluate(route, INTERFACES, link_gateway=it) for it in (False, True)}
     assert {verdict.rule for verdict in verdicts} == {"dhcp-host-routes"}
+
+
+def test_the_short_file_of_the_packages_has_the_rules_of_the_whole_one() -> None:
+    short, whole = (
+        load(path, {}).settings.policy for path in (CONFIG / "installed.toml", shipped_configuration())
+    )
+    assert short == whole

@@ -1,0 +1,159 @@
+"""Reading the files of a configuration: the file itself and its drop-ins, merged into one document.
+
+Tables are merged key by key, and a later file wins. Targets are added to those before. Rules are put before those of
+the files before, since the first rule that matches decides: so a drop-in decides over the file that was installed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from routesync.config.problems import ConfigError, KeyPath, Place, Problem, key_lines, value_at
+
+_TARGETS: Final[KeyPath] = ("targets",)
+_RULES: Final[KeyPath] = ("policy", "rules")
+
+
+class Source(NamedTuple):
+    """One file."""
+
+    path: Path
+    content: bytes
+    document: dict[str, object]
+    lines: Mapping[KeyPath, Place]
+
+
+def drop_ins_of(path: Path) -> Sequence[Path]:
+    """The drop-ins of a file, in order: `*.toml` in the directory of its name and ".d"."""
+    directory = path.with_name(f"{path.name}.d")
+    try:
+        found = [it for it in directory.iterdir() if it.suffix == ".toml" and not it.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _failed(directory, f"cannot be read: {reason}", "let this user read it, or remove it") from None
+    return sorted(found, key=lambda it: it.name)
+
+
+def read_source(path: Path) -> Source:
+    content = _read(path)
+    text = _decode(path, content)
+    document = _parse(path, text)
+    return Source(path, content, document, {key: Place(path, line) for key, line in _lines(text).items()})
+
+
+def merged(sources: Sequence[Source]) -> tuple[dict[str, object], Mapping[KeyPath, Place]]:
+    """The files as one document, and where each of its keys is."""
+    first, *others = sources
+    document, lines = deepcopy(first.document), dict(first.lines)
+    for source in others:
+        added, added_lines = deepcopy(source.document), dict(source.lines)
+        for table in (_TARGETS, _RULES):
+            here, there, around = (
+                value_at(*it) for it in ((document, table), (added, table), (added, table[:-1]))
+            )
+            if not (isinstance(here, list) and isinstance(there, list) and isinstance(around, dict)):
+                continue
+            if table == _RULES:
+                around[table[-1]] = there + here
+                lines = _moved(lines, table, len(there))
+            else:
+                around[table[-1]] = here + there
+                added_lines = _moved(added_lines, table, len(here))
+        _overlay(document, added)
+        lines |= added_lines
+    return document, lines
+
+
+def _moved(lines: Mapping[KeyPath, Place], table: KeyPath, by: int) -> dict[KeyPath, Place]:
+    """The places of a list's elements when others are put before them."""
+    end = len(table)
+    moved: dict[KeyPath, Place] = {}
+    for path, place in lines.items():
+        index = path[end] if len(path) > end and path[:end] == table else None
+        moved[(*table, index + by, *path[end + 1 :]) if isinstance(index, int) else path] = place
+    return moved
+
+
+def _overlay(document: dict[str, object], added: Mapping[str, object]) -> None:
+    for key, value in added.items():
+        there = document.get(key)
+        if isinstance(there, dict) and isinstance(value, dict):
+            _overlay(there, value)
+        else:
+            document[key] = value
+
+
+def _failed(
+    path: Path, message: str, remedy: str = "", *, place: str = "", line: int | None = None
+) -> ConfigError:
+    """The error of a file that cannot be read as a document."""
+    return ConfigError(Problem(str(path), place, line, message, remedy))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        remedy = "name an existing file, or start from the shipped config/routesync.toml"
+        raise _failed(path, "no such file", remedy) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _failed(path, f"cannot be read: {reason}", "name a file that this user may read") from None
+
+
+def _decode(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _failed(path, "this is not UTF-8", "save the file as UTF-8", line=line) from None
+
+
+def _lines(text: str) -> Mapping[KeyPath, int]:
+    try:
+        return key_lines(text)
+    except RecursionError:  # nested just not too deeply for tomllib
+        return {}
+
+
+_POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_SECRET: Final = re.compile(r"(pass|token|secret|cred|key|//)", re.IGNORECASE)
+_STATEMENT: Final = re.compile(r"\[|[^=#]+=")
+_MAX_SHOWN: Final = 80
+
+
+def _parse(path: Path, text: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise _failed(path, "nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
+        said = str(error)
+        position = _POSITION.search(said)
+        if position is None:
+            raise _failed(path, "a value cannot be read", "look for huge numbers") from None
+        rows = text.replace("\r\n", "\n").split("\n")
+        line = int(position[1]) if position[1] else len(rows)
+        column = f"column {position[2]}" if position[2] else "end of file"
+        shown = _presentable(rows, line)
+        message = f"not valid TOML: {said[0].lower()}{said[1 : position.start()]}{shown}"
+        raise _failed(path, message, place=column, line=line) from None
+
+
+def _presentable(rows: list[str], line: int) -> str:
+    """The line up to where a secret may begin; nothing if it may continue a value of the lines above."""
+    row = rows[line - 1].strip()
+    above = "\n".join(rows[: line - 1])
+    if not _STATEMENT.match(row) or '"""' in above or "'''" in above:
+        return ""
+    secret = _SECRET.search(row)
+    if secret:
+        row = f"{row[: secret.end()]}…"
+    return f": {row[:_MAX_SHOWN]}"

@@ -1,0 +1,98 @@
+"""Drop-ins: files in routesync.toml.d, merged into the file that was installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from routesync.config import ConfigError, Loaded, load
+from routesync.config.effective import effective
+from routesync.names import Names
+
+MAIN = """\
+mode = "observe"
+[policy]
+default_action = "keep"
+[[policy.rules]]
+name = "connected"
+match = { protocol = "kernel" }
+action = "drop"
+[[targets]]
+name = "a"
+url = "http://192.0.2.1:11111"
+[log]
+level = "info"
+"""
+
+
+def loaded(directory: Path, **drop_ins: str) -> Loaded:
+    (directory / "routesync.toml").write_text(MAIN)
+    (directory / "routesync.toml.d").mkdir()
+    for name, text in drop_ins.items():
+        (directory / "routesync.toml.d" / f"{name}.toml").write_text(text)
+    return load(directory / "routesync.toml", {}, Names())
+
+
+def test_a_later_file_wins_key_by_key_and_each_value_says_its_file(tmp_path: Path) -> None:
+    made = loaded(tmp_path, b='mode = "guard"\n', a='mode = "mirror"\n[log]\nformat = "json"\n')
+    assert (made.settings.mode, made.settings.log.level, made.settings.log.format) == (
+        "guard",
+        "info",
+        "json",
+    )
+    origins = {it.path: str(it.origin) for it in effective(made)}
+    assert origins["mode",] == "b.toml:1"
+    assert origins["log", "format"] == "a.toml:3"
+    assert origins["log", "level"] == "routesync.toml:12"
+
+
+def test_targets_are_added_and_rules_come_before_those_of_the_files_before(tmp_path: Path) -> None:
+    rule = '[[policy.rules]]\nname = "{0}"\nmatch = {{ interface = "{0}" }}\naction = "keep"\n'
+    target = '[[targets]]\nname = "{0}"\nurl = "http://192.0.2.9:11111"\n'
+    made = loaded(
+        tmp_path, x1=rule.format("one") + target.format("b"), x2=rule.format("two") + target.format("c")
+    )
+    assert [it.name for it in made.settings.policy.rules] == ["two", "one", "connected"]
+    assert [it.name for it in made.settings.targets] == ["a", "b", "c"]
+    origins = {it.path: str(it.origin) for it in effective(made)}
+    assert origins["policy", "rules", 0, "name"] == "x2.toml:2"
+    assert origins["policy", "rules", 1, "name"] == "x1.toml:2"
+    assert origins["policy", "rules", 2, "name"] == "routesync.toml:5"
+    assert [origins["targets", index, "name"] for index in range(3)] == [
+        "routesync.toml:9",
+        "x1.toml:6",
+        "x2.toml:6",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mode = 1\n", "x.toml:1: key mode: expected"),
+        ("[[targets\n", "x.toml:1: column 10: not valid TOML"),
+        ('[[targets]]\nname = "a"\nurl = "http://192.0.2.2:1"\n', "x.toml:2: "),
+        ("policy = 3\n", "x.toml:1: "),
+        ("targets = 3\n", "x.toml:1: "),
+    ],
+)
+def test_a_fault_names_the_drop_in_and_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, x=text)
+    assert said in str(caught.value)
+    assert "routesync.toml:" not in str(caught.value)
+
+
+def test_the_digest_covers_them_and_other_files_are_no_drop_ins(tmp_path: Path) -> None:
+    made = loaded(tmp_path)
+    for name in ("README", ".hidden.toml", "x.toml.bak"):
+        (tmp_path / "routesync.toml.d" / name).write_text("[[[")
+    assert load(made.path, {}, Names()).digest == made.digest
+    (tmp_path / "routesync.toml.d/x.toml").write_text("# a remark\n")
+    assert load(made.path, {}, Names()).digest != made.digest
+
+
+def test_only_the_file_with_a_secret_is_named_when_all_may_read_it(tmp_path: Path) -> None:
+    made = loaded(tmp_path, x='[mqtt]\nhost = "b"\nusername = "u"\npassword = "secret"\n')
+    (warning,) = (it for it in made.warnings if "every user" in it)
+    assert "routesync.toml.d/x.toml: every user" in warning
