@@ -36,7 +36,7 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "environ", "said"),
     [
-        ("", {"ROUTESYNC_MODE": "miror"}, "environment variable ROUTESYNC_MODE: key mode: expected "),
+        ("", {"ROUTESYNC_MODE": "mirroring"}, "environment variable ROUTESYNC_MODE: key mode: expected "),
         ("", {"ROUTESYNC_NODE_NAME": "a/b"}, "environment variable ROUTESYNC_NODE_NAME: "),
         ("node = 1\n", {"ROUTESYNC_NODE_NAME": "a"}, "routesync.toml:1: "),
     ],
