@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 
 import aiomqtt
+from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from routesync.events.models import KernelOverrun
-from routesync.events.reader import ReceivedMessage, Selection, follow
+from routesync.events.reader import Cleared, ReceivedMessage, Selection, follow
 from routesync.route import Prefix
-from support.broker import Broker
+from support.broker import Broker, broker
 from support.events import NODE, publishing
 from support.waiting import eventually
 
@@ -19,6 +23,7 @@ from support.waiting import eventually
 class Reading:
     def __init__(self) -> None:
         self.messages: list[ReceivedMessage] = []
+        self.cleared: list[Cleared] = []
         self.troubles: list[str | None] = []
 
     @property
@@ -32,7 +37,10 @@ async def reading(mosquitto: Broker, selection: Selection) -> AsyncIterator[Read
 
     async def read() -> None:
         async for message in follow(mosquitto.settings(), selection, found.troubles.append):
-            found.messages.append(message)
+            if isinstance(message, ReceivedMessage):
+                found.messages.append(message)
+            else:
+                found.cleared.append(message)
 
     task = asyncio.create_task(read())
     try:
@@ -87,7 +95,93 @@ async def test_what_is_no_message_of_ours_is_passed_over(mosquitto: Broker) -> N
         reading(mosquitto, Selection()) as found,
         aiomqtt.Client(mosquitto.address, mosquitto.port) as stranger,
     ):
-        await stranger.publish("routesync/v1/node-9/status", b"hello", qos=1)
+        for bad in (
+            b"hello",
+            b"\xff\xfe",
+            b"[" * 100_000,
+            status_message("node-9", time="0001-01-01T00:00:00Z"),
+            status_message("node-9", time="9999-12-31T23:59:59-23:00"),
+            status_message("node-9", time="2026-01-31T12:00:00"),
+            status_message("node-8"),  # below the topic of another node
+        ):
+            await stranger.publish("routesync/v1/node-9/status", bad, qos=1)
         await stranger.publish("routesync/v1/node-9/status", b"", qos=1)
         async with publishing(mosquitto.settings()):
             await eventually(lambda: found.kinds == ["status"])
+    assert found.cleared == [Cleared("node-9", "status")]
+    assert found.messages[0].node == NODE
+
+
+async def test_a_bad_prefix_is_in_no_selection_and_control_characters_are_escaped(
+    mosquitto: Broker,
+) -> None:
+    selection = Selection(within=Prefix.parse("10.0.0.0/8"), with_status=True)
+    async with (
+        reading(mosquitto, selection) as found,
+        aiomqtt.Client(mosquitto.address, mosquitto.port) as stranger,
+    ):
+        event = status_message("node-9", kind="route.accepted", data={"prefix": "10.0.0.0/99"})
+        await stranger.publish("routesync/v1/node-9/event/route/accepted", event, qos=1)
+        raw = json.dumps(
+            json.loads(status_message("node-9", data={"state": "\x9b31m\u202e\u2028"})), indent=1
+        )
+        await stranger.publish("routesync/v1/node-9/status", raw.replace("\\u009b", "\x9b"), qos=1)
+        await eventually(lambda: found.kinds == ["status"])
+    assert found.messages[0].text.isascii()
+    assert found.messages[0].text.isprintable()
+    assert json.loads(found.messages[0].text)["data"] == {"state": "\x9b31m\u202e\u2028"}
+
+
+async def test_a_default_broker_delivers_a_whole_fleet_or_the_reader_warns() -> None:
+    with broker() as default:
+        publish_many(default, 1500)
+        async with reading(default, Selection()) as found:
+            await eventually(lambda: len({message.node for message in found.messages}) == 1500, within_s=30)
+            assert found.troubles == [None]
+        old = default.settings(protocol="3.1.1")
+        troubles: list[str | None] = []
+        nodes: set[str] = set()
+
+        async def read() -> None:
+            async for message in follow(old, Selection(), troubles.append):
+                nodes.add(message.node)
+
+        task = asyncio.create_task(read())
+        await eventually(
+            lambda: any("there may be more" in (trouble or "") for trouble in troubles), within_s=15
+        )
+        task.cancel()
+        assert len(nodes) == 1020  # the warning is not about nothing
+
+
+def status_message(
+    node: str,
+    *,
+    kind: str = "status",
+    time: str = "2026-01-31T12:00:00Z",
+    data: Mapping[str, object] = MappingProxyType({"state": "online"}),
+) -> bytes:
+    message = {
+        "id": "1",
+        "source": f"/routesync/{node}",
+        "type": f"io.routesync.{kind}.v1",
+        "time": time,
+        "epoch": "e",
+        "data": dict(data),
+    }
+    return json.dumps(message, ensure_ascii=False).encode()
+
+
+def publish_many(at: Broker, count: int) -> None:
+    """Publish the retained status of many nodes, as one client."""
+    client = PahoClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.max_queued_messages_set(0)
+    client.connect(at.address, at.port)
+    client.loop_start()
+    published = [
+        client.publish(f"routesync/v1/{node}/status", status_message(node), qos=1, retain=True)
+        for node in (f"node-{number:05}" for number in range(count))
+    ]
+    published[-1].wait_for_publish(30)
+    client.disconnect()
+    client.loop_stop()

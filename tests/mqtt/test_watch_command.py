@@ -10,17 +10,20 @@ import pty
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import aiomqtt
 import pytest
 import typer
 from pydantic import JsonValue
 from rich.console import Console
 
-from routesync.cli.watch import _View, named_broker
+from routesync.cli.brokers import named_broker
+from routesync.cli.watch import View
 from routesync.events.models import KernelOverrun
+from routesync.events.node_status import Status
 from routesync.events.reader import ReceivedMessage
 from support.broker import Broker, ServerTls, broker
 from support.certificates import Authority
@@ -177,20 +180,125 @@ def test_a_url_names_user_root_and_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.password.get_secret_value() == "secret"
 
 
-def test_a_fleet_fits_the_terminal_and_the_troubled_stand_first() -> None:
-    terminal = Console(width=80, height=24, record=True, file=io.StringIO())
-    view = _View(terminal)
+def screen(view: View, terminal: Console, now: float = 0) -> list[str]:
+    terminal.print(view.render(now))
+    return [row.rstrip() for row in terminal.export_text().splitlines()]
+
+
+def a_view() -> tuple[View, Console]:
+    terminal = Console(width=80, height=24, record=True, file=io.StringIO(), markup=False)
+    view = View(terminal)
     view.note_trouble(None)
+    return view, terminal
+
+
+def status(state: JsonValue = "online", **more: JsonValue) -> dict[str, JsonValue]:
+    return {"state": state, "node": "n", **more}
+
+
+def test_a_fleet_fits_the_terminal_and_the_troubled_stand_first() -> None:
+    view, terminal = a_view()
     for number in range(100):
         state = "degraded" if number == 77 else "online"
-        view.take(message(f"node-{number:02}", "status", {"state": state, "targets": [], "table": []}))
-        view.take(message(f"node-{number:02}", "kernel.overrun", {"total": number}))
-    terminal.print(view.render())
-    rows = terminal.export_text().splitlines()
-    assert len(rows) <= 23
-    assert rows[1].split()[:2] == ["node-77", "degraded"]
+        target: JsonValue = {
+            "name": "lb-1",
+            "url": "u",
+            "state": "synced",
+            "desired": 3,
+            "phases": {"present": 2},
+        }
+        view.take(
+            message(f"node-{number:02}", "status", status(state, reasons=["x" * 200], targets=[target])), 0
+        )
+        view.take(message(f"node-{number:02}", "kernel.overrun", {"total": number}), 0)
+    rows = screen(view, terminal)
+    assert len(rows) <= 24
+    assert rows[0].startswith("100 nodes: 1 degraded, 99 online  200/300 routes")
+    assert rows[3].split()[:4] == ["node-77", "degraded", "2/3", "0s"]
     assert any(row.endswith(" online") and row.startswith("and ") for row in rows)
-    assert "node-99 kernel.overrun total=99" in " ".join(rows[-1].split())
+    assert "node-99 kernel.overrun" in rows[-1]
+    assert max(map(len, rows)) <= 80
+
+
+def test_a_node_without_a_heartbeat_is_silent_by_the_remaining_expiry() -> None:
+    view, terminal = a_view()
+    beating = status(heartbeat_s=60, expiry_s=1000)
+    for node, left in (("young", 950), ("old", 800)):
+        made = message(node, "status", beating)
+        view.take(made.model_copy(update={"retained": True, "expiry_s": left}), 100)
+    rows = screen(view, terminal, now=100)
+    assert rows[0].startswith("2 nodes: 1 silent, 1 online")
+    assert rows[3].split()[:4] == ["old", "silent", "0/0", "3m"]
+    assert rows[4].split()[:4] == ["young", "online", "0/0", "50s"]
+    assert screen(view, terminal, now=300)[0].startswith("2 nodes: 2 silent")
+
+
+def test_keys_pause_filter_and_choose() -> None:
+    view, terminal = a_view()
+    view.take(message("good", "status", status()), 0)
+    view.take(message("bad", "status", status("degraded", reasons=["broker: no"])), 0)
+    view.take(message("good", "kernel.overrun", {"total": 1}), 0)
+
+    def rows() -> str:
+        return "\n".join(screen(view, terminal))
+
+    view.press("t")
+    assert [row.split()[0] for row in rows().splitlines()[3:4]] == ["bad"]
+    assert "online" not in "".join(rows().splitlines()[1:])
+    view.press("t")
+    view.press("e")
+    assert "degraded" not in "".join(rows().splitlines()[1:])
+    assert "overrun" in rows()
+    view.press("e")
+    for key in "/OVERq\n":
+        assert not view.press(key)
+    assert "overrun" not in rows()
+    for key in "/over\n":
+        view.press(key)
+    assert "overrun" in rows()
+    assert "degraded" not in "".join(rows().splitlines()[1:])
+    view.press("\x1b")
+    view.press(" ")
+    assert "PAUSED" in rows()
+    view.take(message("later", "status", status()), 0)
+    assert "later" not in rows()
+    view.press(" ")
+    assert "later" in rows()
+    assert view.press("q")
+
+
+HOSTILE: list[JsonValue] = [
+    None,
+    7,
+    "\x1b]0;owned\x07",
+    [1, {"a": None}],
+    {"x": [[]]},
+    1e308,
+    "[bold red]x[/]",
+    "\u202e",
+]
+
+
+def test_nothing_that_a_broker_sends_ends_the_view_or_reaches_the_terminal_raw() -> None:
+    view, terminal = a_view()
+    fields = [name for name in Status.model_fields if name not in ("state", "node")]
+    for number, bad in enumerate(HOSTILE):
+        for field in fields:
+            view.take(message(f"n{number}-{field}", "status", status(**{field: bad})), 0)
+            view.take(message(f"n{number}-{field}", "route.accepted", {field: bad, "prefix": bad}), 0)
+        view.take(message(f"n{number}", "status", {"state": bad}), 0)
+    view.take(message("\x1b[2J", "x\x9by", {"\x1b[1m": "\x1b[0m"}), 0)
+    view.note_trouble("\x1b[5m")
+    terminal.print(view.render(0))
+    assert not {"\x1b[2J", "\x1b[5m", "\x9b", "\x07", "\u202e"} & {*terminal.export_text()}
+    assert "\x1b]" not in terminal.export_text(styles=True, clear=False)
+
+
+def test_reasons_are_shown_as_they_are_and_not_as_markup() -> None:
+    view, terminal = a_view()
+    reason = "http://[fd00::20]:11111 [red]down[/red]"
+    view.take(message("n", "status", status("degraded", reasons=[reason])), 0)
+    assert any(row.endswith(reason) for row in screen(view, terminal))
 
 
 def message(node: str, kind: str, data: dict[str, JsonValue]) -> ReceivedMessage:
@@ -229,10 +337,57 @@ async def test_a_terminal_gets_a_live_view(mosquitto: Broker) -> None:
         )
         os.close(theirs)
         try:
-            await eventually(lambda: shows(b"node", b"state", NODE.encode(), b"online"), within_s=20)
+            await eventually(lambda: shows(b"1 node", b"state", NODE.encode(), b"online"), within_s=20)
             await steady(node, 1)
             await eventually(lambda: shows(b"route.accepted", b"10.0.0.1/32"), within_s=20)
+            os.write(ours, b" ")
+            await eventually(lambda: shows(b"PAUSED"), within_s=20)
+            os.write(ours, b"q")
+            assert await asyncio.wait_for(process.wait(), 20) == 0
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
             os.close(ours)
+
+
+async def test_memory_is_bound_under_a_broker_that_floods(mosquitto: Broker) -> None:
+    """What comes faster than it is shown waits in the socket."""
+
+    async def flood(node: str) -> None:
+        event = message(node, "route.accepted", {"prefix": "x" * 10_000}).model_dump_json().encode()
+        async with aiomqtt.Client(mosquitto.address, mosquitto.port) as client:
+            for _ in range(20_000):
+                await client.publish(f"routesync/v1/{node}/event/route/accepted", event, qos=1)
+
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "--broker",
+        f"{mosquitto.address}:{mosquitto.port}",
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(ours, lambda: os.read(ours, 65536))
+    floods = asyncio.gather(flood("node-1"), flood("node-2"))  # 400 MB
+    try:
+        peak = 0
+        while not floods.done():
+            await asyncio.sleep(0.2)
+            peak = max(peak, resident_kb(process.pid))
+        await floods
+        assert process.returncode is None
+        assert peak < 200_000, f"{peak} kB"
+    finally:
+        floods.cancel()
+        loop.remove_reader(ours)
+        process.kill()
+        await process.wait()
+        os.close(ours)
+
+
+def resident_kb(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])

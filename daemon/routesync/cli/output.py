@@ -13,12 +13,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from routesync.characters import clean
+
 _NARROW: Final = 20
 """Columns below which wrapping makes nothing clearer."""
-_CONTROL: Final = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
-"""What could move a terminal's cursor or worse: words of a loxilb, names of interfaces and the like are others'."""
-
-
 EX_FAILED: Final = 1
 """The command failed; of `status`: the daemon is degraded."""
 EX_USAGE: Final = 2
@@ -53,11 +51,6 @@ def parsed(parse: Callable[[str], A], text: str, where: str = "") -> A:
         return parse(text)
     except ValueError as error:
         fail(f"{where}{error}", EX_USAGE)
-
-
-def clean(text: str) -> str:
-    """The text with control characters made visible, but for tabs and ends of lines."""
-    return text.translate(_CONTROL)
 
 
 def console() -> Console:
@@ -121,6 +114,16 @@ def moment(time: datetime) -> str:
     """A time as people look for it in a log, and how long ago that was."""
     ago = span(datetime.now(UTC) - time)
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S} ({ago} ago)"
+
+
+def age(seconds: float | None) -> str:
+    """An age in its largest unit, for a narrow column; `?` for an unknown one."""
+    if seconds is None:
+        return "?"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
 
 
 def span(length: timedelta) -> str:

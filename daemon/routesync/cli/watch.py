@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
-import re
 import sys
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+import termios
+import time
+import tty
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit
 
-from pydantic import ValidationError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from routesync.characters import one_line
+from routesync.cli.brokers import REMEDIES, check_ca_file, named_broker
 from routesync.cli.check import load_or_fail
-from routesync.cli.output import EX_CONFIG, EX_USAGE, console, fail, print_error
+from routesync.cli.output import age, console, many, print_error
 from routesync.cli.requests import daemon_errors
-from routesync.config.credentials import MQTT_PASSWORD
-from routesync.config.models import MqttSettings
 from routesync.control.client import default_socket
 from routesync.control.events import follow_local
-from routesync.events.mqtt_client import Remedies
-from routesync.events.reader import ReceivedMessage, Selection, follow
+from routesync.events.fleet import Fleet, NodeSummary, count_states
+from routesync.events.reader import MOST_NODES, Cleared, ReceivedMessage, Selection, follow
 
-SHOWN: Final = 20
-"""Events that the live view keeps in sight, at most."""
 REFRESHES_A_SECOND: Final = 4
-_COLOURS: Final = {"online": "green", "degraded": "yellow", "stopping": "yellow", "offline": "red"}
+_REMEMBERED: Final = 500
+"""Events that the live view remembers, for a filter that is typed later."""
+_LONGEST: Final = 400
+"""Columns of an event that are remembered."""
+_RATE_S: Final = 5.0
+COLOURS: Final = {
+    "online": "green",
+    "degraded": "yellow",
+    "stopping": "yellow",
+    "silent": "red",
+    "offline": "red",
+    "unreadable": "red",
+}
+_KEYS: Final = "space pause  t troubled only  e events only  / filter  q quit"
+_NODE_WIDTH: Final = 20
+_TOP: Final = 3
+"""Lines above the nodes, and below the events: the summary, a trouble or the keys; and one that stays empty."""
 
 
 class Way(NamedTuple):
@@ -46,7 +59,7 @@ class Way(NamedTuple):
     local: bool
 
 
-Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[ReceivedMessage]]
+Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[ReceivedMessage | Cleared]]
 
 
 def watch(way: Way, selection: Selection, *, as_json: bool) -> None:
@@ -63,8 +76,7 @@ def watch(way: Way, selection: Selection, *, as_json: bool) -> None:
 
 
 def _source(way: Way) -> Follow:
-    if way.ca_file is not None and way.broker is None:
-        fail("--ca-file is for --broker; the configuration has mqtt.tls.ca_file", EX_USAGE)
+    check_ca_file(way.broker, way.ca_file)
     socket = way.socket or default_socket()
     if way.broker is not None and not way.local:
         return partial(follow, named_broker(way.broker, way.ca_file), remedies=REMEDIES)
@@ -75,68 +87,13 @@ def _source(way: Way) -> Follow:
     return partial(follow_local, socket) if configured is None else partial(follow, configured)
 
 
-# -- a broker that is named on the command line -------------------------------------------------------------
-
-_HOW: Final = "write HOST, HOST:PORT, or mqtt[s]://[USER@]HOST[:PORT][/ROOT]"
-REMEDIES: Final = Remedies(
-    "check --broker", f"check USER of --broker and ${MQTT_PASSWORD}", "check --ca-file"
-)
-
-
-def named_broker(text: str, ca_file: Path | None) -> MqttSettings:
-    """The settings of a broker that is named on the command line; what names none ends the command.
-
-    The password of a user comes from the environment, or is asked for on a terminal.
-    """
-    shown = re.sub(r":[^:@/]*@", ":...@", text)
-    try:
-        named = _read(text)
-        if ca_file is not None:
-            named["tls"] = {"ca_file": str(ca_file)}
-        if "username" in named:
-            named["password"] = _password(str(named["username"]))
-        return MqttSettings.model_validate(
-            {name: value for name, value in named.items() if value is not None}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        fail(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {_HOW}", EX_CONFIG)
-    except ValueError as error:
-        fail(f"--broker {shown}: {error}; {_HOW}", EX_CONFIG)
-
-
-def _read(text: str) -> dict[str, object]:
-    url = urlsplit(text if "://" in text else f"mqtt://{text}")
-    if url.scheme not in ("mqtt", "mqtts"):
-        raise ValueError(f"{url.scheme} is no scheme of MQTT over TCP")
-    if url.password is not None:
-        raise ValueError(f"a password on the command line is seen by others; put it into ${MQTT_PASSWORD}")
-    if {"?", "#"} & {*text}:
-        raise ValueError("? and # have no meaning here")
-    if not url.hostname:
-        raise ValueError("names no host")
-    read: dict[str, object] = {"host": url.hostname, "port": url.port}
-    if url.scheme == "mqtts":
-        read["tls"] = {}
-    if url.username:
-        read["username"] = unquote(url.username)
-    if url.path.strip("/"):
-        read["root"] = url.path.strip("/")
-    return read
-
-
-def _password(user: str) -> str | None:
-    if (given := os.environ.get(MQTT_PASSWORD)) is not None:
-        return given
-    return getpass.getpass(f"Password of {user}: ") if sys.stdin.isatty() else None
-
-
-# -- what is shown -------------------------------------------------------------------------------------------
+# -- in a pipe -----------------------------------------------------------------------------------------------
 
 
 async def _print(follow_it: Follow, selection: Selection, *, as_json: bool) -> None:
     async for message in follow_it(selection, _print_changes()):
-        print(message.text if as_json else _line(message).plain, flush=True)
+        if isinstance(message, ReceivedMessage):
+            print(message.text if as_json else _line(message).plain, flush=True)
 
 
 def _print_changes() -> Callable[[str | None], None]:
@@ -151,105 +108,6 @@ def _print_changes() -> Callable[[str | None], None]:
     return trouble
 
 
-async def _show(follow_it: Follow, selection: Selection) -> None:
-    terminal = Console(highlight=False)
-    view = _View(terminal)
-    with Live(view.render(), console=terminal, auto_refresh=False) as live:
-
-        async def refresh() -> None:
-            while True:
-                await asyncio.sleep(1 / REFRESHES_A_SECOND)
-                if view.changed:
-                    view.changed = False
-                    live.update(view.render(), refresh=True)
-
-        refreshing = asyncio.create_task(refresh())
-        try:
-            chosen = selection._replace(with_status=True)
-            async for message in follow_it(chosen, view.note_trouble):
-                view.take(message)
-        finally:
-            refreshing.cancel()
-
-
-class _View:
-    """Nodes above, the last events below."""
-
-    def __init__(self, terminal: Console) -> None:
-        self.changed = True
-        self._terminal = terminal
-        self._trouble: str | None = "connecting"
-        self._nodes: dict[str, ReceivedMessage] = {}
-        self._events: deque[Text] = deque(maxlen=SHOWN)
-
-    def take(self, message: ReceivedMessage) -> None:
-        self.changed = True
-        if message.kind == "status":
-            self._nodes[message.node] = message
-        else:
-            self._events.append(_line(message))
-
-    def note_trouble(self, trouble: str | None) -> None:
-        self.changed = self.changed or trouble != self._trouble
-        self._trouble = trouble
-
-    def render(self) -> RenderableType:
-        """What fits the terminal: the nodes, those with troubles first, and the last events."""
-        room = max(self._terminal.height - 4, 4)
-        events = list(self._events)[-max(room - len(self._nodes), room // 2) :]
-        nodes = sorted(self._nodes.values(), key=lambda message: (_state(message) == "online", message.node))
-        shown = nodes[: max(room - len(events), 1)]
-        table = Table("node", "state", "routes", "targets", "because", box=None, pad_edge=False)
-        for message in shown:
-            state = _state(message)
-            table.add_row(
-                message.node,
-                Text(state, style=_COLOURS.get(state, "")),
-                _routes(message),
-                _targets(message),
-                "; ".join(map(str, _list(message, "reasons"))),
-            )
-        left = nodes[len(shown) :]
-        states = Counter(map(_state, left))
-        more = ", ".join(f"{count} {state}" for state, count in states.items())
-        return Group(
-            *([Text(self._trouble, style="red")] if self._trouble else []),
-            table,
-            Text(f"and {more}" if left else "", style="dim"),
-            *(_cut(line, self._terminal.width) for line in events),
-        )
-
-
-def _cut(line: Text, width: int) -> Text:
-    cut = line.copy()
-    cut.truncate(width, overflow="ellipsis")
-    return cut
-
-
-def _state(message: ReceivedMessage) -> str:
-    return str(message.data.get("state"))
-
-
-def _list(message: ReceivedMessage, name: str) -> list[object]:
-    found = message.data.get(name)
-    return list(found) if isinstance(found, list) else []
-
-
-def _routes(message: ReceivedMessage) -> str:
-    """By the manifest of the retained table, or, where none is published, by what the targets took."""
-    manifest = [table for table in _list(message, "table") if isinstance(table, dict)]
-    targets = [target for target in _list(message, "targets") if isinstance(target, dict)]
-    if manifest or not targets:
-        return str(sum(int(table["routes"]) for table in manifest))
-    phases = [found for target in targets if isinstance(found := target.get("phases"), dict)]
-    return str(sum(int(counts.get(phase, 0)) for counts in phases for phase in ("accepted", "confirmed")))
-
-
-def _targets(message: ReceivedMessage) -> str:
-    targets = [target for target in _list(message, "targets") if isinstance(target, dict)]
-    return ", ".join(f"{target.get('name')} {target.get('state')}" for target in targets)
-
-
 def _line(message: ReceivedMessage) -> Text:
     """One event in one line: time, node, what, about what, and the rest of its data."""
     rest = " ".join(
@@ -258,13 +116,241 @@ def _line(message: ReceivedMessage) -> Text:
         if value not in (None, False, message.subject) and name != "family"
     )
     if message.kind == "status":
-        rest = " ".join([str(message.data.get("state")), *map(str, _list(message, "reasons"))])
+        reasons = message.data.get("reasons")
+        rest = " ".join(
+            map(str, [message.data.get("state"), *(reasons if isinstance(reasons, list) else ())])
+        )
     return Text.assemble(
         (message.time.astimezone().strftime("%H:%M:%S"), "dim"),
         " ",
-        (message.node, "cyan"),
+        (one_line(message.node), "cyan"),
         " ",
-        (message.kind, "bold"),
-        f" {message.subject or ''} " if message.kind != "status" else " ",
-        (rest, "dim"),
+        (one_line(message.kind), "bold"),
+        f" {one_line(message.subject or '')} " if message.kind != "status" else " ",
+        (one_line(rest), "dim"),
     )
+
+
+# -- on a terminal -------------------------------------------------------------------------------------------
+
+
+async def _show(follow_it: Follow, selection: Selection) -> None:
+    terminal = Console(highlight=False, markup=False)
+    view = View(terminal)
+    done = asyncio.Event()
+
+    async def read_messages() -> None:
+        async for message in follow_it(selection._replace(with_status=True), view.note_trouble):
+            view.take(message, time.monotonic())
+
+    async def refresh() -> None:
+        while True:
+            live.update(view.render(time.monotonic()), refresh=True)
+            await asyncio.sleep(1 / REFRESHES_A_SECOND)
+
+    with Live(Text(), console=terminal, auto_refresh=False, screen=True) as live, _keys(view, done.set):
+        tasks = [asyncio.create_task(work) for work in (read_messages(), refresh(), _until(done))]
+        try:
+            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until(done: asyncio.Event) -> None:
+    await done.wait()
+
+
+@contextmanager
+def _keys(view: View, quit_: Callable[[], None]) -> Iterator[None]:
+    """Hand keys to the view as they are pressed, without Enter and unseen."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    stdin = sys.stdin.fileno()
+    before = termios.tcgetattr(stdin)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        pressed = os.read(stdin, 1024).decode(errors="ignore")
+        if not pressed:  # the terminal is gone
+            quit_()
+        for key in pressed:
+            if view.press(key):
+                quit_()
+
+    tty.setcbreak(stdin)
+    loop.add_reader(stdin, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(stdin)
+        with suppress(termios.error):
+            termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+
+
+class _Shown(NamedTuple):
+    """An event as it is remembered, and what a filter looks at."""
+
+    line: Text
+    words: str
+
+
+class View:
+    """A summary, the nodes, and the last events; what a key changes is in here, too."""
+
+    def __init__(self, terminal: Console) -> None:
+        self._terminal = terminal
+        self._trouble: str | None = "connecting"
+        self._fleet = Fleet()
+        self._events: deque[_Shown] = deque(maxlen=_REMEMBERED)
+        self._frozen: RenderableType | None = None
+        self._wants_freeze = False
+        self._troubled_only = False
+        self._events_only = False
+        self._filter = ""
+        self._typing = False
+        self._count = 0  # events since `_count_since`
+        self._count_since = 0.0
+        self._rate = 0.0  # events a second
+
+    def take(self, message: ReceivedMessage | Cleared, now: float) -> None:
+        """Take a message."""
+        if isinstance(message, Cleared) or message.kind == "status":
+            self._fleet.take(message, now)
+            return
+        self._count += 1
+        line = _line(message)
+        line.truncate(_LONGEST)
+        self._events.append(_Shown(line, line.plain.lower()))
+
+    def note_trouble(self, trouble: str | None) -> None:
+        """The connection broke, is back, or there is something to be said of it."""
+        self._trouble = trouble
+
+    def press(self, key: str) -> bool:
+        """Act on a key; return whether the view is to end."""
+        if self._typing:
+            match key:
+                case "\r" | "\n":
+                    self._typing = False
+                case "\x1b":
+                    self._typing, self._filter = False, ""
+                case "\x7f" | "\b":
+                    self._filter = self._filter[:-1]
+                case _ if key.isprintable():
+                    self._filter += key
+            return False
+        match key:
+            case " " | "p":
+                self._wants_freeze = not self._wants_freeze
+                self._frozen = None
+            case "t":
+                self._troubled_only = not self._troubled_only
+            case "e":
+                self._events_only = not self._events_only
+            case "/":
+                self._typing, self._filter = True, ""
+            case "\x1b":
+                self._filter = ""
+        return key == "q"
+
+    def render(self, now: float) -> RenderableType:
+        """What fits the terminal: the summary, the nodes, those in trouble first, and the last events."""
+        if self._wants_freeze and self._frozen is not None:
+            return self._frozen
+        if now - self._count_since >= _RATE_S:
+            self._rate = self._count / (now - self._count_since) if self._count_since else 0.0
+            self._count, self._count_since = 0, now
+        width, height = self._terminal.width, max(self._terminal.height - _TOP, 5)
+        wanted = self._filter.lower()
+        events = [event.line for event in self._events if wanted in event.words]
+        nodes = [node for node in self._fleet.sorted(now) if self._shows(node, now)]
+        if self._events_only:
+            table = []
+        else:
+            # half of the screen for each of the two, and what the other one leaves
+            room = max(height - len(events), height // 2)
+            shown = nodes if len(nodes) <= room else nodes[: room - 1]
+            table = self._table(shown, nodes[len(shown) :], now)
+        lines = [
+            self._summary(now),
+            self._second_line(),
+            *table,
+            *events[max(len(events) + len(table) - height, 0) :],
+        ]
+        screen = Group(*(_cut(line, width) for line in lines))
+        self._frozen = screen if self._wants_freeze else None
+        return screen
+
+    def _shows(self, node: NodeSummary, now: float) -> bool:
+        if self._troubled_only and node.state(now) == "online":
+            return False
+        labels = (f"{name}={value}" for name, value in node.labels.items())
+        return self._filter.lower() in " ".join((node.name, node.why(now), *labels)).lower()
+
+    def _summary(self, now: float) -> Text:
+        text = Text(many(len(self._fleet.nodes), "node"), style="bold")
+        for number, (state, count) in enumerate(self._fleet.states(now).items()):
+            text.append(", " if number else ": ")
+            text.append(f"{count} {state}", style=COLOURS[state])
+        nodes = self._fleet.nodes.values()
+        mirrored, desired = sum(node.mirrored for node in nodes), sum(node.desired for node in nodes)
+        text.append(f"  {mirrored}/{desired} routes  {self._rate:.0f} events/s")
+        if self._wants_freeze:
+            text.append("  PAUSED", style="reverse")
+        return text
+
+    def _second_line(self) -> Text:
+        if self._typing or self._filter:
+            return Text(
+                f"/{one_line(self._filter)}{'▏' if self._typing else '  (Esc: all)'}", style="reverse"
+            )
+        if self._trouble:
+            return Text(one_line(self._trouble), style="red")
+        if self._fleet.overflow:
+            return Text(
+                f"there are more nodes than the {MOST_NODES} that are shown; choose with --node", style="red"
+            )
+        return Text(_KEYS, style="dim")
+
+    def _table(self, shown: Sequence[NodeSummary], left: Sequence[NodeSummary], now: float) -> list[Text]:
+        rows = [(Text("node"), "state", "routes", "age", "why"), *(_row(node, now) for node in shown)]
+        widths = [
+            min(max(len(cell) for cell in column), _NODE_WIDTH)
+            for column in list(zip(*rows, strict=True))[:4]
+        ]
+        lines = []
+        for name, state, *figures, why in rows:
+            name.truncate(widths[0], overflow="ellipsis", pad=True)
+            routes, old = (f"{cell:>{width}}" for cell, width in zip(figures, widths[2:], strict=True))
+            lines.append(
+                Text.assemble(
+                    name, "  ", (f"{state:{widths[1]}}", COLOURS.get(state, "")), f"  {routes}  {old}  {why}"
+                )
+            )
+        lines[0].style = "dim"
+        if left:
+            more = ", ".join(f"{count} {state}" for state, count in count_states(left, now).items())
+            lines.append(Text(f"and {more}", style="dim"))
+        return lines
+
+
+def _row(node: NodeSummary, now: float) -> tuple[Text, str, str, str, str]:
+    why = node.why(now) or ", ".join(f"{target.name} {target.state}" for target in node.targets)
+    return (
+        Text(one_line(node.name)),
+        node.state(now),
+        f"{node.mirrored}/{node.desired}",
+        age(node.age_s(now)),
+        one_line(why),
+    )
+
+
+def _cut(line: Text, width: int) -> Text:
+    cut = line.copy()
+    cut.truncate(width, overflow="ellipsis")
+    return cut

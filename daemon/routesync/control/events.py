@@ -18,7 +18,7 @@ from typing import Final
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from routesync.control.client import ControlError, NotAllowed, explain_os_error, problem_of, url_of
 from routesync.control.models import EventsQuery
@@ -27,7 +27,7 @@ from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_
 from routesync.events.hub import EventHub
 from routesync.events.models import TYPE_PREFIX, Event
 from routesync.events.node_status import Status
-from routesync.events.reader import ReceivedMessage, Selection
+from routesync.events.reader import ReceivedMessage, Selection, read_text
 from routesync.events.retained import encode_status
 from routesync.route import Prefix
 
@@ -223,8 +223,5 @@ async def _messages(content: aiohttp.StreamReader) -> AsyncIterator[ReceivedMess
     async for chunk in content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            try:
-                message = ReceivedMessage.model_validate_json(line)
-            except ValidationError:
-                continue  # from a later version
-            yield message.model_copy(update={"text": line.decode()})
+            if (message := read_text(line)) is not None:  # else it is from a later version
+                yield message

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags, DisconnectFlags
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers
@@ -71,6 +71,15 @@ class Publication(NamedTuple):
     user: tuple[tuple[str, str], ...] = ()
 
 
+RECEIVE_MAXIMUM: Final = 65_535
+"""Messages that the broker may send before we acknowledge. With less, it queues what is retained, and a queue is
+bounded: a default mosquitto drops all but 1,020 of 5,000 messages."""
+LARGEST_PACKET: Final = 2**20
+"""Bytes: no message of a node is larger, and the broker sends none that is."""
+_MOST_QUEUED: Final = 4096
+"""Messages that wait for their reader; with more, nothing is read from the socket, and the broker has to wait."""
+
+
 class Refusal(NamedTuple):
     """The broker's answer to a publish that it does not take: the reason code (MQTT 5, 3.4.2.1), and words."""
 
@@ -111,6 +120,7 @@ class MqttConnection:
         self._ended: ReasonCode | None = None
         self._abandoned = False
         self._closed = asyncio.Event()
+        self._paused = False
         self._loop = asyncio.get_running_loop()
         self._aiomqtt = aiomqtt.Client(
             settings.host,
@@ -127,7 +137,7 @@ class MqttConnection:
             clean_session=None if self.is_v5 else True,
             # A delayed will is sent at once when its session ends, and a clean start would end it (MQTT 5, 3.1.3.2.2).
             clean_start=False if self.is_v5 and will is not None else MQTT_CLEAN_START_FIRST_ONLY,
-            properties=_connect_properties(settings) if self.is_v5 and will is not None else None,
+            properties=_connect_properties(settings, has_will=will is not None) if self.is_v5 else None,
             max_inflight_messages=0,  # no limit of paho's: this adapter has its own window
         )
         self._paho: PahoClient = self._aiomqtt._client  # noqa: SLF001 - see above
@@ -138,6 +148,7 @@ class MqttConnection:
         paho = self._paho
         connected, disconnected = paho.on_connect, paho.on_disconnect
         opened, closed = paho.on_socket_open, paho.on_socket_close
+        received = paho.on_message
 
         def on_connect(
             client: PahoClient,
@@ -168,12 +179,20 @@ class MqttConnection:
                 sock.shutdown(socket.SHUT_RDWR)
             opened(client, userdata, sock)  # type: ignore[misc]
 
+        def on_message(client: PahoClient, userdata: Any, message: MQTTMessage) -> None:
+            received(client, userdata, message)  # type: ignore[misc]
+            if not self._paused and len(self._aiomqtt.messages) >= _MOST_QUEUED:
+                self._paused = True
+                if (sock := paho.socket()) is not None:
+                    self._loop.remove_reader(sock.fileno())
+
         def on_socket_close(client: PahoClient, userdata: Any, sock: Any) -> None:
             closed(client, userdata, sock)  # type: ignore[misc]
             self._loop.call_soon_threadsafe(self._closed.set)
 
         paho.on_connect = on_connect
         paho.on_disconnect = on_disconnect
+        paho.on_message = on_message
         paho.on_publish = self._on_publish
         paho.on_socket_open = on_socket_open
         paho.on_socket_close = on_socket_close
@@ -272,7 +291,24 @@ class MqttConnection:
     @property
     def messages(self) -> AsyncIterator[aiomqtt.Message]:
         """What comes on the subscriptions; the iterator raises `aiomqtt.MqttError` when the connection has broken."""
-        return self._aiomqtt.messages
+        return self._received()
+
+    async def _received(self) -> AsyncIterator[aiomqtt.Message]:
+        async for message in self._aiomqtt.messages:
+            yield message
+            if self._paused and not len(self._aiomqtt.messages):
+                self._paused = False
+                if (sock := self._paho.socket()) is not None:
+                    self._loop.add_reader(sock.fileno(), self._read)
+                    self._read()  # what TLS has decrypted already makes no socket readable
+
+    def _read(self) -> None:
+        """Read from the socket as aiomqtt does, whose own function for that was removed from the loop by a pause."""
+        self._paho.loop_read()
+        sock = self._paho.socket()
+        while not self._paused and isinstance(sock, ssl.SSLSocket) and sock.pending():
+            self._paho.loop_read()
+            sock = self._paho.socket()
 
     async def unsubscribe(self, topic: str) -> None:
         """Unsubscribe.
@@ -341,9 +377,12 @@ def _packet_size(publication: Publication, properties: PackedProperties | None) 
     return 5 + 2 + len(publication.topic.encode()) + 2 + len(packed) + len(publication.payload)
 
 
-def _connect_properties(settings: MqttSettings) -> Properties:
+def _connect_properties(settings: MqttSettings, *, has_will: bool) -> Properties:
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's own gap
-    properties.SessionExpiryInterval = settings.will_delay_s
+    properties.ReceiveMaximum = RECEIVE_MAXIMUM
+    properties.MaximumPacketSize = LARGEST_PACKET
+    if has_will:
+        properties.SessionExpiryInterval = settings.will_delay_s
     return properties
 
 

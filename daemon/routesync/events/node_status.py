@@ -52,6 +52,11 @@ class TargetStatus(StatusPart):
     name: str
     url: str
     state: str = Field(description="`synced`, `syncing`, `unreachable`, ...", examples=["synced"])
+    instance: str | None = Field(
+        default=None,
+        description="Names this loxilb, whatever its name and URL: a hash of the index and MAC of its ports. Null: not "
+        "known yet.",
+    )
     desired: int = Field(default=0, ge=0, description="Routes that the target should have.")
     phases: dict[str, int] = Field(
         default_factory=dict,
@@ -157,6 +162,12 @@ class Status(StatusPart):
         default=None,
         description="Message expiry of this status. By MQTT 5 a broker hands out what is left of it: the difference is "
         "the status' age. Null: it does not expire.",
+    )
+    since: AwareDatetime | None = Field(
+        default=None, description="Since when it is in this state; null: unknown, as in a last will."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="`node.labels` of the configuration.", examples=[{"site": "berlin"}]
     )
     kernel: KernelStatus | None = None
     targets: tuple[TargetStatus, ...] = ()

@@ -1,27 +1,46 @@
-"""The other side of the stream: follow what nodes publish, through broken connections."""
+"""The subscribers' side: read what nodes publish, once or for good, and trust none of it.
+
+Anyone who may write to the broker may send anything. So here is the one place where messages are read: their size is
+bounded, their times can be shown, their text has no control characters outside of JSON's own escapes. What does not
+pass is no message of ours, and is passed over.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import aiomqtt
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from routesync.backoff import Backoff
+from routesync.characters import json_line
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.models import TYPE_PREFIX
-from routesync.events.mqtt_client import MqttConnection, Remedies, explain
+from routesync.events.mqtt_client import LARGEST_PACKET, MqttConnection, Remedies, explain
 from routesync.route import Prefix
 
 SILENCE_S: Final = 5.0
 """The retained status of each node comes at once: what stays silent for so long has none, or denies it."""
+QUIET_S: Final = 1.0
+"""What is retained follows the subscription without a pause as long as this."""
+MOST_NODES: Final = 20_000
+"""Nodes that are remembered, at most."""
 READER_BACKOFF: Final = Backoff(first_s=0.5, most_s=10)
+_DEFAULT_QUEUES: Final = (range(1000, 1100), range(2048, 2100))
+"""What brokers deliver to one subscription by default: their queue of 1,000 or 2,048, and what is in flight."""
+
+
+def _showable(time: datetime) -> datetime:
+    if not 1970 <= time.year < 9999:
+        raise ValueError("no time of a message")
+    return time.astimezone(UTC)
 
 
 class ReceivedMessage(BaseModel):
@@ -32,13 +51,19 @@ class ReceivedMessage(BaseModel):
     id: str
     source: str
     type: str
-    time: datetime
+    time: Annotated[AwareDatetime, AfterValidator(_showable)]
     subject: str | None = None
-    sequence: int | None = None
+    sequence: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     epoch: str
+    late: bool = False
     data: dict[str, JsonValue]
     text: str = Field(default="", exclude=True)
     """The whole message as it came, in one line."""
+    place: str = Field(default="", exclude=True)
+    """Its topic below `<root>/<node>/`; "" where it did not come from a broker."""
+    retained: bool = Field(default=False, exclude=True)
+    expiry_s: int | None = Field(default=None, exclude=True)
+    """What is left of its expiry: by the broker's clock, it was published `expiry` minus this ago."""
 
     @property
     def node(self) -> str:
@@ -51,6 +76,104 @@ class ReceivedMessage(BaseModel):
         return self.type.removeprefix(f"{TYPE_PREFIX}.").rpartition(".v")[0]
 
 
+class Cleared(NamedTuple):
+    """A retained topic was cleared: the node has another name now, or lost a target."""
+
+    node: str
+    place: str
+
+
+def read_text(payload: bytes) -> ReceivedMessage | None:
+    """Read a message, wherever it is from; None: it is none of ours."""
+    if len(payload) > LARGEST_PACKET:
+        return None
+    try:
+        message = ReceivedMessage.model_validate_json(payload)
+    except ValidationError:
+        return None
+    return message.model_copy(update={"text": json_line(payload.decode(errors="replace"))})
+
+
+def read(received: aiomqtt.Message, root: str) -> ReceivedMessage | Cleared | None:
+    """Read what came from a broker. The topic says whose it is: access rules are about topics."""
+    node, _, place = received.topic.value.removeprefix(f"{root}/").partition("/")
+    if not received.payload:
+        return Cleared(node, place)
+    message = read_text(received.payload)
+    if message is None or message.node != node:
+        return None
+    expiry_s = getattr(received.properties, "MessageExpiryInterval", None)
+    return message.model_copy(update={"place": place, "retained": received.retain, "expiry_s": expiry_s})
+
+
+class Subscriber:
+    """A connection that only reads. Get one from `subscribing`."""
+
+    def __init__(self, connection: MqttConnection, root: str) -> None:
+        self.connection = connection
+        self._root = root
+
+    async def subscribe(self, *places: str) -> None:
+        """Subscribe to `<node>/<place>` below the root.
+
+        Raises:
+            SubscriptionDeniedError: the broker denies some.
+            aiomqtt.MqttError: the connection has broken.
+        """
+        await self.connection.subscribe(*(f"{self._root}/{place}" for place in places))
+
+    async def unsubscribe(self, *places: str) -> None:
+        """Take subscriptions back."""
+        for place in places:
+            await self.connection.unsubscribe(f"{self._root}/{place}")
+
+    async def messages(self) -> AsyncIterator[ReceivedMessage | Cleared]:
+        """What comes, until the connection breaks (`aiomqtt.MqttError`)."""
+        async for received in self.connection.messages:
+            if (message := read(received, self._root)) is not None:
+                yield message
+
+    async def retained(self, *places: str, quiet_s: float = QUIET_S) -> list[ReceivedMessage]:
+        """Subscribe, and take all that comes until nothing has come for a while; nothing tells the end of it."""
+        await self.subscribe(*places)
+        found: list[ReceivedMessage] = []
+        messages = self.connection.messages
+        while True:
+            try:
+                received = await asyncio.wait_for(anext(messages), quiet_s)
+            except TimeoutError:
+                return found
+            message = read(received, self._root)
+            if isinstance(message, ReceivedMessage):
+                found.append(message)
+
+
+@asynccontextmanager
+async def subscribing(settings: MqttSettings, purpose: str) -> AsyncIterator[Subscriber]:
+    """Connect for the length of a `with` block. `purpose` is a part of the client's name at the broker.
+
+    Raises:
+        aiomqtt.MqttError, OSError, SettingError: there is no connection; see `mqtt_client.explain`.
+    """
+    client_id = f"routesync-{purpose}-{secrets.token_hex(4)}"
+    async with MqttConnection(settings, client_id=client_id) as connection:
+        yield Subscriber(connection, settings.root)
+
+
+def is_suspicious(messages: int) -> bool:
+    """Whether so many retained messages may be all that the broker's queue had room for, and not all that there are."""
+    return any(messages in numbers for numbers in _DEFAULT_QUEUES)
+
+
+def describe_suspicion(messages: int, settings: MqttSettings) -> str:
+    """Say what it may mean that so many came."""
+    remedy = "set mqtt.protocol to 5.0, or " if settings.protocol != "5.0" else ""
+    return (
+        f"{messages} retained messages came, which is what a broker's queue holds by default: there may be more; "
+        f"{remedy}raise the broker's limit (mosquitto: max_queued_messages)"
+    )
+
+
 class Selection(NamedTuple):
     """Which messages are wanted; what is empty or None wants all."""
 
@@ -59,9 +182,9 @@ class Selection(NamedTuple):
     within: Prefix | None = None  # a prefix that the message's lies in
     with_status: bool = False  # every status, whatever is selected else
 
-    def topics(self, root: str) -> list[str]:
-        """What to subscribe to: status and events."""
-        return [f"{root}/{node}/{part}" for node in self.nodes or ("+",) for part in ("status", "event/#")]
+    def places(self) -> list[str]:
+        """What to subscribe to, below the root: status and events."""
+        return [f"{node}/{part}" for node in self.nodes or ("+",) for part in ("status", "event/#")]
 
     def wants(self, message: ReceivedMessage) -> bool:
         """Whether the message is wanted."""
@@ -72,61 +195,73 @@ class Selection(NamedTuple):
         if self.within is None:
             return True
         prefix = message.data.get("prefix")
-        return isinstance(prefix, str) and self.within.covers(Prefix.parse(prefix))
+        try:
+            return isinstance(prefix, str) and self.within.covers(Prefix.parse(prefix))
+        except ValueError:
+            return False
+
+
+Trouble = Callable[[str | None], None]
 
 
 async def follow(
     settings: MqttSettings,
     selection: Selection,
-    trouble: Callable[[str | None], None],
+    trouble: Trouble,
     remedies: Remedies = Remedies(),  # noqa: B008 - immutable
-) -> AsyncIterator[ReceivedMessage]:
+) -> AsyncIterator[ReceivedMessage | Cleared]:
     """The wanted messages of the nodes, for good: first the retained status of each, then what comes.
 
-    What is no message of ours is passed over; so is what comes again (by its `id`) right after a reconnection.
+    An event that comes again (by its sequence) right after a reconnection is passed over.
 
     Args:
         settings: The broker.
         selection: What is wanted.
-        trouble: Called with a message when the connection is lost or cannot be made, or nothing comes; with None when
-            it is made, or something comes after all.
-        remedies: Where the settings are from.
+        trouble: Called with words when the connection is lost or cannot be had, when nothing comes, or when less may
+            have come than there is; with None when that has ended.
+        remedies: What to tell people to check.
     """
-    client_id = f"routesync-watch-{secrets.token_hex(4)}"
     failures = 0
-    last: dict[str, tuple[str, int]] = {}  # node to epoch and sequence
+    news = _News()
     while True:
         try:
-            async with MqttConnection(settings, client_id=client_id) as connection:
-                await connection.subscribe(*selection.topics(settings.root))
+            async with subscribing(settings, "watch") as subscriber:
+                await subscriber.subscribe(*selection.places())
                 failures = 0
                 trouble(None)
-                async for message in _messages(connection, trouble, _silence(settings, selection)):
-                    if _is_news(message, last) and selection.wants(message):
+                async for message in _watched(subscriber, settings, selection, trouble):
+                    if isinstance(message, Cleared) or (news.take(message) and selection.wants(message)):
                         yield message
         except (aiomqtt.MqttError, OSError, SettingError) as error:
             failures += 1
-            trouble(explain(error, settings, client_id, remedies))
+            trouble(explain(error, settings, "routesync-watch", remedies))
             await asyncio.sleep(READER_BACKOFF.delay_s(failures))
 
 
-async def _messages(
-    connection: MqttConnection, trouble: Callable[[str | None], None], silence: str
-) -> AsyncIterator[ReceivedMessage]:
-    """The messages of ours; while for long there is not a single one, that is trouble."""
-    timer = asyncio.get_running_loop().call_later(SILENCE_S, trouble, silence)
-    deadline = timer.when()
-    heard = False
+async def _watched(
+    subscriber: Subscriber, settings: MqttSettings, selection: Selection, trouble: Trouble
+) -> AsyncIterator[ReceivedMessage | Cleared]:
+    """What comes; none at all, or suspiciously many retained ones in the first seconds, is a trouble."""
+    heard = retained = 0
+    silent = False
+
+    def look() -> None:
+        nonlocal silent
+        if not heard:
+            silent = True
+            trouble(_silence(settings, selection))
+        elif is_suspicious(retained):
+            trouble(describe_suspicion(retained, settings))
+
+    timer = asyncio.get_running_loop().call_later(SILENCE_S, look)
     try:
-        async for received in connection.messages:
-            message = _read(received.payload)
-            if message is None:
-                continue
-            if not heard:
-                heard = True
-                timer.cancel()
-                if asyncio.get_running_loop().time() >= deadline:
-                    trouble(None)
+        async for message in subscriber.messages():
+            heard += 1
+            if isinstance(message, ReceivedMessage):
+                retained += message.retained
+            if silent:
+                silent = False
+                trouble(None)
             yield message
     finally:
         timer.cancel()
@@ -135,27 +270,26 @@ async def _messages(
 def _silence(settings: MqttSettings, selection: Selection) -> str:
     """What it may mean that nothing comes: the retained status of any node would have."""
     user = f"user {settings.username!r}" if settings.username else "a client without a user name"
+    topics = " or ".join(f"{settings.root}/{place}" for place in selection.places()[::2])
     return (
-        f"connected to broker {settings.host}:{settings.port}, but nothing comes: no node publishes "
-        f"{' or '.join(selection.topics(settings.root)[::2])}, or {user} may not read it"
+        f"connected to broker {settings.host}:{settings.port}, but nothing comes: no node publishes {topics}, "
+        f"or {user} may not read it"
     )
 
 
-def _read(payload: object) -> ReceivedMessage | None:
-    if not isinstance(payload, bytes):
-        return None
-    try:
-        message = ReceivedMessage.model_validate_json(payload)
-    except ValidationError:
-        return None
-    return message.model_copy(update={"text": " ".join(payload.decode().splitlines())})
+class _News:
+    """Knows up to where the events of each node have come."""
 
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, int]] = {}  # node to epoch and sequence
 
-def _is_news(message: ReceivedMessage, last: dict[str, tuple[str, int]]) -> bool:
-    if message.sequence is None:
-        return True
-    epoch, sequence = last.get(message.node, ("", -1))
-    if epoch == message.epoch and message.sequence <= sequence:
-        return False
-    last[message.node] = (message.epoch, message.sequence)
-    return True
+    def take(self, message: ReceivedMessage) -> bool:
+        """Whether it is new. One that the node held for long comes late, and is."""
+        if message.sequence is None or message.late:
+            return True
+        epoch, sequence = self._last.pop(message.node, ("", -1))
+        news = epoch != message.epoch or message.sequence > sequence
+        self._last[message.node] = (message.epoch, message.sequence if news else sequence)
+        if len(self._last) > MOST_NODES:
+            del self._last[next(iter(self._last))]  # the one that was silent for longest
+        return news

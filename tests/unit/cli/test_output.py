@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from routesync.characters import clean
 from routesync.cli import output
-from routesync.cli.output import Page, clean, span
+from routesync.cli.output import Page, span
 
 
 def shown(*parts: str, hang: int, columns: int | None) -> str:

@@ -1,0 +1,33 @@
+"""Characters that must not reach a terminal from outside: the words of a loxilb, of interfaces, of any broker."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_TURNING: Final = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+"""Line separators of Unicode, and what turns the direction of writing."""
+_VISIBLE: Final = {
+    **{number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))},
+    **{number: f"\\u{number:04x}" for number in (*_TURNING, *range(0xD800, 0xE000))},
+}
+_IN_JSON: Final = {
+    **{number: f"\\u{number:04x}" for number in (*range(0x7F, 0xA0), *_TURNING)},
+    **dict.fromkeys(
+        (0x09, 0x0A, 0x0D), " "
+    ),  # JSON has these raw only between its parts, the others only in strings
+}
+
+
+def clean(text: str) -> str:
+    """The text with control characters made visible, but for tabs and ends of lines."""
+    return text.translate(_VISIBLE)
+
+
+def one_line(text: str) -> str:
+    """The text with every control character made visible."""
+    return clean(text).replace("\t", " ").replace("\n", "\\n")
+
+
+def json_line(text: str) -> str:
+    """JSON in one line, of the same meaning, without raw control characters."""
+    return text.translate(_IN_JSON)
