@@ -32,6 +32,8 @@ from routesync.config.parsers import (
 )
 from routesync.config.rules import PolicySettings
 
+LabelValue = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[ -~]+$")]
+
 
 def _own_name() -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-")[:63] or "localhost"
@@ -42,6 +44,9 @@ class NodeSettings(Model):
 
     name: Name = Field(default_factory=_own_name)
     """Name of this node in topics and events; the host's name by default."""
+    labels: dict[Name, LabelValue] = Field(default_factory=dict, max_length=16)
+    """Words that describe this node, such as `site = "berlin"`: its status has them, and `routesync fleet` selects by
+    them."""
 
 
 class KernelSettings(Model):

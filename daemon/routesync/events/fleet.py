@@ -133,7 +133,10 @@ def summarize(message: ReceivedMessage, now: float) -> NodeSummary:
         ),
         alarms=tuple(
             AlarmStatus(
-                kind=_cut(alarm.kind), target=_cut(alarm.target), detail=_cut(alarm.detail), count=alarm.count
+                kind=_cut(alarm.kind),
+                target=_cut_optional(alarm.target),
+                detail=_cut(alarm.detail),
+                count=alarm.count,
             )
             for alarm in status.alarms[:_MOST_PARTS]
         ),

@@ -333,7 +333,7 @@ class Delivery:
 
     async def publish_offline(self, status: Status) -> None:
         """Publish the last status, and wait until everything is acknowledged."""
-        self._retained.post_status(status)
+        self._retained.post_status(status.model_copy(update={"since": datetime.now(UTC)}))
         await self.sender.connection.quiet()
 
     def _status(self) -> Status:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from routesync.kernel import Link
@@ -95,6 +96,15 @@ class Handshake:
             elif shared is Sharing.UNKNOWN or looks > 2:
                 self._waiting(TargetState.STARTING, _UNSETTLED)
             await asyncio.sleep(PATIENCE_S if settled else self._state.limits.inventory_gap_s)
+
+    @property
+    def instance(self) -> str | None:
+        """A name of the loxilb that its other users see, too: a hash of index and MAC of its first port.
+
+        The first only, for ports come and go. None: the handshake is not done.
+        """
+        first = min(self._ports, key=lambda port: port.ifindex, default=None) if self._ports else None
+        return None if first is None else sha256(f"{first.ifindex} {first.mac}".encode()).hexdigest()[:16]
 
     def disprove(self) -> None:
         """A route of ours came up in our own kernel: while the target lists these ports, it shares our namespace."""

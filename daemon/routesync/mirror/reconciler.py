@@ -436,6 +436,7 @@ class Reconciler:
             state=target_state,
             version=session.version,
             error=session.error,
+            instance=session.instance,
             desired=state.desired + state.over_capacity,
             phases=state.all_phases(),
             waiting=state.waiting,

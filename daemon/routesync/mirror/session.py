@@ -111,6 +111,11 @@ class Session:
         """The next `run` begins as after a start."""
         self.status, self.error, self._failures = TargetState.CONNECTING, None, 0
 
+    @property
+    def instance(self) -> str | None:
+        """Which loxilb it is; None: not known yet."""
+        return self._handshake.instance
+
     async def run(self) -> None:
         """Serve the target until cancelled; what is being sent then is finished, or cancelled by `cancel`."""
         self._state.halted = False

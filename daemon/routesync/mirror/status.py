@@ -40,6 +40,7 @@ class TargetView:
     """One target at one moment.
 
     Attributes:
+        instance: names the loxilb, whatever its name and URL here; None: not known yet.
         desired: routes that the target should have, those without room too.
         phases: prefixes by phase; they add up to all that is known.
         waiting: what waits for us: requests, proofs, judgements, checks.
@@ -66,6 +67,7 @@ class TargetView:
     state: TargetState
     version: str | None = None
     error: str | None = None
+    instance: str | None = None
     desired: int = 0
     phases: Counter[Phase] = field(default_factory=Counter)
     waiting: int = 0
@@ -113,7 +115,7 @@ def unmirrored(
         client.url,
         state,
         version,
-        error,
+        error=error,
         connections=connections,
         requests=client.requests.copy(),
         durations=client.durations,

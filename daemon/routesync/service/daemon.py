@@ -214,8 +214,9 @@ class Daemon:
         for warning in loaded.warnings:
             log.warning("config_warning", warning=warning)
         self._config_problems = ()
-        if loaded.settings.node != self._loaded.settings.node:
-            settings = loaded.settings.model_copy(update={"node": self._loaded.settings.node})
+        if (name := self._loaded.settings.node.name) != loaded.settings.node.name:
+            node = loaded.settings.node.model_copy(update={"name": name})
+            settings = loaded.settings.model_copy(update={"node": node})
             loaded = loaded._replace(settings=settings)
             self._config_problems = (NODE_NAME_IS_FIXED,)
             log.warning("config_partly_applied", reason=NODE_NAME_IS_FIXED)

@@ -12,7 +12,7 @@ from routesync.best_routes import BestRoutes
 from routesync.config.models import Settings
 from routesync.events.hub import EventHub
 from routesync.events.models import AlarmKind
-from routesync.events.node_status import AlarmStatus, GuardStatus, KernelStatus, Status, TargetStatus
+from routesync.events.node_status import AlarmStatus, GuardStatus, KernelStatus, State, Status, TargetStatus
 from routesync.mirror.reporting import Alarm
 from routesync.mirror.state import MIRRORED, Phase
 from routesync.mirror.status import TargetView
@@ -48,6 +48,7 @@ class StatusBuilder:
     ) -> None:
         self.settings = settings
         self.started = datetime.now(UTC)
+        self._since: tuple[State | None, datetime] = None, self.started
         self._hub = hub
         self._best_routes = best_routes
         self._targets = targets
@@ -76,8 +77,13 @@ class StatusBuilder:
         ]
         if guard is not None and guard.alarm is not None:
             alarms.append((None, "contended", guard.alarm))
+        state: State = "degraded" if reasons else "online"
+        if state != self._since[0]:
+            self._since = state, datetime.fromtimestamp(time.time(), UTC)
         return Status(
-            state="degraded" if reasons else "online",
+            state=state,
+            since=self._since[1],
+            labels=self.settings.node.labels,
             node=self._hub.identity.node,
             version=__version__,
             epoch=self._hub.identity.epoch,
@@ -174,6 +180,7 @@ def _target_status(view: TargetView) -> TargetStatus:
         name=view.name,
         url=view.url,
         state=view.state.value,
+        instance=view.instance,
         desired=view.desired,
         phases={phase.value: count for phase, count in sorted(view.phases.items()) if count},
         waiting=view.waiting,
