@@ -4,8 +4,9 @@
     pip install aiomqtt
     ./table_follower.py BROKER NODE
 
-It needs nothing of routesync, so that it can be carried over to another language. `Copy` is all the logic; what is
-around it connects, and subscribes anew when the copy does not become whole: then the retained buckets come again.
+It needs nothing of routesync, so that it can be carried over to another language: table_follower.mjs is the same for
+mqtt.js. `Copy` is all the logic; what is around it connects, and subscribes again when the copy does not become whole:
+then the broker sends what is retained once more.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from typing import Any
 import aiomqtt
 
 ROOT = "routesync/v1"
-PATIENCE_S = 5.0
-"""How often to see whether the copy is whole. Buckets are published within a second of a change, so that one that is
-not has lost a message, or the node is in the middle of changes."""
+FIRST_S, MOST_S = 10.0, 300.0
+"""How long to wait for a copy to become whole before subscribing again: doubled each time."""
+DEPTHS = range(6, 10)
+"""How many bits the name of a bucket may have."""
 
 PUT = {"io.routesync.route.accepted.v1": "accepted", "io.routesync.route.confirmed.v1": "confirmed"}
 TAKE = {
@@ -33,41 +35,60 @@ TAKE = {
     "io.routesync.route.conflicting.v1",
     "io.routesync.sync.lost.v1",
 }
+Route = tuple[str, str]  # gateway, state
 
 
 @dataclass
 class Bucket:
-    """The routes of one bucket, and the sequence up to which all events are in it."""
+    """A bucket as it is retained, and the events since then, which a newer bucket contains."""
 
-    sequence: int = -1
-    routes: dict[str, tuple[str, str]] = field(default_factory=dict)  # prefix to gateway, state
+    epoch: str
+    sequence: int
+    routes: dict[str, Route]  # by prefix
+    later: dict[str, tuple[int, Route | None]] = field(default_factory=dict)  # prefix to sequence and route
+
+    @property
+    def digest(self) -> str:
+        """What the manifest says of a bucket with these routes."""
+        digest = 0
+        for prefix, (gateway, state) in self.routes.items():
+            text = f"{prefix} {gateway} {state}".encode()
+            digest ^= int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+        return f"{digest:016x}"
 
 
 @dataclass
 class Target:
-    """The copy of one target's table. `routes` and `digest` are kept up to date with each change."""
+    """The copy of one target's table."""
 
-    epoch: str
-    depth: int
-    buckets: list[Bucket]
-    routes: int = 0
-    digest: int = 0
+    buckets: dict[tuple[int, int], Bucket] = field(default_factory=dict)  # by depth and number
+    manifest: dict[str, Any] | None = None
+    epoch: str = ""  # of the manifest
 
-    def set(self, bucket: Bucket, prefix: str, route: tuple[str, str] | None) -> None:
-        """Put a route, or take it away."""
-        before = bucket.routes.pop(prefix, None)
-        if before is not None:
-            self.routes -= 1
-            self.digest ^= row_hash(prefix, *before)
-        if route is not None:
-            bucket.routes[prefix] = route
-            self.routes += 1
-            self.digest ^= row_hash(prefix, *route)
+    @property
+    def whole(self) -> bool:
+        """Whether each bucket is the one that the manifest names."""
+        said = self.manifest
+        return said is not None and all(
+            (bucket := self.buckets.get((said["depth"], number))) is not None
+            and (bucket.epoch, bucket.sequence, bucket.digest) == (self.epoch, sequence, digest)
+            for number, (sequence, digest) in enumerate(zip(said["sequences"], said["digests"], strict=True))
+        )
 
-
-def row_hash(prefix: str, gateway: str, state: str) -> int:
-    """What a route adds to the digest."""
-    return int.from_bytes(hashlib.sha256(f"{prefix} {gateway} {state}".encode()).digest()[:8], "big")
+    @property
+    def routes(self) -> dict[str, Route]:
+        """The table: prefix to gateway and state."""
+        found: dict[str, Route] = {}
+        for (depth, _), bucket in self.buckets.items():
+            if self.manifest is not None and depth != self.manifest["depth"]:
+                continue
+            found |= bucket.routes
+            for prefix, (_, route) in bucket.later.items():
+                if route is None:
+                    found.pop(prefix, None)
+                else:
+                    found[prefix] = route
+        return found
 
 
 class Copy:
@@ -76,70 +97,50 @@ class Copy:
     def __init__(self) -> None:
         self.state = "unknown"
         self.targets: dict[str, Target] = {}
-        self._wanted: set[str] | None = None
-        self._manifest: list[dict[str, Any]] = []
 
     @property
     def whole(self) -> bool:
-        """Whether the copy is what the node last vouched for: all of its targets, each with every route."""
-        return (
-            self._wanted is not None
-            and self._wanted <= {said["target"] for said in self._manifest}
-            and all(
-                (copy := self.targets.get(said["target"])) is not None
-                and copy.routes == said["routes"]
-                and f"{copy.digest:016x}" == said["digest"]
-                for said in self._manifest
-            )
-        )
+        """Whether the copy is what the node last published: each target has every route."""
+        return self.state != "unknown" and all(target.whole for target in self.targets.values())
 
-    def table(self, target: str) -> dict[str, tuple[str, str]]:
-        """The routes of a target: prefix to gateway and state."""
-        copy = self.targets.get(target)
-        return {} if copy is None else {p: r for bucket in copy.buckets for p, r in bucket.routes.items()}
-
-    def apply(self, payload: bytes) -> None:
+    def apply(self, topic: str, payload: bytes) -> None:
         """Take a message."""
-        if not payload:  # a retained topic was cleared
+        place = topic.removeprefix(f"{ROOT}/").split("/")[1:]
+        event = json.loads(payload) if payload else None
+        if place == ["status"]:
+            self.state = event["data"]["state"] if event else "unknown"
+        elif place[0] == "table":
+            self._apply_table(*place[1:], event)
+        elif event is not None and (event["type"] in PUT or event["type"] in TAKE):
+            self._apply_event(event, event["data"])
+
+    def _apply_table(self, name: str, part: str, event: dict[str, Any] | None) -> None:
+        if event is None:  # cleared: a target that is no more, or a bucket of another depth
+            if part == "manifest":
+                self.targets.pop(name, None)
             return
-        event = json.loads(payload)
-        data = event["data"]
-        if event["type"] == "io.routesync.status.v1":
-            self.state = data["state"]
-            if data["state"] != "offline":  # then the last known state stands
-                self._wanted = {target["name"] for target in data["targets"]}
-                self._manifest = data["table"]
-                for name in self.targets.keys() - self._wanted:
-                    del self.targets[name]  # it was taken out of the configuration
-        elif event["type"] == "io.routesync.table.v1":
-            self._apply_bucket(event["epoch"], data)
-        elif event["type"] in PUT or event["type"] in TAKE:
-            self._apply_event(event["epoch"], int(event["sequence"]), event["type"], data)
-
-    def _apply_bucket(self, epoch: str, data: dict[str, Any]) -> None:
-        target = self.targets.get(data["target"])
-        depth = data["depth"]
-        if target is None or target.epoch != epoch or target.depth != depth:
-            # numbers of another epoch mean nothing; with another depth all buckets come again
-            target = self.targets[data["target"]] = Target(epoch, depth, [Bucket() for _ in range(2**depth)])
-        bucket = target.buckets[int(data["bucket"], 16)]
-        if data["sequence"] < bucket.sequence:
-            return  # older than what we have
+        target, data = self.targets.setdefault(name, Target()), event["data"]
+        if part == "manifest":
+            target.manifest, target.epoch = data, event["epoch"]
+            target.buckets = {at: it for at, it in target.buckets.items() if at[0] == data["depth"]}
+            return
+        at = data["depth"], int(data["bucket"], 16)
+        before = target.buckets.get(at)
         routes = {row["prefix"]: (row["gateway"], row["state"]) for row in data["routes"]}
-        for prefix in [*bucket.routes, *routes]:
-            target.set(bucket, prefix, routes.get(prefix))
-        bucket.sequence = data["sequence"]
+        bucket = target.buckets[at] = Bucket(event["epoch"], data["sequence"], routes)
+        if before is not None and before.epoch == bucket.epoch:
+            bucket.later = {at: it for at, it in before.later.items() if it[0] > bucket.sequence}
 
-    def _apply_event(self, epoch: str, sequence: int, kind: str, data: dict[str, Any]) -> None:
-        target = self.targets.get(data["target"])
-        if target is None or target.epoch != epoch:
-            return  # the bucket will come, and this event will be in it
-        prefix = data["prefix"]
-        bucket = target.buckets[zlib.crc32(prefix.encode()) >> (32 - target.depth)]
-        if sequence <= bucket.sequence:
-            return  # in it already, or delivered again
-        target.set(bucket, prefix, (data["gateway"] or "", PUT[kind]) if kind in PUT else None)
-        bucket.sequence = sequence
+    def _apply_event(self, event: dict[str, Any], data: dict[str, Any]) -> None:
+        sequence, prefix = int(event["sequence"]), data["prefix"]
+        target = self.targets.get(data["target"], Target())
+        for depth in DEPTHS:
+            bucket = target.buckets.get((depth, zlib.crc32(prefix.encode()) >> (32 - depth)))
+            if bucket is None or bucket.epoch != event["epoch"]:
+                continue  # without its bucket an event is of no use: the bucket comes, and has it
+            if sequence > max(bucket.sequence, bucket.later.get(prefix, (0, None))[0]):
+                kind = event["type"]
+                bucket.later[prefix] = sequence, (data["gateway"] or "", PUT[kind]) if kind in PUT else None
 
 
 async def follow(copy: Copy, host: str, node: str, port: int = 1883) -> None:
@@ -161,28 +162,31 @@ async def _follow_connection(copy: Copy, client: aiomqtt.Client, topic: str) -> 
     try:
         async for message in client.messages:
             if isinstance(message.payload, bytes):
-                copy.apply(message.payload)
+                copy.apply(message.topic.value, message.payload)
     finally:
         mending.cancel()
 
 
 async def _mend(copy: Copy, client: aiomqtt.Client, topic: str) -> None:
+    wait_s = FIRST_S
     while True:
-        await asyncio.sleep(PATIENCE_S)
-        if not copy.whole:
-            with contextlib.suppress(aiomqtt.MqttError):  # the connection has broken; `follow` sees to that
-                await client.subscribe(topic, qos=1)
+        await asyncio.sleep(wait_s)
+        if copy.whole:
+            wait_s = FIRST_S
+            continue
+        wait_s = min(wait_s * 2, MOST_S)
+        with contextlib.suppress(aiomqtt.MqttError):  # the connection has broken; `follow` sees to that
+            await client.subscribe(topic, qos=1)
 
 
 async def main() -> None:
-    """Follow a node and say once a second how the copy stands."""
+    """Follow a node and print once a second what the copy has."""
     copy = Copy()
     following = asyncio.create_task(follow(copy, sys.argv[1], sys.argv[2]))
     while not following.done():
         for name, target in copy.targets.items():
-            print(
-                f"{copy.state} {name}: {target.routes} routes, {'whole' if copy.whole else 'not whole yet'}"
-            )
+            whole = "whole" if target.whole else "not whole yet"
+            print(f"{copy.state} {name}: {len(target.routes)} routes, {whole}", flush=True)
         await asyncio.sleep(1)
 
 

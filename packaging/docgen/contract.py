@@ -31,6 +31,7 @@ from routesync.events.node_status import (
     TableRow,
     TargetStatus,
 )
+from routesync.events.retained import route_hash, row_hash
 
 Document = dict[str, Any]
 
@@ -45,6 +46,7 @@ _MODELS: Final[dict[str, type[BaseModel]]] = {
     **{kind.type_name(): kind for kind in EVENTS},
     Status.type_name: Status,
     TableBucket.type_name: TableBucket,
+    TableManifest.type_name: TableManifest,
 }
 _CLOSED: Final = ("additionalProperties", False)
 _PARAMETERS: Final = {
@@ -72,6 +74,23 @@ def example_bucket() -> TableBucket:
     return TableBucket(target="lb-1", bucket="0a", depth=MIN_DEPTH, sequence=1234, routes=(row,))
 
 
+def example_manifest() -> TableManifest:
+    """The manifest of the table with that one route."""
+    (row,) = example_bucket().routes
+    digests = [0] * 2**MIN_DEPTH
+    digests[0x0A] = row_hash(row)
+    return TableManifest(
+        target="lb-1",
+        depth=MIN_DEPTH,
+        routes=1,
+        digest=f"{row_hash(row):016x}",
+        routes_digest=f"{route_hash(row):016x}",
+        sequence=1234,
+        sequences=(1234,) * 2**MIN_DEPTH,
+        digests=tuple(f"{digest:016x}" for digest in digests),
+    )
+
+
 def example_status() -> Status:
     """The status of a node where all is well."""
     return Status(
@@ -95,9 +114,6 @@ def example_status() -> Status:
         ),
         verdicts={"pod-networks": 4, "dhcp-host-routes": 1},
         broker="connected",
-        table=(
-            TableManifest(target="lb-1", depth=MIN_DEPTH, routes=1, digest="0376f3d276c94a93", sequence=1234),
-        ),
     )
 
 
@@ -106,9 +122,15 @@ def example_message(kind: type[Event]) -> Document:
     return _read(encode(Record(1234, _AT.timestamp(), example_event(kind)), _IDENTITY))
 
 
-def example_state(data: Status | TableBucket) -> Document:
+def example_state(data: Status | TableBucket | TableManifest) -> Document:
     """A retained state as it goes over the wire."""
-    subject = "status" if isinstance(data, Status) else f"table/{data.target}/{data.bucket}"
+    match data:
+        case Status():
+            subject = "status"
+        case TableBucket():
+            subject = f"table/{data.target}/{data.bucket}"
+        case _:
+            subject = f"table/{data.target}/manifest"
     return _read(
         encode_state(data.type_name, _IDENTITY, data, at=_AT.timestamp(), subject=subject, serial="1")
     )
@@ -160,7 +182,7 @@ def message_schema(type_name: str) -> Document:
         "data": data_schema(_MODELS[type_name], type_name),
     }
     optional = {"subject", "late"}
-    if type_name not in (Status.type_name, TableBucket.type_name):
+    if type_name not in (Status.type_name, TableBucket.type_name, TableManifest.type_name):
         properties["late"] = {"type": "boolean", "description": "The event was held at the node for a while."}
         properties["sequence"] = {
             **text,
@@ -219,6 +241,17 @@ def asyncapi() -> Document:
             summary_of(TableBucket),
             message_schema(TableBucket.type_name),
             example_state(bucket),
+        ),
+        retained=True,
+    )
+    add(
+        "manifest",
+        f"{below}/table/{{target}}/manifest",
+        _message(
+            "Table manifest",
+            summary_of(TableManifest),
+            message_schema(TableManifest.type_name),
+            example_state(example_manifest()),
         ),
         retained=True,
     )

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
-from docgen.contract import data_schema, example_bucket, example_message, example_state, example_status
+from docgen.contract import (
+    data_schema,
+    example_bucket,
+    example_manifest,
+    example_message,
+    example_state,
+    example_status,
+)
 from routesync.events.models import EVENTS, Event
 
 
@@ -14,10 +21,17 @@ def markdown() -> str:
     return "\n".join(_lines())
 
 
+_RETAINED: Final = (
+    ("status", example_status()),
+    ("table bucket", example_bucket()),
+    ("table manifest", example_manifest()),
+)
+
+
 def _lines() -> Iterator[str]:
     yield "## Retained state"
     yield ""
-    for title, state in (("status", example_status()), ("table bucket", example_bucket())):
+    for title, state in _RETAINED:
         yield f"### {title}"
         yield ""
         yield from _text(type(state).__doc__)

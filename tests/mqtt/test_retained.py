@@ -14,7 +14,7 @@ from routesync.events.models import RouteWithdrawn, SyncCompleted
 from routesync.events.node_status import MIN_DEPTH, Status
 from routesync.events.retained import STATUS_EXPIRY_S
 from support.broker import Broker, broker
-from support.events import NODE, TARGET, Listener, Node, accepted, listening, publishing
+from support.events import NODE, TARGET, Heard, Listener, Node, accepted, listening, publishing
 from support.waiting import eventually
 
 BUCKETS = 2**MIN_DEPTH
@@ -23,7 +23,7 @@ COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration
 
 def rows(listener: Listener) -> dict[str, dict[str, object]]:
     """The table as the last message of each bucket has it."""
-    last = {heard.topic: heard for heard in listener.heard if "/table/" in heard.topic}
+    last = {heard.topic: heard for heard in listener.heard if is_bucket(heard)}
     found: dict[str, dict[str, object]] = {}
     for heard in last.values():
         if heard.payload:
@@ -33,20 +33,22 @@ def rows(listener: Listener) -> dict[str, dict[str, object]]:
     return found
 
 
+def is_bucket(heard: Heard) -> bool:
+    return "/table/" in heard.topic and not heard.topic.endswith("/manifest")
+
+
 def buckets(listener: Listener) -> set[str]:
-    return {heard.topic for heard in listener.heard if "/table/" in heard.topic and heard.payload}
+    return {heard.topic for heard in listener.heard if is_bucket(heard) and heard.payload}
 
 
 def manifests(listener: Listener) -> list[object]:
-    """The numbers of routes that the last status vouches for."""
-    statuses = [heard.data for heard in listener.heard if heard.topic.endswith("/status")]
-    tables = statuses[-1]["table"] if statuses else []
-    assert isinstance(tables, list)
-    return [table["routes"] for table in tables]
+    """The numbers of routes by the last manifest of each target."""
+    last = {heard.topic: heard for heard in listener.heard if heard.topic.endswith("/manifest")}
+    return [heard.data["routes"] for heard in last.values() if heard.payload]
 
 
 def cleared(listener: Listener) -> set[str]:
-    return {heard.topic for heard in listener.heard if "/table/" in heard.topic and not heard.payload}
+    return {heard.topic for heard in listener.heard if is_bucket(heard) and not heard.payload}
 
 
 def serve(node: Node, *, routes: int) -> None:

@@ -1,4 +1,4 @@
-"""The models of retained state: `status`, what the daemon is and how it fares, and the buckets of the table."""
+"""The models of retained state: `status`, what the daemon is and how it fares; the buckets and manifest of a table."""
 
 from __future__ import annotations
 
@@ -131,18 +131,6 @@ class HeldTopic(StatusPart):
     )
 
 
-class TableManifest(StatusPart):
-    """What a complete copy of one target's table looks like."""
-
-    target: str
-    depth: int = Field(
-        ge=MIN_DEPTH, le=MAX_DEPTH, description="Bits of a bucket's name: there are 2 to the power of it."
-    )
-    routes: int = Field(ge=0, description="Number of routes over all buckets.")
-    digest: str = Field(description="Exclusive-or over the routes' hashes, in 16 hex digits.")
-    sequence: int = Field(ge=0, description="The event sequence at which count and digest are true.")
-
-
 class Status(StatusPart):
     """Birth, state and last will of a node; retained."""
 
@@ -179,7 +167,6 @@ class Status(StatusPart):
         default=(), description="Topics that the broker denies, and what waits for them."
     )
     reasons: tuple[str, ...] = Field(default=(), description="Why it is degraded, one line each.")
-    table: tuple[TableManifest, ...] = Field(default=(), description="The manifest of the retained table.")
 
 
 def offline(node: str, *, epoch: str | None = None, at: datetime | None = None) -> Status:
@@ -212,3 +199,29 @@ class TableBucket(StatusPart):
         ge=0, description="All events up to this one are in it, no later one.", examples=[1234]
     )
     routes: tuple[TableRow, ...]
+
+
+class TableManifest(StatusPart):
+    """What a complete copy of a target's table looks like: which bucket has which sequence and digest; retained.
+
+    It is published when the broker has all buckets that it names, and stays when the node stops.
+    """
+
+    type_name: ClassVar[str] = "io.routesync.manifest.v1"
+
+    target: str = Field(examples=["lb-1"])
+    depth: int = Field(
+        ge=MIN_DEPTH, le=MAX_DEPTH, description="Bits of a bucket's name: there are 2 to the power of it."
+    )
+    routes: int = Field(ge=0, description="Number of routes over all buckets.")
+    digest: str = Field(description="Exclusive-or over the buckets' digests, in 16 hex digits.")
+    routes_digest: str = Field(
+        description="The same over hashes of `<prefix> <gateway>`: nodes with the same routes have the same, whatever "
+        "their states."
+    )
+    sequence: int = Field(ge=0, description="All events up to this one are in the buckets.")
+    sequences: tuple[int, ...] = Field(description="The sequence of each bucket, by its number.")
+    digests: tuple[str, ...] = Field(
+        description="The digest of each bucket, by its number: exclusive-or over the hashes of its routes, in 16 hex "
+        "digits."
+    )

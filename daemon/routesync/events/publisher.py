@@ -295,7 +295,6 @@ class Delivery:
         self._status_source = status_source
         self._measures = measures
         self._stopping = False
-        self._refresh = asyncio.Event()
         self._refused: list[StoredEvent] = []  # for the moment
         self._has_refused = asyncio.Event()
         self._may_go_on = asyncio.Event()
@@ -332,8 +331,9 @@ class Delivery:
         self._retained.post_status(self._status())
 
     async def publish_offline(self, status: Status) -> None:
-        """Publish the last status, and wait until everything is acknowledged."""
+        """Publish what tables have changed and the last status, and wait until everything is acknowledged."""
         self._retained.post_status(status.model_copy(update={"since": datetime.now(UTC)}))
+        await self._retained.finish({target.name for target in self._status_source().targets})
         await self.sender.connection.quiet()
 
     def _status(self) -> Status:
@@ -342,7 +342,7 @@ class Delivery:
 
     def refresh(self) -> None:
         """Send the state now rather than with the next tick."""
-        self._refresh.set()
+        self._retained.due.set()
 
     async def drained(self) -> None:
         """Wait until the broker has every event that was emitted up to now."""
@@ -464,10 +464,12 @@ class Delivery:
             self._report_lost()
             for place in self.sender.take_due():
                 self._retained.send_again(place)
+            self._retained.due.clear()
             await self._retained.publish(self._status)
-            self._refresh.clear()
+            # no `wait_for`: before Python 3.12 it loses a cancellation that comes when the event is set
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._refresh.wait(), TICK_S)
+                async with asyncio.timeout(TICK_S):
+                    await self._retained.due.wait()
 
     def _report_lost(self) -> None:
         denial = self.sender.denied.get(REPORTS)

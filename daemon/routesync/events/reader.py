@@ -140,7 +140,8 @@ class Subscriber:
         messages = self.connection.messages
         while True:
             try:
-                received = await asyncio.wait_for(anext(messages), quiet_s)
+                async with asyncio.timeout(quiet_s):
+                    received = await anext(messages)
             except TimeoutError:
                 return found
             message = read(received, self._root)

@@ -10,13 +10,16 @@ outbox remembers every retained topic that was ever published and not cleared si
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, reduce
 from hashlib import sha256
+from operator import xor
 from typing import Final, NamedTuple
 
 import structlog
@@ -70,7 +73,16 @@ def bucket_name(number: int, depth: int) -> str:
 
 def row_hash(row: TableRow) -> int:
     """What a route adds to the digest: the first 8 bytes of SHA-256 over `<prefix> <gateway> <state>`, big-endian."""
-    return _hash(row.prefix, _Entry(row.gateway, row.state))
+    return _hash(f"{row.prefix} {row.gateway} {row.state}")
+
+
+def route_hash(row: TableRow) -> int:
+    """What a route adds to the digest of the routes, whatever their state: the same over `<prefix> <gateway>`."""
+    return _hash(f"{row.prefix} {row.gateway}")
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
 
 
 class _Entry(NamedTuple):
@@ -80,12 +92,17 @@ class _Entry(NamedTuple):
     state: RowState
 
 
-def _hash(prefix: str, entry: _Entry) -> int:
-    return int.from_bytes(sha256(f"{prefix} {entry.gateway} {entry.state}".encode()).digest()[:8], "big")
+class _Line(NamedTuple):
+    """A bucket as it was published last."""
+
+    sequence: int
+    routes: int
+    digest: int
+    routes_digest: int
 
 
 class PublishedTable:
-    """The routes of one target, in buckets, with count and digest kept up to date.
+    """The routes of one target, in buckets, and what was published of them.
 
     There may be tens of thousands, nearly all with one of a few gateways: so these share one value. Routes are kept in
     the finest buckets there may be; a coarser one consists of neighbours, since a bucket's name are leading bits.
@@ -101,10 +118,11 @@ class PublishedTable:
         self._dirty: set[int] = set(range(2**MAX_DEPTH))
         self._buckets: tuple[dict[str, _Entry], ...] = tuple({} for _ in range(2**MAX_DEPTH))
         self._values: dict[_Entry, _Entry] = {}
-        self._digest = 0
-        self._sequence = 0
+        self.sequence = 0
+        """All events up to this one are in what was published."""
+        self._lines: dict[int, _Line] = {}  # bucket number to what was published of it
 
-    def change(self, prefix: str, entry: _Entry | None, sequence: int) -> None:
+    def change(self, prefix: str, entry: _Entry | None) -> None:
         """Put a route, or take it away."""
         number = bucket_of(prefix, MAX_DEPTH)
         bucket = self._buckets[number]
@@ -112,7 +130,6 @@ class PublishedTable:
         if entry == before:
             return
         if before is not None:
-            self._digest ^= _hash(prefix, before)
             self.routes -= 1
         if entry is None:
             del bucket[prefix]
@@ -120,10 +137,8 @@ class PublishedTable:
                 self._values.clear()
         else:
             bucket[prefix] = self._values.setdefault(entry, entry)
-            self._digest ^= _hash(prefix, entry)
             self.routes += 1
         self._dirty.add(number)
-        self._sequence = sequence
 
     def settle_depth(self, most: int) -> None:
         """Choose the number of buckets for the routes that there are; of two that fit, the present one stays."""
@@ -134,6 +149,7 @@ class PublishedTable:
         depth = max(MIN_DEPTH, min(most, (full - 1).bit_length()))
         if depth != self.depth:
             self.depth = depth
+            self._lines.clear()
             self.mark_dirty()
 
     def mark_dirty(self, number: int | None = None) -> None:
@@ -162,15 +178,32 @@ class PublishedTable:
             ),
         )
 
+    def note_published(self, bucket: TableBucket) -> None:
+        """The broker has this bucket, or will never take it: what the manifest says of it."""
+        digest = routes_digest = 0
+        for row in bucket.routes:
+            digest ^= row_hash(row)
+            routes_digest ^= route_hash(row)
+        if bucket.depth == self.depth:
+            self._lines[int(bucket.bucket, 16)] = _Line(
+                bucket.sequence, len(bucket.routes), digest, routes_digest
+            )
+
     @property
-    def manifest(self) -> TableManifest:
-        """What a complete copy looks like."""
+    def manifest(self) -> TableManifest | None:
+        """What a complete copy of all that was published looks like; None: a bucket was not published yet."""
+        if len(self._lines) < 2**self.depth:
+            return None
+        lines = [self._lines[number] for number in range(2**self.depth)]
         return TableManifest(
             target=self.target,
             depth=self.depth,
-            routes=self.routes,
-            digest=f"{self._digest:016x}",
-            sequence=self._sequence,
+            routes=sum(line.routes for line in lines),
+            digest=f"{reduce(xor, (line.digest for line in lines)):016x}",
+            routes_digest=f"{reduce(xor, (line.routes_digest for line in lines)):016x}",
+            sequence=self.sequence,
+            sequences=tuple(line.sequence for line in lines),
+            digests=tuple(f"{line.digest:016x}" for line in lines),
         )
 
 
@@ -192,9 +225,9 @@ class PublishedTables:
         event = record.event
         if isinstance(event, RouteAccepted | RouteConfirmed):
             state: RowState = "accepted" if isinstance(event, RouteAccepted) else "confirmed"
-            self._of(event.target).change(event.prefix, _Entry(event.gateway or "", state), record.sequence)
+            self._of(event.target).change(event.prefix, _Entry(event.gateway or "", state))
         elif isinstance(event, RouteWithdrawn | RouteRefused | RouteConflicting | SyncLost):
-            self._of(event.target).change(event.prefix, None, record.sequence)
+            self._of(event.target).change(event.prefix, None)
         elif isinstance(event, SyncCompleted):
             self._of(event.target).complete = True
 
@@ -226,6 +259,10 @@ class RetainedState:
         self._status: Status | None = None
         self._beat_at = 0.0  # the next heartbeat, in monotonic time
         self._announced: set[str] = set()
+        self.due = asyncio.Event()
+        """There is something to publish before the next tick."""
+        self._unanswered: Counter[str] = Counter()  # target to buckets on their way
+        self._manifests: dict[str, TableManifest] = {}  # published by this connection
         self._remembered: tuple[frozenset[str], tuple[str, ...]] | None = None
         self._interval_s = interval_s
         self._next_at = 0.0
@@ -248,7 +285,7 @@ class RetainedState:
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + self._interval_s
             await self._publish_buckets(targets)
-        manifest = tuple(table.manifest for table in self._shown(targets))
+        await self._publish_manifests(targets)
         held = tuple(
             HeldTopic(
                 topic=topic,
@@ -259,14 +296,16 @@ class RetainedState:
             )
             for topic, events in sorted(self._outbox.held.items())
         )
-        await self._send_status(status_source().model_copy(update={"table": manifest, "held": held}))
+        await self._send_status(status_source().model_copy(update={"held": held}))
 
     def send_again(self, place: str) -> None:
         """Publish again, with the next call, `status` or all of `table/<target>/#`: the broker denied it before."""
         if place == "status":
             self._status = None
         else:
-            self._announced.discard(place.split("/")[1])
+            target = place.split("/")[1]
+            self._announced.discard(target)
+            self._manifests.pop(target, None)
 
     def _shown(self, targets: Collection[str]) -> list[PublishedTable]:
         return [table for table in self._tables if table.complete and table.target in targets]
@@ -276,24 +315,53 @@ class RetainedState:
             if table.target not in self._announced:
                 table.mark_dirty()
                 self._announced.add(table.target)
-            for number in table.take_dirty():
+            numbers = table.take_dirty()
+            if numbers:
+                table.sequence = self._hub.sequence
+            self._unanswered[table.target] += len(numbers)
+            for number in numbers:
                 bucket = table.bucket(number, self._hub.sequence)
                 topic = f"table/{bucket.target}/{bucket.bucket}"
-                payload = encode_state(
-                    TableBucket.type_name,
-                    self._hub.identity,
-                    bucket,
-                    at=time.time(),
-                    subject=topic,
-                    serial=str(bucket.sequence),
-                )
-                user = (("type", TableBucket.type_name), ("target", bucket.target))
-                publication = Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
-                await self._sender.send(topic, publication, partial(self._bucket_answered, table, number))
+                publication = self._state(topic, bucket, str(bucket.sequence))
+                await self._sender.send(topic, publication, partial(self._bucket_answered, table, bucket))
 
-    def _bucket_answered(self, table: PublishedTable, number: int, answer: Answer) -> None:
+    def _bucket_answered(self, table: PublishedTable, bucket: TableBucket, answer: Answer) -> None:
         if answer == "wait":
-            table.mark_dirty(number)
+            table.mark_dirty(int(bucket.bucket, 16))
+        else:  # of one that the broker does not take, subscribers see by the manifest that they miss it
+            table.note_published(bucket)
+        self._unanswered[table.target] -= 1
+        if not self._unanswered[table.target]:
+            self.due.set()
+
+    async def _publish_manifests(self, targets: Collection[str]) -> None:
+        for table in self._shown(targets):
+            manifest = table.manifest
+            if manifest is None or self._unanswered[table.target]:
+                continue
+            if manifest == self._manifests.get(table.target):
+                continue
+            self._manifests[table.target] = manifest
+            topic = f"table/{table.target}/manifest"
+            publication = self._state(topic, manifest, f"{time.time():.6f}")
+            await self._sender.send(topic, publication, partial(self._manifest_answered, table.target))
+
+    def _manifest_answered(self, target: str, answer: Answer) -> None:
+        if answer == "wait":
+            self._manifests.pop(target, None)
+
+    async def finish(self, targets: Collection[str]) -> None:
+        """Publish what tables have changed, so that what stays at the broker is whole; the daemon is about to end."""
+        await self._publish_buckets(targets)
+        await self._sender.connection.quiet()
+        await self._publish_manifests(targets)
+
+    def _state(self, topic: str, state: TableBucket | TableManifest, serial: str) -> Publication:
+        payload = encode_state(
+            state.type_name, self._hub.identity, state, at=time.time(), subject=topic, serial=serial
+        )
+        user = (("type", state.type_name), ("target", state.target))
+        return Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
 
     def _status_answered(self, answer: Answer) -> None:
         if answer == "wait":
@@ -331,9 +399,9 @@ class RetainedState:
     async def _clear_leftovers(self, targets: Collection[str]) -> None:
         kept = {f"{self._sender.root}/status"}
         for table in self._shown(targets):
-            kept |= {
-                f"{self._path(table.target)}{bucket_name(n, table.depth)}" for n in range(2**table.depth)
-            }
+            path = self._path(table.target)
+            kept |= {f"{path}{bucket_name(n, table.depth)}" for n in range(2**table.depth)}
+            kept.add(f"{path}manifest")
         # until a table was compared once, that of the run before stays
         shown = {table.target for table in self._shown(targets)}
         unknown = tuple(self._path(target) for target in targets if target not in shown)

@@ -13,6 +13,7 @@ from cloudevents.core.formats.json import JSONFormat
 from docgen.contract import (
     example_bucket,
     example_event,
+    example_manifest,
     example_message,
     example_state,
     example_status,
@@ -21,7 +22,7 @@ from docgen.contract import (
 from routesync.events import models
 from routesync.events.cloudevents import Record, StreamIdentity, encode
 from routesync.events.models import EVENTS, Event, RouteAccepted, RouteIneligible, RouteWithdrawn
-from routesync.events.node_status import Status, TableBucket
+from routesync.events.node_status import Status, TableBucket, TableManifest
 from routesync.events.retained import bucket_name, bucket_of, row_hash
 from routesync.mirror.eligibility import Reason
 from support.events import accepted
@@ -53,13 +54,13 @@ def test_examples_follow_their_schemas(kind: type[Event]) -> None:
     ).validate(example_message(kind))
 
 
-@pytest.mark.parametrize("state", [example_status(), example_bucket()])
-def test_retained_examples_follow_their_schemas(state: Status | TableBucket) -> None:
+@pytest.mark.parametrize("state", [example_status(), example_bucket(), example_manifest()])
+def test_retained_examples_follow_their_schemas(state: Status | TableBucket | TableManifest) -> None:
     jsonschema.Draft202012Validator(message_schema(state.type_name)).validate(example_state(state))
 
 
 def test_the_examples_of_the_table_agree_with_each_other() -> None:
-    bucket, (manifest,) = example_bucket(), example_status().table
+    bucket, manifest = example_bucket(), example_manifest()
     (row,) = bucket.routes
     assert bucket.bucket == bucket_name(bucket_of(row.prefix, bucket.depth), bucket.depth)
     assert (manifest.routes, manifest.digest) == (1, f"{row_hash(row):016x}")

@@ -18,7 +18,7 @@ from routesync.events.models import (
     RouteWithdrawn,
     SyncLost,
 )
-from routesync.events.node_status import MAX_DEPTH, MIN_DEPTH, TableRow
+from routesync.events.node_status import MAX_DEPTH, MIN_DEPTH, TableManifest, TableRow
 from routesync.events.retained import PublishedTable, PublishedTables, _Entry, bucket_of, row_hash
 from support.events import accepted
 
@@ -31,6 +31,19 @@ def table_of(events: list[Event]) -> PublishedTable:
         table.put(Record(sequence, 0.0, event))
     (target,) = table
     return target
+
+
+def manifest_of(table: PublishedTable, sequence: int = 0) -> TableManifest:
+    """The manifest after all buckets were published."""
+    table.sequence = sequence
+    for number in range(2**table.depth):
+        table.note_published(table.bucket(number, sequence))
+    assert table.manifest is not None
+    return table.manifest
+
+
+def missing(table: PublishedTable) -> bool:
+    return table.manifest is None
 
 
 def confirmed(number: int, gateway: str = "192.0.2.1") -> RouteConfirmed:
@@ -68,12 +81,38 @@ def test_the_hashes_are_what_other_programs_work_out() -> None:
 def test_a_route_changes_and_goes() -> None:
     for ending in endings(1):
         table = table_of([accepted(1), confirmed(1), ending])
-        assert (table.manifest.routes, table.manifest.digest, table.manifest.sequence) == (0, "0" * 16, 3)
+        manifest = manifest_of(table)
+        assert (manifest.routes, manifest.digest, manifest.routes_digest) == (0, "0" * 16, "0" * 16)
 
 
 def test_a_repeated_event_changes_nothing() -> None:
-    table = table_of([confirmed(1), confirmed(1)])
-    assert table.manifest.sequence == 1
+    table = table_of([confirmed(1)])
+    table.take_dirty()
+    table.change(confirmed(1).prefix, _Entry("192.0.2.1", "confirmed"))
+    assert table.take_dirty() == []
+
+
+def test_the_manifest_is_that_of_what_was_published() -> None:
+    table = table_of([accepted(number) for number in range(100)])
+    for number in range(2**MIN_DEPTH - 1):
+        table.note_published(table.bucket(number, 7))
+    assert missing(table), "one bucket is missing"
+    before = manifest_of(table, 100)
+    assert (before.routes, before.sequence, before.sequences) == (100, 100, (100,) * 64)
+    changed = confirmed(5)
+    table.change(changed.prefix, _Entry("192.0.2.1", "confirmed"))
+    assert table.manifest == before, "it is not published yet"
+    (number,) = {bucket_of(changed.prefix, MIN_DEPTH)}
+    table.note_published(table.bucket(number, 101))
+    after = table.manifest
+    assert after is not None
+    assert after.sequences[number] == 101
+    assert after.digests[number] != before.digests[number]
+    assert after.digest != before.digest
+    assert after.routes_digest == before.routes_digest, "only a state has changed"
+    table.depth = 7
+    table.note_published(table.bucket(0, 102).model_copy(update={"depth": 6}))
+    assert missing(table), "no bucket of this depth was published"
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=200), st.integers())
@@ -83,7 +122,7 @@ def test_the_manifest_is_that_of_the_rows_whatever_led_there(
     events: list[Event] = [accepted(0)]
     for number, kind in changes:
         events.append([accepted(number), confirmed(number), *endings(number)][kind])
-    manifest = table_of(events).manifest
+    manifest = manifest_of(table_of(events))
     rows = [row for bucket in range(2**MIN_DEPTH) for row in table_of(events).bucket(bucket, 0).routes]
     random.Random(seed).shuffle(rows)
     digest = 0
@@ -103,7 +142,7 @@ async def test_the_table_has_what_a_flood_left_out_of_the_stream() -> None:
     for number in range(100):
         hub.emit(accepted(number))
     (table,) = tables
-    assert (hub.sequence, table.manifest.sequence, table.manifest.routes) == (10, 10, 100)
+    assert (hub.sequence, table.routes) == (10, 100)
 
 
 def names(table: PublishedTable) -> dict[str, set[str]]:
@@ -149,7 +188,7 @@ def test_there_are_as_many_buckets_as_the_routes_need_and_few_changes_of_their_n
 def test_only_what_changed_is_dirty() -> None:
     table = PublishedTable("lb-1")
     table.take_dirty()
-    table.change(PREFIX, _Entry("192.0.2.1", "accepted"), 1)
+    table.change(PREFIX, _Entry("192.0.2.1", "accepted"))
     assert table.take_dirty() == [bucket_of(PREFIX, MIN_DEPTH)]
     assert table.take_dirty() == []
     table.mark_dirty(63)
