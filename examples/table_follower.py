@@ -4,6 +4,8 @@
     pip install aiomqtt
     ./table_follower.py BROKER NODE
 
+Once a second it prints the copy as one line of JSON.
+
 It needs nothing of routesync, so that it can be carried over to another language: table_follower.mjs is the same for
 mqtt.js. `Copy` is all the logic; what is around it connects, and subscribes again when the copy does not become whole:
 then the broker sends what is retained once more.
@@ -110,7 +112,7 @@ class Copy:
         if place == ["status"]:
             self.state = event["data"]["state"] if event else "unknown"
         elif place[0] == "table":
-            self._apply_table(*place[1:], event)
+            self._apply_table(place[1], place[2], event)
         elif event is not None and (event["type"] in PUT or event["type"] in TAKE):
             self._apply_event(event, event["data"])
 
@@ -180,13 +182,12 @@ async def _mend(copy: Copy, client: aiomqtt.Client, topic: str) -> None:
 
 
 async def main() -> None:
-    """Follow a node and print once a second what the copy has."""
+    """Follow a node and print the copy once a second."""
     copy = Copy()
     following = asyncio.create_task(follow(copy, sys.argv[1], sys.argv[2]))
     while not following.done():
-        for name, target in copy.targets.items():
-            whole = "whole" if target.whole else "not whole yet"
-            print(f"{copy.state} {name}: {len(target.routes)} routes, {whole}", flush=True)
+        targets = {name: {"whole": it.whole, "routes": it.routes} for name, it in copy.targets.items()}
+        print(json.dumps({"state": copy.state, "targets": targets}), flush=True)
         await asyncio.sleep(1)
 
 
