@@ -399,28 +399,33 @@ def reload(socket: SocketOption = None, json: JsonOption = False) -> None:
     command.reload(socket, as_json=json)
 
 
+BrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of the configuration's: HOST, HOST:PORT or a URL such as mqtts://USER@HOST:PORT/ROOT; "
+        "$ROUTESYNC_MQTT_PASSWORD is USER's password."
+    ),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
+]
+NodesOption = Annotated[
+    list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
+]
+
+
 @app.command()
 def watch(
     *,
     config: ConfigOption = None,
-    broker: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of the configuration's: HOST, HOST:PORT or a URL such as mqtts://USER@HOST:PORT/ROOT; "
-            "$ROUTESYNC_MQTT_PASSWORD is USER's password."
-        ),
-    ] = None,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
-    ] = None,
+    broker: BrokerOption = None,
+    ca_file: CaFileOption = None,
     local: Annotated[
         bool, typer.Option("--local", help="This host's daemon, over its control socket, without a broker.")
     ] = False,
     socket: SocketOption = None,
-    node: Annotated[
-        list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
-    ] = None,
+    node: NodesOption = None,
     kind: Annotated[
         list[str] | None, typer.Option("--type", help='Only these, e.g. "route.*"; may be repeated.')
     ] = None,
@@ -440,6 +445,78 @@ def watch(
     selection = Selection(node or (), kind or (), within)
     way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     command.watch(way, selection, as_json=json)
+
+
+fleet_app = typer.Typer(
+    help="Show all nodes at a broker, once, who has mirrored a prefix, and whose tables differ.",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(fleet_app, name="fleet")
+
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", help="Only nodes with this label, NAME=VALUE; may be repeated."),
+]
+
+
+@fleet_app.callback()
+def fleet(
+    context: typer.Context,
+    *,
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    ca_file: CaFileOption = None,
+    node: NodesOption = None,
+    label: LabelsOption = None,
+    all_nodes: Annotated[bool, typer.Option("--all", "-a", help="Also the nodes that are online.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show all nodes at a broker, once: how many are in which state, and those that are not online, with the reason.
+
+    It only subscribes. A node that was silent for three heartbeats is shown as silent. The exit status is 0 if all are
+    online, 1 if some are not or may be missing, 3 if the broker cannot be asked.
+    """
+    from routesync.cli import fleet as command
+    from routesync.cli.output import parsed
+
+    labels = [parsed(command.read_label, text, "--label: ") for text in label or ()]
+    context.obj = command.Way(config or DEFAULT_CONFIG, broker, ca_file, node or (), labels)
+    if context.invoked_subcommand is None:
+        command.fleet(context.obj, all_nodes=all_nodes, as_json=json)
+
+
+@fleet_app.command("who-has")
+def who_has(
+    context: typer.Context,
+    wanted: Annotated[str, typer.Argument(metavar="PREFIX|ADDRESS", help="A prefix, or an address.")],
+    json: JsonOption = False,
+) -> None:
+    """Show which nodes have mirrored a prefix, or the longest one that covers an address; exit status 1 if none has."""
+    from routesync.cli import fleet as command
+
+    command.who_has(context.obj, wanted, as_json=json)
+
+
+@fleet_app.command("diff")
+def diff(
+    context: typer.Context,
+    nodes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODE NODE]", help="Compare these two, prefix by prefix.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the nodes whose tables differ, by the digests that they publish; exit status 1 if some do."""
+    from routesync.cli import fleet as command
+    from routesync.cli.output import EX_USAGE, fail
+
+    match nodes or ():
+        case ():
+            command.diff(context.obj, as_json=json)
+        case [one, other]:
+            command.compare(context.obj, one, other, as_json=json)
+        case _:
+            fail("name two nodes, or none", EX_USAGE)
 
 
 def _schemas() -> list[str]:

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from routesync.characters import clean
+from routesync.characters import clean, one_line
 
 _NARROW: Final = 20
 """Columns below which wrapping makes nothing clearer."""
@@ -87,6 +87,7 @@ class Page:
         """
         if not rows:
             return
+        rows = [[_in_one_line(cell) for cell in row] for row in rows]
         columns = range(len(rows[0]) - 1)
         widths = [max(cell_len(_plain(row[column])) for row in rows) for column in columns]
         hang = sum(widths) + 2 * len(widths)
@@ -99,6 +100,10 @@ class Page:
 
 def _cleaned(part: Part) -> Part:
     return clean(part) if isinstance(part, str) else (clean(part[0]), part[1])
+
+
+def _in_one_line(part: Part) -> Part:
+    return one_line(part) if isinstance(part, str) else (one_line(part[0]), part[1])
 
 
 def _plain(cell: Part) -> str:
