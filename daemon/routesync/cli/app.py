@@ -447,6 +447,31 @@ def watch(
     command.watch(way, selection, as_json=json)
 
 
+@app.command()
+def takeover(
+    *,
+    node: Annotated[str, typer.Option("--node", "-n", help="The node that is gone.")],
+    target: TargetOption,
+    node_is_down: Annotated[
+        bool,
+        typer.Option(
+            "--yes-node-is-down", help="Do it: you know that the router itself is down, not only its daemon."
+        ),
+    ] = False,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove what a node that is gone left in a loxilb that this node mirrors into, too.
+
+    Without --yes-node-is-down it is only shown. What this node wants itself takes its place. Refused while the node is not offline or silent for three heartbeats,
+    while its table at the broker is not whole, and while another node takes over. Needs the running daemon.
+    """
+    from routesync.cli import takeover as command
+
+    command.takeover(config or DEFAULT_CONFIG, socket, node, target, for_real=node_is_down, as_json=json)
+
+
 fleet_app = typer.Typer(
     help="Show all nodes at a broker, once, who has mirrored a prefix, and whose tables differ.",
     invoke_without_command=True,

@@ -131,11 +131,11 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, man
         warnings.append(f"there are more nodes than {len(fleet.nodes)}; choose with --node")
     nodes = [node for node in fleet.sorted(now) if way.chooses(node)]
     names = {node.name for node in nodes}
-    parsed = [(message.node, _parse(TableManifest, message)) for message in tables if message.node in names]
+    parsed = [(message.node, parse(TableManifest, message)) for message in tables if message.node in names]
     return _Read(nodes, [(node, it) for node, it in parsed if it is not None], warnings, now)
 
 
-def _parse(model: type[M], message: ReceivedMessage) -> M | None:
+def parse(model: type[M], message: ReceivedMessage) -> M | None:
     """Its data; None: it is none of ours, for anyone may publish anything."""
     try:
         return model.model_validate(message.data, extra="ignore")
@@ -290,7 +290,7 @@ async def _find(
         depth: {bucket_of(text, depth) for text in texts} for depth in {it.depth for _, it in read.manifests}
     }
     names = {bucket_name(number, depth) for depth, numbers in wanted.items() for number in numbers}
-    buckets = await _buckets(subscriber, way, names)
+    buckets = await read_buckets(subscriber, way, names)
     unknown = {
         (node, manifest.target)
         for node, manifest in read.manifests
@@ -308,14 +308,14 @@ async def _find(
     return read, rows, unknown
 
 
-async def _buckets(
+async def read_buckets(
     subscriber: Subscriber, way: Way, names: Iterable[str]
 ) -> dict[tuple[str, str, int, int], TableBucket]:
     """Buckets by node, target, depth and number."""
     found: dict[tuple[str, str, int, int], TableBucket] = {}
     places = [place for name in sorted(names) for place in way.places(f"table/+/{name}")]
     for message in await subscriber.retained(*places) if places else ():
-        bucket = _parse(TableBucket, message)
+        bucket = parse(TableBucket, message)
         if bucket is None or message.place != f"table/{bucket.target}/{bucket.bucket}":
             continue
         with suppress(ValueError):
@@ -421,7 +421,7 @@ async def _tables(
 ) -> tuple[_Read, dict[tuple[str, str], dict[Prefix, str]]]:
     """Prefix to gateway, by node and target; a table that is not whole ends the command."""
     read = await _read(subscriber, settings, way, manifests=True)
-    buckets = await _buckets(subscriber, way, ["+"])
+    buckets = await read_buckets(subscriber, way, ["+"])
     tables: dict[tuple[str, str], dict[Prefix, str]] = {}
     for node, manifest in read.manifests:
         table = tables[node, manifest.target] = {}

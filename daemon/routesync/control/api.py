@@ -37,6 +37,8 @@ from routesync.control.models import (
     RuleCount,
     StatusResponse,
     Sysctls,
+    TakeoverRequest,
+    TakeoverResponse,
     TargetRequest,
     WithdrawRequest,
 )
@@ -55,7 +57,7 @@ from routesync.control.requests import (
 from routesync.control.views import RouteNames, TableRows, sorted_prefixes, target_detail
 from routesync.kernel import KernelError
 from routesync.kernel.decode import RouteDetails
-from routesync.route import Candidate, Prefix, Route
+from routesync.route import Candidate, Prefix, Route, parse_address
 
 FOLLOWERS: Final = 32
 """Clients that may follow the events at once."""
@@ -293,6 +295,32 @@ class Api:
         """
         (target,) = self._context.chosen(body.target)
         return OwnedRoutes(target=body.target, routes=target.adopt(body.prefixes))
+
+    @CALLS.change("/v1/takeover", "unknown-target", "unavailable")
+    async def takeover(self, body: TakeoverRequest) -> TakeoverResponse:
+        """Take over routes of a node that is gone.
+
+        Only those that a fresh inventory of the target shows with that gateway and protocol `static`. They are removed,
+        or replaced by what this node wants, by the rules of every `DELETE`. If the other node adds one again, the rest
+        stays.
+        """
+        (target,) = self._context.chosen(body.target)
+        try:
+            routes = {it.prefix: parse_address(it.gateway) for it in body.routes}
+        except ValueError as error:
+            raise ProblemError("bad-request", str(error)) from None
+        done = await target.take_over(routes)
+        if done is None:
+            raise ProblemError(
+                "unavailable",
+                f"target {body.target} does not answer, is paused, or another takeover is at work",
+            )
+        return TakeoverResponse(
+            target=body.target,
+            taken=tuple(map(str, done.taken)),
+            left=done.left,
+            came_back=tuple(map(str, done.came_back)),
+        )
 
     @CALLS.change("/v1/repair", "unknown-target")
     async def repair(self, body: OwnershipRequest) -> OwnedRoutes:

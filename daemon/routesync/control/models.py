@@ -219,6 +219,20 @@ class OwnershipRequest(RequestModel):
     )
 
 
+class TakeoverRoute(RequestModel):
+    """A route of the node that is gone."""
+
+    prefix: Exact
+    gateway: str = Field(description="Its next hop in that node's table.", examples=["192.168.10.11"])
+
+
+class TakeoverRequest(RequestModel):
+    """Which routes of another node to take over."""
+
+    target: str = Field(description="Name of the target.", examples=["lb-1"])
+    routes: tuple[TakeoverRoute, ...] = Field(max_length=500)
+
+
 class WithdrawRequest(RequestModel):
     """Which target to withdraw all owned routes from."""
 
@@ -240,6 +254,17 @@ class OwnedRoutes(ResponseModel):
 
     target: str
     routes: int
+
+
+class TakeoverResponse(ResponseModel):
+    """What came of a takeover."""
+
+    target: str
+    taken: tuple[str, ...] = Field(
+        description="Prefixes that were removed, or replaced by this node's route."
+    )
+    left: int = Field(description="How many of them are still there.")
+    came_back: tuple[str, ...] = Field(description="Prefixes that the other node added again: it lives.")
 
 
 class Done(ResponseModel):

@@ -326,6 +326,7 @@ AlarmKind = Literal[
     "nothing-mirrored",
     "nearly-default",
     "inventory-unreadable",
+    "peer-gone",
 ]
 Kind = Annotated[
     AlarmKind,
@@ -340,7 +341,8 @@ Kind = Annotated[
         "ours was removed; "
         "`return-path`: the target fell silent when a route was posted; `nothing-mirrored`: the rules keep routes, and "
         "none or few can be mirrored; `nearly-default`: a route is refused as nearly a default, and others over the "
-        "same hop are mirrored; `inventory-unreadable`: rows of the target's table cannot be read.",
+        "same hop are mirrored; `inventory-unreadable`: rows of the target's table cannot be read; "
+        "`peer-gone`: another node that mirrors into the same loxilb is gone, and its routes are still there.",
         examples=["contended"],
     ),
 ]

@@ -225,3 +225,26 @@ class TableManifest(StatusPart):
         description="The digest of each bucket, by its number: exclusive-or over the hashes of its routes, in 16 hex "
         "digits."
     )
+
+
+class Instance(StatusPart):
+    """A target of this node, by the loxilb that it is: nodes with the same loxilb find each other by it; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.instance.v1"
+
+    target: str = Field(description="Name of the target at this node.", examples=["lb-1"])
+    instance: str = Field(description="As in `status`.", examples=["5a0f3c9d1b2e4f60"])
+
+
+class Takeover(StatusPart):
+    """This node takes over the routes of another one that is gone, by an operator's word; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.takeover.v1"
+
+    instance: str = Field(description="The loxilb, as in `status`.", examples=["5a0f3c9d1b2e4f60"])
+    node: str = Field(description="The node that is gone.", examples=["node-2"])
+    state: Literal["running", "done"] = Field(
+        description="`running`: nobody else may begin; expires after 10 minutes."
+    )
+    sequence: int = Field(ge=0, description="Of the manifest by which its routes are known.", examples=[1234])
+    left: int = Field(default=0, ge=0, description="Of `done`: how many of its routes could not be taken.")

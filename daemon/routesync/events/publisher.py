@@ -24,9 +24,17 @@ from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.hub import EventHub
 from routesync.events.models import EventsLost
-from routesync.events.mqtt_client import FAREWELL_S, MqttConnection, Publication, explain
+from routesync.events.mqtt_client import (
+    FAREWELL_S,
+    MqttConnection,
+    Publication,
+    SubscriptionDeniedError,
+    explain,
+)
 from routesync.events.node_status import Status, offline
 from routesync.events.outbox import Outbox
+from routesync.events.peers import Peers
+from routesync.events.reader import read
 from routesync.events.retained import PublishedTables, RetainedState, encode_status
 from routesync.events.sender import DENIED_S, REPORTS, Answer, Quarantine, Sender
 from routesync.events.store import StoredEvent
@@ -65,6 +73,7 @@ class MqttPublisher:
         status_source: What the daemon is at this moment. Called once a second, so it should be cheap.
         outbox: Where the events wait, attached to the hub. By default they wait in memory, the earlier ones among them.
         tables: What the retained buckets show, attached to the hub. By default it begins with what the hub remembers.
+        peers: Knows other nodes with the same loxilbs; fed from the same connection.
         table_interval_s: The parts of the retained table are published at most this often.
         backoff: How long to wait between connections.
     """
@@ -78,6 +87,7 @@ class MqttPublisher:
         *,
         outbox: Outbox | None = None,
         tables: PublishedTables | None = None,
+        peers: Peers | None = None,
         table_interval_s: float = 1,
         backoff: Backoff = BROKER_BACKOFF,
     ) -> None:
@@ -90,6 +100,7 @@ class MqttPublisher:
         self._hub = hub
         self._outbox = outbox or _memory_outbox(hub)
         self._tables = tables or _folded(hub)
+        self._peers = peers or Peers(node)
         self._status_source = status_source
         self._backoff = backoff
         self._table_interval_s = table_interval_s
@@ -208,6 +219,7 @@ class MqttPublisher:
                 hub=self._hub,
                 outbox=self._outbox,
                 status_source=self._status_source,
+                peers=PeersConnection(self._peers, sender, self._settings.root),
                 measures=self.measures,
             )
             try:
@@ -266,6 +278,42 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
+class PeersConnection:
+    """Subscribes over the publisher's own connection to what is to be known of other nodes: one for each node is enough."""
+
+    def __init__(self, peers: Peers, sender: Sender, root: str) -> None:
+        self._peers = peers
+        self._connection = sender.connection
+        self._root = root
+        self._subscribed: set[str] = set()
+        self._denied = False
+        sender.listeners.append(self._take)
+
+    async def subscribe(self) -> None:
+        """Have the subscriptions that are needed now, and no others."""
+        if self._denied:
+            return
+        wanted = self._peers.places(time.monotonic())
+        for place in self._subscribed - wanted:
+            await self._connection.unsubscribe(f"{self._root}/{place}")
+        try:
+            for place in wanted - self._subscribed:
+                await self._connection.subscribe(f"{self._root}/{place}")
+        except SubscriptionDeniedError as error:
+            self._denied = True
+            log.warning(
+                "peers_unknown",
+                topic=error.topics[0],
+                reason="the broker denies reading what other nodes with the same loxilb publish",
+                remedy="allow reading +/instance/#, +/status, +/table/+/manifest and +/takeover/# for the alarm peer-gone",
+            )
+        self._subscribed = wanted
+
+    def _take(self, received: aiomqtt.Message) -> None:
+        if (message := read(received, self._root)) is not None:
+            self._peers.take(message, time.monotonic())
+
+
 class Delivery:
     """The work of one connection; it ends with it.
 
@@ -286,6 +334,7 @@ class Delivery:
         hub: EventHub,
         outbox: Outbox,
         status_source: Callable[[], Status],
+        peers: PeersConnection,
         measures: DeliveryMeasures,
     ) -> None:
         self.sender = sender
@@ -293,6 +342,7 @@ class Delivery:
         self._hub = hub
         self._outbox = outbox
         self._status_source = status_source
+        self._peers = peers
         self._measures = measures
         self._stopping = False
         self._refused: list[StoredEvent] = []  # for the moment
@@ -466,6 +516,7 @@ class Delivery:
                 self._retained.send_again(place)
             self._retained.due.clear()
             await self._retained.publish(self._status)
+            await self._peers.subscribe()
             # no `wait_for`: before Python 3.12 it loses a cancellation that comes when the event is set
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):

@@ -40,6 +40,7 @@ from routesync.events.node_status import (
     MAX_DEPTH,
     MIN_DEPTH,
     HeldTopic,
+    Instance,
     RowState,
     Status,
     TableBucket,
@@ -74,6 +75,11 @@ def bucket_name(number: int, depth: int) -> str:
 def row_hash(row: TableRow) -> int:
     """What a route adds to the digest: the first 8 bytes of SHA-256 over `<prefix> <gateway> <state>`, big-endian."""
     return _hash(f"{row.prefix} {row.gateway} {row.state}")
+
+
+def bucket_digest(bucket: TableBucket) -> str:
+    """What the manifest says of this bucket."""
+    return f"{reduce(xor, map(row_hash, bucket.routes), 0):016x}"
 
 
 def route_hash(row: TableRow) -> int:
@@ -263,6 +269,7 @@ class RetainedState:
         """There is something to publish before the next tick."""
         self._unanswered: Counter[str] = Counter()  # target to buckets on their way
         self._manifests: dict[str, TableManifest] = {}  # published by this connection
+        self._instances: dict[str, str] = {}  # target to instance, published by this connection
         self._remembered: tuple[frozenset[str], tuple[str, ...]] | None = None
         self._interval_s = interval_s
         self._next_at = 0.0
@@ -277,15 +284,17 @@ class RetainedState:
 
         The status is built again when it is its turn: what is before it may take long.
         """
-        targets = {target.name for target in status_source().targets}
+        status = status_source()
+        targets = {target.name for target in status.targets}
         self._announced &= targets  # what is cleared below, and comes back, is published whole
         for table in self._shown(targets):
             table.settle_depth(max(MIN_DEPTH, MAX_DEPTH - (len(targets) - 1).bit_length()))
-        await self._clear_leftovers(targets)
+        await self._clear_leftovers(status, targets)
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + self._interval_s
             await self._publish_buckets(targets)
         await self._publish_manifests(targets)
+        await self._publish_instances(status)
         held = tuple(
             HeldTopic(
                 topic=topic,
@@ -302,6 +311,8 @@ class RetainedState:
         """Publish again, with the next call, `status` or all of `table/<target>/#`: the broker denied it before."""
         if place == "status":
             self._status = None
+        elif place.startswith("instance/"):
+            self._instances.clear()
         else:
             target = place.split("/")[1]
             self._announced.discard(target)
@@ -356,7 +367,16 @@ class RetainedState:
         await self._sender.connection.quiet()
         await self._publish_manifests(targets)
 
-    def _state(self, topic: str, state: TableBucket | TableManifest, serial: str) -> Publication:
+    async def _publish_instances(self, status: Status) -> None:
+        for target in status.targets:
+            if target.instance is None or self._instances.get(target.name) == target.instance:
+                continue
+            self._instances[target.name] = target.instance
+            topic = f"instance/{target.instance}"
+            note = Instance(target=target.name, instance=target.instance)
+            await self._sender.send(topic, self._state(topic, note, target.name))
+
+    def _state(self, topic: str, state: TableBucket | TableManifest | Instance, serial: str) -> Publication:
         payload = encode_state(
             state.type_name, self._hub.identity, state, at=time.time(), subject=topic, serial=serial
         )
@@ -396,8 +416,12 @@ class RetainedState:
             user=(("type", Status.type_name),),
         )
 
-    async def _clear_leftovers(self, targets: Collection[str]) -> None:
-        kept = {f"{self._sender.root}/status"}
+    async def _clear_leftovers(self, status: Status, targets: Collection[str]) -> None:
+        instances = [target.instance for target in status.targets]
+        kept = {
+            f"{self._sender.root}/status",
+            *(f"{self._sender.root}/instance/{it}" for it in instances if it is not None),
+        }
         for table in self._shown(targets):
             path = self._path(table.target)
             kept |= {f"{path}{bucket_name(n, table.depth)}" for n in range(2**table.depth)}
@@ -405,6 +429,8 @@ class RetainedState:
         # until a table was compared once, that of the run before stays
         shown = {table.target for table in self._shown(targets)}
         unknown = tuple(self._path(target) for target in targets if target not in shown)
+        if None in instances:
+            unknown += (f"{self._sender.root}/instance/",)
         state = frozenset(kept), unknown
         if state != self._remembered:
             before = await self._outbox.retained()

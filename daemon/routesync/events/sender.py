@@ -177,6 +177,8 @@ class Sender:
         self.has_taken = False
         """Whether the broker took anything."""
         self.quarantine = quarantine
+        self.listeners: list[Callable[[aiomqtt.Message], None]] = []
+        """Take every message that comes."""
         self._outbox = outbox
         self._in_flight: Counter[str] = Counter()  # by topic
         self._sizes: dict[str, int] = {}  # topic to size of its last message
@@ -206,6 +208,8 @@ class Sender:
                 echo = self._echoes.get(message.topic.value.removeprefix(f"{self.root}/"))
                 if echo is not None and not message.retain:
                     echo.set()
+                for listener in self.listeners:
+                    listener(message)
         finally:
             self.unanswered = {topic: self._sizes[topic] for topic in +self._in_flight}
             for check in self._checks:

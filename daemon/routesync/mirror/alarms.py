@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
 from routesync.events.models import AlarmKind
+from routesync.events.peers import GonePeer
 from routesync.mirror.reporting import Alarm
 from routesync.mirror.state import MirrorState, Phase
 from routesync.route import Family, Prefix
@@ -28,6 +29,7 @@ def current_alarms(
     now: float,
     *,
     beside: Mapping[Prefix, int],
+    gone: Sequence[GonePeer] = (),
 ) -> dict[AlarmKind, Alarm]:
     """The conditions that an operator should know about, as they are now.
 
@@ -37,6 +39,7 @@ def current_alarms(
         error: why nothing is sent, if that is known.
         oldest_s: how long the longest waiting work has waited.
         now: monotonic seconds.
+        gone: other nodes that mirrored into it and are gone.
         beside: routes refused as nearly a default, each with how many routes over the same hop are mirrored.
     """
     alarms: dict[AlarmKind, Alarm] = {}
@@ -115,9 +118,22 @@ def current_alarms(
             "mirrored: part of what that hop carries goes another way at the target; lower `min_prefix_length` or drop "
             "the others by a rule",
         )
+    if gone:
+        words = "; ".join(_describe_peer(peer) for peer in gone[:NAMED])
+        alarms["peer-gone"] = Alarm(
+            f"{words}; what it left in this loxilb attracts traffic for ever: if that router is down, `routesync takeover "
+            f"--node {gone[0].node} --target {name}` removes it",
+            sum(peer.routes or 0 for peer in gone),
+        )
     if (nothing := _nothing_mirrored(state)) is not None:
         alarms["nothing-mirrored"] = nothing
     return alarms
+
+
+def _describe_peer(peer: GonePeer) -> str:
+    since = f" since {peer.since:%Y-%m-%d %H:%M:%S} UTC" if peer.since else ""
+    routes = "an unknown number of" if peer.routes is None else peer.routes
+    return f"node {peer.node} is {peer.state}{since} and left {routes} routes"
 
 
 def _nothing_mirrored(state: MirrorState) -> Alarm | None:

@@ -306,6 +306,11 @@ class MassWithdrawalLimit:
         self._unreleased.clear()
         return len(self.waiting)
 
+    def allow(self, prefix: Prefix) -> None:
+        """An operator wants this prefix to be withdrawn, whatever else is."""
+        self._released.add(prefix)
+        self._unreleased.discard(prefix)
+
     def forget(self, prefix: Prefix) -> None:
         """The prefix is desired again, or gone: a release does not cover its next withdrawal."""
         self._released.discard(prefix)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ import structlog
 
 from routesync.best_routes import OwnNode
 from routesync.events.models import EventSink
+from routesync.events.peers import GonePeer, Peers
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.schema import Inventory
 from routesync.mirror.alarms import current_alarms
@@ -66,6 +67,19 @@ class RouteView(NamedTuple):
     error: str = ""
 
 
+class TakenOver(NamedTuple):
+    """What came of a takeover."""
+
+    taken: tuple[Prefix, ...]  # removed, or replaced by what this node wants
+    left: int  # of these, those that are still there
+    came_back: tuple[Prefix, ...]  # the other node added them again: it lives
+
+
+TAKEOVER_S: Final = 60.0
+"""What an inventory, or the work between two, may take in a takeover."""
+POLL_S: Final = 0.1
+
+
 class Reconciler:
     """Keeps one target as desired. To be made within the event loop.
 
@@ -85,6 +99,7 @@ class Reconciler:
         targets: TargetsAddresses | None = None,
         witness: Witness | None = None,
         pause: Pause | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self.name = name
         self.facts = TargetFacts()
@@ -108,6 +123,8 @@ class Reconciler:
         self._evaluations: dict[Desired | Ineligible, Desired | Ineligible] = {}
         self._holes: tuple[tuple[Prefix, ...], int] = ((), 0)
         self._holes_at = 0.0
+        self._takes_over = False
+        self._peers = peers
         self._nearly_default: dict[Prefix, int] = {}
         self._node_facts = self._gather_node_facts()
         self.state = MirrorState(
@@ -251,6 +268,44 @@ class Reconciler:
         self._session.wake.set()
         return self.state.heal(prefixes, _now())
 
+    async def take_over(self, routes: Mapping[Prefix, Address]) -> TakenOver | None:
+        """Remove or replace these routes of a node that is gone; see `MirrorState.take_over`.
+
+        An inventory comes before, and another one after it. None: the target does not answer in time, is paused, or
+        another takeover is at work.
+        """
+        state = self.state
+        if self._takes_over or self.paused:
+            return None
+        self._takes_over = True
+        try:
+            if not await self._fresh_inventory():
+                return None
+            state.take_over(routes, _now())
+            taken = tuple(state.taken_over)
+            self._session.wake.set()
+            deadline = _now() + TAKEOVER_S
+            while state.taking_over and _now() < deadline:  # noqa: ASYNC110 (progress comes from many events)
+                await asyncio.sleep(POLL_S)
+            left = state.taking_over
+            if not await self._fresh_inventory():
+                left = len(taken)
+            return TakenOver(taken, left, tuple(state.came_back))
+        finally:
+            self._takes_over = False
+            state.end_takeover(_now())
+
+    async def _fresh_inventory(self) -> bool:
+        """Have the table read, and wait for that; tell whether it was."""
+        asked, state = _now(), self.state
+        while state.inventory_at < asked:
+            if _now() > asked + TAKEOVER_S:
+                return False
+            state.inventory_at = min(state.inventory_at, asked - state.limits.inventory_interval_s)
+            self._session.wake.set()
+            await asyncio.sleep(POLL_S)
+        return True
+
     @property
     def paused(self) -> bool:
         """Whether an operator paused the target."""
@@ -336,6 +391,10 @@ class Reconciler:
                 self.reevaluate()
             if self.paused:
                 continue
+            gone: Sequence[GonePeer] = ()
+            if self._peers is not None:
+                self._peers.set_instance(self.name, self._session.instance)
+                gone = self._peers.gone(self.name, now)
             self.report.set_alarms(
                 current_alarms(
                     self.name,
@@ -344,6 +403,7 @@ class Reconciler:
                     self._oldest_s(),
                     now,
                     beside=self._nearly_default,
+                    gone=gone,
                 ),
                 now,
             )

@@ -319,6 +319,10 @@ class MirrorState:
         """Prefixes of which a request is being sent."""
         self.token_in = 0.0
         """Seconds until `next_request` may have one: there is a token, or it looks further; 0: nothing waits for it."""
+        self.taken_over: dict[Prefix, Address] = {}
+        """Routes of another node that are taken over, or were, each with its gateway; see `take_over`."""
+        self.came_back: dict[Prefix, None] = {}
+        """Those of them that the other node added again."""
         self._evaluate = evaluate
         self._contains_our_end = contains_our_end
         self._note = note
@@ -423,15 +427,19 @@ class MirrorState:
         for prefix, row in rows:
             state = self.routes.get(prefix)
             if state is None:
-                self._set_ineligible(prefix, None)
-                self.over[prefix.family].pop(prefix, None)
-                state = self._add_state(prefix, now)
+                state = self._claimed_state(prefix, now)
             if state.owned is None:
                 state.clean, state.proved_once = row.clean, True
                 state.hold_until = self._startup_until
                 self._own(state, row.gateway)
             self._set_desired(state, self._evaluate(prefix, state.owned), now)
             yield
+
+    def _claimed_state(self, prefix: Prefix, now: float) -> RouteState:
+        """A state for a route that is there, whatever is desired."""
+        self._set_ineligible(prefix, None)
+        self.over[prefix.family].pop(prefix, None)
+        return self._add_state(prefix, now)
 
     def reevaluate(self, now: float, more: Collection[Prefix] = ()) -> Generator[None, None, None]:
         """Evaluate every known prefix again, and `more`: the rules, or what is known of targets, changed."""
@@ -490,6 +498,70 @@ class MirrorState:
             state.heal = state.by_hand = True
             self._place(state, now)
         return len(found)
+
+    def take_over(self, rows: Mapping[Prefix, Address], now: float) -> None:
+        """Take as ours, by the operator's word, routes of a node that is gone: then they are withdrawn or replaced.
+
+        Only what a fresh inventory shows with that node's gateway, as a static route, and what a DELETE can be proved
+        to take: of IPv6 that takes the witness. A route is taken at most once: one that comes back ends it all.
+        """
+        if self.came_back or now - self.inventory_at > FRESH_S:
+            return
+        for prefix, gateway in rows.items():
+            if prefix not in self.taken_over and self._may_take_over(prefix, gateway):
+                state = self.routes.get(prefix) or self._claimed_state(prefix, now)
+                self._note(prefix, Row(gateway))
+                self._own(state, gateway)
+                self._clear_failures(state)
+                self._set_phase(state, Phase.PENDING, now)
+                self.withdrawal_limit.allow(prefix)
+                self.taken_over[prefix] = gateway
+                self._set_desired(state, self._evaluate(prefix, gateway), now)
+
+    def _may_take_over(self, prefix: Prefix, gateway: Address) -> bool:
+        row, state, witness = self.inventory.rows.get(prefix), self.routes.get(prefix), self._witness_now
+        if row is None or not is_ours(row, gateway, self.protocols) or prefix in self.busy:
+            return False
+        if state is not None and (state.owned is not None or state.gateway == gateway):
+            return False
+        if witness is None:
+            return prefix.family is Family.INET
+        return witness.only_ours(prefix, gateway)
+
+    @property
+    def taking_over(self) -> int:
+        """How many routes of another node are neither gone nor replaced yet."""
+        return sum(self._is_taken(prefix) is not None for prefix in self.taken_over)
+
+    def _is_taken(self, prefix: Prefix) -> RouteState | None:
+        """The state of a route that is taken over and to be removed still; None: it is gone, or it stays."""
+        state, gateway = self.routes.get(prefix), self.taken_over[prefix]
+        if state is None or state.owned != gateway or state.gateway == gateway:
+            return None
+        return None if state.phase is Phase.LEFT_BEHIND else state
+
+    def end_takeover(self, now: float) -> None:
+        """Give up what is taken over and not removed yet; it stays, and is the other node's again."""
+        self._give_back_taken(now)
+        self.taken_over.clear()
+        self.came_back.clear()
+
+    def _give_back_taken(self, now: float) -> None:
+        for prefix in self.taken_over:
+            state = self._is_taken(prefix)
+            if state is not None and prefix not in self.busy:
+                self._disown(state, now)
+                self._place(state, now)
+
+    def _note_come_back(self, inventory: Inventory, now: float) -> None:
+        """The other node lives if it has added again what was deleted; nothing more of it is touched."""
+        for prefix, gateway in self.taken_over.items():
+            row, state = inventory.rows.get(prefix), self.routes.get(prefix)
+            deleted = state is None or (state.owned != gateway and state.gateway != gateway)
+            if deleted and row is not None and is_ours(row, gateway, self.protocols):
+                self.came_back[prefix] = None
+        if self.came_back:
+            self._give_back_taken(now)
 
     def _in_phase(self, phase: Phase, prefixes: Collection[Prefix]) -> list[RouteState]:
         """The routes in a phase, of these prefixes; no prefixes: all of them."""
@@ -1124,6 +1196,7 @@ class MirrorState:
         self.proved_at = now
         self.counters.inventories += 1
         waiting, self.unproved = self.unproved, {}
+        self._note_come_back(inventory, now)
         if self._unjudged:
             self._judge_gap_s = min(self._judge_gap_s * 2, CONFLICT_INVENTORY_S)
         for prefix in list(self.foreign_not_forwarded):

@@ -21,6 +21,7 @@ from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import TargetSettings
 from routesync.events.models import EventSink
+from routesync.events.peers import Peers
 from routesync.events.retained import PublishedTables
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
@@ -54,6 +55,7 @@ class Targets(Consumer):
         ledger: which routes are owned, in all targets.
         sink: takes their events.
         supervisor: runs their tasks.
+        peers: knows other nodes with the same loxilbs.
         table: what subscribers are shown of them; targets that are removed are removed there, too.
         state: the state directory.
         witness_sockets: those that the service manager opened, by target.
@@ -67,6 +69,7 @@ class Targets(Consumer):
         supervisor: Supervisor,
         *,
         table: PublishedTables,
+        peers: Peers,
         state: Path,
         witness_sockets: Mapping[str, socket.socket],
     ) -> None:
@@ -77,6 +80,7 @@ class Targets(Consumer):
         self._sink = sink
         self._supervisor = supervisor
         self._table = table
+        self._peers = peers
         self._state = state
         self._targets_addresses = TargetsAddresses()
         self._witness_sockets = witness_sockets
@@ -204,6 +208,7 @@ class Targets(Consumer):
             targets=self._targets_addresses,
             pause=Pause(self._state, target.name),
             witness=self._witness(target),
+            peers=self._peers,
         )
         await reconciler.load_ledger()
         self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)

@@ -92,6 +92,7 @@ class Daemon:
             self._hub,
             self._supervisor,
             table=self._sinks.tables,
+            peers=self._sinks.peers,
             witness_sockets=sockets.witnesses,
             state=state,
         )

@@ -18,6 +18,7 @@ from routesync.config.models import EventsSettings, MqttSettings
 from routesync.events.hub import EventHub, log_events
 from routesync.events.node_status import Status
 from routesync.events.outbox import Outbox
+from routesync.events.peers import Peers
 from routesync.events.publisher import MqttPublisher
 from routesync.events.retained import PublishedTables
 from routesync.events.store import Bounds
@@ -40,6 +41,7 @@ class EventSinks:
     Attributes:
         publisher: None: no broker is configured.
         tables: what subscribers are shown of each target.
+        peers: other nodes with the same loxilbs.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class EventSinks:
     ) -> None:
         self.publisher: MqttPublisher | None = None
         self.tables = PublishedTables()
+        self.peers = Peers(hub.identity.node)
         self._hub = hub
         self._supervisor = supervisor
         self._state = state
@@ -80,6 +83,7 @@ class EventSinks:
             self._status,
             outbox=outbox,
             tables=self.tables,
+            peers=self.peers,
             table_interval_s=events.table_interval_s,
         )
         await self._supervisor.replace("events", self.publisher.run, restart=RESTART)
