@@ -464,8 +464,9 @@ def takeover(
 ) -> None:
     """Remove what a node that is gone left in a loxilb that this node mirrors into, too.
 
-    Without --yes-node-is-down it is only shown. What this node wants itself takes its place. Refused while the node is not offline or silent for three heartbeats,
-    while its table at the broker is not whole, and while another node takes over. Needs the running daemon.
+    Without --yes-node-is-down it is only shown. What this node wants itself takes its place. Refused while the node is
+    not offline or silent for three heartbeats, while its table at the broker is not whole, and while another node takes
+    over. Needs the running daemon.
     """
     from routesync.cli import takeover as command
 

@@ -138,10 +138,9 @@ def _take(client: Client, here: _Here, node: str, batch: list[TakeoverRoute]) ->
             f"peer-alive: {node} added {', '.join(answer.came_back[:3])} again, so it lives; nothing more is touched"
         )
     if answer.left:
-        raise RefusedError(
-            f"{many(answer.left, 'route')} of {node} could not be removed in time; see `routesync status`"
-        )
-    return len(answer.taken)
+        left = many(answer.left, "route")
+        raise RefusedError(f"{left} of {node} could not be removed in time; see `routesync status`")
+    return len(answer.taken), len(answer.unproved)
 
 
 async def _require_gone(subscriber: Subscriber, node: str) -> None:
