@@ -19,7 +19,7 @@ import typer
 
 from routesync.cli.brokers import broker_or_fail
 from routesync.cli.fleet import Way, parse, read_buckets
-from routesync.cli.output import EX_CONFIG, fail, many
+from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many
 from routesync.cli.requests import daemon_errors
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
@@ -37,6 +37,8 @@ MARKER_S: Final = 600
 FIRST_BATCH: Final = 8
 """Few at first: a node that lives adds them again, and only they were touched."""
 BATCH: Final = 100
+SETTLE_S: Final = 10.0
+"""A node that lives needs time to notice that routes of it are gone: so long after the first batch and the last."""
 
 
 class _Here(NamedTuple):
@@ -103,34 +105,42 @@ async def _takeover(
             _show(left, here, node, as_json=as_json)
             return
         await _publish(subscriber, settings, here, _marker(here, node, left, "running"))
-        done = 0
+        done = unproved = 0
         try:
             await _require_no_other(subscriber, here, node)  # one that began at the same moment
-            for batch in _batches(left.routes):
+            for number, batch in enumerate(_batches(left.routes)):
+                if number == 1 or not batch:
+                    await asyncio.sleep(SETTLE_S)
                 await _require_gone(subscriber, node)
-                done += await asyncio.to_thread(_take, client, here, node, batch)
+                taken, there = await asyncio.to_thread(_take, client, here, node, batch)
+                done, unproved = done + taken, unproved + there
         except BaseException:
             await _publish(subscriber, settings, here, None, node)
             raise
-        not_taken = len(left.routes) - done
-        # what is not there, or is this node's or another writer's, needs no taking: only what is left counts
-        await _publish(subscriber, settings, here, _marker(here, node, left, "done"))
+        marker = _marker(here, node, left, "done").model_copy(update={"left": unproved})
+        await _publish(subscriber, settings, here, marker)
+    not_there = len(left.routes) - done - unproved
     if as_json:
-        print(json.dumps({"taken": done, "not_there": not_taken}, indent=2))
+        print(json.dumps({"taken": done, "not_there": not_there, "unproved": unproved}, indent=2))
     else:
         print(
-            f"{here.target}: {many(done, 'route')} of {node} taken over; {not_taken} were not there as its own"
+            f"{here.target}: {many(done, 'route')} of {node} taken over, {not_there} were not there as its own, "
+            f"{unproved} stay, since nothing proves that a DELETE would take them and no other"
         )
+    if unproved:
+        raise typer.Exit(EX_FAILED)
 
 
 def _batches(routes: list[TakeoverRoute]) -> Iterator[list[TakeoverRoute]]:
     yield routes[:FIRST_BATCH]
     for start in range(FIRST_BATCH, len(routes), BATCH):
         yield routes[start : start + BATCH]
+    yield []  # takes nothing, and looks once more whether something came back
 
 
-def _take(client: Client, here: _Here, node: str, batch: list[TakeoverRoute]) -> int:
-    body = TakeoverRequest(target=here.target, routes=tuple(batch)).model_dump_json().encode()
+def _take(client: Client, here: _Here, node: str, batch: list[TakeoverRoute]) -> tuple[int, int]:
+    """How many were taken, and how many are there and no proof allows it."""
+    body = TakeoverRequest(node=node, target=here.target, routes=tuple(batch)).model_dump_json().encode()
     with daemon_errors():
         answer = client.read(client.raw("POST", "/v1/takeover", body), TakeoverResponse)
     if answer.came_back:
@@ -167,7 +177,7 @@ async def _left(subscriber: Subscriber, here: _Here, node: str) -> _Left:
         )
     theirs = notes[-1].target
     said = [parse(TableManifest, it) for it in await subscriber.retained(f"{node}/table/{theirs}/manifest")]
-    manifest = said[-1] if said else None
+    manifest = next((it for it in reversed(said) if it is not None), None)
     if manifest is None:
         raise RefusedError(f"the broker has no manifest of the table of {node} for {theirs}")
     buckets = await read_buckets(subscriber, Way(Path(), None, None, (node,)), ["+"])

@@ -309,7 +309,7 @@ class Api:
             routes = {it.prefix: parse_address(it.gateway) for it in body.routes}
         except ValueError as error:
             raise ProblemError("bad-request", str(error)) from None
-        done = await target.take_over(routes)
+        done = await target.take_over(body.node, routes)
         if done is None:
             raise ProblemError(
                 "unavailable",
@@ -320,6 +320,7 @@ class Api:
             taken=tuple(map(str, done.taken)),
             left=done.left,
             came_back=tuple(map(str, done.came_back)),
+            unproved=tuple(map(str, done.unproved)),
         )
 
     @CALLS.change("/v1/repair", "unknown-target")

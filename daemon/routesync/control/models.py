@@ -229,6 +229,7 @@ class TakeoverRoute(RequestModel):
 class TakeoverRequest(RequestModel):
     """Which routes of another node to take over."""
 
+    node: str = Field(description="The node that is gone.", examples=["node-2"])
     target: str = Field(description="Name of the target.", examples=["lb-1"])
     routes: tuple[TakeoverRoute, ...] = Field(max_length=500)
 
@@ -265,6 +266,9 @@ class TakeoverResponse(ResponseModel):
     )
     left: int = Field(description="How many of them are still there.")
     came_back: tuple[str, ...] = Field(description="Prefixes that the other node added again: it lives.")
+    unproved: tuple[str, ...] = Field(
+        description="Prefixes that are there and stay: nothing proves that a `DELETE` would take them and no other."
+    )
 
 
 class Done(ResponseModel):

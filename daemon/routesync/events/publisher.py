@@ -279,7 +279,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 class PeersConnection:
-    """Subscribes over the publisher's own connection to what is to be known of other nodes: one for each node is enough."""
+    """Subscribes to what other nodes with the same loxilbs publish, over the publisher's own connection."""
 
     def __init__(self, peers: Peers, sender: Sender, root: str) -> None:
         self._peers = peers
@@ -305,7 +305,7 @@ class PeersConnection:
                 "peers_unknown",
                 topic=error.topics[0],
                 reason="the broker denies reading what other nodes with the same loxilb publish",
-                remedy="allow reading +/instance/#, +/status, +/table/+/manifest and +/takeover/# for the alarm peer-gone",
+                remedy="for the alarm peer-gone allow reading +/instance/#, +/status, +/table/+/manifest, +/takeover/#",
             )
         self._subscribed = wanted
 

@@ -121,8 +121,8 @@ def current_alarms(
     if gone:
         words = "; ".join(_describe_peer(peer) for peer in gone[:NAMED])
         alarms["peer-gone"] = Alarm(
-            f"{words}; what it left in this loxilb attracts traffic for ever: if that router is down, `routesync takeover "
-            f"--node {gone[0].node} --target {name}` removes it",
+            f"{words}; what it left in this loxilb attracts traffic for ever: if that router is down, "
+            f"`routesync takeover --node {gone[0].node} --target {name}` removes it",
             sum(peer.routes or 0 for peer in gone),
         )
     if (nothing := _nothing_mirrored(state)) is not None:

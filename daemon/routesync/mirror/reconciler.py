@@ -73,6 +73,9 @@ class TakenOver(NamedTuple):
     taken: tuple[Prefix, ...]  # removed, or replaced by what this node wants
     left: int  # of these, those that are still there
     came_back: tuple[Prefix, ...]  # the other node added them again: it lives
+    unproved: tuple[
+        Prefix, ...
+    ]  # they are there, and nothing proves that a DELETE would take them and no other
 
 
 TAKEOVER_S: Final = 60.0
@@ -268,29 +271,28 @@ class Reconciler:
         self._session.wake.set()
         return self.state.heal(prefixes, _now())
 
-    async def take_over(self, routes: Mapping[Prefix, Address]) -> TakenOver | None:
+    async def take_over(self, node: str, routes: Mapping[Prefix, Address]) -> TakenOver | None:
         """Remove or replace these routes of a node that is gone; see `MirrorState.take_over`.
 
-        An inventory comes before, and another one after it. None: the target does not answer in time, is paused, or
+        An inventory comes before: it also shows whether routes that were taken before came back. None: the target does not answer in time, is paused, or
         another takeover is at work.
         """
         state = self.state
         if self._takes_over or self.paused:
             return None
         self._takes_over = True
+        state.begin_takeover(node, _now())
+        before = {*state.taken_over}
         try:
             if not await self._fresh_inventory():
                 return None
-            state.take_over(routes, _now())
-            taken = tuple(state.taken_over)
+            unproved = tuple(state.take_over(routes, _now()))
+            taken = tuple(state.taken_over.keys() - before)
             self._session.wake.set()
             deadline = _now() + TAKEOVER_S
             while state.taking_over and _now() < deadline:  # noqa: ASYNC110 (progress comes from many events)
                 await asyncio.sleep(POLL_S)
-            left = state.taking_over
-            if not await self._fresh_inventory():
-                left = len(taken)
-            return TakenOver(taken, left, tuple(state.came_back))
+            return TakenOver(taken, state.taking_over, tuple(state.came_back), unproved)
         finally:
             self._takes_over = False
             state.end_takeover(_now())

@@ -62,6 +62,8 @@ FURTHER_S: Final = 0.001
 """After so long the search for the next request goes on, where it was long."""
 WITNESS_LAG_S: Final = 0.05
 """What the witness says so soon after a request of ours is looked at again after it."""
+TAKEOVER_MEMORY_S: Final = 600.0
+"""For so long a route that was taken over from another node is not taken again."""
 SEARCH: Final = 500
 """So many routes are looked at for the next request before others run."""
 STATIC: Final = frozenset({"static", "4"})
@@ -323,6 +325,7 @@ class MirrorState:
         """Routes of another node that are taken over, or were, each with its gateway; see `take_over`."""
         self.came_back: dict[Prefix, None] = {}
         """Those of them that the other node added again."""
+        self._takeover_of, self._takeover_at = "", NEVER
         self._evaluate = evaluate
         self._contains_our_end = contains_our_end
         self._note = note
@@ -499,30 +502,44 @@ class MirrorState:
             self._place(state, now)
         return len(found)
 
-    def take_over(self, rows: Mapping[Prefix, Address], now: float) -> None:
+    def take_over(self, rows: Mapping[Prefix, Address], now: float) -> list[Prefix]:
         """Take as ours, by the operator's word, routes of a node that is gone: then they are withdrawn or replaced.
 
         Only what a fresh inventory shows with that node's gateway, as a static route, and what a DELETE can be proved
         to take: of IPv6 that takes the witness. A route is taken at most once: one that comes back ends it all.
-        """
-        if self.came_back or now - self.inventory_at > FRESH_S:
-            return
-        for prefix, gateway in rows.items():
-            if prefix not in self.taken_over and self._may_take_over(prefix, gateway):
-                state = self.routes.get(prefix) or self._claimed_state(prefix, now)
-                self._note(prefix, Row(gateway))
-                self._own(state, gateway)
-                self._clear_failures(state)
-                self._set_phase(state, Phase.PENDING, now)
-                self.withdrawal_limit.allow(prefix)
-                self.taken_over[prefix] = gateway
-                self._set_desired(state, self._evaluate(prefix, gateway), now)
 
-    def _may_take_over(self, prefix: Prefix, gateway: Address) -> bool:
-        row, state, witness = self.inventory.rows.get(prefix), self.routes.get(prefix), self._witness_now
-        if row is None or not is_ours(row, gateway, self.protocols) or prefix in self.busy:
+        Returns:
+            Those that are there, and that nothing proves.
+        """
+        unproved: list[Prefix] = []
+        for prefix, gateway in rows.items():
+            row, state = self.inventory.rows.get(prefix), self.routes.get(prefix)
+            if row is None or not is_ours(row, gateway, self.protocols):
+                continue
+            if state is not None and gateway in (state.owned, state.gateway):
+                continue  # it is also what this node has there, or wants
+            if not self._may_take_over(prefix, gateway, now):
+                unproved.append(prefix)
+                continue
+            state = state or self._claimed_state(prefix, now)
+            self._note(prefix, Row(gateway))
+            self._own(state, gateway)
+            self._clear_failures(state)
+            self._set_phase(state, Phase.PENDING, now)
+            self.withdrawal_limit.allow(prefix)
+            self.taken_over[prefix] = gateway
+            self._set_desired(state, self._evaluate(prefix, gateway), now)
+        return unproved
+
+    def _may_take_over(self, prefix: Prefix, gateway: Address, now: float) -> bool:
+        state, witness = self.routes.get(prefix), self._witness_now
+        if (
+            prefix in self.busy
+            or prefix in self.taken_over
+            or (state is not None and state.owned is not None)
+        ):
             return False
-        if state is not None and (state.owned is not None or state.gateway == gateway):
+        if self.came_back or now - self.inventory_at > FRESH_S:
             return False
         if witness is None:
             return prefix.family is Family.INET
@@ -540,11 +557,16 @@ class MirrorState:
             return None
         return None if state.phase is Phase.LEFT_BEHIND else state
 
+    def begin_takeover(self, node: str, now: float) -> None:
+        """Begin, or go on, with the routes of this node; what was taken of it in the last minutes is remembered."""
+        if (node, True) != (self._takeover_of, now - self._takeover_at < TAKEOVER_MEMORY_S):
+            self.taken_over.clear()
+            self.came_back.clear()
+        self._takeover_of, self._takeover_at = node, now
+
     def end_takeover(self, now: float) -> None:
         """Give up what is taken over and not removed yet; it stays, and is the other node's again."""
         self._give_back_taken(now)
-        self.taken_over.clear()
-        self.came_back.clear()
 
     def _give_back_taken(self, now: float) -> None:
         for prefix in self.taken_over:
@@ -557,7 +579,7 @@ class MirrorState:
         """The other node lives if it has added again what was deleted; nothing more of it is touched."""
         for prefix, gateway in self.taken_over.items():
             row, state = inventory.rows.get(prefix), self.routes.get(prefix)
-            deleted = state is None or (state.owned != gateway and state.gateway != gateway)
+            deleted = state is None or gateway not in (state.owned, state.gateway)
             if deleted and row is not None and is_ours(row, gateway, self.protocols):
                 self.came_back[prefix] = None
         if self.came_back:
