@@ -24,11 +24,13 @@ from routesync.events.cloudevents import (
 from routesync.events.models import EVENTS, Event
 from routesync.events.node_status import (
     MIN_DEPTH,
+    Instance,
     KernelStatus,
     Status,
     TableBucket,
     TableManifest,
     TableRow,
+    Takeover,
     TargetStatus,
 )
 from routesync.events.retained import route_hash, row_hash
@@ -47,11 +49,18 @@ _MODELS: Final[dict[str, type[BaseModel]]] = {
     Status.type_name: Status,
     TableBucket.type_name: TableBucket,
     TableManifest.type_name: TableManifest,
+    Instance.type_name: Instance,
+    Takeover.type_name: Takeover,
 }
+_RETAINED: Final = {model.type_name for model in (Status, TableBucket, TableManifest, Instance, Takeover)}
+State = Status | TableBucket | TableManifest | Instance | Takeover
 _CLOSED: Final = ("additionalProperties", False)
+_INSTANCE: Final = "5a0f3c9d1b2e4f60"
 _PARAMETERS: Final = {
     "node": {"description": "Name of the node.", "examples": ["node-1"]},
     "target": {"description": "Name of the target.", "examples": ["lb-1"]},
+    "instance": {"description": "Names a loxilb.", "examples": [_INSTANCE]},
+    "peer": {"description": "Name of the node that is gone.", "examples": ["node-2"]},
     "bucket": {"description": "The leading bits of the prefixes' hash, in hex.", "examples": ["0a"]},
 }
 
@@ -91,6 +100,16 @@ def example_manifest() -> TableManifest:
     )
 
 
+def example_instance() -> Instance:
+    """Which target is this loxilb."""
+    return Instance(target="lb-1", instance=_INSTANCE)
+
+
+def example_takeover() -> Takeover:
+    """A takeover that is done."""
+    return Takeover(instance=_INSTANCE, node="node-2", state="done", sequence=1234)
+
+
 def example_status() -> Status:
     """The status of a node where all is well."""
     return Status(
@@ -107,6 +126,7 @@ def example_status() -> Status:
                 name="lb-1",
                 url="http://192.168.10.20:11111",
                 state="synced",
+                instance=_INSTANCE,
                 desired=1,
                 phases={"confirmed": 1},
                 complete=True,
@@ -122,13 +142,17 @@ def example_message(kind: type[Event]) -> Document:
     return _read(encode(Record(1234, _AT.timestamp(), example_event(kind)), _IDENTITY))
 
 
-def example_state(data: Status | TableBucket | TableManifest) -> Document:
+def example_state(data: State) -> Document:
     """A retained state as it goes over the wire."""
     match data:
         case Status():
             subject = "status"
         case TableBucket():
             subject = f"table/{data.target}/{data.bucket}"
+        case Instance():
+            subject = f"instance/{data.instance}"
+        case Takeover():
+            subject = f"takeover/{data.instance}/{data.node}"
         case _:
             subject = f"table/{data.target}/manifest"
     return _read(
@@ -182,7 +206,7 @@ def message_schema(type_name: str) -> Document:
         "data": data_schema(_MODELS[type_name], type_name),
     }
     optional = {"subject", "late"}
-    if type_name not in (Status.type_name, TableBucket.type_name, TableManifest.type_name):
+    if type_name not in _RETAINED:
         properties["late"] = {"type": "boolean", "description": "The event was held at the node for a while."}
         properties["sequence"] = {
             **text,
@@ -255,6 +279,17 @@ def asyncapi() -> Document:
         ),
         retained=True,
     )
+    for key, topic, title, state in (
+        ("instance", "instance/{instance}", "Instance", example_instance()),
+        ("takeover", "takeover/{instance}/{peer}", "Takeover", example_takeover()),
+    ):
+        schema, example = message_schema(state.type_name), example_state(state)
+        add(
+            key,
+            f"{below}/{topic}",
+            _message(title, summary_of(type(state)), schema, example),
+            retained=True,
+        )
     for kind in EVENTS:
         message = _message(
             f"{kind.group} {kind.name}",

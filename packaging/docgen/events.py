@@ -9,10 +9,12 @@ from typing import Any, Final
 from docgen.contract import (
     data_schema,
     example_bucket,
+    example_instance,
     example_manifest,
     example_message,
     example_state,
     example_status,
+    example_takeover,
 )
 from routesync.events.models import EVENTS, Event
 
@@ -25,6 +27,8 @@ _RETAINED: Final = (
     ("status", example_status()),
     ("table bucket", example_bucket()),
     ("table manifest", example_manifest()),
+    ("instance", example_instance()),
+    ("takeover", example_takeover()),
 )
 
 

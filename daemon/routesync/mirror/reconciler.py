@@ -274,8 +274,8 @@ class Reconciler:
     async def take_over(self, node: str, routes: Mapping[Prefix, Address]) -> TakenOver | None:
         """Remove or replace these routes of a node that is gone; see `MirrorState.take_over`.
 
-        An inventory comes before: it also shows whether routes that were taken before came back. None: the target does not answer in time, is paused, or
-        another takeover is at work.
+        An inventory comes before: it also shows whether routes that were taken before came back. None: the target does
+        not answer in time, is paused, or another takeover is at work.
         """
         state = self.state
         if self._takes_over or self.paused:

@@ -11,18 +11,20 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 
 from docgen.contract import (
+    State,
     example_bucket,
     example_event,
+    example_instance,
     example_manifest,
     example_message,
     example_state,
     example_status,
+    example_takeover,
     message_schema,
 )
 from routesync.events import models
 from routesync.events.cloudevents import Record, StreamIdentity, encode
 from routesync.events.models import EVENTS, Event, RouteAccepted, RouteIneligible, RouteWithdrawn
-from routesync.events.node_status import Status, TableBucket, TableManifest
 from routesync.events.retained import bucket_name, bucket_of, row_hash
 from routesync.mirror.eligibility import Reason
 from support.events import accepted
@@ -54,8 +56,10 @@ def test_examples_follow_their_schemas(kind: type[Event]) -> None:
     ).validate(example_message(kind))
 
 
-@pytest.mark.parametrize("state", [example_status(), example_bucket(), example_manifest()])
-def test_retained_examples_follow_their_schemas(state: Status | TableBucket | TableManifest) -> None:
+@pytest.mark.parametrize(
+    "state", [example_status(), example_bucket(), example_manifest(), example_instance(), example_takeover()]
+)
+def test_retained_examples_follow_their_schemas(state: State) -> None:
     jsonschema.Draft202012Validator(message_schema(state.type_name)).validate(example_state(state))
 
 
