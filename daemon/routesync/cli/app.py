@@ -450,7 +450,7 @@ def watch(
 @app.command()
 def takeover(
     *,
-    node: Annotated[str, typer.Option("--node", "-n", help="The node that is gone.")],
+    node: Annotated[str, typer.Option("--node", help="The node that is gone.")],
     target: TargetOption,
     node_is_down: Annotated[
         bool,

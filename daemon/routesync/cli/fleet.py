@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-import aiomqtt
 import typer
 from pydantic import BaseModel, ValidationError
 
@@ -30,10 +29,9 @@ from routesync.cli.output import (
 )
 from routesync.cli.watch import COLOURS
 from routesync.config.models import MqttSettings
-from routesync.config.parsers import SettingError
 from routesync.control.models import read_covering
 from routesync.events.fleet import Fleet, NodeSummary
-from routesync.events.mqtt_client import Remedies, explain
+from routesync.events.mqtt_client import BROKER_ERRORS, Remedies, explain
 from routesync.events.node_status import TableBucket, TableManifest
 from routesync.events.reader import (
     ReceivedMessage,
@@ -91,7 +89,7 @@ def _run(way: Way, work: Callable[[Subscriber, MqttSettings], Coroutine[Any, Any
 
     try:
         return asyncio.run(connected())
-    except (aiomqtt.MqttError, OSError, SettingError) as error:
+    except BROKER_ERRORS as error:
         _unreachable(error, settings, remedies)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import aiomqtt
 import typer
 
 from routesync.cli.brokers import broker_or_fail
@@ -22,12 +21,11 @@ from routesync.cli.fleet import Way, parse, read_buckets
 from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many
 from routesync.cli.requests import daemon_errors
 from routesync.config.models import MqttSettings
-from routesync.config.parsers import SettingError
 from routesync.control.client import Client
 from routesync.control.models import StatusResponse, TakeoverRequest, TakeoverResponse, TakeoverRoute
 from routesync.events.cloudevents import StreamIdentity, encode_state
 from routesync.events.fleet import summarize
-from routesync.events.mqtt_client import Publication, Refusal, explain
+from routesync.events.mqtt_client import BROKER_ERRORS, Publication, Refusal, explain
 from routesync.events.node_status import Instance, TableManifest, Takeover
 from routesync.events.reader import Subscriber, subscribing
 from routesync.events.retained import bucket_digest
@@ -72,7 +70,7 @@ def takeover(
         fail(f"{node} is this node")
     try:
         asyncio.run(_takeover(settings, client, here, node, for_real=for_real, as_json=as_json))
-    except (aiomqtt.MqttError, OSError, SettingError) as error:
+    except BROKER_ERRORS as error:
         fail(explain(error, settings, "routesync-takeover", remedies))
     except RefusedError as error:
         fail(str(error))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import configparser
 import contextlib
-import json
 import os
 import platform
 import pwd
@@ -54,6 +53,7 @@ from routesync.events.mqtt_client import (
     explain,
 )
 from routesync.events.node_status import offline
+from routesync.events.reader import ReceivedMessage, read
 from routesync.events.retained import encode_status
 from routesync.kernel import KernelError, TableDump, dump_tables_sync, open_route_socket
 from routesync.kernel.netlink import widen_receive_buffer
@@ -454,7 +454,9 @@ async def ask_broker(
                 await connection.subscribe(topic)
             except SubscriptionDeniedError:
                 readable = False
-            facts = facts._replace(status=await _retained_state(connection) if readable else None)
+            facts = facts._replace(
+                status=await _retained_state(connection, settings.root) if readable else None
+            )
             if running is not False:
                 return facts._replace(publish="running")
             if facts.status in {"online", "degraded"}:
@@ -501,11 +503,13 @@ async def _try_publish(
     return facts._replace(publish="accepted" if await _comes_back(connection, within_s) else "not-back")
 
 
-async def _retained_state(connection: MqttConnection) -> str | None:
-    with contextlib.suppress(TimeoutError, ValueError, KeyError, TypeError):
+async def _retained_state(connection: MqttConnection, root: str) -> str | None:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(RETAINED_WITHIN_S):
-            async for message in connection.messages:
-                return str(json.loads(bytes(message.payload))["data"]["state"])
+            async for received in connection.messages:
+                message = read(received, root)
+                if isinstance(message, ReceivedMessage):
+                    return str(message.data.get("state"))
     return None
 
 

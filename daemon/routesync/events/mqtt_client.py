@@ -49,6 +49,10 @@ _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
 
+BROKER_ERRORS: Final = (aiomqtt.MqttError, OSError, SettingError)
+"""What goes wrong with a broker; `explain` says it in one line."""
+
+
 class PasswordFileError(OSError):
     """The file that is to hold the password cannot be read."""
 

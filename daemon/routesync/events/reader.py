@@ -21,9 +21,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from routesync.backoff import Backoff
 from routesync.characters import json_line
 from routesync.config.models import MqttSettings
-from routesync.config.parsers import SettingError
 from routesync.events.models import TYPE_PREFIX
-from routesync.events.mqtt_client import LARGEST_PACKET, MqttConnection, Remedies, explain
+from routesync.events.mqtt_client import BROKER_ERRORS, LARGEST_PACKET, MqttConnection, Remedies, explain
 from routesync.route import Prefix
 
 SILENCE_S: Final = 5.0
@@ -233,7 +232,7 @@ async def follow(
                 async for message in _watched(subscriber, settings, selection, trouble):
                     if isinstance(message, Cleared) or (news.take(message) and selection.wants(message)):
                         yield message
-        except (aiomqtt.MqttError, OSError, SettingError) as error:
+        except BROKER_ERRORS as error:
             failures += 1
             trouble(explain(error, settings, "routesync-watch", remedies))
             await asyncio.sleep(READER_BACKOFF.delay_s(failures))

@@ -532,3 +532,108 @@ def test_a_ledger_that_can_be_read_only_later_adds_to_what_is_known() -> None:
     assert life.phase(other) is Phase.CONFIRMED
     assert life.phase(known) is Phase.WITHDRAWING
     assert life.state.held_at_start(life.now) == 1
+
+
+# -- routes of a node that is gone -----------------------------------------------------------------------------------
+
+
+def taking(life: Life, *prefixes: Prefix, protocol: str = "static") -> list[Prefix]:
+    """Another node's routes are there, and are taken over; returns what is not proved."""
+    gateways = {prefix: THEIRS[len(prefix.packed)] for prefix in prefixes}
+    life.read({prefix: (gateway, protocol) for prefix, gateway in gateways.items()})
+    life.state.begin_takeover("node-2", life.now)
+    return life.state.take_over(gateways, life.now)
+
+
+def test_a_route_of_a_node_that_is_gone_is_proved_and_deleted() -> None:
+    life = Life()
+    assert taking(life, P4) == []
+    assert life.ledger[P4].gateway == THEIRS[4]
+    delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
+    assert delete is not None
+    assert delete.kind is Kind.DELETE
+    life.state.finished(delete, Outcome(Answer.DELETED), life.now)
+    assert life.state.taking_over == 0
+    assert life.ledger == {}
+    assert life.phase(P4) is None
+
+
+def test_what_this_node_wants_follows_at_once() -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    life.read({P4: (THEIRS[4], "static")})
+    assert life.next() is None
+    assert life.phase(P4) is Phase.CONFLICTING
+    assert taking(life, P4) == []
+    delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
+    assert delete is not None
+    post = life.state.finished(delete, Outcome(Answer.DELETED), life.now)
+    assert post is not None
+    assert (post.kind, post.gateway) == (Kind.ADD, OURS[4])
+    life.state.finished(post, Outcome(Answer.CREATED), life.now)
+    assert life.phase(P4) is Phase.ACCEPTED
+
+
+def test_nothing_is_taken_over_without_a_fresh_row_of_its_own() -> None:
+    life = Life()
+    assert taking(life, P4, protocol="bgp") == []
+    assert life.state.taken_over == {}
+    life.read({P4: (OTHER[4], "static")})
+    assert life.state.take_over({P4: THEIRS[4]}, life.now) == []
+    life.read({P4: (THEIRS[4], "static")})
+    assert life.state.take_over({P4: THEIRS[4]}, life.now + 6) == [P4], "the inventory is old"
+    assert life.state.taken_over == {}
+    assert life.next() is None
+
+
+def test_ipv6_is_taken_over_only_where_the_witness_shows_nothing_else() -> None:
+    life = Life()
+    assert taking(life, P6) == [P6]
+    assert life.state.taken_over == {}
+
+
+def test_what_is_ours_or_equal_to_ours_is_not_taken_over() -> None:
+    life = Life()
+    life.want(P4, THEIRS[4])
+    life.read({P4: (THEIRS[4], "static")})
+    assert life.next() is None
+    assert taking(life, P4) == []
+    assert life.state.taken_over == {}
+    assert life.phase(P4) is Phase.PRESENT
+
+
+def test_a_route_that_comes_back_ends_it_and_nothing_more_is_touched() -> None:
+    life = Life()
+    second = Prefix.parse("10.2.0.0/16")
+    assert taking(life, P4, second) == []
+    delete = life.send(Kind.ASSERT, P4, Answer.EXISTS)
+    assert delete is not None
+    life.state.finished(delete, Outcome(Answer.DELETED), life.now)
+    life.read({P4: (THEIRS[4], "static"), second: (THEIRS[4], "static")})
+    assert [*life.state.came_back] == [P4]
+    assert life.ledger == {}, "the second is not ours any more"
+    assert life.next() is None
+    life.state.begin_takeover("node-2", life.now)
+    assert life.state.take_over({second: THEIRS[4]}, life.now) == [second]
+    assert life.next() is None
+    life.state.begin_takeover("node-2", life.now + 601)
+    assert life.state.came_back == {}
+
+
+def test_what_is_given_up_stays_and_is_not_ours() -> None:
+    life = Life()
+    assert taking(life, P4) == []
+    life.state.end_takeover(life.now)
+    assert life.ledger == {}
+    assert life.next() is None
+    life.state.begin_takeover("node-2", life.now)
+    assert life.state.take_over({P4: THEIRS[4]}, life.now) == [P4], "once for each prefix"
+
+
+def test_a_takeover_is_no_mass_withdrawal() -> None:
+    life = Life()
+    many = [Prefix.parse(f"10.{number}.0.0/16") for number in range(200)]
+    assert taking(life, *many) == []
+    request = life.next()
+    assert request is not None
+    assert request.kind is Kind.ASSERT
