@@ -1,0 +1,27 @@
+"""Each command describes itself; what its help says of URLs is no markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from routesync.cli.app import app
+
+
+def commands(group: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, *path, name)
+
+
+@pytest.mark.parametrize("path", list(commands(typer.main.get_command(app))), ids=" ".join)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_is_shown(path: tuple[str, ...], option: str) -> None:
+    done = CliRunner().invoke(app, [*path, option], env={"COLUMNS": "80", "FORCE_COLOR": "1"})
+    assert done.exit_code == 0, done.output
+    assert done.exception is None
+    assert "Usage" in done.output
