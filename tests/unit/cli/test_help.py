@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 from routesync.cli.app import app
 
 
-def commands(group: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+def commands(group: object, *path: str) -> Iterator[tuple[str, ...]]:
     yield path
     for name, command in getattr(group, "commands", {}).items():
         yield from commands(command, *path, name)
