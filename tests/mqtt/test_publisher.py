@@ -82,7 +82,7 @@ async def test_a_stop_that_takes_its_time_is_no_relapse(mosquitto: Broker) -> No
             update={"verdicts": {"default": 1}}
         )  # a change is said all the same
         node.publisher.refresh()
-        await eventually(lambda: not node.publisher._delivery._refresh.is_set())  # type: ignore[union-attr]
+        await eventually(lambda: not node.publisher._delivery._retained.due.is_set())  # type: ignore[union-attr]
         mosquitto.thaw()
         await eventually(lambda: listener.states[-1:] == ["offline"])
         assert listener.states == ["online", "stopping", "stopping", "offline"]
