@@ -19,6 +19,8 @@ from support.npm import installed
 from support.waiting import eventually_sync
 from support.world import World, world
 
+pytestmark = pytest.mark.timeout(300)
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GATEWAY = "192.168.10.1"
 

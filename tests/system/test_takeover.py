@@ -18,6 +18,8 @@ from support.netns import Namespace, namespace, segment
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
 
+pytestmark = pytest.mark.timeout(300)
+
 CONFIG = """
 [node]
 name = "{name}"
