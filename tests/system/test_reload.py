@@ -73,10 +73,12 @@ def route_changes(scene: World) -> Iterator[list[str]]:
     changes += [re.sub(r" dev .*", "", line) for line in text if line and "198.51.100." not in line]
 
 
-def status(scene: World, host: str = "127.0.0.1") -> dict[str, object]:
-    """The retained status that this broker has."""
+def status(
+    scene: World, host: str = "127.0.0.1", *, topic: str = "routesync/v1/node/status"
+) -> dict[str, object]:
+    """The retained status, or other topic, that this broker has."""
     done = subprocess.run(
-        scene.command(*["mosquitto_sub", "-h", host, "-t", "routesync/v1/node/status", "-C", "1", "-W", "5"]),
+        scene.command(*["mosquitto_sub", "-h", host, "-t", topic, "-C", "1", "-W", "5"]),
         capture_output=True,
         text=True,
         check=False,
@@ -199,10 +201,11 @@ def test_another_broker_gets_the_table_and_what_waits(scene: World) -> None:
     with broker(namespace=scene.node, address="127.0.0.2") as other:
         edit(scene, ('host = "127.0.0.1"', f'host = "{other.address}"'))
         reload(scene)
+        manifest = "routesync/v1/node/table/edge/manifest"
         eventually_sync(
-            lambda: bool(status(scene, other.address).get("table")), what="the manifest at the new broker"
+            lambda: status(scene, other.address, topic=manifest).get("routes") == len(MIRRORED_TABLE),
+            what="the manifest at the new broker",
         )
-        assert status(scene, other.address)["table"][0]["routes"] == len(MIRRORED_TABLE)  # type: ignore[index]
         eventually_sync(lambda: status(scene).get("state") == "offline", what="the farewell at the old one")
 
 

@@ -91,7 +91,8 @@ def pair() -> Iterator[Pair]:
         one, two, lb = (stack.enter_context(namespace(label)) for label in ("one", "two", "lb"))
         bridge = stack.enter_context(segment((one, "eth0", 10), (two, "eth0", 11), (lb, "eth0", 20)))
         bridge.ip("addr add 192.168.10.2/24 dev br0")
-        standin = stack.enter_context(running_standin(lb))
+        # Two writers: an inventory of one can meet the ingestion of the other, the limit that docs/loxilb.md names.
+        standin = stack.enter_context(running_standin(lb, "--fragile", "off"))
         mosquitto = stack.enter_context(broker(namespace=bridge, address="192.168.10.2"))
         first = stack.enter_context(prepared(CONFIG.format(name="node-1", target="lb"), space=one))
         second = stack.enter_context(prepared(CONFIG.format(name="node-2", target="other-name"), space=two))
