@@ -143,14 +143,14 @@ async def test_copies_converge_whatever_they_miss(monkeypatch: pytest.MonkeyPatc
             for forgetful in (staying, *copies):
                 forgetful.loss = 0
             await eventually(
-                lambda: staying.whole and source.equals(staying), within_s=20, what="its copy whole"
+                lambda: staying.whole and source.equals(staying), within_s=90, what="its copy whole"
             )
             late = Copy()
             for copy in (*copies, late):
                 async with following(copy, mosquitto):
                     await eventually(
                         lambda copy=copy: copy.whole and source.equals(copy),  # type: ignore[misc]
-                        within_s=20,
+                        within_s=90,
                         what="a whole copy of who came and went",
                     )
 

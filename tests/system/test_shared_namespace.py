@@ -53,7 +53,7 @@ def test_when_its_ports_lie_the_first_route_that_comes_up_here_ends_it(tmp_path:
             [f"route add 10.9.{number}.0/24 via 192.168.10.1 proto bgp metric 20" for number in range(40)]
         )
         scene.start()
-        eventually_sync(lambda: bool(scene.logged("ready")), within_s=20, what="readiness")
+        eventually_sync(lambda: bool(scene.logged("target_up")), within_s=60, what="the first inventory")
         assert scene.standin.state().posts == 0, "its table shows them all: they are another writer's"
         scene.node.batch(
             [f"route add 10.8.{number}.0/24 via 192.168.10.1 proto bgp metric 20" for number in range(40)]
@@ -110,7 +110,7 @@ def test_whatever_the_original_route_it_is_never_harmed_and_ours_does_not_stay(
         original = scene.node.ip(f"{family} route show {prefix}")
         scene.node.ip(command.replace("route add", "route del"))
         scene.start()
-        eventually_sync(lambda: bool(scene.logged("ready")), within_s=20, what="readiness")
+        eventually_sync(lambda: bool(scene.logged("target_up")), within_s=60, what="the first inventory")
         scene.node.ip(command)
         same_key = command.endswith(("proto bgp", "proto static", "metric 1024")) or "nexthop" in command
         if same_key:
@@ -138,7 +138,7 @@ def test_a_static_route_that_a_rule_drops_is_no_proof_of_a_shared_namespace(tmp_
         body = json.dumps({"portAttr": [ELSEWHERE]})
         scene.standin.inject(Fault("answer", path="/config/port/all", status=200, body=body))
         scene.start()
-        eventually_sync(lambda: bool(scene.logged("ready")), within_s=20, what="readiness")
+        eventually_sync(lambda: bool(scene.logged("target_up")), within_s=60, what="the first inventory")
         scene.node.ip("route add 10.8.0.0/24 via 192.168.10.1 proto static")
         scene.node.ip("route add 10.8.0.0/24 via 192.168.10.1 proto bgp metric 20")
         eventually_sync(lambda: scene.standin.state().posts >= 1, within_s=20, what="the POST")
