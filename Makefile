@@ -93,6 +93,8 @@ lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newe
 	@$(LOCK) pyproject.toml -o $(LOCKS)/runtime.txt
 	@$(LOCK) pyproject.toml --group build -c $(LOCKS)/runtime.txt -o $(LOCKS)/build.txt
 	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/build.txt -o $(LOCKS)/dev.txt
+	@$(LOCK) --group page -c $(LOCKS)/dev.txt -o $(LOCKS)/page.txt
+	@cd packaging/page && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts $(ARGS)
 
 .PHONY: manual
 manual: .venv/.build ## Write manual pages and shell completion into build/share

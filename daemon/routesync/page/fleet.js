@@ -1,0 +1,587 @@
+// A fleet: the nodes as cells and as a table, who has a prefix, whose table differs, and one node from near.
+
+import { Broker } from "./broker.js";
+import { count, duration, eachFrame, fill, glyph, h, keyed, plural, say, setAttribute } from "./dom.js";
+import { Grid } from "./grid.js";
+import { SHAPES } from "./model.js";
+import { covers, parse } from "./net.js";
+import { ageOf, isSilent, manifestsOf, topics, whereabouts } from "./topics.js";
+import { NodeView, kindOfNode } from "./view.js";
+
+const SORT_MS = 1000; // the table of nodes is put in order so often
+const AGE_MS = 5000;
+const RANK = { bad: 0, work: 1, off: 2, good: 3 };
+
+/** One node, by its last status. */
+class FleetNode {
+  constructor(name) {
+    this.name = name;
+    this.version = 0;
+  }
+
+  take(data, age) {
+    this.data = data;
+    this.born = Date.now() - 1000 * (age ?? 0);
+    this.dated = age !== null;
+    this.judge();
+    this.version += 1;
+  }
+
+  /** Is it silent by now? */
+  judge() {
+    const silent = this.data.state !== "offline" && isSilent(this.data, this.age);
+    const state = silent ? "silent" : String(this.data.state);
+    if (state !== this.state) this.version += 1;
+    this.state = state;
+    this.kind = kindOfNode(state);
+  }
+
+  get age() {
+    return (Date.now() - this.born) / 1000;
+  }
+
+  sum(number) {
+    return (this.data.targets ?? []).reduce((total, it) => total + number(it), 0);
+  }
+
+  get text() {
+    const labels = Object.entries(this.data.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+    return {
+      labels: labels.join(" "),
+      all: [this.name, this.state, this.data.version, ...labels, ...(this.data.reasons ?? [])]
+        .join(" ")
+        .toLowerCase(),
+    };
+  }
+}
+
+export class FleetView {
+  constructor({ url, root }) {
+    this.nodes = new Map();
+    this.text = "";
+    this.title = h("h1", {}, "Fleet");
+    this.link = h("span", { class: "connection", role: "status" });
+    this.form = this.makeForm(url, root);
+    this.summary = h("div", { class: "chips" });
+    this.cells = h("div", {
+      class: "cells",
+      "aria-hidden": "true",
+      on: { click: (it) => it.target.node && this.show(it.target.node) },
+    });
+    this.input = h("input", {
+      type: "search",
+      id: "nodes",
+      placeholder: "name, label, version, reason, state …",
+      autocomplete: "off",
+      on: { input: () => this.narrow(this.input.value) },
+    });
+    this.grid = new Grid({
+      label: "Nodes",
+      columns: ["State", "Node", "Last word", "Version", "Mirrored", "Alarms", "Labels", "Why"].map(
+        (title) => ({ title, class: title.toLowerCase().replace(" ", "-") }),
+      ),
+      show: (node) => this.cellsOf(node),
+      open: (node) => this.show(node),
+      rowHeight: () => (matchMedia("(max-width: 46rem)").matches ? 58 : 30),
+      empty: () => (this.nodes.size ? "No node matches." : "No node has published a status yet."),
+    });
+    this.asked = h("input", {
+      type: "search",
+      id: "who-has",
+      placeholder: "10.244.1.7 or 10.244.1.0/24",
+      autocomplete: "off",
+    });
+    this.found = h("div", { role: "status" });
+    this.differences = h("div");
+    this.detail = h("div", { class: "detail" });
+    this.body = h("div", { hidden: true }, this.panels(), this.detail);
+    this.element = h("main", {}, this.form, this.body);
+    this.refresh = eachFrame(() => this.draw());
+    setInterval(() => this.changed && this.refresh(), SORT_MS);
+    setInterval(() => this.judge(), AGE_MS);
+  }
+
+  panels() {
+    return [
+      h(
+        "section",
+        { class: "panel fleet", "aria-labelledby": "nodes-title" },
+        h("div", { class: "bar-line" }, h("h2", { id: "nodes-title" }, "Nodes"), this.summary),
+        this.cells,
+        h(
+          "div",
+          { class: "search" },
+          h("label", { for: "nodes", class: "hidden" }, "Search the nodes"),
+          this.input,
+        ),
+        this.grid.element,
+      ),
+      h(
+        "div",
+        { class: "columns" },
+        h(
+          "section",
+          { class: "panel", "aria-labelledby": "who-title" },
+          h("div", { class: "bar-line" }, h("h2", { id: "who-title" }, "Who has it?")),
+          h(
+            "form",
+            { class: "search", on: { submit: (it) => (it.preventDefault(), this.whoHas(this.asked.value)) } },
+            h("label", { for: "who-has", class: "hidden" }, "Address or prefix"),
+            this.asked,
+            h("button", { class: "primary" }, "Ask all nodes"),
+          ),
+          this.found,
+        ),
+        h(
+          "section",
+          { class: "panel", "aria-labelledby": "diff-title" },
+          h("div", { class: "bar-line" }, h("h2", { id: "diff-title" }, "Whose table differs?")),
+          this.differences,
+        ),
+      ),
+    ];
+  }
+
+  makeForm(url, root) {
+    const field = (name, label, props) =>
+      h("label", {}, label, h("input", { name, autocomplete: "off", ...props }));
+    const trouble = h("p", { class: "bad", role: "alert" });
+    const form = h(
+      "form",
+      { class: "panel connect", "aria-label": "Broker" },
+      field("url", "Broker (ws:// or wss://)", {
+        type: "url",
+        required: true,
+        value: url,
+        pattern: "wss?://.*",
+      }),
+      field("root", "Root topic", { type: "text", required: true, value: root }),
+      field("username", "User", { type: "text" }),
+      field("password", "Password", { type: "password" }),
+      h("button", { class: "primary" }, "Connect"),
+      h("p", { class: "hint" }, "User and password stay in the memory of this page and are gone with it."),
+      trouble,
+    );
+    form.say = (text) => say(trouble, text);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.connect(Object.fromEntries(new FormData(form)));
+    });
+    return form;
+  }
+
+  connect(settings) {
+    this.broker?.end();
+    this.form.say("");
+    this.root = settings.root;
+    this.broker = new Broker(settings, this);
+    this.broker.subscribe(topics.statuses(this.root), (message, left) => this.take(message, left));
+    this.broker.subscribe(topics.alarms(this.root), () => {});
+  }
+
+  // -- what the broker calls -------------------------------------------------------------------------------------
+
+  connection(live, text) {
+    setAttribute(this.link, "class", `connection ${live ? "good" : "bad"}`);
+    const words = live ? text : `${text}; what you see is old`;
+    if (this.said !== words) fill(this.link, glyph(live ? "disc" : "triangle"), words);
+    this.said = words;
+    if (live) {
+      this.form.hidden = true;
+      this.body.hidden = false;
+      this.refresh();
+    } else if (!this.form.hidden) this.form.say(text);
+    setAttribute(this.body, "class", live ? null : "stale");
+    this.view?.connection(live, live ? "live" : text);
+  }
+
+  refused(text) {
+    this.form.hidden = false;
+    this.form.say(text);
+  }
+
+  denied(topic) {
+    this.form.hidden = false;
+    this.form.say(`the broker denies this user to read ${topic}`);
+  }
+
+  take({ node: name, part, data }, left) {
+    if (part !== "status") return;
+    if (data === null) {
+      this.nodes.delete(name); // cleared: it has another name now, or none
+      this.cellsChanged = true;
+    } else {
+      let node = this.nodes.get(name);
+      if (!node) {
+        node = new FleetNode(name);
+        this.nodes.set(name, node);
+        this.cellsChanged = true;
+      }
+      node.take(data, ageOf(data, left));
+      if (this.selected === node) this.source.status();
+    }
+    if (!this.changed && this.nodes.size < 50) this.refresh();
+    this.changed = true;
+  }
+
+  judge() {
+    for (const node of this.nodes.values()) node.judge();
+    this.changed = true;
+  }
+
+  // -- the nodes -------------------------------------------------------------------------------------------------
+
+  narrow(text) {
+    this.text = text.toLowerCase();
+    this.input.value = text;
+    this.refresh();
+  }
+
+  draw() {
+    this.changed = false;
+    const all = [...this.nodes.values()];
+    const words = this.text.split(/\s+/).filter(Boolean);
+    const shown = words.length ? all.filter((it) => words.every((word) => it.text.all.includes(word))) : all;
+    shown.sort(
+      (a, b) => RANK[a.kind] - RANK[b.kind] || a.name.localeCompare(b.name, "en", { numeric: true }),
+    );
+    this.grid.set(shown);
+    const states = new Map();
+    for (const it of all) states.set(it.state, (states.get(it.state) ?? 0) + 1);
+    keyed(
+      this.summary,
+      [...states].sort(),
+      ([state]) => state,
+      () => this.stateChip(),
+    );
+    this.drawCells(all);
+    this.drawDifferences(all);
+  }
+
+  stateChip() {
+    const mark = glyph("ring");
+    const text = h("span");
+    const chip = h("button", { type: "button", class: "chip" }, mark, text);
+    chip.update = ([state, number]) => {
+      setAttribute(mark, "class", `glyph ${SHAPES[kindOfNode(state)]} ${kindOfNode(state)}`);
+      say(text, `${count(number)} ${state}`);
+      chip.onclick = () => this.narrow(state);
+    };
+    return chip;
+  }
+
+  /** Each node has its place by its name, so that a cell that changes is seen where it was. */
+  drawCells(all) {
+    if (this.cellsChanged) {
+      this.cellsChanged = false;
+      all.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+      keyed(
+        this.cells,
+        all,
+        (it) => it.name,
+        () => h("i"),
+      );
+      [...this.cells.children].forEach((cell, at) => (cell.node = all[at]));
+    }
+    for (const cell of this.cells.children) {
+      const { node } = cell;
+      if (cell.version === node.version) continue;
+      cell.version = node.version;
+      setAttribute(cell, "class", node.kind);
+      setAttribute(cell, "title", `${node.name}: ${node.state}`);
+    }
+  }
+
+  cellsOf(node) {
+    const { data } = node;
+    const desired = node.sum((it) => it.desired ?? 0);
+    const mirrored = node.sum((it) =>
+      ["accepted", "confirmed", "present"].reduce((sum, phase) => sum + (it.phases?.[phase] ?? 0), 0),
+    );
+    const alarms = (data.alarms ?? []).map((it) => it.kind);
+    const text = h("time");
+    say(text, node.dated || node.kind !== "off" ? `${duration(node.age)}` : "?");
+    return [
+      h("span", { class: `phase ${node.kind}` }, glyph(SHAPES[node.kind]), node.state),
+      node.name,
+      text,
+      data.version ?? "",
+      desired || mirrored ? `${count(mirrored)} of ${count(desired)}` : "",
+      alarms.length ? h("span", { class: "bad" }, glyph("triangle"), alarms.join(", ")) : "",
+      node.text.labels,
+      (data.reasons ?? [])[0] ?? "",
+    ];
+  }
+
+  // -- one node --------------------------------------------------------------------------------------------------
+
+  show(node) {
+    this.close();
+    this.selected = node;
+    this.view = new NodeView((...parts) => (this.source = new FleetSource(this, node, ...parts)), "h2");
+    const close = h("button", { type: "button", on: { click: () => this.close() } }, "Close");
+    fill(
+      this.detail,
+      h("div", { class: "bar-line detail-head" }, this.view.heading, close),
+      this.view.element,
+    );
+    this.view.start();
+    this.view.connection(true, "live");
+    this.detail.scrollIntoView({ block: "start" });
+  }
+
+  close() {
+    this.source?.stop();
+    this.view?.stop();
+    fill(this.detail);
+    this.selected = this.view = this.source = null;
+  }
+
+  // -- who has it, and whose table differs -----------------------------------------------------------------------
+
+  async whoHas(text) {
+    const asked = parse(text);
+    if (!asked) {
+      fill(this.found, h("p", { class: "bad" }, glyph("triangle"), `${text} is no address or prefix`));
+      return;
+    }
+    fill(this.found, h("p", { class: "muted" }, "Asking …"));
+    const statuses = [...this.nodes.values()].map((it) => it.data);
+    const { prefixes, topics: wanted } = whereabouts(this.root, asked, statuses);
+    const rows = new Map(); // node and target to the longest that covers it
+    await this.broker.gather(wanted, ({ node, part, target, data }) => {
+      if (part !== "table" || !Array.isArray(data?.routes)) return;
+      for (const row of data.routes) {
+        if (!prefixes.has(row.prefix)) continue;
+        const key = `${node} ${target}`;
+        const length = Number(row.prefix.split("/")[1]);
+        if (!(rows.get(key)?.length > length)) rows.set(key, { node, target, row, length });
+      }
+    });
+    const found = [...rows.values()].sort((a, b) => a.node.localeCompare(b.node, "en", { numeric: true }));
+    const groups = Map.groupBy(
+      found,
+      (it) => `${it.row.prefix} via ${it.row.gateway}, ${it.row.state}, at ${it.target}`,
+    );
+    fill(
+      this.found,
+      h(
+        "p",
+        { class: "verdict" },
+        `${plural(new Set(found.map((it) => it.node)).size, "node")} of ${count(this.nodes.size)} ${found.length === 1 ? "has" : "have"} a route to ${text}`,
+      ),
+      [...groups].map(([what, members]) =>
+        h(
+          "section",
+          { class: "decision" },
+          h("h3", { class: "mono" }, what),
+          this.names(members.map((it) => it.node)),
+        ),
+      ),
+    );
+  }
+
+  /** Buttons of nodes, the first hundred. */
+  names(names) {
+    const buttons = names.slice(0, 100).map((name) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          on: { click: () => this.nodes.has(name) && this.show(this.nodes.get(name)) },
+        },
+        name,
+      ),
+    );
+    return h(
+      "div",
+      { class: "chips" },
+      buttons,
+      names.length > 100 ? `and ${count(names.length - 100)} more` : null,
+    );
+  }
+
+  drawDifferences(all) {
+    const byTarget = new Map(); // target to digest to nodes
+    for (const node of all) {
+      for (const { target, digest, routes } of manifestsOf(node.data)) {
+        const digests = byTarget.get(target) ?? byTarget.set(target, new Map()).get(target);
+        const group = digests.get(digest) ?? digests.set(digest, { routes, names: [] }).get(digest);
+        group.names.push(node.name);
+      }
+    }
+    const said = JSON.stringify([...byTarget].map(([target, it]) => [target, [...it]]));
+    if (said === this.differed) return;
+    this.differed = said;
+    fill(
+      this.differences,
+      [...byTarget].sort().map(([target, digests]) => this.difference(target, digests)),
+    );
+    if (!byTarget.size)
+      fill(this.differences, h("p", { class: "muted" }, "No node has published a table yet."));
+  }
+
+  difference(target, digests) {
+    const groups = [...digests.values()].sort((a, b) => b.names.length - a.names.length);
+    const [most, ...others] = groups;
+    const lines = [
+      h(
+        "p",
+        {},
+        glyph(others.length ? "ring work" : "disc good"),
+        `${plural(most.names.length, "node")} with the same ${plural(most.routes, "route")}`,
+      ),
+    ];
+    for (const it of others.slice(0, 20)) {
+      lines.push(
+        h(
+          "p",
+          {},
+          glyph("triangle bad"),
+          `${plural(it.names.length, "node")} with ${plural(it.routes, "other route")} `,
+        ),
+        this.names(it.names),
+        h(
+          "button",
+          {
+            type: "button",
+            on: { click: (event) => this.compare(event.target, target, it.names[0], most.names[0]) },
+          },
+          `Compare ${it.names[0]} with ${most.names[0]}`,
+        ),
+      );
+    }
+    if (others.length > 20)
+      lines.push(h("p", { class: "muted" }, `and ${count(others.length - 20)} more groups`));
+    return h("section", { class: "decision" }, h("h3", {}, target), lines);
+  }
+
+  async compare(button, target, one, other) {
+    const tables = { [one]: new Map(), [other]: new Map() };
+    button.disabled = true;
+    const wanted = [one, other].flatMap((name) => topics.table(this.root, name));
+    await this.broker.gather(wanted, ({ node, target: of, data }) => {
+      if (of !== target || !Array.isArray(data?.routes) || !tables[node]) return;
+      for (const row of data.routes) tables[node].set(row.prefix, `via ${row.gateway}, ${row.state}`);
+    });
+    button.disabled = false;
+    const prefixes = [...new Set([...tables[one].keys(), ...tables[other].keys()])].filter(
+      (it) => tables[one].get(it) !== tables[other].get(it),
+    );
+    const lines = prefixes
+      .slice(0, 200)
+      .map((it) =>
+        h(
+          "li",
+          {},
+          h("b", { class: "mono" }, it),
+          h(
+            "span",
+            {},
+            ` ${one}: ${tables[one].get(it) ?? "none"} · ${other}: ${tables[other].get(it) ?? "none"}`,
+          ),
+        ),
+      );
+    button.after(
+      h(
+        "ol",
+        { class: "events" },
+        lines.length ? lines : h("li", {}, "They are equal now."),
+        prefixes.length > 200 ? h("li", {}, `and ${count(prefixes.length - 200)} more`) : null,
+      ),
+    );
+  }
+}
+
+/** One node of the fleet, from its retained table and its events. */
+class FleetSource {
+  constructor(fleet, node, routes, history, sink) {
+    Object.assign(this, { fleet, node, routes, history, sink });
+    this.buckets = new Map(); // target and bucket to the prefixes in it
+  }
+
+  start() {
+    const { broker, root } = this.fleet;
+    const wanted = [...topics.table(root, this.node.name), ...topics.events(root, this.node.name)];
+    this.stop = broker.subscribe(wanted, (message) => message.node === this.node.name && this.take(message));
+    this.routes.loaded = true;
+    this.status();
+  }
+
+  stop() {}
+
+  status() {
+    const status = this.node.data;
+    const rules = Object.entries(status.verdicts ?? {}).map(([rule, routes]) => ({
+      rule,
+      routes,
+      action: "",
+    }));
+    this.sink.status({
+      status: { ...status, node: this.node.name, state: this.node.state },
+      rules,
+      targets: status.targets ?? [],
+    });
+  }
+
+  take({ part, target, bucket, event, data }) {
+    if (part === "table" && bucket !== undefined)
+      this.replace(target, bucket, Array.isArray(data?.routes) ? data.routes : []);
+    else if (part === "event" && event) {
+      this.history.add(event);
+      this.sink.event(event);
+      this.routes.fold(event);
+    } else return;
+    this.sink.changed();
+  }
+
+  /** A bucket replaces what was in it. */
+  replace(target, bucket, rows) {
+    const key = `${target} ${bucket}`;
+    const before = this.buckets.get(key) ?? new Set();
+    this.buckets.set(key, new Set(rows.map((it) => it.prefix)));
+    for (const { prefix, gateway, state } of rows) {
+      before.delete(prefix);
+      const row = this.routes.get(prefix);
+      const known = row.targets[target];
+      if (known?.phase === state && known.gateway === gateway) continue;
+      row.targets = {
+        ...row.targets,
+        [target]: { phase: state, gateway, since: null, code: "", detail: "" },
+      };
+      row.changed();
+    }
+    for (const prefix of before) {
+      const row = this.routes.get(prefix);
+      delete row.targets[target];
+      row.changed();
+      if (!Object.keys(row.targets).length) this.routes.delete(prefix);
+    }
+  }
+
+  /** Only what the retained table says: the rules are the node's own matter. */
+  explain(text) {
+    const asked = parse(text);
+    const rows = asked ? this.routes.all.filter((it) => covers(it.at, asked)).toReversed() : [];
+    const parts = rows.flatMap((row) =>
+      Object.entries(row.targets).map(([target, it]) =>
+        h(
+          "p",
+          { class: "verdict" },
+          h("b", {}, target),
+          ` ${row.prefix}${it.gateway ? ` via ${it.gateway}` : ""}: ${it.phase}`,
+        ),
+      ),
+    );
+    if (!parts.length) parts.push(h("p", {}, "No target of this node has a route to it from routesync."));
+    parts.push(
+      h(
+        "p",
+        { class: "muted" },
+        `On the node, routesync explain ${text} also shows the kernel's routes and the rules.`,
+      ),
+    );
+    return Promise.resolve({ parts });
+  }
+}
