@@ -41,3 +41,11 @@ def page(shared_browser: Browser) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def axe() -> str:
     return (installed("axe-core") / "axe.min.js").read_text()
+
+
+@pytest.fixture(scope="session")
+def mqtt_js(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mqtt.js, as the packaging fetches it."""
+    file = tmp_path_factory.mktemp("mqtt") / "mqtt.js"
+    subprocess.run([ROOT / "packaging" / "page" / "fetch", file], check=True)
+    return file

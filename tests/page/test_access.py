@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
 
 from routesync.control.api import PAGES
-from support.control import Served, served
-from support.netns import Namespace, namespace, needs_root
+from support.daemon import Daemon, prepared
+from support.netns import Namespace, namespace
 from support.page import forwarded
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
 
 NODE = '[node]\nname = "n"\n[[targets]]\nname = "lb"\nurl = "http://127.0.0.1:9"\n'
 LISTEN = '[control]\nlisten = "127.0.0.1:9469"\n'
@@ -38,15 +35,15 @@ def space() -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="module")
-def daemon(space: Namespace) -> Iterator[Served]:
-    with served(NODE + PAGE, namespace=space.name) as made:
+def daemon(space: Namespace) -> Iterator[Daemon]:
+    with prepared(NODE + PAGE, space=space) as made:
         made.start()
         made.serves()
         yield made
 
 
 @pytest.fixture(scope="module")
-def port(space: Namespace, daemon: Served) -> Iterator[int]:
+def port(space: Namespace, daemon: Daemon) -> Iterator[int]:
     with forwarded(space.name) as made:
         assert daemon.process is not None
         eventually_sync(lambda: answers(made), what="the listener")
@@ -79,19 +76,18 @@ def ask(port: int, path: str, method: str = "GET", **headers: str) -> Answer:
 
 
 def test_a_listener_alone_serves_metrics_and_health_and_nothing_else(
-    space: Namespace, daemon: Served
+    space: Namespace, daemon: Daemon
 ) -> None:
     daemon.config.write_text(NODE + LISTEN)
     with forwarded(space.name) as port:
-        assert daemon.process is not None
-        daemon.process.send_signal(signal.SIGHUP)
+        daemon.reload()
         eventually_sync(lambda: ask(port, "/").status == 404, what="the end of the page")
         for path in ("/", "/page/main.js", "/v1/status", "/v1/routes", "/v1/explain?of=::1", "/v1/events"):
             assert ask(port, path).status == 404, path
             assert "use the control socket for the rest" in ask(port, path).problem
         assert ask(port, "/metrics").status == 200
         daemon.config.write_text(NODE + PAGE)
-        daemon.process.send_signal(signal.SIGHUP)
+        daemon.reload()
         eventually_sync(lambda: ask(port, "/").status == 200, what="the page again")
 
 
@@ -198,7 +194,7 @@ def test_events_come_as_server_sent_events_and_go_on_after_the_last(space: Names
     again.close()
 
 
-def test_pages_cannot_lock_commands_out(port: int, daemon: Served) -> None:
+def test_pages_cannot_lock_commands_out(port: int, daemon: Daemon) -> None:
     with ExitStack() as stack:
         for _ in range(PAGES):
             stream = Stream(port)

@@ -8,27 +8,24 @@ from pathlib import Path
 import pytest
 
 from support.bulk_routes import add_routes, delete_routes, prefixes
-from support.netns import Namespace, needs_root
-from support.page import CONTROL, PHONE, Browser, forwarded, page_scene
-from support.scene import Scene
+from support.page import PHONE, Browser, forwarded, node_world
 from support.standin import Fault
 from support.waiting import eventually_sync
-
-pytestmark = needs_root
+from support.world import World
 
 HERE = "192.168.10.1"
 ROWS = ".routes .grid-body [role=row]"
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with page_scene(tmp_path_factory.mktemp("page")) as made:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with node_world(tmp_path_factory.mktemp("page")) as made:
         made.start()
         yield made
 
 
 @pytest.fixture(autouse=True)
-def restored(scene: Scene) -> Iterator[None]:
+def restored(scene: World) -> Iterator[None]:
     """The kernel's table is as it was, whatever became of the test."""
     yield
     scene.standin.inject()
@@ -39,7 +36,7 @@ def restored(scene: Scene) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def port(scene: Scene) -> Iterator[int]:
+def port(scene: World) -> Iterator[int]:
     with forwarded(scene.topology.node) as made:
         yield made
 
@@ -95,7 +92,7 @@ def test_a_click_in_the_picture_narrows_the_table(node: Browser) -> None:
     assert "phase" in node.script("return decodeURIComponent(location.hash)")  # can be linked to
 
 
-def test_a_target_that_refuses_a_route_is_in_trouble_and_says_why(scene: Scene, node: Browser) -> None:
+def test_a_target_that_refuses_a_route_is_in_trouble_and_says_why(scene: World, node: Browser) -> None:
     scene.standin.inject(
         Fault("answer", method="POST", status=400, body='{"message":"<b>no</b> \\u001b[31mroom\\u202e"}')
     )
@@ -144,7 +141,7 @@ def test_a_dropped_route_is_explained_too(node: Browser) -> None:
     assert node.script("return document.activeElement.id") == "search"  # the focus is back where it was
 
 
-def test_a_change_shows_at_once_and_a_row_has_its_history(scene: Scene, node: Browser) -> None:
+def test_a_change_shows_at_once_and_a_row_has_its_history(scene: World, node: Browser) -> None:
     scene.topology.move_pod_network(3, 9)
     node.shows(".routes", "10.244.9.0/24")
     eventually_sync(lambda: not row(node, "10.244.3.0/24"), what="the end of the row of the former route")
@@ -157,7 +154,7 @@ def test_a_change_shows_at_once_and_a_row_has_its_history(scene: Scene, node: Br
     node.shows(".routes", "10.244.3.0/24")
 
 
-def test_a_flood_of_changes_leaves_the_table_right(scene: Scene, node: Browser) -> None:
+def test_a_flood_of_changes_leaves_the_table_right(scene: World, node: Browser) -> None:
     add_routes(scene.topology.node, prefixes(400), HERE)
     node.shows(".routes .bar-line", "405 prefixes", within_s=40)
     delete_routes(scene.topology.node, prefixes(400), HERE)
@@ -165,7 +162,7 @@ def test_a_flood_of_changes_leaves_the_table_right(scene: Scene, node: Browser) 
     node.shows(".card", "5 of 5", within_s=30)
 
 
-def test_the_timeline_can_be_filtered_and_paused(scene: Scene, node: Browser) -> None:
+def test_the_timeline_can_be_filtered_and_paused(scene: World, node: Browser) -> None:
     node.click_text(".timeline .chip", "alarms")
     eventually_sync(
         lambda: not any(" accepted " in it for it in node.text(".timeline .events").splitlines()),
@@ -215,7 +212,7 @@ def test_axe_finds_nothing(node: Browser, axe: str, theme: str) -> None:
     assert node.script("return document.documentElement.scrollWidth") <= PHONE[0]  # nothing is cut off
 
 
-def test_nothing_moves_for_those_who_want_that(scene: Scene, node: Browser) -> None:
+def test_nothing_moves_for_those_who_want_that(scene: World, node: Browser) -> None:
     def moving() -> bool:
         return bool(node.script("return document.getAnimations().some(it => it.playState === 'running')"))
 
@@ -231,7 +228,7 @@ def test_nothing_moves_for_those_who_want_that(scene: Scene, node: Browser) -> N
 # -- trouble -------------------------------------------------------------------------------------------------
 
 
-def test_it_outlives_the_daemon_and_shows_what_happened_meanwhile(scene: Scene, node: Browser) -> None:
+def test_it_outlives_the_daemon_and_shows_what_happened_meanwhile(scene: World, node: Browser) -> None:
     scene.kill()
     node.shows(".connection", "the daemon is gone; what you see is old")
     scene.topology.move_pod_network(3, 9)
@@ -246,7 +243,7 @@ def test_it_outlives_the_daemon_and_shows_what_happened_meanwhile(scene: Scene, 
 
 def test_only_rows_that_can_be_seen_are_elements(page: Browser, tmp_path: Path) -> None:
     count = 30_000
-    with page_scene(tmp_path, CONTROL, "--queue-limit", "10000000", "--batch", "100000") as big:
+    with node_world(tmp_path, "--queue-limit", "10000000", "--batch", "100000") as big:
         add_routes(big.topology.node, prefixes(count), HERE)
         big.start()
         with forwarded(big.topology.node) as port:
@@ -270,6 +267,6 @@ def test_only_rows_that_can_be_seen_are_elements(page: Browser, tmp_path: Path) 
             assert any("11.117.47.0/24" in it for it in rows(page))  # the last
             page.type("#search", "11.100.200")
             page.shows(".routes .bar-line", f"1 of {count + 5:,}")
-            Namespace(big.topology.node).ip("route del 11.100.200.0/24")
+            big.node.ip("route del 11.100.200.0/24")
             page.shows(".routes .bar-line", f"0 of {count + 4:,}", within_s=60)
     assert page.complaints() == []

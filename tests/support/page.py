@@ -15,13 +15,16 @@ from typing import Any
 from demo.topology import FoundingTopology
 from routesync.kernel.namespaces import in_namespace
 from support.broker import broker
+from support.daemon import ended
 from support.netns import Namespace
-from support.scene import Scene
 from support.standin import running_standin
 from support.waiting import eventually_sync
+from support.world import EXAMPLE, NODE, World
 
 CONTROL = '\n[control]\nlisten = "127.0.0.1:9469"\npage = true\n'
 PORT = 9469
+WEBSOCKETS_PORT = 9001
+WEBSOCKETS = f"listener {WEBSOCKETS_PORT} 127.0.0.1\nprotocol websockets\n"
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Down": "\ue015", "End": "\ue010", "Home": "\ue011"}
 KEYS |= {"Space": " ", "Backspace": "\ue003"}
 WIDE, PHONE = (1440, 1000), (390, 844)
@@ -79,21 +82,17 @@ def forwarded(netns: str, port: int = PORT) -> Iterator[int]:
 
 
 @contextmanager
-def page_scene(directory: Path, config: str = CONTROL, *standin: str) -> Iterator[Scene]:
-    """The founding scene, whose daemon serves the page; it is to be started by the test."""
+def node_world(directory: Path, *standin: str) -> Iterator[World]:
+    """The founding world, whose broker takes WebSockets, too, and whose daemon serves the page; the test starts it."""
     with ExitStack() as stack:
         topology = stack.enter_context(FoundingTopology())
-        loxilb = stack.enter_context(running_standin(Namespace(topology.loxilb), *standin))
-        mosquitto = stack.enter_context(broker(namespace=Namespace(topology.node)))
-        scene = Scene(topology, loxilb, mosquitto, directory)
-        scene.config.write_text(scene.config.read_text() + config)
-        try:
-            yield scene
-        finally:
-            if scene.daemon is not None and scene.daemon.poll() is None:
-                scene.daemon.kill()
-                scene.daemon.wait()
-            print(scene.log()[-4000:])
+        node, loxilb = Namespace(topology.node), Namespace(topology.loxilb)
+        process = stack.enter_context(running_standin(loxilb, *standin))
+        mosquitto = stack.enter_context(broker(namespace=node, extra=WEBSOCKETS))
+        made = World(directory, topology, loxilb, process, mosquitto)
+        made.config.write_text(EXAMPLE.read_text() + NODE + CONTROL)
+        stack.enter_context(ended(made))
+        yield made
 
 
 class Browser:

@@ -595,6 +595,33 @@ def install_units(
 
 
 @app.command()
+def page(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
+    *,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            help="The broker's WebSockets, e.g. wss://broker.example:8884; without it, the page asks for them."
+        ),
+    ] = None,
+    root: Annotated[
+        str, typer.Option(help="Root of all topics, mqtt.root in the configuration.")
+    ] = "routesync/v1",
+    mqtt_js: Annotated[
+        Path | None,
+        typer.Option(help="mqtt.js as an ES module (dist/mqtt.esm.js), where this installation has none."),
+    ] = None,
+) -> None:
+    """Write the page of a fleet: files for any web server, with nothing to run on it.
+
+    The page subscribes to the nodes' topics over WebSockets. User and password are typed into it.
+    """
+    from routesync.cli.page import write_page
+
+    write_page(directory, mqtt_js=mqtt_js, broker=broker, root=root)
+
+
+@app.command()
 def doctor(
     *,
     config: ConfigOption = None,

@@ -6,7 +6,7 @@ import { read } from "./topics.js";
 const REFUSED = new Set([4, 5, 134, 135, 138]); // CONNACK of 3.1.1 and 5: by whom or from where, not when
 
 export class Broker {
-  /** `sink` has connection(live, text) and refused(text); `received(message, left)` gets what comes. */
+  /** `sink` has connection(live, text), refused(text) and denied(topic). */
   constructor({ url, root, username, password }, sink) {
     this.root = root;
     this.sink = sink;
@@ -22,8 +22,9 @@ export class Broker {
       connectTimeout: 10_000,
       resubscribe: true,
       timerVariant: "native", // no worker: the page's policy permits none
-      // a default mosquitto drops what does not fit into its queue of 1,000; so much may be under way instead
-      properties: { receiveMaximum: 65_535 },
+      // A default mosquitto queues 1,000 messages, and drops more than 1,000 packets of a WebSocket: this many may be
+      // under way besides. For more nodes it needs max_queued_messages 0; see FleetView.doubt.
+      properties: { receiveMaximum: 900 },
     });
     this.client.on("connect", () => sink.connection(true, "connected"));
     this.client.on("close", () =>
@@ -32,7 +33,10 @@ export class Broker {
     this.client.on("error", (error) => this.failed(error));
     this.client.on("message", (topic, payload, packet) => {
       const message = read(root, topic, payload);
-      if (message) for (const it of this.listeners) it(message, packet.properties?.messageExpiryInterval);
+      if (!message) return;
+      message.left = packet.properties?.messageExpiryInterval;
+      message.retained = packet.retain;
+      for (const it of this.listeners) it(message);
     });
   }
 
@@ -51,7 +55,7 @@ export class Broker {
       this.wanted.set(topic, (this.wanted.get(topic) ?? 0) + 1);
       // subscribed again each time: the retained messages come again
       this.client.subscribe(topic, { qos: 1 }, (error, granted) => {
-        if (error || granted?.some((it) => it.qos >= 128)) this.sink.denied(topic);
+        if (!error && granted?.some((it) => it.qos >= 128)) this.sink.denied(topic);
       });
     }
     return () => {
@@ -67,22 +71,22 @@ export class Broker {
     };
   }
 
-  /** All that comes of these topics until nothing has come for a while. */
-  gather(topics, take, quiet = 700) {
+  /** All parts of tables that come of these topics, until none has come for a while. */
+  gather(topics, take) {
     return new Promise((resolve) => {
-      let timer;
-      const wait = () => {
-        clearTimeout(timer);
-        timer = setTimeout(() => {
-          stop();
-          resolve();
-        }, quiet);
+      const end = () => {
+        stop();
+        clearTimeout(last);
+        resolve();
       };
+      const last = setTimeout(end, 20_000);
+      let quiet = setTimeout(end, 2000);
       const stop = this.subscribe(topics, (message) => {
+        if (message.part !== "table") return;
         take(message);
-        wait();
+        clearTimeout(quiet);
+        quiet = setTimeout(end, 700);
       });
-      setTimeout(wait, 1000);
     });
   }
 

@@ -13,7 +13,11 @@ export class ExplainView {
     this.body = h("div", { class: "explain-body" });
     this.element = h(
       "dialog",
-      { class: "explain panel", "aria-labelledby": "explain-title", on: { close: () => this.closed() } },
+      {
+        class: "explain panel",
+        "aria-labelledby": "explain-title",
+        on: { close: () => this.closed() },
+      },
       h(
         "div",
         { class: "bar-line" },

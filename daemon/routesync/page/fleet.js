@@ -5,11 +5,12 @@ import { count, duration, eachFrame, fill, glyph, h, keyed, plural, say, setAttr
 import { Grid } from "./grid.js";
 import { SHAPES } from "./model.js";
 import { covers, parse } from "./net.js";
-import { ageOf, isSilent, manifestsOf, topics, whereabouts } from "./topics.js";
+import { ageOf, isSilent, topics, whereabouts } from "./topics.js";
 import { NodeView, kindOfNode } from "./view.js";
 
 const SORT_MS = 1000; // the table of nodes is put in order so often
 const AGE_MS = 5000;
+const ORDER = new Intl.Collator("en", { numeric: true });
 const RANK = { bad: 0, work: 1, off: 2, good: 3 };
 
 /** One node, by its last status. */
@@ -41,17 +42,13 @@ class FleetNode {
   }
 
   sum(number) {
-    return (this.data.targets ?? []).reduce((total, it) => total + number(it), 0);
+    return this.data.targets.reduce((total, it) => total + number(it), 0);
   }
 
+  /** All that a word is searched in. */
   get text() {
-    const labels = Object.entries(this.data.labels ?? {}).map(([key, value]) => `${key}=${value}`);
-    return {
-      labels: labels.join(" "),
-      all: [this.name, this.state, this.data.version, ...labels, ...(this.data.reasons ?? [])]
-        .join(" ")
-        .toLowerCase(),
-    };
+    const { version, labels, reasons } = this.data;
+    return [this.name, this.state, version, ...labels, ...reasons].join(" ").toLowerCase();
   }
 }
 
@@ -62,6 +59,7 @@ export class FleetView {
     this.title = h("h1", {}, "Fleet");
     this.link = h("span", { class: "connection", role: "status" });
     this.form = this.makeForm(url, root);
+    this.warning = h("p", { class: "bad", role: "alert", hidden: true });
     this.summary = h("div", { class: "chips" });
     this.cells = h("div", {
       class: "cells",
@@ -93,6 +91,7 @@ export class FleetView {
     });
     this.found = h("div", { role: "status" });
     this.differences = h("div");
+    this.compared = h("div", { role: "status" });
     this.detail = h("div", { class: "detail" });
     this.body = h("div", { hidden: true }, this.panels(), this.detail);
     this.element = h("main", {}, this.form, this.body);
@@ -107,6 +106,7 @@ export class FleetView {
         "section",
         { class: "panel fleet", "aria-labelledby": "nodes-title" },
         h("div", { class: "bar-line" }, h("h2", { id: "nodes-title" }, "Nodes"), this.summary),
+        this.warning,
         this.cells,
         h(
           "div",
@@ -125,7 +125,10 @@ export class FleetView {
           h("div", { class: "bar-line" }, h("h2", { id: "who-title" }, "Who has it?")),
           h(
             "form",
-            { class: "search", on: { submit: (it) => (it.preventDefault(), this.whoHas(this.asked.value)) } },
+            {
+              class: "search",
+              on: { submit: (it) => (it.preventDefault(), this.whoHas(this.asked.value)) },
+            },
             h("label", { for: "who-has", class: "hidden" }, "Address or prefix"),
             this.asked,
             h("button", { class: "primary" }, "Ask all nodes"),
@@ -137,6 +140,7 @@ export class FleetView {
           { class: "panel", "aria-labelledby": "diff-title" },
           h("div", { class: "bar-line" }, h("h2", { id: "diff-title" }, "Whose table differs?")),
           this.differences,
+          this.compared,
         ),
       ),
     ];
@@ -175,7 +179,7 @@ export class FleetView {
     this.form.say("");
     this.root = settings.root;
     this.broker = new Broker(settings, this);
-    this.broker.subscribe(topics.statuses(this.root), (message, left) => this.take(message, left));
+    this.broker.subscribe(topics.statuses(this.root), (message) => this.take(message));
     this.broker.subscribe(topics.alarms(this.root), () => {});
   }
 
@@ -187,6 +191,7 @@ export class FleetView {
     if (this.said !== words) fill(this.link, glyph(live ? "disc" : "triangle"), words);
     this.said = words;
     if (live) {
+      this.since = Date.now();
       this.form.hidden = true;
       this.body.hidden = false;
       this.refresh();
@@ -205,8 +210,9 @@ export class FleetView {
     this.form.say(`the broker denies this user to read ${topic}`);
   }
 
-  take({ node: name, part, data }, left) {
+  take({ node: name, part, data, left, retained }) {
     if (part !== "status") return;
+    if (!retained && data && !this.nodes.has(name)) this.doubt(data);
     if (data === null) {
       this.nodes.delete(name); // cleared: it has another name now, or none
       this.cellsChanged = true;
@@ -222,6 +228,18 @@ export class FleetView {
     }
     if (!this.changed && this.nodes.size < 50) this.refresh();
     this.changed = true;
+  }
+
+  /** A node that has been there for long and whose retained status did not come: then others are missing, too. */
+  doubt(data) {
+    if (!(Date.parse(data.started) < this.since - 60_000)) return;
+    this.warning.hidden = false;
+    fill(
+      this.warning,
+      glyph("triangle"),
+      "The broker has sent only some of the nodes: its queue is too short for so many (mosquitto: max_queued_messages 0). " +
+        "Those that live appear with their next heartbeat; nodes that are silent or offline may be missing here.",
+    );
   }
 
   judge() {
@@ -241,11 +259,8 @@ export class FleetView {
     this.changed = false;
     const all = [...this.nodes.values()];
     const words = this.text.split(/\s+/).filter(Boolean);
-    const shown = words.length ? all.filter((it) => words.every((word) => it.text.all.includes(word))) : all;
-    shown.sort(
-      (a, b) => RANK[a.kind] - RANK[b.kind] || a.name.localeCompare(b.name, "en", { numeric: true }),
-    );
-    this.grid.set(shown);
+    const shown = words.length ? all.filter((it) => words.every((word) => it.text.includes(word))) : all;
+    this.grid.set(shown.toSorted((a, b) => RANK[a.kind] - RANK[b.kind] || ORDER.compare(a.name, b.name)));
     const states = new Map();
     for (const it of all) states.set(it.state, (states.get(it.state) ?? 0) + 1);
     keyed(
@@ -274,14 +289,14 @@ export class FleetView {
   drawCells(all) {
     if (this.cellsChanged) {
       this.cellsChanged = false;
-      all.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+      const sorted = all.toSorted((a, b) => ORDER.compare(a.name, b.name));
       keyed(
         this.cells,
-        all,
+        sorted,
         (it) => it.name,
         () => h("i"),
       );
-      [...this.cells.children].forEach((cell, at) => (cell.node = all[at]));
+      [...this.cells.children].forEach((cell, at) => (cell.node = sorted[at]));
     }
     for (const cell of this.cells.children) {
       const { node } = cell;
@@ -294,22 +309,22 @@ export class FleetView {
 
   cellsOf(node) {
     const { data } = node;
-    const desired = node.sum((it) => it.desired ?? 0);
+    const desired = node.sum((it) => it.desired);
     const mirrored = node.sum((it) =>
-      ["accepted", "confirmed", "present"].reduce((sum, phase) => sum + (it.phases?.[phase] ?? 0), 0),
+      ["accepted", "confirmed", "present"].reduce((sum, phase) => sum + (it.phases[phase] ?? 0), 0),
     );
-    const alarms = (data.alarms ?? []).map((it) => it.kind);
+    const alarms = data.alarms.map((it) => it.kind);
     const text = h("time");
     say(text, node.dated || node.kind !== "off" ? `${duration(node.age)}` : "?");
     return [
       h("span", { class: `phase ${node.kind}` }, glyph(SHAPES[node.kind]), node.state),
       node.name,
       text,
-      data.version ?? "",
+      data.version,
       desired || mirrored ? `${count(mirrored)} of ${count(desired)}` : "",
       alarms.length ? h("span", { class: "bad" }, glyph("triangle"), alarms.join(", ")) : "",
-      node.text.labels,
-      (data.reasons ?? [])[0] ?? "",
+      data.labels.join(" "),
+      data.reasons[0] ?? "",
     ];
   }
 
@@ -350,15 +365,15 @@ export class FleetView {
     const { prefixes, topics: wanted } = whereabouts(this.root, asked, statuses);
     const rows = new Map(); // node and target to the longest that covers it
     await this.broker.gather(wanted, ({ node, part, target, data }) => {
-      if (part !== "table" || !Array.isArray(data?.routes)) return;
-      for (const row of data.routes) {
+      if (part !== "table") return;
+      for (const row of data ?? []) {
         if (!prefixes.has(row.prefix)) continue;
         const key = `${node} ${target}`;
         const length = Number(row.prefix.split("/")[1]);
         if (!(rows.get(key)?.length > length)) rows.set(key, { node, target, row, length });
       }
     });
-    const found = [...rows.values()].sort((a, b) => a.node.localeCompare(b.node, "en", { numeric: true }));
+    const found = [...rows.values()].sort((a, b) => ORDER.compare(a.node, b.node));
     const groups = Map.groupBy(
       found,
       (it) => `${it.row.prefix} via ${it.row.gateway}, ${it.row.state}, at ${it.target}`,
@@ -405,7 +420,7 @@ export class FleetView {
   drawDifferences(all) {
     const byTarget = new Map(); // target to digest to nodes
     for (const node of all) {
-      for (const { target, digest, routes } of manifestsOf(node.data)) {
+      for (const { target, digest, routes } of node.data.tables) {
         const digests = byTarget.get(target) ?? byTarget.set(target, new Map()).get(target);
         const group = digests.get(digest) ?? digests.set(digest, { routes, names: [] }).get(digest);
         group.names.push(node.name);
@@ -424,6 +439,7 @@ export class FleetView {
 
   difference(target, digests) {
     const groups = [...digests.values()].sort((a, b) => b.names.length - a.names.length);
+    for (const it of groups) it.names.sort(ORDER.compare);
     const [most, ...others] = groups;
     const lines = [
       h(
@@ -446,7 +462,9 @@ export class FleetView {
           "button",
           {
             type: "button",
-            on: { click: (event) => this.compare(event.target, target, it.names[0], most.names[0]) },
+            on: {
+              click: () => this.compare(target, it.names[0], most.names[0]),
+            },
           },
           `Compare ${it.names[0]} with ${most.names[0]}`,
         ),
@@ -457,17 +475,17 @@ export class FleetView {
     return h("section", { class: "decision" }, h("h3", {}, target), lines);
   }
 
-  async compare(button, target, one, other) {
+  async compare(target, one, other) {
     const tables = { [one]: new Map(), [other]: new Map() };
-    button.disabled = true;
+    fill(this.compared, h("p", { class: "muted" }, "Reading both tables …"));
     const wanted = [one, other].flatMap((name) => topics.table(this.root, name));
     await this.broker.gather(wanted, ({ node, target: of, data }) => {
-      if (of !== target || !Array.isArray(data?.routes) || !tables[node]) return;
-      for (const row of data.routes) tables[node].set(row.prefix, `via ${row.gateway}, ${row.state}`);
+      if (of !== target || !tables[node]) return;
+      for (const row of data ?? []) tables[node].set(row.prefix, `via ${row.gateway}, ${row.state}`);
     });
-    button.disabled = false;
-    const prefixes = [...new Set([...tables[one].keys(), ...tables[other].keys()])].filter(
-      (it) => tables[one].get(it) !== tables[other].get(it),
+    const [mine, theirs] = [tables[one], tables[other]];
+    const prefixes = [...new Set([...mine.keys(), ...theirs.keys()])].filter(
+      (it) => mine.get(it) !== theirs.get(it),
     );
     const lines = prefixes
       .slice(0, 200)
@@ -476,20 +494,18 @@ export class FleetView {
           "li",
           {},
           h("b", { class: "mono" }, it),
-          h(
-            "span",
-            {},
-            ` ${one}: ${tables[one].get(it) ?? "none"} · ${other}: ${tables[other].get(it) ?? "none"}`,
-          ),
+          h("span", {}, ` ${one}: ${mine.get(it) ?? "none"} · ${other}: ${theirs.get(it) ?? "none"}`),
         ),
       );
-    button.after(
+    fill(
+      this.compared,
       h(
-        "ol",
-        { class: "events" },
-        lines.length ? lines : h("li", {}, "They are equal now."),
-        prefixes.length > 200 ? h("li", {}, `and ${count(prefixes.length - 200)} more`) : null,
+        "h3",
+        {},
+        `${target}: ${one} and ${other} differ in ${plural(prefixes.length, "prefix", "prefixes")}`,
       ),
+      h("ol", { class: "events", tabindex: "0", "aria-label": "Differences" }, lines),
+      prefixes.length > 200 ? h("p", { class: "muted" }, `and ${count(prefixes.length - 200)} more`) : null,
     );
   }
 }
@@ -513,7 +529,7 @@ class FleetSource {
 
   status() {
     const status = this.node.data;
-    const rules = Object.entries(status.verdicts ?? {}).map(([rule, routes]) => ({
+    const rules = Object.entries(status.verdicts).map(([rule, routes]) => ({
       rule,
       routes,
       action: "",
@@ -521,13 +537,12 @@ class FleetSource {
     this.sink.status({
       status: { ...status, node: this.node.name, state: this.node.state },
       rules,
-      targets: status.targets ?? [],
+      targets: status.targets,
     });
   }
 
   take({ part, target, bucket, event, data }) {
-    if (part === "table" && bucket !== undefined)
-      this.replace(target, bucket, Array.isArray(data?.routes) ? data.routes : []);
+    if (part === "table" && bucket !== undefined) this.replace(target, bucket, data ?? []);
     else if (part === "event" && event) {
       this.history.add(event);
       this.sink.event(event);

@@ -34,22 +34,17 @@ export class Grid {
     );
     this.scroller = h(
       "div",
-      { class: "grid-scroll", role: "presentation" },
-      this.head,
-      this.body,
-      this.empty,
-    );
-    this.element = h(
-      "div",
       {
-        class: "grid",
+        class: "grid-scroll",
         role: "grid",
         tabindex: "0",
         "aria-label": label,
         on: { keydown: (it) => this.key(it) },
       },
-      this.scroller,
+      this.head,
+      this.body,
     );
+    this.element = h("div", { class: "grid" }, this.scroller, this.empty);
     this.render = eachFrame(() => this.draw());
     this.scroller.addEventListener("scroll", this.render, { passive: true });
     this.body.addEventListener("click", (event) => {
@@ -69,7 +64,7 @@ export class Grid {
     const { items, scroller, body, pool } = this;
     const height = this.rowHeight();
     body.style.height = `${items.length * height}px`;
-    setAttribute(this.element, "aria-rowcount", items.length + 1);
+    setAttribute(this.scroller, "aria-rowcount", items.length + 1);
     this.empty.hidden = items.length > 0;
     if (!items.length) fill(this.empty, this.emptyText());
     const first = Math.max(0, Math.floor(scroller.scrollTop / height) - SPARE);
@@ -107,7 +102,7 @@ export class Grid {
     }
     for (const row of spare) row.remove();
     const shown = [...pool.values()].find((it) => it.item === this.active);
-    setAttribute(this.element, "aria-activedescendant", shown ? shown.id : null);
+    setAttribute(this.scroller, "aria-activedescendant", shown ? shown.id : null);
   }
 
   make() {

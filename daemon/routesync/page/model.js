@@ -131,7 +131,13 @@ export class Routes {
     const row = this.get(given.prefix);
     const [best] = given.candidates;
     row.route = best
-      ? { way: wayOf(best), protocol: best.protocol, metric: best.metric, rule: best.rule, table: best.table }
+      ? {
+          way: wayOf(best),
+          protocol: best.protocol,
+          metric: best.metric,
+          rule: best.rule,
+          table: best.table,
+        }
       : null;
     row.candidates = given.candidates.length;
     row.targets = Object.fromEntries(
@@ -193,11 +199,12 @@ const CHANGES = {
 /** Read a CloudEvent of ours; null: it is none. */
 export function readEvent(message) {
   const kind = /^io\.routesync\.([a-z.-]+)\.v\d+$/.exec(message?.type ?? "")?.[1];
-  if (!kind || typeof message.data !== "object" || message.data === null) return null;
+  const time = Date.parse(message?.time);
+  if (!kind || typeof message.data !== "object" || message.data === null || Number.isNaN(time)) return null;
   return {
     kind,
     id: String(message.id),
-    time: Date.parse(message.time),
+    time,
     sequence: message.sequence === undefined ? null : Number(message.sequence),
     epoch: message.epoch,
     subject: message.subject ?? "",

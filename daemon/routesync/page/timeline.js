@@ -86,6 +86,7 @@ export class Timeline {
       this.list,
     );
     this.refresh = eachFrame(() => this.draw());
+    this.refresh();
     this.timer = setInterval(() => this.refresh(), 1000 * STEP_S);
   }
 

@@ -20,23 +20,86 @@ export function read(root, topic, payload) {
   if (!payload.length) return { node, part, target, bucket, data: null };
   try {
     const event = readEvent(JSON.parse(new TextDecoder().decode(payload)));
-    return event && { node, part, target, bucket, event, data: event.data };
+    const reader = { status: readStatus, table: readBucket, event: (data) => data }[part];
+    return event && { node, part, target, bucket, event, data: reader(event.data) };
   } catch {
     return null;
   }
 }
 
-/** The age of a status when it came, in seconds: by what is left of its expiry, without any clock; null: unknown. */
-export function ageOf(data, left) {
-  return typeof data.expiry_s === "number" && typeof left === "number"
-    ? Math.max(0, data.expiry_s - left)
-    : null;
+// A broker is not to be trusted: whatever comes gets the types and the bounds that the page relies on.
+
+const text = (value, otherwise = "") => (typeof value === "string" ? value.slice(0, 2000) : otherwise);
+const number = (value, otherwise = 0) => (Number.isFinite(value) ? value : otherwise);
+const object = (value) => (value && typeof value === "object" && !Array.isArray(value) ? value : {});
+const list = (value, most) => (Array.isArray(value) ? value.slice(0, most) : []);
+const counts = (value) =>
+  Object.fromEntries(
+    Object.entries(object(value))
+      .filter((it) => Number.isFinite(it[1]))
+      .slice(0, 200),
+  );
+
+function readStatus(data) {
+  return {
+    state: text(data.state, "unknown"),
+    version: text(data.version),
+    mode: text(data.mode),
+    started: text(data.started),
+    heartbeat_s: number(data.heartbeat_s, null),
+    expiry_s: number(data.expiry_s, null),
+    labels: Object.entries(object(data.labels))
+      .slice(0, 50)
+      .map(([key, value]) => `${key}=${text(value)}`),
+    kernel: { ...counts(data.kernel), state: text(object(data.kernel).state) },
+    targets: list(data.targets, 100)
+      .map(object)
+      .map((it) => ({
+        name: text(it.name),
+        url: text(it.url),
+        state: text(it.state),
+        error: text(it.error, null),
+        desired: number(it.desired),
+        waiting: number(it.waiting),
+        rate: number(it.rate),
+        remaining_s: number(it.remaining_s, null),
+        proved_s: number(it.proved_s, null),
+        held: number(it.held),
+        complete: it.complete === true,
+        phases: counts(it.phases),
+        reasons: counts(it.reasons),
+      })),
+    alarms: list(data.alarms, 100)
+      .map(object)
+      .map((it) => ({ kind: text(it.kind), target: text(it.target, null), detail: text(it.detail) })),
+    verdicts: counts(data.verdicts),
+    guard: data.guard ? counts(data.guard) : null,
+    broker: text(data.broker, null),
+    reasons: list(data.reasons, 50).map((it) => text(it)),
+    tables: list(data.table, 100)
+      .map(object)
+      .map((it) => ({
+        target: text(it.target),
+        depth: number(it.depth),
+        routes: number(it.routes),
+        digest: text(it.digest),
+      })),
+  };
 }
 
-export const isSilent = (data, age) => typeof data.heartbeat_s === "number" && age > BEATS * data.heartbeat_s;
+function readBucket(data) {
+  const rows = list(data.routes, 100_000).map(object);
+  return rows
+    .map((it) => ({ prefix: text(it.prefix), gateway: text(it.gateway), state: text(it.state) }))
+    .filter((it) => it.prefix);
+}
 
-/** What a whole copy of each table of a node looks like: [{target, routes, digest, depth}]. */
-export const manifestsOf = (data) => (Array.isArray(data.table) ? data.table : []);
+/** The age of a status when it came, in seconds: by what is left of its expiry, without any clock; null: unknown. */
+export function ageOf(data, left) {
+  return data.expiry_s !== null && typeof left === "number" ? Math.max(0, data.expiry_s - left) : null;
+}
+
+export const isSilent = (data, age) => data.heartbeat_s !== null && age > BEATS * data.heartbeat_s;
 
 const CRC = Array.from({ length: 256 }, (_, byte) => {
   let value = byte;
@@ -50,25 +113,22 @@ export function crc32(text) {
   return (value ^ 0xffffffff) >>> 0;
 }
 
-function bucketOf(prefix, { depth, buckets }) {
-  if (depth === undefined) return String(crc32(prefix) % buckets);
+/** A bucket's name: the leading bits of the hash of the prefix, in hex. */
+function bucketOf(prefix, depth) {
   return (crc32(prefix) >>> (32 - depth)).toString(16).padStart(Math.ceil(depth / 4), "0");
 }
 
 /**
  * Where all nodes have what covers an address, or exactly a prefix: the names of the prefixes, and the topics of their
- * buckets for each form of table that the statuses name.
+ * buckets for each number of buckets that the statuses name.
  */
 export function whereabouts(root, asked, statuses) {
-  const forms = new Map();
-  for (const status of statuses) {
-    for (const it of manifestsOf(status)) forms.set(`${it.depth} ${it.buckets}`, it);
-  }
+  const depths = new Set(statuses.flatMap((it) => it.tables.map((table) => table.depth)));
   const lengths = asked.isAddress ? [...Array(asked.length + 1).keys()] : [asked.length];
   const prefixes = lengths.map((length) => network(asked, length));
   const found = new Set();
-  for (const form of forms.values()) {
-    for (const prefix of prefixes) found.add(`${root}/+/table/+/${bucketOf(prefix, form)}`);
+  for (const depth of [...depths].filter((it) => Number.isInteger(it) && it > 0 && it < 17)) {
+    for (const prefix of prefixes) found.add(`${root}/+/table/+/${bucketOf(prefix, depth)}`);
   }
   return { prefixes: new Set(prefixes), topics: [...found] };
 }
