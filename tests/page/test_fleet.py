@@ -163,7 +163,7 @@ def test_all_nodes_can_be_asked_who_has_an_address_or_a_prefix(fleet: Browser) -
 def test_whose_table_differs_is_shown_and_how(fleet: Browser) -> None:
     difference = "[aria-labelledby=diff-title]"
     fleet.shows(difference, "10 nodes with the same 40 routes")
-    fleet.shows(difference, "1 node with 39 other routes")
+    fleet.shows(difference, "1 node with another table of 39 routes")
     fleet.click_text(f"{difference} button", "Compare n5 with")
     fleet.shows(difference, "10.7.0.0/16\nn5: via 192.0.2.77, accepted · n1: via 192.0.2.1, accepted")
     assert "10.9.0.0/16\nn5: none · n1: via 192.0.2.1, accepted" in fleet.text(difference)

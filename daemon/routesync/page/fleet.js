@@ -245,6 +245,7 @@ export class FleetView {
   judge() {
     for (const node of this.nodes.values()) node.judge();
     this.changed = true;
+    this.grid.showAgain(); // the ages
   }
 
   // -- the nodes -------------------------------------------------------------------------------------------------
@@ -314,12 +315,10 @@ export class FleetView {
       ["accepted", "confirmed", "present"].reduce((sum, phase) => sum + (it.phases[phase] ?? 0), 0),
     );
     const alarms = data.alarms.map((it) => it.kind);
-    const text = h("time");
-    say(text, node.dated || node.kind !== "off" ? `${duration(node.age)}` : "?");
     return [
       h("span", { class: `phase ${node.kind}` }, glyph(SHAPES[node.kind]), node.state),
       node.name,
-      text,
+      node.dated ? duration(node.age) : "",
       data.version,
       desired || mirrored ? `${count(mirrored)} of ${count(desired)}` : "",
       alarms.length ? h("span", { class: "bad" }, glyph("triangle"), alarms.join(", ")) : "",
@@ -455,7 +454,7 @@ export class FleetView {
           "p",
           {},
           glyph("triangle bad"),
-          `${plural(it.names.length, "node")} with ${plural(it.routes, "other route")} `,
+          `${plural(it.names.length, "node")} with another table of ${plural(it.routes, "route")} `,
         ),
         this.names(it.names),
         h(

@@ -60,6 +60,12 @@ export class Grid {
     this.render();
   }
 
+  /** Show the rows that are elements again, whether they changed or not. */
+  showAgain() {
+    for (const row of this.pool.values()) row.version = null;
+    this.render();
+  }
+
   draw() {
     const { items, scroller, body, pool } = this;
     const height = this.rowHeight();

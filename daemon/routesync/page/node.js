@@ -134,7 +134,7 @@ export class NodeSource {
 
   /** The counts of the status and of the table must agree; if they stay apart, the table is read again. */
   compare({ status, targets }) {
-    if (this.loading || this.checking || !this.routes.loaded) return;
+    if (this.loading || !this.routes.loaded) return;
     const own = this.routes.phases();
     const differs = targets.some((target) =>
       [...new Set([...Object.keys(target.phases), ...Object.keys(own[target.name] ?? {})])].some(
@@ -143,6 +143,7 @@ export class NodeSource {
     );
     const kept = this.routes.all.reduce((sum, it) => sum + (it.route !== null), 0);
     this.mismatches = differs || kept !== status.kernel.routes ? this.mismatches + 1 : 0;
+    this.sink.behind(this.mismatches > 0);
     if (this.mismatches >= 3) this.reload();
   }
 
@@ -165,6 +166,7 @@ export class NodeSource {
     try {
       const { routes } = await get("v1/routes", 120_000);
       this.routes.load(routes);
+      this.sink.behind(false);
       this.asOf = asOf;
       for (const event of this.history.events.filter((it) => it.time > asOf && it.data.prefix)) {
         this.check(event.data.prefix); // it came while the table was read

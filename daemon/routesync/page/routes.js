@@ -68,6 +68,12 @@ export class RoutesView {
     this.refresh();
   }
 
+  setBehind(isBehind) {
+    if (this.isBehind === isBehind) return;
+    this.isBehind = isBehind;
+    this.refresh();
+  }
+
   /** Show only what matches. */
   narrow(text, typed = false) {
     if (!typed) this.input.value = text;
@@ -96,12 +102,11 @@ export class RoutesView {
     const text = this.input.value.trim();
     let rows = text ? all.filter(this.search.matches) : all;
     if (text && this.search.network?.isAddress) rows = rows.reverse(); // the longest prefix first
-    say(
-      this.number,
+    const shown =
       rows.length === all.length
         ? plural(all.length, "prefix", "prefixes")
-        : `${count(rows.length)} of ${count(all.length)}`,
-    );
+        : `${count(rows.length)} of ${count(all.length)}`;
+    say(this.number, this.isBehind ? `${shown}, reading the latest changes` : shown);
     this.grid.set(rows);
   }
 

@@ -80,6 +80,11 @@ export class NodeView {
     this.shown = state;
   }
 
+  /** The table lacks changes that the status counts; they are being read. */
+  behind(isBehind) {
+    this.table.setBehind(isBehind);
+  }
+
   changed() {
     this.table.refresh();
   }
