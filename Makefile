@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Stamps of packaging/bootstrap: .venv/.demo, .code, .build and so on.
+# Stamps of packaging/bootstrap: .venv/.demo, .code, .manual, .page and .test.
 READY := .venv/.code
 LOCKS := packaging/requirements
 VENV := .venv
@@ -74,6 +75,13 @@ docs: $(READY) ## Write the generated documents: references, schemas, AsyncAPI, 
 .PHONY: bench
 bench: root .venv/.test ## Measure
 	@$(BIN)/pytest tests/bench --bench -s $(ARGS)
+
+.venv/.mqtt.js: packaging/page/package-lock.json packaging/page/fetch
+	@packaging/page/fetch $@
+
+.PHONY: pictures
+pictures: root .venv/.page .venv/.mqtt.js ## Take the pictures of README and docs, of the page as it runs
+	@PYTHONPATH=tests $(BIN)/python -m page.pictures docs/pictures .venv/.mqtt.js
 
 OPERATIONS ?= 100000
 .PHONY: fuzz
