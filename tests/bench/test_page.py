@@ -63,7 +63,8 @@ def page() -> Iterator[Browser]:
 def started(made: World, routes: int) -> None:
     made.config.write_text(
         made.config.read_text().replace(
-            "allow_default = true", "allow_default = true\nrate = 100000\nburst = 10000"
+            "allow_default = true",
+            "allow_default = true\nmax_routes_ipv4 = 100000\nwithdraw_limit_share = 1.0\nrate = 100000\nburst = 10000",
         )
     )
     add_routes(made.topology.node, prefixes(routes), HERE)
@@ -102,7 +103,7 @@ def test_five_thousand_routes(page: Browser, tmp_path: Path) -> None:
                 page.type("#search", f"10.99.{number}.0/24")
                 made.node.ip(f"route add 10.99.{number}.0/24 via {HERE} proto bgp")
                 began = time.time()
-                page.shows(ROWS, f"10.99.{number}.0/24")
+                page.shows(".routes .grid-body", f"10.99.{number}.0/24")
                 took.append(time.time() - began)
             record(
                 "page: a change of the kernel's table is shown after",
@@ -137,15 +138,14 @@ def test_ten_thousand_changes(page: Browser, tmp_path: Path) -> None:
         started(made, 0)
         with forwarded(made.topology.node) as port:
             page.open(f"http://127.0.0.1:{port}/")
-            page.shows(".routes .bar-line", "5 prefixes")
+            page.shows(".routes .bar-line", "\n5 prefixes")
             used = []
             for _ in range(3):
                 add_routes(made.topology.node, prefixes(5000), HERE)
                 page.shows(".card", "5,005 of 5,005", within_s=120)
                 delete_routes(made.topology.node, prefixes(5000), HERE)
-                made.call("POST", "/v1/release")
-                page.shows(".card", "5 of 5", within_s=120)
-                page.shows(".routes .bar-line", "5 prefixes", within_s=60)
+                page.shows(".card", "\n5 of 5", within_s=120)
+                page.shows(".routes .bar-line", "\n5 prefixes", within_s=60)
                 eventually_sync(lambda: page.count(ROWS) == 5, what="the rows")
                 used.append(heap_mb(page))
             grown = used[2] - used[1]  # the first fills what is bounded

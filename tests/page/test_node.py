@@ -45,7 +45,7 @@ def port(scene: World) -> Iterator[int]:
 def node(page: Browser, port: int) -> Iterator[Browser]:
     """The page, opened; nothing may fail in it, and nothing may be blocked."""
     page.open(f"http://127.0.0.1:{port}/")
-    page.shows(".routes .bar-line", "5 prefixes")
+    page.shows(".routes .bar-line", "\n5 prefixes")
     yield page
     assert page.complaints() == []
 
@@ -87,7 +87,7 @@ def test_a_click_in_the_picture_narrows_the_table(node: Browser) -> None:
     assert node.one("#search").get_property("value") == "rule:pod-networks"
     assert all(it.startswith("10.244.") for it in rows(node))
     node.click_text(".card .chip", "5 ")
-    node.shows(".routes .bar-line", "5 prefixes")
+    node.shows(".routes .bar-line", "\n5 prefixes")
     assert "target:edge" in str(node.one("#search").get_property("value"))
     assert "phase" in node.script("return decodeURIComponent(location.hash)")  # can be linked to
 
@@ -158,7 +158,7 @@ def test_a_flood_of_changes_leaves_the_table_right(scene: World, node: Browser) 
     add_routes(scene.topology.node, prefixes(400), HERE)
     node.shows(".routes .bar-line", "405 prefixes", within_s=40)
     delete_routes(scene.topology.node, prefixes(400), HERE)
-    node.shows(".routes .bar-line", "5 prefixes", within_s=60)
+    node.shows(".routes .bar-line", "\n5 prefixes", within_s=60)
     node.shows(".card", "5 of 5", within_s=30)
 
 

@@ -332,7 +332,10 @@ export class FleetView {
   show(node) {
     this.close();
     this.selected = node;
-    this.view = new NodeView((...parts) => (this.source = new FleetSource(this, node, ...parts)), "h2");
+    this.view = new NodeView((...parts) => (this.source = new FleetSource(this, node, ...parts)), {
+      heading: "h2",
+      kernel: false,
+    });
     const close = h("button", { type: "button", on: { click: () => this.close() } }, "Close");
     fill(
       this.detail,
@@ -444,7 +447,7 @@ export class FleetView {
       h(
         "p",
         {},
-        glyph(others.length ? "ring work" : "disc good"),
+        glyph("disc good"),
         `${plural(most.names.length, "node")} with the same ${plural(most.routes, "route")}`,
       ),
     ];

@@ -10,7 +10,7 @@ const HELP =
 
 export class RoutesView {
   /** `explain(text)` is called for an address or prefix. */
-  constructor(explain) {
+  constructor(explain, kernel) {
     this.explain = explain;
     this.routes = null;
     this.input = h("input", {
@@ -48,7 +48,7 @@ export class RoutesView {
     });
     this.element = h(
       "section",
-      { class: "routes panel", "aria-labelledby": "routes-title" },
+      { class: kernel ? "routes panel" : "routes panel no-kernel", "aria-labelledby": "routes-title" },
       h("div", { class: "bar-line" }, h("h2", { id: "routes-title" }, "Routes"), this.number),
       h(
         "div",

@@ -13,8 +13,11 @@ const STATES = { online: "good", degraded: "bad", stopping: "work", offline: "ba
 export const kindOfNode = (state) => STATES[state] ?? "off";
 
 export class NodeView {
-  /** `makeSource(routes, history, sink)` returns the data source: start(), explain(text). `heading` is h1 or h2. */
-  constructor(makeSource, heading = "h1") {
+  /**
+   * `makeSource(routes, history, sink)` returns the data source: start(), explain(text). `heading` is h1 or h2;
+   * `kernel`: the source knows the kernel's routes and the rules.
+   */
+  constructor(makeSource, { heading = "h1", kernel = true } = {}) {
     this.routes = new Routes();
     this.history = new History();
     this.passed = []; // [second, changes, events]
@@ -23,7 +26,7 @@ export class NodeView {
       (text) => this.source.explain(text),
       (prefix) => this.history.of(prefix),
     );
-    this.table = new RoutesView((text) => this.explain.open(text));
+    this.table = new RoutesView((text) => this.explain.open(text), kernel);
     this.flow = new Flow((search) => this.table.narrow(search));
     this.timeline = new Timeline(this.history);
     this.title = h(heading);
