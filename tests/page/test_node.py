@@ -188,10 +188,13 @@ def test_it_can_be_used_by_keys_alone(node: Browser) -> None:
     assert node.script("return document.activeElement.id") == "search"
     node.script("document.querySelector('.routes [role=grid]').focus()")
     node.press("Down", "Down")
-    active = node.script(
-        "return document.getElementById(document.activeElement.getAttribute('aria-activedescendant'))?.innerText"
+    active = (
+        "document.getElementById(document.activeElement.getAttribute('aria-activedescendant'))?.innerText"
     )
-    assert "10.244.0.0/24" in active
+    eventually_sync(
+        lambda: "10.244.0.0/24" in (node.script(f"return {active}") or ""),
+        what="the second row as the active one",
+    )
     node.press("Enter")
     node.shows("dialog h2", "10.244.0.0/24")
     node.press("Escape")
