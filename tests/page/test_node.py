@@ -244,6 +244,16 @@ def test_it_outlives_the_daemon_and_shows_what_happened_meanwhile(scene: World, 
     node.shows(".timeline .events", "10.244.3.0/24 accepted", within_s=30)  # the events go on as well
 
 
+def test_pages_that_the_browser_keeps_hold_no_connection(page: Browser, port: int) -> None:
+    for _ in range(8):  # a browser has six connections for a host
+        page.open(f"http://127.0.0.1:{port}/")
+        page.shows(".routes .bar-line", "\n5 prefixes")
+        page.type("#search", "10.244.1.7")  # a browser keeps only pages that were used
+        page.click(".search .primary")
+        page.shows("dialog .path", "rule pod-networks")
+        page.open("about:blank")
+
+
 def test_only_rows_that_can_be_seen_are_elements(page: Browser, tmp_path: Path) -> None:
     count = 30_000
     with node_world(tmp_path, "--queue-limit", "10000000", "--batch", "100000") as big:

@@ -26,6 +26,9 @@ export class NodeSource {
 
   start() {
     document.addEventListener("visibilitychange", () => this.seen());
+    // A page that the browser keeps for its back button would keep its stream, too: six of them use up all connections.
+    addEventListener("pagehide", () => this.stream?.close());
+    addEventListener("pageshow", () => this.seen());
     this.poll();
   }
 
