@@ -163,9 +163,12 @@ class Browser:
             self.driver.switch_to.active_element.send_keys(KEYS.get(key, key))
 
     def click_text(self, selector: str, text: str) -> None:
-        """Click the first element that matches and whose text contains this."""
-        found = next(it for it in self.driver.find_elements("css selector", selector) if text in it.text)
-        found.click()
+        """Click the first element that matches and whose text contains this; waits for it."""
+        code = "return [...document.querySelectorAll(arguments[0])].find(it => it.innerText.includes(arguments[1]))"
+        eventually_sync(
+            lambda: self.script(code, selector, text) is not None, what=f"{text!r} in one of {selector}"
+        )
+        self.script(code, selector, text).click()
 
     def shows(self, selector: str, text: str, within_s: float = 15) -> None:
         """Wait until the text is there."""
