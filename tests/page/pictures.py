@@ -71,9 +71,17 @@ def fleet(into: Path, page: Browser, mqtt_js: Path) -> None:
                 )
             else:
                 publications.append(made.status(age_s=chance.randrange(0, 55)))
+            if number % 20 == 0:
+                publications += made.table()
         publish(mosquitto.settings(), publications)
         page.open(url)
         page.shows(".fleet .bar-line", "offline")
+        page.type("#who-has", "10.7.1.2")
+        page.press("Enter")
+        page.shows("[aria-labelledby=who-title]", "have a route")
+        page.click_text("[aria-labelledby=diff-title] button", "Compare all")
+        page.shows("[aria-labelledby=diff-title]", "the same")
+        page.script("window.scrollTo(0, 0); document.activeElement.blur()")
         both(page, into / "fleet")
         phone(page, into / "fleet-phone.png")
 

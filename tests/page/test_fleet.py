@@ -50,7 +50,7 @@ def fleet_site(directory: Path, mqtt_js: Path, extra: str = "") -> Iterator[tupl
     port = _free_port()
     listener = f"{extra}listener {port} 127.0.0.1\nprotocol websockets\n"
     with broker(extra=listener) as mosquitto:
-        write_page(directory, mqtt_js=mqtt_js, broker=f"ws://127.0.0.1:{port}", root=ROOT)
+        write_page(directory, mqtt_js=mqtt_js, websockets=f"ws://127.0.0.1:{port}", root=ROOT)
         with web_server(directory) as url:
             yield mosquitto, url
 
@@ -77,7 +77,7 @@ def nodes(mosquitto: Broker) -> dict[str, FleetNode]:
     other = {**ROUTES, "10.7.0.0/16": "192.0.2.77"}
     del other["10.9.0.0/16"]
     made = {f"n{n}": FleetNode(f"n{n}", other if n == 5 else ROUTES) for n in range(1, 13)}
-    publications = [bucket for node in made.values() for bucket in node.buckets()]
+    publications = [bucket for node in made.values() for bucket in node.table()]
     for name, node in made.items():
         if name == "n2":
             alarm = node.alarm("contended", "something deletes routes again and again")
@@ -162,7 +162,8 @@ def test_all_nodes_can_be_asked_who_has_an_address_or_a_prefix(fleet: Browser) -
 
 def test_whose_table_differs_is_shown_and_how(fleet: Browser) -> None:
     difference = "[aria-labelledby=diff-title]"
-    fleet.shows(difference, "10 nodes with the same 40 routes")
+    fleet.click_text(f"{difference} button", "Compare all")
+    fleet.shows(difference, "11 nodes with the same 40 routes")
     fleet.shows(difference, "1 node with another table of 39 routes")
     fleet.click_text(f"{difference} button", "Compare n5 with")
     fleet.shows(difference, "10.7.0.0/16\nn5: via 192.0.2.77, accepted · n1: via 192.0.2.1, accepted")
@@ -203,7 +204,7 @@ def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fl
     publish(
         mosquitto.settings(),
         [
-            *evil.buckets(),
+            *evil.table(),
             evil.status("degraded", reasons=[bad], version=bad, mode=bad, broker=bad, alarms=(alarm,)),
             FleetNode("x", {}).status()._replace(topic=topic),
             *(
@@ -224,7 +225,7 @@ def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fl
             Publication(
                 f"{ROOT}/odd/status",
                 b'{"type":"io.routesync.status.v1","time":"2026-01-01T00:00:00Z","data":{"state":[],"targets":{"a":1},'
-                b'"alarms":[null,7],"reasons":"x","table":[{"depth":"9","target":{}}],"kernel":5,"heartbeat_s":"no"}}',
+                b'"alarms":[null,7],"reasons":"x","since":[],"labels":[1],"kernel":5,"heartbeat_s":"no"}}',
                 retain=True,
             ),
         ],
@@ -243,7 +244,7 @@ def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fl
     assert not {"\x1b", "\u202e"} & set(fleet.text("body"))
     names = ("evil/status", "<b>bold<b>/status", "odd/status", "evil/table/edge/zz", "evil/table/edge/zy")
     rest = [Publication(f"{ROOT}/{name}", b"", retain=True) for name in (*names, "evil/event/route/accepted")]
-    rest += [it._replace(payload=b"") for it in evil.buckets()]
+    rest += [it._replace(payload=b"") for it in evil.table()]
     rest.append(Publication(f"{ROOT}/evil/event/alarm/raised", b"", retain=True))
     publish(mosquitto.settings(), rest)
     fleet.shows(".fleet .bar-line", "1 degraded")
@@ -276,7 +277,7 @@ def test_a_user_types_the_password_and_it_is_kept_nowhere(
     listener = f"listener {port} 127.0.0.1\nprotocol websockets\n"
     with broker(users={"looker": "s3cret", "routesync": "x"}, extra=listener) as guarded:
         publish(guarded.settings(username="routesync", password="x"), [FleetNode("n1", {}).status()])
-        write_page(tmp_path, mqtt_js=mqtt_js, broker=None, root=ROOT)
+        write_page(tmp_path, mqtt_js=mqtt_js, websockets=None, root=ROOT)
         with web_server(tmp_path) as url:
             page.open(url)
             page.shows(".connect", "Password")
@@ -301,7 +302,7 @@ def test_a_live_daemon_is_one_of_the_nodes(page: Browser, tmp_path: Path, mqtt_j
     (tmp_path / "node").mkdir()
     with node_world(tmp_path / "node") as made, forwarded(made.topology.node, WEBSOCKETS_PORT) as port:
         made.start()
-        write_page(tmp_path / "site", mqtt_js=mqtt_js, broker=f"ws://127.0.0.1:{port}", root=ROOT)
+        write_page(tmp_path / "site", mqtt_js=mqtt_js, websockets=f"ws://127.0.0.1:{port}", root=ROOT)
         with web_server(tmp_path / "site") as url:
             page.open(url)
             page.shows(".fleet .grid-body", "5 of 5")

@@ -11,7 +11,14 @@ from routesync.config.models import MqttSettings
 from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_state
 from routesync.events.models import Event, RouteAccepted, SyncCompleted
 from routesync.events.mqtt_client import MqttConnection, Publication
-from routesync.events.node_status import AlarmStatus, KernelStatus, Status, TableBucket, TargetStatus
+from routesync.events.node_status import (
+    AlarmStatus,
+    KernelStatus,
+    Status,
+    TableBucket,
+    TableManifest,
+    TargetStatus,
+)
 from routesync.events.retained import STATUS_EXPIRY_S, PublishedTables
 
 ROOT = "routesync/v1"
@@ -52,7 +59,6 @@ class FleetNode:
                 "expiry_s": None if offline else STATUS_EXPIRY_S,
                 "kernel": None if offline else KernelStatus(state="synced", routes=self._routes),
                 "targets": () if offline else (self._target(),),
-                "table": () if offline else tuple(table.manifest for table in self._tables),
                 "broker": None if offline else "connected",
                 "reasons": tuple(reasons),
                 **others,
@@ -78,16 +84,19 @@ class FleetNode:
     def alarm(self, kind: str, detail: str) -> AlarmStatus:
         return AlarmStatus(kind=kind, target=self.target, detail=detail)
 
-    def buckets(self) -> list[Publication]:
-        """Its retained table."""
+    def table(self) -> list[Publication]:
+        """Its retained table: buckets and manifest."""
         (table,) = self._tables
-        return [self._bucket(table.bucket(number, self.sequence)) for number in range(2**table.depth)]
+        made = []
+        for number in range(2**table.depth):
+            bucket = table.bucket(number, self.sequence)
+            made.append(self._retained(f"table/{bucket.target}/{bucket.bucket}", bucket))
+            table.note_published(bucket)
+        assert table.manifest is not None
+        return [*made, self._retained(f"table/{table.target}/manifest", table.manifest)]
 
-    def _bucket(self, bucket: TableBucket) -> Publication:
-        topic = f"table/{bucket.target}/{bucket.bucket}"
-        payload = encode_state(
-            TableBucket.type_name, self.identity, bucket, at=time.time(), subject=topic, serial="1"
-        )
+    def _retained(self, topic: str, data: TableBucket | TableManifest) -> Publication:
+        payload = encode_state(data.type_name, self.identity, data, at=time.time(), subject=topic, serial="1")
         return Publication(f"{ROOT}/{self.name}/{topic}", payload, retain=True)
 
     def event(self, event: Event) -> Publication:

@@ -1,4 +1,4 @@
-"""`page`: the page of a fleet as files for any web server."""
+"""`routesync fleet --page`: the page of a fleet as files for any web server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _POLICY: Final = (
 )
 
 
-def write_page(directory: Path, *, mqtt_js: Path | None, broker: str | None, root: str) -> None:
+def write_page(directory: Path, *, mqtt_js: Path | None, websockets: str | None, root: str) -> None:
     """Write index.html and a folder `page`, and say where to go on.
 
     Args:
         directory: made if it is missing; files of an earlier version are replaced.
         mqtt_js: mqtt.js as one ES module; None: the one that this installation has.
-        broker: URL of the broker's WebSockets, which the page connects to at once; None: the visitor enters it.
+        websockets: URL of the broker's WebSockets, which the page connects to at once; None: the visitor enters it.
         root: root of all topics.
     """
     library = mqtt_js or SOURCE / MQTT_JS
@@ -33,13 +33,13 @@ def write_page(directory: Path, *, mqtt_js: Path | None, broker: str | None, roo
         fail(
             f"{what}; `npm install mqtt` brings it, then name it: --mqtt-js node_modules/mqtt/dist/mqtt.esm.js"
         )
-    if broker is not None and not broker.startswith(("ws://", "wss://")):
+    if websockets is not None and not websockets.startswith(("ws://", "wss://")):
         fail(
-            f"--broker {broker}: a browser connects to ws:// or wss://, such as wss://broker.example:8884",
+            f"--websockets {websockets}: a browser connects to ws:// or wss://, such as wss://broker.example:8884",
             EX_USAGE,
         )
     index = (SOURCE / "index.html").read_text(encoding="utf-8")
-    settings = {"source": "fleet", "broker": broker or "", "root": root}
+    settings = {"source": "fleet", "broker": websockets or "", "root": root}
     attributes = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings.items())
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}" />'
     index = index.replace('data-source="node"', attributes).replace(

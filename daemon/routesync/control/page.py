@@ -21,7 +21,7 @@ from routesync.config.parsers import shown
 from routesync.control.models import ProblemError
 
 DIRECTORY: Final = Path(__file__).parent.parent / "page"
-"""The page's files; the same that `routesync page` writes for a web server."""
+"""The page's files; the same that `routesync fleet --page` writes for a web server."""
 _TYPES: Final = {
     ".html": "text/html",
     ".css": "text/css",

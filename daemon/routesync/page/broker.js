@@ -82,7 +82,7 @@ export class Broker {
       const last = setTimeout(end, 20_000);
       let quiet = setTimeout(end, 2000);
       const stop = this.subscribe(topics, (message) => {
-        if (message.part !== "table") return;
+        if (message.part !== "table" && message.part !== "manifest") return;
         take(message);
         clearTimeout(quiet);
         quiet = setTimeout(end, 700);

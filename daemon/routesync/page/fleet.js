@@ -1,7 +1,19 @@
 // A fleet: the nodes as cells and as a table, who has a prefix, whose table differs, and one node from near.
 
 import { Broker } from "./broker.js";
-import { count, duration, eachFrame, fill, glyph, h, keyed, plural, say, setAttribute } from "./dom.js";
+import {
+  count,
+  duration,
+  eachFrame,
+  fill,
+  glyph,
+  h,
+  keyed,
+  moment,
+  plural,
+  say,
+  setAttribute,
+} from "./dom.js";
 import { Grid } from "./grid.js";
 import { SHAPES } from "./model.js";
 import { covers, parse } from "./net.js";
@@ -138,7 +150,12 @@ export class FleetView {
         h(
           "section",
           { class: "panel", "aria-labelledby": "diff-title" },
-          h("div", { class: "bar-line" }, h("h2", { id: "diff-title" }, "Whose table differs?")),
+          h(
+            "div",
+            { class: "bar-line" },
+            h("h2", { id: "diff-title" }, "Whose table differs?"),
+            h("button", { type: "button", on: { click: () => this.diff() } }, "Compare all"),
+          ),
           this.differences,
           this.compared,
         ),
@@ -271,7 +288,6 @@ export class FleetView {
       () => this.stateChip(),
     );
     this.drawCells(all);
-    this.drawDifferences(all);
   }
 
   stateChip() {
@@ -323,7 +339,7 @@ export class FleetView {
       desired || mirrored ? `${count(mirrored)} of ${count(desired)}` : "",
       alarms.length ? h("span", { class: "bad" }, glyph("triangle"), alarms.join(", ")) : "",
       data.labels.join(" "),
-      data.reasons[0] ?? "",
+      whyOf(node),
     ];
   }
 
@@ -363,8 +379,7 @@ export class FleetView {
       return;
     }
     fill(this.found, h("p", { class: "muted" }, "Asking …"));
-    const statuses = [...this.nodes.values()].map((it) => it.data);
-    const { prefixes, topics: wanted } = whereabouts(this.root, asked, statuses);
+    const { prefixes, topics: wanted } = whereabouts(this.root, asked);
     const rows = new Map(); // node and target to the longest that covers it
     await this.broker.gather(wanted, ({ node, part, target, data }) => {
       if (part !== "table") return;
@@ -419,29 +434,32 @@ export class FleetView {
     );
   }
 
-  drawDifferences(all) {
+  async diff() {
+    fill(this.compared);
+    fill(this.differences, h("p", { class: "muted" }, "Reading the manifests …"));
     const byTarget = new Map(); // target to digest to nodes
-    for (const node of all) {
-      for (const { target, digest, routes } of node.data.tables) {
-        const digests = byTarget.get(target) ?? byTarget.set(target, new Map()).get(target);
-        const group = digests.get(digest) ?? digests.set(digest, { routes, names: [] }).get(digest);
-        group.names.push(node.name);
-      }
-    }
-    const said = JSON.stringify([...byTarget].map(([target, it]) => [target, [...it]]));
-    if (said === this.differed) return;
-    this.differed = said;
+    await this.broker.gather(topics.manifests(this.root), ({ node, part, target, data }) => {
+      if (part !== "manifest" || !data || !this.nodes.has(node)) return;
+      const digests = byTarget.get(target) ?? byTarget.set(target, new Map()).get(target);
+      for (const group of digests.values()) group.names.delete(node);
+      const group =
+        digests.get(data.digest) ??
+        digests.set(data.digest, { routes: data.routes, names: new Set() }).get(data.digest);
+      group.names.add(node);
+    });
+    const targets = [...byTarget].sort(([one], [other]) => ORDER.compare(one, other));
     fill(
       this.differences,
-      [...byTarget].sort().map(([target, digests]) => this.difference(target, digests)),
+      targets.map(([target, digests]) => this.difference(target, digests)),
+      targets.length ? null : h("p", { class: "muted" }, "No node has published a table yet."),
     );
-    if (!byTarget.size)
-      fill(this.differences, h("p", { class: "muted" }, "No node has published a table yet."));
   }
 
   difference(target, digests) {
-    const groups = [...digests.values()].sort((a, b) => b.names.length - a.names.length);
-    for (const it of groups) it.names.sort(ORDER.compare);
+    const groups = [...digests.values()]
+      .map((it) => ({ routes: it.routes, names: [...it.names].sort(ORDER.compare) }))
+      .filter((it) => it.names.length)
+      .sort((one, other) => other.names.length - one.names.length);
     const [most, ...others] = groups;
     const lines = [
       h(
@@ -481,8 +499,8 @@ export class FleetView {
     const tables = { [one]: new Map(), [other]: new Map() };
     fill(this.compared, h("p", { class: "muted" }, "Reading both tables …"));
     const wanted = [one, other].flatMap((name) => topics.table(this.root, name));
-    await this.broker.gather(wanted, ({ node, target: of, data }) => {
-      if (of !== target || !tables[node]) return;
+    await this.broker.gather(wanted, ({ node, part, target: of, data }) => {
+      if (part !== "table" || of !== target || !tables[node]) return;
       for (const row of data ?? []) tables[node].set(row.prefix, `via ${row.gateway}, ${row.state}`);
     });
     const [mine, theirs] = [tables[one], tables[other]];
@@ -510,6 +528,13 @@ export class FleetView {
       prefixes.length > 200 ? h("p", { class: "muted" }, `and ${count(prefixes.length - 200)} more`) : null,
     );
   }
+}
+
+/** Why a node is not online, and since when. */
+function whyOf({ kind, data }) {
+  const since = Date.parse(data.since);
+  const reason = data.reasons[0] ?? "";
+  return kind === "good" || Number.isNaN(since) ? reason : `since ${moment(since)}${reason && `: ${reason}`}`;
 }
 
 /** One node of the fleet, from its retained table and its events. */
@@ -553,7 +578,10 @@ class FleetSource {
     this.sink.changed();
   }
 
-  /** A bucket replaces what was in it. */
+  /**
+   * A bucket replaces what was in it. A route that another bucket has meanwhile stays: the number of buckets may
+   * change, and then the topics of the former ones are cleared.
+   */
   replace(target, bucket, rows) {
     const key = `${target} ${bucket}`;
     const before = this.buckets.get(key) ?? new Set();
@@ -562,15 +590,16 @@ class FleetSource {
       before.delete(prefix);
       const row = this.routes.get(prefix);
       const known = row.targets[target];
-      if (known?.phase === state && known.gateway === gateway) continue;
-      row.targets = {
-        ...row.targets,
-        [target]: { phase: state, gateway, since: null, code: "", detail: "" },
-      };
-      row.changed();
+      if (known?.phase === state && known.gateway === gateway) known.bucket = key;
+      else {
+        const fresh = { phase: state, gateway, since: null, code: "", detail: "", bucket: key };
+        row.targets = { ...row.targets, [target]: fresh };
+        row.changed();
+      }
     }
     for (const prefix of before) {
       const row = this.routes.get(prefix);
+      if (![key, undefined].includes(row.targets[target]?.bucket)) continue;
       delete row.targets[target];
       row.changed();
       if (!Object.keys(row.targets).length) this.routes.delete(prefix);

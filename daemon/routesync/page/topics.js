@@ -3,10 +3,12 @@
 import { network } from "./net.js";
 import { readEvent } from "./model.js";
 
+const DEPTHS = [6, 7, 8, 9]; // bits of a bucket's name
 const BEATS = 3; // a node whose status is older than so many heartbeats is silent
 
 export const topics = {
   statuses: (root) => [`${root}/+/status`],
+  manifests: (root) => [`${root}/+/table/+/manifest`],
   alarms: (root) => [`${root}/+/event/alarm/#`],
   table: (root, node) => [`${root}/${node}/table/#`],
   events: (root, node) => [`${root}/${node}/event/#`],
@@ -15,13 +17,13 @@ export const topics = {
 /** A message of a topic: {node, part, target, bucket, event, data}; null: it is none of ours. */
 export function read(root, topic, payload) {
   if (!topic.startsWith(`${root}/`)) return null;
-  const [node, part, target, bucket] = topic.slice(root.length + 1).split("/");
-  if (!node || !["status", "table", "event"].includes(part)) return null;
+  const [node, kind, target, bucket] = topic.slice(root.length + 1).split("/");
+  const part = kind === "table" && bucket === "manifest" ? bucket : kind;
+  if (!node || !READERS[part]) return null;
   if (!payload.length) return { node, part, target, bucket, data: null };
   try {
     const event = readEvent(JSON.parse(new TextDecoder().decode(payload)));
-    const reader = { status: readStatus, table: readBucket, event: (data) => data }[part];
-    return event && { node, part, target, bucket, event, data: reader(event.data) };
+    return event && { node, part, target, bucket, event, data: READERS[part](event.data) };
   } catch {
     return null;
   }
@@ -46,6 +48,7 @@ function readStatus(data) {
     version: text(data.version),
     mode: text(data.mode),
     started: text(data.started),
+    since: text(data.since),
     heartbeat_s: number(data.heartbeat_s, null),
     expiry_s: number(data.expiry_s, null),
     labels: Object.entries(object(data.labels))
@@ -76,14 +79,6 @@ function readStatus(data) {
     guard: data.guard ? counts(data.guard) : null,
     broker: text(data.broker, null),
     reasons: list(data.reasons, 50).map((it) => text(it)),
-    tables: list(data.table, 100)
-      .map(object)
-      .map((it) => ({
-        target: text(it.target),
-        depth: number(it.depth),
-        routes: number(it.routes),
-        digest: text(it.digest),
-      })),
   };
 }
 
@@ -93,6 +88,13 @@ function readBucket(data) {
     .map((it) => ({ prefix: text(it.prefix), gateway: text(it.gateway), state: text(it.state) }))
     .filter((it) => it.prefix);
 }
+
+/** What tells nodes with other routes apart, whatever the states of these are. */
+function readManifest(data) {
+  return { routes: number(data.routes), digest: text(data.routes_digest) };
+}
+
+const READERS = { status: readStatus, table: readBucket, manifest: readManifest, event: (data) => data };
 
 /** The age of a status when it came, in seconds: by what is left of its expiry, without any clock; null: unknown. */
 export function ageOf(data, left) {
@@ -118,17 +120,10 @@ function bucketOf(prefix, depth) {
   return (crc32(prefix) >>> (32 - depth)).toString(16).padStart(Math.ceil(depth / 4), "0");
 }
 
-/**
- * Where all nodes have what covers an address, or exactly a prefix: the names of the prefixes, and the topics of their
- * buckets for each number of buckets that the statuses name.
- */
-export function whereabouts(root, asked, statuses) {
-  const depths = new Set(statuses.flatMap((it) => it.tables.map((table) => table.depth)));
+/** Where all nodes have what covers an address, or exactly a prefix: the prefixes, and the topics of their buckets. */
+export function whereabouts(root, asked) {
   const lengths = asked.isAddress ? [...Array(asked.length + 1).keys()] : [asked.length];
   const prefixes = lengths.map((length) => network(asked, length));
-  const found = new Set();
-  for (const depth of [...depths].filter((it) => Number.isInteger(it) && it > 0 && it < 17)) {
-    for (const prefix of prefixes) found.add(`${root}/+/table/+/${bucketOf(prefix, depth)}`);
-  }
-  return { prefixes: new Set(prefixes), topics: [...found] };
+  const buckets = new Set(DEPTHS.flatMap((depth) => prefixes.map((prefix) => bucketOf(prefix, depth))));
+  return { prefixes: new Set(prefixes), topics: [...buckets].map((it) => `${root}/+/table/+/${it}`) };
 }
