@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Stamps of packaging/bootstrap: .venv/.demo, .code, .build and so on.
+# Stamps of packaging/bootstrap: .venv/.demo, .code, .manual, .page and .test.
 READY := .venv/.code
 LOCKS := packaging/requirements
 VENV := .venv
@@ -75,6 +76,13 @@ docs: $(READY) ## Write the generated documents: references, schemas, AsyncAPI, 
 bench: root .venv/.test ## Measure
 	@$(BIN)/pytest tests/bench --bench -s $(ARGS)
 
+.venv/.mqtt.js: packaging/page/package-lock.json packaging/page/fetch
+	@packaging/page/fetch $@
+
+.PHONY: pictures
+pictures: root .venv/.page .venv/.mqtt.js ## Take the pictures of README and docs, of the page as it runs
+	@PYTHONPATH=tests $(BIN)/python -m page.pictures docs/pictures .venv/.mqtt.js
+
 OPERATIONS ?= 100000
 .PHONY: fuzz
 fuzz: root .venv/.test ## Try new programmes of route operations (OPERATIONS=100000), and properties with more examples
@@ -93,6 +101,8 @@ lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newe
 	@$(LOCK) pyproject.toml -o $(LOCKS)/runtime.txt
 	@$(LOCK) pyproject.toml --group build -c $(LOCKS)/runtime.txt -o $(LOCKS)/build.txt
 	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/build.txt -o $(LOCKS)/dev.txt
+	@$(LOCK) --group page -c $(LOCKS)/dev.txt -o $(LOCKS)/page.txt
+	@cd packaging/page && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts $(ARGS)
 
 .PHONY: manual
 manual: .venv/.build ## Write manual pages and shell completion into build/share

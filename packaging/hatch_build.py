@@ -1,4 +1,4 @@
-"""Puts manual pages and completion into the wheel, where `make wheel` has made them; `pip install .` makes none."""
+"""Puts manual pages, completion and mqtt.js into the wheel, as `make wheel` brought them; `pip install .` has none."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         build_data["force_include"]["systemd"] = "routesync/share/systemd"
         build_data["force_include"]["config/installed.toml"] = "routesync/share/routesync.toml"
+        if mqtt_js := os.environ.get("ROUTESYNC_MQTT_JS"):
+            build_data["force_include"][mqtt_js] = "routesync/page/mqtt.js"
         if share := os.environ.get("ROUTESYNC_SHARE"):
             for name in ("man", "bash-completion", "zsh", "fish"):
                 build_data["force_include"][f"{share}/{name}"] = f"routesync/share/{name}"

@@ -496,6 +496,24 @@ def fleet(
     node: NodesOption = None,
     label: LabelsOption = None,
     all_nodes: Annotated[bool, typer.Option("--all", "-a", help="Also the nodes that are online.")] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Only write the page of a fleet there: files for any web server (docs/page.md).",
+        ),
+    ] = None,
+    websockets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Of --page: the broker's WebSockets, e.g. wss://broker.example:8884; without it, the page asks.",
+        ),
+    ] = None,
+    mqtt_js: Annotated[
+        Path | None,
+        typer.Option(help="Of --page: mqtt.js as an ES module, where this installation has none."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show all nodes at a broker, once: how many are in which state, and those that are not online, with the reason.
@@ -507,6 +525,12 @@ def fleet(
     from routesync.cli.output import parsed
 
     labels = [parsed(command.read_label, text, "--label: ") for text in label or ()]
+    if page is not None:
+        from routesync.cli.brokers import root_of
+        from routesync.cli.page import write_page
+
+        write_page(page, mqtt_js=mqtt_js, websockets=websockets, root=root_of(config, broker))
+        raise typer.Exit
     context.obj = command.Way(config or DEFAULT_CONFIG, broker, ca_file, node or (), labels)
     if context.invoked_subcommand is None:
         command.fleet(context.obj, all_nodes=all_nodes, as_json=json)

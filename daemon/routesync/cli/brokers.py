@@ -83,6 +83,15 @@ def broker_or_fail(config: Path, broker: str | None, ca_file: Path | None) -> tu
     return configured, Remedies()
 
 
+def root_of(config: Path | None, broker: str | None) -> str:
+    """The root of all topics: that of --broker, of the configuration that is named, or the default."""
+    default: str = MqttSettings.model_fields["root"].default
+    if broker is not None:
+        return str(_read(broker).get("root", default))
+    configured = load_or_fail(config).settings.mqtt if config is not None else None
+    return configured.root if configured is not None else default
+
+
 def check_ca_file(broker: str | None, ca_file: Path | None) -> None:
     """End the command where --ca-file has no effect."""
     if ca_file is not None and broker is None:

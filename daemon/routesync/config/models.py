@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
@@ -266,6 +266,18 @@ class ControlSettings(Model):
     listen: ListenAt | None = None
     """ADDRESS:PORT that serves /metrics and /health, and nothing else, over TCP to any client that can reach it;
     use a loopback address unless other hosts need it. Without it there is no TCP listener."""
+    page: bool = False
+    """Serve the page there, too. Whoever reaches the port can then read the state of the node, its routes, and the
+    names and addresses of its targets; nothing can be changed."""
+    page_hosts: tuple[Host, ...] = Field(default=(), strict=False)
+    """Names by which the page may be opened, beside localhost and every address. A request for any other name is
+    refused, so that no foreign site can read the page through a visitor's browser."""
+
+    @model_validator(mode="after")
+    def _page_has_a_listener(self) -> Self:
+        if self.page and self.listen is None:
+            raise SettingError("page = true needs a listener", 'add listen = "127.0.0.1:9469"')
+        return self
 
 
 class LogSettings(Model):

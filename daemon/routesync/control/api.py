@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from routesync.best_routes import BestRoutes
 from routesync.config.models import TargetSettings
-from routesync.control import openapi
+from routesync.control import openapi, page
 from routesync.control.context import Context
 from routesync.control.events import stream_events
 from routesync.control.models import (
@@ -60,9 +60,13 @@ from routesync.kernel.decode import RouteDetails
 from routesync.route import Candidate, Prefix, Route, parse_address
 
 FOLLOWERS: Final = 32
-"""Clients that may follow the events at once."""
+"""Clients that may follow the events at once, over the control socket."""
 LONG_CALLS: Final = 16
-"""Calls with long answers that may run at once."""
+"""Calls with long answers that may run at once, over the control socket."""
+PAGES: Final = 16
+"""Pages that may follow the events at once. They have places of their own, so that they cannot lock commands out."""
+LONG_PAGE_CALLS: Final = 4
+"""Calls of pages with long answers that may run at once."""
 DUMPS: Final = 3
 """How often a dump is tried that changes of the table interrupt."""
 
@@ -76,27 +80,46 @@ T = TypeVar("T")
 
 
 class Api:
-    """All calls on one daemon. Everything runs in its event loop."""
+    """All calls on one daemon, for one of its listeners. Everything runs in its event loop.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        context: the daemon.
+        lookups: dumps of the kernel's table, one after the other for all listeners.
+        over_tcp: only the calls that are open to any client that reaches the TCP port, and the page.
+    """
+
+    def __init__(self, context: Context, lookups: Lookups, *, over_tcp: bool) -> None:
         self._context = context
-        self._lookups = Lookups(context.best_routes)
+        self._lookups = lookups
+        self._over_tcp = over_tcp
         self._followers: set[asyncio.Task[object]] = set()
+        self._most_followers = PAGES if over_tcp else FOLLOWERS
         self._long_calls = 0
+        self._most_long_calls = LONG_PAGE_CALLS if over_tcp else LONG_CALLS
 
-    def application(self, *, over_tcp: bool) -> web.Application:
-        """All calls, or only those that are open to any client that reaches the TCP port."""
+    def application(self) -> web.Application:
+        """What the listener serves."""
 
         @web.middleware
         async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await with_problems(request, handler, _ELSEWHERE_TCP if over_tcp else _ELSEWHERE)
+            return await with_problems(request, handler, _ELSEWHERE_TCP if self._over_tcp else _ELSEWHERE)
 
         app = web.Application(middlewares=[problems], client_max_size=LARGEST_BODY)
         app.on_shutdown.append(self._end_streams)
         for call in CALLS:
-            if call.over_tcp or not over_tcp:
-                app.router.add_route(call.method, call.path, partial(call.handle, self))
+            handle = partial(call.handle, self)
+            if not self._over_tcp or call.over_tcp == "always":
+                app.router.add_route(call.method, call.path, handle)
+            elif call.over_tcp == "page":
+                app.router.add_route(call.method, call.path, partial(self._for_page, handle))
+        if self._over_tcp:
+            for path in ("/", "/page/{name}"):
+                app.router.add_route("GET", path, partial(self._for_page, page.serve_file))
         return app
+
+    async def _for_page(self, handle: Handler, request: web.Request) -> web.StreamResponse:
+        page.admit(request, self._context.loaded().settings.control)
+        return await handle(request)
 
     async def _end_streams(self, _app: web.Application) -> None:
         for task in self._followers:
@@ -104,7 +127,7 @@ class Api:
 
     # -- what the daemon knows -------------------------------------------------------------------------------
 
-    @CALLS.read("/v1/status")
+    @CALLS.read("/v1/status", over_tcp="page")
     async def status(self) -> StatusResponse:
         """State of the daemon.
 
@@ -124,7 +147,7 @@ class Api:
             targets=tuple(target_detail(it.view(), by_name[it.name]) for it in context.targets.reconcilers),
         )
 
-    @CALLS.read("/v1/routes", "unknown-target", "busy", answer=RoutesResponse)
+    @CALLS.read("/v1/routes", "unknown-target", "busy", answer=RoutesResponse, over_tcp="page")
     async def routes(self, request: web.Request, query: RoutesQuery) -> web.StreamResponse:
         """The table.
 
@@ -135,7 +158,7 @@ class Api:
         with self._long_call():
             return await stream_rows(request, "routes", rows, rows.response)
 
-    @CALLS.read("/v1/explain", "busy", "unavailable")
+    @CALLS.read("/v1/explain", "busy", "unavailable", over_tcp="page")
     async def explain(self, query: ExplainQuery) -> Explanation:
         """Why an address or prefix is mirrored or not.
 
@@ -192,16 +215,19 @@ class Api:
                 routes.sort(key=lambda it: candidate_order(it.route, tables))
             yield Choice(prefix, tuple(routes), kept[0] if kept else None)
 
-    @CALLS.read("/v1/events", "busy", answer=NDJSON)
+    @CALLS.read("/v1/events", "busy", answer=NDJSON, over_tcp="page")
     async def events(self, request: web.Request, query: EventsQuery) -> web.StreamResponse:
         """Follow the events.
 
         One CloudEvent a line, the same as over MQTT (docs/events.md): first the status, then each event, and the
         status again when it changes. A client that is too slow loses events; in their place is a line of the type
-        `io.routesync.stream.lost.v1` with `count` in its data, and the missing sequence numbers show which.
+        `io.routesync.stream.lost.v1` with `count` in its data, and the missing sequence numbers show which. With
+        `Accept: text/event-stream` they come as server-sent events, and `Last-Event-ID` is the same as `after`.
         """
-        if len(self._followers) >= FOLLOWERS:
-            raise ProblemError("busy", f"{FOLLOWERS} clients follow the events already; end one of them")
+        if len(self._followers) >= self._most_followers:
+            raise ProblemError(
+                "busy", f"{self._most_followers} clients follow the events already; end one of them"
+            )
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - aiohttp runs each request in one
         self._followers.add(task)
@@ -212,8 +238,10 @@ class Api:
 
     @contextmanager
     def _long_call(self) -> Iterator[None]:
-        if self._long_calls >= LONG_CALLS:
-            raise ProblemError("busy", f"{LONG_CALLS} such calls run at the moment; try again later")
+        if self._long_calls >= self._most_long_calls:
+            raise ProblemError(
+                "busy", f"{self._most_long_calls} such calls run at the moment; try again later"
+            )
         self._long_calls += 1
         try:
             yield
@@ -405,7 +433,7 @@ class Api:
 
     # -- what monitoring asks --------------------------------------------------------------------------------
 
-    @CALLS.read("/health/live", over_tcp=True)
+    @CALLS.read("/health/live", over_tcp="always")
     async def live(self) -> Health:
         """Whether the daemon runs.
 
@@ -414,7 +442,7 @@ class Api:
         """
         return Health(status="live")
 
-    @CALLS.read("/health/ready", "not-ready", over_tcp=True)
+    @CALLS.read("/health/ready", "not-ready", over_tcp="always")
     async def ready(self) -> Health:
         """Whether the daemon has started its work.
 
@@ -423,7 +451,7 @@ class Api:
         self._context.require_ready()
         return Health(status="ready")
 
-    @CALLS.read("/metrics", answer=OPENMETRICS, over_tcp=True)
+    @CALLS.read("/metrics", answer=OPENMETRICS, over_tcp="always")
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Metrics for Prometheus.
 

@@ -22,8 +22,8 @@ from pydantic import BaseModel
 
 from routesync.control.client import ControlError, NotAllowed, explain_os_error, problem_of, url_of
 from routesync.control.models import EventsQuery
-from routesync.control.requests import NDJSON, streaming, write
-from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_state
+from routesync.control.requests import EVENT_STREAM, NDJSON, streaming, write
+from routesync.events.cloudevents import Record, encode, encode_state
 from routesync.events.hub import EventHub
 from routesync.events.models import TYPE_PREFIX, Event
 from routesync.events.node_status import Status
@@ -38,6 +38,8 @@ BATCH: Final = 200
 STATUS_INTERVAL_S: Final = 1.0
 """How often the status is compared with the last one sent."""
 RETRY_S: Final = 1.0
+PING_S: Final = 15.0
+"""Server-sent events: after so long without a message comes an empty comment, so that a dead connection is noticed."""
 LOST: Final = "stream.lost"
 """The kind of the message that reports events which this reader has lost."""
 _LOST_TYPE: Final = f"{TYPE_PREFIX}.{LOST}.v1"
@@ -88,55 +90,100 @@ def _summary(status: Status) -> object:
 async def stream_events(
     request: web.Request, query: EventsQuery, hub: EventHub, build_status: Callable[[], Status]
 ) -> web.StreamResponse:
-    """Send events until the reader disconnects."""
-    async with streaming(request, NDJSON) as response:
-        await _stream(response, query, hub, build_status)
+    """Send events until the reader disconnects: one a line, or as server-sent events if the request accepts these."""
+    if EVENT_STREAM not in request.headers.get("Accept", ""):
+        async with streaming(request, NDJSON) as response:
+            await _stream(response, Lines(query, hub), build_status)
+        return response
+    if (
+        last := request.headers.get("Last-Event-ID")
+    ) is not None:  # a browser reconnects with the URL of the start
+        query = query.model_copy(update={"after": last})
+    async with streaming(request, EVENT_STREAM) as response:
+        await _stream(response, ServerSentEvents(query, hub), build_status)
     return response
 
 
-async def _stream(
-    response: web.StreamResponse, query: EventsQuery, hub: EventHub, build_status: Callable[[], Status]
-) -> None:
-    wants_status = _wants_kind(query, _STATUS)
+async def _stream(response: web.StreamResponse, form: Lines, build_status: Callable[[], Status]) -> None:
+    wants_status = _wants_kind(form.query, _STATUS)
     queue = ReaderQueue()
-    with hub.attached(queue):
-        lines = _missed_lines(query, hub)
+    with form.hub.attached(queue):
+        data = form.begin + form.missed()
         sent: object = None
         compare_at = 0.0
+        ping_at = time.monotonic() + PING_S
         while True:
             if wants_status and time.monotonic() >= compare_at:
                 compare_at = time.monotonic() + STATUS_INTERVAL_S
                 status = build_status()
                 if (now := _summary(status)) != sent:
                     sent = now
-                    lines = encode_status(status, hub) + b"\n" + lines
-            await write(response, lines)
+                    data = form.frame(encode_status(status, form.hub)) + data
+            if not data and time.monotonic() >= ping_at:
+                data = form.ping
+            if data:
+                ping_at = time.monotonic() + PING_S
+            await write(response, data)
             await asyncio.sleep(0)  # neither the write nor take() has to wait, and other tasks must run
-            lines = _encoded(await queue.take(BATCH, STATUS_INTERVAL_S), query, hub.identity)
+            data = form.encoded(await queue.take(BATCH, STATUS_INTERVAL_S))
 
 
-def _missed_lines(query: EventsQuery, hub: EventHub) -> bytes:
-    """What the reader has missed since the event that it names, as far as the hub remembers it."""
-    if query.after is None:
-        return b""
-    epoch, _, number = query.after.rpartition("-")
-    tail = hub.tail
-    if epoch != hub.identity.epoch or not number.isdecimal():
-        # the sequence started again: how many events were in between is unknown
-        return _lost(None, hub.identity) + _encoded(tail, query, hub.identity)
-    after = int(number)
-    first = tail[0].sequence if tail else hub.sequence + 1
-    lost = max(0, first - after - 1)
-    lines = _lost(lost, hub.identity) if lost else b""
-    return lines + _encoded((record for record in tail if record.sequence > after), query, hub.identity)
+class Lines:
+    """The messages of one reader, one a line."""
+
+    begin = b""
+    ping = b""
+
+    def __init__(self, query: EventsQuery, hub: EventHub) -> None:
+        self.query = query
+        self.hub = hub
+
+    def frame(self, message: bytes, number: int | None = None) -> bytes:
+        """One message; `number` is its sequence number if it is an event."""
+        del number
+        return message + b"\n"
+
+    def encoded(self, records: Iterable[Record | int]) -> bytes:
+        return b"".join(
+            self._lost(record)
+            if isinstance(record, int)
+            else self.frame(encode(record, self.hub.identity), record.sequence)
+            for record in records
+            if isinstance(record, int) or _wants(self.query, record.event)
+        )
+
+    def missed(self) -> bytes:
+        """What the reader has missed since the event that it names, as far as the hub remembers it."""
+        if self.query.after is None:
+            return b""
+        epoch, _, number = self.query.after.rpartition("-")
+        tail = self.hub.tail
+        if epoch != self.hub.identity.epoch or not number.isdecimal():
+            # the sequence started again: how many events were in between is unknown
+            return self._lost(None) + self.encoded(tail)
+        after = int(number)
+        first = tail[0].sequence if tail else self.hub.sequence + 1
+        lost = max(0, first - after - 1)
+        lines = self._lost(lost) if lost else b""
+        return lines + self.encoded(record for record in tail if record.sequence > after)
+
+    def _lost(self, count: int | None) -> bytes:
+        at = time.time()
+        data = StreamLost(count=count)
+        return self.frame(
+            encode_state(_LOST_TYPE, self.hub.identity, data, at=at, subject="stream", serial=f"{at:.6f}")
+        )
 
 
-def _encoded(records: Iterable[Record | int], query: EventsQuery, identity: StreamIdentity) -> bytes:
-    return b"".join(
-        _lost(record, identity) if isinstance(record, int) else encode(record, identity) + b"\n"
-        for record in records
-        if isinstance(record, int) or _wants(query, record.event)
-    )
+class ServerSentEvents(Lines):
+    """The same for a browser's EventSource, which comes back with the `id` of the last event."""
+
+    begin = b"retry: 1000\n\n"
+    ping = b":\n\n"
+
+    def frame(self, message: bytes, number: int | None = None) -> bytes:
+        name = b"" if number is None else f"id: {self.hub.identity.epoch}-{number}\n".encode()
+        return name + b"data: " + message + b"\n\n"
 
 
 def _wants(query: EventsQuery, event: Event) -> bool:
@@ -150,12 +197,6 @@ def _wants(query: EventsQuery, event: Event) -> bool:
 
 def _wants_kind(query: EventsQuery, kind: str) -> bool:
     return not query.type or any(fnmatchcase(kind, wanted) for wanted in query.type)
-
-
-def _lost(count: int | None, identity: StreamIdentity) -> bytes:
-    at = time.time()
-    data = StreamLost(count=count)
-    return encode_state(_LOST_TYPE, identity, data, at=at, subject="stream", serial=f"{at:.6f}") + b"\n"
 
 
 # -- the reader's side ---------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ _INFO: Final = {
     "version": "1.0.0",
     "description": "The control API of a running routesync, over the Unix socket control.sock in its runtime directory "
     "(/run/routesync). Any client that can open the socket (the daemon's group) may read; only root and the daemon's "
-    "own user may change anything. /metrics and /health can be served over TCP as well ([control] listen).",
+    "own user may change anything. /metrics and /health can be served over TCP as well ([control] listen), "
+    "and what the page reads ([control] page).",
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 

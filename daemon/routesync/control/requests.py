@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
+EVENT_STREAM: Final = "text/event-stream"
 OPENMETRICS: Final = "application/openmetrics-text"
 PROBLEM_JSON: Final = "application/problem+json"
 
@@ -37,6 +38,8 @@ SLICE_S: Final = 0.005
 PATIENCE_S: Final = 30.0
 """A client that takes nothing for so long loses its response."""
 
+OverTcp = Literal["never", "page", "always"]
+"""Whether the TCP listener serves a call; `page`: only with `[control] page`."""
 R = TypeVar("R", bound=RequestModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 M = TypeVar("M", bound=Callable[..., Awaitable[BaseModel | web.StreamResponse]])
@@ -58,7 +61,7 @@ class Call(NamedTuple):
     parameters: dict[str, type]
     answer: type[BaseModel] | str
     problems: tuple[str, ...]
-    over_tcp: bool
+    over_tcp: OverTcp
 
     @property
     def name(self) -> str:
@@ -116,7 +119,11 @@ class CallTable(list[Call]):
     """
 
     def read(
-        self, path: str, *problems: str, answer: type[BaseModel] | str | None = None, over_tcp: bool = False
+        self,
+        path: str,
+        *problems: str,
+        answer: type[BaseModel] | str | None = None,
+        over_tcp: OverTcp = "never",
     ) -> Callable[[M], M]:
         """A call that changes nothing."""
 
@@ -134,7 +141,7 @@ class CallTable(list[Call]):
         def add(method: M) -> M:
             hints = get_type_hints(method)
             returned = hints.pop("return")
-            self.append(Call("POST", path, method, hints, returned, problems, over_tcp=False))
+            self.append(Call("POST", path, method, hints, returned, problems, "never"))
             return method
 
         return add

@@ -29,9 +29,9 @@ from aiohttp import web
 
 from routesync.config.parsers import Listen
 from routesync.control import SOCKET_NAME
-from routesync.control.api import Api
+from routesync.control.api import Api, Lookups
 from routesync.control.context import Context
-from routesync.control.requests import may_change, peer_of
+from routesync.control.requests import PATIENCE_S, may_change, peer_of
 
 log = structlog.get_logger(__name__)
 
@@ -157,6 +157,8 @@ class TcpListener:
         self.socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # inherited by each connection: a client that vanished without a word is disconnected
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PATIENCE_S * 1000))
             if family == socket.AF_INET6:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             self.socket.bind((at.address, at.port))
@@ -195,9 +197,11 @@ class ControlServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        api = Api(self._context)
-        unix = await _runner(api.application(over_tcp=False))
-        tcp = await _runner(api.application(over_tcp=True))
+        lookups = Lookups(self._context.best_routes)
+        unix, tcp = [
+            await _runner(Api(self._context, lookups, over_tcp=over_tcp).application())
+            for over_tcp in (False, True)
+        ]
         try:
             while True:
                 await self._keep("control socket", self._runtime, unix)
