@@ -10,7 +10,6 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Stamps of packaging/bootstrap: .venv/.demo, .code, .build and so on.
-# Stamps of packaging/bootstrap: .venv/.demo, .code, .manual, .page and .test.
 READY := .venv/.code
 LOCKS := packaging/requirements
 VENV := .venv
@@ -128,6 +127,10 @@ image: root .venv/.image ## Build the container image (BASE=... to choose what i
 .PHONY: artefacts
 artefacts: root .venv/.image .venv/.chart ## Build everything that a release has, with checksums and an SBOM
 	@packaging/artefacts
+
+.PHONY: test-page
+test-page: root .venv/.test .venv/.page ## Test the page of a node and of a fleet in a real browser
+	@$(BIN)/pytest tests/page --page $(ARGS)
 
 .PHONY: test-artefacts
 test-artefacts: root .venv/.test .venv/.artefacts ## Build and install each artefact in a clean place, and use it there

@@ -19,6 +19,8 @@ from support.fleet import ROOT, FleetNode, publish
 from support.page import PHONE, WEBSOCKETS_PORT, Browser, forwarded, node_world
 from support.waiting import eventually_sync
 
+pytestmark = pytest.mark.page
+
 REPOSITORY = Path(__file__).parents[2]
 ROUTES = {f"10.{n}.0.0/16": "192.0.2.1" for n in range(1, 40)} | {"0.0.0.0/0": "192.0.2.254"}
 NODES = ".fleet .grid-body [role=row]"

@@ -13,6 +13,8 @@ from support.standin import Fault
 from support.waiting import eventually_sync
 from support.world import World
 
+pytestmark = pytest.mark.page
+
 HERE = "192.168.10.1"
 ROWS = ".routes .grid-body [role=row]"
 
