@@ -333,6 +333,8 @@ class MirrorState:
         self._witness = witness
         self._using = dict.fromkeys(Family, 0)  # routes that exist, may exist, or are about to be added
         self._startup_until = NEVER
+        self._startup_holds: set[Prefix] = set()
+        """Withdrawals that wait for that time."""
         self._unjudged: dict[Prefix, float] = {}
         self._judge_gap_s = JUDGE_GAP_S
         self._silent: dict[Prefix, None] = {}
@@ -427,6 +429,7 @@ class MirrorState:
         Also later than at the start, when a ledger can be read at last: what is known by then to be ours stays so.
         """
         self._startup_until = now + self.limits.startup_hold_s
+        self._startup_holds.clear()
         for prefix, row in rows:
             state = self.routes.get(prefix)
             if state is None:
@@ -683,12 +686,16 @@ class MirrorState:
         self.queue.put(prefix, action, now=now, not_before=not_before, parked=parked)
         if action in WITHDRAWALS:
             self.withdrawal_limit.add(prefix)
+            if state.hold_until == self._startup_until != NEVER:
+                self._startup_holds.add(prefix)
         else:
             self.withdrawal_limit.discard(prefix)
+            self._startup_holds.discard(prefix)
 
     def _unqueue(self, prefix: Prefix) -> None:
         self.queue.discard(prefix)
         self.withdrawal_limit.discard(prefix)
+        self._startup_holds.discard(prefix)
 
     def _rest(self, state: RouteState, now: float) -> None:
         prefix = state.prefix
@@ -1491,10 +1498,7 @@ class MirrorState:
 
     def held_at_start(self, now: float) -> int:
         """How many withdrawals the start-up hold holds back."""
-        until = self._startup_until
-        if until <= now:
-            return 0
-        return sum(self.routes[prefix].hold_until == until for prefix in self.withdrawal_limit.waiting)
+        return len(self._startup_holds) if self._startup_until > now else 0
 
     def resynced(self, began: float) -> int:
         """The kernel was dumped again: tell how many withdrawals that releases."""
