@@ -391,7 +391,7 @@ class Reconciler:
             now = _now()
             if self._refresh_node_facts():
                 self.reevaluate()
-            if self.paused:
+            if self.paused or not self.contacted.is_set():  # before that, what is desired is not known
                 continue
             gone: Sequence[GonePeer] = ()
             if self._peers is not None:
