@@ -16,6 +16,7 @@ from support.waiting import eventually_sync
 from support.world import World, world
 
 NOT_RUN = {
+    r"routesync fleet --page": "needs mqtt.js from npm; tests/page/test_fleet.py writes the page with it",
     r"make deb && apt-get install|apt install|apt-get ": "test_booted.py builds the package and installs it in Debian",
     r"python3 -m venv|/opt/routesync/": "tests/artefacts/test_wheel.py runs them in a booted Debian",
     r"dnf |vi ": "needs RHEL; tests/artefacts/test_packages.py installs the package by rpm(8)",
