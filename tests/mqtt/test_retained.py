@@ -171,9 +171,9 @@ async def test_a_target_taken_out_while_it_runs_is_cleared(mosquitto: Broker) ->
         serve(node, routes=5)
         await eventually(lambda: len(rows(listener)) == 5 and manifests(listener) == [5])
         node.status = Status(state="online", node=NODE)
-        await eventually(lambda: len(cleared(listener)) == BUCKETS + 1 and manifests(listener) == [])
+        await eventually(lambda: len(cleared(listener)) == BUCKETS and manifests(listener) == [])
         async with listening(mosquitto.settings()) as late:
-            await eventually(lambda: late.states == ["online"])
+            await eventually(lambda: late.states[-1:] == ["online"])  # the one before may come first
             assert not buckets(late)
 
 
