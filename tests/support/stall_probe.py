@@ -10,6 +10,7 @@ A thread looks at the stack of a step that already takes long, so that the file 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -97,11 +98,26 @@ class Sampler:
         return ", ".join(name for name, _ in places.most_common(2))
 
 
+class Collector:
+    """How long the garbage collector has worked."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began = 0.0
+        gc.callbacks.append(self._note)
+
+    def _note(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.perf_counter()
+        else:
+            self.seconds += time.perf_counter() - self._began
+
+
 def install(path: Path) -> None:
     """Measure every step from now on."""
     file = path.open("a", buffering=1, encoding="utf-8")
     run = asyncio.Handle._run
-    sampler = Sampler()
+    sampler, collector = Sampler(), Collector()
     schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
 
     def queued_s() -> float:
@@ -114,8 +130,9 @@ def install(path: Path) -> None:
         run(self)
         took = time.perf_counter() - began
         sampler.began = None
+        collected, collector.seconds = collector.seconds, 0.0
         if took >= NOTED_S and (own := took - (queued_s() - queued)) >= NOTED_S:
-            what = f"{describe(self)} ({sampler.take()})"
+            what = f"{describe(self)} ({sampler.take()}; collecting garbage {collected * 1e3:.0f} ms)"
             file.write(json.dumps([own, time.thread_time() - cpu, what]) + "\n")
 
     asyncio.Handle._run = timed  # type: ignore[method-assign]

@@ -66,6 +66,7 @@ def run(
 ) -> None:
     """Run the daemon until a signal ends it."""
     import asyncio
+    import gc
 
     from routesync.cli.check import load_or_fail
     from routesync.cli.output import EX_CONFIG, fail
@@ -80,6 +81,8 @@ def run(
     log = loaded.settings.log
     logs.configure(log.level, log.format, secrets=loaded.secrets)
     notifier = Notifier.from_environment()
+    gc.collect()
+    gc.freeze()  # modules and models: they stay
     try:
         asyncio.run(
             run_daemon(

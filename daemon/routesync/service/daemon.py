@@ -56,6 +56,9 @@ from routesync.tasks import RESTART, Supervisor
 log = structlog.get_logger(__name__)
 
 STATUS_INTERVAL_S: Final = 1.0
+COLLECTING: Final = gc.get_threshold()
+STARTING: Final = (*COLLECTING[:2], 10_000)
+"""Collects no old objects: what a start builds stays, and to look through 100,000 routes takes 40 ms and more."""
 NODE_NAME_IS_FIXED: Final = "configuration: node.name takes effect when the daemon is restarted"
 
 
@@ -170,6 +173,7 @@ class Daemon:
         await self._guarding.contacted()
         self._ready.set()
         gc.freeze()  # the routes: no collection looks through them again
+        gc.set_threshold(*COLLECTING)
         self._notifier.ready(self._status.line())
         took_s = round(time.monotonic() - began, 3)
         log.info("ready", **self._status.figures(), took_s=took_s, mode=self._loaded.settings.mode)
@@ -271,10 +275,8 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, sockets
         KernelError: the kernel's routes cannot be read as the configuration wants it.
         TaskDied: a part of the daemon ended by itself.
     """
+    gc.set_threshold(*STARTING)
     async with AsyncExitStack() as stack:
         ledger = await asyncio.to_thread(Ledger, state)
         stack.push_async_callback(ledger.close)
-        daemon = Daemon(loaded, ledger, state=state, notifier=notifier, sockets=sockets, stack=stack)
-        gc.collect()
-        gc.freeze()  # modules and models: they stay
-        await daemon.run()
+        await Daemon(loaded, ledger, state=state, notifier=notifier, sockets=sockets, stack=stack).run()
