@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Final, Literal
 
 import structlog
@@ -62,7 +63,7 @@ class Quiet:
     def __init__(self, best_routes: BestRoutes) -> None:
         self._best_routes = best_routes
         self._seen = best_routes.source.stats.events
-        self._ingestion = Ingestion(asyncio.get_running_loop().time())
+        self._ingestion = Ingestion(monotonic())
 
     def quiet_in(self, now: float) -> float:
         """Seconds until it has ingested everything; 0: it is quiet."""
@@ -121,7 +122,7 @@ class Verifier:
     def expect(self, prefix: Prefix) -> None:
         """The route was removed from the kernel: its entry has to leave."""
         self._stuck.pop(prefix, None)
-        self._check_at[prefix] = self._now() + CHECK_AFTER_S
+        self._check_at[prefix] = monotonic() + CHECK_AFTER_S
         self._wake.set()
 
     def excuse(self, prefix: Prefix) -> None:
@@ -144,10 +145,6 @@ class Verifier:
             error=self._error,
             connections=self._connections,
         )
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
     async def run(self) -> None:
         """Find out its namespace, and check its table after removals, forever."""
@@ -174,7 +171,7 @@ class Verifier:
         if self._version is None or TargetState.UNREACHABLE in self._reported:
             self._connections += 1
             # it may have been restarted, and what was due could not be checked meanwhile
-            self._check_at = dict.fromkeys([*self._check_at, *self._stuck], self._now() + CHECK_AFTER_S)
+            self._check_at = dict.fromkeys([*self._check_at, *self._stuck], monotonic() + CHECK_AFTER_S)
             self._sink.emit(TargetUp(target=self.name, url=self._client.url, version=version))
         self._version, self._failures = version, 0
         self._reported.clear()
@@ -202,8 +199,8 @@ class Verifier:
 
     async def _serve(self) -> None:
         """Check its table after removals, until it has to be asked for its ports again."""
-        until = self._now() + PORTS_INTERVAL_S
-        while (now := self._now()) < until:
+        until = monotonic() + PORTS_INTERVAL_S
+        while (now := monotonic()) < until:
             if self._state is not TargetState.GUARDED:
                 self._check_at.clear()
                 self._stuck.clear()
@@ -215,13 +212,13 @@ class Verifier:
             else:
                 await self._check()
                 await asyncio.sleep(CHECK_AFTER_S)
-            late = self._now() - CHECK_WITHIN_S
+            late = monotonic() - CHECK_WITHIN_S
             for prefix in [prefix for prefix, at in self._check_at.items() if at < late]:
                 self._report_stuck(prefix, "not-read", _NOT_READ)
 
     async def _check(self) -> None:
         """Read its table once, and see which entries left."""
-        now = self._now()
+        now = monotonic()
         due = [prefix for prefix, at in self._check_at.items() if at <= now]
         inventory = await self._client.inventory()
         if not inventory.rows:  # it is starting, and will read the kernel's routes
@@ -237,7 +234,7 @@ class Verifier:
                 self._sink.emit(GuardVerified(target=self.name, prefix=str(prefix)))
 
     def _report_stuck(self, prefix: Prefix, reason: Literal["entry-stays", "not-read"], why: str) -> None:
-        self._check_at[prefix] = self._now() + RECHECK_S
+        self._check_at[prefix] = monotonic() + RECHECK_S
         if self._stuck.get(prefix) == why:
             return
         self._stuck[prefix] = why

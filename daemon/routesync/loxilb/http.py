@@ -18,6 +18,7 @@ import socket
 import ssl
 from collections import deque
 from pathlib import Path
+from time import monotonic
 from typing import Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -295,7 +296,7 @@ class Http:
         except _Broken as broken:
             raise errors.OutcomeUnknown(str(broken)) from None
         if connection.open:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = monotonic()
             self._idle.append(connection)
         return answer
 
@@ -321,7 +322,7 @@ class Http:
             await connection.lost
 
     def _take_idle(self) -> Connection | None:
-        oldest = asyncio.get_running_loop().time() - IDLE_CLOSE_S
+        oldest = monotonic() - IDLE_CLOSE_S
         while self._idle:
             connection = self._idle.pop()
             if connection.open and connection.idle_since > oldest:

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from time import monotonic
 from typing import Final, NamedTuple
 
 from routesync.kernel import Link
@@ -119,14 +120,14 @@ class Handshake:
         return await self._read(restarted=False) if self._client.unbroken else await self._settle()
 
     async def _read(self, *, restarted: bool) -> Dump:
-        while (wait := self._state.ingestion.quiet_in(_now())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
+        while (wait := self._state.ingestion.quiet_in(monotonic())) > 0:  # noqa: ASYNC110 (the clock is what we wait for)
             await asyncio.sleep(wait)
-        started = _now()
+        started = monotonic()
         return Dump(await self._client.inventory(), started, restarted)
 
     async def _settle(self) -> Dump:
         """Read until two inventories agree and are not empty, ever less often: reads while it fills can crash it."""
-        began = _now()
+        began = monotonic()
         limits = self._state.limits
         if limits.writers > 1:
             await asyncio.sleep(random.uniform(0, limits.inventory_gap_s * limits.writers))  # noqa: S311
@@ -138,7 +139,7 @@ class Handshake:
                 self._client.mark()
                 return dump
             if count >= 0 or not rows:
-                self._waiting(TargetState.STARTING, _why_unsettled(dump.inventory, _now() - began))
+                self._waiting(TargetState.STARTING, _why_unsettled(dump.inventory, monotonic() - began))
             count = rows
             await asyncio.sleep(gap_s * random.uniform(1, 1 + 0.25 * (limits.writers - 1)))  # noqa: S311
             gap_s = min(gap_s * 1.5, PATIENCE_S)
@@ -158,7 +159,3 @@ def _why_unsettled(inventory: Inventory, waited_s: float) -> str:
             f"its table is empty for {waited_s:.0f} s: a loxilb that runs with --nonlp never shows any route"
         )
     return "its table is empty: it is still starting"
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Final, NamedTuple
 
 import structlog
@@ -132,7 +133,7 @@ class Reconciler:
         self._node_facts = self._gather_node_facts()
         self.state = MirrorState(
             limits,
-            _now(),
+            monotonic(),
             evaluate=self._evaluate,
             contains_our_end=lambda prefix: contains_our_end(prefix, self.facts),
             note=lambda prefix, row: ledger.note(name, prefix, row),
@@ -168,18 +169,18 @@ class Reconciler:
         `kernel_changed_at` is when that change was read off the kernel, in monotonic seconds, if one caused this.
         """
         if self._evaluating or prefix in self.state.routes:
-            self.state.route_changed(prefix, _now(), kernel_changed_at)
+            self.state.route_changed(prefix, monotonic(), kernel_changed_at)
             self._session.wake.set()
 
     async def load_ledger(self) -> None:
         """Take what the ledger says may be ours. What is not desired is withdrawn after the start-up hold."""
-        await finish_in_slices(self.state.claim(self._ledger.owned(self.name).items(), _now()))
+        await finish_in_slices(self.state.claim(self._ledger.owned(self.name).items(), monotonic()))
         self._session.wake.set()
 
     def reconfigure(self, rules: TargetRules, limits: Limits) -> None:
         """Apply other rules and limits: every route is evaluated again, and what differs is done."""
         self._rules = rules
-        self.state.change_limits(limits, _now())
+        self.state.change_limits(limits, monotonic())
         self.reevaluate()
 
     def reevaluate(self) -> None:
@@ -219,7 +220,7 @@ class Reconciler:
     async def _reevaluate_all(self) -> None:
         self._evaluations.clear()
         first, self._evaluating = not self._evaluating, True
-        await finish_in_slices(self.state.reevaluate(_now(), self._node.prefixes() if first else ()))
+        await finish_in_slices(self.state.reevaluate(monotonic(), self._node.prefixes() if first else ()))
 
     # -- what the kernel says ---------------------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ class Reconciler:
         """The kernel's table was dumped again, from that moment on, and what that changed was taken."""
         if self.state.resynced(began):
             self.report.clear(
-                "withdrawals-held", _now(), "a second dump of the kernel confirms the withdrawals"
+                "withdrawals-held", monotonic(), "a second dump of the kernel confirms the withdrawals"
             )
             self._session.wake.set()
 
@@ -243,9 +244,9 @@ class Reconciler:
         if force and self.state.suspects:
             self.state.suspects.clear()
             self.reevaluate()
-        self.state.verify_soon(_now())
+        self.state.verify_soon(monotonic())
         self.state.inventory_at = min(
-            self.state.inventory_at, _now() - self.state.limits.inventory_interval_s
+            self.state.inventory_at, monotonic() - self.state.limits.inventory_interval_s
         )
         self._session.wake.set()
 
@@ -253,23 +254,23 @@ class Reconciler:
         """Let a held mass withdrawal go; tell how many routes that is about."""
         released = self.state.withdrawal_limit.release()
         if released:
-            self.report.clear("withdrawals-held", _now(), "released by the operator")
+            self.report.clear("withdrawals-held", monotonic(), "released by the operator")
             self._session.wake.set()
         return released
 
     def adopt(self, prefixes: Collection[Prefix] = ()) -> int:
         """See `MirrorState.adopt`."""
         self._session.wake.set()
-        return self.state.adopt(prefixes, _now())
+        return self.state.adopt(prefixes, monotonic())
 
     def forget(self, prefixes: Collection[Prefix]) -> int:
         """See `MirrorState.forget`."""
-        return self.state.forget(prefixes, _now())
+        return self.state.forget(prefixes, monotonic())
 
     def repair(self, prefixes: Collection[Prefix] = ()) -> int:
         """See `MirrorState.heal`."""
         self._session.wake.set()
-        return self.state.heal(prefixes, _now())
+        return self.state.heal(prefixes, monotonic())
 
     async def take_over(self, node: str, routes: Mapping[Prefix, Address]) -> TakenOver | None:
         """Remove or replace these routes of a node that is gone; see `MirrorState.take_over`.
@@ -281,27 +282,27 @@ class Reconciler:
         if self._takes_over or self.paused:
             return None
         self._takes_over = True
-        state.begin_takeover(node, _now())
+        state.begin_takeover(node, monotonic())
         before = {*state.taken_over}
         try:
             if not await self._fresh_inventory():
                 return None
-            unproved = tuple(state.take_over(routes, _now()))
+            unproved = tuple(state.take_over(routes, monotonic()))
             taken = tuple(state.taken_over.keys() - before)
             self._session.wake.set()
-            deadline = _now() + TAKEOVER_S
-            while state.taking_over and _now() < deadline:  # noqa: ASYNC110 (progress comes from many events)
+            deadline = monotonic() + TAKEOVER_S
+            while state.taking_over and monotonic() < deadline:  # noqa: ASYNC110 (progress comes from many events)
                 await asyncio.sleep(POLL_S)
             return TakenOver(taken, state.taking_over, tuple(state.came_back), unproved)
         finally:
             self._takes_over = False
-            state.end_takeover(_now())
+            state.end_takeover(monotonic())
 
     async def _fresh_inventory(self) -> bool:
         """Have the table read, and wait for that; tell whether it was."""
-        asked, state = _now(), self.state
+        asked, state = monotonic(), self.state
         while state.inventory_at < asked:
-            if _now() > asked + TAKEOVER_S:
+            if monotonic() > asked + TAKEOVER_S:
                 return False
             state.inventory_at = min(state.inventory_at, asked - state.limits.inventory_interval_s)
             self._session.wake.set()
@@ -334,7 +335,7 @@ class Reconciler:
         since = datetime.fromtimestamp(self._pause.since or time.time(), UTC)
         text = f"paused since {since:%Y-%m-%d %H:%M:%S} UTC: it is left as it is until `routesync resume`"
         self._session.pause(text)
-        self.report.raise_("paused", Alarm(text), _now())
+        self.report.raise_("paused", Alarm(text), monotonic())
         self._resumed.clear()
         if self._serving is not None:
             self._serving.cancel()
@@ -350,9 +351,9 @@ class Reconciler:
             return None
         trouble = self._pause.end()
         log.warning("target_resumed", target=self.name, url=self._client.url, trouble=trouble)
-        self.report.clear("paused", _now())
+        self.report.clear("paused", monotonic())
         self._session.resume()
-        self._resumed_at = _now()
+        self._resumed_at = monotonic()
         self._resumed.set()
         return trouble
 
@@ -388,7 +389,7 @@ class Reconciler:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            now = _now()
+            now = monotonic()
             if self._refresh_node_facts():
                 self.reevaluate()
             if self.paused or not self.contacted.is_set():  # before that, what is desired is not known
@@ -443,14 +444,14 @@ class Reconciler:
             self._session.wake.set()
 
     def _on_witness_event(self, prefix: Prefix, *, foreign_removed: bool = False) -> None:
-        if self.state.witness_changed(prefix, _now(), foreign_removed=foreign_removed):
+        if self.state.witness_changed(prefix, monotonic(), foreign_removed=foreign_removed):
             asyncio.get_running_loop().call_later(WITNESS_LAG_S, self._on_witness_event, prefix)
         self._session.wake.set()
 
     # -- how it fares -----------------------------------------------------------------------------------------------
 
     def _oldest_s(self) -> float:
-        now = _now()
+        now = monotonic()
         return 0.0 if self.paused else min(self.state.oldest_s(now), now - self._resumed_at)
 
     def route(self, prefix: Prefix) -> RouteView | None:
@@ -489,7 +490,7 @@ class Reconciler:
 
     def view(self) -> TargetView:
         """How this target fares, for status and metrics."""
-        state, session, now = self.state, self._session, _now()
+        state, session, now = self.state, self._session, monotonic()
         target_state = session.target_state
         served = target_state in {TargetState.SYNCED, TargetState.SYNCING}
         return TargetView(
@@ -525,7 +526,3 @@ class Reconciler:
             measures=self.report.measures,
             token_wait_s=state.bucket.waited_s,
         )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

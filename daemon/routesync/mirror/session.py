@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from typing import Final
 
 import structlog
@@ -130,7 +131,7 @@ class Session:
 
     async def _connect(self) -> None:
         version, dump = await self._handshake.make()
-        state, now = self._state, _now()
+        state, now = self._state, monotonic()
         self.connections += 1
         state.protocols = our_protocols(version)
         state.connected(now)
@@ -147,7 +148,7 @@ class Session:
     async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:
         await self._use_inventory(dump.inventory, version, connected)
         await finish_in_slices(
-            self._state.take_inventory(dump.inventory, dump.started, _now(), connected=connected)
+            self._state.take_inventory(dump.inventory, dump.started, monotonic(), connected=connected)
         )
 
     async def _work(self) -> None:
@@ -156,14 +157,14 @@ class Session:
         while True:
             if self._broken is not None:
                 raise self._broken
-            now = _now()
+            now = monotonic()
             if not self._workers and state.inventory_in(now) <= 0:
                 await self._read_table()
                 continue
             self._start_workers()
             self._report_batch(now)
             await rest(self.wake, max(0.001, min(state.next_wakeup(now), 1.0)))
-            state.tick(_now())
+            state.tick(monotonic())
 
     async def _read_table(self) -> None:
         dump = await self._handshake.inventory()
@@ -176,7 +177,7 @@ class Session:
 
     def _start_workers(self) -> None:
         while len(self._workers) < WORKERS and self._broken is None:
-            request = self._state.next_request(_now())
+            request = self._state.next_request(monotonic())
             if request is None:
                 return
             worker = asyncio.get_running_loop().create_task(self._send_on(request))
@@ -188,12 +189,14 @@ class Session:
         request: Request | None = first
         while request is not None:
             outcome = await self._send(request)
-            request = self._state.finished(request, outcome, _now())
+            request = self._state.finished(request, outcome, monotonic())
             self._note_health(outcome)
             if self._broken is not None and request is not None:
-                request = self._state.finished(request, Outcome(Answer.NOT_SENT, str(self._broken)), _now())
+                request = self._state.finished(
+                    request, Outcome(Answer.NOT_SENT, str(self._broken)), monotonic()
+                )
             if request is None and self._broken is None:
-                request = self._state.next_request(_now())
+                request = self._state.next_request(monotonic())
 
     async def _send(self, request: Request) -> Outcome:
         proving = self._state.one_at_a_time and request.kind is not Kind.DELETE
@@ -274,11 +277,11 @@ class Session:
         The IPv4 one is the only one with metric 0, as it was created just now, so DELETE takes it. For IPv6 there may
         be one with a lower metric than 1024, which DELETE would take instead.
         """
-        request = self._state.take_back(prefix, _now()) if prefix.family is Family.INET else None
+        request = self._state.take_back(prefix, monotonic()) if prefix.family is Family.INET else None
         if request is None:
             return False
         outcome = await self._applier.send(request)
-        self._state.finished(request, outcome, _now())
+        self._state.finished(request, outcome, monotonic())
         return outcome.answer is Answer.DELETED
 
     def _not_yet(self, status: TargetState, why: str) -> None:
@@ -338,7 +341,3 @@ async def rest(wake: asyncio.Event, seconds: float) -> None:
     finally:
         timer.cancel()
     wake.clear()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
