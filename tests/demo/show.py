@@ -144,20 +144,20 @@ class Screen:
     def verdicts(self, plan: PlanOutput) -> None:
         """The kernel's routes, each with what the rules say of it."""
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for column in ("   route", "next hop", "proto", "verdict", "rule", "told to loxilb"):
+        for column in ("   route", "next hop", "proto", "verdict", "rule", "sent to loxilb"):
             # The next hop is what a narrow terminal may break.
             table.add_column(column, no_wrap=column != "next hop")
         for route in plan.routes:
             keep = route.verdict == "keep"
             end = next(iter(route.targets), None)
-            told = f"via {end.gateway}" if end and end.gateway else end.code if end else "-"
+            sent = f"via {end.gateway}" if end and end.gateway else end.code if end else "-"
             table.add_row(
                 f"   {route.prefix}",
                 ", ".join(_hop_text(hop) for hop in route.hops),
                 route.protocol,
                 Text(route.verdict, style="green" if keep else "red"),
                 route.rule,
-                Text(told, style="green" if end and end.gateway else "dim"),
+                Text(sent, style="green" if end and end.gateway else "dim"),
             )
         self._console.print(table)
 

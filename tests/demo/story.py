@@ -1,4 +1,4 @@
-"""The founding story, told with real parts: kernel namespaces, mosquitto, the loxilb stand-in, the daemon.
+"""The founding story, played with real parts: kernel namespaces, mosquitto, the loxilb stand-in, the daemon.
 
 Whatever ends it, also a signal, the processes, namespaces and files are taken away again.
 """

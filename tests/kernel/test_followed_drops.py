@@ -1,4 +1,4 @@
-"""Drops that a rule follows are told: those that stand at the start, those that come, and their end, said or not."""
+"""Drops that a rule follows are reported: those present at the start, those that come, and how each ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluate_header(  # noqa: PLR0917
 
 
 def said(reports: list[KernelReport]) -> list[str]:
-    """What was told of drops, in order."""
+    """What was reported of drops, in order."""
     words = {Dropped: "dropped", DropEnded: "ended"}
     return [words[type(report)] for report in reports if isinstance(report, Dropped | DropEnded)]
 
@@ -39,7 +39,7 @@ def said(reports: list[KernelReport]) -> list[str]:
 async def test_the_whole_route_is_told_when_it_stands_and_comes_and_goes(node: Namespace) -> None:
     node.ip(f"route add {HOST}")
     async with following(node, evaluate=evaluate, evaluate_header=evaluate_header) as follower:
-        await eventually(lambda: said(follower.reports) == ["dropped"], what="the one that stands")
+        await eventually(lambda: said(follower.reports) == ["dropped"], what="the one that is present")
         (first,) = [report for report in follower.reports if isinstance(report, Dropped)]
         assert str(first.route.prefix) == "192.0.2.9/32"
         assert (first.route.metric, first.verdict) == (100, GUARD)
@@ -50,7 +50,7 @@ async def test_the_whole_route_is_told_when_it_stands_and_comes_and_goes(node: N
         node.ip("route add 192.0.2.8 dev e0 proto static scope link")
         follower.source.request_resync("test")
         await eventually(lambda: "test" in follower.source.stats.resyncs, what="another reading")
-        assert said(follower.reports)[3:] == [], "neither others nor what was told already"
+        assert said(follower.reports)[3:] == [], "neither others nor what was reported already"
         assert len(follower.routes()) == 0, "and none of them is held"
 
 

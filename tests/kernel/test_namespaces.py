@@ -1,4 +1,4 @@
-"""Reading another namespace than our own, by name or path, for as long as that stands for the same one."""
+"""Following another namespace than our own, by name or path, for as long as the name means the same one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_namespace_made_anew_under_the_same_name_ends_the_reading_and_ca
     node.ip("route add 10.7.0.0/24 dev lo")
     with pytest.raises(KernelError, match=r"is gone|was recreated"):
         await asyncio.wait_for(running, 30)
-    assert prefixes(source) == {"192.0.2.0/24", "198.51.100.0/24"}  # until somebody knows better
+    assert prefixes(source) == {"192.0.2.0/24", "198.51.100.0/24"}  # until something proves otherwise
 
     running = asyncio.create_task(source.run())
     await eventually(lambda: prefixes(source) == {"10.7.0.0/24"})

@@ -33,7 +33,7 @@ def gateways(follower: Follower, prefix: str) -> list[list[str]]:
     ]
 
 
-async def told(follower: Follower, prefix: str, wanted: list[list[str]]) -> None:
+async def follows(follower: Follower, prefix: str, wanted: list[list[str]]) -> None:
     await eventually(lambda: gateways(follower, prefix) == wanted, what=f"{prefix} via {wanted}")
 
 
@@ -78,10 +78,10 @@ async def test_a_link_that_goes_down_takes_its_ipv4_routes_without_a_word(
     node.ip(f"route add {FAR} via 192.0.2.2")
     node.ip("route add 10.9.1.0/24 nexthop via 192.0.2.2 nexthop via 192.0.2.3")
     async with following(node) as follower:
-        await told(follower, FAR, [["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.2"]])
         node.ip("link set e0 down")
-        await told(follower, FAR, [])
-        await told(follower, "10.9.1.0/24", [])
+        await follows(follower, FAR, [])
+        await follows(follower, "10.9.1.0/24", [])
         assert follower.routes("192.0.2.0/24") == []
         assert RTM_DELROUTE not in ears.heard()
 
@@ -107,14 +107,14 @@ async def test_ipv6_routes_of_a_link_that_goes_down_may_go_without_a_word(
     async with following(node) as follower:
         assert follower.source.stats.sysctls.skip_notify_on_dev_down is True
         node.ip("link set e0 down")
-        await told(follower, FAR6, [])
+        await follows(follower, FAR6, [])
         assert RTM_DELROUTE not in ears.heard(socket.AF_INET6)
 
 
 async def test_a_hop_of_an_ipv6_multipath_route_that_loses_its_link_is_told_dead(node: Namespace) -> None:
     node.ip(f"-6 route add {FAR6} nexthop via 2001:db8:e0::2 nexthop via 2001:db8:e1::2")
     async with following(node) as follower:
-        await told(follower, FAR6, [["2001:db8:e0::2", "2001:db8:e1::2"]])
+        await follows(follower, FAR6, [["2001:db8:e0::2", "2001:db8:e1::2"]])
         node.ip("link set p0 down")
 
         def down() -> bool:
@@ -138,10 +138,10 @@ async def test_a_nexthop_object_that_goes_takes_its_ipv4_routes_without_a_word(
     node.ip("nexthop add id 7 via 192.0.2.2 dev e0")
     node.ip(f"route add {FAR} nhid 7")
     async with following(node) as follower:
-        await told(follower, FAR, [["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.2"]])
         ears.heard()
         node.ip("nexthop del id 7")
-        await told(follower, FAR, [])
+        await follows(follower, FAR, [])
         assert ears.heard() == []
 
 
@@ -159,16 +159,16 @@ async def test_a_nexthop_object_that_is_replaced_moves_its_routes(node: Namespac
     )
     async with following(node) as follower:
         assert follower.source.stats.sysctls.nexthop_compat_mode is (compat == "1")
-        await told(follower, FAR, [["192.0.2.2"]])
-        await told(follower, "10.9.1.0/24", [["192.0.2.2", "198.51.100.2"]])
+        await follows(follower, FAR, [["192.0.2.2"]])
+        await follows(follower, "10.9.1.0/24", [["192.0.2.2", "198.51.100.2"]])
         assert [hop.weight for hop in follower.routes("10.9.1.0/24")[0].hops] == [3, 1]
         node.ip("nexthop replace id 7 via 192.0.2.3 dev e0")
-        await told(follower, FAR, [["192.0.2.3"]])
-        await told(follower, "10.9.1.0/24", [["192.0.2.3", "198.51.100.2"]])
+        await follows(follower, FAR, [["192.0.2.3"]])
+        await follows(follower, "10.9.1.0/24", [["192.0.2.3", "198.51.100.2"]])
         node.ip("route add 10.9.2.0/24 nhid 9")
-        await told(follower, "10.9.2.0/24", [["192.0.2.3", "198.51.100.2"]])
+        await follows(follower, "10.9.2.0/24", [["192.0.2.3", "198.51.100.2"]])
         node.ip("nexthop del id 8")
-        await told(follower, "10.9.2.0/24", [["192.0.2.3"]])
+        await follows(follower, "10.9.2.0/24", [["192.0.2.3"]])
 
 
 async def test_a_dropped_route_told_anew_for_its_nexthop_object_takes_no_others_place(
@@ -182,31 +182,31 @@ async def test_a_dropped_route_told_anew_for_its_nexthop_object_takes_no_others_
     node.batch(["nexthop add id 7 via 192.0.2.3 dev e0", f"route add {FAR} nhid 7"])
     async with following(node, evaluate=even_gateways) as follower:
         node.ip(f"route prepend {FAR} via 192.0.2.2")
-        await told(follower, FAR, [["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.2"]])
         ears.heard()
         node.ip("nexthop replace id 7 via 192.0.2.3 dev e0")  # nothing changed, and yet the kernel says so
         assert ears.heard() == [RTM_NEWROUTE]
         node.ip("route add 10.9.5.0/24 via 192.0.2.2")
-        await told(follower, "10.9.5.0/24", [["192.0.2.2"]])
+        await follows(follower, "10.9.5.0/24", [["192.0.2.2"]])
         assert gateways(follower, FAR) == [["192.0.2.2"]]
         node.ip(f"route replace {FAR} via 192.0.2.4")
-        await told(follower, FAR, [["192.0.2.4"]])
+        await follows(follower, FAR, [["192.0.2.4"]])
 
 
 async def test_an_address_that_goes_takes_the_routes_that_have_it_as_source(node: Namespace) -> None:
     node.ip("addr add 192.0.2.77/32 dev e0")
     node.ip(f"route add {FAR} via 192.0.2.2 src 192.0.2.77")
     async with following(node) as follower:
-        await told(follower, FAR, [["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.2"]])
         node.ip("addr del 192.0.2.77/32 dev e0")
-        await told(follower, FAR, [])
+        await follows(follower, FAR, [])
 
 
 async def test_an_interface_that_is_removed_takes_its_routes(node: Namespace) -> None:
     node.ip(f"route add {FAR} via 192.0.2.2")
     async with following(node) as follower:
         node.ip("link del e0")
-        await told(follower, FAR, [])
+        await follows(follower, FAR, [])
         assert "e0" not in {link.name for link in follower.source.links.values()}
 
 
@@ -221,7 +221,7 @@ async def test_events_that_were_lost_are_made_up_for_on_the_same_descriptor(node
         assert follower.source.stats.overruns >= 1
         assert follower.source.stats.lost > 0
         node.ip("route del 10.9.7.0/24")
-        await told(follower, "10.9.7.0/24", [])
+        await follows(follower, "10.9.7.0/24", [])
         assert follower.source.stats.resyncs["overrun"] >= 1
     assert sock.fileno() >= 0
     sock.close()
@@ -249,7 +249,7 @@ async def test_what_waits_in_a_socket_that_is_handed_over_is_older_than_the_firs
         assert gateways(follower, FAR) == [["198.51.100.2"]]
         assert follower.routes("10.9.1.0/24") == []
         node.ip("route add 10.9.1.0/24 via 192.0.2.3")
-        await told(follower, "10.9.1.0/24", [["192.0.2.3"]])
+        await follows(follower, "10.9.1.0/24", [["192.0.2.3"]])
     sock.close()
 
 
@@ -258,12 +258,12 @@ async def test_routes_that_share_a_key_stand_in_the_kernels_order(node: Namespac
         node.ip(f"route add {FAR} via 192.0.2.2")
         node.ip(f"route append {FAR} via 192.0.2.3")
         node.ip(f"route prepend {FAR} via 198.51.100.2")
-        await told(follower, FAR, [["198.51.100.2"], ["192.0.2.2"], ["192.0.2.3"]])
+        await follows(follower, FAR, [["198.51.100.2"], ["192.0.2.2"], ["192.0.2.3"]])
         node.ip(f"route replace {FAR} via 198.51.100.3")  # takes the place of the first
-        await told(follower, FAR, [["198.51.100.3"], ["192.0.2.2"], ["192.0.2.3"]])
+        await follows(follower, FAR, [["198.51.100.3"], ["192.0.2.2"], ["192.0.2.3"]])
         node.ip(f"route del {FAR} via 192.0.2.2")
-        await told(follower, FAR, [["198.51.100.3"], ["192.0.2.3"]])
-        assert not follower.source.stats.resyncs.keys() - {"start", "link", "address"}, "events alone told it"
+        await follows(follower, FAR, [["198.51.100.3"], ["192.0.2.3"]])
+        assert not follower.source.stats.resyncs.keys() - {"start", "link", "address"}, "an event was enough"
 
 
 async def test_a_replacement_is_one_announcement_and_no_withdrawal(node: Namespace, ears: Ears) -> None:
@@ -271,7 +271,7 @@ async def test_a_replacement_is_one_announcement_and_no_withdrawal(node: Namespa
     async with following(node) as follower:
         ears.heard()
         node.ip(f"route replace {FAR} via 192.0.2.3")
-        await told(follower, FAR, [["192.0.2.3"]])
+        await follows(follower, FAR, [["192.0.2.3"]])
         assert ears.heard() == [RTM_NEWROUTE]
 
 
@@ -281,23 +281,23 @@ async def test_candidates_stand_by_metric_and_the_runner_up_is_there_when_the_fi
     async with following(node) as follower:
         node.ip(f"route add {FAR} via 192.0.2.3 metric 200")
         node.ip(f"route add {FAR} via 192.0.2.2 metric 100")
-        await told(follower, FAR, [["192.0.2.2"], ["192.0.2.3"]])
+        await follows(follower, FAR, [["192.0.2.2"], ["192.0.2.3"]])
         node.ip(f"route del {FAR} metric 100")
-        await told(follower, FAR, [["192.0.2.3"]])
+        await follows(follower, FAR, [["192.0.2.3"]])
 
 
 async def test_a_route_that_changes_into_one_that_the_rules_drop_is_gone(node: Namespace) -> None:
     async with following(node, evaluate=drop_dhcp) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2 proto static")
-        await told(follower, FAR, [["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.2"]])
         node.ip(f"route replace {FAR} via 192.0.2.2 proto dhcp")
-        await told(follower, FAR, [])
+        await follows(follower, FAR, [])
         node.ip(f"route append {FAR} via 192.0.2.3 proto static")
-        await told(follower, FAR, [["192.0.2.3"]])
+        await follows(follower, FAR, [["192.0.2.3"]])
         node.ip(
             f"route replace {FAR} via 192.0.2.4 proto static"
         )  # in place of the dropped one, which is first
-        await told(follower, FAR, [["192.0.2.4"], ["192.0.2.3"]])
+        await follows(follower, FAR, [["192.0.2.4"], ["192.0.2.3"]])
 
 
 def drop_dhcp(route: Route, links: Links) -> Verdict:
@@ -311,9 +311,9 @@ async def test_a_hop_appended_to_an_ipv6_route_and_taken_off_again_changes_just_
     async with following(node) as follower:
         node.ip(f"-6 route add {FAR6} via 2001:db8:e0::2")
         node.ip(f"-6 route append {FAR6} via 2001:db8:e1::2")
-        await told(follower, FAR6, [["2001:db8:e0::2", "2001:db8:e1::2"]])
+        await follows(follower, FAR6, [["2001:db8:e0::2", "2001:db8:e1::2"]])
         node.ip(f"-6 route del {FAR6} via 2001:db8:e0::2")
-        await told(follower, FAR6, [["2001:db8:e1::2"]])
+        await follows(follower, FAR6, [["2001:db8:e1::2"]])
         assert follower.routes(FAR6)[0].metric == 1024
 
 
@@ -342,15 +342,15 @@ async def test_a_route_that_a_dropped_multipath_set_hid_from_dumps_is_there_when
     async with following(node, evaluate=no_bgp, evaluate_header=bgp_header) as follower:
         if when == "while it runs":
             node.batch(list(kept_and_dropped))
-        await told(follower, FAR6, [["2001:db8:e1::3"]])
+        await follows(follower, FAR6, [["2001:db8:e1::3"]])
         node.ip(
             f"route append {FAR6} via 2001:db8:e1::2 proto bgp"
-        )  # now a set, told as one: the other is hidden
+        )  # now a set, reported as one: the other is hidden
         assert "nhid" not in node.ip(f"-6 route show {FAR6}")
-        await told(follower, FAR6, [])
+        await follows(follower, FAR6, [])
         node.ip(f"-6 route del {FAR6} proto bgp")
         assert "nhid" in node.ip(f"-6 route show {FAR6}")
-        await told(follower, FAR6, [["2001:db8:e1::3"]])
+        await follows(follower, FAR6, [["2001:db8:e1::3"]])
 
 
 async def test_multipath_sets_are_equal_in_any_order(node: Namespace) -> None:
@@ -389,7 +389,7 @@ async def test_an_ipv6_route_that_was_replaced_by_the_equal_of_its_sibling_leave
 async def test_an_ipv4_route_can_have_an_ipv6_gateway(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} via inet6 2001:db8:e0::2 dev e0")
-        await told(follower, FAR, [["2001:db8:e0::2"]])
+        await follows(follower, FAR, [["2001:db8:e0::2"]])
 
 
 async def test_tables_beyond_255_are_told_apart_and_others_are_not_read(node: Namespace) -> None:
@@ -398,9 +398,9 @@ async def test_tables_beyond_255_are_told_apart_and_others_are_not_read(node: Na
         node.ip(f"route add {FAR} via 192.0.2.2")
         node.ip(f"route add {FAR} via 192.0.2.9 table 1001")
         node.ip("route add 10.9.1.0/24 via 192.0.2.9 table 77")
-        await told(follower, FAR, [["192.0.2.3"], ["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.3"], ["192.0.2.2"]])
         node.ip("route add 10.9.2.0/24 via 192.0.2.2")
-        await told(follower, "10.9.2.0/24", [["192.0.2.2"]])
+        await follows(follower, "10.9.2.0/24", [["192.0.2.2"]])
         assert follower.routes("10.9.1.0/24") == []
 
 
@@ -408,7 +408,7 @@ async def test_a_route_with_a_tos_stands_behind_those_without(node: Namespace) -
     async with following(node) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2 tos 0x10")
         node.ip(f"route add {FAR} via 192.0.2.3 metric 500")
-        await told(follower, FAR, [["192.0.2.3"], ["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.3"], ["192.0.2.2"]])
 
 
 async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(node: Namespace) -> None:
@@ -419,9 +419,9 @@ async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(nod
         node.ip(f"route add {FAR} via 192.0.2.2")
         assert follower.routes() == []
         node.ip("link set e0 name uplink")
-        await told(follower, FAR, [["192.0.2.2"]])
+        await follows(follower, FAR, [["192.0.2.2"]])
         node.ip("link set uplink name e0")
-        await told(follower, FAR, [])
+        await follows(follower, FAR, [])
 
 
 async def test_what_no_event_told_is_found_by_the_audit_and_reported_as_drift(node: Namespace) -> None:
@@ -456,9 +456,9 @@ async def test_events_before_and_in_a_reading_do_not_add_up_with_it(node: Namesp
                     f"route replace {FAR} via 198.51.100.2",
                 ]
             )
-            await told(follower, FAR, [["198.51.100.2"]])
+            await follows(follower, FAR, [["198.51.100.2"]])
             node.batch([f"route replace {FAR} via 192.0.2.2"])
-            await told(follower, FAR, [["192.0.2.2"]])
+            await follows(follower, FAR, [["192.0.2.2"]])
 
 
 async def test_routes_that_nobody_touched_never_go_while_others_churn(node: Namespace) -> None:
@@ -497,9 +497,9 @@ async def test_an_ipv6_route_that_has_expired_is_gone_before_the_kernel_says_so(
     node.sysctl("net.ipv6.route.gc_interval", "600")
     async with following(node) as follower:
         node.ip(f"-6 route add {FAR6} via 2001:db8:e0::2 expires 2")
-        await told(follower, FAR6, [["2001:db8:e0::2"]])
+        await follows(follower, FAR6, [["2001:db8:e0::2"]])
         ears.heard(socket.AF_INET6)
-        await told(follower, FAR6, [])
+        await follows(follower, FAR6, [])
         assert "expires" in node.ip(f"-6 route show {FAR6}"), "it is still listed"
         assert RTM_DELROUTE not in ears.heard(socket.AF_INET6)
         assert follower.source.stats.drift == 0
@@ -510,7 +510,7 @@ async def test_a_lifetime_that_is_renewed_in_silence_does_not_end_with_the_old_o
 ) -> None:
     async with following(node) as follower:
         node.ip(f"-6 route add {FAR6} via 2001:db8:e0::2 expires 2")
-        await told(follower, FAR6, [["2001:db8:e0::2"]])
+        await follows(follower, FAR6, [["2001:db8:e0::2"]])
         ears.heard(socket.AF_INET6)
         node.ip(f"-6 route append {FAR6} via 2001:db8:e0::2 expires 600", check=False)  # EEXIST, and yet
         assert ears.heard(socket.AF_INET6) == []
@@ -522,20 +522,20 @@ async def test_ipv6_routes_for_some_sources_are_routes_of_their_own(node: Namesp
     node.ip("-6 route add default from 2001:db8:1::/64 via 2001:db8:e0::2 metric 1")
     async with following(node) as follower:
         node.ip("-6 route add default via 2001:db8:e0::3")
-        await told(follower, "::/0", [["2001:db8:e0::3"], ["2001:db8:e0::2"]])
+        await follows(follower, "::/0", [["2001:db8:e0::3"], ["2001:db8:e0::2"]])
         assert [route.source and str(route.source) for route in follower.routes("::/0")] == [
             None,
             "2001:db8:1::/64",
         ]
         node.ip("-6 route del default via 2001:db8:e0::3")
-        await told(follower, "::/0", [["2001:db8:e0::2"]])
+        await follows(follower, "::/0", [["2001:db8:e0::2"]])
         node.ip("-6 route del default from 2001:db8:1::/64")
-        await told(follower, "::/0", [])
+        await follows(follower, "::/0", [])
 
 
 async def test_throw_in_an_earlier_table_sends_the_kernel_to_the_next(node: Namespace) -> None:
     node.batch(["rule add priority 100 lookup 1000", f"route add throw {FAR} table 1000"])
     async with following(node, tables=(1000, MAIN)) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2")
-        await told(follower, FAR, [["192.0.2.2"], []])
+        await follows(follower, FAR, [["192.0.2.2"], []])
         assert "via 192.0.2.2" in node.ip("route get 10.9.0.1")

@@ -17,7 +17,7 @@ def topology() -> Iterator[FoundingTopology]:
         yield made
 
 
-def stands(topology: FoundingTopology) -> bool:
+def in_place(topology: FoundingTopology) -> bool:
     return topology.table(topology.node) == list(FOUNDING_TABLE)
 
 
@@ -35,7 +35,7 @@ def test_a_flapping_link_loses_its_routes_and_gets_them_back(topology: FoundingT
     topology.link_down(link)
     assert not [line for line in topology.table(topology.node) if f"dev {link}" in line]
     topology.link_up(link)
-    eventually_sync(lambda: stands(topology), what="founding table after the flap")
+    eventually_sync(lambda: in_place(topology), what="founding table after the flap")
 
 
 def test_a_pod_network_moves(topology: FoundingTopology) -> None:
@@ -44,7 +44,7 @@ def test_a_pod_network_moves(topology: FoundingTopology) -> None:
     assert "10.244.4.0/24 via 10.244.4.0" in table
     assert "10.244.3.0/24" not in table
     topology.move_pod_network(4, 3)
-    assert stands(topology)
+    assert in_place(topology)
 
 
 def test_nothing_is_left_after_removal_also_when_repeated() -> None:

@@ -1,4 +1,4 @@
-"""DELETE /config/route/destinationIPNet/{address}/{length}: it takes whatever stands first, or nothing."""
+"""DELETE /config/route/destinationIPNet/{address}/{length}: it takes whatever comes first, or nothing."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ async def test_ports_have_pseudo_ports_without_an_index(target: Target) -> None:
     assert set(names.values()) == {-1}
 
 
-async def test_version_is_told(target: Target) -> None:
+async def test_version_is_known(target: Target) -> None:
     reply = await target.ask("GET", "/version")
     assert reply.status == 200
     assert set(reply.body) == {"buildInfo", "version"}

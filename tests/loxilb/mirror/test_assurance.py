@@ -1,4 +1,4 @@
-"""That what is mirrored really stands there: probe, verification, stale entries, limits, capacity."""
+"""That what is mirrored is really there: probe, verification, stale entries, limits, capacity."""
 
 from __future__ import annotations
 

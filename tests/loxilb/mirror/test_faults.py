@@ -108,7 +108,7 @@ async def test_a_container_made_anew_gets_all_routes_again(lab: Lab) -> None:
 
 
 async def test_a_delete_whose_answer_is_lost_is_not_repeated_blindly(lab: Lab) -> None:
-    """The second would take the route that stood behind ours: somebody else's, with a higher metric."""
+    """The second would take the route behind ours: a foreign one, with a higher metric."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
     async with lab.mirroring(limits=Limits(probe_interval_s=0.2)) as reconciler:
         reconciler.set_route(prefix, candidate(str(prefix), HERE))
@@ -147,7 +147,7 @@ async def test_an_equal_route_of_somebody_else_is_not_claimed_for_a_lost_answer(
 
 
 async def test_a_route_that_is_made_again_soon_after_its_withdrawal_is_ours_again(lab: Lab) -> None:
-    """The table that was read last still shows it: that must not pass for somebody else's equal route."""
+    """The table that was read last still shows it: that must not pass for an equal foreign route."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
     async with lab.mirroring(timeout_s=1) as reconciler:
         reconciler.set_route(prefix, candidate(str(prefix), HERE))

@@ -107,5 +107,5 @@ async def test_a_target_that_restarts_is_said_to_be_down_once_and_up_once(lab: L
             )
     said = [line["event"] for line in logs if str(line["event"]).startswith("target_")]
     assert said == ["target_down", "target_not_mirrored", "target_up"]
-    told = [f"{event.group}/{event.name}" for event in lab.events.seen if event.group == "target"]
-    assert told == ["target/down", "target/up"]
+    reported = [f"{event.group}/{event.name}" for event in lab.events.seen if event.group == "target"]
+    assert reported == ["target/down", "target/up"]

@@ -149,7 +149,7 @@ async def test_what_the_ledger_knows_is_taken_up_after_a_restart(lab: Lab) -> No
         await synced_or_waiting(reconciler)
         assert lab.static_routes() == {"10.1.0.0/16": HERE, "10.2.0.0/16": HERE}, "the start-up hold"
         await lab.holds({"10.1.0.0/16": HERE})
-    assert len(lab.events.of("route/accepted")) == 2, "what stands there is not made again"
+    assert len(lab.events.of("route/accepted")) == 2, "what is there is not posted again"
 
 
 async def synced_or_waiting(reconciler: Reconciler) -> None:

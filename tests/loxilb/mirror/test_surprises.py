@@ -229,7 +229,7 @@ async def test_over_tls_with_a_client_certificate_and_a_server_name(tmp_path: Pa
 
 
 async def test_what_one_target_shows_as_its_own_address_is_no_next_hop_at_another() -> None:
-    """A VIP that appears at one loxilb takes back the routes through it that another was told before."""
+    """A VIP that appears at one loxilb takes back the routes through it that another got before."""
     vip = "192.168.10.77"
     with laboratory() as first, laboratory() as second:
         addresses = TargetsAddresses()

@@ -61,7 +61,7 @@ async def test_somebody_elses_replacement_is_known_at_once_and_never_deleted(lab
 
 
 async def test_somebody_elses_lower_metric_on_ipv6_is_never_deleted(lab: Lab) -> None:
-    """DELETE would take theirs, which stands first."""
+    """DELETE would take theirs, which comes first."""
     async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
         await mirrored(lab, reconciler)
         lab.space.ip(f"-6 route add {B} via fd00:10::2 metric 20 proto bird")
@@ -86,11 +86,11 @@ async def test_when_a_conflict_ends_our_route_is_made_at_once(lab: Lab) -> None:
 
 
 async def test_when_its_namespace_is_made_anew_the_old_one_proves_nothing() -> None:
-    told: set[Prefix] = set()
+    seen: set[Prefix] = set()
 
     def remember(prefix: Prefix, *, foreign_removed: bool) -> None:
         assert not foreign_removed
-        told.add(prefix)
+        seen.add(prefix)
 
     with namespace("witnessed") as space:
         space.ip(f"route add blackhole {A} proto static")
@@ -99,9 +99,9 @@ async def test_when_its_namespace_is_made_anew_the_old_one_proves_nothing() -> N
         await eventually(lambda: witness.ready and witness.first(A) is not None, what="the witness")
         space.make_anew()
         await eventually(lambda: not witness.ready, what="doubt")
-        told.clear()
+        seen.clear()
         await eventually(lambda: witness.ready, what="the witness in the new namespace")
         assert witness.first(A) is None
-        assert A in told
+        assert A in seen
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

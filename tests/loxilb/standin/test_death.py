@@ -1,4 +1,4 @@
-"""What harms the stand-in as it harms the original: a GET in the wrong moment, a flood, a container made anew."""
+"""What harms the stand-in as it harms the original: a GET in the wrong moment, a flood, a container made again."""
 
 from __future__ import annotations
 

@@ -81,9 +81,9 @@ async def test_they_answer_alike_and_hold_the_same_routes(space: Namespace, seed
                     ours = model.foreign_add(prefix, gateway, now=step, metric=metric, how=did)
                 case _:
                     raise AssertionError(did)
-            told = f"step {step}: {did} {prefix} via {format_address(gateway)}{where}"
-            assert real == ours, told
-            assert _kernel(space, prefix) == _modelled(model, prefix), told
+            what = f"step {step}: {did} {prefix} via {format_address(gateway)}{where}"
+            assert real == ours, what
+            assert _kernel(space, prefix) == _modelled(model, prefix), what
         await ingested(standin)
         rows = await caller.rows()
         inventory = model.inventory(OPERATIONS + 60)

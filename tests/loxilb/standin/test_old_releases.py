@@ -1,4 +1,4 @@
-"""What the stand-in does when it is told to be an older loxilb."""
+"""What the stand-in does when it is configured as an older loxilb."""
 
 from __future__ import annotations
 

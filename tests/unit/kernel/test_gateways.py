@@ -31,7 +31,7 @@ def hop(gateway: LinkAddress) -> NextHop:
     [
         ("192.0.2.1 dev ens3 scope link", Family.INET, "as dhclient writes it"),
         ("192.0.2.1 dev ens3 scope link src 192.0.2.9 metric 1002", Family.INET, "as dhcpcd does"),
-        ("192.0.2.1 dev ens3 proto static scope link", Family.INET, "whoever wrote it"),
+        ("192.0.2.1 dev ens3 proto static scope link", Family.INET, "whichever protocol wrote it"),
         ("2001:db8::1 dev ens3 scope global", Family.INET6, "IPv6 scope is always global"),
     ],
 )

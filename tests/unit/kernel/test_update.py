@@ -81,7 +81,7 @@ def said(updated: Updated) -> str:
         ("2", APPEND, "3", "2 3", "append goes last"),
         ("2 3", PREPEND, "4", "4 2 3", "neither goes first"),
         ("2 3", REPLACE, "4", "4 3", "replace takes the place of the first"),
-        ("2 3", REPLACE, "3", "2 3", "told again in its own place, as for an offload flag"),
+        ("2 3", REPLACE, "3", "2 3", "reported again in its own place, as for an offload flag"),
         ("2", REPLACE, "9", "", "changed into one that the rules drop"),
         ("2 3", REPLACE, "9", "_ 3", "the same, with a sibling behind it"),
         ("2", APPEND, "9", "2 _", "a dropped sibling keeps its position"),

@@ -1,4 +1,4 @@
-"""HTTP as far as it is needed: an answer is whole or none, nothing is sent twice, and what happened is told exactly."""
+"""HTTP as far as it is needed: an answer is whole or none, nothing is sent twice, and the outcome is exact."""
 
 from __future__ import annotations
 
@@ -400,7 +400,7 @@ async def test_bytes_that_nobody_asked_for_never_become_an_answer(tmp_path: Path
         assert await http.send(http.head("GET", "/")) == Answer(200, b"ok")
 
 
-async def test_an_answer_that_ends_with_its_connection_is_told(tmp_path: Path) -> None:
+async def test_an_answer_that_ends_with_its_connection_is_reported(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nto the end")

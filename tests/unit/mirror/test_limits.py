@@ -57,7 +57,7 @@ def test_a_token_given_back_can_be_taken_again() -> None:
 
 def test_it_is_quiet_only_when_all_that_was_accepted_had_time_to_be_ingested() -> None:
     ingestion = Ingestion(0, rate=256)
-    assert ingestion.quiet_in(0) > SETTLE_S, "an earlier life may have written just now"
+    assert ingestion.quiet_in(0) > SETTLE_S, "a previous run may have written just now"
     assert ingestion.quiet_in(9) == 0
     for _ in range(512):
         ingestion.note(10)

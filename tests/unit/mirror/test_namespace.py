@@ -1,4 +1,4 @@
-"""Whether a loxilb lives in our namespace, from lists of ports that may be half told or a moment old."""
+"""Whether a loxilb lives in our namespace, from lists of ports that may be incomplete or a moment old."""
 
 from __future__ import annotations
 
