@@ -72,8 +72,10 @@ docs: $(READY) ## Write the generated documents: references, schemas, AsyncAPI, 
 	@PYTHONPATH=packaging $(BIN)/python -m docgen
 
 .PHONY: bench
-bench: root .venv/.test ## Measure
-	@$(BIN)/pytest tests/bench --bench -s $(ARGS)
+bench: root .venv/.test ## Measure, and write docs/benchmarks.md
+	@[ -n "$(ARGS)" ] || rm -f build/bench.json
+	@status=0; $(BIN)/pytest tests/bench --bench -s $(ARGS) || status=$$?; \
+		PYTHONPATH=tests $(BIN)/python -m support.bench_report docs; exit $$status
 
 .venv/.mqtt.js: packaging/page/package-lock.json packaging/page/fetch
 	@packaging/page/fetch $@

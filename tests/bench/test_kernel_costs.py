@@ -150,11 +150,11 @@ async def test_loading_forty_thousand_routes(space: Namespace) -> None:
     for peer, value, least in (
         ("AsyncIPRoute", median(theirs), 8),
         ("NDB", ndb, 50),
-        ("ip -j, parsed", median(ips), None),
+        ("ip -j, parsed", median(ips), 1),
     ):
         record(
             f"load 40,000 routes, beside {peer}", mine, "s", peer=peer, peer_value=value, ratio=value / mine,
-            target=f"ratio >= {least}" if least else None, ok=value / mine >= least if least else None,
+            target=f"ratio >= {least}", ok=value / mine >= least, rounds=ours,
         )  # fmt: skip
 
 
@@ -205,11 +205,11 @@ async def test_cpu_for_each_event() -> None:
                 into.append(await cpu_per_event(space, protocol, count))
         with routing_space() as space:
             theirs.append(await cpu_per_event_pyroute2(space, 10, 150))
-    for name, values, most in (("kept", kept, 25), ("dropped", dropped, 8)):
+    for name, values, most in (("kept", kept, 10), ("dropped", dropped, 2.5)):
         value, peer = median(values), median(theirs)
         record(
             f"CPU of an event, {name}", value, "µs", peer="AsyncIPRoute.get()", peer_value=peer, ratio=peer / value,
-            target=f"<= {most}", ok=value <= most,
+            target=f"<= {most}", ok=value <= most, rounds=values,
         )  # fmt: skip
 
 

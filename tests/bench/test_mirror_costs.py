@@ -149,9 +149,10 @@ async def test_a_lone_change_reaches_the_api_within_milliseconds(tmp_path: Path,
         bare = await lone_posts(socket, 300)
     took_ms = [(came[prefix] - at) * 1e3 for prefix, at in sent.items()]
     p50, p99 = percentile(took_ms, 0.5), percentile(took_ms, 0.99)
+    ratio = percentile(bare, 0.5) / p50
     record(
         "kernel change to API, p50", p50, "ms", peer="bare aiohttp POST, as lone", peer_value=percentile(bare, 0.5),
-        ratio=percentile(bare, 0.5) / p50, target="<= 1", ok=p50 <= 1,
+        ratio=ratio, target="<= 1, ratio >= 0.85", ok=p50 <= 1 and ratio >= 0.85,
     )  # fmt: skip
     record("kernel change to API, p99", p99, "ms", target="<= 5", ok=p99 <= 5)
 
@@ -205,7 +206,7 @@ async def test_unpaced_it_is_nearly_as_fast_as_a_bare_loop(tmp_path: Path) -> No
     ratio = median(ours) / median(peers)
     record(
         "unpaced POSTs", median(ours), "1/s", peer="bare aiohttp loop", peer_value=median(peers), ratio=ratio,
-        target="ratio >= 0.7", ok=ratio >= 0.7,
+        target="ratio >= 0.9", ok=ratio >= 0.9, rounds=ours,
     )  # fmt: skip
 
 

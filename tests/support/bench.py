@@ -26,6 +26,11 @@ class Row(NamedTuple):
     ratio: float | None = None
     target: str | None = None
     ok: bool | None = None
+    spread: tuple[float, float] | None = (
+        None  # the least and the most of the rounds, where `value` is their median
+    )
+    curve: str | None = None  # the row is a point of this scaling curve
+    size: int | None = None  # and this is how many routes it was measured with
 
 
 ROWS: list[Row] = []
@@ -52,15 +57,24 @@ def record(
     ratio: float | None = None,
     target: str | None = None,
     ok: bool | None = None,
+    rounds: Iterable[float] = (),
+    curve: str | None = None,
+    size: int | None = None,
 ) -> None:
-    """Print and write a figure at once; `ratio` is ours to the peer's, said so that more is better."""
-    row = Row(name, value, unit, peer, peer_value, ratio, target, ok)
+    """Print and write a figure at once; `ratio` is ours to the peer's, said so that more is better.
+
+    `rounds` are the values whose median `value` is: their spread is reported, too.
+    """
+    each = sorted(rounds)
+    spread = (each[0], each[-1]) if each else None
+    row = Row(name, value, unit, peer, peer_value, ratio, target, ok, spread, curve, size)
     ROWS.append(row)
     write([row])
     print(table([row]).splitlines()[-1], flush=True)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A figure to three digits; nothing for None."""
     return "" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -70,11 +84,11 @@ def table(rows: Iterable[Row]) -> str:
     lines = [
         (
             row.name,
-            _number(row.value),
+            number(row.value),
             row.unit,
             row.peer or "",
-            _number(row.peer_value),
-            _number(row.ratio),
+            number(row.peer_value),
+            number(row.ratio),
             row.target or "",
             {True: "ok", False: "MISSED", None: ""}[row.ok],
         )

@@ -154,8 +154,8 @@ class Api:
         Each prefix that the rules keep, in order, with its candidates and its state at each target.
         """
         targets = self._context.chosen(query.target)
-        rows = TableRows(self._context.best_routes.table, targets, self._names(), query)
         with self._long_call():
+            rows = await TableRows.of(self._context.best_routes.table, targets, self._names(), query)
             return await stream_rows(request, "routes", rows, rows.response)
 
     @CALLS.read("/v1/explain", "busy", "unavailable", over_tcp="page")
@@ -192,7 +192,8 @@ class Api:
             dump, _ = await self._lookups.read(
                 lambda: PlanDump(evaluate, query.dropped), PlanDump.take, covering=None
             )
-            rows = PlanRows(self._choices(dump), dump.details, context.targets.reconcilers, names)
+            choices = await self._choices(dump)
+            rows = PlanRows(choices, dump.details, context.targets.reconcilers, names)
             sysctls = Sysctls.model_validate(context.best_routes.source.stats.sysctls, from_attributes=True)
             return await stream_rows(
                 request,
@@ -203,17 +204,20 @@ class Api:
                 ),
             )
 
-    def _choices(self, dump: PlanDump) -> Iterator[Choice]:
+    async def _choices(self, dump: PlanDump) -> Iterator[Choice]:
         """What the daemon has elected already, and beside it the routes that its rules drop."""
         table, tables = self._context.best_routes.table, self._tables()
-        known = {*table.prefixes(), *dump.dropped}
-        known.update(*(it.prefixes() for it in self._context.targets.reconcilers))
-        for prefix in sorted_prefixes(known):
+        held = (it.prefixes() for it in self._context.targets.reconcilers)
+        prefixes = await sorted_prefixes(table.prefixes(), dump.dropped, *held)
+
+        def choice(prefix: Prefix) -> Choice:
             kept = table.candidates(prefix)
             routes = [*kept, *dump.dropped.get(prefix, ())]
             if len(routes) > 1:
                 routes.sort(key=lambda it: candidate_order(it.route, tables))
-            yield Choice(prefix, tuple(routes), kept[0] if kept else None)
+            return Choice(prefix, tuple(routes), kept[0] if kept else None)
+
+        return map(choice, prefixes)
 
     @CALLS.read("/v1/events", "busy", answer=NDJSON, over_tcp="page")
     async def events(self, request: web.Request, query: EventsQuery) -> web.StreamResponse:

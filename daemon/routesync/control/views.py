@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from heapq import merge
+from itertools import chain, islice
+from typing import Final, NamedTuple, TypeVar
 
 from routesync.control.models import (
     EvaluatedRoute,
@@ -25,7 +27,8 @@ from routesync.mirror.reconciler import Reconciler, RouteView
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetView
 from routesync.names import Names, scope_name, type_name
-from routesync.route import Address, Candidate, Family, Prefix, flag_names, format_address
+from routesync.route import Address, Candidate, Prefix, flag_names, format_address
+from routesync.slices import in_slices
 from routesync.table import Table
 
 M = TypeVar("M", bound=EvaluatedRoute)
@@ -132,66 +135,103 @@ def target_detail(view: TargetView, status: TargetStatus) -> TargetDetail:
     )
 
 
-def sorted_prefixes(prefixes: Collection[Prefix]) -> Iterator[Prefix]:
-    """The prefixes in the order for people. By family, so that tuples compare natively: 40,000 take 20 ms, not 100."""
-    for family in Family:
-        yield from sorted(prefix for prefix in prefixes if prefix.family is family)
+_RUN: Final = 5_000
+"""So many prefixes are sorted at once, within a few milliseconds."""
+
+
+async def sorted_prefixes(*groups: Iterable[Prefix]) -> Iterator[Prefix]:
+    """All prefixes of these groups, each once, in the order for people; sorted in slices, for there may be a million.
+
+    By family, so that tuples compare natively: 40,000 take 20 ms, not 100.
+    """
+    known: set[Prefix] = set()
+    runs: dict[int, list[list[Prefix]]] = {4: [], 16: []}
+    async for run in in_slices(_runs(chain.from_iterable(groups))):
+        known.update(run)
+    async for run in in_slices(_runs(known)):
+        for size, sorted_runs in runs.items():
+            sorted_runs.append(sorted(prefix for prefix in run if len(prefix.packed) == size))
+    return chain(*(merge(*sorted_runs) for sorted_runs in runs.values()))
+
+
+def _runs(prefixes: Iterable[Prefix]) -> Iterator[list[Prefix]]:
+    left = iter(prefixes)
+    while run := list(islice(left, _RUN)):
+        yield run
 
 
 class TableRows:
     """The rows of the table that match a query."""
 
     def __init__(
-        self, table: Table, targets: Sequence[Reconciler], names: RouteNames, query: RoutesQuery
+        self,
+        prefixes: Iterable[Prefix],
+        table: Table,
+        targets: Sequence[Reconciler],
+        names: RouteNames,
+        query: RoutesQuery,
     ) -> None:
         self.matched = 0
+        self._prefixes = prefixes
         self._table = table
         self._targets = targets
         self._names = names
         self._query = query
 
+    @classmethod
+    async def of(
+        cls, table: Table, targets: Sequence[Reconciler], names: RouteNames, query: RoutesQuery
+    ) -> TableRows:
+        """Find the prefixes that may match."""
+        prefixes: Iterable[Prefix]
+        if (covered := query.covering) is not None:  # these are few: no need to look at all prefixes
+            prefixes = (covered.cut(length) for length in range(covered.length + 1))
+        else:
+            prefixes = await sorted_prefixes(table.prefixes(), *(it.prefixes() for it in targets))
+        return cls(prefixes, table, targets, names, query)
+
     def __iter__(self) -> Iterator[RouteRow | None]:
         """The rows, as far as the limit; None: no row, after as much work as for one."""
-        for prefix in self._prefixes():
-            row = self._row(prefix)
-            self.matched += row is not None
-            yield row if self.matched <= self._query.limit else None
-
-    def _prefixes(self) -> Iterator[Prefix]:
-        if (covered := self._query.covering) is not None:  # these are few: no need to look at all prefixes
-            return (covered.cut(length) for length in range(covered.length + 1))
-        return sorted_prefixes({*self._table.prefixes()}.union(*(it.prefixes() for it in self._targets)))
+        for prefix in self._prefixes:
+            matches = self._matches(prefix)
+            self.matched += matches
+            yield self._row(prefix) if matches and self.matched <= self._query.limit else None
 
     def response(self) -> RoutesResponse:
         """What the response has beside the rows."""
         return RoutesResponse(routes=(), matched=self.matched)
 
-    def _row(self, prefix: Prefix) -> RouteRow | None:
+    def _matches(self, prefix: Prefix) -> bool:
         query = self._query
         if (query.family is not None and prefix.family.label != query.family) or (
             query.within is not None and not query.within.covers(prefix)
         ):
-            return None
+            return False
         candidates = self._table.candidates(prefix)
         if query.rule is not None and all(it.verdict.rule != query.rule for it in candidates):
-            return None
+            return False
         protocol, names = query.protocol, self._names.names
         if protocol is not None and all(names.protocol(it.route.protocol) != protocol for it in candidates):
-            return None
-        views = [
-            (target.name, view)
-            for target in self._targets
-            if (view := target.route(prefix)) is not None
-            and (not query.phase or view.phase.value in query.phase)
-        ]
-        if not views and (query.phase or query.target is not None or not candidates):
-            return None
+            return False
+        if candidates and not query.phase and query.target is None:
+            return True
+        return any(True for _ in self._views(prefix))
+
+    def _views(self, prefix: Prefix) -> Iterator[tuple[str, RouteView]]:
+        for target in self._targets:
+            view = target.route(prefix)
+            if view is not None and (not self._query.phase or view.phase.value in self._query.phase):
+                yield target.name, view
+
+    def _row(self, prefix: Prefix) -> RouteRow:
         return RouteRow(
             prefix=str(prefix),
             family=prefix.family.label,
             candidates=tuple(
                 self._names.model(EvaluatedRoute, candidate, elected=not number)
-                for number, candidate in enumerate(candidates)
+                for number, candidate in enumerate(self._table.candidates(prefix))
             ),
-            targets=tuple(TargetRoute.model_validate(target_fields(name, view)) for name, view in views),
+            targets=tuple(
+                TargetRoute.model_validate(target_fields(name, view)) for name, view in self._views(prefix)
+            ),
         )

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -466,10 +467,10 @@ class Reconciler:
             return RouteView(Phase.OVER_CAPACITY, evaluated, None, None, "max_routes is reached")
         return None
 
-    def prefixes(self) -> set[Prefix]:
+    def prefixes(self) -> tuple[Prefix, ...]:
         """Every prefix that is known here."""
         state = self.state
-        return set().union(state.routes, state.ineligible, *state.over.values())
+        return (*state.routes, *state.ineligible, *chain.from_iterable(state.over.values()))
 
     @property
     def inventory(self) -> Inventory | None:
