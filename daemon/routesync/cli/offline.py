@@ -60,7 +60,8 @@ def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
     evaluate = evaluator(loaded.policy, interfaces, dump.routes)
     choices = list(choose(dump.routes, evaluate, tables, dump.details))
     inputs = asyncio.run(_inputs(settings.targets, state, contact=contact))
-    return OfflineContext(file, loaded, tables, dump, choices, plan_targets(inputs, choices, dump.addresses))
+    targets = plan_targets(inputs, choices, dump.addresses, dump.links)
+    return OfflineContext(file, loaded, tables, dump, choices, targets)
 
 
 async def _inputs(targets: tuple[TargetSettings, ...], state: Path, *, contact: bool) -> list[TargetInput]:

@@ -13,7 +13,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from routesync.config.problems import ConfigError, KeyPath, Place, Problem, key_lines, value_at
+from routesync.config.problems import (
+    TARGET_DEFAULTS,
+    ConfigError,
+    KeyPath,
+    Place,
+    Problem,
+    key_lines,
+    value_at,
+)
 
 _TARGETS: Final[KeyPath] = ("targets",)
 _RULES: Final[KeyPath] = ("policy", "rules")
@@ -69,6 +77,25 @@ def merged(sources: Sequence[Source]) -> tuple[dict[str, object], Mapping[KeyPat
         _overlay(document, added)
         lines |= added_lines
     return document, lines
+
+
+def inherit(document: dict[str, object], lines: Mapping[KeyPath, Place]) -> Mapping[KeyPath, Place]:
+    """Give each target the keys of [target_defaults] that it does not have; return the places of all keys."""
+    defaults, targets = document.get(TARGET_DEFAULTS), document.get("targets")
+    if not isinstance(defaults, dict) or not isinstance(targets, list):
+        return lines
+    all_lines = dict(lines)
+    for index, target in enumerate(targets):
+        if not isinstance(target, dict):
+            continue
+        own = {*target, *({"token_file"} if "token" in target else ())}
+        target |= {key: deepcopy(value) for key, value in defaults.items() if key not in own}
+        all_lines |= {
+            ("targets", index, *path[1:]): place
+            for path, place in lines.items()
+            if len(path) > 1 and path[0] == TARGET_DEFAULTS and path[1] not in own
+        }
+    return all_lines
 
 
 def _moved(lines: Mapping[KeyPath, Place], table: KeyPath, by: int) -> dict[KeyPath, Place]:
