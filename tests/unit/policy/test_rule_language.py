@@ -184,11 +184,11 @@ def test_an_interface_as_the_next_hop_is_for_both_families() -> None:
 def test_a_prefix_list_serves_several_rules() -> None:
     lists = {"ours": ["10.66.0.0/16", {"within": "10.9.0.0/16", "length": "16-24"}], "other": "0.0.0.0/0"}
     made = policy(
-        {"name": "statics", "match": {"prefix": {"list": "ours"}, "protocol": "static"}, "action": "drop"},
+        {"name": "static", "match": {"prefix": {"list": "ours"}, "protocol": "static"}, "action": "drop"},
         {"name": "more", "match": {"prefix": ["198.51.100.0/24", {"list": "ours"}]}, "action": "drop"},
         prefix_lists=lists,
     )
-    for line, rule in ((BLACKHOLE, "statics"), (MULTIPATH, "more"), (DEFAULT, "default")):
+    for line, rule in ((BLACKHOLE, "static"), (MULTIPATH, "more"), (DEFAULT, "default")):
         assert made.evaluate(ip_route(line), INTERFACES).rule == rule
 
 
