@@ -11,12 +11,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from demo.topology import MIRRORED_TABLE
 from support.broker import broker
+from support.daemon import prepared
 from support.waiting import eventually_sync
 from support.world import World, world
 
@@ -247,3 +249,35 @@ def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: World) 
     scene.config.write_text(text)
     second = scene.run("reload")
     assert second.returncode == 0, second.stderr
+
+
+def test_a_config_map_that_is_swapped_is_applied_and_unknown_variables_are_named() -> None:
+    """As the kubelet does it: the file links to ..data/routesync.toml, ..data to a directory, and ..data is replaced."""
+    with prepared() as daemon:
+
+        def swap(text: str) -> None:
+            version = daemon.directory / f"..{len(list(daemon.directory.iterdir()))}"
+            version.mkdir()
+            (version / "routesync.toml").write_text(text)
+            (daemon.directory / "..data_tmp").symlink_to(version.name)
+            (daemon.directory / "..data_tmp").rename(daemon.directory / "..data")
+
+        daemon.config.unlink()
+        daemon.config.symlink_to("..data/routesync.toml")
+        swap("reload_on_change = true\n")
+        daemon.extra_environment = {"ROUTESYNC_NODENAME": "a", "ROUTESYNC_SERVICE_HOST": "10.96.0.7"}
+        daemon.start()
+        (warning,) = daemon.get("/v1/status")["config"]["warnings"]
+        assert "ROUTESYNC_NODENAME" in warning
+        assert warning.endswith("did you mean ROUTESYNC_NODE_NAME?")
+        assert [line["warning"] for line in daemon.logged("config_warning")] == [warning]
+
+        for text, event in (
+            ('reload_on_change = true\nmode = "mirorr"\n', "config_rejected"),
+            ('reload_on_change = true\nmode = "observe"\n', "config_reloaded"),
+        ):
+            swap(text)
+            applied = partial(lambda event: bool(daemon.logged(event)), event)
+            eventually_sync(applied, within_s=20, what=event)
+        assert len([line for line in daemon.logged("config_rejected") if "problem" in line]) == 1
+        assert daemon.get("/v1/status")["status"]["mode"] == "observe"

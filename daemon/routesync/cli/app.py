@@ -77,7 +77,7 @@ def run(
     from routesync.service.systemd import Notifier, take_activated_sockets
     from routesync.tasks import TaskDied
 
-    loaded = load_or_fail(config or DEFAULT_CONFIG)
+    loaded = load_or_fail(config or DEFAULT_CONFIG, warn=False)  # the daemon logs its warnings
     log = loaded.settings.log
     logs.configure(log.level, log.format, secrets=loaded.secrets)
     notifier = Notifier.from_environment()

@@ -12,13 +12,13 @@ from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
 
 
-def load_or_fail(file: Path) -> Loaded:
+def load_or_fail(file: Path, *, warn: bool = True) -> Loaded:
     """Load a configuration, and print what is odd about it; an invalid one ends the command with all its faults."""
     try:
         loaded = load(file)
     except ConfigError as error:
         fail(str(error), EX_CONFIG)
-    for warning in loaded.warnings:
+    for warning in loaded.warnings if warn else ():
         print_error(f"warning: {warning}")
     return loaded
 

@@ -6,7 +6,6 @@ raises nothing but `ConfigError`. No message contains a secret.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -32,7 +31,7 @@ from routesync.config.problems import (
     value_at,
 )
 from routesync.config.rules import compile_policy
-from routesync.config.sources import Source, drop_ins_of, inherit, merged, read_source
+from routesync.config.sources import Source, digest_of, drop_ins_of, inherit, merged, read_source
 from routesync.names import Names
 from routesync.policy import Policy
 
@@ -113,7 +112,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         *_open_doors(line_of(lines, ("control", "listen")) or path, settings),
         *(_placed(path, lines, warning) for warning in (*policy.warnings, *_guard_without_effect(settings))),
     )
-    digest = hashlib.sha256(b"".join(it.content for it in sources)).hexdigest()
+    digest = digest_of(it.content for it in sources)
     origins = credentials.origins | from_environment
     return Loaded(settings, path, names, policy, digest, origins, warnings, written, lines)
 

@@ -305,6 +305,9 @@ class Settings(Model):
     mode: Literal["mirror", "observe", "guard"] = "mirror"
     """mirror: write to the targets. observe: change nothing. guard: write to no target, and remove redundant DHCP
     host routes from the kernel that this host shares with loxilb."""
+    reload_on_change: bool = False
+    """Reload when the file or a drop-in has another content, checked every 2 s: for a ConfigMap of Kubernetes. As at
+    any reload, an invalid file is rejected, and the running configuration stays."""
     node: NodeSettings = Field(default_factory=NodeSettings)
     kernel: KernelSettings = KernelSettings()
     policy: PolicySettings = PolicySettings()

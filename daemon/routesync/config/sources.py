@@ -6,9 +6,10 @@ the files before, since the first rule that matches decides: so a drop-in decide
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -54,6 +55,19 @@ def read_source(path: Path) -> Source:
     text = _decode(path, content)
     document = _parse(path, text)
     return Source(path, content, document, {key: Place(path, line) for key, line in _lines(text).items()})
+
+
+def digest_of(contents: Iterable[bytes]) -> str:
+    """SHA-256 of files, one after another, in hex."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def digest_now(path: Path) -> str | None:
+    """The digest of a file and its drop-ins as they are now; None: one of them cannot be read."""
+    try:
+        return digest_of(map(_read, (path, *drop_ins_of(path))))
+    except ConfigError:
+        return None
 
 
 def merged(sources: Sequence[Source]) -> tuple[dict[str, object], Mapping[KeyPath, Place]]:

@@ -292,6 +292,7 @@ class ActiveConfig(ResponseModel):
 
     path: str
     digest: str = Field(description="SHA-256 of the file as it was read, in hex.")
+    warnings: tuple[str, ...] = Field(default=(), description="What is odd about it, one line each.")
 
 
 class Reloaded(ResponseModel):

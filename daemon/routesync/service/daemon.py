@@ -35,6 +35,7 @@ import structlog
 from routesync.best_routes import BestRoutes
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.problems import line_of, problem_at
+from routesync.config.sources import digest_now
 from routesync.control import runtime_directory
 from routesync.control.context import Context
 from routesync.control.ownership import Ownership
@@ -59,6 +60,7 @@ STATUS_INTERVAL_S: Final = 1.0
 COLLECTING: Final = gc.get_threshold()
 STARTING: Final = (*COLLECTING[:2], 10_000)
 """Collects no old objects: what a start builds stays, and to look through 100,000 routes takes 40 ms and more."""
+WATCH_INTERVAL_S: Final = 2.0
 NODE_NAME_IS_FIXED: Final = "configuration: node.name takes effect when the daemon is restarted"
 
 
@@ -151,6 +153,7 @@ class Daemon:
             TaskDied: a part of the daemon ended by itself.
         """
         loaded, start = self._loaded, self._supervisor.start
+        _log_warnings(loaded)
         self._best_routes.probe(loaded)
         with signals(stop=self._supervisor.request_stop, reload=self._reload_requested.set):
             await self._sinks.apply(loaded)
@@ -180,6 +183,7 @@ class Daemon:
         self._supervisor.start(
             "reload", self._reload_on_request
         )  # not earlier: a reload ends with READY=1, too
+        self._supervisor.start("file", self._reload_on_change)
         while True:
             await asyncio.sleep(STATUS_INTERVAL_S)
             self._notifier.status(self._status.line())
@@ -205,6 +209,20 @@ class Daemon:
                 if not done.done():
                     done.set_result(faults)
 
+    async def _reload_on_change(self) -> None:
+        """Reload when the content of the file or a drop-in has changed, and stays so: it may be half written."""
+        before: str | None = None
+        tried = self._loaded.digest
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            if not self._loaded.settings.reload_on_change:
+                continue
+            found = await asyncio.to_thread(digest_now, self._loaded.path)
+            if found is not None and found == before and found != tried:
+                tried = found  # one that is rejected is not tried again
+                await self._request_reload()
+            before = found
+
     async def _reload(self) -> Sequence[str]:
         path = self._loaded.path
         try:
@@ -216,8 +234,7 @@ class Daemon:
         except KernelError as error:
             place = line_of(loaded.lines, ("kernel", "netns")) or path
             return self._reject((str(problem_at(place, "[kernel], key netns", str(error))),))
-        for warning in loaded.warnings:
-            log.warning("config_warning", warning=warning)
+        _log_warnings(loaded)
         self._config_problems = ()
         if (name := self._loaded.settings.node.name) != loaded.settings.node.name:
             node = loaded.settings.node.model_copy(update={"name": name})
@@ -251,6 +268,11 @@ class Daemon:
         await self._guarding.apply(loaded)
         if self._sinks.publisher is not None:
             self._sinks.publisher.refresh()
+
+
+def _log_warnings(loaded: Loaded) -> None:
+    for warning in loaded.warnings:
+        log.warning("config_warning", warning=warning)
 
 
 @contextmanager
