@@ -252,7 +252,7 @@ def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: World) 
 
 
 def test_a_config_map_that_is_swapped_is_applied_and_unknown_variables_are_named() -> None:
-    """As the kubelet does it: the file links to ..data/routesync.toml, ..data to a directory, and ..data is replaced."""
+    """As the kubelet does it: the file links to ..data/routesync.toml, ..data to a folder, and ..data is replaced."""
     with prepared() as daemon:
 
         def swap(text: str) -> None:

@@ -100,7 +100,9 @@ def run(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(readable=False, help="The configuration file.")] = DEFAULT_CONFIG,
+    file: Annotated[
+        Path, typer.Argument(readable=False, help="The configuration file; - for standard input.")
+    ] = DEFAULT_CONFIG,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong or odd.")] = False,
 ) -> None:
@@ -302,7 +304,7 @@ def status(socket: SocketOption = None, json: JsonOption = False) -> None:
 def _phases() -> list[str]:
     from routesync.mirror.state import Phase
 
-    return list(Phase)
+    return [it.value for it in Phase]
 
 
 @app.command()
@@ -336,7 +338,12 @@ def routes(
 ) -> None:
     """Show the routes that the rules keep, and the state of each at each target."""
     from routesync.cli import routes as command
+    from routesync.cli.output import parsed
+    from routesync.config.parsers import look_up
 
+    phases = dict.fromkeys(_phases())
+    for it in phase or ():
+        parsed(lambda text: look_up(text, "phase", phases), it, "--phase: ")
     filters = [
         ("within", within),
         ("covering", covering),
@@ -445,6 +452,8 @@ def watch(
     from routesync.route import Prefix
 
     within = None if prefix is None else parsed(Prefix.parse, prefix, "--prefix: ")
+    for it in kind or ():
+        parsed(command.read_kind, it, "--type: ")
     selection = Selection(node or (), kind or (), within)
     way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     command.watch(way, selection, as_json=json)

@@ -59,7 +59,8 @@ def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
     interfaces = RouteNames.of(loaded.names, dump.links).interfaces
     evaluate = evaluator(loaded.policy, interfaces, dump.routes)
     choices = list(choose(dump.routes, evaluate, tables, dump.details))
-    inputs = asyncio.run(_inputs(settings.targets, state, contact=contact))
+    written_to = settings.targets if settings.mode == "mirror" else ()
+    inputs = asyncio.run(_inputs(written_to, state, contact=contact))
     targets = plan_targets(inputs, choices, dump.addresses, dump.links)
     return OfflineContext(file, loaded, tables, dump, choices, targets)
 
@@ -93,6 +94,7 @@ def plan_response(context: OfflineContext) -> PlanResponse:
     rows = PlanRows(choices, context.dump.details, context.targets, context.names)
     return PlanResponse(
         source="files",
+        mode=context.loaded.settings.mode,
         sysctls=Sysctls.model_validate(context.dump.sysctls, from_attributes=True),
         routes=tuple(row for row in rows if row is not None),
         targets=rows.targets(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -24,6 +25,8 @@ from routesync.config.problems import (
     value_at,
 )
 
+STDIN: Final = Path("-")
+"""Read from standard input; relative file names in it are looked up in the working directory."""
 _TARGETS: Final[KeyPath] = ("targets",)
 _RULES: Final[KeyPath] = ("policy", "rules")
 
@@ -39,6 +42,8 @@ class Source(NamedTuple):
 
 def drop_ins_of(path: Path) -> Sequence[Path]:
     """The drop-ins of a file, in order: `*.toml` in the directory of its name and ".d"."""
+    if path == STDIN:
+        return ()
     directory = path.with_name(f"{path.name}.d")
     try:
         found = [it for it in directory.iterdir() if it.suffix == ".toml" and not it.name.startswith(".")]
@@ -140,7 +145,7 @@ def _failed(
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except FileNotFoundError:
         remedy = "name an existing file, or start from the shipped config/routesync.toml"
         raise _failed(path, "no such file", remedy) from None

@@ -570,6 +570,7 @@ class PlanResponse(ResponseModel):
     """What happens to each route of the kernel, and why."""
 
     source: Literal["daemon", "files"] = "daemon"
+    mode: str = Field(default="mirror", description="Targets are written to in mode mirror alone.")
     sysctls: Sysctls = Sysctls()
     routes: tuple[PlanRow, ...]
     targets: tuple[TargetPlan, ...]
