@@ -273,7 +273,7 @@ def test_a_config_map_that_is_swapped_is_applied_and_unknown_variables_are_named
         assert [line["warning"] for line in daemon.logged("config_warning")] == [warning]
 
         for text, event in (
-            ('reload_on_change = true\nmode = "mirrorr"\n', "config_rejected"),
+            ('reload_on_change = true\nmode = "nirror"\n', "config_rejected"),
             ('reload_on_change = true\nmode = "observe"\n', "config_reloaded"),
         ):
             swap(text)
