@@ -336,6 +336,22 @@ def test_secrets_come_by_credentials_that_nobody_else_may_read(tmp_path: Path) -
         assert password not in node.journal()
         assert token not in node.journal()
 
+        check = "routesync", "check", "--quiet", "--as-service"
+        node.run(*check)
+        node.run("chmod", "0600", CONFIG)
+        node.run("chown", "root", CONFIG)
+        refused = node.run(*check, check=False)
+        assert (refused.returncode, "cannot be read: Permission denied" in refused.stderr) == (78, True), (
+            refused
+        )
+        node.run("rm", "/etc/routesync/edge-token")
+        missing = node.run(*check, check=False)
+        assert missing.returncode == 78
+        assert (
+            "LoadCredential=edge-token: there is no /etc/routesync/edge-token, and the service"
+            in missing.stderr
+        )
+
 
 def test_guard_mode_gets_one_capability_and_can_use_it(site: Site) -> None:
     node = site.machine

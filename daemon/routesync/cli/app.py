@@ -105,6 +105,14 @@ def check(
     ] = DEFAULT_CONFIG,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong or odd.")] = False,
+    *,
+    as_service: Annotated[
+        bool,
+        typer.Option(
+            "--as-service",
+            help="Check as the service reads it: as its user, in its sandbox, with its credentials. Needs root.",
+        ),
+    ] = False,
 ) -> None:
     """Check a configuration file, and show what it comes to, with the origin of each value.
 
@@ -112,7 +120,57 @@ def check(
     """
     from routesync.cli import check as command
 
+    if as_service:
+        options = [*(["--json"] if json else []), *(["--quiet"] if quiet else [])]
+        command.check_as_service([*options, str(file if str(file) == "-" else file.absolute())])
     command.check(file, as_json=json, quiet=quiet)
+
+
+@app.command()
+def init(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help=f"Where it goes; - for standard output. By default {DEFAULT_CONFIG}, or where a package brought that "
+            f"one, {DEFAULT_CONFIG}.d/site.toml."
+        ),
+    ] = None,
+    *,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Address or URL of loxilb's API; port 11111 by default."),
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(help="MQTT broker: HOST, HOST:PORT or a URL such as mqtts://USER@HOST:PORT/ROOT."),
+    ] = None,
+    interface: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An interface whose networks loxilb is to reach through this host; may be repeated."
+        ),
+    ] = None,
+    default_route: Annotated[
+        bool | None,
+        typer.Option(help="Whether to mirror the default route, too, where loxilb has none."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what is found.")] = False,
+) -> None:
+    """Write a first configuration: look for interfaces, DHCP clients and loxilb, and ask for the rest.
+
+    Without a terminal, or with --yes, nothing is asked.
+    """
+    from routesync.cli import init as command
+    from routesync.cli.brokers import named_broker
+
+    wishes = command.Wishes(
+        target,
+        named_broker(broker, None, with_password=False) if broker else None,
+        interface or (),
+        default_route,
+    )
+    command.init(file, wishes, installed=DEFAULT_CONFIG, force=force, ask=sys.stdin.isatty() and not yes)
 
 
 @app.command()

@@ -21,8 +21,8 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://127.0.0.1:11111"\n'
             "--phase: unknown phase 'refusd'; did you mean 'refused'? Known: pending, accepted",
         ),
         (
-            "watch --local --type route.acepted",
-            "--type: unknown type 'route.acepted'; did you mean 'route.accepted'?",
+            "watch --local --type route.drop",
+            "--type: unknown type 'route.drop'; did you mean 'route.dropped'?",
         ),
         (
             "watch --local --type nothing.*",

@@ -28,8 +28,8 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         ('[[policy.rules]]\nname = "it"\n', "1: [[policy.rules]] #1 (it), key action: this key is missing"),
         ("mode = 3\n", "1: key mode: expected 'mirror', 'observe' or 'guard', got an integer"),
         (
-            "mode = 'mirorr'\n",
-            "1: key mode: expected 'mirror', 'observe' or 'guard', got 'mirorr'; did you mean 'mirror'?",
+            "mode = 'nirror'\n",
+            "1: key mode: expected 'mirror', 'observe' or 'guard', got 'nirror'; did you mean 'mirror'?",
         ),
         ("mqtt = 3\n", "1: key mqtt: expected a table, got an integer"),
         ("targets = 3\n", "1: key targets: expected an array of tables, got an integer"),
