@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -249,6 +250,39 @@ def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: World) 
     scene.config.write_text(text)
     second = scene.run("reload")
     assert second.returncode == 0, second.stderr
+
+
+def test_a_name_means_a_target_for_each_of_its_addresses(scene: World) -> None:
+    hosts = Path("/etc/netns") / scene.node.name / "hosts"  # `ip netns exec` puts it over /etc/hosts
+    hosts.parent.mkdir(parents=True)
+    try:
+        hosts.write_text("192.168.10.20 lb.example.net\n192.168.10.99 lb.example.net\n")
+        edit(
+            scene,
+            (
+                'url = "http://192.168.10.20:11111"',
+                'url = "http://lb.example.net:11111"\nall_addresses = true',
+            ),
+        )
+        scene.start()
+        scene.mirror_holds(MIRRORED_TABLE)
+
+        def states() -> dict[str, str]:
+            return {it["name"]: it["state"] for it in scene.get("/v1/status")["targets"]}
+
+        assert states() == {"edge-192.168.10.20": "synced", "edge-192.168.10.99": "unreachable"}
+        hosts.write_text("192.168.10.20 lb.example.net\n")
+        eventually_sync(lambda: list(states()) == ["edge-192.168.10.20"], within_s=30, what="one address")
+        hosts.write_text("")  # a name that does not resolve keeps its last addresses
+        eventually_sync(
+            lambda: any("does not resolve" in it for it in scene.get("/v1/status")["status"]["reasons"]),
+            within_s=30,
+            what="the trouble in the status",
+        )
+        assert states() == {"edge-192.168.10.20": "synced"}
+        scene.mirror_holds(MIRRORED_TABLE)
+    finally:
+        shutil.rmtree(hosts.parent)
 
 
 def test_a_config_map_that_is_swapped_is_applied_and_unknown_variables_are_named() -> None:

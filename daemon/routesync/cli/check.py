@@ -15,6 +15,7 @@ import typer
 from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
+from routesync.config.resolve import resolved
 
 UNIT: Final = "routesync.service"
 _OF_THE_READER: Final = (
@@ -42,6 +43,15 @@ def load_or_fail(file: Path, *, warn: bool = True) -> Loaded:
     for warning in loaded.warnings if warn else ():
         print_error(f"warning: {warning}")
     return loaded
+
+
+def load_with_addresses(file: Path) -> Loaded:
+    """The same, with a target for each address of a name that means several; one that cannot be looked up is named."""
+    loaded = load_or_fail(file)
+    settings, troubles = resolved(loaded.settings, {})
+    for trouble in troubles:
+        print_error(f"warning: {trouble}")
+    return loaded._replace(settings=settings)
 
 
 def check(file: Path, *, as_json: bool, quiet: bool) -> None:

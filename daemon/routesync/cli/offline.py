@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from routesync.cli.check import load_or_fail
+from routesync.cli.check import load_with_addresses
 from routesync.cli.output import fail
 from routesync.config import Loaded
 from routesync.config.models import TargetSettings
@@ -49,7 +49,7 @@ class OfflineContext(NamedTuple):
 
 def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
     """Read and plan. With `contact`, read each target's table once. A failure ends the command."""
-    loaded = load_or_fail(file)
+    loaded = load_with_addresses(file)
     settings = loaded.settings
     tables = settings.kernel.tables
     try:

@@ -31,6 +31,7 @@ from routesync.config.parsers import (
     host_names,
 )
 from routesync.config.rules import PolicySettings
+from routesync.url import url_address
 
 LabelValue = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[ -~]+$")]
 
@@ -173,6 +174,10 @@ class TargetDefaults(Model):
     """Interval of inventories, in seconds, when no other cause asks for one."""
 
 
+_LONGEST_OF_MANY: Final = 23
+"""Characters of a name: an IPv6 address behind it has 39, and 63 are allowed."""
+
+
 class TargetSettings(TargetDefaults):
     """A loxilb to mirror into."""
 
@@ -183,6 +188,24 @@ class TargetSettings(TargetDefaults):
     token: SecretStr | None = Field(default=None, min_length=1)
     """The token that loxilb's --manualtoken asks for. Prefer a file, or the environment:
     ROUTESYNC_TARGET_<NAME>_TOKEN."""
+
+    all_addresses: bool = False
+    """Whether each address of the host's name is a target of its own, with the name NAME-ADDRESS. The name is looked
+    up every 10 s; what an address that is gone has from routesync stays, until `withdraw` or `forget`."""
+
+    @field_validator("all_addresses")
+    @classmethod
+    def _there_is_a_name(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  # pydantic's
+        if value and url_address(info.data.get("url", "")) is not None:
+            raise SettingError(
+                "the URL has an address, which resolves to nothing else", "write a host's name"
+            )
+        if value and len(info.data.get("name", "")) > _LONGEST_OF_MANY:
+            raise SettingError(
+                f"the target's name has more than {_LONGEST_OF_MANY} characters, which leaves no room for an address",
+                "shorten it",
+            )
+        return value
 
     @field_validator("token")
     @classmethod

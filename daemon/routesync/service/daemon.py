@@ -35,6 +35,7 @@ import structlog
 from routesync.best_routes import BestRoutes
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.problems import line_of, problem_at
+from routesync.config.resolve import Known, has_names, resolved
 from routesync.config.sources import digest_now
 from routesync.control import runtime_directory
 from routesync.control.context import Context
@@ -61,6 +62,7 @@ COLLECTING: Final = gc.get_threshold()
 STARTING: Final = (*COLLECTING[:2], 10_000)
 """Collects no old objects: what a start builds stays, and to look through 100,000 routes takes 40 ms and more."""
 WATCH_INTERVAL_S: Final = 2.0
+NAMES_INTERVAL_S: Final = 10.0
 NODE_NAME_IS_FIXED: Final = "configuration: node.name takes effect when the daemon is restarted"
 
 
@@ -78,6 +80,12 @@ class Daemon:
         stack: AsyncExitStack,
     ) -> None:
         self._loaded = loaded
+        self._written = loaded.settings.targets
+        """The targets as they are in the file: names with `all_addresses` are not looked up."""
+        self._known: Known = {}
+        self._unresolved: Sequence[str] = ()
+        """Names that cannot be looked up, one line each."""
+        self._applying = asyncio.Lock()
         self._config_problems: Sequence[str] = ()
         """Why the daemon does not run with its file as it is, one line each."""
         self._reload_requested = asyncio.Event()
@@ -138,6 +146,7 @@ class Daemon:
             *([f"ledger: {self._ledger.trouble}"] if self._ledger.trouble else ()),
             *self._best_routes.troubles,
             *self._config_problems,
+            *self._unresolved,
             *self._targets.orphans,
             *self._guarding.troubles,
             *self._control.troubles,
@@ -155,6 +164,7 @@ class Daemon:
         loaded, start = self._loaded, self._supervisor.start
         _log_warnings(loaded)
         self._best_routes.probe(loaded)
+        loaded = self._loaded = await self._resolve(loaded)
         with signals(stop=self._supervisor.request_stop, reload=self._reload_requested.set):
             await self._sinks.apply(loaded)
             self._hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
@@ -184,6 +194,7 @@ class Daemon:
             "reload", self._reload_on_request
         )  # not earlier: a reload ends with READY=1, too
         self._supervisor.start("file", self._reload_on_change)
+        self._supervisor.start("names", self._follow_names)
         while True:
             await asyncio.sleep(STATUS_INTERVAL_S)
             self._notifier.status(self._status.line())
@@ -203,7 +214,8 @@ class Daemon:
             self._reload_requested.clear()
             waiters, self._reload_waiters = self._reload_waiters, []
             self._notifier.reloading("reading the configuration again")
-            faults = await self._reload()
+            async with self._applying:
+                faults = await self._reload()
             self._notifier.ready(self._status.line())
             for done in waiters:
                 if not done.done():
@@ -242,11 +254,33 @@ class Daemon:
             loaded = loaded._replace(settings=settings)
             self._config_problems = (NODE_NAME_IS_FIXED,)
             log.warning("config_partly_applied", reason=NODE_NAME_IS_FIXED)
+        self._written = loaded.settings.targets
+        loaded = await self._resolve(loaded)
         await self._apply(loaded)
         self._loaded = loaded
         log.info("config_reloaded", path=str(path), digest=loaded.digest)
         self._hub.emit(ConfigLoaded(path=str(path), digest=loaded.digest))
         return ()
+
+    async def _resolve(self, loaded: Loaded) -> Loaded:
+        """The configuration with a target for each address of those names that mean several."""
+        written = loaded.settings.model_copy(update={"targets": self._written})
+        if not has_names(written):
+            self._unresolved = ()
+            return loaded
+        settings, self._unresolved = await asyncio.to_thread(resolved, written, self._known)
+        return loaded._replace(settings=settings)
+
+    async def _follow_names(self) -> None:
+        """Apply what changes of the addresses of names."""
+        while True:
+            await asyncio.sleep(NAMES_INTERVAL_S)
+            async with self._applying:
+                loaded = await self._resolve(self._loaded)
+                if loaded.settings.targets != self._loaded.settings.targets:
+                    log.info("targets_resolved", targets=[target.url for target in loaded.settings.targets])
+                    await self._apply(loaded)
+                    self._loaded = loaded
 
     def _reject(self, faults: tuple[str, ...]) -> Sequence[str]:
         for fault in faults:
