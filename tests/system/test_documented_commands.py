@@ -19,7 +19,7 @@ NOT_RUN = {
     r"routesync fleet --page": "needs mqtt.js from npm; tests/page/test_fleet.py writes the page with it",
     r"make deb && apt-get install|apt install|apt-get ": "test_booted.py builds the package and installs it in Debian",
     r"python3 -m venv|/opt/routesync/": "tests/artefacts/test_wheel.py runs them in a booted Debian",
-    r"dnf |vi ": "needs RHEL; tests/artefacts/test_packages.py installs the package by rpm(8)",
+    r"dnf ": "needs RHEL; tests/artefacts/test_packages.py installs the package by rpm(8)",
     r"podman |install -d": "tests/artefacts/test_image.py runs the image with these options",
     r"helm |kubectl ": "needs a cluster; tests/artefacts/test_chart.py renders the chart, and plays its nodes",
     r"routesync withdraw": "would take all from the node that the others need: test_ownership.py runs it",
