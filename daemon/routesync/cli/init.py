@@ -81,9 +81,10 @@ def init(file: Path | None, wishes: Wishes, *, installed: Path, force: bool, ask
     except OSError as error:
         fail(f"{file}: {error.strerror}; run this as root, or name another file")
     print(f"{file} is written. Next:")
-    _check(installed if _is_drop_in(file) else file)
-    for command in ("routesync plan --offline", "systemctl enable --now routesync", "routesync status"):
-        print(f"    {command}")
+    in_place = file == _default_file(installed) or file == installed
+    _check(installed if in_place else file)
+    plan = "routesync plan --offline" if in_place else f"routesync plan --config {file}"
+    print(f"    {plan}\n    systemctl enable --now routesync\n    routesync status")
 
 
 def read_target(text: str) -> str:
@@ -186,11 +187,9 @@ def _completed(wishes: Wishes, found: Found, *, ask: bool) -> Wishes:
     """The wishes with what was found, or answered, in place of what was not said."""
     interfaces, default_route = wishes.interfaces or found.behind, wishes.default_route
     if ask and not wishes.interfaces:
-        answer = typer.prompt(
-            "Interfaces whose networks loxilb shall reach through this host (empty: none)",
-            default=" ".join(found.behind),
-        )
-        interfaces = tuple(re.split(r"[\s,]+", answer.strip())) if answer.strip() else ()
+        question = "Interfaces whose networks loxilb shall reach through this host (-: none)"
+        answer = typer.prompt(question, default=" ".join(found.behind) or "-").strip()
+        interfaces = () if answer in {"", "-"} else tuple(re.split(r"[\s,]+", answer))
     if default_route is None:
         default_route = found.default
         if ask and default_route and wishes.target:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,3 +135,28 @@ def test_a_target_is_a_url_or_a_host(text: str, url: str) -> None:
 def test_what_is_no_target_is_refused() -> None:
     with pytest.raises(SettingError, match="is not a host name or address"):
         read_target("-x")
+
+
+def test_on_a_terminal_it_asks_for_what_is_not_given(tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    leader, terminal = pty.openpty()
+    try:
+        os.write(leader, b"127.0.0.1:1\n-\nbroker.example.net\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "routesync", "init", str(file)],
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(leader)
+        os.close(terminal)
+    assert done.returncode == 0, done.stderr
+    assert "no loxilb answers" in done.stderr
+    assert f"routesync plan --config {file}" in done.stdout
+    settings = load(file, {}, Names()).settings
+    assert [it.url for it in settings.targets] == ["http://127.0.0.1:1"]
+    assert settings.mqtt == MqttSettings(host="broker.example.net")
+    assert "behind-this-host" not in [rule.name for rule in settings.policy.rules]
