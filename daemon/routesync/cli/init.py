@@ -75,16 +75,29 @@ def init(file: Path | None, wishes: Wishes, *, installed: Path, force: bool, ask
     if file == Path("-"):
         print(text, end="")
         return
+    in_place = file in {_default_file(installed), installed}
+    _write(file, text, installed if in_place else file)
+    plan = "routesync plan --offline" if in_place else f"routesync plan --config {file}"
+    print(f"{file} is written. Next:\n    {plan}\n    systemctl enable --now routesync\n    routesync status")
+
+
+def _write(file: Path, text: str, configuration: Path) -> None:
+    """Write the file, unless the configuration that it becomes part of is then invalid."""
+    before = file.read_bytes() if file.exists() else None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         fail(f"{file}: {error.strerror}; run this as root, or name another file")
-    print(f"{file} is written. Next:")
-    in_place = file == _default_file(installed) or file == installed
-    _check(installed if in_place else file)
-    plan = "routesync plan --offline" if in_place else f"routesync plan --config {file}"
-    print(f"    {plan}\n    systemctl enable --now routesync\n    routesync status")
+    try:
+        load(configuration)
+    except ConfigError as error:
+        if before is None:
+            file.unlink()
+        else:
+            file.write_bytes(before)
+        print_error(str(error))
+        fail(f"{file} was not written, because it does not go together with {configuration}", EX_CONFIG)
 
 
 def read_target(text: str) -> str:
@@ -300,11 +313,3 @@ def _broker(broker: MqttSettings | None) -> Iterator[str]:
         yield "[mqtt.tls]"
         if broker.tls.ca_file is not None:
             yield f"ca_file = {toml_value(str(Path(broker.tls.ca_file).absolute()))}"
-
-
-def _check(file: Path) -> None:
-    """Name what is wrong with the configuration as a whole: the file that was there may have the same names."""
-    try:
-        load(file)
-    except ConfigError as error:
-        fail(str(error), EX_CONFIG)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from demo.topology import FOUNDING_TABLE
 from routesync.cli.app import app
-from routesync.cli.init import Found, Wishes, document, look, read_target
+from routesync.cli.init import Found, Wishes, document, init, look, read_target
 from routesync.config import load
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
@@ -160,3 +161,21 @@ def test_on_a_terminal_it_asks_for_what_is_not_given(tmp_path: Path) -> None:
     assert [it.url for it in settings.targets] == ["http://127.0.0.1:1"]
     assert settings.mqtt == MqttSettings(host="broker.example.net")
     assert "behind-this-host" not in [rule.name for rule in settings.policy.rules]
+
+
+@pytest.mark.parametrize("before", [None, "# mine\n"])
+def test_a_file_that_would_make_the_configuration_invalid_is_not_written(
+    tmp_path: Path, before: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = tmp_path / "routesync.toml"
+    installed.write_text('[[targets]]\nname = "edge"\nurl = "http://127.0.0.1:2"\n')
+    drop_in = tmp_path / "routesync.toml.d" / "site.toml"
+    if before is not None:
+        drop_in.parent.mkdir()
+        drop_in.write_text(before)
+    wishes = Wishes("127.0.0.1:1", None, (), default_route=False)
+    with pytest.raises(typer.Exit) as caught:
+        init(None, wishes, installed=installed, force=True, ask=False)
+    assert caught.value.exit_code == 78
+    assert "#1 has the name 'edge' already" in capsys.readouterr().err
+    assert (drop_in.read_text() if drop_in.exists() else None) == before
