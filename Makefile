@@ -23,7 +23,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PRECIOUS: .venv/.%
-.venv/.%: pyproject.toml $(LOCKS)/dev.txt packaging/bootstrap
+.venv/.%: pyproject.toml daemon/routesync/__init__.py $(LOCKS)/dev.txt packaging/bootstrap
 	@packaging/bootstrap $*
 
 .PHONY: demo
@@ -44,7 +44,7 @@ PYTHON_VERSION ?= 3.13
 test-python: VENV = .venv-$(PYTHON_VERSION)
 test-python: ## Run the same on another Python if there is one here (PYTHON_VERSION=3.13)
 	@python=$$(packaging/find-python $(PYTHON_VERSION)) || exit 0; \
-		[ $(VENV)/.code -nt $(LOCKS)/dev.txt ] || PYTHON=$$python VENV=$(VENV) packaging/bootstrap code; \
+		{ [ $(VENV)/.code -nt $(LOCKS)/dev.txt ] && [ $(VENV)/.code -nt daemon/routesync/__init__.py ]; } || PYTHON=$$python VENV=$(VENV) packaging/bootstrap code; \
 		$(UNIT) $(ARGS)
 
 .PHONY: coverage
@@ -81,7 +81,7 @@ bench: root .venv/.test ## Measure, and write docs/benchmarks.md
 	@packaging/page/fetch $@
 
 .PHONY: pictures
-pictures: root .venv/.page .venv/.mqtt.js ## Take the pictures of README and docs, of the page as it runs
+pictures: root .venv/.page .venv/.mqtt.js ## Take the pictures of the docs, of the page as it runs
 	@PYTHONPATH=tests $(BIN)/python -m page.pictures docs/pictures .venv/.mqtt.js
 
 OPERATIONS ?= 100000

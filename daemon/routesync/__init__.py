@@ -8,4 +8,4 @@ import-linter holds that)::
                   `---------`--------`--> events
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

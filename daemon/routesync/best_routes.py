@@ -78,6 +78,10 @@ class OwnNode:
         """Our own addresses there."""
         return ()
 
+    def next_hop_interfaces(self) -> Collection[str]:
+        """The interfaces that `next_hop` of any rule names."""
+        return ()
+
     def gateways(self) -> frozenset[Address]:
         """The gateways of any route of this node."""
         return frozenset()
@@ -194,6 +198,11 @@ class BestRoutes(OwnNode):
     def addresses(self) -> Collection[InterfaceAddress]:
         """See `OwnNode`."""
         return self.source.addresses
+
+    def next_hop_interfaces(self) -> Collection[str]:
+        """See `OwnNode`."""
+        rules = self._loaded.settings.policy.rules
+        return {rule.next_hop.interface for rule in rules if rule.next_hop and rule.next_hop.interface}
 
     def gateways(self) -> frozenset[Address]:
         """See `OwnNode`."""

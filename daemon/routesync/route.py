@@ -284,6 +284,8 @@ class Rewrite(NamedTuple):
     inet6: Address | None = None
     to_self: bool = False
     """`next_hop = "self"`: our address on the interface that reaches the target, of either family."""
+    interface: str | None = None
+    """`next_hop = { interface = "ens3" }`: our address on that interface, of either family."""
 
     def for_family(self, family: Family) -> Address | None:
         """The next hop for routes of this family."""

@@ -8,7 +8,8 @@ from typing import Final, TypeAlias
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from routesync.config.models import Settings
+from routesync.config.models import Settings, TargetSettings
+from routesync.config.parsers import ordered_fields
 
 Schema: TypeAlias = dict[str, object]
 
@@ -33,6 +34,8 @@ class _Generator(GenerateJsonSchema):
 
 def json_schema() -> Schema:
     made = Settings.model_json_schema(schema_generator=_Generator)
+    target = made["$defs"]["TargetSettings"]
+    target["properties"] = {key: target["properties"][key] for key in ordered_fields(TargetSettings)}
     return {"$schema": DIALECT, "title": "routesync.toml"} | _tidy(made)
 
 

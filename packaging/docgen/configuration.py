@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from docgen.config_schema import Schema, json_schema
+
+SHARED: Final = "target_defaults"
+"""Its keys are those of [[targets]], and are listed there."""
 
 
 class Key(NamedTuple):
@@ -32,7 +35,7 @@ def tables() -> list[Table]:
     root = json_schema()
     outside = Table("Outside of any table", "", tuple(_keys(root, root, only_values=True)))
     inner = (
-        Table(name, str(schema["description"]), tuple(_keys(schema, root)))
+        Table(name, str(schema["description"]), () if name == f"[{SHARED}]" else tuple(_keys(schema, root)))
         for name, schema in _tables(root, root, ())
     )
     return [outside, *inner]
@@ -45,12 +48,13 @@ def markdown() -> str:
         heading = f"`{table.name}`" if table.name.startswith("[") else table.name
         parts.append(f"## {heading}\n\n")
         parts.append(f"{table.meaning}\n\n" if table.meaning else "")
-        parts.append("| key | value | default | meaning |\n|---|---|---|---|\n")
+        if table.keys:
+            parts.append("| key | value | default | meaning |\n|---|---|---|---|\n")
         for key in table.keys:
             default = "**required**" if key.required else f"`{key.default}`" if key.default else ""
             meaning = key.meaning.replace("<", "\\<").replace("|", "\\|")
             parts.append(f"| `{key.name}` | {key.kind} | {default} | {meaning} |\n")
-        parts.append("\n")
+        parts.append("\n" if table.keys else "")
     return "".join(parts).rstrip("\n") + "\n"
 
 
@@ -63,7 +67,8 @@ def _tables(schema: Schema, root: Schema, path: tuple[str, ...]) -> Iterator[tup
         here = (*path, key)
         name = ".".join(here)
         yield f"[[{name}]]" if many else f"[{name}]", inner
-        yield from _tables(inner, root, here)
+        if key != SHARED:
+            yield from _tables(inner, root, here)
 
 
 def _table_of(value: Schema, root: Schema) -> tuple[Schema | None, bool]:

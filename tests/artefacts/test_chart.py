@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ ALL: Final = {
         "targets": [{**EDGE, "tls": {"ca_file": "ca.pem"}, "token_file": "edge-token"}],
         "mqtt": {"host": "broker.example.net", "username": "routesync", "password_file": "mqtt-password"},
         "kernel": {"receive_buffer": 268435456},
+        "reload_on_change": True,
+        "node": {"labels": {"address": "${NODE_IP}"}},
+        "target_defaults": {"next_hop": {"interface": "ens3"}},
+        "policy": {
+            "prefix_lists": {"internal": ["10.0.0.0/8", {"within": "172.16.0.0/12", "length": "16-24"}]}
+        },
     },
     "credentials": "routesync-credentials",
     "image": {"repository": "registry.example.net/routesync", "digest": f"sha256:{'0' * 64}"},
@@ -111,12 +118,17 @@ def test_every_configuration_that_it_makes_is_valid(tmp_path: Path, mode: str) -
     file = tmp_path / "routesync.toml"
     for name in ("ca.pem", "edge-token", "mqtt-password"):
         (tmp_path / name).write_text("x\n")
-    values = {"mode": mode, "config": {"targets": [EDGE], "mqtt": ALL["config"]["mqtt"]}}  # type: ignore[index]
+    values = {"mode": mode, "config": {**ALL["config"], "targets": [EDGE]}}  # type: ignore[dict-item]
     file.write_text(configuration(values))
     done = subprocess.run(
-        [sys.executable, "-m", "routesync", "check", str(file)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "routesync", "check", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NODE_IP": "192.168.10.10"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "reload_on_change = true" in done.stdout
     assert f"mode {'observe' if mode == 'withdraw' else mode};" in done.stdout
     assert 'targets: "edge"' in done.stdout or "edge" in done.stdout
 

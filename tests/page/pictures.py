@@ -1,4 +1,4 @@
-"""`make pictures`: the pictures of README and docs, of the page as it runs."""
+"""`make pictures`: the pictures of the docs, of the page as it runs."""
 
 from __future__ import annotations
 

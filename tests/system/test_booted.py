@@ -95,13 +95,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("suite", [SUITE, NEWER_SUITE])
-def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors(
+def test_installed_on_a_clean_debian_and_configured_by_the_documented_commands_it_mirrors(
     tmp_path: Path, suite: str
 ) -> None:
     with founding_site(tmp_path, installed=False, suite=suite) as site:
         node = site.machine
         (node.root / "root/routesync_0_amd64.deb").write_bytes(package().read_bytes())
-        install, check, plan, _edit, enable, status = block("docs/install.md", "Debian and Ubuntu")
+        install, init, check, plan, enable, status = block("docs/install.md", "Debian and Ubuntu")
         node.run("sh", "-c", f"cd /root && {install}")
         assert node.state() == "inactive"
         assert node.run("systemctl", "is-enabled", "routesync", check=False).stdout.strip() == "disabled"
@@ -109,13 +109,16 @@ def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors
         for page in (node.root / "usr/share/man").rglob("routesync*"):
             assert gzip.decompress(page.read_bytes()).startswith(b"."), page
         assert (node.root / "usr/share/man/man1/routesync.1.gz").exists(), "what the units name"
+        node.write(f"{CONFIG}.d/node.toml", '[node]\nname = "node"\n')
+        written = node.run(*init.split(), "--target", "192.168.10.20", "--broker", "127.0.0.1")
+        assert f"{CONFIG}.d/site.toml is written" in written.stdout
+        assert "DHCP host route: 192.168.10.1/32 dev ens3" in written.stderr
         assert f"{CONFIG}: ok" in node.run(*check.split()).stdout
         assert "192.168.10.1/32" in node.run(*plan.split()).stdout
         assert _uncompiled(node) == [], "/usr is read-only to the service"
         node.run("/usr/share/python3/runtime.d/routesync.rtupdate", "rtupdate", "3.11", "3.12")
         assert _uncompiled(node) == [], "after a change of Python"
 
-        node.write(CONFIG, EXAMPLE.read_text() + MQTT)
         node.run(*enable.split())
         site.mirror_holds(MIRRORED_TABLE)
         assert "active (running)" in node.run(*status.split()).stdout
@@ -335,6 +338,22 @@ def test_secrets_come_by_credentials_that_nobody_else_may_read(tmp_path: Path) -
         node.systemctl("reload", "routesync")  # whoever looks at the file then has to find them, too
         assert password not in node.journal()
         assert token not in node.journal()
+
+        check = "routesync", "check", "--quiet", "--as-service"
+        node.run(*check)
+        node.run("chmod", "0600", CONFIG)
+        node.run("chown", "root", CONFIG)
+        refused = node.run(*check, check=False)
+        assert (refused.returncode, "cannot be read: Permission denied" in refused.stderr) == (78, True), (
+            refused
+        )
+        node.run("rm", "/etc/routesync/edge-token")
+        missing = node.run(*check, check=False)
+        assert missing.returncode == 78
+        assert (
+            "LoadCredential=edge-token: there is no /etc/routesync/edge-token, and the service"
+            in missing.stderr
+        )
 
 
 def test_guard_mode_gets_one_capability_and_can_use_it(site: Site) -> None:

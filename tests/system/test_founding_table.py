@@ -6,6 +6,7 @@ process of its own with the shipped example configuration.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,29 @@ def test_the_table_that_stands_at_the_start_is_mirrored_as_each_route_deserves(s
     assert scene.stop() == 0
     scene.mirror_holds(MIRRORED_TABLE)  # on stop, routes stay
     assert scene.standin.alive
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_what_init_writes_and_the_lines_of_the_readme_mirror_it_too(scene: World) -> None:
+    scene.config.unlink()
+    done = scene.run("init", str(scene.config), "--yes", "--target", "192.168.10.20", "--broker", "127.0.0.1")
+    assert done.returncode == 0, done.stderr
+    assert "DHCP host route: 192.168.10.1/32 dev ens3" in done.stderr
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    scene.stop()
+    places = "--config", str(scene.config), "--state", str(scene.state)
+    assert scene.run("withdraw", "--target", "edge", *places).returncode == 0
+    scene.mirror_holds([])
+
+    (lines,) = re.findall(
+        r"^```toml\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    scene.config.write_text(lines.replace("broker.example.net", "127.0.0.1"))
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
 
 
 def test_each_route_has_its_verdict_in_the_plan(scene: World) -> None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from demo.topology import MIRRORED_TABLE
 from support.broker import broker
+from support.daemon import prepared
 from support.waiting import eventually_sync
 from support.world import World, world
 
@@ -247,3 +250,68 @@ def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: World) 
     scene.config.write_text(text)
     second = scene.run("reload")
     assert second.returncode == 0, second.stderr
+
+
+def test_a_name_means_a_target_for_each_of_its_addresses(scene: World) -> None:
+    hosts = Path("/etc/netns") / scene.node.name / "hosts"  # `ip netns exec` puts it over /etc/hosts
+    hosts.parent.mkdir(parents=True)
+    try:
+        hosts.write_text("192.168.10.20 lb.example.net\n192.168.10.99 lb.example.net\n")
+        edit(
+            scene,
+            (
+                'url = "http://192.168.10.20:11111"',
+                'url = "http://lb.example.net:11111"\nall_addresses = true',
+            ),
+        )
+        scene.start()
+        scene.mirror_holds(MIRRORED_TABLE)
+
+        def states() -> dict[str, str]:
+            return {it["name"]: it["state"] for it in scene.get("/v1/status")["targets"]}
+
+        assert states() == {"edge-192.168.10.20": "synced", "edge-192.168.10.99": "unreachable"}
+        hosts.write_text("192.168.10.20 lb.example.net\n")
+        eventually_sync(lambda: list(states()) == ["edge-192.168.10.20"], within_s=30, what="one address")
+        hosts.write_text("")  # a name that does not resolve keeps its last addresses
+        eventually_sync(
+            lambda: any("does not resolve" in it for it in scene.get("/v1/status")["status"]["reasons"]),
+            within_s=30,
+            what="the trouble in the status",
+        )
+        assert states() == {"edge-192.168.10.20": "synced"}
+        scene.mirror_holds(MIRRORED_TABLE)
+    finally:
+        shutil.rmtree(hosts.parent)
+
+
+def test_a_config_map_that_is_swapped_is_applied_and_unknown_variables_are_named() -> None:
+    """As the kubelet does it: the file links to ..data/routesync.toml, ..data to a folder, and ..data is replaced."""
+    with prepared() as daemon:
+
+        def swap(text: str) -> None:
+            version = daemon.directory / f"..{len(list(daemon.directory.iterdir()))}"
+            version.mkdir()
+            (version / "routesync.toml").write_text(text)
+            (daemon.directory / "..data_tmp").symlink_to(version.name)
+            (daemon.directory / "..data_tmp").rename(daemon.directory / "..data")
+
+        daemon.config.unlink()
+        daemon.config.symlink_to("..data/routesync.toml")
+        swap("reload_on_change = true\n")
+        daemon.extra_environment = {"ROUTESYNC_NODENAME": "a", "ROUTESYNC_SERVICE_HOST": "10.96.0.7"}
+        daemon.start()
+        (warning,) = daemon.get("/v1/status")["config"]["warnings"]
+        assert "ROUTESYNC_NODENAME" in warning
+        assert warning.endswith("did you mean ROUTESYNC_NODE_NAME?")
+        assert [line["warning"] for line in daemon.logged("config_warning")] == [warning]
+
+        for text, event in (
+            ('reload_on_change = true\nmode = "nirror"\n', "config_rejected"),
+            ('reload_on_change = true\nmode = "observe"\n', "config_reloaded"),
+        ):
+            swap(text)
+            applied = partial(lambda event: bool(daemon.logged(event)), event)
+            eventually_sync(applied, within_s=20, what=event)
+        assert len([line for line in daemon.logged("config_rejected") if "problem" in line]) == 1
+        assert daemon.get("/v1/status")["status"]["mode"] == "observe"

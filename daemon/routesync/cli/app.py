@@ -77,7 +77,7 @@ def run(
     from routesync.service.systemd import Notifier, take_activated_sockets
     from routesync.tasks import TaskDied
 
-    loaded = load_or_fail(config or DEFAULT_CONFIG)
+    loaded = load_or_fail(config or DEFAULT_CONFIG, warn=False)  # the daemon logs its warnings
     log = loaded.settings.log
     logs.configure(log.level, log.format, secrets=loaded.secrets)
     notifier = Notifier.from_environment()
@@ -100,9 +100,19 @@ def run(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(readable=False, help="The configuration file.")] = DEFAULT_CONFIG,
+    file: Annotated[
+        Path, typer.Argument(readable=False, help="The configuration file; - for standard input.")
+    ] = DEFAULT_CONFIG,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong or odd.")] = False,
+    *,
+    as_service: Annotated[
+        bool,
+        typer.Option(
+            "--as-service",
+            help="Check as the service reads it: as its user, in its sandbox, with its credentials. Needs root.",
+        ),
+    ] = False,
 ) -> None:
     """Check a configuration file, and show what it comes to, with the origin of each value.
 
@@ -110,7 +120,57 @@ def check(
     """
     from routesync.cli import check as command
 
+    if as_service:
+        options = [*(["--json"] if json else []), *(["--quiet"] if quiet else [])]
+        command.check_as_service([*options, str(file if str(file) == "-" else file.absolute())])
     command.check(file, as_json=json, quiet=quiet)
+
+
+@app.command()
+def init(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help=f"Where it goes; - for standard output. By default {DEFAULT_CONFIG}, or where a package brought that "
+            f"one, {DEFAULT_CONFIG}.d/site.toml."
+        ),
+    ] = None,
+    *,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Address or URL of loxilb's API; port 11111 by default."),
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(help="MQTT broker: HOST, HOST:PORT or a URL such as mqtts://USER@HOST:PORT/ROOT."),
+    ] = None,
+    interface: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An interface whose networks loxilb is to reach through this host; may be repeated."
+        ),
+    ] = None,
+    default_route: Annotated[
+        bool | None,
+        typer.Option(help="Whether to mirror the default route, too, where loxilb has none."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what is found.")] = False,
+) -> None:
+    """Write a first configuration: look for interfaces, DHCP clients and loxilb, and ask for the rest.
+
+    Without a terminal, or with --yes, nothing is asked.
+    """
+    from routesync.cli import init as command
+    from routesync.cli.brokers import named_broker
+
+    wishes = command.Wishes(
+        target,
+        named_broker(broker, None, with_password=False) if broker else None,
+        interface or (),
+        default_route,
+    )
+    command.init(file, wishes, installed=DEFAULT_CONFIG, force=force, ask=sys.stdin.isatty() and not yes)
 
 
 @app.command()
@@ -302,7 +362,7 @@ def status(socket: SocketOption = None, json: JsonOption = False) -> None:
 def _phases() -> list[str]:
     from routesync.mirror.state import Phase
 
-    return list(Phase)
+    return [it.value for it in Phase]
 
 
 @app.command()
@@ -336,7 +396,12 @@ def routes(
 ) -> None:
     """Show the routes that the rules keep, and the state of each at each target."""
     from routesync.cli import routes as command
+    from routesync.cli.output import parsed
+    from routesync.config.parsers import look_up
 
+    phases = dict.fromkeys(_phases())
+    for it in phase or ():
+        parsed(lambda text: look_up(text, "phase", phases), it, "--phase: ")
     filters = [
         ("within", within),
         ("covering", covering),
@@ -445,6 +510,8 @@ def watch(
     from routesync.route import Prefix
 
     within = None if prefix is None else parsed(Prefix.parse, prefix, "--prefix: ")
+    for it in kind or ():
+        parsed(command.read_kind, it, "--type: ")
     selection = Selection(node or (), kind or (), within)
     way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     command.watch(way, selection, as_json=json)

@@ -24,7 +24,7 @@ REMEDIES: Final = Remedies(
 )
 
 
-def named_broker(text: str, ca_file: Path | None) -> MqttSettings:
+def named_broker(text: str, ca_file: Path | None, *, with_password: bool = True) -> MqttSettings:
     """The settings of a broker that is named on the command line; what names none ends the command.
 
     The password of a user comes from the environment, or is asked for on a terminal.
@@ -34,7 +34,7 @@ def named_broker(text: str, ca_file: Path | None) -> MqttSettings:
         named = _read(text)
         if ca_file is not None:
             named["tls"] = {"ca_file": str(ca_file)}
-        if "username" in named:
+        if with_password and "username" in named:
             named["password"] = _password(str(named["username"]))
         return MqttSettings.model_validate(
             {name: value for name, value in named.items() if value is not None}

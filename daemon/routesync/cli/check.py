@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final, NoReturn
 
 import typer
 
 from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
+from routesync.config.resolve import resolved
+
+UNIT: Final = "routesync.service"
+_OF_THE_READER: Final = (
+    *("User", "Group", "SupplementaryGroups", "DynamicUser", "Environment", "EnvironmentFile"),
+    *("LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted"),
+    *(
+        "ProtectHome",
+        "ProtectSystem",
+        "PrivateTmp",
+        "PrivateUsers",
+        "ConfigurationDirectory",
+        "ReadOnlyPaths",
+    ),
+    *("InaccessiblePaths", "BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem"),
+)
+"""Settings of the unit that decide which files the service can read, and what is in its environment."""
 
 
-def load_or_fail(file: Path) -> Loaded:
+def load_or_fail(file: Path, *, warn: bool = True) -> Loaded:
     """Load a configuration, and print what is odd about it; an invalid one ends the command with all its faults."""
     try:
         loaded = load(file)
     except ConfigError as error:
         fail(str(error), EX_CONFIG)
-    for warning in loaded.warnings:
+    for warning in loaded.warnings if warn else ():
         print_error(f"warning: {warning}")
     return loaded
+
+
+def load_with_addresses(file: Path) -> Loaded:
+    """The same, with a target for each address of a name that means several; one that cannot be looked up is named."""
+    loaded = load_or_fail(file)
+    settings, troubles = resolved(loaded.settings, {})
+    for trouble in troubles:
+        print_error(f"warning: {trouble}")
+    return loaded._replace(settings=settings)
 
 
 def check(file: Path, *, as_json: bool, quiet: bool) -> None:
@@ -42,6 +73,52 @@ def check(file: Path, *, as_json: bool, quiet: bool) -> None:
     print(f"#   targets: {targets}")
     print(f"#   broker: {broker}\n")
     print(toml(effective(loaded)), end="")
+
+
+def check_as_service(arguments: Sequence[str]) -> NoReturn:
+    """Run `check` as the service runs: as its user, in its sandbox, with its credentials. Ends with its exit status."""
+    if os.geteuid() != 0:
+        fail("--as-service starts a process as the service's user: run it as root")
+    try:
+        unit = subprocess.run(["systemctl", "cat", UNIT], capture_output=True, text=True, check=False)
+    except OSError as error:
+        fail(f"--as-service asks systemd: systemctl: {error.strerror}")
+    if unit.returncode:
+        fail(f"--as-service asks systemd for {UNIT}: {unit.stderr.strip()}")
+    settings = list(service_settings(unit.stdout))
+    for name, path in missing_credentials(settings):
+        fail(
+            f"{UNIT}: LoadCredential={name}: there is no {path}, and the service cannot start (status 243); "
+            "create the file, or remove the line (systemctl edit routesync)",
+            EX_CONFIG,
+        )
+    program = [value.lstrip("-@:+!").split()[0] for key, value in settings if key == "ExecStart" and value]
+    properties = [f"--property={key}={value}" for key, value in settings if key in _OF_THE_READER]
+    run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", *properties, "--", program[-1], "check"]
+    raise typer.Exit(subprocess.run([*run, *arguments], check=False).returncode)
+
+
+def service_settings(text: str) -> Iterator[tuple[str, str]]:
+    """The settings below [Service] of a unit and its drop-ins, as `systemctl cat` shows them."""
+    section = ""
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        if found := re.fullmatch(r"\[(\w+)\]", line.strip()):
+            section = found[1]
+        elif section == "Service" and "=" in line and not line.lstrip().startswith(("#", ";")):
+            key, _, value = line.partition("=")
+            yield key.strip(), value.strip()
+
+
+def missing_credentials(settings: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The credentials whose file does not exist: name and file."""
+    loaded: dict[str, str] = {}
+    for key, value in settings:
+        if key == "LoadCredential":
+            name, _, path = value.partition(":")
+            loaded = loaded | {name: path} if value else {}
+    yield from (
+        (name, path) for name, path in loaded.items() if path.startswith("/") and not Path(path).exists()
+    )
 
 
 def _check_for_machines(file: Path) -> None:

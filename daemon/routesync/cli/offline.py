@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from routesync.cli.check import load_or_fail
+from routesync.cli.check import load_with_addresses
 from routesync.cli.output import fail
 from routesync.config import Loaded
 from routesync.config.models import TargetSettings
@@ -49,7 +49,7 @@ class OfflineContext(NamedTuple):
 
 def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
     """Read and plan. With `contact`, read each target's table once. A failure ends the command."""
-    loaded = load_or_fail(file)
+    loaded = load_with_addresses(file)
     settings = loaded.settings
     tables = settings.kernel.tables
     try:
@@ -59,8 +59,10 @@ def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
     interfaces = RouteNames.of(loaded.names, dump.links).interfaces
     evaluate = evaluator(loaded.policy, interfaces, dump.routes)
     choices = list(choose(dump.routes, evaluate, tables, dump.details))
-    inputs = asyncio.run(_inputs(settings.targets, state, contact=contact))
-    return OfflineContext(file, loaded, tables, dump, choices, plan_targets(inputs, choices, dump.addresses))
+    written_to = settings.targets if settings.mode == "mirror" else ()
+    inputs = asyncio.run(_inputs(written_to, state, contact=contact))
+    targets = plan_targets(inputs, choices, dump.addresses, dump.links)
+    return OfflineContext(file, loaded, tables, dump, choices, targets)
 
 
 async def _inputs(targets: tuple[TargetSettings, ...], state: Path, *, contact: bool) -> list[TargetInput]:
@@ -92,6 +94,7 @@ def plan_response(context: OfflineContext) -> PlanResponse:
     rows = PlanRows(choices, context.dump.details, context.targets, context.names)
     return PlanResponse(
         source="files",
+        mode=context.loaded.settings.mode,
         sysctls=Sysctls.model_validate(context.dump.sysctls, from_attributes=True),
         routes=tuple(row for row in rows if row is not None),
         targets=rows.targets(),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import typer
 from rich.prompt import Confirm
 
-from routesync.cli.check import load_or_fail
+from routesync.cli.check import load_with_addresses
 from routesync.cli.offline import read_offline
 from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many, print_error
 from routesync.cli.requests import daemon_errors, daemon_runs
@@ -135,7 +135,7 @@ class _Files:
         return len(forgotten)
 
     def withdraw(self, target: str, url: str | None) -> int:
-        configured = load_or_fail(self._where.config).settings
+        configured = load_with_addresses(self._where.config).settings
         settings = next((it for it in configured.targets if it.name == target), None)
         if settings is None:
             if url is None:

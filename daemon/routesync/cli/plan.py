@@ -98,6 +98,8 @@ def _show_plan(answer: PlanResponse, by: str) -> None:
         page.line((f"{count} more routes that rule {rule} drops are not listed", "dim"))
     for target in answer.targets:
         _show_target(page, answer, target)
+    if answer.mode != "mirror":
+        page.line((f"mode {answer.mode}: no target is written to", "bold"))
     sysctls = ", ".join(
         f"{name} {'unknown' if value is None else int(value)}"
         for name, value in answer.sysctls.model_dump().items()
@@ -159,7 +161,7 @@ def _show_explanation(answer: Explanation, by: str) -> None:
             error = f": {target.error}" if target.error else ""
             page.line("  ", (f"{target.name} is {target.state}", STYLES.get(target.state, "")), error, hang=4)
     if not answer.targets:
-        page.line("no target is configured; this is what the rules decide", hang=2)
+        page.line("no target is mirrored into; this is what the rules decide", hang=2)
     if not answer.complete:
         page.line(("the kernel's table changed during the dump: routes may be missing; try again", "yellow"))
     for prefix in answer.prefixes:

@@ -51,6 +51,8 @@ def _show(answer: StatusResponse) -> None:
         hang=_MARGIN,
     )
     page.line(_head("config"), answer.config.path, hang=_MARGIN)
+    for warning in answer.config.warnings:
+        page.line(_head(""), (warning, "yellow"), hang=_MARGIN)
     _kernel(page, answer)
     _rules(page, answer)
     for target in answer.targets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import os
 import sys
 import termios
@@ -24,9 +25,11 @@ from routesync.cli.brokers import REMEDIES, check_ca_file, named_broker
 from routesync.cli.check import load_or_fail
 from routesync.cli.output import age, console, many, print_error
 from routesync.cli.requests import daemon_errors
+from routesync.config.parsers import look_up
 from routesync.control.client import default_socket
 from routesync.control.events import follow_local
 from routesync.events.fleet import Fleet, NodeSummary, count_states
+from routesync.events.models import EVENTS
 from routesync.events.reader import MOST_NODES, Cleared, ReceivedMessage, Selection, follow
 
 REFRESHES_A_SECOND: Final = 4
@@ -60,6 +63,18 @@ class Way(NamedTuple):
 
 
 Follow = Callable[[Selection, Callable[[str | None], None]], AsyncIterator[ReceivedMessage | Cleared]]
+
+
+def read_kind(text: str) -> str:
+    """Check a type of messages, or a glob for some.
+
+    Raises:
+        SettingError: no message has such a type.
+    """
+    known = dict.fromkeys(["status", *sorted(f"{it.group}.{it.name}" for it in EVENTS)])
+    if not fnmatch.filter(known, text):
+        look_up(text, "type", known, "; or a glob such as route.*")
+    return text
 
 
 def watch(way: Way, selection: Selection, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ contains a secret.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from routesync.config.problems import KeyPath
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
 TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")
+SECRETS: Final = ("password", "token")
+"""Keys whose values are secrets."""
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
 
 
@@ -68,8 +71,8 @@ class Credentials:
         self.problems: list[tuple[KeyPath, SettingError]] = []
         self.warnings: list[str] = []
         self._environ = environ
-        self._base = Path(environ.get("CREDENTIALS_DIRECTORY") or base)
-        self._from_systemd = bool(environ.get("CREDENTIALS_DIRECTORY"))
+        self._base = base
+        self._credentials = Path(it) if (it := environ.get("CREDENTIALS_DIRECTORY")) else None
 
     def fill(self, document: dict[str, object]) -> None:
         """Fill in the secrets, and make the names of TLS files absolute."""
@@ -87,7 +90,7 @@ class Credentials:
             if isinstance(tls, dict):
                 for name in _TLS_FILES:
                     if isinstance(tls.get(name), str):
-                        tls[name] = str(self._base / tls[name])
+                        tls[name] = str(self._find(tls[name]))
         for variable in sorted(self._environ):
             if (variable == MQTT_PASSWORD or TARGET_TOKEN.fullmatch(variable)) and variable not in asked:
                 self.warnings.append(f"environment variable {variable}: no setting uses it")
@@ -104,25 +107,38 @@ class Credentials:
         elif key in table and file is not None:
             self._report((*path, f"{key}_file"), f"{key} is given as well", "leave one of them out")
         elif isinstance(file, str):
-            secret = self._read((*path, f"{key}_file"), self._base / file)
+            found = self._find(file)
+            secret = self._read((*path, f"{key}_file"), found)
             if secret is not None:
                 table[key] = secret
-                table[f"{key}_file"] = str(self._base / file)
-                is_credential = self._from_systemd and not Path(file).is_absolute()
+                table[f"{key}_file"] = str(found)
                 self.origins[where] = (
-                    Origin("credential", file) if is_credential else Origin("file", str(self._base / file))
+                    Origin("credential", file) if self._is_credential(found) else Origin("file", str(found))
                 )
         elif key in table:
             self.exposed = True
+
+    def _find(self, name: str) -> Path:
+        """The file of this name: in systemd's directory, or else beside the configuration."""
+        beside = self._base / name
+        if self._credentials is None or Path(name).is_absolute():
+            return beside
+        credential = self._credentials / name
+        missing = not os.path.exists(credential)  # noqa: PTH110  # which never raises
+        return beside if missing and os.path.exists(beside) else credential  # noqa: PTH110
+
+    def _is_credential(self, file: Path) -> bool:
+        return self._credentials is not None and file.is_relative_to(self._credentials)
 
     def _read(self, path: KeyPath, file: Path) -> str | None:
         try:
             text = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            elsewhere = ", nor is it beside the configuration" if self._is_credential(file) else ""
             self._report(
                 path,
-                f"cannot read {str(file)!r}: {reason}",
+                f"cannot read {str(file)!r}: {reason}{elsewhere}",
                 "create it, readable for this user, or name the credential in systemd's LoadCredential=",
             )
             return None

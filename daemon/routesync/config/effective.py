@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from routesync.config.credentials import Origin
 from routesync.config.loader import Loaded
-from routesync.config.parsers import Model
-from routesync.config.problems import KeyPath, model_in, value_at
+from routesync.config.parsers import Model, ordered_fields
+from routesync.config.problems import TARGET_DEFAULTS, KeyPath, model_in, value_at
 
 Value: TypeAlias = object
 """Any TOML value; None: the key is not set."""
@@ -40,9 +40,11 @@ def effective(loaded: Loaded) -> list[Setting]:
 
 def _settings(loaded: Loaded, table: Model, path: KeyPath) -> Iterator[Setting]:
     inner: list[tuple[KeyPath, Model]] = []
-    for key, field in type(table).model_fields.items():
+    for key, field in ordered_fields(type(table)).items():
         here = (*path, key)
         value = getattr(table, key)
+        if key == TARGET_DEFAULTS:
+            continue  # each target shows what it has of them
         if isinstance(value, Model) and key != "match":
             inner.append((here, value))
         elif model_in(field.annotation) and isinstance(value, tuple):

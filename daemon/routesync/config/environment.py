@@ -1,4 +1,7 @@
-"""Settings from the environment, so that one file serves every node of a cluster; and variables that mean nothing."""
+"""The environment: settings from it, `${NAME}` in the file, and variables that mean nothing.
+
+So one file serves every node of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from routesync.config.credentials import MQTT_PASSWORD, TARGET_TOKEN, Origin
+from routesync.config.credentials import MQTT_PASSWORD, SECRETS, TARGET_TOKEN, Origin
+from routesync.config.parsers import SettingError
 from routesync.config.problems import KeyPath
 
 SETTINGS: Final[Mapping[str, KeyPath]] = {
@@ -20,6 +24,38 @@ _SERVICE_LINK: Final = re.compile(
     r"ROUTESYNC(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 """What Kubernetes puts into pods beside a Service whose name begins with routesync."""
+_REFERENCE: Final = re.compile(r"\$\{([^{}]*)(\}?)")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def expand(
+    value: object, environ: Mapping[str, str], path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, SettingError]]:
+    """Replace each `${NAME}` in the strings of a table or an array, in place; secrets stay as they are.
+
+    Yields a fault for each variable that is not set; an empty one counts as not set.
+    """
+    items = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+    for key, item in list(items):
+        if isinstance(item, str) and "${" in item and key not in SECRETS:
+            try:
+                value[key] = _REFERENCE.sub(lambda found: _variable(found, environ), item)  # type: ignore[index]
+            except SettingError as error:
+                yield (*path, key), error
+        else:
+            yield from expand(item, environ, (*path, key))
+
+
+def _variable(found: re.Match[str], environ: Mapping[str, str]) -> str:
+    name, closed = found.groups()
+    if not closed or not _VARIABLE.fullmatch(name):
+        raise SettingError(f"'{found[0]}' does not name an environment variable", "write it like ${NODE_IP}")
+    if not environ.get(name):
+        raise SettingError(
+            f"the environment variable {name} is not set",
+            "set it for the daemon (Environment= of the unit, env of the pod), or write the value here",
+        )
+    return environ[name]
 
 
 def fill(document: dict[str, object], environ: Mapping[str, str]) -> dict[KeyPath, Origin]:

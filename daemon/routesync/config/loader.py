@@ -6,11 +6,10 @@ raises nothing but `ConfigError`. No message contains a secret.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,8 +18,9 @@ from pydantic import ValidationError
 from routesync.config import environment
 from routesync.config.credentials import Credentials, Origin, client_context, without_secrets
 from routesync.config.models import Settings, TlsSettings
-from routesync.config.parsers import SettingError
+from routesync.config.parsers import SettingError, shown, suggest
 from routesync.config.problems import (
+    TARGET_DEFAULTS,
     ConfigError,
     KeyPath,
     Place,
@@ -31,7 +31,7 @@ from routesync.config.problems import (
     value_at,
 )
 from routesync.config.rules import compile_policy
-from routesync.config.sources import Source, drop_ins_of, merged, read_source
+from routesync.config.sources import Source, digest_of, drop_ins_of, inherit, merged, read_source
 from routesync.names import Names
 from routesync.policy import Policy
 
@@ -70,20 +70,25 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     """
     sources = [read_source(path), *map(read_source, drop_ins_of(path))]
     document, lines = merged(sources)
+    found = list(environment.expand(document, environ))
+    lines = inherit(document, lines)
     written = without_secrets(document)
     names = names or Names.of_host()
     credentials = Credentials(path.absolute().parent, environ)
     credentials.fill(document)
     from_environment = environment.fill(document, environ)
 
-    found = list(credentials.problems)
+    unset = {key for key, _ in found}
+    found += credentials.problems
     found += _duplicates(document, ("targets",))
     found += _duplicates(document, ("policy", "rules"))
+    found += _unknown_lists(document)
     settings = None
     try:
         settings = Settings.model_validate(document, context=names)
     except ValidationError as error:
-        found += [translate(details, document) for details in error.errors(include_url=False)]
+        wrong = [translate(details, document) for details in error.errors(include_url=False)]
+        found += [it for it in wrong if it[0] not in unset]
     if settings is not None:
         found += _tls_problems(settings)
     if settings is None or found:
@@ -94,7 +99,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
                 error.message,
                 error.remedy,
             )
-            for key, error in found
+            for key, error in _once(found)
         ]
         raise ConfigError(
             *sorted(problems, key=lambda problem: (problem.file != str(path), problem.line or 0))
@@ -107,7 +112,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         *_open_doors(line_of(lines, ("control", "listen")) or path, settings),
         *(_placed(path, lines, warning) for warning in (*policy.warnings, *_guard_without_effect(settings))),
     )
-    digest = hashlib.sha256(b"".join(it.content for it in sources)).hexdigest()
+    digest = digest_of(it.content for it in sources)
     origins = credentials.origins | from_environment
     return Loaded(settings, path, names, policy, digest, origins, warnings, written, lines)
 
@@ -172,6 +177,42 @@ def _duplicates(document: object, table: tuple[str, ...]) -> Iterator[tuple[KeyP
             message = f"#{seen[name] + 1} has the name {name!r} already"
             yield (*table, index, "name"), SettingError(message, "choose another name")
         seen.setdefault(name, index)
+
+
+def _once(
+    found: Sequence[tuple[KeyPath, SettingError]],
+) -> Iterator[tuple[KeyPath, SettingError]]:
+    """Leave out of a target what is said of its [target_defaults] already."""
+    of_defaults = {(key[1:], str(error)) for key, error in found if key[0] == TARGET_DEFAULTS}
+    for key, error in found:
+        if key[0] != "targets" or (key[2:], str(error)) not in of_defaults:
+            yield key, error
+
+
+def _unknown_lists(document: object) -> Iterator[tuple[KeyPath, SettingError]]:
+    """Entries of rules that name a list which is not there, and lists that name another."""
+    lists = value_at(document, ("policy", "prefix_lists"))
+    known = lists if isinstance(lists, dict) else {}
+    rules = value_at(document, ("policy", "rules"))
+    for index in range(len(rules) if isinstance(rules, list) else 0):
+        for path, name in _named_lists(document, ("policy", "rules", index, "match", "prefix")):
+            if name not in known:
+                remedy = (
+                    suggest(name, known)
+                    or f"write [policy.prefix_lists] with {shown(name)[1:-1]} = [PREFIX, …]"
+                )
+                yield path, SettingError(f"there is no prefix list {shown(name)}", remedy)
+    for name in known:
+        for path, _ in _named_lists(document, ("policy", "prefix_lists", name)):
+            yield path, SettingError("a prefix list cannot contain another", "name both lists in the rule")
+
+
+def _named_lists(document: object, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    value = value_at(document, path)
+    entries = enumerate(value) if isinstance(value, list) else [(None, value)]
+    for index, entry in entries:
+        if isinstance(entry, dict) and isinstance(name := entry.get("list"), str):
+            yield (*path, *(() if index is None else (index,)), "list"), name
 
 
 def _tls_problems(settings: Settings) -> Iterator[tuple[KeyPath, SettingError]]:

@@ -31,6 +31,7 @@ from routesync.config.parsers import (
     host_names,
 )
 from routesync.config.rules import PolicySettings
+from routesync.url import url_address
 
 LabelValue = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[ -~]+$")]
 
@@ -95,7 +96,7 @@ MQTT_TLS_PORT: Final = 8883
 
 
 class TlsSettings(Model):
-    """TLS towards a server. Relative file names are looked up in $CREDENTIALS_DIRECTORY, or beside this file."""
+    """TLS towards a server. Relative file names are looked up in $CREDENTIALS_DIRECTORY, then beside this file."""
 
     ca_file: str | None = None
     """CA certificates that the server's certificate is checked against (PEM); the system's by default."""
@@ -122,18 +123,15 @@ class WitnessSettings(Model):
     CAP_SYS_ADMIN. While it cannot be read, routesync relies on loxilb's own table."""
 
 
-class TargetSettings(Model):
-    """A loxilb to mirror into."""
+class TargetDefaults(Model):
+    """Keys that all targets share: any of [[targets]] but name, url and token.
 
-    name: Name
-    """Unique name, used in topics, events, metrics and commands."""
-    url: Url
-    """Base URL of its REST API, e.g. http://192.168.10.20:11111 or http://[fe80::1%25eth0]:11111"""
-    token: SecretStr | None = Field(default=None, min_length=1)
-    """The token that loxilb's --manualtoken asks for. Prefer a file, or the environment:
-    ROUTESYNC_TARGET_<NAME>_TOKEN."""
+    A target's own key takes precedence; its own table (tls, witness) does so as a whole.
+    """
+
     token_file: str | None = None
-    """File with the token; a relative name is looked up in $CREDENTIALS_DIRECTORY."""
+    """File with the token; a relative name is looked up in $CREDENTIALS_DIRECTORY, then beside the
+    configuration file."""
     tls: TlsSettings | None = None
     """TLS, for an https URL."""
     allow_default: AllowDefault = False
@@ -149,8 +147,8 @@ class TargetSettings(Model):
     force_connected: bool = False
     """Whether prefixes inside networks that the target is connected to may be mirrored."""
     next_hop: NextHops | None = None
-    """Gateway to send instead of the kernel's, where no rule has one: one address, one of each family, or "self",
-    this host's address on the interface that reaches the target."""
+    """Gateway to send instead of the kernel's, where no rule has one: one address, one of each family, "self",
+    this host's address on the interface that reaches the target, or { interface = "ens3" }, its address on that one."""
     rate: float = Field(default=240, gt=0, le=100_000)
     """Changes per second; loxilb ingests 256 per second."""
     burst: int = Field(default=64, ge=1, le=10_000)
@@ -175,6 +173,40 @@ class TargetSettings(Model):
     inventory_interval_s: float = Field(default=600, ge=10, le=7 * 86400)
     """Interval of inventories, in seconds, when no other cause asks for one."""
 
+
+_LONGEST_OF_MANY: Final = 23
+"""Characters of a name: an IPv6 address behind it has 39, and 63 are allowed."""
+
+
+class TargetSettings(TargetDefaults):
+    """A loxilb to mirror into."""
+
+    name: Name
+    """Unique name, used in topics, events, metrics and commands."""
+    url: Url
+    """Base URL of its REST API, e.g. http://192.168.10.20:11111 or http://[fe80::1%25eth0]:11111"""
+    token: SecretStr | None = Field(default=None, min_length=1)
+    """The token that loxilb's --manualtoken asks for. Prefer a file, or the environment:
+    ROUTESYNC_TARGET_<NAME>_TOKEN."""
+
+    all_addresses: bool = False
+    """Whether each address of the host's name is a target of its own, with the name NAME-ADDRESS. The name is looked
+    up every 10 s; what an address that is gone has from routesync stays, until `withdraw` or `forget`."""
+
+    @field_validator("all_addresses")
+    @classmethod
+    def _there_is_a_name(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  # pydantic's
+        if value and url_address(info.data.get("url", "")) is not None:
+            raise SettingError(
+                "the URL has an address, which resolves to nothing else", "write a host's name"
+            )
+        if value and len(info.data.get("name", "")) > _LONGEST_OF_MANY:
+            raise SettingError(
+                f"the target's name has more than {_LONGEST_OF_MANY} characters, which leaves no room for an address",
+                "shorten it",
+            )
+        return value
+
     @field_validator("token")
     @classmethod
     def _token_fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
@@ -185,10 +217,10 @@ class TargetSettings(Model):
             )
         return value
 
-    @field_validator("tls")
+    @field_validator("url")
     @classmethod
-    def _tls_is_for_https(cls, value: TlsSettings | None, info: ValidationInfo) -> TlsSettings | None:
-        if value is not None and str(info.data.get("url", "")).startswith("http:"):
+    def _tls_is_for_https(cls, value: str, info: ValidationInfo) -> str:
+        if value.startswith("http:") and info.data.get("tls") is not None:
             raise SettingError(
                 "TLS settings for an http URL", "write https in the URL (loxilb serves it on port 8091)"
             )
@@ -213,7 +245,8 @@ class MqttSettings(Model):
     password: SecretStr | None = None
     """Prefer a file, or the environment: ROUTESYNC_MQTT_PASSWORD."""
     password_file: str | None = None
-    """File with the password; a relative name is looked up in $CREDENTIALS_DIRECTORY."""
+    """File with the password; a relative name is looked up in $CREDENTIALS_DIRECTORY, then beside the
+    configuration file."""
     tls: TlsSettings | None = None
     """TLS; an empty table trusts the system's certificates."""
     keepalive_s: int = Field(default=30, ge=5, le=65535)
@@ -295,10 +328,14 @@ class Settings(Model):
     mode: Literal["mirror", "observe", "guard"] = "mirror"
     """mirror: write to the targets. observe: change nothing. guard: write to no target, and remove redundant DHCP
     host routes from the kernel that this host shares with loxilb."""
+    reload_on_change: bool = False
+    """Reload when the file or a drop-in has another content, checked every 2 s: for a ConfigMap of Kubernetes. As at
+    any reload, an invalid file is rejected, and the running configuration stays."""
     node: NodeSettings = Field(default_factory=NodeSettings)
     kernel: KernelSettings = KernelSettings()
     policy: PolicySettings = PolicySettings()
     guard: GuardSettings = GuardSettings()
+    target_defaults: TargetDefaults | None = None
     targets: tuple[TargetSettings, ...] = Field(default=(), strict=False)
     mqtt: MqttSettings | None = None
     events: EventsSettings = EventsSettings()

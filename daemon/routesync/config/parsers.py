@@ -24,6 +24,7 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -168,6 +169,9 @@ def parse_span(value: object, kind: str, highest: int) -> Span:
     return Span(low, high)
 
 
+_ROUTERS_LIST: Final = re.compile(r"(\S+/\d+)(?=\s+[gl]e\s)(?:\s+ge\s+(\d+))?(?:\s+le\s+(\d+))?")
+
+
 def parse_prefix(value: object) -> Prefix:
     """Parse a prefix in CIDR form; an address alone is a host prefix. Host bits are an error."""
     text = parse_text(value, "a prefix as a string, or a list of them")
@@ -177,6 +181,12 @@ def parse_prefix(value: object) -> Prefix:
         )
     if len(text) > _MAX_SHOWN:
         raise SettingError(f"{shown(text)} is not a prefix")
+    if of_router := _ROUTERS_LIST.fullmatch(text):
+        network, low, high = of_router.groups()
+        raise SettingError(
+            f"{shown(text)} is how a router's prefix list says it",
+            f'write {{ within = "{network}", length = "{low or network.partition("/")[2]}-{high or ""}" }}',
+        )
     if "%" in text:
         raise SettingError(f"{shown(text)} contains an interface", "match it with the key 'interface'")
     try:
@@ -230,7 +240,8 @@ def parse_allow_default(value: object) -> bool | Literal["override"]:
         return value
     if value == "override":
         return "override"
-    raise SettingError('expected true or false, or "override"')
+    got = shown(value) if isinstance(value, str) else kind_of(value)
+    raise SettingError(f'expected true or false, or "override", got {got}')
 
 
 def parse_least_lengths(value: object) -> tuple[int, int]:
@@ -238,14 +249,25 @@ def parse_least_lengths(value: object) -> tuple[int, int]:
     items = value if isinstance(value, list | tuple) else ()
     lengths = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool))
     if len(lengths) != 2 or len(items) != 2:
-        raise SettingError("expected two integers, for IPv4 and IPv6", "write it like [8, 16]")
+        raise SettingError(
+            f"expected two integers, for IPv4 and IPv6, got {kind_of(value)}", "write it like [8, 16]"
+        )
     if not (0 <= lengths[0] <= 32 and 0 <= lengths[1] <= 128):
         raise SettingError("a prefix length is between 0 and 32 for IPv4, and between 0 and 128 for IPv6")
     return lengths[0], lengths[1]
 
 
 def parse_rewrite(value: object) -> Rewrite:
-    """Parse a `next_hop` setting: "self", one address, or one of each family."""
+    """Parse a `next_hop` setting: "self", an interface, one address, or one of each family."""
+    if isinstance(value, dict):
+        if value.keys() != {"interface"}:
+            raise SettingError("expected a table with the key interface", 'write { interface = "ens3" }')
+        name = parse_interface(value["interface"])
+        if set("*?[") & set(name):
+            raise SettingError(
+                f"{shown(name)} is not the name of one interface", "name it without a wildcard"
+            )
+        return Rewrite(interface=name)
     items = value if isinstance(value, list | tuple) else [value]
     if SELF in items:
         if len(items) > 1:
@@ -283,8 +305,11 @@ def parse_host(value: object) -> str:
     return text
 
 
+API_PATH: Final = "/netlox/v1"
+
+
 def parse_url(value: object) -> str:
-    """Parse the base URL of an HTTP API; a trailing slash is dropped, a zone is written as in RFC 6874.
+    """Parse the base URL of an HTTP API, without a slash at the end; a zone is written as in RFC 6874.
 
     Messages do not repeat a URL with credentials, a query or a fragment: it may contain a secret.
     """
@@ -309,7 +334,8 @@ def parse_url(value: object) -> str:
         parse_host(url.host)
     except SettingError as error:
         raise SettingError(error.message, example) from None
-    return str(url) if url.zone else text.rstrip("/")
+    # people copy it with the path of the API, which every request adds
+    return (str(url) if url.zone else text.rstrip("/")).removesuffix(API_PATH)
 
 
 def parse_netns(value: object) -> str:
@@ -387,6 +413,12 @@ class Model(BaseModel):
     )
 
 
+def ordered_fields(model: type[Model]) -> dict[str, FieldInfo]:
+    """The keys of a table in the order in which they are shown: its own before those that it shares with others."""
+    own = model.__annotations__
+    return dict(sorted(model.model_fields.items(), key=lambda item: item[0] not in own))
+
+
 class _OneOrMany:
     """Marks a tuple that may be written as a single value. An empty list is an error."""
 
@@ -449,7 +481,8 @@ NetworkNamespace = Annotated[str, _parsed(parse_netns)]
 Topic = Annotated[str, _parsed(parse_topic)]
 ListenAt = Annotated[Listen, _parsed(parse_listen)]
 NextHops = Annotated[
-    Rewrite, _parsed(parse_rewrite, str | Annotated[list[str], Field(min_length=1, max_length=2)])
+    Rewrite,
+    _parsed(parse_rewrite, str | Annotated[list[str], Field(min_length=1, max_length=2)] | dict[str, str]),
 ]
 AllowDefault = Annotated[bool | Literal["override"], _parsed(parse_allow_default, bool | Literal["override"])]
 LeastLengths = Annotated[

@@ -10,17 +10,17 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from inspect import isclass
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
-from routesync.config.models import GuardSettings, KernelSettings, Settings, TargetSettings
-from routesync.config.parsers import Model, SettingError, suggest
+from routesync.config.models import GuardSettings, KernelSettings, Settings, TargetDefaults
+from routesync.config.parsers import Model, SettingError, kind_of, shown, suggest
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: keys of tables, and indices of arrays from 0."""
 A = TypeVar("A")
-
+TARGET_DEFAULTS: Final = "target_defaults"
 
 _MAX_NAME: Final = 80
 _TYPES: Final = {
@@ -57,7 +57,7 @@ FORMER_KEYS: Final[Mapping[type[Model], Mapping[str, str]]] = {
         "contended_delay_most_s": "is gone: a contended route is left for an hour",
         "verify_timeout_s": "is gone: loxilb's table is checked 5 s after a removal",
     },
-    TargetSettings: {
+    TargetDefaults: {
         "canary_interval_s": _PROBE,
         "probe_interval_s": _PROBE,
         "sweep_interval_s": _VERIFY,
@@ -122,20 +122,30 @@ def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, Setting
         return path, cause
     if kind == "extra_forbidden":
         key = str(path[-1])
-        model = _model_at(path[:-1])
-        if model and (former := FORMER_KEYS.get(model, {}).get(key)):
+        model = _model_at(path[:-1]) or Model
+        former = next((keys[key] for base in model.__mro__ if key in (keys := FORMER_KEYS.get(base, {}))), "")
+        if former:
             remedy = "rename it" if former.startswith("is now ") else "remove it"
             return path, SettingError(f"{key} {former}", remedy)
-        return path, SettingError(f"unknown key {key!r}", suggest(key, model.model_fields) if model else "")
+        return path, SettingError(f"unknown key {key!r}", suggest(key, model.model_fields))
     if kind == "missing":
         return path, SettingError("this key is missing")
-    if kind == "tuple_type" and isinstance(value_at(document, path), dict):
+    found = details["input"]  # of a secret only the kind is shown
+    if kind == "tuple_type" and isinstance(found, dict):
         return path, SettingError(_TYPES[kind], f"write [[{_dotted(path)}]]")
     if kind == "literal_error":
-        return path, SettingError(f"expected {context['expected']}")
+        if not isinstance(found, str):
+            return path, SettingError(f"expected {context['expected']}, got {kind_of(found)}")
+        words = re.findall(r"'([^']+)'", str(context["expected"]))
+        return path, SettingError(
+            f"expected {context['expected']}, got {shown(found)}", suggest(found, words)
+        )
     if kind in _BOUNDS:
-        words, bound = _BOUNDS[kind]
-        return path, SettingError(f"{words} {context[bound]:g}")
+        at, bound = _BOUNDS[kind]
+        return path, SettingError(f"{at} {context[bound]:g}, got {found}")
+    if kind in _TYPES and _TYPES[kind].startswith("expected"):
+        got = found if kind == "finite_number" else kind_of(found)
+        return path, SettingError(f"{_TYPES[kind]}, got {got}")
     return path, SettingError(_TYPES.get(kind, details["msg"]))
 
 
@@ -163,6 +173,8 @@ def model_in(annotation: object) -> type[Model] | None:
     """The model of the table, or array of tables, that a field has; None for a plain value."""
     if isclass(annotation) and issubclass(annotation, Model):
         return annotation
+    if get_origin(annotation) is dict:  # its keys are names
+        return None
     return next(filter(None, map(model_in, get_args(annotation))), None)
 
 

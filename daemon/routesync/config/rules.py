@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
@@ -60,6 +60,8 @@ class PrefixMatch(Model):
     """The route's prefix contains this address or prefix."""
     length: OneOrMany[LengthSpan] | None = None
     """The length of the route's prefix: a number, or a range like "24-32"."""
+    list: Name | None = None  # the key's name
+    """A list of [policy.prefix_lists], by its name; it stands alone."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +69,15 @@ class PrefixMatch(Model):
         if isinstance(value, str):
             return {"exact": value}
         if isinstance(value, dict) and not value:
-            raise SettingError("the table is empty", "give exact, within, covers or length")
+            raise SettingError("the table is empty", "give exact, within, covers, length or list")
+        if isinstance(value, dict) and not value.keys().isdisjoint(("le", "ge")):
+            lengths = f"{value.get('ge', '')}-{value.get('le', '')}"
+            raise SettingError(
+                "le and ge are written as one range of lengths",
+                f'write length = "{lengths}", beside within = "PREFIX"',
+            )
+        if isinstance(value, dict) and "list" in value and len(value) > 1:
+            raise SettingError("a list stands alone", "put the other keys into an entry of their own")
         if not isinstance(value, dict | PrefixMatch):
             raise SettingError(
                 f'expected a prefix as a string, a table like {{ within = "10.0.0.0/8" }}, or a list of them, '
@@ -131,8 +141,8 @@ class RuleSettings(Model):
     action: Literal["keep", "drop"]
     """Whether matching routes are kept or dropped."""
     next_hop: NextHops | None = None
-    """With keep: the gateway to send instead of the kernel's; one address, one of each family, or "self", this
-    host's address on the interface that reaches the target."""
+    """With keep: the gateway to send instead of the kernel's; one address, one of each family, "self", this
+    host's address on the interface that reaches the target, or { interface = "ens3" }, its address on that one."""
     report: bool = False
     """Publish an event for each drop by this rule; without it drops are only counted."""
     guard: bool = False
@@ -188,6 +198,9 @@ class PolicySettings(Model):
 
     default_action: Literal["keep", "drop"] = "keep"
     """Whether routes that no rule matches are kept or dropped."""
+    prefix_lists: dict[Name, OneOrMany[PrefixMatch]] = Field(default={}, max_length=1000)
+    """Named lists of prefixes, usable in several rules: `match = { prefix = { list = "internal" } }`. Each entry is
+    written as the key prefix of a rule."""
     rules: tuple[RuleSettings, ...] = Field(default=(), strict=False)
     """The rules, in order."""
 
@@ -196,7 +209,7 @@ def compile_policy(settings: PolicySettings) -> Policy:
     rules = tuple(
         Rule(
             rule.name,
-            tuple(_conditions(rule.match)),
+            tuple(_conditions(rule.match, settings.prefix_lists)),
             Verdict(
                 keep=rule.action == "keep",
                 rule=rule.name,
@@ -210,7 +223,7 @@ def compile_policy(settings: PolicySettings) -> Policy:
     return Policy(rules, Verdict(keep=settings.default_action == "keep", rule="default"))
 
 
-def _conditions(match: MatchSettings) -> Iterator[Condition]:
+def _conditions(match: MatchSettings, lists: Mapping[str, tuple[PrefixMatch, ...]]) -> Iterator[Condition]:
     if match.protocol is not None:
         yield NumberIn("protocol", frozenset(match.protocol))
     if match.type is not None:
@@ -234,7 +247,9 @@ def _conditions(match: MatchSettings) -> Iterator[Condition]:
     if match.source is not None:
         yield SourceIn(match.source)
     if match.prefix is not None:
-        yield PrefixIs(_terms(match.prefix))
+        yield PrefixIs(
+            _terms(entry for it in match.prefix for entry in (lists[it.list] if it.list else (it,)))
+        )
     if match.interface is not None:
         yield InterfaceLike(match.interface)
 
@@ -250,7 +265,7 @@ def _shapes(match: MatchSettings) -> Iterator[tuple[int, int]]:
             yield width, length
 
 
-def _terms(matches: tuple[PrefixMatch, ...]) -> tuple[PrefixTerm, ...]:
+def _terms(matches: Iterable[PrefixMatch]) -> tuple[PrefixTerm, ...]:
     """Gather the terms; those that only list networks become one, so that a long list costs one look-up."""
     terms = [PrefixTerm(match.exact, match.within, match.covers, match.length) for match in matches]
     exact = tuple(prefix for term in terms if _is_exact(term) for prefix in term.exact or ())

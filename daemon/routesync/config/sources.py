@@ -6,15 +6,27 @@ the files before, since the first rule that matches decides: so a drop-in decide
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from routesync.config.problems import ConfigError, KeyPath, Place, Problem, key_lines, value_at
+from routesync.config.problems import (
+    TARGET_DEFAULTS,
+    ConfigError,
+    KeyPath,
+    Place,
+    Problem,
+    key_lines,
+    value_at,
+)
 
+STDIN: Final = Path("-")
+"""Read from standard input; relative file names in it are looked up in the working directory."""
 _TARGETS: Final[KeyPath] = ("targets",)
 _RULES: Final[KeyPath] = ("policy", "rules")
 
@@ -30,6 +42,8 @@ class Source(NamedTuple):
 
 def drop_ins_of(path: Path) -> Sequence[Path]:
     """The drop-ins of a file, in order: `*.toml` in the directory of its name and ".d"."""
+    if path == STDIN:
+        return ()
     directory = path.with_name(f"{path.name}.d")
     try:
         found = [it for it in directory.iterdir() if it.suffix == ".toml" and not it.name.startswith(".")]
@@ -46,6 +60,19 @@ def read_source(path: Path) -> Source:
     text = _decode(path, content)
     document = _parse(path, text)
     return Source(path, content, document, {key: Place(path, line) for key, line in _lines(text).items()})
+
+
+def digest_of(contents: Iterable[bytes]) -> str:
+    """SHA-256 of files, one after another, in hex."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def digest_now(path: Path) -> str | None:
+    """The digest of a file and its drop-ins as they are now; None: one of them cannot be read."""
+    try:
+        return digest_of(map(_read, (path, *drop_ins_of(path))))
+    except ConfigError:
+        return None
 
 
 def merged(sources: Sequence[Source]) -> tuple[dict[str, object], Mapping[KeyPath, Place]]:
@@ -69,6 +96,25 @@ def merged(sources: Sequence[Source]) -> tuple[dict[str, object], Mapping[KeyPat
         _overlay(document, added)
         lines |= added_lines
     return document, lines
+
+
+def inherit(document: dict[str, object], lines: Mapping[KeyPath, Place]) -> Mapping[KeyPath, Place]:
+    """Give each target the keys of [target_defaults] that it does not have; return the places of all keys."""
+    defaults, targets = document.get(TARGET_DEFAULTS), document.get("targets")
+    if not isinstance(defaults, dict) or not isinstance(targets, list):
+        return lines
+    all_lines = dict(lines)
+    for index, target in enumerate(targets):
+        if not isinstance(target, dict):
+            continue
+        own = {*target, *({"token_file"} if "token" in target else ())}
+        target |= {key: deepcopy(value) for key, value in defaults.items() if key not in own}
+        all_lines |= {
+            ("targets", index, *path[1:]): place
+            for path, place in lines.items()
+            if len(path) > 1 and path[0] == TARGET_DEFAULTS and path[1] not in own
+        }
+    return all_lines
 
 
 def _moved(lines: Mapping[KeyPath, Place], table: KeyPath, by: int) -> dict[KeyPath, Place]:
@@ -99,7 +145,7 @@ def _failed(
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except FileNotFoundError:
         remedy = "name an existing file, or start from the shipped config/routesync.toml"
         raise _failed(path, "no such file", remedy) from None

@@ -200,7 +200,11 @@ class Api:
                 "routes",
                 rows,
                 lambda: PlanResponse(
-                    sysctls=sysctls, routes=(), targets=rows.targets(), left_out=dict(dump.left_out)
+                    mode=context.loaded().settings.mode,
+                    sysctls=sysctls,
+                    routes=(),
+                    targets=rows.targets(),
+                    left_out=dict(dump.left_out),
                 ),
             )
 

@@ -44,7 +44,7 @@ class Context:
 
     def active_config(self) -> ActiveConfig:
         loaded = self.loaded()
-        return ActiveConfig(path=str(loaded.path), digest=loaded.digest)
+        return ActiveConfig(path=str(loaded.path), digest=loaded.digest, warnings=loaded.warnings)
 
     def require_ready(self) -> None:
         """Go on only if the daemon has started its work. Once it has, a target that is added later changes nothing.

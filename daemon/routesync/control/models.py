@@ -292,6 +292,7 @@ class ActiveConfig(ResponseModel):
 
     path: str
     digest: str = Field(description="SHA-256 of the file as it was read, in hex.")
+    warnings: tuple[str, ...] = Field(default=(), description="What is odd about it, one line each.")
 
 
 class Reloaded(ResponseModel):
@@ -569,6 +570,7 @@ class PlanResponse(ResponseModel):
     """What happens to each route of the kernel, and why."""
 
     source: Literal["daemon", "files"] = "daemon"
+    mode: str = Field(default="mirror", description="Targets are written to in mode mirror alone.")
     sysctls: Sysctls = Sysctls()
     routes: tuple[PlanRow, ...]
     targets: tuple[TargetPlan, ...]

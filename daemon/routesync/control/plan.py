@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from routesync.control.models import (
@@ -27,7 +28,7 @@ from routesync.control.models import (
     TargetSummary,
 )
 from routesync.control.views import RouteNames, row_text, target_fields, wall_clock
-from routesync.kernel import InterfaceAddress
+from routesync.kernel import InterfaceAddress, Links
 from routesync.kernel.decode import RouteDetails
 from routesync.loxilb.schema import Inventory
 from routesync.mirror.eligibility import (
@@ -37,6 +38,7 @@ from routesync.mirror.eligibility import (
     TargetFacts,
     TargetRules,
     evaluate,
+    interface_addresses,
     self_addresses,
 )
 from routesync.mirror.reconciler import Reconciler, RouteView
@@ -176,9 +178,12 @@ class PlannedTarget:
 
 
 def plan_targets(
-    targets: Sequence[TargetInput], choices: Iterable[Choice], addresses: Sequence[InterfaceAddress] = ()
+    targets: Sequence[TargetInput],
+    choices: Iterable[Choice],
+    addresses: Sequence[InterfaceAddress] = (),
+    links: Links = MappingProxyType({}),
 ) -> list[PlannedTarget]:
-    """The targets by what the kernel has and what is known of them; `addresses` are those of this host."""
+    """The targets by what the kernel has and what is known of them; `addresses` and `links` are those of this host."""
     elected: dict[Prefix, Candidate] = {}
     gateways: set[Address] = set()
     for choice in choices:
@@ -196,7 +201,12 @@ def plan_targets(
         PlannedTarget(
             it,
             fact,
-            NodeFacts(frozenset(own), frozenset(gateways), self_addresses(addresses, fact)),
+            NodeFacts(
+                frozenset(own),
+                frozenset(gateways),
+                self_addresses(addresses, fact),
+                interface_addresses(addresses, {ifindex: link.name for ifindex, link in links.items()}, fact),
+            ),
             elected,
         )
         for it, fact in zip(targets, facts, strict=True)
@@ -433,4 +443,6 @@ def _rewritten(rewrite: Rewrite | None) -> tuple[str, ...]:
         return ()
     if rewrite.to_self:
         return ("self",)
+    if rewrite.interface:
+        return (f"the address on {rewrite.interface}",)
     return tuple(format_address(hop) for hop in (rewrite.inet, rewrite.inet6) if hop is not None)

@@ -28,6 +28,7 @@ import aiomqtt
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import KernelSettings, MqttSettings, Settings, TargetSettings
 from routesync.config.parsers import SettingError
+from routesync.config.resolve import resolved
 from routesync.control.client import Client, ControlError, NotRunning
 from routesync.control.models import StatusResponse
 from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
@@ -111,7 +112,9 @@ def read_config(path: Path) -> ConfigFacts:
     if not path.exists():
         return ConfigFacts(path, "absent", load(shipped_configuration()))
     try:
-        return ConfigFacts(path, "read", load(path))
+        loaded = load(path)
+        settings, _ = resolved(loaded.settings, {})
+        return ConfigFacts(path, "read", loaded._replace(settings=settings))
     except ConfigError as error:
         return ConfigFacts(path, "invalid", load(shipped_configuration()), tuple(map(str, error.problems)))
 

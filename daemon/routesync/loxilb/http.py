@@ -35,6 +35,9 @@ MAX_BODY: Final = 64 * 2**20
 """A table of 400,000 routes; more is not loxilb."""
 _VERSIONS: Final = frozenset({"1.1", "1.0"})
 
+TLS_PORT: Final = 8091
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+"""What OpenSSL calls an answer that is no TLS record."""
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
@@ -374,6 +377,8 @@ def _address(text: str) -> Address:
 def _words(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return f"the port does not speak TLS: is it plain HTTP? loxilb serves https on port {TLS_PORT}"
     if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
         return os.strerror(error.errno)  # asyncio's own text repeats the address, and says less
     if isinstance(error, OSError) and error.strerror:

@@ -249,6 +249,7 @@ class NodeFacts(NamedTuple):
     targets: frozenset[Address] = frozenset()  # addresses of all targets
     gateways: frozenset[Address] = frozenset()  # of any route of this node
     self_addresses: Mapping[Family, Address] = {}  # for `next_hop = "self"`; see the function of this name
+    interface_addresses: Mapping[str, Mapping[Family, Address]] = {}  # for `next_hop = { interface = … }`
     suspects: frozenset[Prefix] = frozenset()  # the target fell silent when they were posted
 
 
@@ -332,6 +333,15 @@ def evaluate(
                 'the target is connected to; set `next_hop` to an address instead of "self"',
                 verdict.rule,
             )
+        if rewrite.interface:
+            gateway = node.interface_addresses.get(rewrite.interface, {}).get(prefix.family)
+            if gateway is None:
+                return Ineligible(
+                    Reason.NO_SELF_ADDRESS,
+                    f"we have no {prefix.family.label} address on {rewrite.interface}; give it one, or set "
+                    "`next_hop` to another interface or an address",
+                    verdict.rule,
+                )
         gateway = gateway or rewrite.for_family(prefix.family)
     beside = rules.allow_default == "override" and prefix.is_default and prefix.family is Family.INET
     if gateway is not None:
@@ -581,6 +591,25 @@ def self_addresses(addresses: Iterable[InterfaceAddress], facts: TargetFacts) ->
             and facts.connected.containing(it.address) is not None
         ):
             found[family] = it.address
+    return found
+
+
+def interface_addresses(
+    addresses: Iterable[InterfaceAddress], names: Mapping[int, str], facts: TargetFacts
+) -> dict[str, dict[Family, Address]]:
+    """The addresses that `next_hop = { interface = … }` means at a target, for the interfaces that are named.
+
+    Of several, those on a network that the target is connected to go first, then the lowest.
+
+    Args:
+        addresses: as for `self_addresses`.
+        names: of interfaces, by ifindex.
+        facts: of the target.
+    """
+    found: dict[str, dict[Family, Address]] = {}
+    for it in sorted(addresses, key=lambda it: (facts.connected.containing(it.address) is None, it.address)):
+        if it.ifindex in names and not is_link_local(it.address):
+            found.setdefault(names[it.ifindex], {}).setdefault(address_family(it.address), it.address)
     return found
 
 

@@ -36,6 +36,7 @@ from routesync.mirror.eligibility import (
     beside_nearly_default,
     contains_our_end,
     evaluate,
+    interface_addresses,
     self_addresses,
 )
 from routesync.mirror.holes import find_holes
@@ -181,6 +182,7 @@ class Reconciler:
     def reconfigure(self, rules: TargetRules, limits: Limits) -> None:
         """Apply other rules and limits: every route is evaluated again, and what differs is done."""
         self._rules = rules
+        self._refresh_node_facts()  # they have the interfaces that rules name
         self.state.change_limits(limits, monotonic())
         self.reevaluate()
 
@@ -196,10 +198,14 @@ class Reconciler:
         return self._evaluations.setdefault(evaluation, evaluation)  # thousands of routes share one
 
     def _gather_node_facts(self) -> NodeFacts:
+        of_target = self._rules.rewrite.interface if self._rules.rewrite else None
+        wanted = {*self._node.next_hop_interfaces(), of_target}  # only these: others come and go
+        names = {ifindex: link.name for ifindex, link in self._node.links().items() if link.name in wanted}
         return NodeFacts(
             self._targets.addresses,
             self._node.gateways(),
             self_addresses(self._node.addresses(), self.facts),
+            interface_addresses(self._node.addresses(), names, self.facts),
             frozenset(self.state.suspects) if hasattr(self, "state") else frozenset(),
         )
 

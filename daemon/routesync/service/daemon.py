@@ -35,6 +35,8 @@ import structlog
 from routesync.best_routes import BestRoutes
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.problems import line_of, problem_at
+from routesync.config.resolve import Known, has_names, resolved
+from routesync.config.sources import digest_now
 from routesync.control import runtime_directory
 from routesync.control.context import Context
 from routesync.control.ownership import Ownership
@@ -59,6 +61,8 @@ STATUS_INTERVAL_S: Final = 1.0
 COLLECTING: Final = gc.get_threshold()
 STARTING: Final = (*COLLECTING[:2], 10_000)
 """Collects no old objects: what a start builds stays, and to look through 100,000 routes takes 40 ms and more."""
+WATCH_INTERVAL_S: Final = 2.0
+NAMES_INTERVAL_S: Final = 10.0
 NODE_NAME_IS_FIXED: Final = "configuration: node.name takes effect when the daemon is restarted"
 
 
@@ -76,6 +80,12 @@ class Daemon:
         stack: AsyncExitStack,
     ) -> None:
         self._loaded = loaded
+        self._written = loaded.settings.targets
+        """The targets as they are in the file: names with `all_addresses` are not looked up."""
+        self._known: Known = {}
+        self._unresolved: Sequence[str] = ()
+        """Names that cannot be looked up, one line each."""
+        self._applying = asyncio.Lock()
         self._config_problems: Sequence[str] = ()
         """Why the daemon does not run with its file as it is, one line each."""
         self._reload_requested = asyncio.Event()
@@ -136,6 +146,7 @@ class Daemon:
             *([f"ledger: {self._ledger.trouble}"] if self._ledger.trouble else ()),
             *self._best_routes.troubles,
             *self._config_problems,
+            *self._unresolved,
             *self._targets.orphans,
             *self._guarding.troubles,
             *self._control.troubles,
@@ -151,7 +162,9 @@ class Daemon:
             TaskDied: a part of the daemon ended by itself.
         """
         loaded, start = self._loaded, self._supervisor.start
+        _log_warnings(loaded)
         self._best_routes.probe(loaded)
+        loaded = self._loaded = await self._resolve(loaded)
         with signals(stop=self._supervisor.request_stop, reload=self._reload_requested.set):
             await self._sinks.apply(loaded)
             self._hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
@@ -180,6 +193,8 @@ class Daemon:
         self._supervisor.start(
             "reload", self._reload_on_request
         )  # not earlier: a reload ends with READY=1, too
+        self._supervisor.start("file", self._reload_on_change)
+        self._supervisor.start("names", self._follow_names)
         while True:
             await asyncio.sleep(STATUS_INTERVAL_S)
             self._notifier.status(self._status.line())
@@ -199,11 +214,26 @@ class Daemon:
             self._reload_requested.clear()
             waiters, self._reload_waiters = self._reload_waiters, []
             self._notifier.reloading("reading the configuration again")
-            faults = await self._reload()
+            async with self._applying:
+                faults = await self._reload()
             self._notifier.ready(self._status.line())
             for done in waiters:
                 if not done.done():
                     done.set_result(faults)
+
+    async def _reload_on_change(self) -> None:
+        """Reload when the content of the file or a drop-in has changed, and stays so: it may be half written."""
+        before: str | None = None
+        tried = self._loaded.digest
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            if not self._loaded.settings.reload_on_change:
+                continue
+            found = await asyncio.to_thread(digest_now, self._loaded.path)
+            if found is not None and found == before and found != tried:
+                tried = found  # one that is rejected is not tried again
+                await self._request_reload()
+            before = found
 
     async def _reload(self) -> Sequence[str]:
         path = self._loaded.path
@@ -216,8 +246,7 @@ class Daemon:
         except KernelError as error:
             place = line_of(loaded.lines, ("kernel", "netns")) or path
             return self._reject((str(problem_at(place, "[kernel], key netns", str(error))),))
-        for warning in loaded.warnings:
-            log.warning("config_warning", warning=warning)
+        _log_warnings(loaded)
         self._config_problems = ()
         if (name := self._loaded.settings.node.name) != loaded.settings.node.name:
             node = loaded.settings.node.model_copy(update={"name": name})
@@ -225,11 +254,33 @@ class Daemon:
             loaded = loaded._replace(settings=settings)
             self._config_problems = (NODE_NAME_IS_FIXED,)
             log.warning("config_partly_applied", reason=NODE_NAME_IS_FIXED)
+        self._written = loaded.settings.targets
+        loaded = await self._resolve(loaded)
         await self._apply(loaded)
         self._loaded = loaded
         log.info("config_reloaded", path=str(path), digest=loaded.digest)
         self._hub.emit(ConfigLoaded(path=str(path), digest=loaded.digest))
         return ()
+
+    async def _resolve(self, loaded: Loaded) -> Loaded:
+        """The configuration with a target for each address of those names that mean several."""
+        written = loaded.settings.model_copy(update={"targets": self._written})
+        if not has_names(written):
+            self._unresolved = ()
+            return loaded
+        settings, self._unresolved = await asyncio.to_thread(resolved, written, self._known)
+        return loaded._replace(settings=settings)
+
+    async def _follow_names(self) -> None:
+        """Apply what changes of the addresses of names."""
+        while True:
+            await asyncio.sleep(NAMES_INTERVAL_S)
+            async with self._applying:
+                loaded = await self._resolve(self._loaded)
+                if loaded.settings.targets != self._loaded.settings.targets:
+                    log.info("targets_resolved", targets=[target.url for target in loaded.settings.targets])
+                    await self._apply(loaded)
+                    self._loaded = loaded
 
     def _reject(self, faults: tuple[str, ...]) -> Sequence[str]:
         for fault in faults:
@@ -251,6 +302,11 @@ class Daemon:
         await self._guarding.apply(loaded)
         if self._sinks.publisher is not None:
             self._sinks.publisher.refresh()
+
+
+def _log_warnings(loaded: Loaded) -> None:
+    for warning in loaded.warnings:
+        log.warning("config_warning", warning=warning)
 
 
 @contextmanager

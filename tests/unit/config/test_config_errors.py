@@ -26,14 +26,21 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
         ("xyzzy = 1\n", "1: key xyzzy: unknown key 'xyzzy'"),
         ("[mqtt]\n", "1: [mqtt], key host: this key is missing"),
         ('[[policy.rules]]\nname = "it"\n', "1: [[policy.rules]] #1 (it), key action: this key is missing"),
-        ("mode = 3\n", "1: key mode: expected 'mirror', 'observe' or 'guard'"),
-        ("mqtt = 3\n", "1: key mqtt: expected a table"),
-        ("targets = 3\n", "1: key targets: expected an array of tables"),
+        ("mode = 3\n", "1: key mode: expected 'mirror', 'observe' or 'guard', got an integer"),
+        (
+            "mode = 'nirror'\n",
+            "1: key mode: expected 'mirror', 'observe' or 'guard', got 'nirror'; did you mean 'mirror'?",
+        ),
+        ("mqtt = 3\n", "1: key mqtt: expected a table, got an integer"),
+        ("targets = 3\n", "1: key targets: expected an array of tables, got an integer"),
         ("[targets]\n", "1: [targets]: expected an array of tables; write [[targets]]"),
-        ("[policy]\nrules = [1]\n", "2: [[policy.rules]] #1: expected a table"),
-        ("[kernel]\nreceive_buffer = '64M'\n", "2: [kernel], key receive_buffer: expected an integer"),
-        ("[guard]\nsettle_s = true\n", "2: [guard], key settle_s: expected a number"),
-        ("[guard]\nsettle_s = nan\n", "2: [guard], key settle_s: expected a finite number"),
+        ("[policy]\nrules = [1]\n", "2: [[policy.rules]] #1: expected a table, got an integer"),
+        (
+            "[kernel]\nreceive_buffer = '64M'\n",
+            "2: [kernel], key receive_buffer: expected an integer, got a string",
+        ),
+        ("[guard]\nsettle_s = true\n", "2: [guard], key settle_s: expected a number, got a boolean"),
+        ("[guard]\nsettle_s = nan\n", "2: [guard], key settle_s: expected a finite number, got nan"),
         ("[kernel]\ntables = ['main', 254]\n", "2: [kernel], key tables: table main is listed twice"),
         (
             "[kernel]\ntables = ['main', 'blue']\n",
@@ -87,7 +94,7 @@ def test_a_mistake(complaints: Complaints, text: str, expected: str) -> None:
     [
         ("match.protcol = 'dhcp'", "match.protcol: unknown key 'protcol'; did you mean 'protocol'?"),
         ("match.prefix = [{ in = '::/0' }]", "match.prefix #1.in: unknown key 'in'"),
-        ("match.host = 'yes'", "match.host: expected true or false"),
+        ("match.host = 'yes'", "match.host: expected true or false, got a string"),
         ("match.protocol = 256", "match.protocol: a protocol is a number between 0 and 255"),
         (
             "match.prefix = '10.1.2.3/8'",
@@ -129,7 +136,7 @@ def test_a_mistake(complaints: Complaints, text: str, expected: str) -> None:
             "match.prefix = 'default'",
             "match.prefix: 'default' does not say which family; write 0.0.0.0/0, ::/0, or match default_route = true",
         ),
-        ("match.prefix = {}", "match.prefix: the table is empty; give exact, within, covers or length"),
+        ("match.prefix = {}", "match.prefix: the table is empty; give exact, within, covers, length or list"),
         (
             "match.metric = 'low'",
             (
@@ -168,15 +175,15 @@ def test_a_name_that_will_not_do(complaints: Complaints, name: str, expected: st
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("allow_default = 1", 'allow_default: expected true or false, or "override"'),
-        ("allow_default = 'yes'", 'allow_default: expected true or false, or "override"'),
+        ("allow_default = 1", 'allow_default: expected true or false, or "override", got an integer'),
+        ("allow_default = 'yes'", "allow_default: expected true or false, or \"override\", got 'yes'"),
         (
             "min_prefix_length = 8",
-            "min_prefix_length: expected two integers, for IPv4 and IPv6; write it like [8, 16]",
+            "min_prefix_length: expected two integers, for IPv4 and IPv6, got an integer; write it like [8, 16]",
         ),
         (
             "min_prefix_length = [8, true]",
-            "min_prefix_length: expected two integers, for IPv4 and IPv6; write it like [8, 16]",
+            "min_prefix_length: expected two integers, for IPv4 and IPv6, got an array; write it like [8, 16]",
         ),
         (
             "min_prefix_length = [33, 16]",
@@ -194,12 +201,16 @@ def test_a_name_that_will_not_do(complaints: Complaints, name: str, expected: st
             "next_hop = 'this'",
             "next_hop: 'this' is not an address; write an IPv4 or IPv6 address, or \"self\"",
         ),
-        ("rate = 0", "rate: must be more than 0"),
-        ("burst = 0", "burst: must be at least 1"),
+        ("rate = 0", "rate: must be more than 0, got 0"),
+        ("burst = 0", "burst: must be at least 1, got 0"),
         ("tls.ca = 1", "tls.ca: unknown key 'ca'; did you mean 'ca_file'?"),
         (
-            "tls = {}",
-            "tls: TLS settings for an http URL; write https in the URL (loxilb serves it on port 8091)",
+            "next_hop = { dev = 'ens3' }",
+            'next_hop: expected a table with the key interface; write { interface = "ens3" }',
+        ),
+        (
+            "next_hop = { interface = 'ens*' }",
+            "next_hop: 'ens*' is not the name of one interface; name it without a wildcard",
         ),
         (
             "next_hop = ['::2', '::3']",
@@ -284,7 +295,7 @@ def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> Non
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("host = 'broker'\nport = 70000", "3: [mqtt], key port: must be at most 65535"),
+        ("host = 'broker'\nport = 70000", "3: [mqtt], key port: must be at most 65535, got 70000"),
         (
             "host = 'broker'\nroot = 'a/#'",
             (
@@ -330,6 +341,77 @@ def test_a_url_that_is_one(tmp_path: Path, url: str) -> None:
     file = tmp_path / "it.toml"
     file.write_text(f'[[targets]]\nname = "edge"\nurl = "{url}/"\n')
     assert load(file, {}, Names()).settings.targets[0].url == url
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1:11111/netlox/v1", "http://192.0.2.1:11111/netlox/v1/"])
+def test_the_path_of_the_api_is_no_part_of_the_base_url(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "it.toml"
+    file.write_text(f'[[targets]]\nname = "edge"\nurl = "{url}"\n')
+    assert load(file, {}, Names()).settings.targets[0].url == "http://192.0.2.1:11111"
+
+
+def test_tls_for_an_http_url_is_a_mistake_of_the_url(complaints: Complaints) -> None:
+    assert complaints(f"{TARGET}tls = {{}}\n") == [
+        (
+            "3: [[targets]] #1 (edge), key url: TLS settings for an http URL; "
+            "write https in the URL (loxilb serves it on port 8091)"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (
+            "'10.0.0.0/8 le 24'",
+            """: '10.0.0.0/8 le 24' is how a router's prefix list says it; \
+write { within = "10.0.0.0/8", length = "8-24" }""",
+        ),
+        (
+            "'10.0.0.0/8 ge 16 le 24'",
+            """: '10.0.0.0/8 ge 16 le 24' is how a router's prefix list says it; \
+write { within = "10.0.0.0/8", length = "16-24" }""",
+        ),
+        (
+            "{ within = '10.0.0.0/8', le = 24 }",
+            """: le and ge are written as one range of lengths; write length = "-24", beside within = "PREFIX\"""",
+        ),
+        (
+            "{ within = '10.0.0.0/8', ge = 16, le = 24 }",
+            """: le and ge are written as one range of lengths; write length = "16-24", beside within = "PREFIX\"""",
+        ),
+        ("{ list = 'internl' }", ".list: there is no prefix list 'internl'; did you mean 'internal'?"),
+        (
+            "['10.0.0.0/8', { list = 'x' }]",
+            " #2.list: there is no prefix list 'x'; write [policy.prefix_lists] with x = [PREFIX, …]",
+        ),
+        (
+            "{ list = 'internal', length = 24 }",
+            ": a list stands alone; put the other keys into an entry of their own",
+        ),
+    ],
+)
+def test_a_mistake_about_prefixes_has_its_translation(
+    complaints: Complaints, written: str, expected: str
+) -> None:
+    text = f"{RULE}match.prefix = {written}\n[policy.prefix_lists]\ninternal = '10.0.0.0/8'\n"
+    assert complaints(text) == [f"4: [[policy.rules]] #1 (it), key match.prefix{expected}"]
+
+
+def test_a_prefix_list_cannot_contain_another(complaints: Complaints) -> None:
+    assert complaints("[policy.prefix_lists]\na = '10.0.0.0/8'\nb = [{ list = 'a' }]\n") == [
+        "3: [policy.prefix_lists.b #1], key list: a prefix list cannot contain another; name both lists in the rule"
+    ]
+
+
+def test_a_mistake_in_the_defaults_of_targets_is_reported_once_and_at_its_line(
+    complaints: Complaints,
+) -> None:
+    other = TARGET.replace("edge", "other")
+    assert complaints(f"{TARGET}{other}[target_defaults]\nrate = 0\ntoken = 'x'\n") == [
+        "8: [target_defaults], key rate: must be more than 0, got 0",
+        "9: [target_defaults], key token: unknown key 'token'; did you mean 'token_file'?",
+    ]
 
 
 def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(complaints: Complaints) -> None:

@@ -83,6 +83,13 @@ def test_under_systemd_a_file_is_looked_for_among_the_credentials(tmp_path: Path
     assert token(it) == SECRET
 
 
+def test_what_is_no_credential_is_looked_for_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(SECRET)
+    it = loaded(tmp_path, TARGET + 'token_file = "token"\n', CREDENTIALS_DIRECTORY="/nonexistent")
+    assert token(it) == SECRET
+    assert it.origins == {("targets", 0, "token"): Origin("file", f"{tmp_path}/token")}
+
+
 def test_an_absolute_name_is_taken_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{SECRET}\r\n")
@@ -93,7 +100,8 @@ def test_an_absolute_name_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(complaints: Complaints) -> None:
     (line,) = complaints(MQTT + 'password_file = "nix"\n', CREDENTIALS_DIRECTORY="/run/credentials/it")
     assert line == (
-        "4: [mqtt], key password_file: cannot read '/run/credentials/it/nix': No such file or directory; "
+        "4: [mqtt], key password_file: cannot read '/run/credentials/it/nix': No such file or directory, "
+        "nor is it beside the configuration; "
         "create it, readable for this user, or name the credential in systemd's LoadCredential="
     )
 

@@ -49,6 +49,48 @@ def test_a_wrong_value_is_blamed_on_where_it_is(
     assert said in str(caught.value)
 
 
+EDGE = '[[targets]]\nname = "${SITE}-edge"\nurl = "http://${EDGE_IP}:11111"\n'
+
+
+def test_the_file_takes_names_and_addresses_from_the_environment(tmp_path: Path) -> None:
+    made = loaded(tmp_path, EDGE, {"SITE": "north", "EDGE_IP": "192.0.2.1"})
+    (target,) = made.settings.targets
+    assert (target.name, target.url) == ("north-edge", "http://192.0.2.1:11111")
+    origins = {it.path: (it.value, str(it.origin)) for it in effective(made)}
+    assert origins["targets", 0, "url"] == ("http://192.0.2.1:11111", "routesync.toml:3")
+
+
+def test_a_secret_is_not_expanded(tmp_path: Path) -> None:
+    made = loaded(
+        tmp_path, EDGE.replace("${SITE}-", "") + 'token = "${A}"\n', {"EDGE_IP": "192.0.2.1", "A": "b"}
+    )
+    assert made.secrets == ("${A}",)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "http://${EDGE_IP}",
+            "3: [[targets]] #1 (edge), key url: the environment variable EDGE_IP is not set; set it",
+        ),
+        (
+            "http://${EDGE_IP",
+            "3: [[targets]] #1 (edge), key url: '${EDGE_IP' does not name an environment variable; w",
+        ),
+        (
+            "http://${}",
+            "3: [[targets]] #1 (edge), key url: '${}' does not name an environment variable; write it like",
+        ),
+    ],
+)
+def test_a_variable_that_is_not_set_is_the_only_fault_of_its_key(tmp_path: Path, url: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, f'[[targets]]\nname = "edge"\nurl = "{url}"\n', {"EDGE_IP": ""})
+    (problem,) = caught.value.problems
+    assert f"routesync.toml:{said}" in str(problem)
+
+
 def test_a_variable_that_means_nothing_is_a_warning_with_a_suggestion(tmp_path: Path) -> None:
     made = loaded(tmp_path, "", {"ROUTESYNC_NODENAME": "a", "ROUTESYNC_COLOUR": "b", "OTHER": "c"})
     colour, name = made.warnings

@@ -226,6 +226,19 @@ def test_a_zone_is_for_connecting_only() -> None:
     assert http._url.place == "fe80::1%lo"
 
 
+async def test_https_on_the_plain_port_is_recognised() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = LoxilbClient(f"https://127.0.0.1:{port}")
+        with pytest.raises(errors.NotSent, match=r"is it plain HTTP\? loxilb serves https on port 8091$"):
+            await client.version()
+
+
 async def test_a_zone_that_is_no_interface_is_named() -> None:
     client = LoxilbClient("http://[fe80::1%25nowhere]:11111")
     with pytest.raises(

@@ -25,6 +25,7 @@ from routesync.mirror.eligibility import (
     contains_our_end,
     cuts_return_path,
     evaluate,
+    interface_addresses,
     self_addresses,
 )
 from routesync.names import PROTOCOLS, TYPES
@@ -709,6 +710,20 @@ def test_self_is_an_address_of_the_interface_that_reaches_the_target_on_a_networ
     wanted = {family: at(text) for family, text in zip(Family, expected, strict=True) if text is not None}
     assert self_addresses(_own(*own), facts) == wanted
     assert self_addresses(_own(*own), facts._replace(ends=None)) == {}
+
+
+def test_an_interface_is_our_address_on_it_or_the_route_is_ineligible() -> None:
+    facts = facts_of(("192.0.2.0/24", "Self", ""), ours="192.0.2.10", theirs="192.0.2.20")
+    own = _own(
+        (3, "10.9.0.1", "10.9.0.0/24"), (3, "192.0.2.77", "192.0.2.0/24"), (4, "fe80::4", "fe80::/64"), *E0
+    )
+    found = interface_addresses(own, {3: "ens3", 4: "ens4"}, facts)
+    assert found == {"ens3": {Family.INET: at("192.0.2.77")}}
+    node = NodeFacts(interface_addresses=found)
+    of = route("10.244.0.0/24", None)
+    assert evaluated(of, rewrite=Rewrite(interface="ens3"), node=node) == Desired(at("192.0.2.77"), "r")
+    for rewrite in (Rewrite(interface="ens4"), Rewrite(interface="gone")):
+        assert refused(evaluated(of, rewrite=rewrite, node=node)) is Reason.NO_SELF_ADDRESS
 
 
 # -- cost

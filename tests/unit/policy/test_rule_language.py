@@ -175,6 +175,23 @@ def test_self_as_the_next_hop_is_for_both_families(written: object) -> None:
     assert verdict == Verdict(keep=True, rule="it", rewrite=Rewrite(to_self=True))
 
 
+def test_an_interface_as_the_next_hop_is_for_both_families() -> None:
+    made = policy({"name": "it", "action": "keep", "next_hop": {"interface": "ens3"}})
+    verdict = made.evaluate(ip_route(MULTIPATH), INTERFACES)
+    assert verdict == Verdict(keep=True, rule="it", rewrite=Rewrite(interface="ens3"))
+
+
+def test_a_prefix_list_serves_several_rules() -> None:
+    lists = {"ours": ["10.66.0.0/16", {"within": "10.9.0.0/16", "length": "16-24"}], "other": "0.0.0.0/0"}
+    made = policy(
+        {"name": "static", "match": {"prefix": {"list": "ours"}, "protocol": "static"}, "action": "drop"},
+        {"name": "more", "match": {"prefix": ["198.51.100.0/24", {"list": "ours"}]}, "action": "drop"},
+        prefix_lists=lists,
+    )
+    for line, rule in ((BLACKHOLE, "static"), (MULTIPATH, "more"), (DEFAULT, "default")):
+        assert made.evaluate(ip_route(line), INTERFACES).rule == rule
+
+
 def test_the_verdict_of_the_default_names_itself() -> None:
     assert policy().evaluate(ip_route(DEFAULT), {}) == Verdict(keep=True, rule="default")
     assert policy(default_action="drop").evaluate(ip_route(DEFAULT), {}) == Verdict(

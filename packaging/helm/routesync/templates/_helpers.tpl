@@ -62,6 +62,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $config "control" (set (default dict $config.control) "listen" $listen) -}}
 mode = {{ ternary "observe" .Values.mode (eq .Values.mode "withdraw") | quote }}
 {{- range $key, $value := $config }}
+{{- if not (or (kindIs "map" $value) (kindIs "slice" $value)) }}
+{{ $key }} = {{ include "routesync.tomlValue" $value }}
+{{- end }}
+{{- end }}
+{{- range $key, $value := $config }}
 {{- if kindIs "map" $value }}
 
 [{{ $key }}]
@@ -106,6 +111,11 @@ mode = {{ ternary "observe" .Values.mode (eq .Values.mode "withdraw") | quote }}
 {{- define "routesync.env" -}}
 - name: ROUTESYNC_NODE_NAME
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+# for ${NODE_NAME} and ${NODE_IP} in the configuration
+- name: NODE_NAME
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: NODE_IP
+  valueFrom: {fieldRef: {fieldPath: status.hostIP}}
 {{- if .Values.credentials }}
 - {name: CREDENTIALS_DIRECTORY, value: /run/credentials/routesync}
 {{- end }}

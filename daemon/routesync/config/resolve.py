@@ -1,0 +1,66 @@
+"""Targets with `all_addresses`: one target for each address that the name in the URL resolves to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from routesync.config.models import Settings, TargetSettings, TlsSettings
+from routesync.url import BaseUrl
+
+Known: TypeAlias = dict[str, tuple[str, ...]]
+"""The addresses of each name, as of the last answer: what a look-up that fails leaves as it is."""
+
+
+def look_up_name(host: str) -> tuple[str, ...]:
+    """All addresses of a name, sorted. Blocks as long as the resolver does.
+
+    Raises:
+        OSError: it has none, or nobody answers.
+    """
+    found = {str(it[4][0]) for it in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    return tuple(sorted(address for address in found if "%" not in address))  # a zone is no target's
+
+
+def has_names(settings: Settings) -> bool:
+    """Whether there is anything to look up."""
+    return any(target.all_addresses for target in settings.targets)
+
+
+def resolved(
+    settings: Settings, known: Known, look_up: Callable[[str], tuple[str, ...]] = look_up_name
+) -> tuple[Settings, tuple[str, ...]]:
+    """The settings with a target for each address, and one line for each name that cannot be looked up now.
+
+    Args:
+        settings: as they are in the file.
+        known: from earlier calls; it is updated.
+        look_up: finds the addresses of a name.
+    """
+    troubles: list[str] = []
+    targets: dict[str, TargetSettings] = {}
+    for target in settings.targets:
+        if not target.all_addresses:
+            targets[target.name] = target
+            continue
+        host = BaseUrl.parse(target.url).host
+        try:
+            known[host] = look_up(host)
+        except OSError as error:
+            kept = "its last addresses stay" if known.get(host) else "it is no target until it does"
+            troubles.append(f"target {target.name}: {host} does not resolve: {error.strerror}; {kept}")
+        targets |= {it.name: it for it in _each(target, known.get(host, ())) if it.name not in targets}
+    return settings.model_copy(update={"targets": tuple(targets.values())}), tuple(troubles)
+
+
+def _each(target: TargetSettings, addresses: tuple[str, ...]) -> Iterator[TargetSettings]:
+    url = BaseUrl.parse(target.url)
+    tls = target.tls
+    if url.scheme == "https" and (tls is None or tls.server_name is None):
+        tls = (tls or TlsSettings()).model_copy(update={"server_name": url.host})
+    for address in addresses:
+        name = f"{target.name}-{address.replace(':', '-')}"
+        yield target.model_copy(
+            update={"name": name, "url": str(url._replace(host=address)), "tls": tls, "all_addresses": False}
+        )

@@ -1,0 +1,63 @@
+"""Arguments that are wrong: the error lists the right ones. And what commands make of a file without a daemon."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from routesync.cli.app import app
+
+TARGET = '[[targets]]\nname = "edge"\nurl = "http://127.0.0.1:11111"\n'
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "routes --phase refusd",
+            "--phase: unknown phase 'refusd'; did you mean 'refused'? Known: pending, accepted",
+        ),
+        (
+            "watch --local --type route.drop",
+            "--type: unknown type 'route.drop'; did you mean 'route.dropped'?",
+        ),
+        (
+            "watch --local --type nothing.*",
+            "--type: unknown type 'nothing.*'; Known: status, alarm.cleared, ",
+        ),
+    ],
+)
+def test_a_wrong_word_lists_the_right_ones(command: str, said: str) -> None:
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 2
+    assert f"routesync: {said}" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["status", "route.*", "*.lost"])
+def test_a_right_type_is_accepted(kind: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["watch", "--socket", str(tmp_path / "none"), "--type", kind])
+    assert result.exit_code == 3  # no daemon runs there
+
+
+def test_standard_input_is_checked() -> None:
+    result = CliRunner().invoke(app, ["check", "-"], input="mod = 1\n")
+    assert (result.exit_code, result.stderr) == (
+        78,
+        "routesync: -:1: key mod: unknown key 'mod'; did you mean 'mode'?\n",
+    )
+    assert CliRunner().invoke(app, ["check", "-", "--quiet"], input=TARGET).exit_code == 0
+
+
+@pytest.mark.parametrize(("mode", "targets"), [("mirror", ["edge"]), ("observe", []), ("guard", [])])
+def test_a_plan_writes_to_targets_in_mode_mirror_alone(mode: str, targets: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text(f'mode = "{mode}"\n{TARGET}')
+    options = ["plan", "--config", str(file), "--state", str(tmp_path), "--no-contact"]
+    plan = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
+    assert [it["name"] for it in plan["targets"]] == targets
+    assert plan["mode"] == mode
+    text = CliRunner().invoke(app, options).stdout
+    assert (f"mode {mode}: no target is written to" in text) is (mode != "mirror")

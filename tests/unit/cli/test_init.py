@@ -1,0 +1,181 @@
+"""`routesync init`: what it makes of a host, and that each file it can write is a valid configuration."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from demo.topology import FOUNDING_TABLE
+from routesync.cli.app import app
+from routesync.cli.init import Found, Wishes, document, init, look, read_target
+from routesync.config import load
+from routesync.config.models import MqttSettings
+from routesync.config.parsers import SettingError
+from routesync.kernel import InterfaceAddress, Link, Sysctls, TableDump
+from routesync.names import Names
+from routesync.route import Prefix, parse_address
+from support.routes import INTERFACES, ip_route
+
+OURS = parse_address("192.168.10.10")
+ADDRESSES = (InterfaceAddress(3, OURS, Prefix.parse("192.168.10.0/24")),)
+
+
+def dump(lines: Sequence[str]) -> TableDump:
+    links = {ifindex: Link(ifindex, name, 1, b"") for ifindex, name in INTERFACES.items()}
+    reaching = next(ifindex for ifindex, name in INTERFACES.items() if name == "ens3")
+    addresses = tuple(it._replace(ifindex=reaching) for it in ADDRESSES)
+    return TableDump(tuple(map(ip_route, lines)), links, addresses, Sysctls(), {})
+
+
+def test_the_founding_table() -> None:
+    found = look(dump(FOUNDING_TABLE), OURS)
+    assert found.behind == (
+        "cni0",
+        "flannel.1",
+    )  # not docker0, which is down, and whose network is behind NAT
+    assert found.default
+    (route,) = found.host_routes
+    assert route.startswith("192.168.10.1/32 dev ens3, by ")
+
+
+def test_the_default_route_is_left_out_where_another_interface_reaches_loxilb() -> None:
+    lines = [
+        line.replace("dev ens3", "dev eth0") if line.startswith("default") else line
+        for line in FOUNDING_TABLE
+    ]
+    found = look(dump(lines), OURS)
+    assert found.behind == ("cni0", "flannel.1")
+    assert not found.default
+
+
+@pytest.mark.parametrize(
+    ("behind", "url", "broker", "sharing", "default", "whole"),
+    list(
+        itertools.product(
+            [(), ("cni0",), ("cni0", "flannel.1")],
+            [None, "http://192.168.10.20:11111"],
+            [None, MqttSettings(host="broker.example.net")],
+            [None, 7],
+            [True, False],
+            [True, False],
+        )
+    ),
+)
+def test_what_is_written_is_valid_and_says_what_was_found(
+    tmp_path: Path,
+    *,
+    behind: tuple[str, ...],
+    url: str | None,
+    broker: MqttSettings | None,
+    sharing: int | None,
+    default: bool,
+    whole: bool,
+) -> None:
+    wishes = Wishes(url, broker, behind, default)
+    text = "\n".join(document(Found(behind, default, (), sharing), wishes, url, whole=whole))
+    file = tmp_path / "routesync.toml"
+    file.write_text(text)
+    made = load(file, {}, Names())
+    settings = made.settings
+    assert made.warnings == ()
+    assert [(it.url, it.allow_default) for it in settings.targets] == ([(url, default)] if url else [])
+    assert settings.mqtt == broker
+    assert settings.mode == ("observe" if sharing and not url else "mirror")
+    rules = {rule.name: rule.match.interface for rule in settings.policy.rules}
+    assert rules.get("behind-this-host", ()) == behind
+    assert ("connected" in rules) is whole
+
+
+def test_a_broker_with_all_that_a_url_can_say_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    arguments = [
+        "init",
+        str(file),
+        "--yes",
+        "--interface",
+        "cni0",
+        "--broker",
+        "mqtts://me@broker.example.net:8884/here",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    mqtt = load(file, {}, Names()).settings.mqtt
+    assert mqtt is not None
+    assert (mqtt.host, mqtt.port, mqtt.username, mqtt.root) == ("broker.example.net", 8884, "me", "here")
+    assert mqtt.tls is not None
+
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 1
+    assert f"{file} exists; --force replaces it" in again.stderr
+    assert CliRunner().invoke(app, [*arguments, "--force"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("192.0.2.1", "http://192.0.2.1:11111"),
+        ("lb.example.net", "http://lb.example.net:11111"),
+        ("lb.example.net:8080", "http://lb.example.net:8080"),
+        ("2001:db8::1", "http://[2001:db8::1]:11111"),
+        ("https://lb.example.net:8091/netlox/v1", "https://lb.example.net:8091"),
+    ],
+)
+def test_a_target_is_a_url_or_a_host(text: str, url: str) -> None:
+    assert read_target(text) == url
+
+
+def test_what_is_no_target_is_refused() -> None:
+    with pytest.raises(SettingError, match="is not a host name or address"):
+        read_target("-x")
+
+
+def test_on_a_terminal_it_asks_for_what_is_not_given(tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    leader, terminal = pty.openpty()
+    try:
+        os.write(leader, b"127.0.0.1:1\n-\nbroker.example.net\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "routesync", "init", str(file)],
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(leader)
+        os.close(terminal)
+    assert done.returncode == 0, done.stderr
+    assert "no loxilb answers" in done.stderr
+    assert f"routesync plan --config {file}" in done.stdout
+    settings = load(file, {}, Names()).settings
+    assert [it.url for it in settings.targets] == ["http://127.0.0.1:1"]
+    assert settings.mqtt == MqttSettings(host="broker.example.net")
+    assert "behind-this-host" not in [rule.name for rule in settings.policy.rules]
+
+
+@pytest.mark.parametrize("before", [None, "# mine\n"])
+def test_a_file_that_would_make_the_configuration_invalid_is_not_written(
+    tmp_path: Path, before: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = tmp_path / "routesync.toml"
+    installed.write_text('[[targets]]\nname = "edge"\nurl = "http://127.0.0.1:2"\n')
+    drop_in = tmp_path / "routesync.toml.d" / "site.toml"
+    if before is not None:
+        drop_in.parent.mkdir()
+        drop_in.write_text(before)
+    wishes = Wishes("127.0.0.1:1", None, (), default_route=False)
+    with pytest.raises(typer.Exit) as caught:
+        init(None, wishes, installed=installed, force=True, ask=False)
+    assert caught.value.exit_code == 78
+    assert "#1 has the name 'edge' already" in capsys.readouterr().err
+    assert (drop_in.read_text() if drop_in.exists() else None) == before

@@ -1,0 +1,89 @@
+"""`all_addresses`: one target for each address of a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from routesync.config import ConfigError, load
+from routesync.config.models import Settings
+from routesync.config.resolve import Known, has_names, look_up_name, resolved
+from routesync.names import Names
+
+TEXT = """\
+[[targets]]
+name = "plain"
+url = "http://192.0.2.9:11111"
+
+[[targets]]
+name = "edge"
+url = "{url}"
+all_addresses = true
+"""
+
+
+def settings(tmp_path: Path, url: str = "http://lb.example.net:11111", name: str = "edge") -> Settings:
+    file = tmp_path / "routesync.toml"
+    file.write_text(TEXT.format(url=url).replace("edge", name))
+    return load(file, {}, Names()).settings
+
+
+def refused(_host: str) -> tuple[str, ...]:
+    raise OSError(-2, "Name or service not known")
+
+
+def test_each_address_is_a_target(tmp_path: Path) -> None:
+    written = settings(tmp_path)
+    assert has_names(written)
+    found, troubles = resolved(written, {}, lambda _: ("192.0.2.1", "2001:db8::1"))
+    assert [(it.name, it.url) for it in found.targets] == [
+        ("plain", "http://192.0.2.9:11111"),
+        ("edge-192.0.2.1", "http://192.0.2.1:11111"),
+        ("edge-2001-db8--1", "http://[2001:db8::1]:11111"),
+    ]
+    assert not has_names(found)
+    assert troubles == ()
+
+
+def test_a_certificate_is_still_checked_against_the_name(tmp_path: Path) -> None:
+    found, _ = resolved(settings(tmp_path, "https://lb.example.net:8091"), {}, lambda _: ("192.0.2.1",))
+    tls = found.targets[1].tls
+    assert tls is not None
+    assert tls.server_name == "lb.example.net"
+
+
+def test_a_look_up_that_fails_keeps_the_last_answer(tmp_path: Path) -> None:
+    known: Known = {}
+    written = settings(tmp_path)
+    found, troubles = resolved(written, known, refused)
+    assert [it.name for it in found.targets] == ["plain"]
+    assert troubles == (
+        "target edge: lb.example.net does not resolve: Name or service not known; it is no target until it does",
+    )
+    resolved(written, known, lambda _: ("192.0.2.1",))
+    found, troubles = resolved(written, known, refused)
+    assert [it.name for it in found.targets] == ["plain", "edge-192.0.2.1"]
+    assert troubles[0].endswith("; its last addresses stay")
+
+
+def test_the_resolver_of_the_host_is_asked() -> None:
+    assert "127.0.0.1" in look_up_name("localhost")
+    with pytest.raises(OSError, match=r"not known|failure"):
+        look_up_name("nowhere.invalid")
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "said"),
+    [
+        (
+            "http://192.0.2.1",
+            "edge",
+            "the URL has an address, which resolves to nothing else; write a host's name",
+        ),
+        ("http://lb.example.net", "e" * 24, "the target's name has more than 23 characters"),
+    ],
+)
+def test_what_cannot_have_several_addresses(tmp_path: Path, url: str, name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings(tmp_path, url, name)
