@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -140,6 +141,14 @@ def test_installed_on_a_clean_debian_it_waits_for_its_configuration_then_mirrors
             node.run("stat", "-c", "%U:%G %a", "/var/lib/routesync", "/run/routesync").stdout.split("\n")[:2]
             == ["routesync:routesync 750"] * 2
         )
+        files = ["find", "/var/lib/routesync", "/run/routesync", "-user", "routesync", "-not", "-type", "d"]
+        found = node.run(*files, "-printf", "%f %g %m\\n").stdout.splitlines()
+        assert {"control.sock routesync 660", "ledger.sqlite routesync 640"} <= {*found}
+        assert [line for line in found if not line.endswith("0")] == [], "nothing is for others"
+        limits = node.run("cat", f"/proc/{node.main_pid}/limits").stdout
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+        bounds = {name: node.show(name) for name in ("MemoryHigh", "MemoryMax", "TasksMax")}
+        assert bounds == {"MemoryHigh": str(1200 * 2**20), "MemoryMax": str(1500 * 2**20), "TasksMax": "64"}
 
 
 def test_what_is_removed_leaves_what_is_the_operators_and_what_is_purged_nothing(site: Site) -> None:
