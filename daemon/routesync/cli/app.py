@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -289,14 +288,15 @@ OneTargetOption = Annotated[
 
 
 @app.command()
-def status(socket: SocketOption = None, json: JsonOption = False) -> None:
+def status(socket: SocketOption = None, state: StateOption = None, json: JsonOption = False) -> None:
     """Show the state of the daemon and its targets.
 
-    The exit status is 0 if all is well, 1 if the daemon is degraded, 3 if it does not run, 4 if you may not ask it.
+    A daemon that does not answer within 2 s is described by its lock, systemd and the ledger. The exit status is 0 if
+    all is well, 1 if the daemon is degraded or does not answer, 3 if it does not run, 4 if you may not ask it.
     """
     from routesync.cli import status as command
 
-    command.status(socket, as_json=json)
+    command.status(socket, state or _state_directory(), as_json=json)
 
 
 def _phases() -> list[str]:
@@ -638,7 +638,8 @@ def doctor(
     from routesync.cli import doctor as command
 
     command.doctor(
-        config or DEFAULT_CONFIG,
+        config,
+        DEFAULT_CONFIG,
         state or _state_directory(),
         as_json=json,
         contact=contact,
@@ -654,8 +655,9 @@ def present_config() -> Path:
 
 
 def _state_directory() -> Path:
-    # systemd lists several, separated by colons, where the unit names several
-    return Path(os.environ.get("STATE_DIRECTORY", "/var/lib/routesync").split(":")[0])
+    from routesync.control import state_directory
+
+    return state_directory()
 
 
 def main() -> None:

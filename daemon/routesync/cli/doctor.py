@@ -17,9 +17,11 @@ from routesync.doctor.gather import gather
 COLOURS: Final[Mapping[Level, str]] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
-def doctor(config: Path, state: Path, *, as_json: bool, contact: bool, verbose: bool) -> None:
+def doctor(
+    config: Path | None, usual: Path, state: Path, *, as_json: bool, contact: bool, verbose: bool
+) -> None:
     """Run all checks. Exit status: 0 all is well, 1 there are warnings, 2 something fails."""
-    findings = diagnose(gather(config, state, contact=contact))
+    findings = diagnose(gather(config, usual, state, contact=contact))
     if as_json:
         print(json.dumps(_as_json(findings), indent=2))
     else:

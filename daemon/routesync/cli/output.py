@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from rich.text import Text
 
 from routesync.characters import clean, one_line
 
+MARGIN: Final = 9
+"""Columns of the words in front of what `status` shows."""
 _NARROW: Final = 20
 """Columns below which wrapping makes nothing clearer."""
 EX_FAILED: Final = 1
@@ -37,6 +40,11 @@ def print_error(text: str) -> None:
     """Print what is wrong on standard error, one line a problem."""
     for line in text.splitlines():
         print(f"routesync: {clean(line)}", file=sys.stderr)
+
+
+def print_json(content: bytes) -> None:
+    """Print JSON as it came, indented."""
+    print(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
 
 
 def fail(text: str, status: int = EX_FAILED) -> NoReturn:
@@ -108,6 +116,11 @@ def _in_one_line(part: Part) -> Part:
 
 def _plain(cell: Part) -> str:
     return clean(cell if isinstance(cell, str) else cell[0])
+
+
+def head(word: str) -> str:
+    """A word in the margin."""
+    return f"{word:{MARGIN}}"
 
 
 def many(count: int, thing: str, things: str = "") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,11 @@ from routesync.cli.output import (
     EX_CONFIG,
     EX_FAILED,
     EX_NOT_ALLOWED,
-    EX_NOT_RUNNING,
     EX_USAGE,
     Page,
     fail,
     many,
+    print_json,
 )
 from routesync.control.client import Client, ControlError, Failed, NotAllowed, NotRunning
 from routesync.control.models import (
@@ -61,7 +60,7 @@ def ask(
         content = client.raw(method, url, None if body is None else body.model_dump_json().encode())
         answer = client.read(content, model)
     if as_json:
-        print(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
+        print_json(content)
     else:
         show(answer)
     return answer
@@ -73,7 +72,9 @@ def daemon_errors(hint: str = "") -> Iterator[None]:
     try:
         yield
     except NotRunning as error:
-        fail(str(error), EX_NOT_RUNNING)
+        from routesync.cli.unanswered import fail_without_socket
+
+        fail_without_socket(error)
     except NotAllowed as error:
         fail(f"{error}{hint}", EX_NOT_ALLOWED)
     except ControlError as error:

@@ -18,6 +18,8 @@ from routesync.control.models import Problem
 
 PATIENCE_S: Final = 60.0
 """A daemon that does not respond for so long hangs; its slowest response reads a table of a million routes."""
+ANSWER_WITHIN_S: Final = 2.0
+"""A daemon that does not give its status for so long hangs or is stopped: its longest step takes a tenth of that."""
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -36,7 +38,11 @@ class ControlError(Exception):
 
 
 class NotRunning(ControlError):  # noqa: N818 - a state, no error of the program
-    """No daemon serves the socket."""
+    """No daemon serves the socket at this path."""
+
+    def __init__(self, path: Path, words: str) -> None:
+        self.path = path
+        super().__init__(words)
 
 
 class NotAllowed(ControlError):  # noqa: N818 - a state, no error of the program
@@ -140,9 +146,9 @@ def explain_os_error(error: OSError, path: Path) -> ControlError:
         return NotUnderstood(f"{path}: no response in time; the daemon hangs: see its log")
     start = "start it (systemctl start routesync), or name its socket with --socket"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotRunning(f"routesync does not run here: there is no {path}; {start}")
+        return NotRunning(path, f"routesync does not run here: there is no {path}; {start}")
     if error.errno == errno.ECONNREFUSED:
-        return NotRunning(f"routesync does not run here: no process listens at {path}; {start}")
+        return NotRunning(path, f"routesync does not run here: no process listens at {path}; {start}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return NotAllowed(f"{path}: permission denied; {_remedy(path)}")
     return NotUnderstood(f"{path}: {error.strerror or error}")

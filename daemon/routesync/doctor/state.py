@@ -10,7 +10,9 @@ from routesync.events.node_status import Status
 
 _LITTLE: Final = 64 * 2**20
 """Bytes below which a disk is nearly full; the outbox alone may take 256 MiB by default."""
-_MAY_BE_LOST: Final = "changes of ownership and events are kept in memory, and a crash loses them."
+_IN_MEMORY: Final = (
+    "changes of ownership and events are kept in memory. A crash loses them, a restart is not needed."
+)
 
 
 def directory(facts: Facts) -> Iterator[Finding]:
@@ -20,25 +22,29 @@ def directory(facts: Facts) -> Iterator[Finding]:
     free = f"{state.free_bytes // 2**20:,} MiB"
     if not state.exists:
         yield ok(f"{path} does not exist yet; systemd, or the first start, makes it", subject=path)
-    elif state.read_only or not state.owner_may_write:
-        problem = (
-            "is on a read-only file system" if state.read_only else f"is not writable by {state.owner_name}"
-        )
+    elif state.read_only:
         yield fail(
-            f"{path} {problem}",
-            _MAY_BE_LOST.capitalize(),
-            f"chmod u+rwx {path}, or remount its file system read-write; then restart the daemon",
+            f"{path} is on a read-only file system",
+            _IN_MEMORY,
+            "remount it read-write",
             subject=path,
         )
-    elif state.owner is not None and state.free_bytes < _LITTLE:
+    elif not state.writable:
+        yield fail(
+            f"{path} is not writable by {state.user}",
+            _IN_MEMORY,
+            f"chown {state.user}: {path}; chmod u+rwx {path}",
+            subject=path,
+        )
+    elif state.free_bytes < _LITTLE:
         yield warn(
             f"{path}: {free} are free",
-            f"When the disk is full, {_MAY_BE_LOST}",
+            f"Soon it may be full. {_IN_MEMORY}",
             "make room, or lower events.outbox_bytes",
             subject=path,
         )
     else:
-        yield ok(f"{path} belongs to {state.owner_name}, {free} free", subject=path)
+        yield ok(f"{path} is writable by {state.user}, {free} free", subject=path)
 
 
 def ledger(facts: Facts) -> Iterator[Finding]:
@@ -61,8 +67,8 @@ def ledger(facts: Facts) -> Iterator[Finding]:
             f"then delete {aside}",
             subject=str(aside),
         )
-    elif _has_another_owner(facts, found):
-        yield _another_owner(facts, found)
+    elif not found.writable:
+        yield _not_writable(facts, found)
     elif not found.exists:
         yield ok("there is no ledger yet: nothing is mirrored", subject=path)
     else:
@@ -73,16 +79,12 @@ def ledger(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _has_another_owner(facts: Facts, file: DatabaseFacts) -> bool:
-    return None not in (file.owner, facts.state.owner) and file.owner != facts.state.owner
-
-
-def _another_owner(facts: Facts, file: DatabaseFacts) -> Finding:
-    owner = facts.state.owner_name
+def _not_writable(facts: Facts, file: DatabaseFacts) -> Finding:
+    user = facts.state.user
     return fail(
-        f"{file.path} does not belong to {owner}, as its directory does",
-        "A run as another user created it (a `sudo routesync run`, perhaps); the service cannot write it.",
-        f"chown {owner}: {file.path}*, then restart the daemon",
+        f"{file.path} belongs to {file.owner}, and is not writable by {user}",
+        f"A run as {file.owner} made it, perhaps a `sudo routesync run`. {_IN_MEMORY}",
+        f"chown {user}: {file.path}*",
         subject=str(file.path),
     )
 
@@ -121,8 +123,8 @@ def outbox(facts: Facts) -> Iterator[Finding]:
             "The daemon puts a damaged outbox aside and begins a new epoch: subscribers read the table again.",
             subject=path,
         )
-    elif _has_another_owner(facts, found):
-        yield _another_owner(facts, found)
+    elif not found.writable:
+        yield _not_writable(facts, found)
     elif facts.daemon.running is not False:
         yield ok(
             "the daemon has the outbox open; `routesync status` shows what is wrong with it", subject=path
