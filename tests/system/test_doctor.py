@@ -134,7 +134,9 @@ def test_a_daemon_that_gives_no_answer_is_described_by_its_lock(scene: World) ->
         process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         done = scene.run("status", STATE_DIRECTORY=str(scene.state))
-        assert time.monotonic() - began < 30, "2 s, and what a busy machine adds; a command waits for 60 s else"
+        assert time.monotonic() - began < 30, (
+            "2 s, and what a busy machine adds; a command waits for 60 s else"
+        )
         assert done.returncode == 1
         assert "no response in time" in done.stderr
         assert f"daemon   runs, process {process.pid}, by the lock on {scene.state}" in done.stdout
