@@ -124,7 +124,7 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: World) -> None:
     assert "answers" in found["target"][0]["summary"]
     assert "of its own" in found["shared-namespace"][0]["summary"]
     assert "5 desired ipv4 routes" in found["capacity"][0]["summary"]
-    assert "5 routes in 1 targets are owned" in found["ledger"][0]["summary"]
+    assert "5 owned routes in 1 target" in found["ledger"][0]["summary"]
     assert "the daemon is connected" in found["broker"][0]["summary"]
     assert scene.stop() == 0, "it was left undisturbed"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,10 @@ def test_the_live_plan_agrees_with_the_one_from_the_file(scene: World) -> None:
     assert verdicts(live) == verdicts(offline)
     assert {end["fate"] for row in live["routes"] for end in row["targets"]} == {"present"}
     assert "8 routes by the running daemon" in said(scene, "plan")
+    summary = said(scene, "plan", "--summary").splitlines()
+    assert summary[0] == "8 routes by the running daemon"
+    assert "      4  keep  rule pod-networks" in summary
+    assert "0 to post, 0 to replace, 0 to delete, 5 present already" in "".join(summary)
 
 
 def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: World) -> None:
@@ -159,11 +165,26 @@ def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: World) 
     scene.mirror_holds(MIRRORED_TABLE)
 
 
+def test_a_shell_completes_names_of_targets(scene: World) -> None:
+    words = {"COMP_WORDS": "routesync pause -t ", "COMP_CWORD": "3", "_ROUTESYNC_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        scene.command(str(Path(sys.executable).with_name("routesync"))),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=scene.environment | words,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("edge", "")
+
+
 def test_resync_and_release_say_what_they_do(scene: World) -> None:
     before = answer(scene, "status")["status"]["kernel"]["resyncs"]
     ordered = "a dump of the kernel's table is ordered\nedge: verification ordered\n"
     assert said(scene, "resync") == ordered
     assert said(scene, "resync", "--force") == ordered
+    resyncs = answer(scene, "status")["status"]["kernel"]["resyncs"]
+    assert said(scene, "resync", "--wait") == f"{ordered}edge: synced, complete\n"
+    assert answer(scene, "status")["status"]["kernel"]["resyncs"] > resyncs
     eventually_sync(
         lambda: answer(scene, "status")["status"]["kernel"]["resyncs"] > before,
         what="another dump of the kernel",
@@ -240,7 +261,6 @@ def test_a_mistake_is_one_line_and_a_stable_exit_status(
 @pytest.mark.parametrize(
     "command",
     [
-        "status",
         "health",
         "routes",
         "explain 10.0.0.1",
@@ -260,6 +280,17 @@ def test_without_a_daemon_each_command_says_so(scene: World, tmp_path: Path, com
     )
 
 
+def test_status_without_a_daemon_shows_what_the_host_does(scene: World, tmp_path: Path) -> None:
+    nowhere = ("--socket", str(tmp_path / "none.sock"))
+    shown = said(scene, "status", *nowhere, "--state", str(tmp_path), status=NOT_RUNNING)
+    assert f"daemon   does not run, by the lock on {tmp_path}\n" in shown
+    assert "ledger   owned: no route\n" in shown
+    facts = json.loads(scene.run("status", "--json", *nowhere, "--state", str(scene.state)).stdout)
+    assert facts["running"]
+    assert scene.process is not None
+    assert (facts["pid"], facts["stopped"], facts["owned"]) == (scene.process.pid, False, {"edge": 5})
+
+
 # -- on a terminal, and off it -------------------------------------------------------------------------------
 
 SHOWN = (("status",), ("routes",), ("explain", "192.168.10.1"))
@@ -274,7 +305,7 @@ def test_a_terminal_of_80_columns_gets_colour_and_nothing_beyond_its_edge(
     assert ANSI.search(screen)
     assert max(map(len, lines(screen))) <= 80
     status, plain = on_terminal(scene.command(*ROUTESYNC, *command), 80, NO_COLOR="1")
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain), "NO_COLOR is heeded"
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain), "NO_COLOR counts"
 
 
 @pytest.mark.parametrize("command", [*SHOWN, ("plan",)])

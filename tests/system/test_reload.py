@@ -180,7 +180,7 @@ def test_targets_and_modes_come_and_go_and_routes_stay(scene: World) -> None:
         scene.config.write_text(whole[:start] + whole[end:])
         reload(scene)
         eventually_sync(
-            lambda: "routes in it are ours" in str(status(scene).get("reasons")),
+            lambda: "of ours left in it" in str(status(scene).get("reasons")),
             what="its name in the status",
         )
         assert status(scene)["targets"] == []

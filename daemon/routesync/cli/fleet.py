@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
+from routesync.characters import many
 from routesync.cli.brokers import broker_or_fail
 from routesync.cli.output import (
     EX_FAILED,
@@ -23,7 +24,6 @@ from routesync.cli.output import (
     Page,
     age,
     fail,
-    many,
     print_error,
     span,
 )

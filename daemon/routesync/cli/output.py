@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Final, NoReturn, TypeAlias, TypeVar
 
 import typer
@@ -37,9 +43,13 @@ Part: TypeAlias = str | tuple[str, str]
 
 
 def print_error(text: str) -> None:
-    """Print what is wrong on standard error, one line a problem."""
+    """Print what is wrong on standard error, one line a problem; a terminal breaks it between words."""
     for line in text.splitlines():
-        print(f"routesync: {clean(line)}", file=sys.stderr)
+        words = f"routesync: {clean(line)}"
+        if sys.stderr.isatty():
+            columns = shutil.get_terminal_size().columns
+            words = textwrap.fill(words, columns, break_long_words=False, break_on_hyphens=False)
+        print(words, file=sys.stderr)
 
 
 def print_json(content: bytes) -> None:
@@ -72,6 +82,22 @@ class Page:
     def __init__(self) -> None:
         self._console = console()
         self._width = shutil.get_terminal_size().columns if self._console.is_terminal else None
+
+    @classmethod
+    @contextmanager
+    def paged(cls) -> Iterator[Page]:
+        """A page that comes through a pager where it is longer than the terminal ($PAGER, or less)."""
+        page = cls()
+        if page._width is None or not sys.stdin.isatty():
+            yield page
+            return
+        with page._console.capture() as captured:
+            yield page
+        text = captured.get()
+        if text.count("\n") < shutil.get_terminal_size().lines:
+            print(text, end="")
+        else:
+            _through_pager(text)
 
     def line(self, *parts: Part, hang: int = 0) -> None:
         """Print a line made of parts, each plain or with its style; what does not fit hangs at this column."""
@@ -106,6 +132,15 @@ class Page:
             self.line(*parts, row[-1], *(rest[number] if rest else ()), hang=hang)
 
 
+def _through_pager(text: str) -> None:
+    command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    if shutil.which(command[0]) is None:
+        print(text, end="")
+        return
+    with suppress(KeyboardInterrupt):
+        subprocess.run(command, input=text, text=True, check=False, env={"LESS": "FRX", **os.environ})
+
+
 def _cleaned(part: Part) -> Part:
     return clean(part) if isinstance(part, str) else (clean(part[0]), part[1])
 
@@ -123,15 +158,17 @@ def head(word: str) -> str:
     return f"{word:{MARGIN}}"
 
 
-def many(count: int, thing: str, things: str = "") -> str:
-    """A number of things."""
-    return f"{count} {thing if count == 1 else things or f'{thing}s'}"
-
-
 def moment(time: datetime) -> str:
     """A time as people look for it in a log, and how long ago that was."""
     ago = span(datetime.now(UTC) - time)
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S} ({ago} ago)"
+
+
+def work_left(waiting: int, rate: float, remaining_s: float | None) -> str:
+    """How much work waits, how long it takes, and how many requests a second that is."""
+    if remaining_s is None:
+        return f"{waiting:,} waiting"
+    return f"{waiting:,} waiting, about {span(timedelta(seconds=ceil(remaining_s)))} left at {rate:g}/s"
 
 
 def age(seconds: float | None) -> str:

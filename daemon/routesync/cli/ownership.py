@@ -15,9 +15,10 @@ from typing import NamedTuple
 import typer
 from rich.prompt import Confirm
 
+from routesync.characters import many
 from routesync.cli.check import load_or_fail
 from routesync.cli.offline import read_offline
-from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many, print_error
+from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, print_error
 from routesync.cli.requests import daemon_errors, daemon_runs
 from routesync.config.models import TargetSettings
 from routesync.control.client import Client, url_of

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from routesync.cli.output import EX_FAILED, Page, many
+from routesync.characters import many
+from routesync.cli.output import EX_FAILED, Page
 from routesync.cli.requests import ask
 from routesync.cli.status import STYLES
 from routesync.control.client import url_of
@@ -51,19 +52,18 @@ def way_text(route: EvaluatedRoute) -> str:
 
 
 def _show(answer: RoutesResponse, *, candidates: bool) -> None:
-    page = Page()
-    if answer.routes:
-        page.rows(
-            [
-                ("PREFIX", "RULE", "ROUTE"),
-                *(line for row in answer.routes for line in _lines(row, candidates=candidates)),
-            ]
-        )
-    shown = len(answer.routes)
-    left = f"; {answer.matched - shown} more are not shown" if answer.matched > shown else ""
-    page.line(
-        (f"{many(answer.matched, 'prefix', 'prefixes')}{left}" if answer.matched else "no such routes", "dim")
-    )
+    with Page.paged() as page:
+        if answer.routes:
+            page.rows(
+                [
+                    ("PREFIX", "RULE", "ROUTE"),
+                    *(line for row in answer.routes for line in _lines(row, candidates=candidates)),
+                ]
+            )
+        shown = len(answer.routes)
+        left = f"; {answer.matched - shown:,} more not shown" if answer.matched > shown else ""
+        found = f"{many(answer.matched, 'prefix', 'prefixes')}{left}" if answer.matched else "no such routes"
+        page.line((found, "dim"))
 
 
 Line = tuple[str | tuple[str, str], str | tuple[str, str], str | tuple[str, str]]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from math import ceil
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from routesync.cli.output import EX_FAILED, MARGIN, Page, head, many, moment, print_json, span
+from routesync.characters import many
+from routesync.cli.output import EX_FAILED, MARGIN, Page, head, moment, print_json, span, work_left
 from routesync.control.client import ANSWER_WITHIN_S, Client, ControlError
 from routesync.control.models import StatusResponse, TargetDetail
 from routesync.events.node_status import GuardStatus, TargetStatus
@@ -146,14 +146,8 @@ def _target(page: Page, target: TargetDetail) -> None:
         parts += (f"{separator}{count} ", _styled(phase))
         separator = ", "
     if target.waiting:
-        left = (
-            ""
-            if target.remaining_s is None
-            else f", about {span(timedelta(seconds=ceil(target.remaining_s)))} left at {target.rate:g}/s"
-        )
-        parts.append(
-            f"; {target.waiting} waiting{left}, the oldest for {span(timedelta(seconds=target.oldest_s))}"
-        )
+        left = work_left(target.waiting, target.rate, target.remaining_s)
+        parts.append(f"; {left}, the oldest for {span(timedelta(seconds=target.oldest_s))}")
     page.line(*parts, hang=MARGIN)
     complete = ("complete", "green") if target.complete else ("not complete", "yellow")
     proved = (

@@ -16,9 +16,10 @@ from typing import Final, NamedTuple
 
 import typer
 
+from routesync.characters import many
 from routesync.cli.brokers import broker_or_fail
 from routesync.cli.fleet import Way, parse, read_buckets
-from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many
+from routesync.cli.output import EX_CONFIG, EX_FAILED, fail
 from routesync.cli.requests import daemon_errors
 from routesync.config.models import MqttSettings
 from routesync.control.client import Client

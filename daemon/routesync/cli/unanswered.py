@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import NoReturn
 
+from routesync.characters import many
 from routesync.cli.output import (
     EX_FAILED,
     EX_NOT_ALLOWED,
@@ -14,7 +15,6 @@ from routesync.cli.output import (
     Page,
     fail,
     head,
-    many,
     print_error,
 )
 from routesync.control import state_directory

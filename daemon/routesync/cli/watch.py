@@ -19,14 +19,14 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from routesync.characters import one_line
+from routesync.characters import many, one_line
 from routesync.cli.brokers import REMEDIES, check_ca_file, named_broker
 from routesync.cli.check import load_or_fail
-from routesync.cli.output import age, console, many, print_error
+from routesync.cli.output import age, console, print_error, work_left
 from routesync.cli.requests import daemon_errors
 from routesync.control.client import default_socket
 from routesync.control.events import follow_local
-from routesync.events.fleet import Fleet, NodeSummary, count_states
+from routesync.events.fleet import Fleet, NodeSummary, TargetSummary, count_states
 from routesync.events.reader import MOST_NODES, Cleared, ReceivedMessage, Selection, follow
 
 REFRESHES_A_SECOND: Final = 4
@@ -340,7 +340,7 @@ class View:
 
 
 def _row(node: NodeSummary, now: float) -> tuple[Text, str, str, str, str]:
-    why = node.why(now) or ", ".join(f"{target.name} {target.state}" for target in node.targets)
+    why = node.why(now) or ", ".join(map(_target, node.targets))
     return (
         Text(one_line(node.name)),
         node.state(now),
@@ -348,6 +348,11 @@ def _row(node: NodeSummary, now: float) -> tuple[Text, str, str, str, str]:
         age(node.age_s(now)),
         one_line(why),
     )
+
+
+def _target(target: TargetSummary) -> str:
+    left = f" ({work_left(target.waiting, target.rate, target.remaining_s)})" if target.waiting else ""
+    return f"{target.name} {target.state}{left}"
 
 
 def _cut(line: Text, width: int) -> Text:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from routesync.characters import many
 from routesync.control.client import NotRunning, NotUnderstood
 from routesync.doctor.daemon import why_it_ended
 from routesync.doctor.facts import Facts, Finding, fail, ok, warn
@@ -62,8 +63,8 @@ def config(facts: Facts) -> Iterator[Finding]:
             yield warn(warning, "The daemon starts with it; it is probably a mistake.", subject=path)
         if not found.loaded.warnings:
             settings = found.loaded.settings
-            targets, rules = len(settings.targets), len(settings.policy.rules)
-            yield ok(f"{path} is valid: mode {settings.mode}, {targets} targets, {rules} rules", subject=path)
+            size = f"{many(len(settings.targets), 'target')}, {many(len(settings.policy.rules), 'rule')}"
+            yield ok(f"{path} is valid: mode {settings.mode}, {size}", subject=path)
 
 
 def daemon(facts: Facts) -> Iterator[Finding]:
@@ -185,7 +186,7 @@ def kernel(facts: Facts) -> Iterator[Finding]:
         why.append(
             "net.ipv4.nexthop_compat_mode = 0: routes name their nexthop object only; the daemon follows the objects."
         )
-    yield ok(f"Linux {release}; {len(dump.routes)} routes read", " ".join(why))
+    yield ok(f"Linux {release}; {many(len(dump.routes), 'route')} read", " ".join(why))
 
 
 def receive_buffer(facts: Facts) -> Iterator[Finding]:

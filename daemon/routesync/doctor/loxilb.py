@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from routesync.characters import many
 from routesync.doctor.facts import Facts, Finding, TargetFacts, fail, ok, warn
 from routesync.mirror.namespace import Sharing
 
@@ -79,6 +80,7 @@ def _unreachable(it: TargetFacts) -> Finding:
             subject=it.name,
         )
     error = it.error or ""
+    remedies: tuple[str, ...]
     if "certificate" in error:
         remedies = (
             "name the authority that signed it by ca_file of [targets.tls], as a PEM file",
@@ -186,7 +188,7 @@ def capacity(facts: Facts) -> Iterator[Finding]:
 
 
 def _room(target: str, family: str, desired: int, most: int) -> Finding:
-    text = f"{target}: {desired:,} desired {family} routes, room for {most:,}"
+    text = f"{target}: {many(desired, f'desired {family} route')}, room for {most:,}"
     if desired > most:
         return fail(
             text,

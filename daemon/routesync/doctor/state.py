@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from routesync.characters import many
 from routesync.doctor.facts import BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
 from routesync.events.node_status import Status
 
@@ -74,7 +75,7 @@ def ledger(facts: Facts) -> Iterator[Finding]:
     else:
         owned = facts.state.owned
         yield ok(
-            f"the ledger is sound: {sum(owned.values()):,} routes in {len(owned)} targets are owned",
+            f"the ledger is sound: {many(sum(owned.values()), 'owned route')} in {many(len(owned), 'target')}",
             subject=path,
         )
 
@@ -97,7 +98,7 @@ def orphans(facts: Facts) -> Iterator[Finding]:
     left = {name: count for name, count in facts.state.owned.items() if name not in configured}
     for name, count in left.items():
         yield warn(
-            f"{count:,} owned routes are in {name}, which is no longer configured",
+            f"{many(count, 'owned route')} in {name}, which is no longer configured",
             "They stay there for good, and send traffic where it once belonged.",
             f"routesync withdraw --target {name} --url URL removes them",
             f"routesync forget --target {name} gives up ownership; the routes stay",
@@ -114,7 +115,7 @@ def outbox(facts: Facts) -> Iterator[Finding]:
     if settings.mqtt is None:
         return
     most, waiting = settings.events.outbox_events, facts.state.outbox_events
-    text = f"{waiting:,} events wait for the broker, {most:,} may"
+    text = f"{many(waiting, 'event')} waiting for the broker, room for {most:,}"
     if not found.exists:
         yield ok("there is no outbox yet: no event waits", subject=path)
     elif found.error is not None:

@@ -54,7 +54,7 @@ async def test_rules_that_keep_only_what_cannot_be_mirrored_are_an_alarm_with_th
     async with lab.mirroring(limits=QUICK) as reconciler:
         reconciler.set_route(A, blackhole(A))
         detail = await raised(reconciler, "nothing-mirrored")
-        assert "1 routes, and none can be mirrored; 1 are not-unicast" in detail
+        assert "1 route, and none can be mirrored; not-unicast: 1" in detail
         await mirrored(lab, reconciler, [A])
         await cleared(reconciler, "nothing-mirrored")
 

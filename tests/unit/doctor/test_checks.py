@@ -281,7 +281,7 @@ def test_an_outbox_more_than_half_full_is_a_warning_while_no_daemon_runs(tmp_pat
     stopped = state(outbox_events=501)(facts._replace(daemon=DaemonFacts(running=False)))
     (finding,) = [it for it in diagnose(stopped) if it.check == "outbox"]
     assert finding.level is Level.WARN
-    assert "501 events wait" in finding.summary
+    assert "501 events waiting" in finding.summary
 
 
 def test_a_daemon_that_may_not_be_asked_is_no_fault(tmp_path: Path) -> None:
