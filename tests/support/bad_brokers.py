@@ -56,7 +56,7 @@ class BadBroker:
 
     @property
     def connections(self) -> int:
-        """How often somebody has connected."""
+        """How often a client has connected."""
         return self._log.read_text().count("connected")
 
 

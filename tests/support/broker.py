@@ -83,7 +83,7 @@ class Broker:
         return (self._directory / "log").read_text()
 
     def subscriptions(self, topic: str) -> int:
-        """How often somebody has subscribed to this topic at QoS 1."""
+        """How often a client has subscribed to this topic at QoS 1."""
         return self.log.count(f" 1 {topic}\n")
 
     @property
@@ -166,7 +166,7 @@ class Broker:
             self._process = None
 
     def restart(self) -> None:
-        """Kill it and start it anew, without its memory."""
+        """Kill and restart it, without its memory."""
         self.kill()
         self.start()
 

@@ -28,7 +28,7 @@ def held(source: KernelSource) -> dict[Prefix, tuple[Candidate, ...]]:
 
 
 class Follower:
-    """A running source, and what it told."""
+    """A running source, and what it reported."""
 
     def __init__(self, source: KernelSource, reports: list[KernelReport], created: list[Route]) -> None:
         self.source = source

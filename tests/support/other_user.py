@@ -1,4 +1,4 @@
-"""Commands of routesync run as somebody else than root.
+"""Commands of routesync run as another user than root.
 
 They are started by root and become that user in Python, with everything imported: the interpreter and the checkout may
 lie where that user may not look.
@@ -44,7 +44,7 @@ time.sleep(600)
 
 
 class User(NamedTuple):
-    """Somebody, by numbers; they need not be in /etc/passwd."""
+    """A user, by numbers, which need not be in /etc/passwd."""
 
     uid: int
     gid: int

@@ -1,4 +1,4 @@
-"""Prometheus's own judge of rules, expressions and expositions; brought by packaging/bootstrap."""
+"""Prometheus's own check of rules, expressions and expositions; brought by packaging/bootstrap."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ async def ingested(standin: StandinProcess, *, within_s: float = 30) -> None:
 
 
 def recreate_container(space: Namespace, standin: StandinProcess) -> None:
-    """Start loxilb anew as a container runtime does: the process dies, and its namespace begins empty of routes."""
+    """Restart loxilb as a container runtime does: the process dies, and its namespace begins empty of routes."""
     standin.kill()
     for protocol in ("static", "boot"):
         space.ip(f"-4 route flush proto {protocol}")

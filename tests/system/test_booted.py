@@ -341,7 +341,7 @@ def test_secrets_come_by_credentials_that_nobody_else_may_read(tmp_path: Path) -
         site.start(text)
         site.mirror_holds(MIRRORED_TABLE)
         eventually_sync(lambda: bool(node.said("broker_up")), what="the broker's welcome")
-        node.systemctl("reload", "routesync")  # whoever looks at the file then has to find them, too
+        node.systemctl("reload", "routesync")  # it has to find them, too
         assert password not in node.journal()
         assert token not in node.journal()
 

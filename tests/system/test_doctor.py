@@ -100,7 +100,7 @@ def test_a_loxilb_that_shares_the_namespace_is_found_and_its_version_weighed(
         assert found["target"][-1]["level"] == {"fail": "warn"}.get(level, level)
 
 
-def test_a_running_dhcp_client_is_named_as_far_as_can_be_told(idle: World, tmp_path: Path) -> None:
+def test_a_running_dhcp_client_is_named_as_far_as_is_known(idle: World, tmp_path: Path) -> None:
     with process_named(idle, "dhcpcd"):
         _, found = doctor(idle, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
     assert "probably written by dhcpcd" in found["dhcp-host-routes"][0]["summary"]

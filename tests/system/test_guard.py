@@ -90,7 +90,7 @@ def test_of_the_founding_table_only_the_host_route_is_removed_and_loxilb_loses_i
         assert scene.table() == OTHERS
 
 
-def test_without_being_told_otherwise_nothing_is_removed(tmp_path: Path) -> None:
+def test_by_default_nothing_is_removed(tmp_path: Path) -> None:
     with world(tmp_path, guard_config(), shared=True) as scene:
         scene.start()
         (would,) = await_event(scene, "guard.would-remove")
@@ -218,7 +218,7 @@ def plain_daemon(space: Namespace, *prefix: str) -> Iterator[Daemon]:
         assert process.poll() is None, daemon.log()
 
 
-def told(daemon: Daemon, event: str) -> list[dict[str, Any]]:
+def logged(daemon: Daemon, event: str) -> list[dict[str, Any]]:
     """Lines of the log that are no events: without a broker, those are logged, too."""
     return [line for line in daemon.logged(event) if "sequence" not in line]
 
@@ -243,8 +243,8 @@ def cloud() -> Iterator[Namespace]:
 def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespace) -> None:
     before = cloud.ip("route show")
     with plain_daemon(cloud) as daemon:
-        eventually_sync(lambda: bool(told(daemon, "guard_skipped")), what="a verdict")
-        (left,) = told(daemon, "guard_skipped")
+        eventually_sync(lambda: bool(logged(daemon, "guard_skipped")), what="a verdict")
+        (left,) = logged(daemon, "guard_skipped")
         assert (left["prefix"], left["reason"]) == ("10.0.0.1/32", "only-by-gateway")
         assert cloud.ip("route show") == before
 
@@ -253,7 +253,7 @@ def test_a_cloud_host_keeps_the_host_route_that_its_default_needs(cloud: Namespa
         cloud.ip("addr del 10.0.0.5/32 dev ens3")
         cloud.ip("route replace 10.0.0.1 dev ens3 proto dhcp scope link src 10.0.0.5 metric 100")
         cloud.ip("route replace default via 10.0.0.1 dev ens3 proto dhcp src 10.0.0.5 metric 100")
-        eventually_sync(lambda: bool(told(daemon, "guard_removed")), within_s=30, what="removal")
+        eventually_sync(lambda: bool(logged(daemon, "guard_removed")), within_s=30, what="removal")
         assert "\n10.0.0.1 dev" not in cloud.ip("route show")
         assert "default via 10.0.0.1" in cloud.ip("route show")
 
@@ -273,13 +273,13 @@ def test_without_the_capability_it_says_so_once_and_goes_on() -> None:
             ]
         )
         with plain_daemon(space, *UNPRIVILEGED) as daemon:
-            eventually_sync(lambda: bool(told(daemon, "guard_failed")), what="the failure")
-            (failed,) = told(daemon, "guard_failed")
+            eventually_sync(lambda: bool(logged(daemon, "guard_failed")), what="the failure")
+            (failed,) = logged(daemon, "guard_failed")
             assert failed["reason"] == "not-permitted"
             assert "CAP_NET_ADMIN" in failed["detail"]
-            assert len(told(daemon, "guard_not_permitted")) == 1
+            assert len(logged(daemon, "guard_not_permitted")) == 1
             space.ip("route del 192.168.10.1")
             space.ip(f"route add {HOST_ROUTE}")
-            eventually_sync(lambda: len(told(daemon, "guard_failed")) == 2, what="that it goes on looking")
-            assert len(told(daemon, "guard_not_permitted")) == 1
+            eventually_sync(lambda: len(logged(daemon, "guard_failed")) == 2, what="that it goes on looking")
+            assert len(logged(daemon, "guard_not_permitted")) == 1
             assert "192.168.10.1 dev ens3" in space.ip("route show")

@@ -1,4 +1,4 @@
-"""The commands that ask or tell a running daemon, as an operator uses them: on the founding scene, whole."""
+"""The commands that ask or order a running daemon, as an operator uses them: on the founding scene, whole."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_status_is_one_screen_and_says_that_all_is_well(scene: World) -> None:
     assert [rule["rule"] for rule in status["rules"]][-1] == "default"
 
 
-def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: World) -> None:
+def test_explain_says_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: World) -> None:
     host = said(scene, "explain", "192.168.10.1/32")
     assert "dev ens3 proto dhcp metric 100\n    rule dhcp-host-routes drops it" in host
     pod = said(scene, "explain", "10.244.1.7")
@@ -386,8 +386,8 @@ def test_a_route_that_is_not_forwarded_is_repaired_by_hand(tmp_path: Path) -> No
         assert declined.startswith("10.244.1.0/24 via 192.168.10.10 (not-forwarded)\n")
         assert "Delete and add again this route in edge?" in declined
         assert "--json asks nothing" in said(scene, "repair", "--target", "edge", "--json", status=USAGE)
-        told = said(scene, "repair", "--target", "edge", "10.244.1.0/24", "--yes")
-        assert told.endswith("edge: 1 route to be deleted and added again\n")
+        repaired = said(scene, "repair", "--target", "edge", "10.244.1.0/24", "--yes")
+        assert repaired.endswith("edge: 1 route to be deleted and added again\n")
         eventually_sync(lambda: not in_phase(scene, "not-forwarded"), within_s=20, what="the repair")
         said(scene, "resync")
         eventually_sync(
@@ -422,8 +422,8 @@ def test_what_is_left_behind_is_adopted_or_forgotten_by_name(tmp_path: Path) -> 
         )
         assert "2 left-behind" in said(scene, "status", status=FAILED)
         nothing = said(scene, "adopt", "--target", "edge")
-        told = "nothing to adopt: no route is present; 2 are left behind, and are adopted only by name"
-        assert nothing == f"edge: {told}\n"
+        expected = "nothing to adopt: no route is present; 2 are left behind, and are adopted only by name"
+        assert nothing == f"edge: {expected}\n"
         adopted = said(scene, "adopt", "--target", "edge", left[0], "--yes")
         assert adopted == f"{left[0]} via 192.168.10.10 (left-behind)\nedge: 1 route adopted\n"
         rest = [line for line in MIRRORED_TABLE if not line.startswith(left[0])]

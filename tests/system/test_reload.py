@@ -1,6 +1,6 @@
 """A new configuration for a daemon that runs: what differs reaches loxilb, and nothing else does.
 
-What loxilb's kernel sees is listened to (`ip monitor`), so a route that went and came back would be told.
+`ip monitor` records what loxilb's kernel sees, so a route that went and came back would show.
 """
 
 from __future__ import annotations

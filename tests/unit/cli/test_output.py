@@ -98,5 +98,5 @@ def test_what_others_say_cannot_reach_for_the_terminal() -> None:
         (-5, "0 s"),
     ],
 )
-def test_a_length_of_time_is_told_in_its_largest_units(seconds: float, text: str) -> None:
+def test_a_length_of_time_is_shown_in_its_largest_units(seconds: float, text: str) -> None:
     assert span(timedelta(seconds=seconds)) == text

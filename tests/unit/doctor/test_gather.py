@@ -192,7 +192,7 @@ def test_a_ledger_is_read_beside_its_daemon(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5000, b"SQLite format 3\0" + b"x" * 5000])
-def test_a_damaged_ledger_is_told_from_a_new_one(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_ledger_is_distinguished_from_a_new_one(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(content)
     state = read_state(tmp_path, STOPPED)
     assert state.ledger.exists
