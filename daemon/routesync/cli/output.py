@@ -22,6 +22,23 @@ from rich.text import Text
 
 from routesync.characters import clean, one_line
 
+_STYLES: Final = {
+    **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
+    **dict.fromkeys(("guarded", "removes"), "green"),
+    **dict.fromkeys(
+        ("degraded", "stopping", "syncing", "reading", "connecting", "starting", "pending"), "yellow"
+    ),
+    **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
+    **dict.fromkeys(
+        ("unreachable", "refused", "conflicting", "contended", "over-capacity", "drop", "may not remove"),
+        "red",
+    ),
+    **dict.fromkeys(("not-forwarded", "left-behind", "silent", "offline", "unreadable"), "red"),
+    **dict.fromkeys(("unjudged",), "yellow"),
+    **dict.fromkeys(("shared-namespace", "ineligible"), "magenta"),
+    **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
+}
+"""Of words for states: of nodes, targets, routes, the guard."""
 MARGIN: Final = 9
 """Columns of the words in front of what `status` shows."""
 _NARROW: Final = 20
@@ -151,6 +168,11 @@ def _in_one_line(part: Part) -> Part:
 
 def _plain(cell: Part) -> str:
     return clean(cell if isinstance(cell, str) else cell[0])
+
+
+def styled(word: str, text: str | None = None) -> tuple[str, str]:
+    """A word for a state, or a text about it, with the style of that state."""
+    return text or word, _STYLES.get(word, "")
 
 
 def head(word: str) -> str:

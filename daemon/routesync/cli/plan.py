@@ -15,10 +15,9 @@ import typer
 
 from routesync.characters import many
 from routesync.cli.offline import explanation, plan_response, read_offline
-from routesync.cli.output import EX_FAILED, Page, Part, moment
+from routesync.cli.output import EX_FAILED, Page, Part, moment, styled
 from routesync.cli.requests import ask
 from routesync.cli.routes import route_text, target_text, way_text
-from routesync.cli.status import STYLES
 from routesync.control.client import url_of
 from routesync.control.models import (
     ExplainedPrefix,
@@ -184,7 +183,7 @@ def _show_explanation(page: Page, answer: Explanation, by: str) -> None:
         page.line((answer.query, "bold"), f" at {target.name}: ", *_at(answer, target.name), hang=2)
         if target.state not in ("synced", "read"):
             error = f": {target.error}" if target.error else ""
-            page.line("  ", (f"{target.name} is {target.state}", STYLES.get(target.state, "")), error, hang=4)
+            page.line("  ", styled(target.state, f"{target.name} is {target.state}"), error, hang=4)
     if not answer.targets:
         page.line("no target is configured; this is what the rules decide", hang=2)
     if not answer.complete:
@@ -198,7 +197,7 @@ def _at(answer: Explanation, name: str) -> list[Part]:
     for prefix in answer.prefixes:
         for it in prefix.targets:
             if it.target == name and it.owned is not None:
-                return [f"by {prefix.prefix} via {it.owned}, ", (it.phase, STYLES.get(it.phase, ""))]
+                return [f"by {prefix.prefix} via {it.owned}, ", styled(it.phase)]
             if it.target == name and it.shown is not None:
                 return [f"by {prefix.prefix} {it.shown}; not owned"]
     return [("no owned route covers it", "yellow")]
@@ -227,7 +226,7 @@ def _route(page: Page, route: ExplainedRoute) -> None:
 
 def _target(page: Page, it: TargetExplained) -> None:
     since = f", since {moment(it.since)}" if it.since else ""
-    page.line(f"  {it.target}: ", (target_text(it), STYLES.get(it.phase, "")), since, hang=4)
+    page.line(f"  {it.target}: ", styled(it.phase, target_text(it)), since, hang=4)
     if it.witnessed is not None:
         page.line(
             "    its kernel ", "has it now" if it.witnessed else ("does not have it now", "red"), hang=6

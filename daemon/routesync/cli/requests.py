@@ -67,7 +67,7 @@ def ask(
     client = Client(socket)
     method, _, url = call.partition(" ")
     with daemon_errors(hint):
-        content = client.raw(method, url, None if body is None else body.model_dump_json().encode())
+        content = client.raw(method, url, body)
         answer = client.read(content, model)
     if as_json:
         print_json(content)
@@ -158,7 +158,7 @@ def _wait_for_sync(socket: Path | None, target: str | None, resyncs: int, *, as_
 def _status(socket: Path | None) -> StatusResponse:
     client = Client(socket)
     with daemon_errors():
-        return client.read(client.raw("GET", "/v1/status"), StatusResponse)
+        return client.ask(StatusResponse, "GET", "/v1/status")
 
 
 def _resyncs(answer: StatusResponse) -> int:
@@ -169,7 +169,7 @@ def known_targets(config: Path) -> list[str]:
     """Names of targets, by the daemon or else by the file; empty where neither can be asked. Prints nothing."""
     client = Client(timeout_s=1)
     with suppress(ControlError):
-        answer = client.read(client.raw("GET", "/v1/status"), StatusResponse)
+        answer = client.ask(StatusResponse, "GET", "/v1/status")
         return [it.name for it in answer.status.targets]
     from routesync.config import ConfigError, load
 

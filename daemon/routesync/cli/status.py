@@ -10,25 +10,11 @@ from typing import Final
 import typer
 
 from routesync.characters import many
-from routesync.cli.output import EX_FAILED, MARGIN, Page, head, moment, print_json, span, work_left
+from routesync.cli.output import EX_FAILED, MARGIN, Page, head, moment, print_json, span, styled, work_left
 from routesync.control.client import ANSWER_WITHIN_S, Client, ControlError
 from routesync.control.models import StatusResponse, TargetDetail
 from routesync.events.node_status import GuardStatus, TargetStatus
 
-STYLES: Final = {
-    **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
-    **dict.fromkeys(("guarded", "removes"), "green"),
-    **dict.fromkeys(("degraded", "syncing", "reading", "connecting", "starting", "pending"), "yellow"),
-    **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
-    **dict.fromkeys(
-        ("unreachable", "refused", "conflicting", "contended", "over-capacity", "drop", "may not remove"),
-        "red",
-    ),
-    **dict.fromkeys(("not-forwarded", "left-behind"), "red"),
-    **dict.fromkeys(("unjudged",), "yellow"),
-    **dict.fromkeys(("shared-namespace", "ineligible"), "magenta"),
-    **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
-}
 _MIB: Final = 2**20
 
 
@@ -56,7 +42,7 @@ def _show(answer: StatusResponse) -> None:
     page.line(
         (now.node, "bold"),
         "  ",
-        (now.state, f"bold {STYLES.get(now.state, '')}"),
+        (now.state, f"bold {styled(now.state)[1]}"),
         f"  routesync {now.version}, mode {now.mode}, pid {answer.pid}{up}",
         hang=MARGIN,
     )
@@ -69,15 +55,11 @@ def _show(answer: StatusResponse) -> None:
         _guard(page, now.guard, now.targets)
     elif not answer.targets:
         page.line(head("target"), "none is mirrored into")
-    page.line(head("broker"), _styled(now.broker or "none is configured"), hang=MARGIN)
+    page.line(head("broker"), styled(now.broker or "none is configured"), hang=MARGIN)
     for number, reason in enumerate(now.reasons):
         page.line(head("alarms" if not number else ""), (reason, "red"), hang=MARGIN)
     if not now.reasons:
         page.line(head("alarms"), "none")
-
-
-def _styled(word: str) -> tuple[str, str]:
-    return word, STYLES.get(word, "")
 
 
 def _kernel(page: Page, answer: StatusResponse) -> None:
@@ -87,7 +69,7 @@ def _kernel(page: Page, answer: StatusResponse) -> None:
     buffer = f"receive buffer {kernel.receive_buffer / _MIB:.4g} MiB"
     page.line(
         head("kernel"),
-        _styled(kernel.state),
+        styled(kernel.state),
         f": {many(kernel.routes, 'prefix', 'prefixes')} kept, {many(kernel.dropped, 'route')} dropped; "
         f"{many(kernel.resyncs, 'resync')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
         hang=MARGIN,
@@ -101,7 +83,7 @@ def _rules(page: Page, answer: StatusResponse) -> None:
         page.line(
             head("rules" if not number else ""),
             f"{rule.rule:{width}}  ",
-            _styled(rule.action),
+            styled(rule.action),
             f"  {rule.routes}",
         )
     idle = len(answer.rules) - len(used)
@@ -114,7 +96,7 @@ def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> N
     redundant = "would be removed" if guard.dry_run else "to be removed"
     page.line(
         head("guard"),
-        _styled(how),
+        styled(how),
         f": {many(guard.present, 'route')} present, {guard.redundant} {redundant}, {guard.contended} contended; "
         f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
         hang=MARGIN,
@@ -124,7 +106,7 @@ def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> N
             head("target"),
             (target.name, "bold"),
             "  ",
-            _styled(target.state),
+            styled(target.state),
             f"  {target.url}",
             hang=MARGIN,
         )
@@ -136,14 +118,14 @@ def _target(page: Page, target: TargetDetail) -> None:
         head("target"),
         (target.name, "bold"),
         "  ",
-        _styled(target.state),
+        styled(target.state),
         f"  {target.url}{version}",
         hang=MARGIN,
     )
     parts: list[str | tuple[str, str]] = [head(""), f"{target.desired} desired"]
     separator = ": "
     for phase, count in target.phases.items():
-        parts += (f"{separator}{count} ", _styled(phase))
+        parts += (f"{separator}{count} ", styled(phase))
         separator = ", "
     if target.waiting:
         left = work_left(target.waiting, target.rate, target.remaining_s)

@@ -90,7 +90,15 @@ class Client:
         self.path = path or default_socket()
         self._timeout_s = timeout_s
 
-    def raw(self, method: str, url: str, body: bytes | None = None) -> bytes:
+    def ask(self, model: type[A], method: str, url: str, body: BaseModel | None = None) -> A:
+        """Make a call, and return its response.
+
+        Raises:
+            ControlError: the call failed.
+        """
+        return self.read(self.raw(method, url, body), model)
+
+    def raw(self, method: str, url: str, body: BaseModel | None = None) -> bytes:
         """Make a call, and return the body of its response.
 
         Raises:
@@ -98,7 +106,7 @@ class Client:
         """
         connection = _UnixConnection(self.path, self._timeout_s)
         try:
-            connection.request(method, url, body)
+            connection.request(method, url, None if body is None else body.model_dump_json().encode())
             answer = connection.getresponse()
             content = answer.read()
         except OSError as error:
@@ -143,7 +151,7 @@ def problem_of(status: int, content: bytes, path: Path) -> ControlError:
 def explain_os_error(error: OSError, path: Path) -> ControlError:
     """The error that a failure of the connection means."""
     if isinstance(error, TimeoutError | BlockingIOError):  # EAGAIN: its queue of connections is full
-        return NotUnderstood(f"{path}: no response in time; the daemon hangs: see its log")
+        return NotUnderstood(f"{path}: no response in time; the daemon hangs, or is stopped: see its log")
     start = "start it (systemctl start routesync), or name its socket with --socket"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotRunning(path, f"routesync does not run here: there is no {path}; {start}")

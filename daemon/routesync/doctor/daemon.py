@@ -93,7 +93,7 @@ def ask_daemon(found: DaemonFacts) -> DaemonFacts:
     """Ask the daemon at the control socket for its status; it is that of `found` if the process is the same."""
     client = Client(timeout_s=ANSWER_WITHIN_S)
     try:
-        answer = client.read(client.raw("GET", "/v1/status"), StatusResponse)
+        answer = client.ask(StatusResponse, "GET", "/v1/status")
     except ControlError as error:
         return found if found.running is False else found._replace(error=error)
     if found.running is False or found.pid not in (None, answer.pid):

@@ -10,6 +10,7 @@ from routesync.characters import many
 from routesync.control.client import NotRunning, NotUnderstood
 from routesync.doctor.daemon import why_it_ended
 from routesync.doctor.facts import Facts, Finding, fail, ok, warn
+from routesync.doctor.state import BROKER
 
 CAP_NET_ADMIN: Final = 12
 CAP_SYS_ADMIN: Final = 21
@@ -71,11 +72,13 @@ def daemon(facts: Facts) -> Iterator[Finding]:
     """Does it run, and is it well? Is systemd, where it runs, new enough for the unit?"""
     found, directory = facts.daemon, facts.state.directory
     runs = f"the daemon runs on {directory}" + (f", process {found.pid}" if found.pid else "")
-    if found.answer is not None and found.answer.status.reasons:
-        reasons = "; ".join(found.answer.status.reasons)
-        yield warn(f"{runs}, and is {found.answer.status.state}", reasons, "routesync status")
-    elif found.answer is not None:
-        yield ok(runs)
+    if found.answer is not None:
+        # the check of the broker has these
+        reasons = [it for it in found.answer.status.reasons if not it.startswith(BROKER)]
+        if reasons:
+            yield warn(f"{runs}, and is {found.answer.status.state}", "; ".join(reasons), "routesync status")
+        else:
+            yield ok(runs)
     elif found.stopped:
         yield fail(f"{runs}, and a signal or a debugger has stopped it", _NOTHING, f"kill -CONT {found.pid}")
     elif isinstance(found.error, NotUnderstood):

@@ -9,6 +9,8 @@ from routesync.characters import many
 from routesync.doctor.facts import BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
 from routesync.events.node_status import Status
 
+BROKER: Final = "broker: "
+"""How reasons of a status begin that are about the broker."""
 _LITTLE: Final = 64 * 2**20
 """Bytes below which a disk is nearly full; the outbox alone may take 256 MiB by default."""
 _IN_MEMORY: Final = (
@@ -158,7 +160,7 @@ def broker(facts: Facts) -> Iterator[Finding]:
 def _as_the_daemon_reports(status: Status) -> Finding:
     if status.broker is None:
         return ok("the daemon has no broker configured: events go to the log only")
-    troubles = [reason.removeprefix("broker: ") for reason in status.reasons if reason.startswith("broker: ")]
+    troubles = [reason.removeprefix(BROKER) for reason in status.reasons if reason.startswith(BROKER)]
     why = "Events wait in the outbox, and the oldest are dropped when it is full."
     if status.broker != "connected":
         return fail(f"the daemon is not connected: {'; '.join(troubles) or status.broker}", why)

@@ -271,6 +271,8 @@ def test_what_the_daemon_reports_of_its_broker_is_not_tried_again(tmp_path: Path
         Level.FAIL,
         "the daemon is not connected: b:1883: refused",
     )
+    refused = daemon(answer("broker: b:1883: refused", broker="b:1883: refused"))(facts)
+    assert [it.check for it in diagnose(refused) if it.level > Level.OK] == ["broker"], "it is reported once"
     level, summary = of("broker: the broker denies publishing to status", broker="connected")
     assert level is Level.FAIL
     assert "denies publishing" in summary
