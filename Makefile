@@ -20,7 +20,7 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PRECIOUS: .venv/.%
 .venv/.%: pyproject.toml daemon/routesync/__init__.py $(LOCKS)/dev.txt packaging/bootstrap
@@ -46,6 +46,19 @@ test-python: ## Run the same on another Python if there is one here (PYTHON_VERS
 	@python=$$(packaging/find-python $(PYTHON_VERSION)) || exit 0; \
 		{ [ $(VENV)/.code -nt $(LOCKS)/dev.txt ] && [ $(VENV)/.code -nt daemon/routesync/__init__.py ]; } || PYTHON=$$python VENV=$(VENV) packaging/bootstrap code; \
 		$(UNIT) $(ARGS)
+
+# Generated documents look as the locked typer makes them.
+.PHONY: test-dependencies
+test-dependencies: $(READY) ## Run the same with the oldest and with the newest libraries that pyproject.toml allows
+	@mkdir -p build
+	@for them in lowest-direct highest; do \
+		uv pip compile --quiet --python-version 3.11 --no-header --resolution $$them pyproject.toml -o build/$$them.txt; \
+		uv venv --quiet --clear .venv-$$them; \
+		uv pip install --quiet --python .venv-$$them -c build/$$them.txt -r build/$$them.txt --group dev -e .; \
+		echo "with the libraries of build/$$them.txt:"; \
+		tests/unprivileged .venv-$$them/bin/pytest tests/unit -m "not root" -n auto \
+			--ignore tests/unit/test_generated_documents.py $(ARGS); \
+	done
 
 .PHONY: coverage
 coverage: root .venv/.test ## Run the tests and report what they reach, branches too, also in the daemons that they start

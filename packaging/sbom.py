@@ -11,6 +11,8 @@ from email.message import Message
 from importlib.metadata import Distribution, distributions
 from typing import Any, cast
 
+from licences import licence_of
+
 PROGRAM = "loxilb-routesync"
 
 
@@ -52,7 +54,7 @@ def component(distribution: Distribution) -> dict[str, Any]:
     }
     if expression := fields.get("License-Expression"):
         made["licenses"] = [{"expression": expression}]
-    elif licence := (fields.get("License") or "").strip().partition("\n")[0]:
+    elif licence := licence_of(fields):
         made["licenses"] = [{"license": {"name": licence}}]
     return made
 

@@ -1,4 +1,7 @@
-"""Characters that must not reach a terminal from outside: the words of a loxilb, of interfaces, of any broker."""
+"""Text for people: numbers of things, and no characters that must not reach a terminal.
+
+Words come from outside: from a loxilb, from interfaces, from any broker.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ _IN_JSON: Final = {
         (0x09, 0x0A, 0x0D), " "
     ),  # JSON has these raw only between its parts, the others only in strings
 }
+
+
+def many(count: int, thing: str, things: str = "") -> str:
+    """A number of things."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
 
 def clean(text: str) -> str:

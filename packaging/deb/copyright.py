@@ -8,6 +8,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import cast
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from licences import licence_of  # beside the folder of this one
+
 HEAD = """\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: routesync
@@ -30,8 +33,7 @@ def main(folder: str) -> None:
         if it.name == "loxilb-routesync":
             continue
         files = [*top_level(Path(folder), it.name), f"{it.name.replace('-', '_')}-{it.version}.dist-info"]
-        licence = fields.get("License-Expression") or fields.get("License") or "see its files"
-        licence = licence.strip().partition("\n")[0].replace(" ", "-")
+        licence = (licence_of(fields) or "see its files").replace(" ", "-")
         used.add(licence)
         author = (
             fields.get("Author")

@@ -34,7 +34,7 @@ async def test_a_namespace_made_anew_under_the_same_name_ends_the_reading_and_ca
     await source.synced.wait()
     assert prefixes(source) == {"192.0.2.0/24", "198.51.100.0/24"}
 
-    node.make_anew()
+    node.make_again()
     node.ip("route add 10.7.0.0/24 dev lo")
     with pytest.raises(KernelError, match=r"is gone|was recreated"):
         await asyncio.wait_for(running, 30)

@@ -28,7 +28,7 @@ from routesync.events.reader import ReceivedMessage
 from support.broker import Broker, ServerTls, broker
 from support.certificates import Authority
 from support.events import NODE, Node, publishing
-from support.processes import HEEDING_CTRL_C
+from support.processes import WITH_CTRL_C
 from support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "routesync", "watch"]
@@ -41,7 +41,7 @@ async def watching(
     """Run the command in a pipe; with a user over TLS."""
     address = f"{mosquitto.address}:{mosquitto.port}"
     process = await asyncio.create_subprocess_exec(
-        *HEEDING_CTRL_C,
+        *WITH_CTRL_C,
         *COMMAND,
         "--broker",
         f"mqtts://{user}@{address}" if user else address,

@@ -103,7 +103,7 @@ def test_a_target_that_refuses_a_route_is_in_trouble_and_says_why(scene: World, 
     node.click_text(".card .chip", "1 refused")
     node.shows(ROWS, "11.0.0.0/24")
     assert "refused" in row(node, "11.0.0.0/24")
-    node.shows(".reasons", "1 routes refused")
+    node.shows(".reasons", "1 route refused")
     assert "degraded" in node.text(".badge")
     # what the target says is text
     node.shows(ROWS, "<b>no</b>")

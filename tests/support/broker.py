@@ -166,7 +166,7 @@ class Broker:
             self._process = None
 
     def restart(self) -> None:
-        """Kill it and start it again, without its memory."""
+        """Kill and restart it, without its memory."""
         self.kill()
         self.start()
 

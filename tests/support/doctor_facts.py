@@ -55,10 +55,9 @@ def healthy(directory: Path, text: str = "") -> Facts:
         broker=None,
         state=StateFacts(
             state,
-            ledger=DatabaseFacts(state / "ledger.sqlite", exists=True, owner=1000),
-            outbox=DatabaseFacts(state / "outbox.sqlite", exists=True, owner=1000),
-            owner=1000,
-            owner_name="routesync",
+            ledger=DatabaseFacts(state / "ledger.sqlite", exists=True, owner="routesync"),
+            outbox=DatabaseFacts(state / "outbox.sqlite", exists=True, owner="routesync"),
+            user="routesync",
             free_bytes=2**34,
         ),
         daemon=DaemonFacts(running=True, pid=17, capabilities=0),
@@ -72,6 +71,7 @@ def answer(
     broker: str | None = None,
     receive_buffer: int = 2**27,
     targets: tuple[TargetStatus, ...] = (),
+    active: ActiveConfig | None = None,
 ) -> StatusResponse:
     """What a running daemon reports."""
     status = Status(
@@ -82,5 +82,5 @@ def answer(
         broker=broker,
         reasons=reasons,
     )
-    config = ActiveConfig(path="/etc/routesync/routesync.toml", digest="")
-    return StatusResponse(status=status, pid=17, config=config, rules=(), targets=())
+    active = active or ActiveConfig(path="/etc/routesync/routesync.toml", digest="")
+    return StatusResponse(status=status, pid=17, config=active, rules=(), targets=())

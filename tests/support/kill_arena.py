@@ -18,7 +18,7 @@ from support.waiting import eventually_sync
 
 SETTLED_WITHIN_S = 45
 GATEWAYS = {4: ("192.168.10.1", "192.168.10.2"), 6: ("fd00:10::1", "fd00:10::2")}
-CONFLICTING = "10.1.0.0/16"  # desired now and then, and foreign in loxilb
+CONFLICTING = "10.1.0.0/16"  # wanted now and then, and another writer's in loxilb
 EQUAL = "10.2.0.0/16"  # the same, and theirs looks as ours would with the first gateway
 POOL = [f"10.{number}.0.0/16" for number in range(1, 61)] + [f"fd01:{number}::/48" for number in range(1, 21)]
 FOREIGN = (
@@ -93,7 +93,7 @@ class Arena(Daemon):
             self.router.batch(lines)
 
     def mirrored(self) -> dict[str, str]:
-        """What of ours must be in loxilb: all that is desired, but where a foreign route is."""
+        """What of ours has to be in loxilb: all that is wanted, but where another writer's route is."""
         return {
             prefix: gateway for prefix, gateway in self.wanted.items() if prefix not in (CONFLICTING, EQUAL)
         }
@@ -158,7 +158,7 @@ def kill_arena(directory: Path, config: str = CONFIG) -> Iterator[Arena]:
 
 
 def live(arena: Arena, chance: random.Random, *, settle: bool) -> None:
-    """One life of the daemon: start, churn, perhaps come to rest and be judged, then die at a random moment."""
+    """One life of the daemon: start, churn, perhaps come to rest and be checked, then die at a random moment."""
     if chance.random() < 0.5:
         arena.churn(chance)  # while nobody looks
     arena.launch()

@@ -137,7 +137,7 @@ class Lab:
             task = asyncio.create_task(reconciler.run())
             try:
                 yield reconciler
-                told_is_true(self.events.seen[began:], reconciler)
+                reports_are_true(self.events.seen[began:], reconciler)
             finally:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -145,7 +145,7 @@ class Lab:
         assert self.standin.alive, f"the stand-in died of our doing: {self.standin.log()}"
 
     async def behind_its_back(self, command: str) -> None:
-        """Change its kernel by ip(8) as another program would, and wait until it has taken that in.
+        """Change its kernel by ip(8) as another writer would, and wait until it has seen that.
 
         A reading that met this would kill it, and no reader could know.
         """
@@ -174,7 +174,7 @@ class Lab:
         return found
 
     def gateway(self, prefix: Prefix) -> str | None:
-        """The gateway of its kernel's first route of exactly this prefix, whichever program made it."""
+        """The gateway of its kernel's first route of exactly this prefix, of any writer."""
         rows = json.loads(self.space.ip(f"-j route show exact {prefix}") or "[]")
         return str(rows[0]["gateway"]) if rows else None
 
@@ -185,7 +185,7 @@ class Lab:
         )
 
 
-def reported(events: Sequence[Event]) -> dict[Prefix, str]:
+def reported_table(events: Sequence[Event]) -> dict[Prefix, str]:
     """The table that subscribers make of the events: prefix to gateway."""
     table = PublishedTables()
     for sequence, event in enumerate(events, 1):
@@ -198,7 +198,7 @@ def reported(events: Sequence[Event]) -> dict[Prefix, str]:
     }
 
 
-def told_is_true(events: Sequence[Event], reconciler: Reconciler) -> None:
+def reports_are_true(events: Sequence[Event], reconciler: Reconciler) -> None:
     """Hold what subscribers know against what the reconciler does; of what is being changed only that it is known."""
     routes = reconciler.state.routes
     busy = {prefix for prefix, route in routes.items() if route.owned is not None and not route.certain}
@@ -208,7 +208,7 @@ def told_is_true(events: Sequence[Event], reconciler: Reconciler) -> None:
         for prefix, route in routes.items()
         if route.owned is not None and route.phase is not Phase.LEFT_BEHIND
     }
-    assert {prefix: gateway for prefix, gateway in reported(events).items() if prefix not in busy} == {
+    assert {prefix: gateway for prefix, gateway in reported_table(events).items() if prefix not in busy} == {
         prefix: gateway for prefix, gateway in ours.items() if prefix not in busy
     }
 

@@ -33,7 +33,7 @@ class Namespace:
         """Run a command inside the namespace."""
         return self._run(["ip", "netns", "exec", self.name, *command], check=check)
 
-    def make_anew(self) -> None:
+    def make_again(self) -> None:
         """Put another namespace in its place, as a container runtime does."""
         for verb in ("del", "add"):
             subprocess.run(["ip", "netns", verb, self.name], check=True)

@@ -54,7 +54,7 @@ class NullApi:
     async def version(self, _request: web.Request) -> web.Response:
         return web.json_response({"version": "0.9.8.8"})
 
-    async def take_arrivals(self, _request: web.Request) -> web.Response:
+    async def report(self, _request: web.Request) -> web.Response:
         arrivals, self.arrivals = self.arrivals, []
         return web.json_response(arrivals)
 
@@ -66,7 +66,7 @@ class NullApi:
         app.router.add_get(f"{base}/config/route/all", self.routes)
         app.router.add_get(f"{base}/config/port/all", self.ports)
         app.router.add_get(f"{base}/version", self.version)
-        app.router.add_get("/arrivals", self.take_arrivals)
+        app.router.add_get("/arrivals", self.report)
         return app
 
 

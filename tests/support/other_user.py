@@ -44,7 +44,7 @@ time.sleep(600)
 
 
 class User(NamedTuple):
-    """A user, by numbers; they need not be in /etc/passwd."""
+    """A user, by numbers, which need not be in /etc/passwd."""
 
     uid: int
     gid: int

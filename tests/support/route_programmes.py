@@ -403,7 +403,7 @@ async def _perform(node: Namespace, source: KernelSource, step: Step) -> None:
 def _distinct(prefix: Prefix, routes: Iterable[Route]) -> tuple[Route, ...]:
     """IPv6 lets routes stand beside each other that are equal in everything, and dumps show some twice: one to us.
 
-    IPv4 routes that share a key differ in something, be it in what a Route does not tell (an MTU): those are two.
+    IPv4 routes that share a key differ in something, perhaps in what a Route does not have (an MTU): those are two.
     """
     return tuple(dict.fromkeys(routes) if prefix.family is Family.INET6 else routes)
 

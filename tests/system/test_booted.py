@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -143,6 +144,14 @@ def test_installed_on_a_clean_debian_and_configured_by_the_documented_commands_i
             node.run("stat", "-c", "%U:%G %a", "/var/lib/routesync", "/run/routesync").stdout.split("\n")[:2]
             == ["routesync:routesync 750"] * 2
         )
+        files = ["find", "/var/lib/routesync", "/run/routesync", "-user", "routesync", "-not", "-type", "d"]
+        found = node.run(*files, "-printf", "%f %g %m\\n").stdout.splitlines()
+        assert {"control.sock routesync 660", "ledger.sqlite routesync 640"} <= {*found}
+        assert [line for line in found if not line.endswith("0")] == [], "nothing is for others"
+        limits = node.run("cat", f"/proc/{node.main_pid}/limits").stdout
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+        bounds = {name: node.show(name) for name in ("MemoryHigh", "MemoryMax", "TasksMax")}
+        assert bounds == {"MemoryHigh": str(1200 * 2**20), "MemoryMax": str(1500 * 2**20), "TasksMax": "64"}
 
 
 def test_what_is_removed_leaves_what_is_the_operators_and_what_is_purged_nothing(site: Site) -> None:
@@ -335,7 +344,7 @@ def test_secrets_come_by_credentials_that_nobody_else_may_read(tmp_path: Path) -
         site.start(text)
         site.mirror_holds(MIRRORED_TABLE)
         eventually_sync(lambda: bool(node.said("broker_up")), what="the broker's welcome")
-        node.systemctl("reload", "routesync")  # whoever looks at the file then has to find them, too
+        node.systemctl("reload", "routesync")  # it has to find them, too
         assert password not in node.journal()
         assert token not in node.journal()
 

@@ -13,7 +13,7 @@ import pytest
 
 from support.daemon import ROUTESYNC, Daemon, connect, prepared
 from support.netns import Namespace, namespace
-from support.processes import HEEDING_CTRL_C
+from support.processes import WITH_CTRL_C
 from support.waiting import eventually_sync
 
 TARGET = '[node]\nname = "n"\n[[targets]]\nname = "lb"\nurl = "http://127.0.0.1:9"\n[log]\nlevel = "debug"\n'
@@ -164,7 +164,7 @@ def test_a_daemon_that_stops_lets_its_readers_go(daemon: Daemon) -> None:
 @pytest.fixture
 def watching(daemon: Daemon) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*HEEDING_CTRL_C, *ROUTESYNC, "watch", "--local", "--json", "--type", "route.*", "--type", "status"],
+        [*WITH_CTRL_C, *ROUTESYNC, "watch", "--local", "--json", "--type", "route.*", "--type", "status"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

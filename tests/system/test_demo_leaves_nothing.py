@@ -29,7 +29,7 @@ MOMENTS = (
 
 
 class Demo:
-    """A demo in a session of its own, so that all that comes of it can be known by that."""
+    """A demo in a session of its own, by which all its processes are known."""
 
     def __init__(self, directory: Path, **environment: str) -> None:
         self._temporary = directory

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +100,7 @@ def test_a_loxilb_that_shares_the_namespace_is_found_and_its_version_weighed(
         assert found["target"][-1]["level"] == {"fail": "warn"}.get(level, level)
 
 
-def test_a_running_dhcp_client_is_named_as_far_as_can_be_told(idle: World, tmp_path: Path) -> None:
+def test_a_running_dhcp_client_is_named_as_far_as_is_known(idle: World, tmp_path: Path) -> None:
     with process_named(idle, "dhcpcd"):
         _, found = doctor(idle, "--config", str(tmp_path / "none.toml"), "--state", str(tmp_path / "none"))
     assert "probably written by dhcpcd" in found["dhcp-host-routes"][0]["summary"]
@@ -113,6 +115,8 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: World) -> None:
     scene.start()
     eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), within_s=20, what="the sync")
     assert scene.process is not None
+    (synced,) = scene.logged("target_synced")
+    assert (synced["posted"], synced["routes"], synced["complete"]) == (5, 5, True)
     status, found = doctor(scene, *ours(scene))
     bad = [finding for findings in found.values() for finding in findings if finding["level"] != "ok"]
     assert bad == []
@@ -120,9 +124,52 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: World) -> None:
     assert "answers" in found["target"][0]["summary"]
     assert "of its own" in found["shared-namespace"][0]["summary"]
     assert "5 desired ipv4 routes" in found["capacity"][0]["summary"]
-    assert "5 routes in 1 targets are owned" in found["ledger"][0]["summary"]
+    assert "5 owned routes in 1 target" in found["ledger"][0]["summary"]
     assert "the daemon is connected" in found["broker"][0]["summary"]
     assert scene.stop() == 0, "it was left undisturbed"
+
+
+def test_a_daemon_that_gives_no_answer_is_described_by_its_lock(scene: World) -> None:
+    with running(scene) as process:
+        process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        done = scene.run("status", STATE_DIRECTORY=str(scene.state))
+        assert time.monotonic() - began < 30, (
+            "2 s, and what a busy machine adds; a command waits for 60 s else"
+        )
+        assert done.returncode == 1
+        assert "no response in time" in done.stderr
+        assert f"daemon   runs, process {process.pid}, by the lock on {scene.state}" in done.stdout
+        assert f"kill -CONT {process.pid}" in done.stdout
+        assert "owned: 5 routes in edge" in done.stdout
+        status, found = doctor(scene, *ours(scene))
+        assert (status, found["daemon"][0]["level"]) == (2, "fail")
+        assert found["daemon"][0]["remedy"] == [f"kill -CONT {process.pid}"]
+        process.send_signal(signal.SIGCONT)
+
+        scene.config.write_text(scene.config.read_text() + "[[targets\n")
+        assert scene.run("reload").returncode == 78
+        (refused,) = doctor(scene, "--state", str(scene.state))[1]["daemon"]
+        assert "configuration rejected" in refused["why"]
+
+        scene.runtime.rename(scene.directory / "moved")
+        scene.runtime.touch()  # or the daemon makes the directory again
+        for command in ("status", "resync"):
+            done = scene.run(command, STATE_DIRECTORY=str(scene.state))
+            assert done.returncode == 1
+            assert f"routesync runs (process {process.pid}, it has the lock" in done.stderr
+        _, found = doctor(scene, *ours(scene))
+        assert "does not serve its control socket" in found["daemon"][0]["summary"]
+
+
+@contextmanager
+def running(scene: World) -> Iterator[subprocess.Popen[bytes]]:
+    process = scene.start()
+    eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), within_s=20, what="the sync")
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def test_what_went_wrong_on_the_disk(scene: World) -> None:
@@ -130,11 +177,17 @@ def test_what_went_wrong_on_the_disk(scene: World) -> None:
     eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), within_s=20, what="the sync")
     scene.stop()
     ledger = scene.state / "ledger.sqlite"
-    os.chown(ledger, 12345, -1)
+    os.chown(scene.state, 12345, -1)
+    scene.state.chmod(0o777)
     _, found = doctor(scene, *ours(scene))
-    assert "does not belong to" in found["ledger"][0]["summary"]
+    assert found["ledger"][0]["level"] == "ok", (
+        "any user may write the directory: whose the file is, shows nothing"
+    )
+    scene.state.chmod(0o750)
+    _, found = doctor(scene, *ours(scene))
+    assert "belongs to root, and is not writable by 12345" in found["ledger"][0]["summary"]
 
-    os.chown(ledger, 0, -1)
+    os.chown(scene.state, 0, -1)
     scene.config.write_text(scene.config.read_text().replace('name = "edge"', 'name = "other"'))
     _, found = doctor(scene, *ours(scene))
     assert found["orphans"][0]["subject"] == "edge"

@@ -79,7 +79,7 @@ def test_a_command_in_the_documents_runs(shown: Shown, node: World, tmp_path: Pa
     done = subprocess.run(
         node.command(*places, *inside), capture_output=True, text=True, check=False, timeout=60
     )
-    # doctor judges the host, too, which may have its faults
+    # doctor checks the host, too, which may have its faults
     expected = (0, 1) if command == "routesync doctor" else (0,)
     assert done.returncode in expected, done.stdout + done.stderr
     assert done.stdout

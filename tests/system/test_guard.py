@@ -90,7 +90,7 @@ def test_of_the_founding_table_only_the_host_route_is_removed_and_loxilb_loses_i
         assert scene.table() == OTHERS
 
 
-def test_without_being_told_otherwise_nothing_is_removed(tmp_path: Path) -> None:
+def test_by_default_nothing_is_removed(tmp_path: Path) -> None:
     with world(tmp_path, guard_config(), shared=True) as scene:
         scene.start()
         (would,) = await_event(scene, "guard.would-remove")

@@ -1,9 +1,11 @@
-"""The commands that ask or tell a running daemon, as an operator uses them: on the founding scene, whole."""
+"""The commands that ask or order a running daemon, as an operator uses them: on the founding scene, whole."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,7 @@ def test_status_is_one_screen_and_says_that_all_is_well(scene: World) -> None:
     assert [rule["rule"] for rule in status["rules"]][-1] == "default"
 
 
-def test_explain_tells_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: World) -> None:
+def test_explain_says_why_the_host_route_is_not_mirrored_and_a_pod_is(scene: World) -> None:
     host = said(scene, "explain", "192.168.10.1/32")
     assert "dev ens3 proto dhcp metric 100\n    rule dhcp-host-routes drops it" in host
     pod = said(scene, "explain", "10.244.1.7")
@@ -136,6 +138,10 @@ def test_the_live_plan_agrees_with_the_one_from_the_file(scene: World) -> None:
     assert verdicts(live) == verdicts(offline)
     assert {end["fate"] for row in live["routes"] for end in row["targets"]} == {"present"}
     assert "8 routes by the running daemon" in said(scene, "plan")
+    summary = said(scene, "plan", "--summary").splitlines()
+    assert summary[0] == "8 routes by the running daemon"
+    assert "      4  keep  rule pod-networks" in summary
+    assert "0 to post, 0 to replace, 0 to delete, 5 present already" in "".join(summary)
 
 
 def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: World) -> None:
@@ -159,11 +165,26 @@ def test_a_pause_leaves_loxilb_as_it_is_and_its_end_makes_it_good(scene: World) 
     scene.mirror_holds(MIRRORED_TABLE)
 
 
+def test_a_shell_completes_names_of_targets(scene: World) -> None:
+    words = {"COMP_WORDS": "routesync pause -t ", "COMP_CWORD": "3", "_ROUTESYNC_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        scene.command(str(Path(sys.executable).with_name("routesync"))),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=scene.environment | words,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("edge", "")
+
+
 def test_resync_and_release_say_what_they_do(scene: World) -> None:
     before = answer(scene, "status")["status"]["kernel"]["resyncs"]
     ordered = "a dump of the kernel's table is ordered\nedge: verification ordered\n"
     assert said(scene, "resync") == ordered
     assert said(scene, "resync", "--force") == ordered
+    resyncs = answer(scene, "status")["status"]["kernel"]["resyncs"]
+    assert said(scene, "resync", "--wait") == f"{ordered}edge: synced, complete\n"
+    assert answer(scene, "status")["status"]["kernel"]["resyncs"] > resyncs
     eventually_sync(
         lambda: answer(scene, "status")["status"]["kernel"]["resyncs"] > before,
         what="another dump of the kernel",
@@ -240,7 +261,6 @@ def test_a_mistake_is_one_line_and_a_stable_exit_status(
 @pytest.mark.parametrize(
     "command",
     [
-        "status",
         "health",
         "routes",
         "explain 10.0.0.1",
@@ -260,6 +280,17 @@ def test_without_a_daemon_each_command_says_so(scene: World, tmp_path: Path, com
     )
 
 
+def test_status_without_a_daemon_shows_what_the_host_does(scene: World, tmp_path: Path) -> None:
+    nowhere = ("--socket", str(tmp_path / "none.sock"))
+    shown = said(scene, "status", *nowhere, "--state", str(tmp_path), status=NOT_RUNNING)
+    assert f"daemon   does not run, by the lock on {tmp_path}\n" in shown
+    assert "ledger   owned: no route\n" in shown
+    facts = json.loads(scene.run("status", "--json", *nowhere, "--state", str(scene.state)).stdout)
+    assert facts["running"]
+    assert scene.process is not None
+    assert (facts["pid"], facts["stopped"], facts["owned"]) == (scene.process.pid, False, {"edge": 5})
+
+
 # -- on a terminal, and off it -------------------------------------------------------------------------------
 
 SHOWN = (("status",), ("routes",), ("explain", "192.168.10.1"))
@@ -274,7 +305,7 @@ def test_a_terminal_of_80_columns_gets_colour_and_nothing_beyond_its_edge(
     assert ANSI.search(screen)
     assert max(map(len, lines(screen))) <= 80
     status, plain = on_terminal(scene.command(*ROUTESYNC, *command), 80, NO_COLOR="1")
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain), "NO_COLOR is heeded"
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain), "NO_COLOR counts"
 
 
 @pytest.mark.parametrize("command", [*SHOWN, ("plan",)])
@@ -355,8 +386,8 @@ def test_a_route_that_is_not_forwarded_is_repaired_by_hand(tmp_path: Path) -> No
         assert declined.startswith("10.244.1.0/24 via 192.168.10.10 (not-forwarded)\n")
         assert "Delete and add again this route in edge?" in declined
         assert "--json asks nothing" in said(scene, "repair", "--target", "edge", "--json", status=USAGE)
-        told = said(scene, "repair", "--target", "edge", "10.244.1.0/24", "--yes")
-        assert told.endswith("edge: 1 route to be deleted and added again\n")
+        repaired = said(scene, "repair", "--target", "edge", "10.244.1.0/24", "--yes")
+        assert repaired.endswith("edge: 1 route to be deleted and added again\n")
         eventually_sync(lambda: not in_phase(scene, "not-forwarded"), within_s=20, what="the repair")
         said(scene, "resync")
         eventually_sync(
@@ -391,8 +422,8 @@ def test_what_is_left_behind_is_adopted_or_forgotten_by_name(tmp_path: Path) -> 
         )
         assert "2 left-behind" in said(scene, "status", status=FAILED)
         nothing = said(scene, "adopt", "--target", "edge")
-        told = "nothing to adopt: no route is present; 2 are left behind, and are adopted only by name"
-        assert nothing == f"edge: {told}\n"
+        expected = "nothing to adopt: no route is present; 2 are left behind, and are adopted only by name"
+        assert nothing == f"edge: {expected}\n"
         adopted = said(scene, "adopt", "--target", "edge", left[0], "--yes")
         assert adopted == f"{left[0]} via 192.168.10.10 (left-behind)\nedge: 1 route adopted\n"
         rest = [line for line in MIRRORED_TABLE if not line.startswith(left[0])]

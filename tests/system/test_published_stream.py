@@ -152,7 +152,7 @@ def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene:
     assert accepted >= {*prefixes(1), *prefixes(2)}
     losses = [event["data"] for event in events if event["type"] == "io.routesync.events.lost.v1"]
     assert {(loss["reason"], loss["count"]) for loss in losses} == {("killed", None)}
-    # every number that is missing is one that a kill, which was told, jumped over
+    # every number that is missing is one that a kill, which was reported, jumped over
     gaps = sum(later - earlier > 1 for earlier, later in pairwise(sequences))
     assert gaps == 2
 

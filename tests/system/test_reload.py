@@ -1,6 +1,6 @@
 """A new configuration for a daemon that runs: what differs reaches loxilb, and nothing else does.
 
-What loxilb's kernel sees is listened to (`ip monitor`), so a route that went and came back would be seen.
+`ip monitor` records what loxilb's kernel sees, so a route that went and came back would show.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def test_targets_and_modes_come_and_go_and_routes_stay(scene: World) -> None:
         scene.config.write_text(whole[:start] + whole[end:])
         reload(scene)
         eventually_sync(
-            lambda: "routes in it are ours" in str(status(scene).get("reasons")),
+            lambda: "of ours left in it" in str(status(scene).get("reasons")),
             what="its name in the status",
         )
         assert status(scene)["targets"] == []

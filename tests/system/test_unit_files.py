@@ -1,4 +1,4 @@
-"""The unit files, judged by systemd's own tools. What they do in a booted system is tested elsewhere."""
+"""The unit files, checked by systemd's own tools. What they do in a booted system is tested elsewhere."""
 
 from __future__ import annotations
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from email.message import Message
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from packaging.requirements import Requirement
 
 import routesync
+from licences import licence_of
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -56,6 +59,31 @@ def test_the_locks_hold_what_is_declared_with_hashes_and_without_hosts(lock: str
         assert requirement.name in locked, "run: make lock"
         assert requirement.specifier.contains(locked[requirement.name]), f"{requirement}: run: make lock"
     assert "://" not in text
+
+
+def test_everything_from_a_registry_is_fetched_by_its_hash() -> None:
+    for file in (ROOT / "packaging/requirements").glob("*.txt"):
+        entries = re.split(r"\n(?=[\w-])", file.read_text(encoding="utf-8"))
+        wanted = [entry for entry in entries if not entry.startswith("#")]
+        assert [entry for entry in wanted if "==" not in entry or "--hash=sha256:" not in entry] == [], file
+    for file in (*ROOT.glob("packaging/*/package-lock.json"), ROOT / "tests/node/package-lock.json"):
+        packages = json.loads(file.read_text(encoding="utf-8"))["packages"]
+        assert [name for name, it in packages.items() if name and "integrity" not in it] == [], file
+    installs = re.findall(
+        r"pip\[@\]}\" (?:install|download) .*", (ROOT / "packaging/bootstrap").read_text("utf-8")
+    )
+    assert len(installs) >= 4
+    ours = "--no-deps --no-build-isolation -e ."
+    assert [it for it in installs if "--require-hashes" not in it and ours not in it] == []
+
+
+def test_every_library_that_is_shipped_names_its_licence() -> None:
+    locked = (ROOT / "packaging/requirements/runtime.txt").read_text(encoding="utf-8")
+    names = re.findall(r"^([\w.-]+)==[^;\n]*$", locked, re.MULTILINE)
+    assert len(names) > 20
+    permissive = re.compile(r"Apache|MIT|BSD|PSF|ISC")
+    licences = {name: licence_of(cast("Message", importlib.metadata.metadata(name))) for name in names}
+    assert {name: it for name, it in licences.items() if it is None or not permissive.search(it)} == {}
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -193,6 +192,9 @@ def plan(
         bool,
         typer.Option(help="Without the daemon: read each target's table, to see what it has already."),
     ] = True,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Only how many routes each rule decides, and each target gets.")
+    ] = False,
 ) -> None:
     """Show what happens to each of the kernel's routes, and why; change nothing.
 
@@ -205,10 +207,10 @@ def plan(
 
     covered = None if of is None else parsed(read_covering, of)
     if config is None and not offline and daemon_runs(socket, command.HINT):
-        command.plan_by_daemon(socket, covered, as_json=json)
+        command.plan_by_daemon(socket, covered, summary=summary, as_json=json)
     else:
-        file = config or present_config()
-        command.plan_offline(file, state or _state_directory(), covered, as_json=json, contact=contact)
+        file, state = config or present_config(), state or _state_directory()
+        command.plan_offline(file, state, covered, summary=summary, as_json=json, contact=contact)
 
 
 @app.command()
@@ -225,7 +227,16 @@ def explain(
     plan(of, socket=socket, json=json)
 
 
-TargetOption = Annotated[str, typer.Option("--target", "-t", help="Name of the target.")]
+def _targets() -> list[str]:
+    """For the completion of a shell: names of targets."""
+    from routesync.cli.requests import known_targets
+
+    return known_targets(DEFAULT_CONFIG)
+
+
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="Name of the target.", autocompletion=_targets)
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -344,19 +355,23 @@ def forget(
 
 
 OneTargetOption = Annotated[
-    str | None, typer.Option("--target", "-t", help="Name of the target; all of them without it.")
+    str | None,
+    typer.Option(
+        "--target", "-t", help="Name of the target; all of them without it.", autocompletion=_targets
+    ),
 ]
 
 
 @app.command()
-def status(socket: SocketOption = None, json: JsonOption = False) -> None:
+def status(socket: SocketOption = None, state: StateOption = None, json: JsonOption = False) -> None:
     """Show the state of the daemon and its targets.
 
-    The exit status is 0 if all is well, 1 if the daemon is degraded, 3 if it does not run, 4 if you may not ask it.
+    A daemon that does not answer within 2 s is described by its lock, systemd and the ledger. The exit status is 0 if
+    all is well, 1 if the daemon is degraded or does not answer, 3 if it does not run, 4 if you may not ask it.
     """
     from routesync.cli import status as command
 
-    command.status(socket, as_json=json)
+    command.status(socket, state or _state_directory(), as_json=json)
 
 
 def _phases() -> list[str]:
@@ -378,7 +393,8 @@ def routes(
     protocol: Annotated[str | None, typer.Option(help="Only routes of this protocol.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only what this rule keeps.")] = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="Only the state at this target.")
+        str | None,
+        typer.Option("--target", "-t", help="Only the state at this target.", autocompletion=_targets),
     ] = None,
     phase: Annotated[
         list[str] | None,
@@ -426,13 +442,17 @@ def resync(
             help="Also send prefixes again that are held back because the target fell silent when they were posted.",
         ),
     ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", "-w", help="Wait until it is done; exit status 1 if something is missing."),
+    ] = False,
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
     """Dump the kernel's table again, and verify that the targets have all routes that they should."""
     from routesync.cli import requests as command
 
-    command.resync(socket, target, force=force, as_json=json)
+    command.resync(socket, target, force=force, wait=wait, as_json=json)
 
 
 @app.command()
@@ -705,12 +725,35 @@ def doctor(
     from routesync.cli import doctor as command
 
     command.doctor(
-        config or DEFAULT_CONFIG,
+        config,
+        DEFAULT_CONFIG,
         state or _state_directory(),
         as_json=json,
         contact=contact,
         verbose=verbose,
     )
+
+
+GROUPS: Final = {
+    "Look": "status routes explain watch fleet doctor",
+    "Configure": "init check plan schema",
+    "Act": "pause resume resync release reload adopt repair forget withdraw takeover",
+    "Service": "run health install-units",
+}
+"""The commands, as --help shows them."""
+
+
+def _group_commands() -> None:
+    groups = {command: group for group, commands in GROUPS.items() for command in commands.split()}
+    for command in app.registered_commands:
+        command.name = command.name or getattr(command.callback, "__name__", "")
+        command.rich_help_panel = groups.get(str(command.name))
+    app.registered_commands.sort(key=lambda it: [*groups, it.name].index(it.name))
+    for group in app.registered_groups:
+        group.rich_help_panel = groups.get(str(group.name))
+
+
+_group_commands()
 
 
 def present_config() -> Path:
@@ -721,8 +764,9 @@ def present_config() -> Path:
 
 
 def _state_directory() -> Path:
-    # systemd lists several, separated by colons, where the unit names several
-    return Path(os.environ.get("STATE_DIRECTORY", "/var/lib/routesync").split(":")[0])
+    from routesync.control import state_directory
+
+    return state_directory()
 
 
 def main() -> None:

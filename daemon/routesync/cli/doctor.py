@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Final
 
 import typer
-from rich.text import Text
 
-from routesync.cli.output import console
+from routesync.cli.output import Page
 from routesync.doctor import Finding, Level, diagnose, worst
 from routesync.doctor.gather import gather
 
 COLOURS: Final[Mapping[Level, str]] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
-def doctor(config: Path, state: Path, *, as_json: bool, contact: bool, verbose: bool) -> None:
+def doctor(
+    config: Path | None, usual: Path, state: Path, *, as_json: bool, contact: bool, verbose: bool
+) -> None:
     """Run all checks. Exit status: 0 all is well, 1 there are warnings, 2 something fails."""
-    findings = diagnose(gather(config, state, contact=contact))
+    findings = diagnose(gather(config, usual, state, contact=contact))
     if as_json:
         print(json.dumps(_as_json(findings), indent=2))
     else:
@@ -28,22 +29,23 @@ def doctor(config: Path, state: Path, *, as_json: bool, contact: bool, verbose: 
 
 
 def _show(findings: list[Finding], *, verbose: bool) -> None:
-    out = console()
+    page = Page()
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
-        line = Text()
-        line.append(f"{finding.level.label:4}", style=COLOURS[finding.level])
-        line.append(f"  {finding.check:{width}}  ", style="dim")
-        line.append(finding.summary)
-        out.print(line)
+        page.line(
+            (f"{finding.level.label:4}", COLOURS[finding.level]),
+            (f"  {finding.check:{width}}  ", "dim"),
+            finding.summary,
+            hang=width + 8,
+        )
         if finding.level is not Level.OK or verbose:
             if finding.why:
-                out.print(Text(f"      {finding.why}", style="dim"))
+                page.line((f"      {finding.why}", "dim"), hang=6)
             for step in finding.remedy:
-                out.print(Text(f"      -> {step}"))
+                page.line(f"      -> {step}", hang=9)
     counts = {level: sum(1 for finding in findings if finding.level is level) for level in Level}
     said = ", ".join(f"{counts[level]} {level.label}" for level in Level)
-    out.print(Text(said, style=COLOURS[worst(findings)]))
+    page.line((said, COLOURS[worst(findings)]))
 
 
 def _as_json(findings: list[Finding]) -> dict[str, object]:

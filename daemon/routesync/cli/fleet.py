@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
+from routesync.characters import many
 from routesync.cli.brokers import broker_or_fail
 from routesync.cli.output import (
     EX_FAILED,
@@ -23,11 +24,10 @@ from routesync.cli.output import (
     Page,
     age,
     fail,
-    many,
     print_error,
     span,
+    styled,
 )
-from routesync.cli.watch import COLOURS
 from routesync.config.models import MqttSettings
 from routesync.control.models import read_covering
 from routesync.events.fleet import Fleet, NodeSummary
@@ -198,7 +198,7 @@ def _show(read: _Read, *, all_nodes: bool) -> None:
         [
             (
                 node.name,
-                (node.state(now), COLOURS[node.state(now)]),
+                styled(node.state(now)),
                 age(node.age_s(now)),
                 f"{node.mirrored}/{node.desired}",
                 _why(node, now),
@@ -249,7 +249,7 @@ def who_has(way: Way, wanted: str, *, as_json: bool) -> None:
             [
                 (
                     row.node,
-                    (states[row.node], COLOURS[states[row.node]]),
+                    styled(states[row.node]),
                     row.target,
                     str(row.prefix),
                     f"via {row.gateway} ({row.state})",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Final, NoReturn, TypeAlias, TypeVar
 
 import typer
@@ -15,6 +22,25 @@ from rich.text import Text
 
 from routesync.characters import clean, one_line
 
+_STYLES: Final = {
+    **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
+    **dict.fromkeys(("guarded", "removes"), "green"),
+    **dict.fromkeys(
+        ("degraded", "stopping", "syncing", "reading", "connecting", "starting", "pending"), "yellow"
+    ),
+    **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
+    **dict.fromkeys(
+        ("unreachable", "refused", "conflicting", "contended", "over-capacity", "drop", "may not remove"),
+        "red",
+    ),
+    **dict.fromkeys(("not-forwarded", "left-behind", "silent", "offline", "unreadable"), "red"),
+    **dict.fromkeys(("unjudged",), "yellow"),
+    **dict.fromkeys(("shared-namespace", "ineligible"), "magenta"),
+    **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
+}
+"""Of words for states: of nodes, targets, routes, the guard."""
+MARGIN: Final = 9
+"""Columns of the words in front of what `status` shows."""
 _NARROW: Final = 20
 """Columns below which wrapping makes nothing clearer."""
 EX_FAILED: Final = 1
@@ -34,9 +60,18 @@ Part: TypeAlias = str | tuple[str, str]
 
 
 def print_error(text: str) -> None:
-    """Print what is wrong on standard error, one line a problem."""
+    """Print what is wrong on standard error, one line a problem; a terminal breaks it between words."""
     for line in text.splitlines():
-        print(f"routesync: {clean(line)}", file=sys.stderr)
+        words = f"routesync: {clean(line)}"
+        if sys.stderr.isatty():
+            columns = shutil.get_terminal_size().columns
+            words = textwrap.fill(words, columns, break_long_words=False, break_on_hyphens=False)
+        print(words, file=sys.stderr)
+
+
+def print_json(content: bytes) -> None:
+    """Print JSON as it came, indented."""
+    print(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
 
 
 def fail(text: str, status: int = EX_FAILED) -> NoReturn:
@@ -64,6 +99,22 @@ class Page:
     def __init__(self) -> None:
         self._console = console()
         self._width = shutil.get_terminal_size().columns if self._console.is_terminal else None
+
+    @classmethod
+    @contextmanager
+    def paged(cls) -> Iterator[Page]:
+        """A page that comes through a pager where it is longer than the terminal ($PAGER, or less)."""
+        page = cls()
+        if page._width is None or not sys.stdin.isatty():
+            yield page
+            return
+        with page._console.capture() as captured:
+            yield page
+        text = captured.get()
+        if text.count("\n") < shutil.get_terminal_size().lines:
+            print(text, end="")
+        else:
+            _through_pager(text)
 
     def line(self, *parts: Part, hang: int = 0) -> None:
         """Print a line made of parts, each plain or with its style; what does not fit hangs at this column."""
@@ -98,6 +149,15 @@ class Page:
             self.line(*parts, row[-1], *(rest[number] if rest else ()), hang=hang)
 
 
+def _through_pager(text: str) -> None:
+    command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    if shutil.which(command[0]) is None:
+        print(text, end="")
+        return
+    with suppress(KeyboardInterrupt):
+        subprocess.run(command, input=text, text=True, check=False, env={"LESS": "FRX", **os.environ})
+
+
 def _cleaned(part: Part) -> Part:
     return clean(part) if isinstance(part, str) else (clean(part[0]), part[1])
 
@@ -110,15 +170,27 @@ def _plain(cell: Part) -> str:
     return clean(cell if isinstance(cell, str) else cell[0])
 
 
-def many(count: int, thing: str, things: str = "") -> str:
-    """A number of things."""
-    return f"{count} {thing if count == 1 else things or f'{thing}s'}"
+def styled(word: str, text: str | None = None) -> tuple[str, str]:
+    """A word for a state, or a text about it, with the style of that state."""
+    return text or word, _STYLES.get(word, "")
+
+
+def head(word: str) -> str:
+    """A word in the margin."""
+    return f"{word:{MARGIN}}"
 
 
 def moment(time: datetime) -> str:
     """A time as people look for it in a log, and how long ago that was."""
     ago = span(datetime.now(UTC) - time)
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S} ({ago} ago)"
+
+
+def work_left(waiting: int, rate: float, remaining_s: float | None) -> str:
+    """How much work waits, how long it takes, and how many requests a second that is."""
+    if remaining_s is None:
+        return f"{waiting:,} waiting"
+    return f"{waiting:,} waiting, about {span(timedelta(seconds=ceil(remaining_s)))} left at {rate:g}/s"
 
 
 def age(seconds: float | None) -> str:

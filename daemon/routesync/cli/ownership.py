@@ -15,9 +15,10 @@ from typing import NamedTuple
 import typer
 from rich.prompt import Confirm
 
+from routesync.characters import many
 from routesync.cli.check import load_with_addresses
 from routesync.cli.offline import read_offline
-from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many, print_error
+from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, print_error
 from routesync.cli.requests import daemon_errors, daemon_runs
 from routesync.config.models import TargetSettings
 from routesync.control.client import Client, url_of
@@ -65,7 +66,7 @@ class _Daemon:
         """Routes in these phases at a target."""
         url = url_of("/v1/routes", [("target", target), *(("phase", phase) for phase in phases)])
         with daemon_errors():
-            found = self._client.read(self._client.raw("GET", url), RoutesResponse).routes
+            found = self._client.ask(RoutesResponse, "GET", url).routes
         return [
             TargetRow(Prefix.parse(row.prefix), it.owned or it.desired or "?", it.phase)
             for row in found
@@ -89,8 +90,7 @@ class _Daemon:
 
     def _change(self, name: str, body: RequestModel) -> int:
         with daemon_errors():
-            answer = self._client.raw("POST", f"/v1/{name}", body.model_dump_json().encode())
-            return self._client.read(answer, OwnedRoutes).routes
+            return self._client.ask(OwnedRoutes, "POST", f"/v1/{name}", body).routes
 
 
 class _Files:

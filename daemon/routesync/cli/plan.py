@@ -5,6 +5,7 @@ Both ask the running daemon. Without it they work by a configuration file; they 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Final
 
 import typer
 
+from routesync.characters import many
 from routesync.cli.offline import explanation, plan_response, read_offline
-from routesync.cli.output import EX_FAILED, Page, Part, moment
+from routesync.cli.output import EX_FAILED, Page, Part, moment, styled
 from routesync.cli.requests import ask
 from routesync.cli.routes import route_text, target_text, way_text
-from routesync.cli.status import STYLES
 from routesync.control.client import url_of
 from routesync.control.models import (
     ExplainedPrefix,
@@ -44,22 +45,24 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-def plan_by_daemon(socket: Path | None, covered: Prefix | None, *, as_json: bool) -> None:
+def plan_by_daemon(socket: Path | None, covered: Prefix | None, *, summary: bool, as_json: bool) -> None:
     """Print the daemon's plan, or what it explains."""
     call = "/v1/plan" if covered is None else url_of("/v1/explain", [("of", covered)])
     model: type[PlanResponse | Explanation] = PlanResponse if covered is None else Explanation
-    show = partial(_show, by="the running daemon")
+    show = partial(_show, by="the running daemon", summary=summary)
     _end(ask(socket, f"GET {call}", model, show, as_json=as_json, hint=HINT))
 
 
-def plan_offline(file: Path, state: Path, covered: Prefix | None, *, as_json: bool, contact: bool) -> None:
+def plan_offline(
+    file: Path, state: Path, covered: Prefix | None, *, summary: bool, as_json: bool, contact: bool
+) -> None:
     """Print the plan by a file, or what it means for an address or prefix."""
     context = read_offline(file, state, contact=contact)
     answer = plan_response(context) if covered is None else explanation(context, covered)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:
-        _show(answer, f"the rules of {file}")
+        _show(answer, f"the rules of {file}", summary=summary)
     _end(answer)
 
 
@@ -69,19 +72,32 @@ def _end(answer: PlanResponse | Explanation) -> None:
         raise typer.Exit(EX_FAILED)
 
 
-def _show(answer: PlanResponse | Explanation, by: str) -> None:
-    if isinstance(answer, Explanation):
-        _show_explanation(answer, by)
-    else:
-        _show_plan(answer, by)
+def _show(answer: PlanResponse | Explanation, by: str, *, summary: bool) -> None:
+    with Page.paged() as page:
+        if isinstance(answer, Explanation):
+            _show_explanation(page, answer, by)
+        else:
+            page.line((f"{many(len(answer.routes), 'route')} by {by}", "bold"))
+            _show_counts(page, answer) if summary else _show_routes(page, answer)
+            _show_targets(page, answer, summary=summary)
 
 
 # -- the plan ------------------------------------------------------------------------------------------------
 
 
-def _show_plan(answer: PlanResponse, by: str) -> None:
-    page = Page()
-    page.line((f"{len(answer.routes)} routes by {by}", "bold"))
+def _show_counts(page: Page, answer: PlanResponse) -> None:
+    """How many routes each rule keeps (as the best route, or behind it) or drops."""
+    counts = Counter((it.rule, _word(it)) for it in answer.routes)
+    counts.update({(rule, "drop"): count for rule, count in answer.left_out.items()})
+    page.rows(
+        [
+            (f"{count:>7,}", (word, COLOURS[word]), f"rule {rule}")
+            for (rule, word), count in counts.most_common()
+        ]
+    )
+
+
+def _show_routes(page: Page, answer: PlanResponse) -> None:
     page.rows(
         [
             (
@@ -95,9 +111,12 @@ def _show_plan(answer: PlanResponse, by: str) -> None:
         [[part for outcome in it.targets for part in _outcome(outcome)] for it in answer.routes],
     )
     for rule, count in sorted(answer.left_out.items()):
-        page.line((f"{count} more routes that rule {rule} drops are not listed", "dim"))
+        page.line((f"{many(count, 'more route')} dropped by rule {rule}: not listed", "dim"))
+
+
+def _show_targets(page: Page, answer: PlanResponse, *, summary: bool) -> None:
     for target in answer.targets:
-        _show_target(page, answer, target)
+        _show_target(page, answer, target, summary=summary)
     if answer.mode != "mirror":
         page.line((f"mode {answer.mode}: no target is written to", "bold"))
     sysctls = ", ".join(
@@ -126,15 +145,23 @@ def _outcome(outcome: PlanOutcome) -> Iterator[Part]:
         yield " (one hop of several)"
 
 
-def _show_target(page: Page, answer: PlanResponse, target: TargetPlan) -> None:
+def _show_target(page: Page, answer: PlanResponse, target: TargetPlan, *, summary: bool) -> None:
     fates = [it.fate for planned in answer.routes for it in planned.targets if it.target == target.name]
     posts, replaces, present = (fates.count(fate) for fate in ("post", "replace", "present"))
     page.line(
         (f"{target.name} ({target.url}): ", "bold"),
-        f"{posts} to post, {replaces} to replace, {len(target.delete)} to delete, {present} present already",
+        f"{posts:,} to post, {replaces:,} to replace, {len(target.delete):,} to delete, {present:,} present already",
         hang=2,
     )
-    for deletion in target.delete:
+    others = Counter(
+        f"{it.fate} {it.code}" if it.fate != "conflict" else it.fate
+        for planned in answer.routes
+        for it in planned.targets
+        if it.target == target.name and it.fate not in {"post", "replace", "present"}
+    )
+    for fate, count in others.most_common() if summary else ():
+        page.line("  ", (f"{count:,} {fate}", COLOURS[fate.partition(" ")[0]]), hang=2)
+    for deletion in () if summary else target.delete:
         page.line((f"  delete {deletion.prefix} via {deletion.gateway}", "red"))
     if target.error:
         unknown = "" if target.read else "what it has already is not known: "
@@ -144,9 +171,8 @@ def _show_target(page: Page, answer: PlanResponse, target: TargetPlan) -> None:
 # -- an explanation ------------------------------------------------------------------------------------------
 
 
-def _show_explanation(answer: Explanation, by: str) -> None:
+def _show_explanation(page: Page, answer: Explanation, by: str) -> None:
     """Print a summary for each target, then each prefix, the longest first."""
-    page = Page()
     if answer.source == "files":
         page.line(f"without the daemon, by {by}", hang=2)
     if not answer.prefixes:
@@ -159,7 +185,7 @@ def _show_explanation(answer: Explanation, by: str) -> None:
         page.line((answer.query, "bold"), f" at {target.name}: ", *_at(answer, target.name), hang=2)
         if target.state not in ("synced", "read"):
             error = f": {target.error}" if target.error else ""
-            page.line("  ", (f"{target.name} is {target.state}", STYLES.get(target.state, "")), error, hang=4)
+            page.line("  ", styled(target.state, f"{target.name} is {target.state}"), error, hang=4)
     if not answer.targets:
         page.line("no target is mirrored into; this is what the rules decide", hang=2)
     if not answer.complete:
@@ -173,7 +199,7 @@ def _at(answer: Explanation, name: str) -> list[Part]:
     for prefix in answer.prefixes:
         for it in prefix.targets:
             if it.target == name and it.owned is not None:
-                return [f"by {prefix.prefix} via {it.owned}, ", (it.phase, STYLES.get(it.phase, ""))]
+                return [f"by {prefix.prefix} via {it.owned}, ", styled(it.phase)]
             if it.target == name and it.shown is not None:
                 return [f"by {prefix.prefix} {it.shown}; not owned"]
     return [("no owned route covers it", "yellow")]
@@ -202,7 +228,7 @@ def _route(page: Page, route: ExplainedRoute) -> None:
 
 def _target(page: Page, it: TargetExplained) -> None:
     since = f", since {moment(it.since)}" if it.since else ""
-    page.line(f"  {it.target}: ", (target_text(it), STYLES.get(it.phase, "")), since, hang=4)
+    page.line(f"  {it.target}: ", styled(it.phase, target_text(it)), since, hang=4)
     if it.witnessed is not None:
         page.line(
             "    its kernel ", "has it now" if it.witnessed else ("does not have it now", "red"), hang=6

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
+import typer
 from pydantic import BaseModel
+from rich.console import Console
 
+from routesync.characters import many
 from routesync.cli.output import (
     EX_CONFIG,
     EX_FAILED,
     EX_NOT_ALLOWED,
-    EX_NOT_RUNNING,
     EX_USAGE,
     Page,
     fail,
-    many,
+    print_json,
+    work_left,
 )
 from routesync.control.client import Client, ControlError, Failed, NotAllowed, NotRunning
 from routesync.control.models import (
@@ -28,8 +31,14 @@ from routesync.control.models import (
     Reloaded,
     RequestModel,
     ResyncRequest,
+    StatusResponse,
     TargetRequest,
 )
+from routesync.mirror.status import TargetState
+
+WORKING: Final = (TargetState.CONNECTING, TargetState.STARTING, TargetState.SYNCING)
+"""States that pass by themselves."""
+_POLL_S: Final = 0.5
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -58,10 +67,10 @@ def ask(
     client = Client(socket)
     method, _, url = call.partition(" ")
     with daemon_errors(hint):
-        content = client.raw(method, url, None if body is None else body.model_dump_json().encode())
+        content = client.raw(method, url, body)
         answer = client.read(content, model)
     if as_json:
-        print(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
+        print_json(content)
     else:
         show(answer)
     return answer
@@ -73,7 +82,9 @@ def daemon_errors(hint: str = "") -> Iterator[None]:
     try:
         yield
     except NotRunning as error:
-        fail(str(error), EX_NOT_RUNNING)
+        from routesync.cli.unanswered import fail_without_socket
+
+        fail_without_socket(error)
     except NotAllowed as error:
         fail(f"{error}{hint}", EX_NOT_ALLOWED)
     except ControlError as error:
@@ -108,13 +119,63 @@ def change(
     ask(socket, f"POST /v1/{name}", Done, lambda done: _show(done.targets), as_json=as_json, body=body)
 
 
-def resync(socket: Path | None, target: str | None, *, force: bool, as_json: bool) -> None:
+def resync(socket: Path | None, target: str | None, *, force: bool, wait: bool, as_json: bool) -> None:
+    """Order it, and perhaps wait for its end. Exit status 1: then something is not as it should be."""
+
     def show(done: Done) -> None:
         print("a dump of the kernel's table is ordered")
         _show(done.targets)
 
+    resyncs = _resyncs(_status(socket)) if wait else 0
     body = ResyncRequest(target=target, force=force)
     ask(socket, "POST /v1/resync", Done, show, as_json=as_json, body=body)
+    if wait:
+        with suppress(KeyboardInterrupt):
+            _wait_for_sync(socket, target, resyncs, as_json=as_json)
+
+
+def _wait_for_sync(socket: Path | None, target: str | None, resyncs: int, *, as_json: bool) -> None:
+    with Console(stderr=True).status("the kernel's table is dumped") as line:
+        while True:
+            answer = _status(socket)
+            targets = [it for it in answer.targets if target in (None, it.name)]
+            working = [it for it in targets if it.state in WORKING]
+            if working:
+                line.update(
+                    ", ".join(
+                        f"{it.name}: {work_left(it.waiting, it.rate, it.remaining_s)}" for it in working
+                    )
+                )
+            elif _resyncs(answer) > resyncs:
+                break
+            time.sleep(_POLL_S)
+    if not as_json:
+        _show({it.name: f"{it.state}, {'complete' if it.complete else 'not complete'}" for it in targets})
+    if not all(it.state == TargetState.SYNCED and it.complete for it in targets):
+        raise typer.Exit(EX_FAILED)
+
+
+def _status(socket: Path | None) -> StatusResponse:
+    client = Client(socket)
+    with daemon_errors():
+        return client.ask(StatusResponse, "GET", "/v1/status")
+
+
+def _resyncs(answer: StatusResponse) -> int:
+    return answer.status.kernel.resyncs if answer.status.kernel else 0
+
+
+def known_targets(config: Path) -> list[str]:
+    """Names of targets, by the daemon or else by the file; empty where neither can be asked. Prints nothing."""
+    client = Client(timeout_s=1)
+    with suppress(ControlError):
+        answer = client.ask(StatusResponse, "GET", "/v1/status")
+        return [it.name for it in answer.status.targets]
+    from routesync.config import ConfigError, load
+
+    with suppress(ConfigError, OSError):
+        return [it.name for it in load(config).settings.targets]
+    return []
 
 
 def release(socket: Path | None, target: str | None, *, as_json: bool) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from routesync.cli.output import EX_FAILED, Page, many
+from routesync.characters import many
+from routesync.cli.output import EX_FAILED, Page, Part, styled
 from routesync.cli.requests import ask
-from routesync.cli.status import STYLES
 from routesync.control.client import url_of
 from routesync.control.models import EvaluatedRoute, RouteRow, RoutesResponse, TargetRoute
 
@@ -51,27 +51,23 @@ def way_text(route: EvaluatedRoute) -> str:
 
 
 def _show(answer: RoutesResponse, *, candidates: bool) -> None:
-    page = Page()
-    if answer.routes:
-        page.rows(
-            [
-                ("PREFIX", "RULE", "ROUTE"),
-                *(line for row in answer.routes for line in _lines(row, candidates=candidates)),
-            ]
-        )
-    shown = len(answer.routes)
-    left = f"; {answer.matched - shown} more are not shown" if answer.matched > shown else ""
-    page.line(
-        (f"{many(answer.matched, 'prefix', 'prefixes')}{left}" if answer.matched else "no such routes", "dim")
-    )
+    with Page.paged() as page:
+        if answer.routes:
+            page.rows(
+                [
+                    ("PREFIX", "RULE", "ROUTE"),
+                    *(line for row in answer.routes for line in _lines(row, candidates=candidates)),
+                ]
+            )
+        shown = len(answer.routes)
+        left = f"; {answer.matched - shown:,} more not shown" if answer.matched > shown else ""
+        found = f"{many(answer.matched, 'prefix', 'prefixes')}{left}" if answer.matched else "no such routes"
+        page.line((found, "dim"))
 
 
-Line = tuple[str | tuple[str, str], str | tuple[str, str], str | tuple[str, str]]
-
-
-def _lines(row: RouteRow, *, candidates: bool) -> list[Line]:
+def _lines(row: RouteRow, *, candidates: bool) -> list[tuple[Part, Part, Part]]:
     shown = row.candidates if candidates else row.candidates[:1]
-    lines: list[Line] = []
+    lines: list[tuple[Part, Part, Part]] = []
     for route in shown:
         text = route_text(route)
         lines.append(
@@ -83,7 +79,7 @@ def _lines(row: RouteRow, *, candidates: bool) -> list[Line]:
         )
     if not shown:
         lines.append(((row.prefix, "bold"), "", ("gone from the kernel", "dim")))
-    lines += [("", (f"  {it.target}", ""), (target_text(it), STYLES.get(it.phase, ""))) for it in row.targets]
+    lines += [("", (f"  {it.target}", ""), styled(it.phase, target_text(it))) for it in row.targets]
     return lines
 
 

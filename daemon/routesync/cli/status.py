@@ -4,38 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from math import ceil
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from routesync.cli.output import EX_FAILED, Page, many, moment, span
-from routesync.cli.requests import ask
+from routesync.characters import many
+from routesync.cli.output import EX_FAILED, MARGIN, Page, head, moment, print_json, span, styled, work_left
+from routesync.control.client import ANSWER_WITHIN_S, Client, ControlError
 from routesync.control.models import StatusResponse, TargetDetail
 from routesync.events.node_status import GuardStatus, TargetStatus
 
-STYLES: Final = {
-    **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
-    **dict.fromkeys(("guarded", "removes"), "green"),
-    **dict.fromkeys(("degraded", "syncing", "reading", "connecting", "starting", "pending"), "yellow"),
-    **dict.fromkeys(("dry run", "elsewhere"), "yellow"),
-    **dict.fromkeys(
-        ("unreachable", "refused", "conflicting", "contended", "over-capacity", "drop", "may not remove"),
-        "red",
-    ),
-    **dict.fromkeys(("not-forwarded", "left-behind"), "red"),
-    **dict.fromkeys(("unjudged",), "yellow"),
-    **dict.fromkeys(("shared-namespace", "ineligible"), "magenta"),
-    **dict.fromkeys(("paused", "withdrawing"), "bold yellow"),
-}
-_MARGIN: Final = 9
 _MIB: Final = 2**20
 
 
-def status(socket: Path | None, *, as_json: bool) -> None:
-    """Print the status. Exit status: 0 if the daemon is healthy, 1 if it is degraded."""
-    answer = ask(socket, "GET /v1/status", StatusResponse, _show, as_json=as_json)
+def status(socket: Path | None, state: Path, *, as_json: bool) -> None:
+    """Print the status. Exit status: 0 if the daemon is healthy, 1 if it is degraded or does not answer."""
+    client = Client(socket, timeout_s=ANSWER_WITHIN_S)
+    try:
+        content = client.raw("GET", "/v1/status")
+        answer = client.read(content, StatusResponse)
+    except ControlError as error:
+        from routesync.cli.unanswered import show_host
+
+        raise typer.Exit(show_host(error, client.path, state, as_json=as_json)) from None
+    if as_json:
+        print_json(content)
+    else:
+        _show(answer)
     if answer.status.state != "online":
         raise typer.Exit(EX_FAILED)
 
@@ -46,13 +42,13 @@ def _show(answer: StatusResponse) -> None:
     page.line(
         (now.node, "bold"),
         "  ",
-        (now.state, f"bold {STYLES.get(now.state, '')}"),
+        (now.state, f"bold {styled(now.state)[1]}"),
         f"  routesync {now.version}, mode {now.mode}, pid {answer.pid}{up}",
-        hang=_MARGIN,
+        hang=MARGIN,
     )
-    page.line(_head("config"), answer.config.path, hang=_MARGIN)
+    page.line(head("config"), answer.config.path, hang=MARGIN)
     for warning in answer.config.warnings:
-        page.line(_head(""), (warning, "yellow"), hang=_MARGIN)
+        page.line(head(""), (warning, "yellow"), hang=MARGIN)
     _kernel(page, answer)
     _rules(page, answer)
     for target in answer.targets:
@@ -60,20 +56,12 @@ def _show(answer: StatusResponse) -> None:
     if now.guard is not None:
         _guard(page, now.guard, now.targets)
     elif not answer.targets:
-        page.line(_head("target"), "none is mirrored into")
-    page.line(_head("broker"), _styled(now.broker or "none is configured"), hang=_MARGIN)
+        page.line(head("target"), "none is mirrored into")
+    page.line(head("broker"), styled(now.broker or "none is configured"), hang=MARGIN)
     for number, reason in enumerate(now.reasons):
-        page.line(_head("alarms" if not number else ""), (reason, "red"), hang=_MARGIN)
+        page.line(head("alarms" if not number else ""), (reason, "red"), hang=MARGIN)
     if not now.reasons:
-        page.line(_head("alarms"), "none")
-
-
-def _head(word: str) -> str:
-    return f"{word:{_MARGIN}}"
-
-
-def _styled(word: str) -> tuple[str, str]:
-    return word, STYLES.get(word, "")
+        page.line(head("alarms"), "none")
 
 
 def _kernel(page: Page, answer: StatusResponse) -> None:
@@ -82,11 +70,11 @@ def _kernel(page: Page, answer: StatusResponse) -> None:
         return
     buffer = f"receive buffer {kernel.receive_buffer / _MIB:.4g} MiB"
     page.line(
-        _head("kernel"),
-        _styled(kernel.state),
+        head("kernel"),
+        styled(kernel.state),
         f": {many(kernel.routes, 'prefix', 'prefixes')} kept, {many(kernel.dropped, 'route')} dropped; "
         f"{many(kernel.resyncs, 'resync')}, {many(kernel.overruns, 'overrun')}, {buffer}, lag {kernel.lag_ms:.3g} ms",
-        hang=_MARGIN,
+        hang=MARGIN,
     )
 
 
@@ -95,77 +83,71 @@ def _rules(page: Page, answer: StatusResponse) -> None:
     width = max(len(rule.rule) for rule in used)
     for number, rule in enumerate(used):
         page.line(
-            _head("rules" if not number else ""),
+            head("rules" if not number else ""),
             f"{rule.rule:{width}}  ",
-            _styled(rule.action),
+            styled(rule.action),
             f"  {rule.routes}",
         )
     idle = len(answer.rules) - len(used)
     if idle:
-        page.line(_head(""), (f"{idle} more {'rule matches' if idle == 1 else 'rules match'} nothing", "dim"))
+        page.line(head(""), (f"{idle} more {'rule matches' if idle == 1 else 'rules match'} nothing", "dim"))
 
 
 def _guard(page: Page, guard: GuardStatus, targets: Sequence[TargetStatus]) -> None:
     how = "dry run" if guard.dry_run else "removes" if guard.permitted is not False else "may not remove"
     redundant = "would be removed" if guard.dry_run else "to be removed"
     page.line(
-        _head("guard"),
-        _styled(how),
+        head("guard"),
+        styled(how),
         f": {many(guard.present, 'route')} present, {guard.redundant} {redundant}, {guard.contended} contended; "
         f"{guard.removed} removed, {guard.returned} came back, {guard.failed} failed",
-        hang=_MARGIN,
+        hang=MARGIN,
     )
     for target in targets:
         page.line(
-            _head("target"),
+            head("target"),
             (target.name, "bold"),
             "  ",
-            _styled(target.state),
+            styled(target.state),
             f"  {target.url}",
-            hang=_MARGIN,
+            hang=MARGIN,
         )
 
 
 def _target(page: Page, target: TargetDetail) -> None:
     version = f", loxilb {target.version}" if target.version else ""
     page.line(
-        _head("target"),
+        head("target"),
         (target.name, "bold"),
         "  ",
-        _styled(target.state),
+        styled(target.state),
         f"  {target.url}{version}",
-        hang=_MARGIN,
+        hang=MARGIN,
     )
-    parts: list[str | tuple[str, str]] = [_head(""), f"{target.desired} desired"]
+    parts: list[str | tuple[str, str]] = [head(""), f"{target.desired} desired"]
     separator = ": "
     for phase, count in target.phases.items():
-        parts += (f"{separator}{count} ", _styled(phase))
+        parts += (f"{separator}{count} ", styled(phase))
         separator = ", "
     if target.waiting:
-        left = (
-            ""
-            if target.remaining_s is None
-            else f", about {span(timedelta(seconds=ceil(target.remaining_s)))} left at {target.rate:g}/s"
-        )
-        parts.append(
-            f"; {target.waiting} waiting{left}, the oldest for {span(timedelta(seconds=target.oldest_s))}"
-        )
-    page.line(*parts, hang=_MARGIN)
+        left = work_left(target.waiting, target.rate, target.remaining_s)
+        parts.append(f"; {left}, the oldest for {span(timedelta(seconds=target.oldest_s))}")
+    page.line(*parts, hang=MARGIN)
     complete = ("complete", "green") if target.complete else ("not complete", "yellow")
     proved = (
         "nothing was compared with the target yet"
         if target.proved_s is None
         else f"last compared with the target {span(timedelta(seconds=target.proved_s))} ago"
     )
-    page.line(_head(""), complete, f"; {proved}", hang=_MARGIN)
+    page.line(head(""), complete, f"; {proved}", hang=MARGIN)
     if target.reasons:
         words = ", ".join(f"{count} {reason}" for reason, count in target.reasons.items())
-        page.line(_head(""), f"ineligible: {words}", hang=_MARGIN)
+        page.line(head(""), f"ineligible: {words}", hang=MARGIN)
     if target.holes:
         more = ", …" if target.holes > len(target.first_holes) else ""
         names = ", ".join(target.first_holes) + more
         text = f"{many(target.holes, 'more specific route')} inside mirrored prefixes not in loxilb: {names}"
-        page.line(_head(""), (text, "yellow"), hang=_MARGIN)
+        page.line(head(""), (text, "yellow"), hang=MARGIN)
     if target.paused_since is not None:
         since = f"paused since {moment(target.paused_since)}: routesync resume --target {target.name}"
-        page.line(_head(""), (since, "yellow"), hang=_MARGIN)
+        page.line(head(""), (since, "yellow"), hang=MARGIN)

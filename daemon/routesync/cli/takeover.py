@@ -16,9 +16,10 @@ from typing import Final, NamedTuple
 
 import typer
 
+from routesync.characters import many
 from routesync.cli.brokers import broker_or_fail
 from routesync.cli.fleet import Way, parse, read_buckets
-from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, many
+from routesync.cli.output import EX_CONFIG, EX_FAILED, fail
 from routesync.cli.requests import daemon_errors
 from routesync.config.models import MqttSettings
 from routesync.control.client import Client
@@ -80,7 +81,7 @@ def takeover(
 
 def _here(client: Client, target: str) -> _Here:
     with daemon_errors():
-        status = client.read(client.raw("GET", "/v1/status"), StatusResponse).status
+        status = client.ask(StatusResponse, "GET", "/v1/status").status
     found = next((it for it in status.targets if it.name == target), None)
     if found is None:
         fail(
@@ -138,9 +139,9 @@ def _batches(routes: list[TakeoverRoute]) -> Iterator[list[TakeoverRoute]]:
 
 def _take(client: Client, here: _Here, node: str, batch: list[TakeoverRoute]) -> tuple[int, int]:
     """How many were taken, and how many are there and no proof allows it."""
-    body = TakeoverRequest(node=node, target=here.target, routes=tuple(batch)).model_dump_json().encode()
+    body = TakeoverRequest(node=node, target=here.target, routes=tuple(batch))
     with daemon_errors():
-        answer = client.read(client.raw("POST", "/v1/takeover", body), TakeoverResponse)
+        answer = client.ask(TakeoverResponse, "POST", "/v1/takeover", body)
     if answer.came_back:
         raise RefusedError(
             f"peer-alive: {node} added {', '.join(answer.came_back[:3])} again, so it lives; nothing more is touched"

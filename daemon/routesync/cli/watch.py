@@ -20,15 +20,15 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from routesync.characters import one_line
+from routesync.characters import many, one_line
 from routesync.cli.brokers import REMEDIES, check_ca_file, named_broker
 from routesync.cli.check import load_or_fail
-from routesync.cli.output import age, console, many, print_error
+from routesync.cli.output import age, console, print_error, styled, work_left
 from routesync.cli.requests import daemon_errors
 from routesync.config.parsers import look_up
 from routesync.control.client import default_socket
 from routesync.control.events import follow_local
-from routesync.events.fleet import Fleet, NodeSummary, count_states
+from routesync.events.fleet import Fleet, NodeSummary, TargetSummary, count_states
 from routesync.events.models import EVENTS
 from routesync.events.reader import MOST_NODES, Cleared, ReceivedMessage, Selection, follow
 
@@ -38,14 +38,6 @@ _REMEMBERED: Final = 500
 _LONGEST: Final = 400
 """Columns of an event that are remembered."""
 _RATE_S: Final = 5.0
-COLOURS: Final = {
-    "online": "green",
-    "degraded": "yellow",
-    "stopping": "yellow",
-    "silent": "red",
-    "offline": "red",
-    "unreadable": "red",
-}
 _KEYS: Final = "space pause  t troubled only  e events only  / filter  q quit"
 _NODE_WIDTH: Final = 20
 _TOP: Final = 3
@@ -311,7 +303,7 @@ class View:
         text = Text(many(len(self._fleet.nodes), "node"), style="bold")
         for number, (state, count) in enumerate(self._fleet.states(now).items()):
             text.append(", " if number else ": ")
-            text.append(f"{count} {state}", style=COLOURS[state])
+            text.append(f"{count} {state}", style=styled(state)[1])
         nodes = self._fleet.nodes.values()
         mirrored, desired = sum(node.mirrored for node in nodes), sum(node.desired for node in nodes)
         text.append(f"  {mirrored}/{desired} routes  {self._rate:.0f} events/s")
@@ -343,9 +335,7 @@ class View:
             name.truncate(widths[0], overflow="ellipsis", pad=True)
             routes, old = (f"{cell:>{width}}" for cell, width in zip(figures, widths[2:], strict=True))
             lines.append(
-                Text.assemble(
-                    name, "  ", (f"{state:{widths[1]}}", COLOURS.get(state, "")), f"  {routes}  {old}  {why}"
-                )
+                Text.assemble(name, "  ", styled(state, f"{state:{widths[1]}}"), f"  {routes}  {old}  {why}")
             )
         lines[0].style = "dim"
         if left:
@@ -355,7 +345,7 @@ class View:
 
 
 def _row(node: NodeSummary, now: float) -> tuple[Text, str, str, str, str]:
-    why = node.why(now) or ", ".join(f"{target.name} {target.state}" for target in node.targets)
+    why = node.why(now) or ", ".join(map(_target, node.targets))
     return (
         Text(one_line(node.name)),
         node.state(now),
@@ -363,6 +353,11 @@ def _row(node: NodeSummary, now: float) -> tuple[Text, str, str, str, str]:
         age(node.age_s(now)),
         one_line(why),
     )
+
+
+def _target(target: TargetSummary) -> str:
+    left = f" ({work_left(target.waiting, target.rate, target.remaining_s)})" if target.waiting else ""
+    return f"{target.name} {target.state}{left}"
 
 
 def _cut(line: Text, width: int) -> Text:

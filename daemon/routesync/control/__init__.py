@@ -22,9 +22,15 @@ from typing import Final
 
 SOCKET_NAME: Final = "control.sock"
 RUNTIME: Final = Path("/run/routesync")
+STATE: Final = Path("/var/lib/routesync")
 
 
 def runtime_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """The directory of the socket: $RUNTIME_DIRECTORY, which systemd sets, else /run/routesync."""
     # systemd separates several directories by colons, if the unit names several
     return Path(environment.get("RUNTIME_DIRECTORY", "").split(":")[0] or RUNTIME)
+
+
+def state_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """The directory of ledger and outbox: $STATE_DIRECTORY, which systemd sets, else /var/lib/routesync."""
+    return Path(environment.get("STATE_DIRECTORY", "").split(":")[0] or STATE)

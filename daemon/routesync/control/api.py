@@ -51,6 +51,8 @@ from routesync.control.requests import (
     CallTable,
     Handler,
     explain_mistakes,
+    may_change,
+    peer_of,
     stream_rows,
     with_problems,
 )
@@ -63,6 +65,8 @@ FOLLOWERS: Final = 32
 """Clients that may follow the events at once, over the control socket."""
 LONG_CALLS: Final = 16
 """Calls with long answers that may run at once, over the control socket."""
+RESERVED_CALLS: Final = 4
+"""Such calls beyond these for those who may change something: readers cannot lock them out."""
 PAGES: Final = 16
 """Pages that may follow the events at once. They have places of their own, so that they cannot lock commands out."""
 LONG_PAGE_CALLS: Final = 4
@@ -154,18 +158,18 @@ class Api:
         Each prefix that the rules keep, in order, with its candidates and its state at each target.
         """
         targets = self._context.chosen(query.target)
-        with self._long_call():
+        with self._long_call(request):
             rows = await TableRows.of(self._context.best_routes.table, targets, self._names(), query)
             return await stream_rows(request, "routes", rows, rows.response)
 
     @CALLS.read("/v1/explain", "busy", "unavailable", over_tcp="page")
-    async def explain(self, query: ExplainQuery) -> Explanation:
+    async def explain(self, request: web.Request, query: ExplainQuery) -> Explanation:
         """Why an address or prefix is mirrored or not.
 
         Dumps the kernel's table: every route that covers it, those that the rules drop too; the rule that decided;
         which one was elected; what each target has, and since when.
         """
-        with self._long_call():
+        with self._long_call(request):
             found, complete = await self._lookups.read(dict[Route, RouteDetails], _take, query.of)
         names, tables, table = self._names(), self._tables(), self._context.best_routes.table
         return explain(
@@ -187,7 +191,7 @@ class Api:
         kernel's table.
         """
         context, names = self._context, self._names()
-        with self._long_call():
+        with self._long_call(request):
             evaluate = self._evaluator()
             dump, _ = await self._lookups.read(
                 lambda: PlanDump(evaluate, query.dropped), PlanDump.take, covering=None
@@ -245,11 +249,10 @@ class Api:
             self._followers.discard(task)
 
     @contextmanager
-    def _long_call(self) -> Iterator[None]:
-        if self._long_calls >= self._most_long_calls:
-            raise ProblemError(
-                "busy", f"{self._most_long_calls} such calls run at the moment; try again later"
-            )
+    def _long_call(self, request: web.Request) -> Iterator[None]:
+        trusted = may_change(peer_of(request.transport), os.geteuid())
+        if self._long_calls >= self._most_long_calls + (RESERVED_CALLS if trusted else 0):
+            raise ProblemError("busy", f"{self._long_calls} such calls run at the moment; try again later")
         self._long_calls += 1
         try:
             yield

@@ -18,6 +18,8 @@ from routesync.control.models import Problem
 
 PATIENCE_S: Final = 60.0
 """A daemon that does not respond for so long hangs; its slowest response reads a table of a million routes."""
+ANSWER_WITHIN_S: Final = 2.0
+"""A daemon that does not give its status for so long hangs or is stopped: its longest step takes a tenth of that."""
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -36,7 +38,11 @@ class ControlError(Exception):
 
 
 class NotRunning(ControlError):  # noqa: N818 - a state, no error of the program
-    """No daemon serves the socket."""
+    """No daemon serves the socket at this path."""
+
+    def __init__(self, path: Path, words: str) -> None:
+        self.path = path
+        super().__init__(words)
 
 
 class NotAllowed(ControlError):  # noqa: N818 - a state, no error of the program
@@ -84,7 +90,15 @@ class Client:
         self.path = path or default_socket()
         self._timeout_s = timeout_s
 
-    def raw(self, method: str, url: str, body: bytes | None = None) -> bytes:
+    def ask(self, model: type[A], method: str, url: str, body: BaseModel | None = None) -> A:
+        """Make a call, and return its response.
+
+        Raises:
+            ControlError: the call failed.
+        """
+        return self.read(self.raw(method, url, body), model)
+
+    def raw(self, method: str, url: str, body: BaseModel | None = None) -> bytes:
         """Make a call, and return the body of its response.
 
         Raises:
@@ -92,7 +106,7 @@ class Client:
         """
         connection = _UnixConnection(self.path, self._timeout_s)
         try:
-            connection.request(method, url, body)
+            connection.request(method, url, None if body is None else body.model_dump_json().encode())
             answer = connection.getresponse()
             content = answer.read()
         except OSError as error:
@@ -137,12 +151,12 @@ def problem_of(status: int, content: bytes, path: Path) -> ControlError:
 def explain_os_error(error: OSError, path: Path) -> ControlError:
     """The error that a failure of the connection means."""
     if isinstance(error, TimeoutError | BlockingIOError):  # EAGAIN: its queue of connections is full
-        return NotUnderstood(f"{path}: no response in time; the daemon hangs: see its log")
+        return NotUnderstood(f"{path}: no response in time; the daemon hangs, or is stopped: see its log")
     start = "start it (systemctl start routesync), or name its socket with --socket"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotRunning(f"routesync does not run here: there is no {path}; {start}")
+        return NotRunning(path, f"routesync does not run here: there is no {path}; {start}")
     if error.errno == errno.ECONNREFUSED:
-        return NotRunning(f"routesync does not run here: no process listens at {path}; {start}")
+        return NotRunning(path, f"routesync does not run here: no process listens at {path}; {start}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return NotAllowed(f"{path}: permission denied; {_remedy(path)}")
     return NotUnderstood(f"{path}: {error.strerror or error}")

@@ -36,7 +36,7 @@ LARGEST_BODY: Final = 4 * 2**20
 SLICE_S: Final = 0.005
 """How long rows are made before other tasks run; one row costs some 50 us."""
 PATIENCE_S: Final = 30.0
-"""A client that takes nothing for so long loses its response."""
+"""A client that takes nothing, or sends no whole request, for so long loses its connection."""
 
 OverTcp = Literal["never", "page", "always"]
 """Whether the TCP listener serves a call; `page`: only with `[control] page`."""
@@ -243,9 +243,16 @@ async def read_body(request: web.Request, model: type[R]) -> R:
     """Read the body of a call; an empty one is `{}`.
 
     Raises:
-        ProblemError: it is no JSON, or not valid.
+        ProblemError: it does not come, is not encoded as its headers say, is no JSON, or not valid.
     """
-    body = await request.read()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            body = await request.read()
+    except TimeoutError:
+        raise ProblemError("bad-request", f"the body did not come whole within {PATIENCE_S:.0f} s") from None
+    except web.RequestPayloadError:
+        encoding = request.headers.get("Content-Encoding", "as it is sent")
+        raise ProblemError("bad-request", f"the body cannot be read as {encoding}") from None
     try:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:

@@ -19,7 +19,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+import time
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,16 +31,15 @@ from routesync.config.parsers import Listen
 from routesync.control import SOCKET_NAME
 from routesync.control.api import Api, Lookups
 from routesync.control.context import Context
-from routesync.control.requests import PATIENCE_S, may_change, peer_of
+from routesync.control.requests import PATIENCE_S, Handler, may_change, peer_of
 
 log = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 2.0
 """How often the sockets are checked against what they should be."""
 CONNECTIONS: Final = 128
-"""Connections at each socket; further ones are closed at once, so that clients cannot use up the descriptors."""
-RESERVED: Final = 16
-"""Connections beyond these for those who may change something: readers cannot lock them out."""
+"""Connections at each socket. A further one takes the place of the one that is idle for longest, and is closed at once
+where none is: so clients cannot use up the descriptors, and idle ones lock nobody out."""
 SHUTDOWN_S: Final = 1.0
 """How long a response may still take when the daemon stops."""
 
@@ -199,20 +198,22 @@ class ControlServer:
         """Serve until cancelled."""
         lookups = Lookups(self._context.best_routes)
         unix, tcp = [
-            await _runner(Api(self._context, lookups, over_tcp=over_tcp).application())
+            await Listening.begin(Api(self._context, lookups, over_tcp=over_tcp).application())
             for over_tcp in (False, True)
         ]
         try:
             while True:
                 await self._keep("control socket", self._runtime, unix)
                 await self._keep("control listener", self._context.loaded().settings.control.listen, tcp)
+                for listening in (unix, tcp):
+                    listening.close_idle()
                 await asyncio.sleep(CHECK_INTERVAL_S)
         finally:
             for served in self._served.values():
                 served.close()
-            await asyncio.gather(unix.cleanup(), tcp.cleanup())
+            await asyncio.gather(unix.runner.cleanup(), tcp.runner.cleanup())
 
-    async def _keep(self, what: str, at: Path | Listen | None, runner: web.AppRunner) -> None:
+    async def _keep(self, what: str, at: Path | Listen | None, listening: Listening) -> None:
         """Serve there, and nowhere else; None: nowhere."""
         served = self._served.get(what)
         if served is not None:
@@ -228,7 +229,9 @@ class ControlServer:
         try:
             if at is not None:
                 listener = UnixListener(at) if isinstance(at, Path) else TcpListener(at)
-                server = await asyncio.get_running_loop().create_server(_gate(runner), sock=listener.socket)
+                server = await asyncio.get_running_loop().create_server(
+                    partial(_Gate, listening), sock=listener.socket
+                )
                 self._served[what] = _Served(at, listener, server)
         except ListenError as error:
             self._note(what, str(error))
@@ -252,31 +255,86 @@ class ControlServer:
             )
 
 
-async def _runner(app: web.Application) -> web.AppRunner:
-    runner = web.AppRunner(
-        app, access_log=None, logger=_SILENT, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
-    )
-    await runner.setup()
-    return runner
+class Listening:
+    """What serves the connections of one socket, and which of them wait for a request."""
+
+    def __init__(self, runner: web.AppRunner) -> None:
+        self.runner = runner
+        self._idle: dict[asyncio.BaseTransport, float] = {}
+        """Since when (monotonic), the longest first. A connection that is at work is not in it."""
+
+    @classmethod
+    async def begin(cls, app: web.Application) -> Listening:
+        runner = web.AppRunner(
+            app, access_log=None, logger=_SILENT, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
+        )
+        listening = cls(runner)
+        app.middlewares.insert(0, listening.at_work)
+        await runner.setup()
+        return listening
+
+    @property
+    def server(self) -> web.Server:
+        server = self.runner.server
+        assert server is not None  # noqa: S101 - begin() has set it up
+        return server
+
+    @web.middleware
+    async def at_work(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A middleware: the connection is not idle while its request is carried out."""
+        transport = request.transport
+        if transport is None:
+            return await handler(request)
+        self._idle.pop(transport, None)
+        try:
+            return await handler(request)
+        finally:
+            self._idle[transport] = time.monotonic()
+
+    def admit(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether a new connection may stay. Readers take no place from a client that may change something."""
+        if len(self.server.connections) >= CONNECTIONS:
+            self._forget_closed()
+            trusted = _is_trusted(transport)
+            longest = next((it for it in self._idle if trusted or not _is_trusted(it)), None)
+            if longest is None:
+                return False
+            self._close(longest)
+        self._idle[transport] = time.monotonic()
+        return True
+
+    def close_idle(self) -> None:
+        """Close the connections that have sent no whole request for too long."""
+        self._forget_closed()
+        until = time.monotonic() - PATIENCE_S
+        for transport in [transport for transport, since in self._idle.items() if since < until]:
+            self._close(transport)
+
+    def _close(self, transport: asyncio.BaseTransport) -> None:
+        del self._idle[transport]
+        transport.close()
+
+    def _forget_closed(self) -> None:
+        self._idle = {
+            transport: since for transport, since in self._idle.items() if not transport.is_closing()
+        }
+
+
+def _is_trusted(transport: asyncio.BaseTransport) -> bool:
+    """Whether the client may change something."""
+    return may_change(peer_of(transport), os.geteuid())
 
 
 class _Gate(asyncio.Protocol):
     """Accepts a new connection and passes it on to aiohttp, or closes it."""
 
-    def __init__(self, server: web.Server) -> None:
-        self._server = server
+    def __init__(self, listening: Listening) -> None:
+        self._listening = listening
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        trusted = may_change(peer_of(transport), os.geteuid())
-        if len(self._server.connections) >= CONNECTIONS + (RESERVED if trusted else 0):
+        if not self._listening.admit(transport):
             transport.close()
             return
-        protocol = self._server()
+        protocol = self._listening.server()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-
-
-def _gate(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
-    server = runner.server
-    assert server is not None  # noqa: S101 - _runner() has set it up
-    return partial(_Gate, server)

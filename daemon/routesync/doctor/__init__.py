@@ -1,6 +1,7 @@
 """What is wrong on this host, why, and what to do: facts are gathered once, then checked by pure functions.
 
-gather    reads files, /proc and the kernel; asks the daemon, targets and the broker
+daemon    the daemon, whether it answers or not: lock, process, systemd unit, state files
+gather    everything else: reads the configuration, DHCP clients and the kernel; asks targets and the broker
 facts     facts and findings, as values
 host, dhcp, loxilb, state   the checks, by subject
 """

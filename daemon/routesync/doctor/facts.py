@@ -63,9 +63,9 @@ class ConfigFacts(NamedTuple):
     """The configuration file, or what takes its place."""
 
     path: Path
-    state: Literal["read", "absent", "invalid"]
+    state: Literal["read", "absent", "unreadable", "invalid"]
     loaded: Loaded
-    """What the other checks use: the file, or the shipped one where the file is absent or invalid."""
+    """What the other checks use: the file, or the shipped one where the file cannot be used."""
     problems: tuple[str, ...] = ()
 
 
@@ -143,20 +143,20 @@ class DatabaseFacts(NamedTuple):
 
     path: Path
     exists: bool = False
-    owner: int | None = None
+    owner: str = ""
+    writable: bool = True  # for the daemon
     error: str | None = None
 
 
 class StateFacts(NamedTuple):
-    """The state directory."""
+    """The state directory. `user`: whom the daemon runs as, as far as is known."""
 
     directory: Path
     ledger: DatabaseFacts
     outbox: DatabaseFacts
     exists: bool = True
-    owner: int | None = None
-    owner_name: str = ""
-    owner_may_write: bool = True
+    user: str = "the daemon"
+    writable: bool = True  # for that user
     read_only: bool = False  # the file system is
     free_bytes: int = 0
     owned: Mapping[str, int] = {}  # routes in the ledger, by target
@@ -164,21 +164,55 @@ class StateFacts(NamedTuple):
     ledger_aside: Path | None = None  # a damaged one that was put aside
 
 
+class User(NamedTuple):
+    """Whom a process runs as."""
+
+    uid: int
+    gids: frozenset[int]
+
+
 class DaemonFacts(NamedTuple):
     """The daemon that works on the state directory.
 
     Attributes:
         running: None: not known.
+        user: None: not known.
         capabilities: effective ones; None: not known.
+        stopped: whether a signal (SIGSTOP) or a debugger has stopped it.
         answer: its status, by the control socket; None: it was not asked, or did not answer.
         error: why it did not.
     """
 
     running: bool | None
     pid: int | None = None
+    user: User | None = None
     capabilities: int | None = None
+    stopped: bool = False
     answer: StatusResponse | None = None
     error: ControlError | None = None
+
+
+class UnitFacts(NamedTuple):
+    """routesync.service, as systemd has it.
+
+    Attributes:
+        active: such as active, activating, failed, inactive; with a detail in `sub`.
+        result: how it ended: success, exit-code, watchdog, oom-kill, …
+        status: exit status of its last run.
+        restarts: how often systemd has restarted it by itself.
+        text: the last status line of the daemon.
+        user: whom it runs as.
+        missing: files that LoadCredential= names and that do not exist.
+    """
+
+    active: str
+    sub: str
+    result: str
+    status: int
+    restarts: int
+    text: str
+    user: str
+    missing: tuple[str, ...] = ()
 
 
 class Facts(NamedTuple):
@@ -195,6 +229,7 @@ class Facts(NamedTuple):
     daemon: DaemonFacts
     own_capabilities: int
     systemd: int | None  # its version; None: it does not run here
+    unit: UnitFacts | None = None  # None: systemd does not run here, or has no such unit
 
     def sharing(self, target: TargetFacts) -> Sharing:
         """Whether a target that has listed its ports shares this host's network namespace."""

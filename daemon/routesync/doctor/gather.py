@@ -11,13 +11,7 @@ import configparser
 import contextlib
 import os
 import platform
-import pwd
-import re
 import secrets
-import shutil
-import sqlite3
-import stat
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,20 +23,25 @@ from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import KernelSettings, MqttSettings, Settings, TargetSettings
 from routesync.config.parsers import SettingError
 from routesync.config.resolve import resolved
-from routesync.control.client import Client, ControlError, NotRunning
 from routesync.control.models import StatusResponse
 from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
+from routesync.doctor.daemon import (
+    ask_daemon,
+    find_daemon,
+    process_status,
+    read_state,
+    read_unit,
+    systemd_version,
+)
 from routesync.doctor.facts import (
     BrokerFacts,
     ConfigFacts,
     DaemonFacts,
-    DatabaseFacts,
     DhcpFacts,
     Facts,
     KernelFacts,
     LocalLoxilb,
     NetworkdLink,
-    StateFacts,
     TargetFacts,
 )
 from routesync.events.hub import EventHub
@@ -61,8 +60,6 @@ from routesync.kernel.netlink import widen_receive_buffer
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import AccessDenied, LoxilbError
 from routesync.mirror.eligibility import Desired, TargetRules
-from routesync.mirror.ledger import LedgerError, read_ledger
-from routesync.mirror.ledger_file import set_aside
 from routesync.mirror.status import TargetState
 
 CLIENTS: Final = ("systemd-network", "NetworkManager", "dhcpcd", "dhclient", "udhcpc")
@@ -71,25 +68,28 @@ RETAINED_WITHIN_S: Final = 1.0
 """A retained message follows the subscription at once; after this time there is none."""
 _ADDRESS_KEYS: Final = ("ROUTER", "DNS", "NTP", "SIP")
 _UNITS: Final = ("etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
-_COMMAND_WITHIN_S: Final = 5.0
 _LOCAL_URL: Final = "http://127.0.0.1:11111"
-_SQLITE_MAGIC: Final = b"SQLite format 3\0"
+_CREDENTIALS: Final = Path("/run/credentials/routesync.service")
+"""Where systemd has the credentials of the service while it runs."""
 
 
-def gather(config: Path, state: Path, *, contact: bool, root: Path = Path("/")) -> Facts:
+def gather(config: Path | None, usual: Path, state: Path, *, contact: bool, root: Path = Path("/")) -> Facts:
     """Find out what the checks use.
 
     Args:
-        config: the configuration file; need not exist.
+        config: the configuration file; need not exist. None: the one that the daemon runs with.
+        usual: the configuration file where no daemon answers.
         state: the state directory; need not exist.
         contact: whether targets and broker may be asked.
         root: where /run and /etc are looked for.
     """
+    daemon, unit = ask_daemon(find_daemon(state)), read_unit()
+    if config is None:
+        config = Path(daemon.answer.config.path) if daemon.answer else usual
     found = read_config(config)
     settings = found.loaded.settings
     tables = settings.kernel.tables
     kernel = read_kernel(settings.kernel, tables, root)
-    daemon = ask_daemon(find_daemon(state))
     local = local_loxilbs()
     targets, local, broker = asyncio.run(_ask_peers(settings, local, daemon, contact=contact))
     return Facts(
@@ -100,21 +100,27 @@ def gather(config: Path, state: Path, *, contact: bool, root: Path = Path("/")) 
         targets=targets,
         local=local,
         broker=broker,
-        state=read_state(state, running=daemon.running),
+        state=read_state(state, daemon, unit),
         daemon=daemon,
-        own_capabilities=effective_capabilities("self") or 0,
+        own_capabilities=int(process_status("self").get("CapEff", "0"), 16),
         systemd=systemd_version(root),
+        unit=unit,
     )
 
 
 def read_config(path: Path) -> ConfigFacts:
-    """Read the configuration; where that fails, take the shipped one."""
-    if not path.exists():
-        return ConfigFacts(path, "absent", load(shipped_configuration()))
+    """Read the configuration, with the credentials of the service; where that fails, take the shipped one."""
+    environ = {"CREDENTIALS_DIRECTORY": str(_CREDENTIALS)} if os.access(_CREDENTIALS, os.X_OK) else {}
     try:
-        loaded = load(path)
+        if not path.exists():
+            return ConfigFacts(path, "absent", load(shipped_configuration()))
+        if not os.access(path, os.R_OK):
+            return ConfigFacts(path, "unreadable", load(shipped_configuration()))
+        loaded = load(path, environ | os.environ)
         settings, _ = resolved(loaded.settings, {})
         return ConfigFacts(path, "read", loaded._replace(settings=settings))
+    except PermissionError:
+        return ConfigFacts(path, "unreadable", load(shipped_configuration()))
     except ConfigError as error:
         return ConfigFacts(path, "invalid", load(shipped_configuration()), tuple(map(str, error.problems)))
 
@@ -185,31 +191,6 @@ def local_loxilbs() -> tuple[LocalLoxilb, ...]:
     return tuple(LocalLoxilb(pid, shares_namespace(pid)) for pid, name in processes() if name == "loxilb")
 
 
-def effective_capabilities(process: str) -> int | None:
-    """The effective capabilities of a process (proc(5)); None where they are not visible."""
-    try:
-        text = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return None
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", text, re.MULTILINE)
-    return int(found[1], 16) if found else None
-
-
-def systemd_version(root: Path) -> int | None:
-    """The version of the systemd that runs here; None: none does (sd_booted(3))."""
-    command = shutil.which("systemctl")
-    if command is None or not (root / "run/systemd/system").is_dir():
-        return None
-    try:
-        done = subprocess.run(
-            [command, "--version"], capture_output=True, text=True, check=False, timeout=_COMMAND_WITHIN_S
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.match(r"systemd (\d+)", done.stdout)
-    return int(found[1]) if found else None
-
-
 # -- DHCP clients ----------------------------------------------------------------------------------------------------
 
 
@@ -263,126 +244,6 @@ def _section(file: Path, name: str) -> Mapping[str, str]:
     except (OSError, configparser.Error):
         return {}
     return dict(parser[name]) if name in parser else {}
-
-
-# -- the daemon and its state ----------------------------------------------------------------------------------------
-
-
-def find_daemon(directory: Path) -> DaemonFacts:
-    """Whether a daemon has the directory's lock, by the kernel's list of locks (proc(5)); takes none itself."""
-    try:
-        lock = directory.stat()
-    except FileNotFoundError:
-        return DaemonFacts(running=False)
-    except OSError:
-        return DaemonFacts(running=None)
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return DaemonFacts(running=None)
-    device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
-    for line in lines:  # "1: FLOCK  ADVISORY  WRITE 1234 08:01:123456 0 EOF"
-        fields = line.split()
-        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == device:
-            pid = int(fields[4])
-            known = pid if pid > 0 else None  # 0 or -1: it is in another process namespace
-            capabilities = effective_capabilities(str(pid)) if known else None
-            return DaemonFacts(running=True, pid=known, capabilities=capabilities)
-    return DaemonFacts(running=False)
-
-
-def ask_daemon(found: DaemonFacts) -> DaemonFacts:
-    """Ask the daemon at the control socket for its status, if it is the one that was found."""
-    if found.running is False:
-        return found
-    try:
-        client = Client()
-        answer = client.read(client.raw("GET", "/v1/status"), StatusResponse)
-    except ControlError as error:
-        return found._replace(error=error)
-    if found.pid not in (None, answer.pid):
-        return found._replace(
-            error=NotRunning(f"{client.path}: another daemon, process {answer.pid}, answers")
-        )
-    return found._replace(running=True, answer=answer)
-
-
-def read_state(directory: Path, *, running: bool | None) -> StateFacts:
-    """See what the state directory contains and who owns it, without changing it, also beside a running daemon."""
-    state = StateFacts(
-        directory, DatabaseFacts(directory / "ledger.sqlite"), DatabaseFacts(directory / "outbox.sqlite")
-    )
-    try:
-        found = directory.stat()
-    except FileNotFoundError:
-        return state._replace(exists=False)
-    except OSError:
-        return state
-    space = os.statvfs(directory)
-    ledger, owned = _read_ledger(directory, state.ledger.path)
-    outbox, waiting = _read_outbox(state.outbox.path, running=running)
-    return state._replace(
-        owner=found.st_uid,
-        owner_name=_user(found.st_uid),
-        owner_may_write=found.st_uid == 0 or found.st_mode & stat.S_IRWXU == stat.S_IRWXU,
-        read_only=bool(space.f_flag & os.ST_RDONLY),
-        free_bytes=space.f_bavail * space.f_frsize,
-        ledger=ledger,
-        owned=owned,
-        outbox=outbox,
-        outbox_events=waiting,
-        ledger_aside=next(iter(set_aside(directory)[-1:]), None),
-    )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _read_ledger(directory: Path, path: Path) -> tuple[DatabaseFacts, Mapping[str, int]]:
-    facts = _file(path)
-    if facts.error is not None:
-        return facts, {}
-    try:
-        content = read_ledger(directory)
-    except LedgerError as error:
-        return facts._replace(error=str(error).removeprefix(f"{path}: ")), {}
-    damage = f"the file is damaged: {content.damage}" if content.damage else None
-    return facts._replace(error=damage), {target: len(rows) for target, rows in content.rows.items() if rows}
-
-
-def _read_outbox(path: Path, *, running: bool | None) -> tuple[DatabaseFacts, int]:
-    facts = _file(path)
-    # the daemon keeps it locked
-    if running is not False or not facts.exists or facts.error is not None or not path.stat().st_size:
-        return facts, 0
-    try:
-        # when root opens it, SQLite gives the files that it makes beside it to the database's owner
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
-        with contextlib.closing(database):
-            (count,) = database.execute("SELECT count(*) FROM outbox").fetchone()
-            return facts, int(count)
-    except sqlite3.Error as error:
-        return facts._replace(error=str(error)), 0
-
-
-def _file(path: Path) -> DatabaseFacts:
-    """Look at the file itself: SQLite's words for a file that is none, or is not readable, say little."""
-    facts = DatabaseFacts(path)
-    try:
-        facts = DatabaseFacts(path, exists=True, owner=path.stat().st_uid)
-        with path.open("rb") as file:
-            head = file.read(len(_SQLITE_MAGIC))
-    except FileNotFoundError:
-        return facts
-    except OSError as error:
-        return facts._replace(exists=True, error=f"cannot be read: {error.strerror}")
-    if head and head != _SQLITE_MAGIC:
-        return facts._replace(error="this is no SQLite file: it is damaged")
-    return facts
 
 
 # -- targets and broker ----------------------------------------------------------------------------------------------

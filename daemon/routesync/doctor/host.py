@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from routesync.control.client import NotUnderstood
+from routesync.characters import many
+from routesync.control.client import NotRunning, NotUnderstood
+from routesync.doctor.daemon import why_it_ended
 from routesync.doctor.facts import Facts, Finding, fail, ok, warn
+from routesync.doctor.state import BROKER
 
 CAP_NET_ADMIN: Final = 12
 CAP_SYS_ADMIN: Final = 21
@@ -15,6 +18,7 @@ _OLDEST_SYSTEMD: Final = 247
 """The first with LoadCredential= (systemd.exec(5))."""
 _OLDEST_KERNEL: Final = (5, 3)
 """The first with nexthop objects and their notifications."""
+_NOTHING: Final = "Nothing is mirrored or published. Routes that were mirrored stay in loxilb as they are."
 _ROUTE_MESSAGE: Final = 833
 """What one queued IPv4 route message takes of the buffer, in bytes as the kernel accounts them (on Linux 6.18)."""
 
@@ -30,6 +34,13 @@ def config(facts: Facts) -> Iterator[Finding]:
             f"write {path}; start with config/routesync.toml of the distribution",
             subject=path,
         )
+    if found.state == "unreadable":
+        yield warn(
+            f"{path} may not be read by this user",
+            "The other checks use the shipped rules.",
+            "run doctor as root or as the daemon's user",
+            subject=path,
+        )
     for problem in found.problems:
         yield fail(
             problem,
@@ -37,26 +48,48 @@ def config(facts: Facts) -> Iterator[Finding]:
             f"correct it; `routesync check {path}` lists every fault",
             subject=path,
         )
+    answer = facts.daemon.answer
+    changed = answer is not None and (answer.config.path, answer.config.digest) != (path, found.loaded.digest)
     if found.state == "read":
+        if changed and answer is not None:
+            yield warn(
+                f"{path} is not what the daemon runs with",
+                "It was changed since the daemon read it."
+                if answer.config.path == path
+                else f"The daemon runs with {answer.config.path}.",
+                "routesync reload" if answer.config.path == path else "routesync doctor without --config",
+                subject=path,
+            )
         for warning in found.loaded.warnings:
             yield warn(warning, "The daemon starts with it; it is probably a mistake.", subject=path)
         if not found.loaded.warnings:
             settings = found.loaded.settings
-            targets, rules = len(settings.targets), len(settings.policy.rules)
-            yield ok(f"{path} is valid: mode {settings.mode}, {targets} targets, {rules} rules", subject=path)
+            size = f"{many(len(settings.targets), 'target')}, {many(len(settings.policy.rules), 'rule')}"
+            yield ok(f"{path} is valid: mode {settings.mode}, {size}", subject=path)
 
 
 def daemon(facts: Facts) -> Iterator[Finding]:
     """Does it run, and is it well? Is systemd, where it runs, new enough for the unit?"""
     found, directory = facts.daemon, facts.state.directory
     runs = f"the daemon runs on {directory}" + (f", process {found.pid}" if found.pid else "")
-    if found.answer is not None and found.answer.status.reasons:
-        reasons = "; ".join(found.answer.status.reasons)
-        yield warn(f"{runs}, and is {found.answer.status.state}", reasons, "routesync status")
-    elif found.answer is not None:
-        yield ok(runs)
+    if found.answer is not None:
+        # the check of the broker has these
+        reasons = [it for it in found.answer.status.reasons if not it.startswith(BROKER)]
+        if reasons:
+            yield warn(f"{runs}, and is {found.answer.status.state}", "; ".join(reasons), "routesync status")
+        else:
+            yield ok(runs)
+    elif found.stopped:
+        yield fail(f"{runs}, and a signal or a debugger has stopped it", _NOTHING, f"kill -CONT {found.pid}")
     elif isinstance(found.error, NotUnderstood):
-        yield warn(f"{runs}, and gives no answer", str(found.error), "journalctl -u routesync")
+        yield fail(
+            f"{runs}, and gives no answer",
+            f"{found.error}. {_NOTHING}",
+            "journalctl -u routesync",
+            "systemctl restart routesync",
+        )
+    elif found.running and isinstance(found.error, NotRunning):
+        yield warn(f"{runs}, and does not serve its control socket", f"No command reaches it. {found.error}")
     elif found.running:
         yield ok(runs, f"It was not asked: {found.error}")
     elif found.running is None:
@@ -66,18 +99,25 @@ def daemon(facts: Facts) -> Iterator[Finding]:
             "run doctor as root or as the daemon's user",
         )
     else:
-        yield warn(
-            f"no daemon runs on {directory}",
-            "Nothing is mirrored or published. Routes that were mirrored stay in loxilb as they are.",
-            "systemctl start routesync",
-            "journalctl -u routesync shows why it ended",
-        )
+        yield _not_running(facts)
     if facts.systemd is not None and facts.systemd < _OLDEST_SYSTEMD:
         yield warn(
             f"systemd {facts.systemd} is older than {_OLDEST_SYSTEMD}",
             "It does not know LoadCredential= of the unit, so secrets given that way are missing.",
             "give secrets by files that only the daemon's user may read",
         )
+
+
+def _not_running(facts: Facts) -> Finding:
+    summary = f"no daemon runs on {facts.state.directory}"
+    if isinstance(facts.daemon.error, NotRunning):
+        return warn(summary, str(facts.daemon.error))
+    if facts.unit is None or (ended := why_it_ended(facts.unit)) is None:
+        return warn(
+            summary, _NOTHING, "systemctl start routesync", "journalctl -u routesync shows why it ended"
+        )
+    why, remedy = ended
+    return fail(f"{summary}: {why}", _NOTHING, remedy, "systemctl restart routesync")
 
 
 def capabilities(facts: Facts) -> Iterator[Finding]:
@@ -149,7 +189,7 @@ def kernel(facts: Facts) -> Iterator[Finding]:
         why.append(
             "net.ipv4.nexthop_compat_mode = 0: routes name their nexthop object only; the daemon follows the objects."
         )
-    yield ok(f"Linux {release}; {len(dump.routes)} routes read", " ".join(why))
+    yield ok(f"Linux {release}; {many(len(dump.routes), 'route')} read", " ".join(why))
 
 
 def receive_buffer(facts: Facts) -> Iterator[Finding]:

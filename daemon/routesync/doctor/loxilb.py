@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from routesync.characters import many
 from routesync.doctor.facts import Facts, Finding, TargetFacts, fail, ok, warn
 from routesync.mirror.namespace import Sharing
 
 _ROOM_IPV4: Final = 32_768
 """Entries of loxilb's eBPF table for IPv4, its own among them; what exceeds it is dropped silently."""
 _NEARLY: Final = 0.9
+_TLS_PORT: Final = 8091
 _READS_ITSELF: Final = (
     "It reads this host's routes by itself. A mirror would write them back into the table that it reads, so nothing is "
     "mirrored into it."
@@ -77,10 +79,23 @@ def _unreachable(it: TargetFacts) -> Finding:
             "put into token_file of the target what the file of loxilb's --manualtoken contains",
             subject=it.name,
         )
+    error = it.error or ""
+    remedies: tuple[str, ...]
+    if "certificate" in error:
+        remedies = (
+            "name the authority that signed it by ca_file of [targets.tls], as a PEM file",
+            "where its name is another than the URL's, give that by server_name of [targets.tls]",
+        )
+    elif it.url.startswith("https:"):
+        remedies = (f"does loxilb serve TLS there? It does with --tls, on port {_TLS_PORT}",)
+    elif "HTTPS" in error:
+        remedies = ("write https:// in its url; over TLS it is reached there alone",)
+    else:
+        remedies = ("does loxilb run, with its API open to this host (--host, --port, firewall)?",)
     return fail(
-        f"{it.name} is not reached: {it.error}",
+        f"{it.name} is not reached: {error}",
         "Nothing is mirrored into it; the routes that it has stay.",
-        "does loxilb run, with its API open to this host (--host, --port, firewall)?",
+        *remedies,
         f"curl -v {it.url}/netlox/v1/version",
         subject=it.name,
     )
@@ -173,7 +188,7 @@ def capacity(facts: Facts) -> Iterator[Finding]:
 
 
 def _room(target: str, family: str, desired: int, most: int) -> Finding:
-    text = f"{target}: {desired:,} desired {family} routes, room for {most:,}"
+    text = f"{target}: {many(desired, f'desired {family} route')}, room for {most:,}"
     if desired > most:
         return fail(
             text,

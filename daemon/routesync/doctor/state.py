@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from routesync.characters import many
 from routesync.doctor.facts import BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
 from routesync.events.node_status import Status
 
+BROKER: Final = "broker: "
+"""How reasons of a status begin that are about the broker."""
 _LITTLE: Final = 64 * 2**20
 """Bytes below which a disk is nearly full; the outbox alone may take 256 MiB by default."""
-_MAY_BE_LOST: Final = "changes of ownership and events are kept in memory, and a crash loses them."
+_IN_MEMORY: Final = (
+    "changes of ownership and events are kept in memory. A crash loses them, a restart is not needed."
+)
 
 
 def directory(facts: Facts) -> Iterator[Finding]:
@@ -20,25 +25,29 @@ def directory(facts: Facts) -> Iterator[Finding]:
     free = f"{state.free_bytes // 2**20:,} MiB"
     if not state.exists:
         yield ok(f"{path} does not exist yet; systemd, or the first start, makes it", subject=path)
-    elif state.read_only or not state.owner_may_write:
-        problem = (
-            "is on a read-only file system" if state.read_only else f"is not writable by {state.owner_name}"
-        )
+    elif state.read_only:
         yield fail(
-            f"{path} {problem}",
-            _MAY_BE_LOST.capitalize(),
-            f"chmod u+rwx {path}, or remount its file system read-write; then restart the daemon",
+            f"{path} is on a read-only file system",
+            _IN_MEMORY,
+            "remount it read-write",
             subject=path,
         )
-    elif state.owner is not None and state.free_bytes < _LITTLE:
+    elif not state.writable:
+        yield fail(
+            f"{path} is not writable by {state.user}",
+            _IN_MEMORY,
+            f"chown {state.user}: {path}; chmod u+rwx {path}",
+            subject=path,
+        )
+    elif state.free_bytes < _LITTLE:
         yield warn(
             f"{path}: {free} are free",
-            f"When the disk is full, {_MAY_BE_LOST}",
+            f"Soon it may be full. {_IN_MEMORY}",
             "make room, or lower events.outbox_bytes",
             subject=path,
         )
     else:
-        yield ok(f"{path} belongs to {state.owner_name}, {free} free", subject=path)
+        yield ok(f"{path} is writable by {state.user}, {free} free", subject=path)
 
 
 def ledger(facts: Facts) -> Iterator[Finding]:
@@ -61,28 +70,24 @@ def ledger(facts: Facts) -> Iterator[Finding]:
             f"then delete {aside}",
             subject=str(aside),
         )
-    elif _has_another_owner(facts, found):
-        yield _another_owner(facts, found)
+    elif not found.writable:
+        yield _not_writable(facts, found)
     elif not found.exists:
         yield ok("there is no ledger yet: nothing is mirrored", subject=path)
     else:
         owned = facts.state.owned
         yield ok(
-            f"the ledger is sound: {sum(owned.values()):,} routes in {len(owned)} targets are owned",
+            f"the ledger is sound: {many(sum(owned.values()), 'owned route')} in {many(len(owned), 'target')}",
             subject=path,
         )
 
 
-def _has_another_owner(facts: Facts, file: DatabaseFacts) -> bool:
-    return None not in (file.owner, facts.state.owner) and file.owner != facts.state.owner
-
-
-def _another_owner(facts: Facts, file: DatabaseFacts) -> Finding:
-    owner = facts.state.owner_name
+def _not_writable(facts: Facts, file: DatabaseFacts) -> Finding:
+    user = facts.state.user
     return fail(
-        f"{file.path} does not belong to {owner}, as its directory does",
-        "A run as another user created it (a `sudo routesync run`, perhaps); the service cannot write it.",
-        f"chown {owner}: {file.path}*, then restart the daemon",
+        f"{file.path} belongs to {file.owner}, and is not writable by {user}",
+        f"A run as {file.owner} made it, perhaps a `sudo routesync run`. {_IN_MEMORY}",
+        f"chown {user}: {file.path}*",
         subject=str(file.path),
     )
 
@@ -95,7 +100,7 @@ def orphans(facts: Facts) -> Iterator[Finding]:
     left = {name: count for name, count in facts.state.owned.items() if name not in configured}
     for name, count in left.items():
         yield warn(
-            f"{count:,} owned routes are in {name}, which is no longer configured",
+            f"{many(count, 'owned route')} in {name}, which is no longer configured",
             "They stay there for good, and send traffic where it once belonged.",
             f"routesync withdraw --target {name} --url URL removes them",
             f"routesync forget --target {name} gives up ownership; the routes stay",
@@ -112,7 +117,7 @@ def outbox(facts: Facts) -> Iterator[Finding]:
     if settings.mqtt is None:
         return
     most, waiting = settings.events.outbox_events, facts.state.outbox_events
-    text = f"{waiting:,} events wait for the broker, {most:,} may"
+    text = f"{many(waiting, 'event')} waiting for the broker, room for {most:,}"
     if not found.exists:
         yield ok("there is no outbox yet: no event waits", subject=path)
     elif found.error is not None:
@@ -121,8 +126,8 @@ def outbox(facts: Facts) -> Iterator[Finding]:
             "The daemon puts a damaged outbox aside and begins a new epoch: subscribers read the table again.",
             subject=path,
         )
-    elif _has_another_owner(facts, found):
-        yield _another_owner(facts, found)
+    elif not found.writable:
+        yield _not_writable(facts, found)
     elif facts.daemon.running is not False:
         yield ok(
             "the daemon has the outbox open; `routesync status` shows what is wrong with it", subject=path
@@ -155,7 +160,7 @@ def broker(facts: Facts) -> Iterator[Finding]:
 def _as_the_daemon_reports(status: Status) -> Finding:
     if status.broker is None:
         return ok("the daemon has no broker configured: events go to the log only")
-    troubles = [reason.removeprefix("broker: ") for reason in status.reasons if reason.startswith("broker: ")]
+    troubles = [reason.removeprefix(BROKER) for reason in status.reasons if reason.startswith(BROKER)]
     why = "Events wait in the outbox, and the oldest are dropped when it is full."
     if status.broker != "connected":
         return fail(f"the daemon is not connected: {'; '.join(troubles) or status.broker}", why)

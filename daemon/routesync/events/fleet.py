@@ -41,6 +41,9 @@ class TargetSummary(NamedTuple):
     mirrored: int
     instance: str | None
     error: str | None
+    waiting: int = 0
+    rate: float = 0
+    remaining_s: float | None = None
 
 
 class NodeSummary(NamedTuple):
@@ -128,6 +131,9 @@ def summarize(message: ReceivedMessage, now: float) -> NodeSummary:
                 sum(target.phases.get(phase, 0) for phase in MIRRORED),
                 _cut_optional(target.instance),
                 _cut_optional(target.error),
+                target.waiting,
+                target.rate,
+                target.remaining_s,
             )
             for target in status.targets[:_MOST_PARTS]
         ),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+from routesync.characters import many
 from routesync.events.models import AlarmKind
 from routesync.events.peers import GonePeer
 from routesync.mirror.reporting import Alarm
@@ -54,13 +55,14 @@ def current_alarms(
         )
     if held_at_start := state.held_at_start(now):
         alarms["startup-hold"] = Alarm(
-            f"{held_at_start} routes of a previous run are not in the kernel; they stay for startup_hold_s",
+            f"{many(held_at_start, 'route')} of a previous run not in the kernel: left in place for startup_hold_s",
             held_at_start,
         )
     full = {family: len(over) for family, over in state.over.items() if over}
     if full:
         words = ", ".join(
-            f"{count} {family.label} routes wait for room ({_limit_key(family)} = {state.limits.capacity(family)})"
+            f"no room for {many(count, f'{family.label} route')} ({_limit_key(family)} = "
+            f"{state.limits.capacity(family)})"
             for family, count in full.items()
         )
         alarms["target-full"] = Alarm(f"the target is full: {words}", sum(full.values()))
@@ -76,7 +78,7 @@ def current_alarms(
             "left-behind",
             Phase.LEFT_BEHIND,
             (
-                "{count} routes of ours are left behind ({names}): nothing proves that a DELETE would remove them and "
+                "routes of ours left behind: {count} ({names}). Nothing proves that a DELETE would remove them and "
                 f"no other; `routesync adopt --target {name} PREFIX` removes them by your word, `forget` gives them up"
             ),
         ),
@@ -84,7 +86,7 @@ def current_alarms(
             "not-forwarded",
             Phase.NOT_FORWARDED,
             (
-                "loxilb's kernel has {count} routes that its table lacks, so it may not forward them ({names}): "
+                "routes in loxilb's kernel that its table lacks, so it may not forward them: {count} ({names}); "
                 f"another route to the prefix came and went; `routesync repair --target {name} PREFIX` adds them again"
             ),
         ),
@@ -107,7 +109,7 @@ def current_alarms(
         )
     if state.inventory.unreadable:
         alarms["inventory-unreadable"] = Alarm(
-            f"{state.inventory.unreadable} rows of its table cannot be read (the first: "
+            f"rows of its table that cannot be read: {state.inventory.unreadable} (the first: "
             f"{state.inventory.first_unreadable}); routes to these prefixes are not compared",
             state.inventory.unreadable,
         )
@@ -132,8 +134,8 @@ def current_alarms(
 
 def _describe_peer(peer: GonePeer) -> str:
     since = f" since {peer.since:%Y-%m-%d %H:%M:%S} UTC" if peer.since else ""
-    routes = "an unknown number of" if peer.routes is None else peer.routes
-    return f"node {peer.node} is {peer.state}{since} and left {routes} routes"
+    routes = "an unknown number of routes" if peer.routes is None else many(peer.routes, "route")
+    return f"node {peer.node} is {peer.state}{since} and left {routes}"
 
 
 def _nothing_mirrored(state: MirrorState) -> Alarm | None:
@@ -147,7 +149,7 @@ def _nothing_mirrored(state: MirrorState) -> Alarm | None:
     reason, count = state.reasons.most_common(1)[0]
     example = next(evaluation for evaluation in ineligible.values() if evaluation.reason is reason)
     return Alarm(
-        f"the rules keep {kept} routes, and {desired or 'none'} can be mirrored; {count} are {reason.value}: "
+        f"the rules keep {many(kept, 'route')}, and {desired or 'none'} can be mirrored; {reason.value}: {count}: "
         f"{example.detail}",
         len(ineligible),
     )

@@ -214,16 +214,24 @@ class Reporter:
         self, *, routes: int, posted: int, deleted: int, duration_s: float, complete: bool
     ) -> None:
         """Nothing waits any more."""
-        self._sink.emit(
-            SyncCompleted(
-                target=self._target,
-                routes=routes,
-                posted=posted,
-                deleted=deleted,
-                duration_s=round(duration_s, 3),
-                complete=complete,
-            )
+        done = SyncCompleted(
+            target=self._target,
+            routes=routes,
+            posted=posted,
+            deleted=deleted,
+            duration_s=round(duration_s, 3),
+            complete=complete,
         )
+        log.info(
+            "target_synced",
+            target=self._target,
+            routes=routes,
+            posted=posted,
+            deleted=deleted,
+            duration_s=done.duration_s,
+            complete=complete,
+        )
+        self._sink.emit(done)
 
     # -- alarms -----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from routesync.best_routes import BestRoutes, Consumer
+from routesync.characters import many
 from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import TargetSettings
@@ -187,7 +188,7 @@ class Targets(Consumer):
             name: routes for name, routes in self._ledger.targets().items() if name not in self._configured
         }
         self.orphans = tuple(
-            f"target {name} is no longer configured, but {routes} routes in it are ours: "
+            f"target {name} is no longer configured, and {many(routes, 'route')} of ours left in it: "
             f"`routesync withdraw --target {name}` takes them out, `forget` gives them up"
             for name, routes in found.items()
         )

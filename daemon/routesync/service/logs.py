@@ -189,8 +189,15 @@ def _renderers(*, console: bool, out: TextIO) -> list[Processor]:
         return [
             structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
         ]
-    renderers: list[Processor] = [structlog.processors.JSONRenderer()]
-    return [_prefixed(renderers[0])] if _is_journal(out) else renderers
+    renderers: list[Processor] = [_with_event_first, structlog.processors.JSONRenderer()]
+    if _is_journal(out):
+        renderers[-1] = _prefixed(renderers[-1])
+    return renderers
+
+
+def _with_event_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put first what people look for: the journal shows the beginning of long lines."""
+    return {"event": event.pop("event"), **event}
 
 
 def _prefixed(render: Processor) -> Processor:

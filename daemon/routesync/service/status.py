@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from routesync import __version__
 from routesync.best_routes import BestRoutes
+from routesync.characters import many
 from routesync.config.models import Settings
 from routesync.events.hub import EventHub
 from routesync.events.models import AlarmKind
@@ -133,7 +134,7 @@ class StatusBuilder:
                 if kind != "paused"
             ]
             found += [
-                f"target {view.name}: {count} routes {phase}"
+                f"target {view.name}: {many(count, 'route')} {phase}"
                 for phase in (Phase.REFUSED, Phase.CONFLICTING, Phase.CONTENDED)
                 if (count := view.phases[phase])
             ]
@@ -159,7 +160,7 @@ class StatusBuilder:
     def line(self) -> str:
         """One line for people."""
         figures = self.figures()
-        text = f"{figures['kept']} routes kept, {figures['dropped']} dropped"
+        text = f"{many(figures['kept'], 'route')} kept, {figures['dropped']:,} dropped"
         for view in self.views():
             text += f"; {view.name} {view.state}, {_mirrored(view)}/{view.desired} mirrored"
             if view.waiting:

@@ -54,7 +54,7 @@ async def test_rules_that_keep_only_what_cannot_be_mirrored_are_an_alarm_with_th
     async with lab.mirroring(limits=QUICK) as reconciler:
         reconciler.set_route(A, blackhole(A))
         detail = await raised(reconciler, "nothing-mirrored")
-        assert "1 routes, and none can be mirrored; 1 are not-unicast" in detail
+        assert "1 route, and none can be mirrored; not-unicast: 1" in detail
         await mirrored(lab, reconciler, [A])
         await cleared(reconciler, "nothing-mirrored")
 
@@ -139,6 +139,7 @@ async def test_synced_means_that_nothing_waits_at_any_moment_of_a_batch(lab: Lab
     prefixes = [Prefix.parse(f"10.{number // 200}.{number % 200}.0/24") for number in range(600)]
     async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
         await mirrored(lab, reconciler, [A])
+        await eventually(lambda: bool(lab.events.of("sync/completed")), what="the end of the first batch")
         before = len(lab.events.seen)
         for prefix in prefixes:
             reconciler.set_route(prefix, candidate(str(prefix), HERE))
@@ -151,7 +152,7 @@ async def test_synced_means_that_nothing_waits_at_any_moment_of_a_batch(lab: Lab
         view = reconciler.view()
         assert (view.state, view.complete) == (TargetState.SYNCED, True)
         assert sum(view.phases.values()) == 601
-        await eventually(lambda: bool(lab.events.of("sync/completed")), what="the word")
+        await eventually(lambda: len(lab.events.of("sync/completed")) == 2, what="the end of the second")
     assert [f"{event.group}/{event.name}" for event in lab.events.seen[before:] if event.group == "sync"] == [
         "sync/started",
         "sync/completed",

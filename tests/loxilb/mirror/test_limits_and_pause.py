@@ -177,7 +177,7 @@ async def test_a_target_that_is_full_is_an_event_and_so_is_room(lab: Lab) -> Non
         await eventually(lambda: bool(alarms_raised(lab)), what="the alarm")
         (event,) = alarms_raised(lab)
         assert (event.kind, event.count) == ("target-full", 1)
-        assert "1 ipv4 routes wait for room (max_routes_ipv4 = 2)" in event.detail
+        assert "no room for 1 ipv4 route (max_routes_ipv4 = 2)" in event.detail
         assert reconciler.view().phases[Phase.OVER_CAPACITY] == 1
         reconciler.reconfigure(TargetRules(), Limits(max_inet=3))
         await lab.holds({str(prefix): HERE for prefix in (A, B, C)})

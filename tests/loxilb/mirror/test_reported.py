@@ -1,6 +1,6 @@
 """What subscribers hear of a target is what is there, also where a change is cut short.
 
-Every other test of this room holds that at its end, too (`told_is_true`).
+Every other test of this room holds that at its end, too (`reports_are_true`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from routesync.mirror.limits import Limits
 from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 from standin.faults import Fault
-from support.mirror_lab import Lab, candidate, reported
+from support.mirror_lab import Lab, candidate, reported_table
 from support.waiting import eventually
 
 HERE, THERE = "192.168.10.1", "192.168.10.2"
@@ -71,10 +71,10 @@ async def test_what_stands_there_from_before_is_told_even_if_it_is_to_go(lab: La
     ) as reconciler:  # the kernel does not have it: it is held for a minute
         await eventually(lambda: reconciler.view().state is not TargetState.CONNECTING)
         await eventually(lambda: bool(lab.events.of("route/confirmed")))
-        assert reported(lab.events.seen) == {PREFIX: HERE}
+        assert reported_table(lab.events.seen) == {PREFIX: HERE}
         reconciler.set_route(PREFIX, candidate(str(PREFIX), HERE))
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
-        assert reported(lab.events.seen) == {PREFIX: HERE}
+        assert reported_table(lab.events.seen) == {PREFIX: HERE}
         reconciler.set_route(PREFIX, None)
         await lab.holds({})
-        await eventually(lambda: reported(lab.events.seen) == {})
+        await eventually(lambda: reported_table(lab.events.seen) == {})

@@ -97,7 +97,7 @@ async def test_when_its_namespace_is_made_anew_the_old_one_proves_nothing() -> N
         witness = Witness("lb", space.name)
         running = asyncio.create_task(witness.run(remember))
         await eventually(lambda: witness.ready and witness.first(A) is not None, what="the witness")
-        space.make_anew()
+        space.make_again()
         await eventually(lambda: not witness.ready, what="doubt")
         seen.clear()
         await eventually(lambda: witness.ready, what="the witness in the new namespace")

@@ -65,7 +65,7 @@ async def test_thousands_of_changes_are_all_known(lab: Lab) -> None:
 
 
 async def test_without_its_namespace_it_returns_and_is_not_ready(lab: Lab) -> None:
-    lab.space.make_anew()
+    lab.space.make_again()
     await eventually(lambda: not lab.witness.ready, what="doubt")
     async with asyncio.timeout(10):
         await lab.witness.catch_up()

@@ -8,7 +8,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routesync.cli.app import app
+from routesync.cli.app import GROUPS, app
+
+
+def test_every_command_has_its_place_in_a_group() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    named = [command for names in GROUPS.values() for command in names.split()]
+    assert set(typer.main.get_command(app).commands) <= set(named)  # type: ignore[attr-defined]
+    titles = [title for title in ("Commands", *GROUPS) if f"─ {title} ─" in shown]
+    assert titles == list(GROUPS)
 
 
 def commands(group: object, *path: str) -> Iterator[tuple[str, ...]]:

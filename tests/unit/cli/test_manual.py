@@ -16,6 +16,7 @@ import typer.main
 
 from docgen import configuration
 from routesync.cli.app import app
+from routesync.cli.requests import known_targets
 
 ROOT = Path(__file__).parents[3]
 SHELLS = ("bash", "zsh", "fish")
@@ -159,6 +160,18 @@ def complete_by_fish(share: Path, directory: Path, *words: str) -> set[str]:
 def test_completion(complete: Any, words: list[str], expected: set[str], share: Path, tmp_path: Path) -> None:
     (tmp_path / "it.toml").touch()
     assert complete(share, tmp_path, *words) == expected
+
+
+def test_names_of_targets_are_those_of_the_file_without_a_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text('[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n')
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    assert known_targets(file) == ["edge"]
+    assert known_targets(tmp_path / "none.toml") == []
+    file.write_text("[[targets")
+    assert known_targets(file) == []
 
 
 def test_every_command_is_offered(share: Path, tmp_path: Path) -> None:

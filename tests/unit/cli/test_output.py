@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from routesync.characters import clean
+from routesync.characters import clean, many
 from routesync.cli import output
-from routesync.cli.output import Page, span
+from routesync.cli.output import Page, span, work_left
 
 
 def shown(*parts: str, hang: int, columns: int | None) -> str:
@@ -54,6 +54,33 @@ def test_what_does_not_fit_hangs_below() -> None:
     )
 
 
+@pytest.mark.parametrize("rows", [4, 40])
+def test_what_is_longer_than_the_terminal_comes_through_a_pager(
+    rows: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = Console(soft_wrap=True, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(output, "console", lambda: made)
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setenv("PAGER", "sed s/row/paged/")
+    with Page.paged() as page:
+        for number in range(rows):
+            page.line(f"row {number}")
+    assert capfd.readouterr().out == "".join(
+        f"{'paged' if rows > 24 else 'row'} {it}\n" for it in range(rows)
+    )
+
+
+def test_work_that_is_left_is_said_with_its_rate() -> None:
+    assert work_left(1200, 240, 4.2) == "1,200 waiting, about 5 s left at 240/s"
+    assert work_left(3, 0, None) == "3 waiting"
+
+
+def test_one_is_singular_and_thousands_are_readable() -> None:
+    assert [many(1, "route"), many(40_000, "route")] == ["1 route", "40,000 routes"]
+    assert [many(1, "prefix", "prefixes"), many(2, "prefix", "prefixes")] == ["1 prefix", "2 prefixes"]
+
+
 def test_what_others_say_cannot_reach_for_the_terminal() -> None:
     words = "bad\x1b]0;title\x07 gateway\r\x9b2J"
     assert shown(words, hang=0, columns=None) == "bad\\x1b]0;title\\x07 gateway\\x0d\\x9b2J\n"
@@ -71,5 +98,5 @@ def test_what_others_say_cannot_reach_for_the_terminal() -> None:
         (-5, "0 s"),
     ],
 )
-def test_a_length_of_time_is_told_in_its_largest_units(seconds: float, text: str) -> None:
+def test_a_length_of_time_is_shown_in_its_largest_units(seconds: float, text: str) -> None:
     assert span(timedelta(seconds=seconds)) == text

@@ -111,7 +111,7 @@ def test_no_secret_is_shown(tmp_path: Path, arguments: list[str]) -> None:
     assert "password" in done.stdout
 
 
-def test_machines_are_told_the_same(tmp_path: Path) -> None:
+def test_json_has_the_same(tmp_path: Path) -> None:
     loaded(tmp_path)
     file = tmp_path / "routesync.toml"
     command = [sys.executable, "-m", "routesync", "check", "--json", str(file)]

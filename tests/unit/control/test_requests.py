@@ -106,7 +106,7 @@ def record(number: int) -> Record:
     return Record(number, 0.0, accepted(number))
 
 
-async def test_a_slow_readers_losses_are_told_where_they_are() -> None:
+async def test_a_slow_readers_losses_are_reported_where_they_are() -> None:
     queue = ReaderQueue(limit=3)
     for number in range(1, 6):
         queue.put(record(number))

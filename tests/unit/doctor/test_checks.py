@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from routesync.control.client import NotRunning, NotUnderstood
-from routesync.control.models import StatusResponse
+from routesync.control.client import NotAllowed, NotRunning, NotUnderstood
+from routesync.control.models import ActiveConfig, StatusResponse
 from routesync.doctor import CHECKS, Facts, Finding, Level, diagnose, worst
-from routesync.doctor.facts import BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts
+from routesync.doctor.facts import BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts, UnitFacts
 from routesync.kernel import Sysctls
 from routesync.loxilb.schema import Port
 from support.doctor_facts import answer, configuration, dump, healthy, route
@@ -40,7 +40,18 @@ def state(**facts: object) -> Change:
 
 
 def daemon(reported: StatusResponse) -> Change:
-    return lambda it: it._replace(daemon=it.daemon._replace(answer=reported))
+    """It reports this, and runs with the file that doctor reads."""
+
+    def change(it: Facts) -> Facts:
+        active = ActiveConfig(path=str(it.config.path), digest=it.config.loaded.digest)
+        return it._replace(daemon=it.daemon._replace(answer=reported.model_copy(update={"config": active})))
+
+    return change
+
+
+def not_running(**facts: object) -> Change:
+    unit = UnitFacts("failed", "failed", "exit-code", 1, 0, "", "routesync")._replace(**facts)  # type: ignore[arg-type]
+    return lambda it: it._replace(daemon=DaemonFacts(running=False), unit=unit)
 
 
 def kernel(**facts: object) -> Change:
@@ -65,6 +76,24 @@ TROUBLES: dict[str, tuple[Change, str, Level, str]] = {
     ),
     "an old systemd": (lambda it: it._replace(systemd=245), "daemon", Level.WARN, "LoadCredential"),
     "an unreachable target": (target(error="refused"), "target", Level.FAIL, "refused"),
+    "a certificate of an unknown authority": (
+        target(error="certificate not accepted: self-signed certificate"),
+        "target",
+        Level.FAIL,
+        "ca_file",
+    ),
+    "https where there is none": (
+        target(url="https://192.0.2.1:11111", error="wrong version number"),
+        "target",
+        Level.FAIL,
+        "port 8091",
+    ),
+    "http where there is TLS": (
+        target(error="HTTP 400: Client sent an HTTP request to an HTTPS server."),
+        "target",
+        Level.FAIL,
+        "write https://",
+    ),
     "a wrong token": (target(error="no", denied=True), "target", Level.FAIL, "token_file"),
     "a loxilb with the bug": (target(version="0.9.1"), "target", Level.FAIL, "0.9.8"),
     "an old loxilb": (target(version="before 0.9.8"), "target", Level.WARN, "0.9.2"),
@@ -90,8 +119,58 @@ TROUBLES: dict[str, tuple[Change, str, Level, str]] = {
     "a daemon that hangs": (
         lambda it: it._replace(daemon=it.daemon._replace(error=NotUnderstood("no response in time"))),
         "daemon",
-        Level.WARN,
+        Level.FAIL,
         "no response in time",
+    ),
+    "a daemon that a signal has stopped": (
+        lambda it: it._replace(daemon=it.daemon._replace(stopped=True, error=NotUnderstood("no response"))),
+        "daemon",
+        Level.FAIL,
+        "kill -CONT 17",
+    ),
+    "a daemon without its socket": (
+        lambda it: it._replace(
+            daemon=it.daemon._replace(error=NotRunning(Path("/run/x"), "there is no /run/x"))
+        ),
+        "daemon",
+        Level.WARN,
+        "there is no /run/x",
+    ),
+    "a refused configuration": (not_running(status=78), "daemon", Level.FAIL, "refused its configuration"),
+    "a credential that is missing": (
+        not_running(status=243, restarts=7, missing=("/etc/routesync/token",)),
+        "daemon",
+        Level.FAIL,
+        "/etc/routesync/token missing",
+    ),
+    "a hang that systemd ended": (
+        not_running(result="watchdog", restarts=3),
+        "daemon",
+        Level.FAIL,
+        "3 times in a row",
+    ),
+    "a daemon that fails at its start": (not_running(), "daemon", Level.FAIL, "exit-code, status 1"),
+    "a file that changed since": (
+        lambda it: it._replace(
+            daemon=it.daemon._replace(
+                answer=answer(active=ActiveConfig(path=str(it.config.path), digest="another"))
+            )
+        ),
+        "config",
+        Level.WARN,
+        "routesync reload",
+    ),
+    "another file than the daemon's": (
+        lambda it: it._replace(daemon=it.daemon._replace(answer=answer())),
+        "config",
+        Level.WARN,
+        "The daemon runs with /etc/routesync/routesync.toml",
+    ),
+    "a file that may not be read": (
+        lambda it: it._replace(config=it.config._replace(state="unreadable")),
+        "config",
+        Level.WARN,
+        "run doctor as root",
     ),
     "a small buffer of the daemon": (
         daemon(answer(receive_buffer=425984)),
@@ -126,7 +205,7 @@ TROUBLES: dict[str, tuple[Change, str, Level, str]] = {
         "new epoch",
     ),
     "an outbox of another user": (
-        lambda it: state(outbox=it.state.outbox._replace(owner=0))(it),
+        lambda it: state(outbox=it.state.outbox._replace(owner="root", writable=False))(it),
         "outbox",
         Level.FAIL,
         "chown routesync",
@@ -137,7 +216,7 @@ TROUBLES: dict[str, tuple[Change, str, Level, str]] = {
         Level.WARN,
         "unused",
     ),
-    "no right to write": (state(owner_may_write=False), "state-directory", Level.FAIL, "chmod"),
+    "no right to write": (state(writable=False), "state-directory", Level.FAIL, "chmod"),
     "a read-only disk": (state(read_only=True), "state-directory", Level.FAIL, "read-only"),
     "a full disk": (state(free_bytes=10), "state-directory", Level.WARN, "room"),
     "routes left behind": (state(owned={"old": 3}), "orphans", Level.WARN, "withdraw --target old"),
@@ -192,6 +271,8 @@ def test_what_the_daemon_reports_of_its_broker_is_not_tried_again(tmp_path: Path
         Level.FAIL,
         "the daemon is not connected: b:1883: refused",
     )
+    refused = daemon(answer("broker: b:1883: refused", broker="b:1883: refused"))(facts)
+    assert [it.check for it in diagnose(refused) if it.level > Level.OK] == ["broker"], "it is reported once"
     level, summary = of("broker: the broker denies publishing to status", broker="connected")
     assert level is Level.FAIL
     assert "denies publishing" in summary
@@ -202,15 +283,21 @@ def test_an_outbox_more_than_half_full_is_a_warning_while_no_daemon_runs(tmp_pat
     stopped = state(outbox_events=501)(facts._replace(daemon=DaemonFacts(running=False)))
     (finding,) = [it for it in diagnose(stopped) if it.check == "outbox"]
     assert finding.level is Level.WARN
-    assert "501 events wait" in finding.summary
+    assert "501 events waiting" in finding.summary
 
 
 def test_a_daemon_that_may_not_be_asked_is_no_fault(tmp_path: Path) -> None:
     facts = healthy(tmp_path)
-    unasked = facts._replace(daemon=facts.daemon._replace(error=NotRunning("there is no control.sock")))
+    unasked = facts._replace(daemon=facts.daemon._replace(error=NotAllowed("permission denied")))
     (finding,) = [it for it in diagnose(unasked) if it.check == "daemon"]
     assert finding.level is Level.OK
-    assert "control.sock" in finding.why
+    assert "permission denied" in finding.why
+
+
+def test_a_daemon_that_was_stopped_in_order_is_a_warning(tmp_path: Path) -> None:
+    facts = not_running(active="inactive", result="success", status=0)(healthy(tmp_path))
+    (finding,) = [it for it in diagnose(facts) if it.check == "daemon"]
+    assert (finding.level, finding.remedy[0]) == (Level.WARN, "systemctl start routesync")
 
 
 def test_the_buffer_is_the_one_that_the_daemon_reports(tmp_path: Path) -> None:
@@ -242,7 +329,7 @@ def test_a_ledger_that_was_put_aside_is_a_warning(tmp_path: Path) -> None:
 
 def test_a_ledger_of_another_user_is_a_failure(tmp_path: Path) -> None:
     facts = healthy(tmp_path)
-    roots = state(ledger=facts.state.ledger._replace(owner=0))(facts)
+    roots = state(ledger=facts.state.ledger._replace(owner="root", writable=False))(facts)
     (bad,) = [finding for finding in diagnose(roots) if finding.level > Level.OK]
     assert "chown routesync" in said(bad)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -15,19 +18,17 @@ import pytest
 
 from routesync.config.models import TargetSettings
 from routesync.control.client import NotRunning
-from routesync.doctor.dhcp import who_wrote
-from routesync.doctor.facts import DaemonFacts
-from routesync.doctor.gather import (
+from routesync.doctor.daemon import (
+    _missing_credentials,
     ask_daemon,
-    ask_target,
-    effective_capabilities,
     find_daemon,
-    read_config,
-    read_dhcp,
+    process_status,
     read_state,
-    shares_namespace,
     systemd_version,
 )
+from routesync.doctor.dhcp import who_wrote
+from routesync.doctor.facts import DaemonFacts, User
+from routesync.doctor.gather import ask_target, read_config, read_dhcp, shares_namespace
 from routesync.events.node_status import TargetStatus
 from routesync.mirror.ledger import Ledger, Row
 from routesync.route import Prefix, parse_address
@@ -54,6 +55,10 @@ T1=1800
 DNS=192.168.10.1 9.9.9.9
 CLIENTID=ff1a4aca0400020000ab110033bdebf95e192c
 """
+
+
+STOPPED = DaemonFacts(running=False)
+RUNNING = DaemonFacts(running=True)
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -91,7 +96,9 @@ def test_the_daemon_is_found_by_its_lock_and_no_lock_is_taken(tmp_path: Path) ->
     with Ledger(tmp_path):
         found = find_daemon(tmp_path)
         assert (found.running, found.pid) == (True, os.getpid())
-        assert found.capabilities == effective_capabilities("self")
+        assert found.capabilities == int(process_status("self")["CapEff"], 16)
+        assert found.user is not None
+        assert (found.user.uid, found.stopped) == (os.geteuid(), False)
     assert find_daemon(tmp_path).running is False
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -142,7 +149,10 @@ def test_the_daemon_is_asked_if_it_is_the_one_of_this_directory(
         assert "another daemon" in str(another.error)
         hidden = ask_daemon(DaemonFacts(running=None))
         assert hidden.running
-        assert ask_daemon(DaemonFacts(running=False)) == DaemonFacts(running=False)
+        elsewhere = ask_daemon(STOPPED)
+        assert (elsewhere.running, elsewhere.answer) == (False, None)
+        assert "name its state directory" in str(elsewhere.error)
+    assert ask_daemon(STOPPED) == STOPPED
 
 
 async def test_a_target_that_the_daemon_does_not_reach_is_not_asked() -> None:
@@ -160,7 +170,7 @@ def test_whether_a_daemon_runs_on_a_directory_that_cannot_be_seen_is_not_known(t
 def test_a_damaged_ledger_that_was_put_aside_is_found(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(b"x" * 5000)
     Ledger(tmp_path).end()
-    state = read_state(tmp_path, running=False)
+    state = read_state(tmp_path, STOPPED)
     assert state.ledger.error is None
     assert [state.ledger_aside] == [*tmp_path.glob("ledger.sqlite.damaged-*")]
 
@@ -169,28 +179,28 @@ def test_a_ledger_that_vanished_is_a_failure(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.note("lb", Prefix.parse("10.1.0.0/16"), Row(parse_address("192.0.2.1")))
     (tmp_path / "ledger.sqlite").unlink()
-    assert "it had routes" in str(read_state(tmp_path, running=False).ledger.error)
+    assert "it had routes" in str(read_state(tmp_path, STOPPED).ledger.error)
 
 
 def test_a_ledger_is_read_beside_its_daemon(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.note("lb", Prefix.parse("10.1.0.0/16"), Row(parse_address("192.0.2.1")))
-        eventually_sync(lambda: read_state(tmp_path, running=True).owned == {"lb": 1}, what="the commit")
-        state = read_state(tmp_path, running=True)
+        eventually_sync(lambda: read_state(tmp_path, RUNNING).owned == {"lb": 1}, what="the commit")
+        state = read_state(tmp_path, RUNNING)
         assert state.ledger.error is None
         assert state.owned == {"lb": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5000, b"SQLite format 3\0" + b"x" * 5000])
-def test_a_damaged_ledger_is_told_from_a_new_one(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_ledger_is_distinguished_from_a_new_one(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(content)
-    state = read_state(tmp_path, running=False)
+    state = read_state(tmp_path, STOPPED)
     assert state.ledger.exists
     assert (state.ledger.error is None) == (content == b"")
 
 
 def test_no_state_directory_is_no_trouble(tmp_path: Path) -> None:
-    state = read_state(tmp_path / "none", running=False)
+    state = read_state(tmp_path / "none", STOPPED)
     assert not state.exists
     assert state.owned == {}
 
@@ -208,3 +218,51 @@ def test_an_invalid_file_leaves_the_shipped_rules(tmp_path: Path) -> None:
     assert wrong.state == "invalid"
     assert len(wrong.problems) == 1
     assert "dhcp-host-routes" in wrong.loaded.policy.rules
+
+
+def test_a_process_that_a_signal_has_stopped_is_seen(tmp_path: Path) -> None:
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        eventually_sync(lambda: find_daemon(tmp_path).stopped, what="the stopped process")
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "writable"),
+    [
+        (0o777, None, True),
+        (0o777, User(4711, frozenset()), True),
+        (0o755, User(4711, frozenset()), False),
+        (0o775, User(4711, frozenset({os.getgid()})), True),
+        (0o500, User(os.getuid(), frozenset()), os.getuid() == 0),
+    ],
+)
+def test_what_the_user_of_the_daemon_may_write_counts(
+    tmp_path: Path, mode: int, user: User | None, *, writable: bool
+) -> None:
+    (tmp_path / "ledger.sqlite").touch(mode=0o644)
+    tmp_path.chmod(mode)
+    try:
+        state = read_state(tmp_path, STOPPED._replace(user=user))
+        assert state.writable is writable
+        assert state.ledger.writable is (user is None or user.uid in (os.getuid(), 0))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_credentials_whose_files_are_missing_are_named(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    unit = f"[Service]\nLoadCredential=a:{tmp_path}/there\nLoadCredential=b:{tmp_path}/gone\n"
+    assert _missing_credentials(unit) == (f"{tmp_path}/gone",)
+
+
+def test_a_configuration_that_may_not_be_read_is_no_fault_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text("")
+    file.chmod(0o000)
+    assert read_config(file).state == ("read" if os.getuid() == 0 else "unreadable")

@@ -46,9 +46,9 @@ def test_levels_and_fields_are_as_documented() -> None:
     known = documented()
     for call in log_calls():
         if call.event is not None:
-            told = known[call.event]
-            assert told.level == call.level, call
-            assert call.fields <= told.fields, call
+            row = known[call.event]
+            assert row.level == call.level, call
+            assert call.fields <= row.fields, call
 
 
 def test_one_name_means_one_thing() -> None:

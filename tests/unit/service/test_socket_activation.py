@@ -56,7 +56,7 @@ def take(*handed: tuple[str, str], meant_for: str = "us") -> tuple[dict[str, Any
     return json.loads(answer), said
 
 
-def test_they_are_told_apart_by_name() -> None:
+def test_they_are_distinguished_by_name() -> None:
     answer, said = take(("witness-edge", "route"), ("kernel", "route"), ("witness-core-2", "route"))
     assert answer["taken"] == {"witness of edge": 3, "kernel": 4, "witness of core-2": 5}
     assert answer["inherited"] == []
