@@ -61,7 +61,7 @@ async function start({ source, broker, root }) {
   if (source === "fleet") {
     const { FleetView } = await import("./fleet.js");
     const fleet = new FleetView({ url: broker || `ws://${location.hostname || "localhost"}:9001`, root });
-    build(h("div", { class: "heading" }, fleet.title), fleet.link, fleet.element);
+    build(h("div", { class: "heading" }, fleet.title), [fleet.link, fleet.change], fleet.element);
     keys(() => fleet.view);
     if (broker) fleet.connect({ url: broker, root });
   } else {
