@@ -90,7 +90,8 @@ async def test_what_the_hub_no_longer_remembers_is_counted_as_lost(stream: Strea
 
 
 async def test_of_an_earlier_run_it_is_unknown_how_many_are_lost(stream: Stream) -> None:
-    stream.hub.continue_in(stream.hub.identity.epoch, 2**20)  # it was killed: nobody knows which number was the last
+    # it was killed: nobody knows which number was the last
+    stream.hub.continue_in(stream.hub.identity.epoch, 2**20)
     stream.hub.emit(accepted(1))
     reader = await stream.reader(f"?after={stream.hub.identity.epoch}-7")
     lost, first = await reader.next(), await reader.next()
