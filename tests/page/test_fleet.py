@@ -192,6 +192,15 @@ def test_a_table_that_is_not_whole_is_named_and_nothing_is_claimed_of_it(
     fleet.shows(who, "1 node without one\nn5")
 
 
+def test_two_questions_at_once_are_both_answered(fleet: Browser) -> None:
+    fleet.type("#who-has", "10.9.0.0/16")
+    fleet.press("Enter")
+    fleet.click_text("[aria-labelledby=diff-title] button", "Compare all")
+    fleet.shows("[aria-labelledby=diff-title]", "11 nodes with the same 40 routes")
+    fleet.shows("[aria-labelledby=who-title]", "11 nodes of 12 have a route to 10.9.0.0/16")
+    assert "could not be read" not in fleet.text("main")
+
+
 def test_what_happens_in_the_fleet_is_listed(
     mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]
 ) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from page.test_access import Stream
+from routesync.control.api import PAGES
 from support.bulk_routes import add_routes, delete_routes, prefixes
 from support.page import PHONE, Browser, forwarded, node_world
 from support.standin import Fault
@@ -311,6 +314,16 @@ def test_it_outlives_the_daemon_and_shows_what_happened_meanwhile(
     assert "missed 1," not in node.text(".timeline .events")  # nobody knows how many a killed daemon had
     scene.topology.move_pod_network(9, 3)
     node.shows(".timeline .events", "10.244.3.0/24 accepted", within_s=30)  # the events go on as well
+
+
+def test_a_page_too_many_says_that_it_gets_no_events(page: Browser, port: int) -> None:
+    with ExitStack() as others:
+        for _ in range(PAGES):
+            others.callback(Stream(port).close)
+        page.open(f"http://127.0.0.1:{port}/")
+        page.shows(".connection", "live, without events: too many pages are open")
+        page.shows(".routes .bar-line", "\n5 prefixes")
+    eventually_sync(lambda: page.text(".connection") == "live", what="a place for this page")
 
 
 def test_pages_that_the_browser_keeps_hold_no_connection(page: Browser, port: int) -> None:

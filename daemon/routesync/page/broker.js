@@ -66,8 +66,9 @@ export class Broker {
   subscribe(topics, listener) {
     this.listeners.add(listener);
     for (const topic of topics) this.wanted.set(topic, (this.wanted.get(topic) ?? 0) + 1);
-    // subscribed again each time: the retained messages come again
-    this.client.subscribe(topics, { qos: 1 }, (error, granted) => {
+    // subscribed again, whether another one wants it or not: so the retained messages come again
+    const all = Object.fromEntries(topics.map((it) => [it, { qos: 1, nl: false, rap: false, rh: 0 }]));
+    this.client.subscribe({ resubscribe: true, ...all }, (error, granted) => {
       const denied = granted?.find((it) => it.qos >= 128);
       if (denied) this.sink.denied(denied.topic);
     });

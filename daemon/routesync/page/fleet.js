@@ -541,7 +541,9 @@ export class FleetView {
         targets
           .sort(([one], [other]) => ORDER.compare(one, other))
           .map(([target, them]) => this.difference(target, them)),
-        !targets.length && h("p", { class: "muted" }, "No node has published a table yet."),
+        !targets.length &&
+          !missing.length &&
+          h("p", { class: "muted" }, "No node has published a table yet."),
         this.notRead(missing),
       ];
     });

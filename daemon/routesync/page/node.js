@@ -53,7 +53,8 @@ export class NodeSource {
     this.version = status.version;
     const restarted = !first && this.status.started !== status.started;
     this.status = status;
-    this.sink.connection(true, "live");
+    const refused = this.stream?.readyState === EventSource.CLOSED;
+    this.sink.connection(true, refused ? "live, without events: too many pages are open" : "live");
     this.sink.status(response);
     if (first) {
       this.follow(`${status.epoch}-0`);
