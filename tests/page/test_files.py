@@ -13,7 +13,7 @@ import pytest
 
 from routesync.cli.page import SOURCE
 from routesync.events.retained import bucket_name, bucket_of
-from routesync.route import Prefix
+from routesync.route import Address, Prefix
 from support.npm import installed
 
 FILES = sorted(
@@ -49,7 +49,7 @@ def test_a_prefix_has_the_same_text_and_the_same_bucket_as_in_the_daemon(tmp_pat
     for number in range(4000):
         width = 4 if number % 4 == 0 else 16
         words = [chance.choice([0, 0, 0, chance.getrandbits(16), 0xFFFF]) for _ in range(width // 2)]
-        address = b"".join(word.to_bytes(2, "big") for word in words)
+        address = Address(b"".join(word.to_bytes(2, "big") for word in words))
         prefix = Prefix(address, 8 * width).cut(chance.randrange(8 * width + 1))
         text = str(prefix)
         names = [bucket_name(bucket_of(text, depth), depth) for depth in (6, 7, 8, 9)]
