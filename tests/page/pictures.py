@@ -34,15 +34,15 @@ def node(into: Path, page: Browser) -> None:
     """A node in the middle of its work: the page, commands in a terminal, the dashboard."""
     with tempfile.TemporaryDirectory(prefix="rs-") as name, ExitStack() as stack:
         made = stack.enter_context(node_world(Path(name)))
-        add_routes(made.topology.node, prefixes(BGP // 2), HERE)
-        made.node.ip("route add blackhole 198.51.100.0/24 proto bgp")
         made.start()
         port = stack.enter_context(forwarded(made.topology.node))
         prometheus = stack.enter_context(dashboard.prometheus(port))
         began = time.time()
         page.open(f"http://127.0.0.1:{port}/")
-        page.shows(".card", "synced", within_s=60)
+        page.shows(".card", "5 confirmed", within_s=60)
         watch(made, into / "watch.svg")
+        add_routes(made.topology.node, prefixes(BGP // 2), HERE)
+        made.node.ip("route add blackhole 198.51.100.0/24 proto bgp")
         for number in range(12):  # something for the timeline
             made.topology.renew_lease()
             move(made, back=number % 2 == 1)
@@ -73,7 +73,7 @@ def move(made: World, *, back: bool) -> None:
     made.topology.move_pod_network(*((9, 3) if back else (3, 9)))
 
 
-def refuse(made: World, *, times: int) -> None:
+def refuse(made: World, *, times: int | None = None) -> None:
     body = '{"code":400,"message":"no space left"}'
     made.standin.inject(Fault("answer", method="POST", status=400, body=body, times=times))
 
@@ -86,7 +86,7 @@ def watch(made: World, file: Path) -> None:
             eventually_sync(
                 lambda: text in Path(output.name).read_text(),
                 what=f"{text!r}",
-                but=lambda: Path(output.name).read_text(),
+                but=lambda: terminal.last_screen(Path(output.name).read_text()),
             )
 
         with Path(output.name).open("w") as into:
@@ -98,16 +98,16 @@ def watch(made: World, file: Path) -> None:
             made.topology.renew_lease()
             move(made, back=False)
             waits_for("10.244.9.0/24")
-            refuse(made, times=1)
+            refuse(made)
             made.node.ip(f"route add 203.0.113.0/24 via {HERE} proto bgp")
-            waits_for("no space left")
+            waits_for("route.refused")
             made.standin.inject(Fault("reset"))
             move(made, back=True)
             waits_for("degraded")
             made.standin.inject()
             waits_for("10.244.3.0/24")
+            waits_for("sync.completed")
             made.node.ip("route del 203.0.113.0/24")
-            waits_for("withdrawn")
         finally:
             watching.terminate()
             watching.wait()

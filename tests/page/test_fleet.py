@@ -228,6 +228,7 @@ def test_whose_table_differs_is_shown_and_how(fleet: Browser) -> None:
 def test_one_node_is_shown_from_near(mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]) -> None:
     fleet.click_text(NODES, "n7")
     fleet.shows(".detail h2", "n7")
+    assert fleet.script("return document.activeElement.innerText") == "n7"
     fleet.shows(".detail .routes .bar-line", "40 prefixes")
     node = nodes["n7"]
     change = RouteAccepted(
@@ -254,8 +255,12 @@ def test_one_node_is_shown_from_near(mosquitto: Broker, fleet: Browser, nodes: d
     fleet.shows(".detail .timeline", "10.8.0.0/16 withdrawn")
     fleet.type("#search", "10.8.1.1")
     fleet.shows(".detail .grid-body", "10.8.0.0/16\naccepted")
+    assert fleet.script("return document.activeElement.id") == "search"
     fleet.click_text(".detail button", "Close")
     assert fleet.text(".detail") == ""
+    assert fleet.script("return document.activeElement.getAttribute('aria-label')") == "Nodes"
+    fleet.press("/")
+    assert fleet.script("return document.activeElement.id") == "nodes"
 
 
 def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fleet: Browser) -> None:

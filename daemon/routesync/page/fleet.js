@@ -450,12 +450,15 @@ export class FleetView {
     this.view.start();
     this.view.connection(true, "live");
     this.detail.scrollIntoView({ block: "start" });
+    this.view.title.focus({ preventScroll: true });
   }
 
   close() {
     this.source?.stop();
     this.view?.stop();
+    const within = this.detail.contains(document.activeElement);
     fill(this.detail);
+    if (within) this.grid.scroller.focus();
     this.selected = this.view = this.source = null;
   }
 

@@ -36,7 +36,7 @@ export class NodeView {
     this.table = new RoutesView((text) => this.explain.open(text), kernel);
     this.flow = new Flow((search) => this.table.narrow(search));
     this.timeline = new Timeline(this.history);
-    this.title = h(heading);
+    this.title = h(heading, { tabindex: "-1" });
     this.state = h("span", { class: "badge" });
     this.about = h("span", { class: "muted" });
     this.link = h("span", { class: "connection", role: "status" });
