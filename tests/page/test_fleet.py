@@ -14,6 +14,7 @@ import pytest
 from routesync.cli.page import write_page
 from routesync.events.models import AlarmRaised, RouteAccepted, RouteWithdrawn
 from routesync.events.mqtt_client import Publication
+from routesync.events.node_status import GuardStatus, HeldTopic
 from support.broker import Broker, _free_port, broker
 from support.fleet import ROOT, FleetNode, publish
 from support.page import PHONE, WEBSOCKETS_PORT, Browser, forwarded, node_world
@@ -261,6 +262,20 @@ def test_one_node_is_shown_from_near(mosquitto: Broker, fleet: Browser, nodes: d
     assert fleet.script("return document.activeElement.getAttribute('aria-label')") == "Nodes"
     fleet.press("/")
     assert fleet.script("return document.activeElement.id") == "nodes"
+
+
+def test_what_a_node_guards_and_holds_back_is_shown(
+    mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]
+) -> None:
+    guard = GuardStatus(dry_run=True, permitted=None, redundant=2)
+    held = HeldTopic(topic="event/route/accepted", count=7, first=1, last=9)
+    publish(mosquitto.settings(), [nodes["n10"].status(mode="guard", guard=guard, held=(held,))])
+    fleet.click_text(NODES, "n10")
+    fleet.shows(".detail [aria-label='Kernel']", "guard: 2 would be removed, 0 removed, 0 failed")
+    fleet.shows(
+        ".detail [aria-label='Broker']", "7 events held, which the broker denies: event/route/accepted"
+    )
+    publish(mosquitto.settings(), [nodes["n10"].status()])
 
 
 def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fleet: Browser) -> None:
