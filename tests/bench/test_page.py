@@ -127,6 +127,7 @@ def test_thirty_thousand_routes(page: Browser, tmp_path: Path) -> None:
             page.open(f"http://127.0.0.1:{port}/")
             page.shows(".routes .bar-line", "30,005 prefixes", within_s=120)
             page.shows(".card", "30,005 of 30,005", within_s=180)
+            page.shows(".card", "synced", within_s=120)  # before, daemon and stand-in take both cores
             record(
                 "page of 30,000 routes: the table is shown after",
                 page.script("return window.tableAt / 1000"),
