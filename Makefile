@@ -94,7 +94,7 @@ bench: root .venv/.test ## Measure, and write docs/benchmarks.md
 	@packaging/page/fetch $@
 
 .PHONY: pictures
-pictures: root .venv/.page .venv/.mqtt.js ## Take the pictures of the docs, of the page as it runs
+pictures: root .venv/.pictures .venv/.mqtt.js ## Make the pictures of README and docs, of everything as it runs
 	@PYTHONPATH=tests $(BIN)/python -m page.pictures docs/pictures .venv/.mqtt.js
 
 OPERATIONS ?= 100000

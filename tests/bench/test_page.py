@@ -39,18 +39,23 @@ watch();
 """
 SCROLL = """
 const scroller = document.querySelector('.routes .grid-scroll');
-const frames = [];
-let before = performance.now();
-const until = before + 5000;
-while (before < until) {
-  scroller.scrollTop = (scroller.scrollTop + 700) % (scroller.scrollHeight - scroller.clientHeight);
-  await new Promise(requestAnimationFrame);
-  const now = performance.now();
-  frames.push(now - before);
-  before = now;
+const frames = {true: [], false: []};
+for (let second = 0; second < 10; second += 1) { // by turns, so that both see the same load of the machine
+  const scrolls = second % 2 === 0;
+  let before = performance.now();
+  const until = before + 1000;
+  while (before < until) {
+    if (scrolls) {
+      scroller.scrollTop = (scroller.scrollTop + 700) % (scroller.scrollHeight - scroller.clientHeight);
+    }
+    await new Promise(requestAnimationFrame);
+    const now = performance.now();
+    frames[scrolls].push(now - before);
+    before = now;
+  }
 }
-frames.sort((a, b) => a - b);
-return [frames.length / 5, frames[Math.floor(frames.length * 0.99)], document.querySelectorAll('*').length];
+const slow = frames[true].toSorted((a, b) => a - b)[Math.floor(frames[true].length * 0.99)];
+return [frames[true].length / 5, frames[false].length / 5, slow, document.querySelectorAll('*').length];
 """
 
 
@@ -86,6 +91,7 @@ def test_five_thousand_routes(page: Browser, tmp_path: Path) -> None:
             for _ in range(5):
                 page.open(f"http://127.0.0.1:{port}/")
                 page.shows(".routes .bar-line", "5,005 prefixes")
+                eventually_sync(lambda: page.script("return window.tableAt") is not None, what="the rows")
                 shown.append(page.script("return [window.pictureAt / 1000, window.tableAt / 1000]"))
             picture, table = (median(column) for column in zip(*shown, strict=True))
             record(
@@ -121,13 +127,23 @@ def test_thirty_thousand_routes(page: Browser, tmp_path: Path) -> None:
             page.open(f"http://127.0.0.1:{port}/")
             page.shows(".routes .bar-line", "30,005 prefixes", within_s=120)
             page.shows(".card", "30,005 of 30,005", within_s=180)
+            page.shows(".card", "synced", within_s=120)  # before, daemon and stand-in take both cores
             record(
                 "page of 30,000 routes: the table is shown after",
                 page.script("return window.tableAt / 1000"),
                 "s",
             )
-            rate, slow, elements = page.script(SCROLL)
-            record("page: frames while 30,000 rows scroll", rate, "1/s", target=">= 50", ok=rate >= 50)
+            rate, still, slow, elements = page.script(SCROLL)
+            record(
+                "page: frames while 30,000 rows scroll",
+                rate,
+                "1/s",
+                peer="frames of the page at rest",
+                peer_value=still,
+                ratio=rate / still,
+                target=">= 50",
+                ok=rate >= 50,
+            )
             record("page: 99 of 100 of these frames take at most", slow, "ms")
             record("page: elements, with 30,000 rows", elements, "", target="<= 2000", ok=elements <= 2000)
             record("page: heap with 30,000 routes", heap_mb(page), "MB")

@@ -1,81 +1,150 @@
-"""`make pictures`: the pictures of the docs, of the page as it runs."""
+"""`make pictures`: the pictures of README and docs, of the page, of commands and of the dashboard as they run."""
 
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from page import dashboard, terminal
 from page.test_fleet import fleet_site
 from support.bulk_routes import add_routes, delete_routes, prefixes
+from support.daemon import ROUTESYNC
 from support.fleet import FleetNode, publish
 from support.page import PHONE, Browser, browser, forwarded, node_world
 from support.standin import Fault
 from support.waiting import eventually_sync
+from support.world import World
 
 SIZE = (1440, 940)
 BGP = 2400
 HERE = "192.168.10.1"
+SITES = ("berlin", "lyon", "porto")
+TERMINAL = {"FORCE_COLOR": "1", "COLUMNS": str(terminal.COLUMNS), "LINES": str(terminal.LINES)}
+DASHBOARD_ROWS = 31
+"""Of the dashboard's grid: what is above is drawn."""
 
 
 def node(into: Path, page: Browser) -> None:
-    """A node in the middle of its work."""
-    with tempfile.TemporaryDirectory(prefix="rs-") as name, node_world(Path(name)) as made:
+    """A node in the middle of its work: the page, commands in a terminal, the dashboard."""
+    with tempfile.TemporaryDirectory(prefix="rs-") as name, ExitStack() as stack:
+        made = stack.enter_context(node_world(Path(name)))
+        made.start()
+        port = stack.enter_context(forwarded(made.topology.node))
+        prometheus = stack.enter_context(dashboard.prometheus(port))
+        began = time.time()
+        page.open(f"http://127.0.0.1:{port}/")
+        page.shows(".card", "5 of 5", within_s=60)
+        watch(made, into / "watch.svg")
         add_routes(made.topology.node, prefixes(BGP // 2), HERE)
         made.node.ip("route add blackhole 198.51.100.0/24 proto bgp")
-        made.start()
-        with forwarded(made.topology.node) as port:
-            page.open(f"http://127.0.0.1:{port}/")
-            page.shows(".card", "synced", within_s=60)
-            for number in range(12):  # something for the timeline
-                made.topology.renew_lease()
-                made.topology.move_pod_network(3 if number % 2 == 0 else 9, 9 if number % 2 == 0 else 3)
-                delete_routes(made.topology.node, prefixes(5 * number), HERE)
-                time.sleep(2)
-                add_routes(made.topology.node, prefixes(5 * number), HERE)
-                time.sleep(2)
-            fault = Fault(
-                "answer", method="POST", status=400, body='{"code":400,"message":"no space left"}', times=3
+        for number in range(12):  # something for the timeline
+            made.topology.renew_lease()
+            move(made, back=number % 2 == 1)
+            delete_routes(made.topology.node, prefixes(5 * number), HERE)
+            time.sleep(2)
+            add_routes(made.topology.node, prefixes(5 * number), HERE)
+            time.sleep(2)
+        refuse(made, times=3)
+        add_routes(made.topology.node, prefixes(BGP), HERE)
+        page.shows(".card", "refused")
+        both(page, into / "node")
+        terminal.draw(
+            made.run("status", **TERMINAL).stdout.replace(name, ""), "routesync status", into / "status.svg"
+        )
+        page.type("#search", "10.244.1.7")
+        page.click(".search .primary")
+        page.shows("dialog .path", "rule pod-networks")
+        page.picture(into / "explain.png")
+        page.press("Escape")
+        page.type("#search", "")
+        phone(page, into / "node-phone.png")
+        page.shows(".card", f"{BGP + 5:,} of {BGP + 5:,}", within_s=90)
+        dashboard.draw(prometheus, began, time.time(), DASHBOARD_ROWS, into / "dashboard.svg")
+
+
+def move(made: World, *, back: bool) -> None:
+    """A pod network comes in another's place."""
+    made.topology.move_pod_network(*((9, 3) if back else (3, 9)))
+
+
+def refuse(made: World, *, times: int | None = None) -> None:
+    body = '{"code":400,"message":"no space left"}'
+    made.standin.inject(Fault("answer", method="POST", status=400, body=body, times=times))
+
+
+def watch(made: World, file: Path) -> None:
+    """What `routesync watch` shows while things happen to a node."""
+    with tempfile.NamedTemporaryFile("r") as output:
+
+        def waits_for(text: str) -> None:
+            eventually_sync(
+                lambda: text in Path(output.name).read_text(),
+                what=f"{text!r}",
+                but=lambda: terminal.last_screen(Path(output.name).read_text()),
             )
-            made.standin.inject(fault)
-            add_routes(made.topology.node, prefixes(BGP), HERE)
-            page.shows(".card", "refused")
-            both(page, into / "node")
-            page.type("#search", "10.244.1.7")
-            page.click(".search .primary")
-            page.shows("dialog .path", "rule pod-networks")
-            page.picture(into / "explain.png")
-            page.press("Escape")
-            page.type("#search", "")
-            phone(page, into / "node-phone.png")
+
+        with Path(output.name).open("w") as into:
+            watching = subprocess.Popen(
+                made.command(*ROUTESYNC, "watch"), stdout=into, env=made.environment | TERMINAL
+            )
+        try:
+            waits_for("online")
+            made.topology.renew_lease()
+            move(made, back=False)
+            waits_for("route.withdrawn")
+            refuse(made)
+            made.node.ip(f"route add 203.0.113.0/24 via {HERE} proto bgp")
+            waits_for("route.refused")
+            made.standin.inject(Fault("reset"))
+            move(made, back=True)
+            waits_for("degraded")
+            made.standin.inject()
+            waits_for("10.244.3.0/24")
+            waits_for("sync.completed")
+            made.node.ip("route del 203.0.113.0/24")
+        finally:
+            watching.terminate()
+            watching.wait()
+        terminal.draw(terminal.last_screen(Path(output.name).read_text()), "routesync watch", file)
 
 
 def fleet(into: Path, page: Browser, mqtt_js: Path) -> None:
     """A fleet of 600 nodes, a few of them in trouble."""
     chance = random.Random(7)
     routes = {f"10.{n}.0.0/16": "192.0.2.1" for n in range(1, 201)}
-    with tempfile.TemporaryDirectory() as name, fleet_site(Path(name), mqtt_js) as (mosquitto, url):
+    unlimited = "max_queued_messages 0\n"
+    with (
+        tempfile.TemporaryDirectory() as name,
+        fleet_site(Path(name), mqtt_js, unlimited) as (mosquitto, url),
+    ):
         publications = []
         for number in range(600):
+            labels = {"site": SITES[number % len(SITES)]}
             made = FleetNode(f"edge-{number:03}", routes if number % 200 else dict(list(routes.items())[:-2]))
+            others: dict[str, Any] = {"labels": labels, "version": "0.0.9" if number % 31 == 5 else "0.1.0"}
             if number % 97 == 3:
                 publications.append(made.status("offline"))
             elif number % 211 == 50:
-                publications.append(made.status(age_s=chance.randrange(400, 4000)))
+                publications.append(made.status(age_s=chance.randrange(400, 4000), **others))
             elif number % 83 == 11:
                 alarm = made.alarm("contended", "something deletes routes again and again: 12 routes")
                 publications.append(
-                    made.status("degraded", reasons=[f"target edge: {alarm.detail}"], alarms=(alarm,))
+                    made.status(
+                        "degraded", reasons=[f"target edge: {alarm.detail}"], alarms=(alarm,), **others
+                    )
                 )
             else:
-                publications.append(made.status(age_s=chance.randrange(0, 55)))
-            if number % 20 == 0:
-                publications += made.table()
+                publications.append(made.status(age_s=chance.randrange(0, 55), **others))
+            publications += made.table()
         publish(mosquitto.settings(), publications)
         page.open(url)
-        page.shows(".fleet .bar-line", "offline")
+        page.shows(".fleet .bar-line", "582 online")
         page.type("#who-has", "10.7.1.2")
         page.press("Enter")
         page.shows("[aria-labelledby=who-title]", "have a route")

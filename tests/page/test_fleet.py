@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from routesync.cli.page import write_page
-from routesync.events.models import RouteAccepted, RouteWithdrawn
+from routesync.events.models import AlarmRaised, RouteAccepted, RouteWithdrawn
 from routesync.events.mqtt_client import Publication
+from routesync.events.node_status import GuardStatus, HeldTopic
 from support.broker import Broker, _free_port, broker
 from support.fleet import ROOT, FleetNode, publish
 from support.page import PHONE, WEBSOCKETS_PORT, Browser, forwarded, node_world
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.page
 REPOSITORY = Path(__file__).parents[2]
 ROUTES = {f"10.{n}.0.0/16": "192.0.2.1" for n in range(1, 40)} | {"0.0.0.0/0": "192.0.2.254"}
 NODES = ".fleet .grid-body [role=row]"
+NO_KEYS = ("__proto__", "constructor")
+"""Names that a plain object of JavaScript has something for."""
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -160,6 +163,56 @@ def test_all_nodes_can_be_asked_who_has_an_address_or_a_prefix(fleet: Browser) -
     fleet.type("#who-has", "<img src=x>")
     fleet.press("Enter")
     fleet.shows("[aria-labelledby=who-title]", "<img src=x> is no address or prefix")
+    fleet.type("#who-has", " ")
+    fleet.press("Enter")
+    fleet.shows("[aria-labelledby=who-title]", "Type an address or a prefix.")
+
+
+def test_a_table_that_is_not_whole_is_named_and_nothing_is_claimed_of_it(
+    mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]
+) -> None:
+    who, difference = "[aria-labelledby=who-title]", "[aria-labelledby=diff-title]"
+    *buckets, manifest = nodes["n7"].table()
+    missing = next(it for it in buckets if b'"10.7.0.0/16"' in it.payload)
+    publish(mosquitto.settings(), [missing._replace(payload=b"")])
+    fleet.type("#who-has", "10.7.1.2")
+    fleet.press("Enter")
+    fleet.shows(who, "1 node whose table could not be read whole: try again in a minute\nn7")
+    assert "11 nodes of 12 have a route to 10.7.1.2" in fleet.text(who)
+    fleet.click_text(NODES, "n7")
+    fleet.shows(".detail .routes .bar-line", " prefixes, reading the latest changes")
+    publish(mosquitto.settings(), [missing, manifest._replace(payload=b"")])
+    fleet.click_text(f"{difference} button", "Compare all")
+    fleet.shows(difference, "1 node whose table could not be read whole: try again in a minute\nn7")
+    assert "10 nodes with the same 40 routes" in fleet.text(difference)
+    publish(mosquitto.settings(), [manifest])
+    fleet.click_text(NODES, "n7")
+    fleet.shows(".detail .routes .bar-line", "\n40 prefixes")
+    fleet.type("#who-has", "10.9.0.0/16")
+    fleet.press("Enter")
+    fleet.shows(who, "1 node without one\nn5")
+
+
+def test_two_questions_at_once_are_both_answered(fleet: Browser) -> None:
+    fleet.type("#who-has", "10.9.0.0/16")
+    fleet.press("Enter")
+    fleet.click_text("[aria-labelledby=diff-title] button", "Compare all")
+    fleet.shows("[aria-labelledby=diff-title]", "11 nodes with the same 40 routes")
+    fleet.shows("[aria-labelledby=who-title]", "11 nodes of 12 have a route to 10.9.0.0/16")
+    assert "could not be read" not in fleet.text("main")
+
+
+def test_what_happens_in_the_fleet_is_listed(
+    mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]
+) -> None:
+    raised = AlarmRaised(kind="contended", target="edge", detail="something deletes it")
+    publish(mosquitto.settings(), [nodes["n11"].event(raised), nodes["n11"].status("offline")])
+    fleet.shows(".news", "n11\nalarm contended: something deletes it")
+    fleet.shows(".news", "n11\noffline, was online")
+    eventually_sync(lambda: "(4) Fleet" in fleet.script("return document.title"), what="the title")
+    publish(mosquitto.settings(), [nodes["n11"].status()])
+    fleet.shows(".news", "online, was offline")
+    fleet.shows(".fleet .bar-line", "9 online")
 
 
 def test_whose_table_differs_is_shown_and_how(fleet: Browser) -> None:
@@ -176,6 +229,7 @@ def test_whose_table_differs_is_shown_and_how(fleet: Browser) -> None:
 def test_one_node_is_shown_from_near(mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]) -> None:
     fleet.click_text(NODES, "n7")
     fleet.shows(".detail h2", "n7")
+    assert fleet.script("return document.activeElement.innerText") == "n7"
     fleet.shows(".detail .routes .bar-line", "40 prefixes")
     node = nodes["n7"]
     change = RouteAccepted(
@@ -193,8 +247,35 @@ def test_one_node_is_shown_from_near(mosquitto: Broker, fleet: Browser, nodes: d
     )
     publish(mosquitto.settings(), [node.event(gone)])
     fleet.shows(".detail .timeline", "withdrawn: no-route")
+    assert fleet.text(".detail .timeline").count("withdrawn: no-route") == 1
+    node.sequence = 3  # held back by the node until now: its bucket has what came after it
+    late = RouteWithdrawn(
+        target="edge", prefix="10.8.0.0/16", family="ipv4", gateway="192.0.2.1", reason="no-route"
+    )
+    publish(mosquitto.settings(), [node.event(late)])
+    fleet.shows(".detail .timeline", "10.8.0.0/16 withdrawn")
+    fleet.type("#search", "10.8.1.1")
+    fleet.shows(".detail .grid-body", "10.8.0.0/16\naccepted")
+    assert fleet.script("return document.activeElement.id") == "search"
     fleet.click_text(".detail button", "Close")
     assert fleet.text(".detail") == ""
+    assert fleet.script("return document.activeElement.getAttribute('aria-label')") == "Nodes"
+    fleet.press("/")
+    assert fleet.script("return document.activeElement.id") == "nodes"
+
+
+def test_what_a_node_guards_and_holds_back_is_shown(
+    mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]
+) -> None:
+    guard = GuardStatus(dry_run=True, permitted=None, redundant=2)
+    held = HeldTopic(topic="event/route/accepted", count=7, first=1, last=9)
+    publish(mosquitto.settings(), [nodes["n10"].status(mode="guard", guard=guard, held=(held,))])
+    fleet.click_text(NODES, "n10")
+    fleet.shows(".detail [aria-label='Kernel']", "guard: 2 would be removed, 0 removed, 0 failed")
+    fleet.shows(
+        ".detail [aria-label='Broker']", "7 events held, which the broker denies: event/route/accepted"
+    )
+    publish(mosquitto.settings(), [nodes["n10"].status()])
 
 
 def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fleet: Browser) -> None:
@@ -207,6 +288,14 @@ def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fl
         mosquitto.settings(),
         [
             *evil.table(),
+            *(FleetNode(it, {}).status("degraded") for it in NO_KEYS),
+            Publication(
+                f"{ROOT}/toString/status",
+                b'{"type":"io.routesync.status.v1","time":"2026-01-01T00:00:00Z","data":{"state":"constructor",'
+                b'"verdicts":{"__proto__":1},"targets":[{"name":"__proto__","state":"valueOf","phases":{"toString":5}}],'
+                b'"alarms":[{"kind":"a","target":"__proto__"},{"kind":"a","target":"__proto__"}]}}',
+                retain=True,
+            ),
             evil.status("degraded", reasons=[bad], version=bad, mode=bad, broker=bad, alarms=(alarm,)),
             FleetNode("x", {}).status()._replace(topic=topic),
             *(
@@ -232,7 +321,9 @@ def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fl
             ),
         ],
     )
-    fleet.shows(".fleet .bar-line", "2 degraded")
+    fleet.shows(".fleet .bar-line", "4 degraded")
+    fleet.click_text(NODES, "toString")
+    fleet.shows(".detail .card", "5 toString")
     fleet.shows(".fleet .grid-body", '<img src=x onerror="window.hacked=true">')
     fleet.shows(".fleet .grid-body", "<b>bold<b>")
     fleet.shows(".fleet .grid-body", "\\u001b[31m\\u202egnp.exe")
@@ -240,11 +331,18 @@ def test_a_hostile_broker_gets_text_shown_and_nothing_else(mosquitto: Broker, fl
     fleet.shows(".detail .reasons", "<script>window.hacked=true</script>")
     fleet.type("#who-has", "10.1.2.3")
     fleet.press("Enter")
-    fleet.shows("[aria-labelledby=who-title]", "nodes of 15 have a route")
+    fleet.shows("[aria-labelledby=who-title]", "nodes of 18 have a route")
     assert fleet.count("main img, main script, .grid b") == 0
     assert fleet.script("return window.hacked") is False
     assert not {"\x1b", "\u202e"} & set(fleet.text("body"))
-    names = ("evil/status", "<b>bold<b>/status", "odd/status", "evil/table/edge/zz", "evil/table/edge/zy")
+    names = (
+        *(f"{it}/status" for it in (*NO_KEYS, "toString")),
+        "evil/status",
+        "<b>bold<b>/status",
+        "odd/status",
+        "evil/table/edge/zz",
+        "evil/table/edge/zy",
+    )
     rest = [Publication(f"{ROOT}/{name}", b"", retain=True) for name in (*names, "evil/event/route/accepted")]
     rest += [it._replace(payload=b"") for it in evil.table()]
     rest.append(Publication(f"{ROOT}/evil/event/alarm/raised", b"", retain=True))
@@ -263,9 +361,17 @@ def test_axe_finds_nothing(fleet: Browser, axe: str, theme: str) -> None:
     assert fleet.script("return document.documentElement.scrollWidth") <= PHONE[0]
 
 
-def test_it_outlives_the_broker(mosquitto: Broker, fleet: Browser, nodes: dict[str, FleetNode]) -> None:
+def test_it_outlives_the_broker(
+    mosquitto: Broker, fleet: Browser, axe: str, nodes: dict[str, FleetNode]
+) -> None:
+    fleet.click_text("[aria-labelledby=diff-title] button", "Compare all")
+    fleet.shows("[aria-labelledby=diff-title]", "Reading")
     mosquitto.kill()
+    fleet.shows("[aria-labelledby=diff-title]", "the connection to the broker was lost")
     fleet.shows(".connection", "what you see is old")
+    assert fleet.violations(axe) == []
+    fleet.click_text("[aria-labelledby=diff-title] button", "Compare all")
+    fleet.shows("[aria-labelledby=diff-title]", "there is no connection to the broker")
     mosquitto.start()
     publish(mosquitto.settings(), [nodes["n1"].status("degraded", reasons=["back again"])])
     fleet.shows(".connection", "connected", within_s=30)
@@ -283,6 +389,15 @@ def test_a_user_types_the_password_and_it_is_kept_nowhere(
         with web_server(tmp_path) as url:
             page.open(url)
             page.shows(".connect", "Password")
+            for broken, problem in (
+                ("ws://127.0.0.1:9", "no connection: no broker takes WebSockets at this URL"),
+                ("ws://a b", "is invalid"),
+            ):
+                page.type("[name=url]", broken)
+                page.click(".connect .primary")
+                page.shows(".connect .bad", problem)
+                assert "what you see" not in page.text(".connection")
+            page.type("[name=root]", f"{ROOT}/")
             page.type("[name=url]", f"ws://127.0.0.1:{port}")
             page.type("[name=username]", "looker")
             page.type("[name=password]", "wrong")
@@ -317,20 +432,26 @@ def test_a_live_daemon_is_one_of_the_nodes(page: Browser, tmp_path: Path, mqtt_j
     assert page.complaints() == []
 
 
-def crowd(size: int) -> list[Publication]:
-    nodes = [FleetNode(f"m{n:04}", {}) for n in range(size)]
-    one = nodes[0].status()
+def crowd(size: int, prefix: str = "") -> list[Publication]:
+    """Statuses, with a prefix also manifests and the bucket in which it is."""
+    one = FleetNode("m0000", ROUTES if prefix else {})
+    *buckets, manifest = one.table()
+    some = [one.status()]
+    if prefix:
+        some += [manifest, next(it for it in buckets if f'"{prefix}"'.encode() in it.payload)]
+    names = [f"m{n:04}" for n in range(size)]
     return [
-        one._replace(
-            topic=f"{ROOT}/{it.name}/status", payload=one.payload.replace(b"m0000", it.name.encode())
+        it._replace(
+            topic=it.topic.replace("m0000", name), payload=it.payload.replace(b"m0000", name.encode())
         )
-        for it in nodes
+        for name in names
+        for it in some
     ]
 
 
 def test_five_thousand_nodes_stay_usable(page: Browser, tmp_path: Path, mqtt_js: Path) -> None:
     with fleet_site(tmp_path, mqtt_js, "max_queued_messages 0\n") as (mosquitto, url):
-        publish(mosquitto.settings(), crowd(5000))
+        publish(mosquitto.settings(), crowd(5000, "10.7.0.0/16"))
         page.open(url)
         page.shows(".fleet .bar-line", "5,000 online", within_s=30)
         assert page.count(".cells i") == 5000
@@ -342,6 +463,11 @@ def test_five_thousand_nodes_stay_usable(page: Browser, tmp_path: Path, mqtt_js:
             lambda: [it.split()[1] for it in rows(page)] == ["m4712"], what="the one that is searched"
         )
         assert not page.one(".fleet [role=alert]").is_displayed()
+        page.type("#who-has", "10.7.0.0/16")
+        page.press("Enter")
+        page.shows("[aria-labelledby=who-title]", "5,000 nodes of 5,000 have a route", within_s=30)
+        page.click_text("[aria-labelledby=diff-title] button", "Compare all")
+        page.shows("[aria-labelledby=diff-title]", "5,000 nodes with the same 40 routes", within_s=30)
     assert page.complaints() == []
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from page.test_access import Stream
+from routesync.control.api import PAGES
 from support.bulk_routes import add_routes, delete_routes, prefixes
 from support.page import PHONE, Browser, forwarded, node_world
 from support.standin import Fault
@@ -29,8 +32,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(autouse=True)
 def restored(scene: World) -> Iterator[None]:
     """The kernel's table is as it was, whatever became of the test."""
+    config = scene.config.read_text()
     yield
     scene.standin.inject()
+    if scene.config.read_text() != config:
+        scene.config.write_text(config)
+        scene.reload()
     present = " ".join(scene.topology.table(scene.topology.node))
     if "10.244.9.0/24" in present:
         scene.topology.move_pod_network(9, 3)
@@ -94,6 +101,27 @@ def test_a_click_in_the_picture_narrows_the_table(node: Browser) -> None:
     assert "phase" in node.script("return decodeURIComponent(location.hash)")  # can be linked to
 
 
+def test_a_target_that_does_not_answer_stands_beside_one_that_does(scene: World, node: Browser) -> None:
+    with scene.config.open("a") as config:
+        config.write('\n[[targets]]\nname = "other"\nurl = "http://127.0.0.1:9"\n')
+    scene.reload()
+    node.shows(".card:nth-child(2)", "other\nunreachable\n0 of 4\nGET /version: cannot connect")
+    eventually_sync(lambda: "1 pending 1 " in row(node, "10.244.1.0/24"), what="both, the worst first")
+    node.click_text(".card:nth-child(2) .chip", "default-not-allowed")
+    node.shows(".routes .bar-line", "1 of 5")
+    assert "other: default-not-allowed" in row(node, "0.0.0.0/0")
+
+
+def test_work_that_waits_has_a_bar_and_the_time_that_is_left(scene: World, node: Browser) -> None:
+    add_routes(scene.topology.node, prefixes(700), HERE)
+    node.shows(".card .waiting", "left at 240/s")
+    done = "return document.querySelector('.card progress').value"
+    eventually_sync(lambda: 0.2 < node.script(done) < 1, what="a part of the work done")
+    delete_routes(scene.topology.node, prefixes(700), HERE)
+    node.shows(".card", "5 of 5", within_s=30)
+    eventually_sync(lambda: not node.one(".card .waiting").is_displayed(), what="the end of the work")
+
+
 def test_a_target_that_refuses_a_route_is_in_trouble_and_says_why(scene: World, node: Browser) -> None:
     scene.standin.inject(
         Fault("answer", method="POST", status=400, body='{"message":"<b>no</b> \\u001b[31mroom\\u202e"}')
@@ -117,6 +145,24 @@ def test_a_target_that_refuses_a_route_is_in_trouble_and_says_why(scene: World, 
 # -- the table, explanations, history ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("__proto__:x", 0),
+        ("constructor:x", 0),
+        ('rule:"', 0),
+        ("%%% <b> \\", 0),
+        ("1.2.3.4.5", 0),
+        ("10.244.0.0/99", 0),
+        ("RULE:Pod-Networks", 4),
+        ('rule:"pod-networks" target:EDGE 10.244.2', 1),
+    ],
+)
+def test_whatever_is_typed_is_a_search(node: Browser, search: str, found: int) -> None:
+    node.type("#search", search)
+    node.shows(".routes .bar-line", f"\n{found} of 5")
+
+
 def test_an_address_is_explained_as_a_path_of_decisions(node: Browser) -> None:
     node.type("#search", "10.244.1.7")
     node.shows(".routes .bar-line", "2 of 5")
@@ -132,12 +178,17 @@ def test_an_address_is_explained_as_a_path_of_decisions(node: Browser) -> None:
     ]
     assert "via 10.244.1.0 dev flannel.1 onlink proto boot" in first
     assert "rule pod-networks keeps it; elected" in first
+    assert "History of 10.244.1.0/24" in node.text("dialog")
 
 
 def test_a_dropped_route_is_explained_too(node: Browser) -> None:
     node.type("#search", "192.168.10.1/32")
     node.press("Enter")
     node.shows("dialog .decision", "rule dhcp-host-routes drops it")
+    node.press("Escape")
+    node.type("#search", "192.168.10.1/24")
+    node.press("Enter")
+    node.shows("dialog .bad", "has host bits set; did you mean 192.168.10.0/24?")
     node.press("Escape")
     assert not node.script("return document.querySelector('dialog').open")
     assert node.script("return document.activeElement.id") == "search"  # the focus is back where it was
@@ -233,17 +284,46 @@ def test_nothing_moves_for_those_who_want_that(scene: World, node: Browser) -> N
 # -- trouble -------------------------------------------------------------------------------------------------
 
 
-def test_it_outlives_the_daemon_and_shows_what_happened_meanwhile(scene: World, node: Browser) -> None:
+def test_the_loss_of_the_broker_is_in_the_timeline(scene: World, node: Browser) -> None:
+    scene.broker.kill()
+    node.shows("[aria-label='Broker']", "not connected")
+    node.shows(".timeline .events", "no connection to the broker: ")
+    scene.broker.start()
+    node.shows(".timeline .events", "connected to the broker again", within_s=60)
+    node.shows("[aria-label='Broker']", "connected")
+
+
+def test_it_outlives_the_daemon_and_shows_what_happened_meanwhile(
+    scene: World, node: Browser, axe: str
+) -> None:
     scene.kill()
     node.shows(".connection", "the daemon is gone; what you see is old")
+    assert node.script("return getComputedStyle(document.querySelector('.flow')).filter") == "grayscale(1)"
+    assert node.violations(axe) == []
+    node.type("#search", "10.244.1.7")
+    node.press("Enter")
+    node.shows("dialog .bad", "the daemon is gone")
+    node.press("Escape")
+    node.type("#search", "")
     scene.topology.move_pod_network(3, 9)
     scene.start()
     node.shows(".connection", "live", within_s=30)
     node.shows(".routes", "10.244.9.0/24", within_s=30)
     eventually_sync(lambda: not row(node, "10.244.3.0/24"), within_s=60, what="the end of the former route")
-    node.shows(".timeline .events", "connected again")
+    node.shows(".timeline .events", "this page is connected again")
+    assert "missed 1," not in node.text(".timeline .events")  # nobody knows how many a killed daemon had
     scene.topology.move_pod_network(9, 3)
     node.shows(".timeline .events", "10.244.3.0/24 accepted", within_s=30)  # the events go on as well
+
+
+def test_a_page_too_many_says_that_it_gets_no_events(page: Browser, port: int) -> None:
+    with ExitStack() as others:
+        for _ in range(PAGES):
+            others.callback(Stream(port).close)
+        page.open(f"http://127.0.0.1:{port}/")
+        page.shows(".connection", "live, without events: too many pages are open")
+        page.shows(".routes .bar-line", "\n5 prefixes")
+    eventually_sync(lambda: page.text(".connection") == "live", what="a place for this page")
 
 
 def test_pages_that_the_browser_keeps_hold_no_connection(page: Browser, port: int) -> None:

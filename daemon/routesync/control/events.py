@@ -164,7 +164,9 @@ class Lines:
         after = int(number)
         first = tail[0].sequence if tail else self.hub.sequence + 1
         lost = max(0, first - after - 1)
-        lines = self._lost(lost) if lost else b""
+        # of an earlier run of the daemon: the count jumps when one was killed, so it does not say how many there were
+        earlier = after < self.hub.sequence - self.hub.emitted.total()
+        lines = self._lost(None if earlier else lost) if lost else b""
         return lines + self.encoded(record for record in tail if record.sequence > after)
 
     def _lost(self, count: int | None) -> bytes:

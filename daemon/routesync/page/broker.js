@@ -3,6 +3,7 @@
 import mqtt from "./mqtt.js";
 import { read } from "./topics.js";
 
+const SEEN = 2000; // events that are remembered
 const REFUSED = new Set([4, 5, 134, 135, 138]); // CONNACK of 3.1.1 and 5: by whom or from where, not when
 
 export class Broker {
@@ -12,6 +13,7 @@ export class Broker {
     this.sink = sink;
     this.listeners = new Set();
     this.wanted = new Map(); // topic to the number of those who want it
+    this.seen = new Set(); // the last events: one that two subscriptions match comes twice
     this.client = mqtt.connect(url, {
       protocolVersion: 5,
       clientId: `routesync-page-${crypto.getRandomValues(new Uint32Array(1))[0].toString(16)}`,
@@ -26,18 +28,30 @@ export class Broker {
       // under way besides. For more nodes it needs max_queued_messages 0; see FleetView.doubt.
       properties: { receiveMaximum: 900 },
     });
-    this.client.on("connect", () => sink.connection(true, "connected"));
-    this.client.on("close", () =>
-      sink.connection(false, this.trouble ?? "the connection to the broker is lost"),
-    );
+    let lost = "no connection: no broker takes WebSockets at this URL, or it does not answer";
+    this.client.on("connect", () => {
+      lost = "the connection to the broker is lost";
+      this.trouble = null;
+      sink.connection(true, "connected");
+    });
+    this.client.on("close", () => sink.connection(false, this.trouble ?? lost));
     this.client.on("error", (error) => this.failed(error));
     this.client.on("message", (topic, payload, packet) => {
       const message = read(root, topic, payload);
       if (!message) return;
       message.left = packet.properties?.messageExpiryInterval;
       message.retained = packet.retain;
+      if (message.part === "event" && message.event && this.isAgain(`${message.node}/${message.event.id}`))
+        return;
       for (const it of this.listeners) it(message);
     });
+  }
+
+  isAgain(id) {
+    if (this.seen.has(id)) return true;
+    this.seen.add(id);
+    if (this.seen.size > SEEN) this.seen.delete(this.seen.values().next().value);
+    return false;
   }
 
   failed(error) {
@@ -51,13 +65,13 @@ export class Broker {
   /** Subscribe, and call with each message; returns what ends it. */
   subscribe(topics, listener) {
     this.listeners.add(listener);
-    for (const topic of topics) {
-      this.wanted.set(topic, (this.wanted.get(topic) ?? 0) + 1);
-      // subscribed again each time: the retained messages come again
-      this.client.subscribe(topic, { qos: 1 }, (error, granted) => {
-        if (!error && granted?.some((it) => it.qos >= 128)) this.sink.denied(topic);
-      });
-    }
+    for (const topic of topics) this.wanted.set(topic, (this.wanted.get(topic) ?? 0) + 1);
+    // subscribed again, whether another one wants it or not: so the retained messages come again
+    const all = Object.fromEntries(topics.map((it) => [it, { qos: 1, nl: false, rap: false, rh: 0 }]));
+    this.client.subscribe({ resubscribe: true, ...all }, (error, granted) => {
+      const denied = granted?.find((it) => it.qos >= 128);
+      if (denied) this.sink.denied(denied.topic);
+    });
     return () => {
       if (!this.listeners.delete(listener)) return;
       for (const topic of topics) {
@@ -71,21 +85,26 @@ export class Broker {
     };
   }
 
-  /** All parts of tables that come of these topics, until none has come for a while. */
+  /** All parts of tables that come of these topics, until `take` returns true or none has come for a while. */
   gather(topics, take) {
-    return new Promise((resolve) => {
-      const end = () => {
+    return new Promise((resolve, reject) => {
+      if (!this.client.connected) throw new Error("there is no connection to the broker");
+      const lost = () => end(reject, new Error("the connection to the broker was lost"));
+      const end = (settle, value) => {
         stop();
+        this.client.off("close", lost);
         clearTimeout(last);
-        resolve();
+        clearTimeout(quiet);
+        settle(value);
       };
-      const last = setTimeout(end, 20_000);
-      let quiet = setTimeout(end, 2000);
+      this.client.on("close", lost);
+      const last = setTimeout(end, 60_000, resolve);
+      let quiet = setTimeout(end, 2000, resolve);
       const stop = this.subscribe(topics, (message) => {
         if (message.part !== "table" && message.part !== "manifest") return;
-        take(message);
         clearTimeout(quiet);
-        quiet = setTimeout(end, 700);
+        if (take(message)) end(resolve);
+        else quiet = setTimeout(end, 700, resolve);
       });
     });
   }

@@ -59,7 +59,12 @@ export function say(element, text) {
  * `make` returns an element with a method `update(item)`.
  */
 export function keyed(parent, items, keyOf, make) {
-  const before = new Map([...parent.children].map((it) => [it.key, it]));
+  const before = new Map();
+  for (const it of [...parent.children]) {
+    if (before.has(it.key))
+      it.remove(); // a peer gave two the same key
+    else before.set(it.key, it);
+  }
   let place = parent.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);

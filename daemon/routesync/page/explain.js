@@ -42,13 +42,16 @@ export class ExplainView {
     fill(this.body, h("p", { class: "muted" }, "Dumping the kernel's table …"));
     this.title.focus({ preventScroll: true });
     let content;
+    let prefix = text;
     try {
-      content = explained(await this.ask(text));
+      const answer = await this.ask(text);
+      content = explained(answer);
+      if (!text.includes("/")) prefix = answer.prefixes[0]?.prefix ?? text; // of an address: of what covers it
     } catch (error) {
-      content = [h("p", { class: "bad" }, glyph("triangle"), error.message)];
+      content = h("p", { class: "bad" }, glyph("triangle"), error.message);
     }
     if (this.asked !== text) return; // another one was asked for meanwhile
-    fill(this.body, content, this.past(text));
+    fill(this.body, content, this.past(prefix));
   }
 
   closed() {
@@ -59,18 +62,14 @@ export class ExplainView {
   past(prefix) {
     const events = this.history(prefix).toReversed();
     return [
-      h("h3", {}, "History"),
+      h("h3", {}, `History of ${prefix}`),
       events.length
         ? h(
             "ol",
             { class: "events" },
             events.map((it) => h("li", {}, h("time", {}, moment(it.time)), sentence(it, true))),
           )
-        : h(
-            "p",
-            { class: "muted" },
-            "No event for exactly this prefix since this page was opened, or in the last 1,000 before.",
-          ),
+        : h("p", { class: "muted" }, "Among the events that this page has seen, none is about it."),
     ];
   }
 }

@@ -15,13 +15,17 @@ import {
   setAttribute,
 } from "./dom.js";
 import { Grid } from "./grid.js";
-import { SHAPES } from "./model.js";
-import { covers, parse } from "./net.js";
-import { ageOf, isSilent, topics, whereabouts } from "./topics.js";
+import { MemberSource } from "./member.js";
+import { NOWHERE, SHAPES } from "./model.js";
+import { compare, parse } from "./net.js";
+import { readManifests, readTwo, whoHas } from "./tables.js";
+import { ageOf, isSilent, topics } from "./topics.js";
 import { NodeView, kindOfNode } from "./view.js";
+import { toneOf, words } from "./words.js";
 
 const SORT_MS = 1000; // the table of nodes is put in order so often
 const AGE_MS = 5000;
+const NEWS = 60; // lines of what happened that are kept
 const ORDER = new Intl.Collator("en", { numeric: true });
 const RANK = { bad: 0, work: 1, off: 2, good: 3 };
 
@@ -32,7 +36,13 @@ class FleetNode {
     this.version = 0;
   }
 
+  /** `age` in seconds, null if it is unknown. */
   take(data, age) {
+    // A last will says only that the node is gone.
+    if (data.state === "offline" && this.data) {
+      data.labels = this.data.labels;
+      data.version ||= this.data.version;
+    }
     this.data = data;
     this.born = Date.now() - 1000 * (age ?? 0);
     this.dated = age !== null;
@@ -71,6 +81,11 @@ export class FleetView {
     this.title = h("h1", {}, "Fleet");
     this.link = h("span", { class: "connection", role: "status" });
     this.form = this.makeForm(url, root);
+    this.change = h(
+      "button",
+      { type: "button", hidden: true, on: { click: () => (this.form.hidden = !this.form.hidden) } },
+      "Broker …",
+    );
     this.warning = h("p", { class: "bad", role: "alert", hidden: true });
     this.summary = h("div", { class: "chips" });
     this.cells = h("div", {
@@ -93,7 +108,10 @@ export class FleetView {
       show: (node) => this.cellsOf(node),
       open: (node) => this.show(node),
       rowHeight: () => (matchMedia("(max-width: 46rem)").matches ? 58 : 30),
-      empty: () => (this.nodes.size ? "No node matches." : "No node has published a status yet."),
+      empty: () =>
+        this.nodes.size
+          ? "No node matches."
+          : `No node has published a status below ${this.broker?.root} yet, or this user may not read it.`,
     });
     this.asked = h("input", {
       type: "search",
@@ -102,8 +120,14 @@ export class FleetView {
       autocomplete: "off",
     });
     this.found = h("div", { role: "status" });
-    this.differences = h("div");
+    this.differences = h("div", { role: "status" });
     this.compared = h("div", { role: "status" });
+    this.news = []; // what was seen to happen, the last first
+    this.newsList = h("ol", {
+      class: "events",
+      tabindex: "0",
+      "aria-label": "What happened, the last first",
+    });
     this.detail = h("div", { class: "detail" });
     this.body = h("div", { hidden: true }, this.panels(), this.detail);
     this.element = h("main", {}, this.form, this.body);
@@ -139,7 +163,7 @@ export class FleetView {
             "form",
             {
               class: "search",
-              on: { submit: (it) => (it.preventDefault(), this.whoHas(this.asked.value)) },
+              on: { submit: (it) => (it.preventDefault(), this.whoHas(this.asked.value.trim())) },
             },
             h("label", { for: "who-has", class: "hidden" }, "Address or prefix"),
             this.asked,
@@ -160,6 +184,12 @@ export class FleetView {
           this.compared,
         ),
       ),
+      h(
+        "section",
+        { class: "panel news", "aria-labelledby": "news-title" },
+        h("div", { class: "bar-line" }, h("h2", { id: "news-title" }, "Since this page was opened")),
+        this.newsList,
+      ),
     ];
   }
 
@@ -176,7 +206,7 @@ export class FleetView {
         value: url,
         pattern: "wss?://.*",
       }),
-      field("root", "Root topic", { type: "text", required: true, value: root }),
+      field("root", "Root topic", { type: "text", required: true, value: root, pattern: "[^+#]+" }),
       field("username", "User", { type: "text" }),
       field("password", "Password", { type: "password" }),
       h("button", { class: "primary" }, "Connect"),
@@ -192,24 +222,33 @@ export class FleetView {
   }
 
   connect(settings) {
+    settings.root = settings.root.replace(/\/+$/, "");
     this.broker?.end();
     this.form.say("");
-    this.root = settings.root;
-    this.broker = new Broker(settings, this);
-    this.broker.subscribe(topics.statuses(this.root), (message) => this.take(message));
-    this.broker.subscribe(topics.alarms(this.root), () => {});
+    this.close();
+    this.nodes.clear();
+    this.cellsChanged = true;
+    try {
+      this.broker = new Broker(settings, this);
+    } catch (error) {
+      this.form.say(`${settings.url}: ${error.message}`); // no URL of WebSockets, or the browser refuses it
+      return;
+    }
+    this.broker.subscribe(topics.statuses(this.broker.root), (message) => this.take(message));
+    this.broker.subscribe(topics.alarms(this.broker.root), (message) => this.alarm(message));
   }
 
   // -- what the broker calls -------------------------------------------------------------------------------------
 
   connection(live, text) {
     setAttribute(this.link, "class", `connection ${live ? "good" : "bad"}`);
-    const words = live ? text : `${text}; what you see is old`;
+    const words = live || this.body.hidden ? text : `${text}; what you see is old`;
     if (this.said !== words) fill(this.link, glyph(live ? "disc" : "triangle"), words);
     this.said = words;
     if (live) {
       this.since = Date.now();
       this.form.hidden = true;
+      this.change.hidden = false;
       this.body.hidden = false;
       this.refresh();
     } else if (!this.form.hidden) this.form.say(text);
@@ -229,21 +268,48 @@ export class FleetView {
 
   take({ node: name, part, data, left, retained }) {
     if (part !== "status") return;
-    if (!retained && data && !this.nodes.has(name)) this.doubt(data);
+    let node = this.nodes.get(name);
+    if (!retained && data && !node) this.doubt(data);
     if (data === null) {
-      this.nodes.delete(name); // cleared: it has another name now, or none
+      if (node) this.note(name, "off", "gone: its status was cleared");
+      this.nodes.delete(name);
       this.cellsChanged = true;
     } else {
-      let node = this.nodes.get(name);
+      const before = node?.state;
       if (!node) {
         node = new FleetNode(name);
         this.nodes.set(name, node);
         this.cellsChanged = true;
       }
-      node.take(data, ageOf(data, left));
+      node.take(data, ageOf(data, left) ?? (retained ? null : 0));
+      this.noteState(node, before);
       if (this.selected === node) this.source.status();
     }
     if (!this.changed && this.nodes.size < 50) this.refresh();
+    this.changed = true;
+  }
+
+  /** An alarm of a node, as it is raised or cleared. */
+  alarm({ node, part, event, retained }) {
+    if (part === "event" && event?.kind.startsWith("alarm.") && !retained)
+      this.note(node, toneOf(event), words(event));
+  }
+
+  noteState(node, before) {
+    const { state, kind, data } = node;
+    const tone = kind === "good" || kind === "bad" ? kind : "off";
+    if (before && before !== state)
+      this.note(
+        node.name,
+        tone,
+        `${state}, was ${before}${data.reasons.length ? `: ${data.reasons[0]}` : ""}`,
+      );
+  }
+
+  note(node, tone, text) {
+    this.noted = (this.noted ?? 0) + 1;
+    this.news.unshift({ id: this.noted, time: Date.now(), node, tone, text });
+    this.news.length = Math.min(this.news.length, NEWS);
     this.changed = true;
   }
 
@@ -254,14 +320,19 @@ export class FleetView {
     fill(
       this.warning,
       glyph("triangle"),
-      "The broker has sent only some of the nodes: its queue is too short for so many (mosquitto: max_queued_messages 0). " +
-        "Those that live appear with their next heartbeat; nodes that are silent or offline may be missing here.",
+      "The broker has sent only some of the nodes: its queue is too short for so many (mosquitto: max_queued_messages 0), " +
+        "or it lost its memory. Those that live appear with their next heartbeat; others may be missing here.",
     );
   }
 
   judge() {
-    for (const node of this.nodes.values()) node.judge();
+    for (const node of this.nodes.values()) {
+      const before = node.state;
+      node.judge();
+      this.noteState(node, before);
+    }
     this.changed = true;
+    if (this.selected) this.source.status();
     this.grid.showAgain(); // the ages
   }
 
@@ -288,6 +359,24 @@ export class FleetView {
       () => this.stateChip(),
     );
     this.drawCells(all);
+    keyed(
+      this.newsList,
+      this.news,
+      (it) => it.id,
+      (it) =>
+        h(
+          "li",
+          {},
+          h("time", {}, moment(it.time)),
+          glyph(`${SHAPES[it.tone]} ${it.tone}`),
+          this.nodeButton(it.node),
+          h("span", {}, it.text),
+        ),
+    );
+    if (!this.news.length)
+      fill(this.newsList, h("li", { class: "muted" }, "No node changed its state, and no alarm came."));
+    const troubled = all.filter((it) => it.kind === "bad").length;
+    document.title = `${troubled ? `(${troubled}) ` : ""}Fleet · routesync`;
   }
 
   stateChip() {
@@ -348,7 +437,7 @@ export class FleetView {
   show(node) {
     this.close();
     this.selected = node;
-    this.view = new NodeView((...parts) => (this.source = new FleetSource(this, node, ...parts)), {
+    this.view = new NodeView((...parts) => (this.source = new MemberSource(this.broker, node, ...parts)), {
       heading: "h2",
       kernel: false,
     });
@@ -361,71 +450,78 @@ export class FleetView {
     this.view.start();
     this.view.connection(true, "live");
     this.detail.scrollIntoView({ block: "start" });
+    this.view.title.focus({ preventScroll: true });
   }
 
   close() {
     this.source?.stop();
     this.view?.stop();
+    const within = this.detail.contains(document.activeElement);
     fill(this.detail);
+    if (within) this.grid.scroller.focus();
     this.selected = this.view = this.source = null;
   }
 
   // -- who has it, and whose table differs -----------------------------------------------------------------------
 
-  async whoHas(text) {
-    const asked = parse(text);
-    if (!asked) {
-      fill(this.found, h("p", { class: "bad" }, glyph("triangle"), `${text} is no address or prefix`));
-      return;
+  /** Show in `place` what `read` says, unless it was asked again meanwhile; what goes wrong is shown there, too. */
+  async answer(place, read) {
+    const asked = (place.asked = {});
+    const progress = h("p", { class: "muted" }, "Reading …");
+    fill(place, progress);
+    let content;
+    try {
+      content = await read((text) => say(progress, text));
+    } catch (error) {
+      content = h("p", { class: "bad" }, glyph("triangle"), error.message);
     }
-    fill(this.found, h("p", { class: "muted" }, "Asking …"));
-    const { prefixes, topics: wanted } = whereabouts(this.root, asked);
-    const rows = new Map(); // node and target to the longest that covers it
-    await this.broker.gather(wanted, ({ node, part, target, data }) => {
-      if (part !== "table") return;
-      for (const row of data ?? []) {
-        if (!prefixes.has(row.prefix)) continue;
-        const key = `${node} ${target}`;
-        const length = Number(row.prefix.split("/")[1]);
-        if (!(rows.get(key)?.length > length)) rows.set(key, { node, target, row, length });
-      }
-    });
-    const found = [...rows.values()].sort((a, b) => ORDER.compare(a.node, b.node));
-    const groups = Map.groupBy(
-      found,
-      (it) => `${it.row.prefix} via ${it.row.gateway}, ${it.row.state}, at ${it.target}`,
-    );
-    fill(
-      this.found,
-      h(
-        "p",
-        { class: "verdict" },
-        `${plural(new Set(found.map((it) => it.node)).size, "node")} of ${count(this.nodes.size)} ${found.length === 1 ? "has" : "have"} a route to ${text}`,
-      ),
-      [...groups].map(([what, members]) =>
+    if (place.asked === asked) fill(place, content);
+  }
+
+  whoHas(text) {
+    return this.answer(this.found, async (progress) => {
+      const asked = parse(text);
+      if (!asked) throw new Error(text ? `${text} is no address or prefix` : "Type an address or a prefix.");
+      const { rows, without, unknown } = await whoHas(this.broker, this.nodes, asked, (come, wanted) =>
+        progress(`Reading … ${count(come)} of ${count(wanted)} parts of tables`),
+      );
+      const groups = Map.groupBy(
+        rows.sort((a, b) => ORDER.compare(a.node, b.node)),
+        (it) => `${it.prefix} via ${it.gateway}, ${it.state}, at ${it.target}`,
+      );
+      const nodes = new Set(rows.map((it) => it.node)).size;
+      return [
         h(
-          "section",
-          { class: "decision" },
-          h("h3", { class: "mono" }, what),
-          this.names(members.map((it) => it.node)),
+          "p",
+          { class: "verdict" },
+          `${plural(nodes, "node")} of ${count(this.nodes.size)} ${nodes === 1 ? "has" : "have"} a route to ${text}`,
         ),
-      ),
-    );
+        [...groups].map(([what, members]) =>
+          this.group(
+            h("span", { class: "mono" }, what),
+            members.map((it) => it.node),
+          ),
+        ),
+        without.length > 0 && this.group(`${plural(without.length, "node")} without one`, without),
+        this.notRead(unknown),
+      ];
+    });
+  }
+
+  group(title, names) {
+    return h("section", { class: "decision" }, h("h3", {}, title), this.names(names));
+  }
+
+  /** Nodes whose table is not known whole. */
+  notRead(names) {
+    const title = `${plural(names.length, "node")} whose table could not be read whole: try again in a minute`;
+    return names.length > 0 && this.group([glyph("triangle bad"), title], names);
   }
 
   /** Buttons of nodes, the first hundred. */
   names(names) {
-    const buttons = names.slice(0, 100).map((name) =>
-      h(
-        "button",
-        {
-          type: "button",
-          class: "chip",
-          on: { click: () => this.nodes.has(name) && this.show(this.nodes.get(name)) },
-        },
-        name,
-      ),
-    );
+    const sorted = names.toSorted(ORDER.compare);
+    const buttons = sorted.slice(0, 100).map((name) => this.nodeButton(name));
     return h(
       "div",
       { class: "chips" },
@@ -434,31 +530,31 @@ export class FleetView {
     );
   }
 
-  async diff() {
-    fill(this.compared);
-    fill(this.differences, h("p", { class: "muted" }, "Reading the manifests …"));
-    const byTarget = new Map(); // target to digest to nodes
-    await this.broker.gather(topics.manifests(this.root), ({ node, part, target, data }) => {
-      if (part !== "manifest" || !data || !this.nodes.has(node)) return;
-      const digests = byTarget.get(target) ?? byTarget.set(target, new Map()).get(target);
-      for (const group of digests.values()) group.names.delete(node);
-      const group =
-        digests.get(data.digest) ??
-        digests.set(data.digest, { routes: data.routes, names: new Set() }).get(data.digest);
-      group.names.add(node);
-    });
-    const targets = [...byTarget].sort(([one], [other]) => ORDER.compare(one, other));
-    fill(
-      this.differences,
-      targets.map(([target, digests]) => this.difference(target, digests)),
-      targets.length ? null : h("p", { class: "muted" }, "No node has published a table yet."),
-    );
+  nodeButton(name) {
+    const open = () => this.nodes.has(name) && this.show(this.nodes.get(name));
+    return h("button", { type: "button", class: "chip", on: { click: open } }, name);
   }
 
-  difference(target, digests) {
-    const groups = [...digests.values()]
-      .map((it) => ({ routes: it.routes, names: [...it.names].sort(ORDER.compare) }))
-      .filter((it) => it.names.length)
+  diff() {
+    fill(this.compared);
+    return this.answer(this.differences, async () => {
+      const { tables, missing } = await readManifests(this.broker, this.nodes);
+      const targets = [...Map.groupBy(tables.values(), (it) => it.target)];
+      return [
+        targets
+          .sort(([one], [other]) => ORDER.compare(one, other))
+          .map(([target, them]) => this.difference(target, them)),
+        !targets.length &&
+          !missing.length &&
+          h("p", { class: "muted" }, "No node has published a table yet."),
+        this.notRead(missing),
+      ];
+    });
+  }
+
+  difference(target, tables) {
+    const groups = [...Map.groupBy(tables, (it) => it.digest).values()]
+      .map((them) => ({ routes: them[0].routes, names: them.map((it) => it.node).sort(ORDER.compare) }))
       .sort((one, other) => other.names.length - one.names.length);
     const [most, ...others] = groups;
     const lines = [
@@ -480,12 +576,7 @@ export class FleetView {
         this.names(it.names),
         h(
           "button",
-          {
-            type: "button",
-            on: {
-              click: () => this.compare(target, it.names[0], most.names[0]),
-            },
-          },
+          { type: "button", on: { click: () => this.compare(target, it.names[0], most.names[0]) } },
           `Compare ${it.names[0]} with ${most.names[0]}`,
         ),
       );
@@ -495,38 +586,34 @@ export class FleetView {
     return h("section", { class: "decision" }, h("h3", {}, target), lines);
   }
 
-  async compare(target, one, other) {
-    const tables = { [one]: new Map(), [other]: new Map() };
-    fill(this.compared, h("p", { class: "muted" }, "Reading both tables …"));
-    const wanted = [one, other].flatMap((name) => topics.table(this.root, name));
-    await this.broker.gather(wanted, ({ node, part, target: of, data }) => {
-      if (part !== "table" || of !== target || !tables[node]) return;
-      for (const row of data ?? []) tables[node].set(row.prefix, `via ${row.gateway}, ${row.state}`);
+  /** The prefixes whose next hops differ; what state a route is in makes no difference. */
+  compare(target, one, other) {
+    return this.answer(this.compared, async () => {
+      const { tables, unknown } = await readTwo(this.broker, target, [one, other]);
+      const [mine, theirs] = [tables.get(one), tables.get(other)];
+      const prefixes = [...new Set([...mine.keys(), ...theirs.keys()])]
+        .filter((it) => mine.get(it)?.gateway !== theirs.get(it)?.gateway)
+        .map((text) => ({ text, at: parse(text) ?? NOWHERE }))
+        .sort((a, b) => compare(a.at, b.at));
+      const show = (row) => (row ? `via ${row.gateway}, ${row.state}` : "none");
+      const lines = prefixes
+        .slice(0, 200)
+        .map(({ text }) =>
+          h(
+            "li",
+            {},
+            h("b", { class: "mono" }, text),
+            h("span", {}, ` ${one}: ${show(mine.get(text))} · ${other}: ${show(theirs.get(text))}`),
+          ),
+        );
+      const differ = `${target}: ${one} and ${other} differ in ${plural(prefixes.length, "prefix", "prefixes")}`;
+      return [
+        h("h3", {}, differ),
+        this.notRead(unknown),
+        h("ol", { class: "events", tabindex: "0", "aria-label": "Differences" }, lines),
+        prefixes.length > 200 ? h("p", { class: "muted" }, `and ${count(prefixes.length - 200)} more`) : null,
+      ];
     });
-    const [mine, theirs] = [tables[one], tables[other]];
-    const prefixes = [...new Set([...mine.keys(), ...theirs.keys()])].filter(
-      (it) => mine.get(it) !== theirs.get(it),
-    );
-    const lines = prefixes
-      .slice(0, 200)
-      .map((it) =>
-        h(
-          "li",
-          {},
-          h("b", { class: "mono" }, it),
-          h("span", {}, ` ${one}: ${mine.get(it) ?? "none"} · ${other}: ${theirs.get(it) ?? "none"}`),
-        ),
-      );
-    fill(
-      this.compared,
-      h(
-        "h3",
-        {},
-        `${target}: ${one} and ${other} differ in ${plural(prefixes.length, "prefix", "prefixes")}`,
-      ),
-      h("ol", { class: "events", tabindex: "0", "aria-label": "Differences" }, lines),
-      prefixes.length > 200 ? h("p", { class: "muted" }, `and ${count(prefixes.length - 200)} more`) : null,
-    );
   }
 }
 
@@ -535,99 +622,4 @@ function whyOf({ kind, data }) {
   const since = Date.parse(data.since);
   const reason = data.reasons[0] ?? "";
   return kind === "good" || Number.isNaN(since) ? reason : `since ${moment(since)}${reason && `: ${reason}`}`;
-}
-
-/** One node of the fleet, from its retained table and its events. */
-class FleetSource {
-  constructor(fleet, node, routes, history, sink) {
-    Object.assign(this, { fleet, node, routes, history, sink });
-    this.buckets = new Map(); // target and bucket to the prefixes in it
-  }
-
-  start() {
-    const { broker, root } = this.fleet;
-    const wanted = [...topics.table(root, this.node.name), ...topics.events(root, this.node.name)];
-    this.stop = broker.subscribe(wanted, (message) => message.node === this.node.name && this.take(message));
-    this.routes.loaded = true;
-    this.status();
-  }
-
-  stop() {}
-
-  status() {
-    const status = this.node.data;
-    const rules = Object.entries(status.verdicts).map(([rule, routes]) => ({
-      rule,
-      routes,
-      action: "",
-    }));
-    this.sink.status({
-      status: { ...status, node: this.node.name, state: this.node.state },
-      rules,
-      targets: status.targets,
-    });
-  }
-
-  take({ part, target, bucket, event, data }) {
-    if (part === "table" && bucket !== undefined) this.replace(target, bucket, data ?? []);
-    else if (part === "event" && event) {
-      this.history.add(event);
-      this.sink.event(event);
-      this.routes.fold(event);
-    } else return;
-    this.sink.changed();
-  }
-
-  /**
-   * A bucket replaces what was in it. A route that another bucket has meanwhile stays: the number of buckets may
-   * change, and then the topics of the former ones are cleared.
-   */
-  replace(target, bucket, rows) {
-    const key = `${target} ${bucket}`;
-    const before = this.buckets.get(key) ?? new Set();
-    this.buckets.set(key, new Set(rows.map((it) => it.prefix)));
-    for (const { prefix, gateway, state } of rows) {
-      before.delete(prefix);
-      const row = this.routes.get(prefix);
-      const known = row.targets[target];
-      if (known?.phase === state && known.gateway === gateway) known.bucket = key;
-      else {
-        const fresh = { phase: state, gateway, since: null, code: "", detail: "", bucket: key };
-        row.targets = { ...row.targets, [target]: fresh };
-        row.changed();
-      }
-    }
-    for (const prefix of before) {
-      const row = this.routes.get(prefix);
-      if (![key, undefined].includes(row.targets[target]?.bucket)) continue;
-      delete row.targets[target];
-      row.changed();
-      if (!Object.keys(row.targets).length) this.routes.delete(prefix);
-    }
-  }
-
-  /** Only what the retained table says: the rules are the node's own matter. */
-  explain(text) {
-    const asked = parse(text);
-    const rows = asked ? this.routes.all.filter((it) => covers(it.at, asked)).toReversed() : [];
-    const parts = rows.flatMap((row) =>
-      Object.entries(row.targets).map(([target, it]) =>
-        h(
-          "p",
-          { class: "verdict" },
-          h("b", {}, target),
-          ` ${row.prefix}${it.gateway ? ` via ${it.gateway}` : ""}: ${it.phase}`,
-        ),
-      ),
-    );
-    if (!parts.length) parts.push(h("p", {}, "No target of this node has a route to it from routesync."));
-    parts.push(
-      h(
-        "p",
-        { class: "muted" },
-        `On the node, routesync explain ${text} also shows the kernel's routes and the rules.`,
-      ),
-    );
-    return Promise.resolve({ parts });
-  }
 }

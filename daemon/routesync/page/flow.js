@@ -34,6 +34,7 @@ export class Flow {
       plural(kernel.resyncs ?? 0, "resync"),
       kernel.overruns ? `▲ ${plural(kernel.overruns, "overrun")}` : "no overrun",
       `lag ${(kernel.lag_ms ?? 0).toFixed(1)} ms`,
+      status.guard && guardText(status.guard),
     ]);
     const most = Math.max(1, ...rules.map((it) => it.routes));
     keyed(
@@ -45,7 +46,7 @@ export class Flow {
     for (const bar of this.ruleList.children) bar.scale(most);
     this.best.figure(kernel.routes ?? 0, "kept, one a prefix");
     this.best.facts([`${count(kernel.dropped ?? 0)} dropped by rules`]);
-    if (!targets.length) fill(this.targets, h("p", { class: "empty" }, `No target: mode ${status.mode}.`));
+    if (!targets.length) fill(this.targets, h("p", { class: "empty" }, noTarget(status)));
     else {
       this.targets.querySelector(":scope > .empty")?.remove();
       keyed(
@@ -57,8 +58,9 @@ export class Flow {
     }
     for (const card of this.targets.children) card.alarms?.(status.alarms ?? []);
     const broker = status.broker ?? "not configured";
-    this.broker.word(broker === "connected" ? "good" : status.broker ? "bad" : "off", broker);
-    this.broker.facts([status.guard && guardText(status.guard)].filter(Boolean));
+    const lost = status.broker && broker !== "connected";
+    this.broker.word(lost ? "bad" : status.broker ? "good" : "off", lost ? "not connected" : broker);
+    this.broker.facts([lost && broker, ...(status.held ?? []).map(heldText)]);
     this.links[2].rate(rates.changes);
     this.links[3].rate(rates.events);
   }
@@ -86,12 +88,12 @@ export class Flow {
       say(word, it.action);
       say(number, count(it.routes));
       setAttribute(bar, "class", `bar ${it.action === "drop" ? "drop" : "keep"}`);
-      setAttribute(
-        bar,
-        "title",
-        it.action === "drop" ? "Dropped routes are not in the table below" : `Show what ${it.rule} keeps`,
-      );
-      bar.disabled = it.action === "drop";
+      const titles = {
+        drop: "Dropped routes are not in the table below",
+        keep: `Show what ${it.rule} keeps`,
+      };
+      setAttribute(bar, "title", titles[it.action] ?? "Only the node knows which routes these are");
+      bar.disabled = it.action !== "keep";
       bar.onclick = () => this.narrow(token("rule", it.rule));
     };
     bar.scale = (most) => {
@@ -104,6 +106,7 @@ export class Flow {
     const mark = glyph("ring");
     const name = h("b");
     const state = h("span", { class: "state" });
+    const error = h("span", { class: "error" });
     const about = h("span", { class: "about" });
     const total = h("span", { class: "total" });
     const stack = h("div", { class: "stack", "aria-hidden": "true" });
@@ -117,6 +120,7 @@ export class Flow {
       "div",
       { class: "card" },
       h("div", { class: "head" }, mark, name, state, total),
+      error,
       about,
       stack,
       phases,
@@ -131,23 +135,28 @@ export class Flow {
       setAttribute(card, "class", `card ${kind}`);
       setAttribute(mark, "class", `glyph ${SHAPES[kind]}`);
       say(name, it.name);
-      say(state, it.error && kind !== "good" ? `${it.state}: ${it.error}` : it.state);
+      say(state, it.state);
+      say(error, (kind !== "good" && it.error) || "");
+      error.hidden = !error.textContent;
       say(total, `${count(mirrored(it))} of ${count(it.desired)}`);
       setAttribute(total, "title", "mirrored of desired");
       const proof =
-        it.proved_s === null || it.proved_s === undefined ? "not proved yet" : `proved ${ago(it.proved_s)}`;
+        it.proof ??
+        (it.proved_s === null || it.proved_s === undefined ? "not proved yet" : `proved ${ago(it.proved_s)}`);
       say(
         about,
         [
           it.url,
           it.version && `loxilb ${it.version}`,
           it.state === "synced" && !it.complete && "not complete",
+          it.holes && `${plural(it.holes, "more specific route")} not sent, inside prefixes that are`,
           proof,
         ]
           .filter(Boolean)
           .join(" · "),
       );
-      const shown = Object.keys(PHASES).filter((phase) => it.phases[phase]);
+      const known = new Set([...Object.keys(PHASES), ...Object.keys(it.phases)]); // a later version may have more
+      const shown = [...known].filter((phase) => it.phases[phase]);
       const all = shown.reduce((sum, phase) => sum + it.phases[phase], 0);
       keyed(
         stack,
@@ -161,17 +170,18 @@ export class Flow {
         (part) => part.phase,
         () => this.phase(it.name),
       );
+      const left =
+        it.remaining_s === null || it.remaining_s === undefined || it.waiting <= it.held
+          ? ""
+          : `, about ${duration(it.remaining_s)} left at ${count(Math.round(it.rate))}/s`;
       highest = it.waiting ? Math.max(highest, it.waiting) : 0;
       work.hidden = !it.waiting;
       progress.value = highest ? 1 - it.waiting / highest : 1;
+      progress.hidden = !left; // nothing is sent
       setAttribute(progress, "aria-label", `${it.name}: work done`);
-      const left =
-        it.remaining_s === null || it.remaining_s === undefined
-          ? ""
-          : `, about ${duration(it.remaining_s)} left at ${count(Math.round(it.rate))}/s`;
       say(
         waiting,
-        `${count(it.waiting)} waiting${left}${it.held ? `; ${count(it.held)} withdrawals held` : ""}`,
+        `${count(it.waiting)} waiting${left}${it.held ? `; ${plural(it.held, "withdrawal")} held` : ""}`,
       );
       keyed(
         reasons,
@@ -195,7 +205,7 @@ export class Flow {
     chip.update = ({ phase, number }) => {
       setAttribute(mark, "class", `glyph ${shapeOf(phase)} ${kindOf(phase)}`);
       say(text, `${count(number)} ${phase}`);
-      setAttribute(chip, "title", PHASES[phase][2]);
+      setAttribute(chip, "title", PHASES[phase]?.[2]);
       chip.onclick = () => this.narrow(`${token("phase", phase)} ${token("target", target)}`);
     };
     return chip;
@@ -233,6 +243,13 @@ function alarm() {
   return item;
 }
 
+const heldText = (it) => `▲ ${plural(it.count, "event")} held, which the broker denies: ${it.topic}`;
+
+function noTarget(status) {
+  if (status.state === "offline") return "The node is offline: nothing more is known of it.";
+  return `No target: mode ${status.mode || "unknown"}.`;
+}
+
 function guardText(guard) {
   const verb = guard.dry_run ? "would be removed" : "to be removed";
   return `guard: ${count(guard.redundant)} ${verb}, ${count(guard.removed)} removed, ${count(guard.failed)} failed`;
@@ -267,7 +284,7 @@ function stage(title) {
     facts(texts) {
       keyed(
         facts,
-        texts.map((text, at) => ({ text, at })),
+        texts.filter(Boolean).map((text, at) => ({ text, at })),
         (it) => it.at,
         () => {
           const item = h("li");

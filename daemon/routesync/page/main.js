@@ -32,15 +32,14 @@ function themeButton() {
   return button;
 }
 
-/** Keys of the node that is shown. */
-function keys(shown) {
+/** Keys of the node that is shown; `search` is the field for `/` while none is. */
+function keys(shown, search) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select"))
       return;
     const view = shown();
-    if (!view) return;
-    if (event.key === "/") view.table.input.focus();
-    else if (event.key === "p") view.timeline.setPaused(!view.timeline.paused);
+    if (event.key === "/") (view?.table.input ?? search).focus();
+    else if (event.key === "p" && view) view.timeline.setPaused(!view.timeline.paused);
     else return;
     event.preventDefault();
   });
@@ -61,8 +60,8 @@ async function start({ source, broker, root }) {
   if (source === "fleet") {
     const { FleetView } = await import("./fleet.js");
     const fleet = new FleetView({ url: broker || `ws://${location.hostname || "localhost"}:9001`, root });
-    build(h("div", { class: "heading" }, fleet.title), fleet.link, fleet.element);
-    keys(() => fleet.view);
+    build(h("div", { class: "heading" }, fleet.title), [fleet.link, fleet.change], fleet.element);
+    keys(() => fleet.view, fleet.input);
     if (broker) fleet.connect({ url: broker, root });
   } else {
     const view = new NodeView((...parts) => new NodeSource(...parts));

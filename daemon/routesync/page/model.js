@@ -2,8 +2,11 @@
 
 import { compare, covers, parse } from "./net.js";
 
+// What is looked up by a text from a peer has no prototype: "constructor" and the like are no keys then.
+
 /** Each phase: whether it is good, at work, bad or aside; the mark; what it means. */
 export const PHASES = {
+  __proto__: null,
   confirmed: ["good", "disc", "the target's table or kernel showed it"],
   accepted: ["good", "half", "the target accepted it"],
   present: ["good", "diamond", "an equal route that is not provably owned by routesync"],
@@ -22,6 +25,7 @@ export const PHASES = {
 export const kindOf = (phase) => PHASES[phase]?.[0] ?? "work";
 export const shapeOf = (phase) => PHASES[phase]?.[1] ?? "ring";
 const RANK = { bad: 3, work: 2, off: 1, good: 0 };
+export const rankOf = (phase) => RANK[kindOf(phase)];
 
 /** Whether all is well with a target, it is at work, or in trouble. */
 export function kindOfTarget(target) {
@@ -30,13 +34,14 @@ export function kindOfTarget(target) {
 }
 export const SHAPES = { good: "disc", work: "ring", bad: "triangle", off: "dash" };
 
-const by = (compareValues) => (a, b) => compareValues(a.at, b.at);
+/** Where a prefix that is none is put: behind all others. */
+export const NOWHERE = { family: 9, bits: 0n, length: 0 };
 
 /** One prefix. `version` changes with each change, so that a shown row knows when it is old. */
 class Row {
   constructor(prefix) {
     this.prefix = prefix;
-    this.at = parse(prefix) ?? { family: 9, bits: 0n, length: 0 };
+    this.at = parse(prefix) ?? NOWHERE;
     this.version = 0;
     this.route = null; // the elected candidate, in short
     this.candidates = 0;
@@ -52,7 +57,7 @@ class Row {
   get worst() {
     const states = Object.values(this.targets);
     return states.reduce(
-      (worst, it) => (RANK[kindOf(it.phase)] > RANK[kindOf(worst.phase)] ? it : worst),
+      (worst, it) => (rankOf(it.phase) > rankOf(worst.phase) ? it : worst),
       states[0] ?? null,
     );
   }
@@ -93,7 +98,7 @@ export class Routes {
   /** All rows, in order. */
   get all() {
     if (this.dirty) {
-      this.sorted = [...this.rows.values()].sort(by(compare));
+      this.sorted = [...this.rows.values()].sort((a, b) => compare(a.at, b.at));
       this.dirty = false;
     }
     return this.sorted;
@@ -184,6 +189,7 @@ export class Routes {
 }
 
 const CHANGES = {
+  __proto__: null,
   "route.accepted": (it) => ({ phase: "accepted", gateway: it.gateway, degraded: it.degraded }),
   "route.confirmed": (it) => ({ phase: "confirmed", gateway: it.gateway }),
   "route.withdrawn": (it) => ({
@@ -236,12 +242,12 @@ const TOKEN = /(\w+):("[^"]*"|\S+)|"([^"]*)"|(\S+)/g;
 /** A search as a function of rows. Words and `key:value` pairs must all match; those of a target at one target. */
 export function parseSearch(text) {
   const found = { words: [], row: [], state: [], network: null };
-  for (const [, key, value, quoted, word] of text.matchAll(TOKEN)) {
+  for (const [, key, value, quoted, word] of text.toLowerCase().matchAll(TOKEN)) {
     const wanted = value?.replaceAll('"', "");
     if (ROW_KEYS[key]) found.row.push((row) => ROW_KEYS[key](row, wanted));
     else if (STATE_KEYS[key]) found.state.push((state, target) => STATE_KEYS[key](state, wanted, target));
     else {
-      const free = (quoted ?? word ?? `${key}:${wanted}`).toLowerCase();
+      const free = quoted ?? word ?? `${key}:${wanted}`;
       const network = /[.:]/.test(free) ? parse(free) : null;
       if (network) found.network = network;
       else found.words.push(free);
@@ -260,14 +266,16 @@ export function parseSearch(text) {
 const touches = (network, at) => covers(at, network) || (!network.isAddress && covers(network, at));
 
 const ROW_KEYS = {
-  rule: (row, value) => row.route?.rule === value,
-  protocol: (row, value) => row.route?.protocol === value,
+  __proto__: null,
+  rule: (row, value) => row.route?.rule.toLowerCase() === value,
+  protocol: (row, value) => row.route?.protocol.toLowerCase() === value,
   family: (row, value) => `ipv${row.at.family}` === value,
 };
 const STATE_KEYS = {
+  __proto__: null,
   phase: (state, value) => state.phase === value,
   reason: (state, value) => state.code === value,
-  target: (_, value, target) => target === value,
+  target: (_, value, target) => target.toLowerCase() === value,
   is: (state, value) =>
     ({ trouble: "bad", waiting: "work", mirrored: "good" })[value] === kindOf(state.phase),
 };

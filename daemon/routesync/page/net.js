@@ -59,9 +59,10 @@ export function network(address, length) {
 
 const format4 = (bits) => [24n, 16n, 8n, 0n].map((it) => (bits >> it) & 255n).join(".");
 
-/** RFC 5952: the longest run of two or more zero groups is left out, the first of equals. */
+/** As inet_ntop(3): the longest run of two or more zero groups is left out, the first of equals (RFC 5952). */
 function format6(bits) {
   if (bits >> 32n === 0xffffn) return `::ffff:${format4(bits & 0xffffffffn)}`;
+  if (bits >> 32n === 0n && bits > 0xffffn) return `::${format4(bits)}`;
   const groups = [...Array(8).keys()].map((it) => ((bits >> BigInt(112 - 16 * it)) & 0xffffn).toString(16));
   const runs = [...groups.join(":").matchAll(/\b0(?::0\b)+/g)].map((it) => it[0]);
   if (!runs.length) return groups.join(":");

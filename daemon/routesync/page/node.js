@@ -44,14 +44,17 @@ export class NodeSource {
     setTimeout(() => this.poll(), Math.max(100, began + POLL_MS - Date.now()));
   }
 
-  take(response) {
+  take({ status, rules, targets: details }) {
     const first = this.status === null;
-    const { status } = response;
+    // in mode guard the status has targets of which there are no details
+    const targets = status.targets.map((it) => ({ ...it, ...details.find(({ name }) => name === it.name) }));
+    const response = { status, rules, targets };
     if (this.version !== null && this.version !== status.version) location.reload(); // the files are another version's
     this.version = status.version;
     const restarted = !first && this.status.started !== status.started;
     this.status = status;
-    this.sink.connection(true, "live");
+    const refused = this.stream?.readyState === EventSource.CLOSED;
+    this.sink.connection(true, refused ? "live, without events: too many pages are open" : "live");
     this.sink.status(response);
     if (first) {
       this.follow(`${status.epoch}-0`);

@@ -2,21 +2,21 @@
 
 import { count, eachFrame, glyph, h, moment, plural, say } from "./dom.js";
 import { Grid } from "./grid.js";
-import { kindOf, parseSearch, shapeOf } from "./model.js";
+import { kindOf, parseSearch, rankOf, shapeOf } from "./model.js";
 
-const HELP =
-  "Words, an address or a prefix; or rule:NAME phase:NAME reason:CODE target:NAME protocol:NAME family:ipv6 " +
-  "is:trouble is:waiting is:mirrored";
+const HELP = "Words, an address or a prefix; or ";
+const STATE_HELP = "phase:NAME reason:CODE target:NAME family:ipv6 is:trouble is:waiting is:mirrored";
 
 export class RoutesView {
   /** `explain(text)` is called for an address or prefix. */
   constructor(explain, kernel) {
     this.explain = explain;
+    this.kernel = kernel;
     this.routes = null;
     this.input = h("input", {
       type: "search",
       id: "search",
-      placeholder: "10.244.1.7, 10.244.0.0/16, rule:NAME, phase:refused …",
+      placeholder: "10.244.1.7, 10.244.0.0/16, phase:refused …",
       autocomplete: "off",
       spellcheck: "false",
       "aria-describedby": "search-help",
@@ -57,7 +57,7 @@ export class RoutesView {
         this.input,
         this.ask,
       ),
-      h("p", { id: "search-help", class: "hint" }, HELP),
+      h("p", { id: "search-help", class: "hint" }, HELP, kernel && "rule:NAME protocol:NAME ", STATE_HELP),
       this.grid.element,
     );
     this.refresh = eachFrame(() => this.filter());
@@ -107,13 +107,15 @@ export class RoutesView {
         ? plural(all.length, "prefix", "prefixes")
         : `${count(rows.length)} of ${count(all.length)}`;
     say(this.number, this.isBehind ? `${shown}, reading the latest changes` : shown);
+    this.element.classList.toggle("many", all.length > 0 && Object.keys(all[0].targets).length > 1);
     this.grid.set(rows);
   }
 
   emptyText() {
     if (!this.routes?.loaded) return "Reading the table …";
-    if (!this.routes.all.length) return "The rules keep no route.";
-    return "Nothing matches. Dropped routes are not in this table; search for an address or prefix and explain it.";
+    if (!this.routes.all.length) return this.kernel ? "The rules keep no route." : "No route is published.";
+    const dropped = "Dropped routes are not in this table; search for an address or prefix and explain it.";
+    return this.kernel ? `Nothing matches. ${dropped}` : "Nothing matches.";
   }
 }
 
@@ -133,22 +135,32 @@ function cells(row) {
         ]
       : h("small", {}, "gone from the kernel"),
     route?.rule ?? "",
-    states.map(([name, it]) =>
-      h(
-        "span",
-        { class: `phase ${kindOf(it.phase)}`, title: `${name}: ${it.phase}` },
-        glyph(shapeOf(it.phase)),
-        states.length > 1 ? `${name} ` : "",
-        it.phase,
-      ),
-    ),
-    worst ? whyText(worst) : "",
+    phasesOf(states),
+    worst ? whyText(worst, states) : "",
   ];
 }
 
-function whyText(it) {
+/** The phase; of several targets the number in each phase, the worst first. */
+function phasesOf(states) {
+  const groups = Map.groupBy(states, ([, it]) => it.phase);
+  return [...groups]
+    .sort(([one], [other]) => rankOf(other) - rankOf(one))
+    .flatMap(([phase, them], at) => [
+      at > 0 && " ",
+      h(
+        "span",
+        { class: `phase ${kindOf(phase)}`, title: `${phase}: ${them.map(([name]) => name).join(", ")}` },
+        glyph(shapeOf(phase)),
+        states.length > 1 ? `${them.length} ` : "",
+        phase,
+      ),
+    ]);
+}
+
+function whyText(it, states) {
   const parts = [it.code, it.detail].filter(Boolean);
-  if (parts.length) return parts.join(": ");
+  const [name] = states.find(([, one]) => one === it);
+  if (parts.length) return (states.length > 1 ? [name, ...parts] : parts).join(": ");
   const via = it.gateway ? `via ${it.gateway}` : "";
   const since = it.since ? `since ${moment(it.since)}` : "";
   return [via, since].filter(Boolean).join(", ") + (it.degraded ? ", one hop of several" : "");

@@ -15,6 +15,8 @@ const MARKS = new Set([
   "kernel.overrun",
   "kernel.resynced",
   "stream.lost",
+  "broker.lost",
+  "broker.back",
   "page.lost",
   "page.back",
 ]);
@@ -97,8 +99,7 @@ export class Timeline {
       const counts = direction > 0 ? this.came : this.went;
       counts.set(step, (counts.get(step) ?? 0) + 1);
     }
-    if (MARKS.has(event.kind))
-      this.marks.push({ step, bad: toneOf(event) === "bad" || event.kind === "page.lost" });
+    if (MARKS.has(event.kind)) this.marks.push({ step, bad: toneOf(event) === "bad" });
     if (this.paused) this.unseen += 1;
     this.refresh();
   }

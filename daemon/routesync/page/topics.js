@@ -3,12 +3,13 @@
 import { network } from "./net.js";
 import { readEvent } from "./model.js";
 
-const DEPTHS = [6, 7, 8, 9]; // bits of a bucket's name
+const MOST_BITS = 9; // of a bucket's name
 const BEATS = 3; // a node whose status is older than so many heartbeats is silent
 
 export const topics = {
   statuses: (root) => [`${root}/+/status`],
   manifests: (root) => [`${root}/+/table/+/manifest`],
+  buckets: (root, names) => [...names].map((it) => `${root}/+/table/+/${it}`),
   alarms: (root) => [`${root}/+/event/alarm/#`],
   table: (root, node) => [`${root}/${node}/table/#`],
   events: (root, node) => [`${root}/${node}/event/#`],
@@ -68,6 +69,7 @@ function readStatus(data) {
         remaining_s: number(it.remaining_s, null),
         proved_s: number(it.proved_s, null),
         held: number(it.held),
+        holes: number(it.holes),
         complete: it.complete === true,
         phases: counts(it.phases),
         reasons: counts(it.reasons),
@@ -76,25 +78,44 @@ function readStatus(data) {
       .map(object)
       .map((it) => ({ kind: text(it.kind), target: text(it.target, null), detail: text(it.detail) })),
     verdicts: counts(data.verdicts),
-    guard: data.guard ? counts(data.guard) : null,
+    guard: data.guard ? { ...counts(data.guard), dry_run: object(data.guard).dry_run === true } : null,
     broker: text(data.broker, null),
+    held: list(data.held, 20)
+      .map(object)
+      .map((it) => ({ topic: text(it.topic), count: number(it.count) })),
     reasons: list(data.reasons, 50).map((it) => text(it)),
   };
 }
 
 function readBucket(data) {
   const rows = list(data.routes, 100_000).map(object);
-  return rows
-    .map((it) => ({ prefix: text(it.prefix), gateway: text(it.gateway), state: text(it.state) }))
-    .filter((it) => it.prefix);
+  return {
+    depth: number(data.depth),
+    sequence: number(data.sequence),
+    routes: rows
+      .map((it) => ({ prefix: text(it.prefix), gateway: text(it.gateway), state: text(it.state) }))
+      .filter((it) => it.prefix),
+  };
 }
 
-/** What tells nodes with other routes apart, whatever the states of these are. */
+/** `digest` tells nodes with other routes apart, whatever the states of these are. */
 function readManifest(data) {
-  return { routes: number(data.routes), digest: text(data.routes_digest) };
+  const depth = Math.max(0, Math.min(MOST_BITS, Math.trunc(number(data.depth))));
+  return {
+    depth,
+    routes: number(data.routes),
+    digest: text(data.routes_digest),
+    sequences: list(data.sequences, 2 ** depth).map((it) => number(it, Infinity)),
+  };
 }
 
-const READERS = { status: readStatus, table: readBucket, manifest: readManifest, event: (data) => data };
+const READERS = {
+  __proto__: null,
+  status: readStatus,
+  table: readBucket,
+  manifest: readManifest,
+  event: (data) => data,
+};
 
 /** The age of a status when it came, in seconds: by what is left of its expiry, without any clock; null: unknown. */
 export function ageOf(data, left) {
@@ -115,15 +136,13 @@ export function crc32(text) {
   return (value ^ 0xffffffff) >>> 0;
 }
 
-/** A bucket's name: the leading bits of the hash of the prefix, in hex. */
-function bucketOf(prefix, depth) {
-  return (crc32(prefix) >>> (32 - depth)).toString(16).padStart(Math.ceil(depth / 4), "0");
-}
+/** A bucket's number: the leading bits of the hash of the prefix. */
+export const bucketOf = (prefix, depth) => (depth ? crc32(prefix) >>> (32 - depth) : 0);
+export const bucketName = (number, depth) => number.toString(16).padStart(Math.ceil(depth / 4), "0");
+export const bucketsOf = (prefixes, depth) => new Set([...prefixes].map((it) => bucketOf(it, depth)));
 
-/** Where all nodes have what covers an address, or exactly a prefix: the prefixes, and the topics of their buckets. */
-export function whereabouts(root, asked) {
+/** The prefixes that cover an address, or just the prefix. */
+export function networksOf(asked) {
   const lengths = asked.isAddress ? [...Array(asked.length + 1).keys()] : [asked.length];
-  const prefixes = lengths.map((length) => network(asked, length));
-  const buckets = new Set(DEPTHS.flatMap((depth) => prefixes.map((prefix) => bucketOf(prefix, depth))));
-  return { prefixes: new Set(prefixes), topics: [...buckets].map((it) => `${root}/+/table/+/${it}`) };
+  return new Set(lengths.map((length) => network(asked, length)));
 }

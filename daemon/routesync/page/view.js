@@ -9,7 +9,14 @@ import { Timeline } from "./timeline.js";
 import { directionOf } from "./words.js";
 
 const WINDOW_S = 5; // rates are those of so many seconds
-const STATES = { online: "good", degraded: "bad", stopping: "work", offline: "bad", silent: "bad" };
+const STATES = {
+  __proto__: null,
+  online: "good",
+  degraded: "bad",
+  stopping: "work",
+  offline: "bad",
+  silent: "bad",
+};
 export const kindOfNode = (state) => STATES[state] ?? "off";
 
 export class NodeView {
@@ -29,7 +36,7 @@ export class NodeView {
     this.table = new RoutesView((text) => this.explain.open(text), kernel);
     this.flow = new Flow((search) => this.table.narrow(search));
     this.timeline = new Timeline(this.history);
-    this.title = h(heading);
+    this.title = h(heading, { tabindex: "-1" });
     this.state = h("span", { class: "badge" });
     this.about = h("span", { class: "muted" });
     this.link = h("span", { class: "connection", role: "status" });
@@ -63,7 +70,8 @@ export class NodeView {
     if (this.title.localName === "h1") document.title = `${status.node} · routesync`;
     say(this.title, status.node);
     this.badge(status.state);
-    const up = status.started ? `up ${duration((Date.now() - Date.parse(status.started)) / 1000)}` : "";
+    const lives = status.started && !["offline", "silent"].includes(status.state);
+    const up = lives ? `up ${duration((Date.now() - Date.parse(status.started)) / 1000)}` : "";
     say(this.about, [status.mode && `mode ${status.mode}`, status.version, up].filter(Boolean).join(" · "));
     const reasons = status.reasons ?? [];
     this.reasons.hidden = !reasons.length;
@@ -74,6 +82,11 @@ export class NodeView {
       (it) => h("li", {}, glyph("triangle bad"), h("span", {}, it)),
     );
     this.flow.update(response, this.rates());
+    const reached = status.broker === "connected";
+    if (this.reached !== undefined && this.reached !== reached && status.broker) {
+      this.mark(reached ? "broker.back" : "broker.lost", status.broker);
+    }
+    this.reached = reached;
   }
 
   badge(state) {
@@ -108,20 +121,15 @@ export class NodeView {
     if (this.wasLive !== live || this.linkText !== text) {
       fill(this.link, glyph(live ? "disc" : "triangle"), live ? text : `${text}; what you see is old`);
     }
-    if (this.wasLive !== undefined && this.wasLive !== live) this.mark(live);
+    if (this.wasLive !== undefined && this.wasLive !== live)
+      this.mark(live ? "page.back" : "page.lost", text);
     this.wasLive = live;
     this.linkText = text;
   }
 
-  /** A lost connection is an event of this page. */
-  mark(live) {
-    const event = {
-      kind: live ? "page.back" : "page.lost",
-      id: `page-${Date.now()}`,
-      time: Date.now(),
-      sequence: null,
-      data: { detail: live ? "connected again" : "connection lost" },
-    };
+  /** What this page sees for itself, and no event says. */
+  mark(kind, detail) {
+    const event = { kind, id: `${kind}-${Date.now()}`, time: Date.now(), sequence: null, data: { detail } };
     this.history.add(event);
     this.timeline.add(event);
   }

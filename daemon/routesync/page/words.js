@@ -3,6 +3,7 @@
 import { count, glyph, h } from "./dom.js";
 
 const WORDS = {
+  __proto__: null,
   "route.accepted": (it) =>
     `accepted${via(it)}${it.previous_gateway ? `, instead of ${it.previous_gateway}` : ""}`,
   "route.confirmed": (it) => `confirmed${via(it)}`,
@@ -27,10 +28,21 @@ const WORDS = {
     `kernel dumped again (${it.cause}): ${count(it.kept)} kept, ${count(it.corrected)} corrected`,
   "kernel.overrun": (it) => `the receive buffer overflowed, ${count(it.total)} times so far`,
   "kernel.drift": (it) => `${count(it.count)} routes were held wrongly and are corrected`,
+  "guard.would-remove": (it) => `guard would remove it: ${it.covered_by} reaches the same`,
+  "guard.removed": (it) => `removed by guard: ${it.covered_by} reaches the same`,
+  "guard.returned": (it) => `back ${Math.round(it.away_s)} s after guard removed it`,
+  "guard.skipped": (it) => `guard leaves it: ${it.detail}`,
+  "guard.failed": (it) => `guard could not remove it: ${it.detail}`,
+  "guard.verified": () => "guard: the target's table does not have it either",
+  "guard.stuck": (it) => `guard: the target's table still has it: ${it.detail}`,
   "config.loaded": () => "configuration loaded",
   "config.rejected": (it) => `configuration rejected: ${(it.errors ?? []).join("; ")}`,
   "events.lost": (it) =>
     `${it.count === null ? "an unknown number of" : count(it.count)} events lost: ${it.reason}`,
+  "page.lost": () => "this page lost the daemon or the broker",
+  "page.back": () => "this page is connected again",
+  "broker.lost": (it) => `no connection to the broker: ${it.detail}`,
+  "broker.back": () => "connected to the broker again",
   "stream.lost": (it) =>
     `this page missed ${it.count === null ? "an unknown number of" : count(it.count)} events`,
 };
@@ -42,6 +54,8 @@ const GOOD = new Set([
   "route.accepted",
   "target.up",
   "alarm.cleared",
+  "broker.back",
+  "page.back",
   "sync.completed",
   "guard.verified",
 ]);
@@ -59,6 +73,8 @@ const BAD = new Set([
     "kernel.overrun",
     "kernel.drift",
     "config.rejected",
+    "broker.lost",
+    "page.lost",
     "events.lost",
     "stream.lost",
     "guard.failed",
@@ -77,7 +93,8 @@ export const GROUPS = {
   node: /^(?!route|target|sync|alarm)/,
 };
 
-function words(event) {
+/** What happened, as text. */
+export function words(event) {
   const { detail, reason } = event.data;
   try {
     return WORDS[event.kind](event.data);

@@ -89,6 +89,20 @@ async def test_what_the_hub_no_longer_remembers_is_counted_as_lost(stream: Strea
     await reader.close()
 
 
+async def test_of_an_earlier_run_it_is_unknown_how_many_are_lost(stream: Stream) -> None:
+    # it was killed: nobody knows which number was the last
+    stream.hub.continue_in(stream.hub.identity.epoch, 2**20)
+    stream.hub.emit(accepted(1))
+    reader = await stream.reader(f"?after={stream.hub.identity.epoch}-7")
+    lost, first = await reader.next(), await reader.next()
+    assert (lost["type"], lost["data"]["count"]) == (LOST_TYPE, None)
+    assert int(first["sequence"]) == 2**20 + 1
+    await reader.close()
+    again = await stream.reader(f"?after={stream.hub.identity.epoch}-{2**20}")
+    assert int((await again.next())["sequence"]) == 2**20 + 1, "an orderly stop loses none"
+    await again.close()
+
+
 async def test_a_reader_that_sleeps_learns_what_it_lost_and_holds_up_no_other(stream: Stream) -> None:
     sleeper = await stream.reader(buffer=1)
     total = 4 * QUEUE
