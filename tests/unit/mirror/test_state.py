@@ -514,7 +514,7 @@ def test_it_waits_where_nothing_can_be_sent_whatever_is_due() -> None:
     life.want(P4, OURS[4])
     request = life.next()
     assert request is not None
-    life.now += life.state.limits.inventory_interval_s + 1  # inventory, probe: all are due, and the answer is not there
+    life.now += 601  # inventory, probe: all are due, and the answer is not there
     assert life.state.next_request(life.now) is None
     assert life.state.next_wakeup(life.now) > 1, "the end of the request wakes it"
     life.state.finished(request, Outcome(Answer.CREATED), life.now)
