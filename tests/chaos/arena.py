@@ -205,12 +205,14 @@ class Routing:
 
     Attributes:
         wanted: by prefix and metric, the words behind `route replace PREFIX`.
+        touched: when the kernel's routes of a prefix last changed, or may have, in monotonic seconds.
     """
 
     def __init__(self, space: Namespace, pool: list[str]) -> None:
         self._space = space
         self._pool = pool
         self.wanted: dict[tuple[str, int], str] = {}
+        self.touched: dict[str, float] = {}
         self.hops = {1: GATEWAYS[4][0], 2: GATEWAYS[4][1]}
 
     def churn(self, chance: random.Random) -> None:
@@ -235,11 +237,13 @@ class Routing:
 
     def _put(self, prefix: str, metric: int, way: str) -> list[str]:
         self.wanted[prefix, metric] = way
+        self.touched[prefix] = time.monotonic()
         return [f"route replace {prefix} {way} proto bird" + (f" metric {metric}" if metric else "")]
 
     def _drop(self, prefix: str, metric: int) -> list[str]:
         if self.wanted.pop((prefix, metric), None) is None:
             return []
+        self.touched[prefix] = time.monotonic()
         return [f"route del {prefix} proto bird metric {metric or (1024 if ':' in prefix else 0)}"]
 
     def pin(self) -> None:
@@ -264,6 +268,7 @@ class Routing:
 
     def change_group(self, chance: random.Random) -> None:
         """Give a nexthop object another gateway, or remove the group with all that use it and make it again."""
+        self.touch()
         if chance.random() < 0.5:
             number = chance.choice((1, 2))
             self.hops[number] = f"192.168.10.{chance.randint(1, 4)}"
@@ -273,6 +278,10 @@ class Routing:
 
     def _hop(self, number: int) -> str:
         return f"nexthop replace id {number} via {self.hops[number]} dev ens3"
+
+    def touch(self) -> None:
+        """A link or a group changes: any route may."""
+        self.touched.update(dict.fromkeys((prefix for prefix, _ in self.wanted), time.monotonic()))
 
     def refresh(self) -> None:
         """Put everything that is wanted where it was lost: after a link came back, or a group went."""

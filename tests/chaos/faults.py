@@ -209,6 +209,7 @@ def writer_keeps_what_was_ours(scene: Scene) -> Iterator[None]:
 def node_loses_its_uplink(scene: Scene) -> Iterator[None]:
     scene.truth.since.loxilb_well = scene.truth.since.broker_well = None
     scene.arena.node.node.ip("link set ens3 down")
+    scene.arena.routing.touch()
     yield
     scene.arena.node.node.ip("link set ens3 up")
     scene.arena.routing.refresh()
@@ -218,6 +219,7 @@ def node_loses_its_uplink(scene: Scene) -> Iterator[None]:
 def node_loses_its_carrier(scene: Scene) -> Iterator[None]:
     scene.truth.since.loxilb_well = scene.truth.since.broker_well = None
     scene.arena.bridge.ip("link set port0 down")
+    scene.arena.routing.touch()
     yield
     scene.arena.bridge.ip("link set port0 up")
     scene.arena.routing.refresh()
@@ -226,6 +228,7 @@ def node_loses_its_carrier(scene: Scene) -> Iterator[None]:
 @fault("pods", most_s=1.5)
 def pods_lose_their_link(scene: Scene) -> Iterator[None]:
     scene.arena.node.node.ip("link set cni0 down")
+    scene.arena.routing.touch()
     yield
     scene.arena.node.node.ip("link set cni0 up")
     scene.arena.routing.refresh()
@@ -234,6 +237,7 @@ def pods_lose_their_link(scene: Scene) -> Iterator[None]:
 @fault("pods", most_s=2)
 def pods_lose_their_carrier(scene: Scene) -> Iterator[None]:
     scene.arena.bridge.ip("link set pods down")
+    scene.arena.routing.touch()
     yield
     scene.arena.bridge.ip("link set pods up")
     scene.arena.routing.refresh()
@@ -407,7 +411,7 @@ def bad_configuration(scene: Scene) -> Iterator[None]:
         yield
         return
     good = scene.arena.node.config.read_text()
-    scene.arena.node.config.write_text(good.replace('action = "keep"', 'action = "kepp"'))
+    scene.arena.node.config.write_text(good.replace('action = "keep"', 'action = "dorp"'))
     _signal(scene)
     yield
     scene.arena.node.config.write_text(good)

@@ -94,22 +94,26 @@ class Witness:
     """Remembers looks and what was done, and compares what the daemon says with them.
 
     Attributes:
+        touched: when the node's kernel last changed, by prefix; between two looks it may do so twice.
         everything: how many seconds in contact are left until all that happened in loxilb has to be known.
         disturbed: the same of single prefixes.
         changed_at: when the rules, or the daemon's life, last changed.
+        flooded_at: when loxilb last had to ingest hundreds of changes that nobody could know of.
     """
 
+    touched: dict[str, float]
     since: Since = field(default_factory=Since)
     looks: deque[Look] = field(default_factory=deque)
     everything: float = 0.0
     disturbed: dict[str, float] = field(default_factory=dict)
     changed_at: float = float("-inf")
+    flooded_at: float = float("-inf")
     served_at: float | None = None
 
     def disturb(self, *prefixes: str) -> None:
         """Something was done in loxilb's kernel behind the daemon's back; without prefixes, to everything."""
         if not prefixes:
-            self.everything = BLIND_S
+            self.everything, self.flooded_at = BLIND_S, time.monotonic()
         for prefix in prefixes:
             self.disturbed[prefix] = BLIND_S
 
@@ -131,9 +135,10 @@ class Witness:
         """Whether the daemon has to know what loxilb's kernel has for this prefix."""
         return not self.everything and prefix not in self.disturbed
 
-    def _stable(self, prefix: str) -> bool:
-        """Whether the node's kernel had the same for this prefix during all looks."""
-        return len({look.wanted.get(prefix) for look in self.looks}) == 1
+    def _stable(self, *prefixes: str) -> bool:
+        """Whether the node's kernel has had the same for these prefixes for a while."""
+        recent = time.monotonic() - LAG_S
+        return all(self.touched.get(prefix, recent) <= recent for prefix in prefixes)
 
     # -- claims -------------------------------------------------------------------------------------------------------
 
@@ -174,9 +179,9 @@ class Witness:
         return found
 
     def _of_desired(self, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-        """The number of desired routes is that of some moment of the last seconds."""
-        counts = [len(look.wanted) for look in self.looks]
-        if before["desired"] == after["desired"] and not min(counts) <= before["desired"] <= max(counts):
+        """The number of desired routes is right when the kernel is quiet."""
+        counts = {len(look.wanted) for look in self.looks}
+        if before["desired"] == after["desired"] not in counts and self._stable(*self.touched):
             return [f"{before['desired']} routes are said to be desired; the kernel has {counts}"]
         return []
 
@@ -189,7 +194,8 @@ class Witness:
                 if not seen & gateways:
                     found.append(f"complete, and {prefix} via {set(gateways)} is not in loxilb: {seen}")
         for prefix, gateway in self.looks[-1].ours.items():
-            if self._known(prefix) and not any(gateway in look.wanted.get(prefix, ()) for look in self.looks):
+            allowed = {it for look in self.looks for it in look.wanted.get(prefix, ())}
+            if self._known(prefix) and self._stable(prefix) and gateway not in allowed:
                 found.append(f"complete, and loxilb has {prefix} via {gateway}, which is not desired")
         return found
 

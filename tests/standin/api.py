@@ -102,7 +102,7 @@ class Api:
     def _outcome(self, request: web.Request, number: int) -> web.Response:
         if number:
             raise FailedError(wire.kernel_words(number))
-        self._ears.note_change(request.remote or "")
+        self._ears.hear_change(request.remote or "")
         return _respond(wire.SUCCESS)
 
     async def _get_routes(self, request: web.Request) -> web.Response:

@@ -63,7 +63,7 @@ class Ears:
         self._addresses: deque[Message] = deque()
         self._neighbours: deque[Message] = deque()
         self._routes: deque[tuple[Message, str | None]] = deque()  # and the client of the API that caused it
-        self._callers: deque[str] = deque()  # of changes that were made and not heard yet, in order
+        self._caller: str | None = None  # the client of the API whose change is heard now
         self._changes_waiting: Counter[str] = Counter()  # by client of the API
         self._subscription: socket.socket | None = None
         self._recent: deque[tuple[float, int]] = deque()
@@ -73,9 +73,11 @@ class Ears:
         """Route events heard and not yet taken in."""
         return len(self._routes)
 
-    def note_change(self, client: str) -> None:
-        """The kernel was changed for a client of the API; its event is the next one of that kind."""
-        self._callers.append(client)
+    def hear_change(self, client: str) -> None:
+        """Hear what the kernel says of a change that was just made for a client of the API."""
+        self._caller = client
+        self.hear()
+        self._caller = None
 
     def changes_waiting(self, client: str) -> int:
         """Route events that a client of the API caused and that are not taken in yet."""
@@ -141,9 +143,8 @@ class Ears:
         if len(self._routes) >= self._options.queue_limit:
             self.hearing.deaf = True
             return
-        client = None
-        if message.requester == self._api_port and self._callers:
-            client = self._callers.popleft()
+        client = self._caller if message.requester == self._api_port else None
+        if client is not None:
             self._changes_waiting[client] += 1
         self._routes.append((message, client))
         self.hearing.peak_waiting = max(self.hearing.peak_waiting, len(self._routes))

@@ -1435,7 +1435,7 @@ class MirrorState:
                 self._set_phase(state, Phase.ACCEPTED, now)
 
     def next_wakeup(self, now: float) -> float:
-        """Seconds until something is to be done, if nothing else happens before; infinity: a request has to end first."""
+        """Seconds until something is to be done, if nothing else happens before; infinity: a request has to end."""
         due = self.inventory_due(now)
         if self.halted or (self.busy and (self.one_at_a_time or due)):
             return float("inf")
