@@ -35,7 +35,8 @@ QUIET_WITHIN_S: Final = 120.0
 """Back-off of a loxilb and a broker, at most 30 s each, a topic that was denied, a verification, a busy machine."""
 MOST_MEMORY: Final = 32 << 20
 """So much more than in the first quiet is no leak yet: what a storm needs, the interpreter does not give back."""
-MOST_DESCRIPTORS: Final = 6
+MOST_DESCRIPTORS: Final = 12
+"""Connections to loxilb, up to eight, are closed ten seconds after their last use."""
 MOST_TASKS: Final = 6
 FLOOD_S: Final = 10.0
 """After so long loxilb has ingested what another program did to hundreds of routes at once."""

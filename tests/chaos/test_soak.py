@@ -43,9 +43,16 @@ MOST_WAITING_SHARE: Final = 0.9
 """In at least a tenth of the samples nothing waits: it keeps up."""
 
 
+GROUP: Final = 8
+
+
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Change per second, by least squares."""
-    return statistics.linear_regression(*zip(*points, strict=True)).slope
+    """Change per second, by least squares through the least value of each group: a request at work is no growth."""
+    least = [
+        (points[at][0], min(value for _, value in points[at : at + GROUP]))
+        for at in range(0, len(points) - GROUP + 1, GROUP)
+    ]
+    return statistics.linear_regression(*zip(*least, strict=True)).slope
 
 
 class Soak:
@@ -93,7 +100,7 @@ class Soak:
         return {
             name: slope(points) * duration
             for name in BOUNDS
-            if len(points := [(it["t"], it[name]) for it in warm if name in it]) > 2
+            if len(points := [(it["t"], it[name]) for it in warm if name in it]) >= 2 * GROUP
         }
 
 
