@@ -109,6 +109,16 @@ KILLS ?= 200
 kill: root .venv/.test ## Kill the daemon at moments of chance (KILLS=200) and look at both kernels after each time
 	@ROUTESYNC_KILLS=$(KILLS) ROUTESYNC_KILLS_SEED=$${SEED:-0} $(BIN)/pytest tests/system/test_kills.py -s $(ARGS)
 
+.PHONY: chaos
+chaos: SECONDS ?= 600
+chaos: root .venv/.test ## Let everything fail at once (SECONDS=600, SEED=...) and compare what is said with the truth
+	@ROUTESYNC_CHAOS_S=$(SECONDS) ROUTESYNC_CHAOS_SEED=$${SEED:-0} $(BIN)/pytest tests/chaos/test_chaos.py -s $(ARGS)
+
+.PHONY: soak
+soak: SECONDS ?= 1800
+soak: root .venv/.test ## Change 100 routes a second (SECONDS=1800) and see that nothing grows
+	@ROUTESYNC_SOAK_S=$(SECONDS) $(BIN)/pytest tests/chaos/test_soak.py --bench -s $(ARGS)
+
 .PHONY: lock
 lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newer ones
 	@command -v uv >/dev/null || { echo 'make lock: uv is missing: pip install uv' >&2; exit 1; }

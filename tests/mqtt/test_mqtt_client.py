@@ -284,3 +284,15 @@ async def test_a_broker_that_takes_no_farewell_delays_nobody(
     async with asyncio.timeout(5), complaints() as found:
         await leave()
     assert found == []
+
+
+async def test_a_socket_that_closes_with_something_to_send_is_not_waited_for(mosquitto: Broker) -> None:
+    """Its descriptor may be that of another connection by then."""
+    unhandled: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))
+    async with MqttConnection(mosquitto.settings(), client_id="node-1") as connection:
+        connection.post(Publication(TOPIC, b"{}"), lambda _refusal: None)
+        connection._paho._sock_close()
+        await asyncio.sleep(0)  # what was scheduled before runs
+        await asyncio.sleep(0)
+    assert not unhandled

@@ -92,23 +92,29 @@ class Api:
         gateway = requests.parse_gateway(wish.gateway, prefix)
         static = wish.protocol == "static" and self._release.honours_static
         protocol = rtnl.RTPROT_STATIC if static else rtnl.RTPROT_BOOT
-        return _outcome(self._kernel.add(prefix, gateway, protocol=protocol))
+        return self._outcome(request, self._kernel.add(prefix, gateway, protocol=protocol))
 
     async def _delete(self, request: web.Request) -> web.Response:
         self._requests.deletes += 1
         prefix = requests.parse_path_prefix(request.match_info["address"], request.match_info["length"])
-        return _outcome(self._kernel.delete(prefix))
+        return self._outcome(request, self._kernel.delete(prefix))
 
-    async def _get_routes(self, _request: web.Request) -> web.Response:
+    def _outcome(self, request: web.Request, number: int) -> web.Response:
+        if number:
+            raise FailedError(wire.kernel_words(number))
+        self._ears.hear_change(request.remote or "")
+        return _respond(wire.SUCCESS)
+
+    async def _get_routes(self, request: web.Request) -> web.Response:
         self._requests.route_reads += 1
-        if self._meets_ingestion():
+        if self._meets_ingestion(request.remote or ""):
             sys.stderr.write("fatal error: concurrent map iteration and map write\n")
             sys.stderr.flush()
             os._exit(_GO_PANIC_STATUS)
         return _respond(Answer(200, wire.route_rows(self._table.entries(), self._release)))
 
-    def _meets_ingestion(self) -> bool:
-        """Whether this GET is the one that kills."""
+    def _meets_ingestion(self, client: str) -> bool:
+        """Whether this client's GET is the one that kills."""
         self._ears.hear()
         match self._options.fragile:
             case "off":
@@ -116,7 +122,7 @@ class Api:
             case "likely":
                 return self._random.random() < _DEATH_PER_CHANGE * self._ears.changes_last_second()
             case "strict":
-                return self._ears.api_changes_waiting > 0
+                return self._ears.changes_waiting(client) > 0
 
     async def _get_ports(self, _request: web.Request) -> web.Response:
         self._requests.port_reads += 1
@@ -165,9 +171,3 @@ class Api:
 
 def _respond(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=wire.encode(answer.body), content_type="application/json")
-
-
-def _outcome(number: int) -> web.Response:
-    if number:
-        raise FailedError(wire.kernel_words(number))
-    return _respond(wire.SUCCESS)

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,8 +62,9 @@ class Ears:
         self._links: deque[Message] = deque()
         self._addresses: deque[Message] = deque()
         self._neighbours: deque[Message] = deque()
-        self._routes: deque[Message] = deque()
-        self._api_changes_waiting = 0
+        self._routes: deque[tuple[Message, str | None]] = deque()  # and the client of the API that caused it
+        self._caller: str | None = None  # the client of the API whose change is heard now
+        self._changes_waiting: Counter[str] = Counter()  # by client of the API
         self._subscription: socket.socket | None = None
         self._recent: deque[tuple[float, int]] = deque()
 
@@ -72,10 +73,15 @@ class Ears:
         """Route events heard and not yet taken in."""
         return len(self._routes)
 
-    @property
-    def api_changes_waiting(self) -> int:
-        """Those of them that the API caused."""
-        return self._api_changes_waiting
+    def hear_change(self, client: str) -> None:
+        """Hear what the kernel says of a change that was just made for a client of the API."""
+        self._caller = client
+        self.hear()
+        self._caller = None
+
+    def changes_waiting(self, client: str) -> int:
+        """Route events that a client of the API caused and that are not taken in yet."""
+        return self._changes_waiting[client]
 
     def changes_last_second(self) -> int:
         """Route entries that were written during the last second."""
@@ -137,8 +143,10 @@ class Ears:
         if len(self._routes) >= self._options.queue_limit:
             self.hearing.deaf = True
             return
-        self._routes.append(message)
-        self._api_changes_waiting += message.requester == self._api_port
+        client = self._caller if message.requester == self._api_port else None
+        if client is not None:
+            self._changes_waiting[client] += 1
+        self._routes.append((message, client))
         self.hearing.peak_waiting = max(self.hearing.peak_waiting, len(self._routes))
 
     def _note_kernel_link(self, message: Message) -> None:
@@ -180,8 +188,9 @@ class Ears:
                 take(queue.popleft())
         routes = min(self._options.batch, len(self._routes))
         for _ in range(routes):
-            message = self._routes.popleft()
-            self._api_changes_waiting -= message.requester == self._api_port
+            message, client = self._routes.popleft()
+            if client is not None:
+                self._changes_waiting[client] -= 1
             self._take_route(message)
         self.hearing.ingested += routes
         if routes:

@@ -13,9 +13,9 @@ from standin.releases import MAIN, Release
 Fragility = Literal["off", "likely", "strict"]
 """How it takes a GET that meets ingestion.
 
-off: unharmed. likely: it dies with the original's likelihood. strict: it dies whenever a change that came through its
-own API still waits, so that misuse fails a test for certain; changes that others make to its kernel, which a client of
-the API cannot know of, do not count.
+off: unharmed. likely: it dies with the original's likelihood. strict: it dies whenever a change still waits that
+the same client made through its API, so that misuse fails a test for certain; changes that others make, which a client
+cannot know of, do not count.
 """
 
 

@@ -194,12 +194,30 @@ class MqttConnection:
             closed(client, userdata, sock)  # type: ignore[misc]
             self._loop.call_soon_threadsafe(self._closed.set)
 
+        def on_socket_register_write(client: PahoClient, _userdata: Any, sock: Any) -> None:
+            # aiomqtt adds the descriptor in the next turn of the loop, whatever became of the socket by then: its
+            # number may be that of another connection.
+            def write() -> None:
+                try:
+                    client.loop_write()
+                except Exception as error:  # noqa: BLE001 - as in aiomqtt: the connection has broken
+                    ended = self._aiomqtt._disconnected  # noqa: SLF001 - see above
+                    if not ended.done():
+                        ended.set_exception(error)
+
+            def add() -> None:
+                if sock.fileno() >= 0:
+                    self._loop.add_writer(sock.fileno(), write)
+
+            self._loop.call_soon_threadsafe(add)
+
         paho.on_connect = on_connect
         paho.on_disconnect = on_disconnect
         paho.on_message = on_message
         paho.on_publish = self._on_publish
         paho.on_socket_open = on_socket_open
         paho.on_socket_close = on_socket_close
+        paho.on_socket_register_write = on_socket_register_write
 
     async def __aenter__(self) -> Self:
         try:

@@ -1435,14 +1435,21 @@ class MirrorState:
                 self._set_phase(state, Phase.ACCEPTED, now)
 
     def next_wakeup(self, now: float) -> float:
-        """Seconds until something is to be done, if nothing else happens before."""
-        wake = min(self.inventory_in(now), max(0.0, self._probe_at - now), max(0.0, self._verify_at - now))
-        if self._look:
-            wake = min(wake, max(0.0, self._look_at - now))
+        """Seconds until something is to be done, if nothing else happens before; infinity: a request has to end."""
+        due = self.inventory_due(now)
+        if self.halted or (self.busy and (self.one_at_a_time or due)):
+            return float("inf")
+        wake = self.inventory_in(now)
+        if due:  # nothing is sent before it, whatever else is due
+            return wake
+        if not self._verify:  # else these come after what is verified now
+            wake = min(wake, max(0.0, self._probe_at - now), max(0.0, self._verify_at - now))
+            if self._look:
+                wake = min(wake, max(0.0, self._look_at - now))
         if self.token_in > 0:
             wake = min(wake, self.token_in)
-        if (due := self.queue.next_due()) is not None:
-            wake = min(wake, max(0.0, due - now))
+        if (next_due := self.queue.next_due()) is not None:
+            wake = min(wake, max(0.0, next_due - now))
         return wake
 
     @property

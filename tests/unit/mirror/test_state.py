@@ -508,6 +508,27 @@ def test_nothing_is_sent_while_an_inventory_is_due_or_the_target_is_paused() -> 
     assert life.next() is None
 
 
+def test_it_waits_where_nothing_can_be_sent_whatever_is_due() -> None:
+    """Else the session would look again each millisecond for as long as that takes."""
+    life = Life()
+    life.want(P4, OURS[4])
+    request = life.next()
+    assert request is not None
+    life.now += 601  # inventory, probe: all are due, and the answer is not there
+    assert life.state.next_request(life.now) is None
+    assert life.state.next_wakeup(life.now) > 1, "the end of the request wakes it"
+    life.state.finished(request, Outcome(Answer.CREATED), life.now)
+    assert life.state.next_request(life.now) is None
+    assert life.state.next_wakeup(life.now) > 0.5, "until loxilb is quiet"
+    life.read({P4: (OURS[4], "static")})
+    life.now += life.state.limits.probe_interval_s
+    life.state.one_at_a_time = True
+    assert life.next(0) is not None, "a probe"
+    life.now += life.state.limits.probe_interval_s + 1
+    assert life.next(0) is None
+    assert life.state.next_wakeup(life.now) > 1
+
+
 def test_until_two_namespaces_are_proved_requests_go_one_at_a_time() -> None:
     life = Life()
     life.state.one_at_a_time = True
