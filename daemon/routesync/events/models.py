@@ -19,7 +19,8 @@ PrefixText = Annotated[
     str, Field(description="Destination in CIDR form, without host bits.", examples=["10.244.1.0/24"])
 ]
 FamilyLabel = Annotated[
-    Literal["ipv4", "ipv6"], Field(description="Address family of the prefix.", examples=["ipv4"])
+    Literal["ipv4", "ipv6"],
+    Field(title="Family", description="Address family of the prefix.", examples=["ipv4"]),
 ]
 Gateway = Annotated[
     str | None,
@@ -302,6 +303,7 @@ class TargetRefused(UrlEvent, group="target", name="refused"):
     reason: Annotated[
         Literal["shared-namespace", "own-route-seen"],
         Field(
+            title="TargetRefusedReason",
             description="`shared-namespace`: its ports are this host's links; `own-route-seen`: a route that we posted "
             "to it came up in this host's own kernel.",
             examples=["shared-namespace"],
@@ -331,6 +333,7 @@ AlarmKind = Literal[
 Kind = Annotated[
     AlarmKind,
     Field(
+        title="AlarmKind",
         description="`overdue`: work has waited for more than five minutes; `withdrawals-held`: a mass withdrawal "
         "waits for a second dump of the kernel, or an operator; `startup-hold`: routes of a previous run that the "
         "kernel does not have stay for a while; `paused`: an operator paused the target; `target-full`: "
@@ -459,6 +462,7 @@ class GuardFailed(GuardEvent, group="guard", name="failed"):
     reason: Annotated[
         Literal["not-permitted", "put-back", "kernel"],
         Field(
+            title="GuardFailedReason",
             description="`not-permitted`: CAP_NET_ADMIN is missing; `put-back`: without it packets would have gone "
             "another way, so it was made again; `kernel`: the kernel refused or did not answer.",
             examples=["not-permitted"],
@@ -477,6 +481,7 @@ class GuardStuck(TargetPrefixEvent, group="guard", name="stuck"):
     reason: Annotated[
         Literal["entry-stays", "not-read"],
         Field(
+            title="GuardStuckReason",
             description="`entry-stays`: the target needs a restart to lose it; `not-read`: its table could not be read "
             "in time, or was never at rest.",
             examples=["entry-stays"],
@@ -538,6 +543,7 @@ class EventsLost(Event, group="events", name="lost"):
     reason: Annotated[
         LostReason,
         Field(
+            title="LostReason",
             description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
             "`storage`: it could not be written or read; `denied`: the broker refused them for good, or denied their "
             "topic for so long that too many were held back; `no-broker`: none "

@@ -134,9 +134,12 @@ class HeldTopic(StatusPart):
 class Status(StatusPart):
     """Birth, state and last will of a node; retained."""
 
+    model_config = ConfigDict(
+        title="NodeStatus"
+    )  # for generators of code: `Status` is a reserved word for some
     type_name: ClassVar[str] = "io.routesync.status.v1"
 
-    state: State
+    state: State = Field(title="NodeState")
     node: str
     version: str | None = Field(default=None, description="Of the daemon.")
     epoch: str | None = Field(default=None, description="Changes when the sequence starts again.")
@@ -179,7 +182,9 @@ class TableRow(StatusPart):
 
     prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
     gateway: str = Field(description="Next hop as sent to the target.", examples=["192.168.10.10"])
-    state: RowState = Field(description="`confirmed`: its own table shows the route.", examples=["confirmed"])
+    state: RowState = Field(
+        title="RowState", description="`confirmed`: its own table shows the route.", examples=["confirmed"]
+    )
 
 
 class TableBucket(StatusPart):
@@ -244,7 +249,7 @@ class Takeover(StatusPart):
     instance: str = Field(description="The loxilb, as in `status`.", examples=["5a0f3c9d1b2e4f60"])
     node: str = Field(description="The node that is gone.", examples=["node-2"])
     state: Literal["running", "done"] = Field(
-        description="`running`: nobody else may begin; expires after 10 minutes."
+        title="TakeoverState", description="`running`: nobody else may begin; expires after 10 minutes."
     )
     sequence: int = Field(ge=0, description="Of the manifest by which its routes are known.", examples=[1234])
     left: int = Field(default=0, ge=0, description="Of `done`: how many of its routes could not be taken.")
