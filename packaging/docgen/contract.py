@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -30,6 +30,9 @@ from routesync.events.node_status import (
     MIN_DEPTH,
     Instance,
     KernelStatus,
+    KernelTableBucket,
+    KernelTableManifest,
+    KernelTableRow,
     Status,
     TableBucket,
     TableManifest,
@@ -52,11 +55,13 @@ _MODELS: Final[dict[str, type[BaseModel]]] = {
     Status.type_name: Status,
     TableBucket.type_name: TableBucket,
     TableManifest.type_name: TableManifest,
+    KernelTableBucket.type_name: KernelTableBucket,
+    KernelTableManifest.type_name: KernelTableManifest,
     Instance.type_name: Instance,
     Takeover.type_name: Takeover,
 }
-_RETAINED: Final = {model.type_name for model in (Status, TableBucket, TableManifest, Instance, Takeover)}
-State = Status | TableBucket | TableManifest | Instance | Takeover
+State = Status | TableBucket | TableManifest | KernelTableBucket | KernelTableManifest | Instance | Takeover
+_RETAINED: Final = {model.type_name for model in get_args(State)}
 _CLOSED: Final = ("additionalProperties", False)
 _INSTANCE: Final = "5a0f3c9d1b2e4f60"
 _PARAMETERS: Final = {
@@ -86,21 +91,41 @@ def example_bucket() -> TableBucket:
     return TableBucket(target="lb-1", bucket="0a", depth=MIN_DEPTH, sequence=1234, routes=(row,))
 
 
-def example_manifest() -> TableManifest:
-    """The manifest of the table with that one route."""
-    (row,) = example_bucket().routes
+def example_kernel_bucket() -> KernelTableBucket:
+    """The kernel's route for it."""
+    row = KernelTableRow(
+        prefix="10.244.1.0/24",
+        gateway="192.168.10.10",
+        protocol="bird",
+        metric=20,
+        interface="ens3",
+        table="main",
+    )
+    return KernelTableBucket(bucket="0a", depth=MIN_DEPTH, sequence=1234, routes=(row,))
+
+
+def _manifest_of(row: TableRow | KernelTableRow) -> Document:
     digests = [0] * 2**MIN_DEPTH
     digests[0x0A] = row_hash(row)
-    return TableManifest(
-        target="lb-1",
-        depth=MIN_DEPTH,
-        routes=1,
-        digest=f"{row_hash(row):016x}",
-        routes_digest=f"{route_hash(row):016x}",
-        sequence=1234,
-        sequences=(1234,) * 2**MIN_DEPTH,
-        digests=tuple(f"{digest:016x}" for digest in digests),
-    )
+    return {
+        "depth": MIN_DEPTH,
+        "routes": 1,
+        "digest": f"{row_hash(row):016x}",
+        "routes_digest": f"{route_hash(row):016x}",
+        "sequence": 1234,
+        "sequences": (1234,) * 2**MIN_DEPTH,
+        "digests": tuple(f"{digest:016x}" for digest in digests),
+    }
+
+
+def example_manifest() -> TableManifest:
+    """The manifest of the table with that one route."""
+    return TableManifest(target="lb-1", **_manifest_of(*example_bucket().routes))
+
+
+def example_kernel_manifest() -> KernelTableManifest:
+    """The same of the kernel's table."""
+    return KernelTableManifest(**_manifest_of(*example_kernel_bucket().routes))
 
 
 def example_instance() -> Instance:
@@ -154,6 +179,10 @@ def example_state(data: State) -> Document:
             subject = f"table/{data.target}/{data.bucket}"
         case Instance():
             subject = f"instance/{data.instance}"
+        case KernelTableBucket():
+            subject = f"kernel-table/{data.bucket}"
+        case KernelTableManifest():
+            subject = "kernel-table/manifest"
         case Takeover():
             subject = f"takeover/{data.instance}/{data.node}"
         case _:
@@ -167,6 +196,8 @@ RETAINED: Final[tuple[tuple[str, str, str, State], ...]] = (
     ("status", "status", "Status", example_status()),
     ("table", "table/{target}/{bucket}", "Table bucket", example_bucket()),
     ("manifest", "table/{target}/manifest", "Table manifest", example_manifest()),
+    ("kernel-table", "kernel-table/{bucket}", "Kernel table bucket", example_kernel_bucket()),
+    ("kernel-manifest", "kernel-table/manifest", "Kernel table manifest", example_kernel_manifest()),
     ("instance", "instance/{instance}", "Instance", example_instance()),
     ("takeover", "takeover/{instance}/{peer}", "Takeover", example_takeover()),
 )

@@ -41,6 +41,18 @@ Reason = Annotated[
 Count = Annotated[int, Field(ge=0, examples=[4])]
 Milliseconds = Annotated[float, Field(ge=0, description="In milliseconds.", examples=[12.5])]
 Seconds = Annotated[float, Field(ge=0, description="In seconds.", examples=[2.5])]
+ProtocolLabel = Annotated[
+    str,
+    Field(description="Protocol of the kernel's route, by name, else by number.", examples=["bird"]),
+]
+Metric = Annotated[int, Field(ge=0, description="Metric of the kernel's route.", examples=[20])]
+Interface = Annotated[
+    str | None,
+    Field(description="Interface of its first hop; null where there is none.", examples=["ens3"]),
+]
+TableLabel = Annotated[
+    str, Field(description="Routing table that it is in, by name, else by number.", examples=["main"])
+]
 Path = Annotated[str, Field(description="File on the node.", examples=["/etc/routesync/routesync.toml"])]
 
 
@@ -109,9 +121,23 @@ class TargetPrefixEvent(TargetEvent):
 
 
 class TargetRouteEvent(TargetPrefixEvent):
-    """Base: about a route at a target."""
+    """Base: about a route at a target, and the kernel's best route to the prefix at that moment."""
 
     family: FamilyLabel
+    protocol: Annotated[
+        str | None,
+        Field(
+            description="Protocol of the best route that the kernel had for the prefix when this was written, by name, "
+            "else by number; null: it had none that the rules keep.",
+            examples=["bird"],
+        ),
+    ] = None
+    metric: Annotated[int | None, Field(ge=0, description="Its metric.", examples=[20])] = None
+    interface: Interface = None
+    table: Annotated[
+        str | None,
+        Field(description="Routing table that it is in, by name, else by number.", examples=["main"]),
+    ] = None
 
 
 class GatewayEvent(TargetRouteEvent):
@@ -125,6 +151,10 @@ class RouteEvent(Event):
 
     prefix: PrefixText
     family: FamilyLabel
+
+
+class KernelRouteEvent(RouteEvent):
+    """Base: about the best route of a prefix, by the rules, in the kernel."""
 
 
 class EventSink(Protocol):
@@ -201,12 +231,11 @@ class RouteDropped(RouteEvent, group="route", name="dropped"):
     In a flood most of these are left out; `route/summary` says how many.
     """
 
-    protocol: Annotated[str, Field(description="The routing protocol's name.", examples=["dhcp"])]
+    protocol: ProtocolLabel
+    metric: Metric
+    interface: Interface = None
+    table: TableLabel
     rule: Rule
-    interface: Annotated[
-        str | None,
-        Field(description="Interface of its first hop; null where there is none.", examples=["ens3"]),
-    ] = None
 
 
 class RouteSummary(Event, group="route", name="summary"):
@@ -377,6 +406,30 @@ class AlarmCleared(AlarmEvent, group="alarm", name="cleared"):
 
 
 # ---- How the kernel's table is followed ----
+
+
+class KernelKept(KernelRouteEvent, group="kernel", name="kept"):
+    """The best route of a prefix that the rules keep: a new one, or one in place of another.
+
+    Only in mode observe, or with `events.kernel_table`. What the first dump finds is in the retained table alone.
+    """
+
+    gateway: Annotated[
+        str | None,
+        Field(
+            description="Of the first hop of the kernel's route; null where there is none.",
+            examples=["192.168.10.10"],
+        ),
+    ]
+    protocol: ProtocolLabel
+    metric: Metric
+    interface: Interface
+    table: TableLabel
+    rule: Rule
+
+
+class KernelGone(KernelRouteEvent, group="kernel", name="gone"):
+    """The kernel has no route to the prefix any more that the rules keep. Comes where `kernel/kept` does."""
 
 
 class KernelResynced(Event, group="kernel", name="resynced"):

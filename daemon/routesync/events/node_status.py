@@ -186,13 +186,31 @@ class TableRow(StatusPart):
         title="RowState", description="`confirmed`: its own table shows the route.", examples=["confirmed"]
     )
 
+    @property
+    def text(self) -> str:
+        """What its hash is made of."""
+        return f"{self.prefix} {self.gateway} {self.state}"
 
-class TableBucket(StatusPart):
-    """A part of a target's table: the routes whose prefix hashes into this bucket; retained."""
 
-    type_name: ClassVar[str] = "io.routesync.table.v1"
+class KernelTableRow(StatusPart):
+    """One route of the kernel that the rules keep: the best one of its prefix."""
 
-    target: str = Field(examples=["lb-1"])
+    prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
+    gateway: str = Field(description='Of its first hop; "" where there is none.', examples=["192.168.10.10"])
+    protocol: str = Field(description="By name, else by number.", examples=["bird"])
+    metric: int = Field(ge=0, examples=[20])
+    interface: str = Field(description='Of its first hop; "" where there is none.', examples=["ens3"])
+    table: str = Field(description="Routing table, by name, else by number.", examples=["main"])
+
+    @property
+    def text(self) -> str:
+        """What its hash is made of."""
+        return f"{self.prefix} {self.gateway} {self.protocol} {self.metric} {self.interface} {self.table}"
+
+
+class Bucket(StatusPart):
+    """Base: a part of a table, the routes whose prefix hashes into this bucket."""
+
     bucket: str = Field(
         description="The leading bits of the CRC-32 of the prefix as text, in two or three hex digits.",
         examples=["2a"],
@@ -203,18 +221,28 @@ class TableBucket(StatusPart):
     sequence: int = Field(
         ge=0, description="All events up to this one are in it, no later one.", examples=[1234]
     )
+
+
+class TableBucket(Bucket):
+    """A part of a target's table: the routes whose prefix hashes into this bucket; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.table.v1"
+
+    target: str = Field(examples=["lb-1"])
     routes: tuple[TableRow, ...]
 
 
-class TableManifest(StatusPart):
-    """What a complete copy of a target's table looks like: which bucket has which sequence and digest; retained.
+class KernelTableBucket(Bucket):
+    """A part of what the rules keep of the kernel's routes, in mode observe or with `events.kernel_table`; retained."""
 
-    It is published when the broker has all buckets that it names, and stays when the node stops.
-    """
+    type_name: ClassVar[str] = "io.routesync.kernel-table.v1"
 
-    type_name: ClassVar[str] = "io.routesync.manifest.v1"
+    routes: tuple[KernelTableRow, ...]
 
-    target: str = Field(examples=["lb-1"])
+
+class Manifest(StatusPart):
+    """Base: what a complete copy of a table looks like."""
+
     depth: int = Field(
         ge=MIN_DEPTH, le=MAX_DEPTH, description="Bits of a bucket's name: there are 2 to the power of it."
     )
@@ -230,6 +258,23 @@ class TableManifest(StatusPart):
         description="The digest of each bucket, by its number: exclusive-or over the hashes of its routes, in 16 hex "
         "digits."
     )
+
+
+class TableManifest(Manifest):
+    """What a complete copy of a target's table looks like: which bucket has which sequence and digest; retained.
+
+    It is published when the broker has all buckets that it names, and stays when the node stops.
+    """
+
+    type_name: ClassVar[str] = "io.routesync.manifest.v1"
+
+    target: str = Field(examples=["lb-1"])
+
+
+class KernelTableManifest(Manifest):
+    """The same of what the rules keep of the kernel's routes; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.kernel-manifest.v1"
 
 
 class Instance(StatusPart):
