@@ -171,6 +171,20 @@ class Status(StatusPart):
     )
     reasons: tuple[str, ...] = Field(default=(), description="Why it is degraded, one line each.")
 
+    def without_ages(self) -> Status:
+        """The same without what changes while nothing happens: no news, so it waits for the next heartbeat."""
+        kernel = None if self.kernel is None else self.kernel.model_copy(update={"lag_ms": 0.0})
+        targets = tuple(
+            target.model_copy(
+                update={
+                    "proved_s": None if target.proved_s is None else 0.0,
+                    "remaining_s": None if target.remaining_s is None else 0.0,
+                }
+            )
+            for target in self.targets
+        )
+        return self.model_copy(update={"time": None, "kernel": kernel, "targets": targets})
+
 
 def offline(node: str, *, epoch: str | None = None, at: datetime | None = None) -> Status:
     """The status of a node that is gone: the last will, and the last word of an orderly stop."""

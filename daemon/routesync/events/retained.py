@@ -448,7 +448,7 @@ class RetainedState:
             self._sender.post("status", publication, self._status_answered)
 
     def _new_status(self, status: Status) -> Publication | None:
-        news = status.model_copy(update={"time": None, "epoch": self._hub.identity.epoch})
+        news = status.without_ages().model_copy(update={"epoch": self._hub.identity.epoch})
         now = time.monotonic()
         if news == self._status and now < self._beat_at:
             return None
