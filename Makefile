@@ -157,6 +157,10 @@ artefacts: root .venv/.image .venv/.chart ## Build everything that a release has
 test-page: root .venv/.test .venv/.page ## Test the page of a node and of a fleet in a real browser
 	@$(BIN)/pytest tests/page --page $(ARGS)
 
+.PHONY: test-models
+test-models: root .venv/.test ## Generate models of the events for Python and TypeScript, and parse what a daemon publishes
+	@$(BIN)/pytest tests/models --models $(ARGS)
+
 .PHONY: test-artefacts
 test-artefacts: root .venv/.test .venv/.artefacts ## Build and install each artefact in a clean place, and use it there
 	@$(BIN)/pytest tests/artefacts tests/system/test_booted.py --artefacts $(ARGS)
@@ -167,7 +171,7 @@ release: .venv/.build ## Check what a release needs (a clean tree, a changelog e
 
 .PHONY: clean
 clean: ## Remove everything that was built, the virtual environment too
-	@rm -rf .venv .venv-* build dist tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-* build dist tests/node/node_modules tests/models/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: root

@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 import structlog
 
@@ -59,6 +59,27 @@ QUIET_S: Final = 60.0
 """An episode of overruns ends when there was none for this long."""
 
 
+class InWords(NamedTuple):
+    """A route of the kernel, as events have it."""
+
+    protocol: str
+    metric: int
+    interface: str | None
+    table: str
+
+    @classmethod
+    def of(cls, route: Route, names: Names, links: Mapping[int, Link]) -> Self:
+        """Name its numbers; the interface is that of the first hop."""
+        hops = route.live_hops
+        link = links.get(hops[0].ifindex) if hops else None
+        return cls(
+            names.protocol(route.protocol),
+            route.metric,
+            link.name if link is not None else None,
+            names.table(route.table),
+        )
+
+
 class OwnNode:
     """What a reconciler asks about this node. The defaults are those of a node that nothing is known of."""
 
@@ -88,6 +109,11 @@ class OwnNode:
 
     def elected(self, prefix: Prefix) -> Candidate | None:
         """The best route of a prefix."""
+        del prefix
+        return None
+
+    def in_words(self, prefix: Prefix) -> InWords | None:
+        """The best route of a prefix, in words."""
         del prefix
         return None
 
@@ -211,6 +237,11 @@ class BestRoutes(OwnNode):
     def elected(self, prefix: Prefix) -> Candidate | None:
         """See `OwnNode`."""
         return self.table.elected(prefix)
+
+    def in_words(self, prefix: Prefix) -> InWords | None:
+        """See `OwnNode`."""
+        candidate = self.table.elected(prefix)
+        return InWords.of(candidate.route, self._loaded.names, self.links()) if candidate else None
 
     def prefixes(self) -> tuple[Prefix, ...]:
         """See `OwnNode`."""
@@ -458,13 +489,11 @@ class KernelReporter:
 
     def _emit_dropped(self, report: Dropped) -> None:
         route = report.route
-        link = self._links().get(route.hops[0].ifindex) if route.hops else None
         self._sink.emit(
             RouteDropped(
                 prefix=str(route.prefix),
                 family=route.prefix.family.label,
-                protocol=self.names.protocol(route.protocol),
                 rule=report.verdict.rule,
-                interface=link.name if link else None,
+                **InWords.of(route, self.names, self._links())._asdict(),
             )
         )

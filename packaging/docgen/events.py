@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
-from docgen.contract import (
-    data_schema,
-    example_bucket,
-    example_instance,
-    example_manifest,
-    example_message,
-    example_state,
-    example_status,
-    example_takeover,
-)
+from docgen.contract import RETAINED, data_schema, example_message, example_state
 from routesync.events.models import EVENTS, Event
 
 
@@ -23,20 +14,11 @@ def markdown() -> str:
     return "\n".join(_lines())
 
 
-_RETAINED: Final = (
-    ("status", example_status()),
-    ("table bucket", example_bucket()),
-    ("table manifest", example_manifest()),
-    ("instance", example_instance()),
-    ("takeover", example_takeover()),
-)
-
-
 def _lines() -> Iterator[str]:
     yield "## Retained state"
     yield ""
-    for title, state in _RETAINED:
-        yield f"### {title}"
+    for _, _, title, state in RETAINED:
+        yield f"### {title.lower()}"
         yield ""
         yield from _text(type(state).__doc__)
         yield from _fields(data_schema(type(state), state.type_name))

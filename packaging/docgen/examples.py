@@ -32,7 +32,7 @@ STORY: Final[Mapping[type[Event], Mapping[str, object]]] = {
         "rule": "default",
     },
     RouteConflicting: {"detail": "another writer has it there: via 192.168.10.7, protocol bird"},
-    RouteDropped: {"prefix": "192.168.10.1/32"},
+    RouteDropped: {"prefix": "192.168.10.1/32", "protocol": "dhcp", "metric": 100},
     RouteSummary: {"window_s": 1.0},
     SyncCompleted: {"routes": 4, "posted": 4, "deleted": 0, "duration_s": 0.021},
     SyncFailed: {"error": "POST /config/route: connection reset by peer", "retry_in_s": 0.5},

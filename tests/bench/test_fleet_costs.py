@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from demo.topology import MIRRORED_TABLE
 from docgen.contract import example_status
 from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_state
 from routesync.events.mqtt_client import Publication
@@ -20,9 +23,13 @@ from routesync.events.retained import PublishedTables
 from support.bench import record
 from support.broker import Broker, broker
 from support.events import accepted
+from support.fleet import FleetNode, publish
+from support.waiting import eventually_sync
+from support.world import world
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
+COMMAND = [sys.executable, "-m", "routesync"]
 ROUTES = 5000
 NODES = 100
 PUBLISHES = 20_000
@@ -134,34 +141,61 @@ async def test_events(mosquitto: Broker, subscribers: int) -> None:
         record("an event", len(payload), "B")
 
 
-async def test_fleet_command() -> None:
+def simulated(nodes: int) -> Iterator[Publication]:
+    """What nodes with 1,000 routes each retain: one is made, the others are that with another name."""
+    model = FleetNode("node-0000", {f"10.{n >> 8}.{n & 255}.0/24": "192.168.10.1" for n in range(1000)})
+    made = (model.status(), *model.table())
+    for number in range(nodes):
+        name = f"node-{number:04}"
+        for one in made:
+            yield one._replace(
+                topic=one.topic.replace(model.name, name),
+                payload=one.payload.replace(model.name.encode(), name.encode()),
+            )
+
+
+def test_commands_over_a_fleet() -> None:
     """5,000 nodes with 1,000 routes each at a mosquitto with its default limits: complete within 10 seconds."""
     nodes = 5000
     with broker() as default:
-        data = example_status().model_dump(mode="json")
-        data["targets"][0] |= {"desired": 1000, "phases": {"confirmed": 1000}}
-        publications = []
-        for number in range(nodes):
-            name = f"node-{number:04}"
-            identity = StreamIdentity(name, "5f0c2e9ab1d4")
-            status = Status.model_validate(data | {"node": name})
-            payload = encode_state(Status.type_name, identity, status, at=1e9, subject="status", serial="1")
-            publications.append(Publication(f"routesync/v1/{name}/status", payload, retain=True))
-        async with connect(default) as client:
-            await publish_all(client, publications)
-        command = [
-            sys.executable,
-            "-m",
-            "routesync",
-            "fleet",
-            "--broker",
-            f"{default.address}:{default.port}",
-        ]
+        before = resident_bytes(default.pid)
         began = time.monotonic()
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        said, _ = await process.communicate()
-        took_s = time.monotonic() - began
-    assert process.returncode == 0
-    assert said.startswith(b"5000 nodes: 5000 online; 5000000 of 5000000 routes mirrored")
-    record(f"`routesync fleet` of {nodes:,} nodes", took_s, "s")
-    assert took_s < 10
+        publish(default.settings(timeout_s=60), simulated(nodes))
+        record(f"publishing what {nodes:,} nodes with 1,000 routes retain", time.monotonic() - began, "s")
+        record("memory of mosquitto for it", (resident_bytes(default.pid) - before) / 1e6, "MB")
+        for arguments, answer in (
+            ((), b"5000 nodes: 5000 online; 5000000 of 5000000 routes mirrored"),
+            (("who-has", "10.0.7.9"), b"5000 tables have a route to 10.0.7.9, 0 not"),
+            (("diff",), b"edge: 5000 nodes, all have the same"),
+        ):
+            command = [*COMMAND, "fleet", "--broker", f"{default.address}:{default.port}", *arguments]
+            began = time.monotonic()
+            done = subprocess.run(command, capture_output=True, check=True)
+            took_s = time.monotonic() - began
+            assert answer in done.stdout, done.stdout[:200]
+            assert not done.stderr
+            ok = took_s <= 10
+            record(
+                f"`{' '.join(['fleet', *arguments])}`, {nodes:,} nodes", took_s, "s", target="<= 10", ok=ok
+            )
+
+
+def test_what_an_idle_node_publishes(tmp_path: Path) -> None:
+    """A daemon with a target, everything mirrored, probing it all the while."""
+    heard, idle_s, heartbeat_s = tmp_path / "heard", 20, 5
+    with world(tmp_path) as scene:
+        text = scene.config.read_text()
+        scene.config.write_text(text.replace("[mqtt]\n", f"[mqtt]\nheartbeat_s = {heartbeat_s}\n"))
+        scene.start()
+        scene.mirror_holds(MIRRORED_TABLE)
+        eventually_sync(lambda: scene.status()["targets"][0]["phases"].keys() == {"confirmed"}, within_s=30)
+        with scene.listening("#", heard, "-R"):
+            time.sleep(idle_s)
+    messages = [json.loads(line) for line in heard.read_bytes().splitlines() if line]
+    others = [message["type"] for message in messages if message["type"] != Status.type_name]
+    beats = idle_s / heartbeat_s / 0.8 + 1  # each beat comes up to a fifth earlier
+    ok = not others and len(messages) <= beats
+    record(
+        f"messages of an idle node in {idle_s} s, heartbeat {heartbeat_s} s", len(messages), "",
+        peer="of them no heartbeat", peer_value=len(others), target=f"<= {beats:.0f}", ok=ok,
+    )  # fmt: skip

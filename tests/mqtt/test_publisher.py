@@ -103,7 +103,14 @@ async def test_a_flood_is_summed_up_before_a_stop(mosquitto: Broker) -> None:
             await node.connected()
             for _ in range(30):
                 node.hub.emit(
-                    RouteDropped(prefix="192.0.2.1/32", family="ipv4", protocol="dhcp", rule="hosts")
+                    RouteDropped(
+                        prefix="192.0.2.1/32",
+                        family="ipv4",
+                        protocol="dhcp",
+                        metric=0,
+                        table="main",
+                        rule="hosts",
+                    )
                 )
         await eventually(lambda: listener.states[-1:] == ["offline"])
         assert listener.events[-1].data["dropped"] == {"hosts": 20}

@@ -13,7 +13,8 @@ from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from routesync.events.models import KernelOverrun
-from routesync.events.reader import Cleared, ReceivedMessage, Selection, follow
+from routesync.events.mqtt_client import MqttConnection
+from routesync.events.reader import Cleared, ReceivedMessage, Selection, Subscriber, follow
 from routesync.route import Prefix
 from support.broker import Broker, broker
 from support.events import NODE, publishing
@@ -130,6 +131,27 @@ async def test_a_bad_prefix_is_in_no_selection_and_control_characters_are_escape
     assert found.messages[0].text.isascii()
     assert found.messages[0].text.isprintable()
     assert json.loads(found.messages[0].text)["data"] == {"state": "\x9b31m\u202e\u2028"}
+
+
+class Hasty(Subscriber):
+    """Does not wait for the answer to a subscription: as if what is retained came long after it."""
+
+    async def subscribe(self, *places: str) -> None:
+        self.subscribing = asyncio.create_task(super().subscribe(*places))
+
+
+async def test_what_is_retained_has_come_only_when_a_busy_broker_answers_again(mosquitto: Broker) -> None:
+    publish_many(mosquitto, 300)
+    settings = mosquitto.settings()
+    async with MqttConnection(settings, client_id="test") as connection:
+        mosquitto.freeze()  # for longer than the pause by which the end is known
+        try:
+            reading = asyncio.create_task(Hasty(connection, settings.root).retained("+/status", quiet_s=0.05))
+            done, _ = await asyncio.wait([reading], timeout=0.5)
+            assert not done
+        finally:
+            mosquitto.thaw()
+        assert len(await reading) == 300
 
 
 async def test_a_default_broker_delivers_a_whole_fleet_or_the_reader_warns() -> None:

@@ -11,7 +11,7 @@ import aiomqtt
 from structlog.testing import capture_logs
 
 from routesync.events.models import RouteWithdrawn, SyncCompleted
-from routesync.events.node_status import MIN_DEPTH, Status
+from routesync.events.node_status import MIN_DEPTH, KernelStatus, State, Status
 from routesync.events.retained import STATUS_EXPIRY_S
 from support.broker import Broker, broker
 from support.events import NODE, TARGET, Heard, Listener, Node, accepted, listening, publishing
@@ -285,6 +285,21 @@ async def test_the_status_is_published_again_with_every_heartbeat_and_its_age_ca
         while json.loads(bytes(message.payload))["data"]["state"] == "offline":
             message = await anext(aiter(client.messages))
         assert STATUS_EXPIRY_S - 10 <= vars(message.properties)["MessageExpiryInterval"] <= STATUS_EXPIRY_S
+
+
+async def test_a_node_where_nothing_happens_publishes_heartbeats_only(mosquitto: Broker) -> None:
+    """That a proof is a second older, or the kernel's lag another, is no news."""
+    async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
+        for number in range(5):
+            target = TARGET.model_copy(update={"proved_s": float(number), "remaining_s": 9.0 - number})
+            kernel = KernelStatus(state="synced", lag_ms=number)
+            state: State = "degraded" if number == 4 else "online"
+            node.status = Status(state=state, node=NODE, targets=(target,), kernel=kernel)
+            node.publisher.refresh()
+            asked = node.asked
+            await eventually(lambda before=asked: node.asked > before + 1)  # type: ignore[misc]
+        await eventually(lambda: listener.states[-1:] == ["degraded"])
+        assert listener.states == ["online", "degraded"]
 
 
 async def test_the_last_word_of_a_node_does_not_expire(mosquitto: Broker) -> None:

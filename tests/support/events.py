@@ -115,6 +115,11 @@ class Node:
     publisher: MqttPublisher
     task: asyncio.Task[None]
     status: Status = field(default_factory=lambda: Status(state="online", node=NODE, targets=(TARGET,)))
+    asked: int = 0  # how often the publisher asked for the status
+
+    def tell_status(self) -> Status:
+        self.asked += 1
+        return self.status
 
     def emit(self, count: int = 1) -> None:
         """Emit events of routes that all differ."""
@@ -149,7 +154,11 @@ async def publishing(
     hub = EventHub(node, epoch=outbox.identity.epoch, sequence=outbox.first_sequence)
     hub.attach(outbox)
     holder: list[Node] = []
-    publisher = MqttPublisher(settings, node, hub, lambda: holder[0].status, outbox=outbox, backoff=backoff)
+
+    def status() -> Status:
+        return holder[0].tell_status()
+
+    publisher = MqttPublisher(settings, node, hub, status, outbox=outbox, backoff=backoff)
     made = Node(hub, outbox, publisher, asyncio.create_task(publisher.run()))
     holder.append(made)
     try:

@@ -15,11 +15,9 @@ from routesync.events.node_status import (
     AlarmStatus,
     KernelStatus,
     Status,
-    TableBucket,
-    TableManifest,
     TargetStatus,
 )
-from routesync.events.retained import STATUS_EXPIRY_S, PublishedTables
+from routesync.events.retained import STATUS_EXPIRY_S, PublishedTables, RetainedPart
 
 ROOT = "routesync/v1"
 
@@ -90,12 +88,12 @@ class FleetNode:
         made = []
         for number in range(2**table.depth):
             bucket = table.bucket(number, self.sequence)
-            made.append(self._retained(f"table/{bucket.target}/{bucket.bucket}", bucket))
+            made.append(self._retained(f"{table.place}/{bucket.bucket}", bucket))
             table.note_published(bucket)
         assert table.manifest is not None
-        return [*made, self._retained(f"table/{table.target}/manifest", table.manifest)]
+        return [*made, self._retained(f"{table.place}/manifest", table.manifest)]
 
-    def _retained(self, topic: str, data: TableBucket | TableManifest) -> Publication:
+    def _retained(self, topic: str, data: RetainedPart) -> Publication:
         payload = encode_state(data.type_name, self.identity, data, at=time.time(), subject=topic, serial="1")
         return Publication(f"{ROOT}/{self.name}/{topic}", payload, retain=True)
 

@@ -7,19 +7,19 @@ import subprocess
 from pathlib import Path
 
 NODE = Path(__file__).parents[1] / "node"
-_LOCK = NODE / "package-lock.json"
 
 
-def installed(package: str) -> Path:
-    """The folder of a package; several test processes may ask at once."""
-    done = NODE / "node_modules" / ".package-lock.json"  # npm writes it last
-    with _LOCK.open() as lock:
+def installed(package: str, folder: Path = NODE) -> Path:
+    """The folder of a package that the lock in `folder` names; several test processes may ask at once."""
+    done = folder / "node_modules" / ".package-lock.json"  # npm writes it last
+    lock_file = folder / "package-lock.json"
+    with lock_file.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists() or done.stat().st_mtime < _LOCK.stat().st_mtime:
+        if not done.exists() or done.stat().st_mtime < lock_file.stat().st_mtime:
             subprocess.run(
                 ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=NODE,
+                cwd=folder,
                 check=True,
                 capture_output=True,
             )
-    return NODE / "node_modules" / package
+    return folder / "node_modules" / package

@@ -68,11 +68,11 @@ class World(Daemon):
         return status
 
     @contextmanager
-    def listening(self, topic: str, file: Path) -> Iterator[None]:
+    def listening(self, topic: str, file: Path, *options: str) -> Iterator[None]:
         """Write what comes below the node's root into a file, a line each, for the length of a `with` block."""
         with file.open("ab") as output:
             listener = subprocess.Popen(
-                self.command("mosquitto_sub", "-t", f"{EVENTS}/{topic}", "-q", "1"), stdout=output
+                self.command("mosquitto_sub", "-t", f"{EVENTS}/{topic}", "-q", "1", *options), stdout=output
             )
         try:
             yield

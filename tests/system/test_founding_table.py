@@ -32,7 +32,10 @@ def test_the_table_that_stands_at_the_start_is_mirrored_as_each_route_deserves(s
 
     (dropped,) = scene.of("route.dropped", "192.168.10.1/32")
     assert dropped["data"]["rule"] == "dhcp-host-routes"
-    assert dropped["data"]["interface"] == "ens3"
+    kernel = {"protocol": "dhcp", "metric": 100, "interface": "ens3", "table": "main"}
+    assert dropped["data"].items() >= kernel.items()
+    (default,) = scene.of("route.accepted", "0.0.0.0/0")
+    assert default["data"].items() >= kernel.items()
     accepted = {
         event["subject"]: event["data"]["gateway"]
         for event in scene.events()

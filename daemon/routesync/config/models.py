@@ -291,6 +291,12 @@ class EventsSettings(Model):
     table_interval_s: float = Field(default=1, ge=1, le=3600)
     """Least time between two publications of one part of the retained table, in seconds; a longer one spares a
     broker that serves many nodes."""
+    table: bool = True
+    """Publish the retained tables. false: for a broker that limits retained messages; then nothing heals the copy of a
+    subscriber that missed an event."""
+    kernel_table: bool | None = None
+    """Publish what the rules keep of the kernel's routes, as events (`kernel/kept`, `kernel/gone`) and as a retained
+    table; by default in mode observe. The table needs memory and traffic for each route: it ends beyond 100,000."""
 
 
 class ControlSettings(Model):

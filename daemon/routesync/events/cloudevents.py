@@ -16,7 +16,8 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 from routesync.events.models import Event
 
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
-SCHEMA_ROOT: Final = "urn:routesync:schema"
+URI_ROOT: Final = "tag:routesync.io,2026"
+"""Of names that are URIs (RFC 4151): nothing can be fetched there."""
 
 
 class StreamIdentity(NamedTuple):
@@ -46,7 +47,7 @@ def rfc3339(time: float) -> str:
 
 def dataschema(type_name: str) -> str:
     """The name of the schema of a type's data."""
-    return f"{SCHEMA_ROOT}:{type_name}"
+    return f"{URI_ROOT}:schema:{type_name}"
 
 
 def encode(record: Record, identity: StreamIdentity) -> bytes:

@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger
 from routesync.events.cloudevents import Record, StreamIdentity
 from routesync.events.models import (
     Event,
+    KernelRouteEvent,
     RouteDropped,
     RouteEvent,
     RouteIneligible,
@@ -244,7 +245,7 @@ def new_epoch() -> str:
 
 
 async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) -> NoReturn:
-    """Log every event, for a daemon without a broker; at debug what the mirror logs anyway.
+    """Log every event, for a daemon without a broker; at debug what the mirror logs anyway, and each kernel route.
 
     A log that cannot keep up costs lines, never time of those who emit: their number is logged in their place.
     """
@@ -257,6 +258,7 @@ async def log_events(hub: EventHub, logger: FilteringBoundLogger | None = None) 
                 follower.missed = 0
             event = record.event
             name = f"{event.group}_{event.name}".replace("-", "_")
-            write = log.debug if event.group in LOGGED_OTHERWISE else log.info
+            is_quiet = event.group in LOGGED_OTHERWISE or isinstance(event, KernelRouteEvent)
+            write = log.debug if is_quiet else log.info
             write(name, sequence=record.sequence, **event.model_dump(mode="json"))
     raise AssertionError("a follower never ends")

@@ -19,7 +19,8 @@ PrefixText = Annotated[
     str, Field(description="Destination in CIDR form, without host bits.", examples=["10.244.1.0/24"])
 ]
 FamilyLabel = Annotated[
-    Literal["ipv4", "ipv6"], Field(description="Address family of the prefix.", examples=["ipv4"])
+    Literal["ipv4", "ipv6"],
+    Field(title="Family", description="Address family of the prefix.", examples=["ipv4"]),
 ]
 Gateway = Annotated[
     str | None,
@@ -40,6 +41,18 @@ Reason = Annotated[
 Count = Annotated[int, Field(ge=0, examples=[4])]
 Milliseconds = Annotated[float, Field(ge=0, description="In milliseconds.", examples=[12.5])]
 Seconds = Annotated[float, Field(ge=0, description="In seconds.", examples=[2.5])]
+ProtocolLabel = Annotated[
+    str,
+    Field(description="Protocol of the kernel's route, by name, else by number.", examples=["bird"]),
+]
+Metric = Annotated[int, Field(ge=0, description="Metric of the kernel's route.", examples=[20])]
+Interface = Annotated[
+    str | None,
+    Field(description="Interface of its first hop; null where there is none.", examples=["ens3"]),
+]
+TableLabel = Annotated[
+    str, Field(description="Routing table that it is in, by name, else by number.", examples=["main"])
+]
 Path = Annotated[str, Field(description="File on the node.", examples=["/etc/routesync/routesync.toml"])]
 
 
@@ -108,9 +121,23 @@ class TargetPrefixEvent(TargetEvent):
 
 
 class TargetRouteEvent(TargetPrefixEvent):
-    """Base: about a route at a target."""
+    """Base: about a route at a target, and the kernel's best route to the prefix at that moment."""
 
     family: FamilyLabel
+    protocol: Annotated[
+        str | None,
+        Field(
+            description="Protocol of the best route that the kernel had for the prefix when this was written, by name, "
+            "else by number; null: it had none that the rules keep.",
+            examples=["bird"],
+        ),
+    ] = None
+    metric: Annotated[int | None, Field(ge=0, description="Its metric.", examples=[20])] = None
+    interface: Interface = None
+    table: Annotated[
+        str | None,
+        Field(description="Routing table that it is in, by name, else by number.", examples=["main"]),
+    ] = None
 
 
 class GatewayEvent(TargetRouteEvent):
@@ -124,6 +151,10 @@ class RouteEvent(Event):
 
     prefix: PrefixText
     family: FamilyLabel
+
+
+class KernelRouteEvent(RouteEvent):
+    """Base: about the best route of a prefix, by the rules, in the kernel."""
 
 
 class EventSink(Protocol):
@@ -200,12 +231,11 @@ class RouteDropped(RouteEvent, group="route", name="dropped"):
     In a flood most of these are left out; `route/summary` says how many.
     """
 
-    protocol: Annotated[str, Field(description="The routing protocol's name.", examples=["dhcp"])]
+    protocol: ProtocolLabel
+    metric: Metric
+    interface: Interface = None
+    table: TableLabel
     rule: Rule
-    interface: Annotated[
-        str | None,
-        Field(description="Interface of its first hop; null where there is none.", examples=["ens3"]),
-    ] = None
 
 
 class RouteSummary(Event, group="route", name="summary"):
@@ -302,6 +332,7 @@ class TargetRefused(UrlEvent, group="target", name="refused"):
     reason: Annotated[
         Literal["shared-namespace", "own-route-seen"],
         Field(
+            title="TargetRefusedReason",
             description="`shared-namespace`: its ports are this host's links; `own-route-seen`: a route that we posted "
             "to it came up in this host's own kernel.",
             examples=["shared-namespace"],
@@ -331,6 +362,7 @@ AlarmKind = Literal[
 Kind = Annotated[
     AlarmKind,
     Field(
+        title="AlarmKind",
         description="`overdue`: work has waited for more than five minutes; `withdrawals-held`: a mass withdrawal "
         "waits for a second dump of the kernel, or an operator; `startup-hold`: routes of a previous run that the "
         "kernel does not have stay for a while; `paused`: an operator paused the target; `target-full`: "
@@ -374,6 +406,30 @@ class AlarmCleared(AlarmEvent, group="alarm", name="cleared"):
 
 
 # ---- How the kernel's table is followed ----
+
+
+class KernelKept(KernelRouteEvent, group="kernel", name="kept"):
+    """The best route of a prefix that the rules keep: a new one, or one in place of another.
+
+    Only in mode observe, or with `events.kernel_table`. What the first dump finds is in the retained table alone.
+    """
+
+    gateway: Annotated[
+        str | None,
+        Field(
+            description="Of the first hop of the kernel's route; null where there is none.",
+            examples=["192.168.10.10"],
+        ),
+    ]
+    protocol: ProtocolLabel
+    metric: Metric
+    interface: Interface
+    table: TableLabel
+    rule: Rule
+
+
+class KernelGone(KernelRouteEvent, group="kernel", name="gone"):
+    """The kernel has no route to the prefix any more that the rules keep. Comes where `kernel/kept` does."""
 
 
 class KernelResynced(Event, group="kernel", name="resynced"):
@@ -459,6 +515,7 @@ class GuardFailed(GuardEvent, group="guard", name="failed"):
     reason: Annotated[
         Literal["not-permitted", "put-back", "kernel"],
         Field(
+            title="GuardFailedReason",
             description="`not-permitted`: CAP_NET_ADMIN is missing; `put-back`: without it packets would have gone "
             "another way, so it was made again; `kernel`: the kernel refused or did not answer.",
             examples=["not-permitted"],
@@ -477,6 +534,7 @@ class GuardStuck(TargetPrefixEvent, group="guard", name="stuck"):
     reason: Annotated[
         Literal["entry-stays", "not-read"],
         Field(
+            title="GuardStuckReason",
             description="`entry-stays`: the target needs a restart to lose it; `not-read`: its table could not be read "
             "in time, or was never at rest.",
             examples=["entry-stays"],
@@ -538,6 +596,7 @@ class EventsLost(Event, group="events", name="lost"):
     reason: Annotated[
         LostReason,
         Field(
+            title="LostReason",
             description="`outbox-full`: the bounds of the outbox; `queue-full`: the disk was too slow; "
             "`storage`: it could not be written or read; `denied`: the broker refused them for good, or denied their "
             "topic for so long that too many were held back; `no-broker`: none "

@@ -315,6 +315,11 @@ class MqttConnection:
         """What comes on the subscriptions; the iterator raises `aiomqtt.MqttError` when the connection has broken."""
         return self._received()
 
+    @property
+    def queued(self) -> int:
+        """How many messages have come and wait for the reader of `messages`."""
+        return len(self._aiomqtt.messages)
+
     async def _received(self) -> AsyncIterator[aiomqtt.Message]:
         async for message in self._aiomqtt.messages:
             yield message

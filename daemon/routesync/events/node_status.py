@@ -134,9 +134,12 @@ class HeldTopic(StatusPart):
 class Status(StatusPart):
     """Birth, state and last will of a node; retained."""
 
+    model_config = ConfigDict(
+        title="NodeStatus"
+    )  # for generators of code: `Status` is a reserved word for some
     type_name: ClassVar[str] = "io.routesync.status.v1"
 
-    state: State
+    state: State = Field(title="NodeState")
     node: str
     version: str | None = Field(default=None, description="Of the daemon.")
     epoch: str | None = Field(default=None, description="Changes when the sequence starts again.")
@@ -168,6 +171,20 @@ class Status(StatusPart):
     )
     reasons: tuple[str, ...] = Field(default=(), description="Why it is degraded, one line each.")
 
+    def without_ages(self) -> Status:
+        """The same without what changes while nothing happens: no news, so it waits for the next heartbeat."""
+        kernel = None if self.kernel is None else self.kernel.model_copy(update={"lag_ms": 0.0})
+        targets = tuple(
+            target.model_copy(
+                update={
+                    "proved_s": None if target.proved_s is None else 0.0,
+                    "remaining_s": None if target.remaining_s is None else 0.0,
+                }
+            )
+            for target in self.targets
+        )
+        return self.model_copy(update={"time": None, "kernel": kernel, "targets": targets})
+
 
 def offline(node: str, *, epoch: str | None = None, at: datetime | None = None) -> Status:
     """The status of a node that is gone: the last will, and the last word of an orderly stop."""
@@ -179,15 +196,35 @@ class TableRow(StatusPart):
 
     prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
     gateway: str = Field(description="Next hop as sent to the target.", examples=["192.168.10.10"])
-    state: RowState = Field(description="`confirmed`: its own table shows the route.", examples=["confirmed"])
+    state: RowState = Field(
+        title="RowState", description="`confirmed`: its own table shows the route.", examples=["confirmed"]
+    )
+
+    @property
+    def text(self) -> str:
+        """What its hash is made of."""
+        return f"{self.prefix} {self.gateway} {self.state}"
 
 
-class TableBucket(StatusPart):
-    """A part of a target's table: the routes whose prefix hashes into this bucket; retained."""
+class KernelTableRow(StatusPart):
+    """One route of the kernel that the rules keep: the best one of its prefix."""
 
-    type_name: ClassVar[str] = "io.routesync.table.v1"
+    prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
+    gateway: str = Field(description='Of its first hop; "" where there is none.', examples=["192.168.10.10"])
+    protocol: str = Field(description="By name, else by number.", examples=["bird"])
+    metric: int = Field(ge=0, examples=[20])
+    interface: str = Field(description='Of its first hop; "" where there is none.', examples=["ens3"])
+    table: str = Field(description="Routing table, by name, else by number.", examples=["main"])
 
-    target: str = Field(examples=["lb-1"])
+    @property
+    def text(self) -> str:
+        """What its hash is made of."""
+        return f"{self.prefix} {self.gateway} {self.protocol} {self.metric} {self.interface} {self.table}"
+
+
+class Bucket(StatusPart):
+    """Base: a part of a table, the routes whose prefix hashes into this bucket."""
+
     bucket: str = Field(
         description="The leading bits of the CRC-32 of the prefix as text, in two or three hex digits.",
         examples=["2a"],
@@ -198,18 +235,28 @@ class TableBucket(StatusPart):
     sequence: int = Field(
         ge=0, description="All events up to this one are in it, no later one.", examples=[1234]
     )
+
+
+class TableBucket(Bucket):
+    """A part of a target's table: the routes whose prefix hashes into this bucket; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.table.v1"
+
+    target: str = Field(examples=["lb-1"])
     routes: tuple[TableRow, ...]
 
 
-class TableManifest(StatusPart):
-    """What a complete copy of a target's table looks like: which bucket has which sequence and digest; retained.
+class KernelTableBucket(Bucket):
+    """A part of what the rules keep of the kernel's routes, in mode observe or with `events.kernel_table`; retained."""
 
-    It is published when the broker has all buckets that it names, and stays when the node stops.
-    """
+    type_name: ClassVar[str] = "io.routesync.kernel-table.v1"
 
-    type_name: ClassVar[str] = "io.routesync.manifest.v1"
+    routes: tuple[KernelTableRow, ...]
 
-    target: str = Field(examples=["lb-1"])
+
+class Manifest(StatusPart):
+    """Base: what a complete copy of a table looks like."""
+
     depth: int = Field(
         ge=MIN_DEPTH, le=MAX_DEPTH, description="Bits of a bucket's name: there are 2 to the power of it."
     )
@@ -225,6 +272,23 @@ class TableManifest(StatusPart):
         description="The digest of each bucket, by its number: exclusive-or over the hashes of its routes, in 16 hex "
         "digits."
     )
+
+
+class TableManifest(Manifest):
+    """What a complete copy of a target's table looks like: which bucket has which sequence and digest; retained.
+
+    It is published when the broker has all buckets that it names, and stays when the node stops.
+    """
+
+    type_name: ClassVar[str] = "io.routesync.manifest.v1"
+
+    target: str = Field(examples=["lb-1"])
+
+
+class KernelTableManifest(Manifest):
+    """The same of what the rules keep of the kernel's routes; retained."""
+
+    type_name: ClassVar[str] = "io.routesync.kernel-manifest.v1"
 
 
 class Instance(StatusPart):
@@ -244,7 +308,7 @@ class Takeover(StatusPart):
     instance: str = Field(description="The loxilb, as in `status`.", examples=["5a0f3c9d1b2e4f60"])
     node: str = Field(description="The node that is gone.", examples=["node-2"])
     state: Literal["running", "done"] = Field(
-        description="`running`: nobody else may begin; expires after 10 minutes."
+        title="TakeoverState", description="`running`: nobody else may begin; expires after 10 minutes."
     )
     sequence: int = Field(ge=0, description="Of the manifest by which its routes are known.", examples=[1234])
     left: int = Field(default=0, ge=0, description="Of `done`: how many of its routes could not be taken.")

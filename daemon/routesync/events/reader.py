@@ -29,6 +29,7 @@ SILENCE_S: Final = 5.0
 """The retained status of each node comes at once: what stays silent for so long has none, or denies it."""
 QUIET_S: Final = 1.0
 """What is retained follows the subscription without a pause as long as this."""
+_POLL_S: Final = 0.05
 MOST_NODES: Final = 20_000
 """Nodes that are remembered, at most."""
 READER_BACKOFF: Final = Backoff(first_s=0.5, most_s=10)
@@ -133,19 +134,53 @@ class Subscriber:
                 yield message
 
     async def retained(self, *places: str, quiet_s: float = QUIET_S) -> list[ReceivedMessage]:
-        """Subscribe, and take all that comes until nothing has come for a while; nothing tells the end of it."""
+        """Subscribe, and take all that comes.
+
+        Nothing marks the end of what is retained. So it has come when nothing came for a while, and the broker has
+        answered a request that was sent after the subscription: a broker, or a machine, that is busy is silent, too.
+
+        Raises:
+            aiomqtt.MqttError: the connection has broken, or the broker does not answer.
+        """
+        loop = asyncio.get_running_loop()
         await self.subscribe(*places)
         found: list[ReceivedMessage] = []
-        messages = self.connection.messages
-        while True:
-            try:
-                async with asyncio.timeout(quiet_s):
-                    received = await anext(messages)
-            except TimeoutError:
-                return found
-            message = read(received, self._root)
-            if isinstance(message, ReceivedMessage):
-                found.append(message)
+        heard_at = asked_at = loop.time()
+
+        async def take() -> None:
+            nonlocal heard_at
+            async for received in self.connection.messages:
+                heard_at = loop.time()
+                message = read(received, self._root)
+                if isinstance(message, ReceivedMessage):
+                    found.append(message)
+
+        # no timeout around each message: one that is cancelled may be lost
+        taking = asyncio.create_task(take())
+        request, looks = self._send_request(), 0
+        try:
+            while True:
+                left_s = heard_at + quiet_s - loop.time()
+                await asyncio.wait({taking}, timeout=max(left_s, _POLL_S))
+                if taking.done():
+                    taking.result()  # the connection has broken
+                is_quiet = loop.time() >= heard_at + quiet_s and not self.connection.queued
+                looks = looks + 1 if is_quiet and request.done() else 0
+                if looks < 2:  # the first look may come after a stall, before what came is taken
+                    continue
+                if (error := request.exception()) is None:
+                    return found
+                if heard_at <= asked_at:
+                    raise error
+                request, asked_at = self._send_request(), loop.time()  # what came was in its way
+        finally:
+            request.cancel()
+            taking.cancel()
+            await asyncio.gather(request, taking, return_exceptions=True)
+
+    def _send_request(self) -> asyncio.Task[None]:
+        """Have the broker answer: by taking back a subscription that does not exist, for which nobody needs a right."""
+        return asyncio.create_task(self.connection.unsubscribe(f"{self._root}/-"))
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """The retained state of a node: its tables, folded from the events, and what publishes them over one connection.
 
 The rules of the fold are part of the contract, since subscribers apply them too (docs/events.md): `accepted` and
-`confirmed` put a route; `withdrawn`, `refused`, `conflicting` and `sync/lost` take it away.
+`confirmed` put a route; `withdrawn`, `refused`, `conflicting` and `sync/lost` take it away. `kernel/kept` and
+`kernel/gone` do so in the table of what the rules keep.
 
 On each connection everything is published again, for a broker may have lost its memory. What earlier connections, of
 earlier runs too, left behind under a name that is no longer used (a renamed node, target or root) is cleared: the
@@ -20,13 +21,15 @@ from datetime import UTC, datetime
 from functools import partial, reduce
 from hashlib import sha256
 from operator import xor
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from routesync.events.cloudevents import Record, encode_state
 from routesync.events.hub import EventHub
 from routesync.events.models import (
+    KernelGone,
+    KernelKept,
     RouteAccepted,
     RouteConfirmed,
     RouteConflicting,
@@ -41,6 +44,9 @@ from routesync.events.node_status import (
     MIN_DEPTH,
     HeldTopic,
     Instance,
+    KernelTableBucket,
+    KernelTableManifest,
+    KernelTableRow,
     RowState,
     Status,
     TableBucket,
@@ -52,6 +58,7 @@ from routesync.events.sender import Answer, Sender
 
 log = structlog.get_logger("routesync.events")
 
+RetainedPart = TableBucket | TableManifest | KernelTableBucket | KernelTableManifest | Instance
 
 ROUTES_A_BUCKET: Final = 16
 """At most, on average, as long as there can be more buckets: makes messages of 1 to 3 kB, which any broker takes."""
@@ -72,9 +79,9 @@ def bucket_name(number: int, depth: int) -> str:
     return f"{number:0{(depth + 3) // 4}x}"
 
 
-def row_hash(row: TableRow) -> int:
-    """What a route adds to the digest: the first 8 bytes of SHA-256 over `<prefix> <gateway> <state>`, big-endian."""
-    return _hash(f"{row.prefix} {row.gateway} {row.state}")
+def row_hash(row: TableRow | KernelTableRow) -> int:
+    """What a route adds to the digest: the first 8 bytes of SHA-256 over its fields and spaces, big-endian."""
+    return _hash(row.text)
 
 
 def bucket_digest(bucket: TableBucket) -> str:
@@ -82,7 +89,7 @@ def bucket_digest(bucket: TableBucket) -> str:
     return f"{reduce(xor, map(row_hash, bucket.routes), 0):016x}"
 
 
-def route_hash(row: TableRow) -> int:
+def route_hash(row: TableRow | KernelTableRow) -> int:
     """What a route adds to the digest of the routes, whatever their state: the same over `<prefix> <gateway>`."""
     return _hash(f"{row.prefix} {row.gateway}")
 
@@ -98,6 +105,16 @@ class _Entry(NamedTuple):
     state: RowState
 
 
+class KernelEntry(NamedTuple):
+    """The kernel's best route to a prefix, by the rules, as in `KernelTableRow`."""
+
+    gateway: str
+    protocol: str
+    metric: int
+    interface: str
+    table: str
+
+
 class _Line(NamedTuple):
     """A bucket as it was published last."""
 
@@ -108,27 +125,29 @@ class _Line(NamedTuple):
 
 
 class PublishedTable:
-    """The routes of one target, in buckets, and what was published of them.
+    """The routes of one target, in buckets, and what was published of them; without a target, the kernel's.
 
     There may be tens of thousands, nearly all with one of a few gateways: so these share one value. Routes are kept in
     the finest buckets there may be; a coarser one consists of neighbours, since a bucket's name are leading bits.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str | None) -> None:
         self.target = target
+        self.place = "kernel-table" if target is None else f"table/{target}"
+        """Topic above its buckets and its manifest."""
         self.complete = False
-        """Whether a comparison with the target was completed since the start."""
+        """Whether it was compared with the target, or the kernel, since the start."""
         self.depth = MIN_DEPTH
         """Bits of a bucket's name now."""
         self.routes = 0
         self._dirty: set[int] = set(range(2**MAX_DEPTH))
-        self._buckets: tuple[dict[str, _Entry], ...] = tuple({} for _ in range(2**MAX_DEPTH))
-        self._values: dict[_Entry, _Entry] = {}
+        self._buckets: tuple[dict[str, _Entry | KernelEntry], ...] = tuple({} for _ in range(2**MAX_DEPTH))
+        self._values: dict[_Entry | KernelEntry, _Entry | KernelEntry] = {}
         self.sequence = 0
         """All events up to this one are in what was published."""
         self._lines: dict[int, _Line] = {}  # bucket number to what was published of it
 
-    def change(self, prefix: str, entry: _Entry | None) -> None:
+    def change(self, prefix: str, entry: _Entry | KernelEntry | None) -> None:
         """Put a route, or take it away."""
         number = bucket_of(prefix, MAX_DEPTH)
         bucket = self._buckets[number]
@@ -169,22 +188,24 @@ class PublishedTable:
         dirty, self._dirty = self._dirty, set()
         return sorted({cell >> (MAX_DEPTH - self.depth) for cell in dirty})
 
-    def bucket(self, number: int, sequence: int) -> TableBucket:
+    def bucket(self, number: int, sequence: int) -> TableBucket | KernelTableBucket:
         """A bucket as it is at this sequence, which is the last that was given."""
         width = 1 << (MAX_DEPTH - self.depth)
-        return TableBucket(
-            target=self.target,
-            bucket=bucket_name(number, self.depth),
-            depth=self.depth,
-            sequence=sequence,
-            routes=tuple(
-                TableRow(prefix=prefix, gateway=entry.gateway, state=entry.state)
-                for cell in self._buckets[number * width : (number + 1) * width]
-                for prefix, entry in cell.items()
-            ),
-        )
+        which: dict[str, Any] = {
+            "bucket": bucket_name(number, self.depth),
+            "depth": self.depth,
+            "sequence": sequence,
+        }
+        rows = [
+            {"prefix": prefix, **entry._asdict()}
+            for cell in self._buckets[number * width : (number + 1) * width]
+            for prefix, entry in cell.items()
+        ]
+        if self.target is None:
+            return KernelTableBucket(**which, routes=tuple(KernelTableRow(**row) for row in rows))
+        return TableBucket(target=self.target, **which, routes=tuple(TableRow(**row) for row in rows))
 
-    def note_published(self, bucket: TableBucket) -> None:
+    def note_published(self, bucket: TableBucket | KernelTableBucket) -> None:
         """The broker has this bucket, or will never take it: what the manifest says of it."""
         digest = routes_digest = 0
         for row in bucket.routes:
@@ -196,31 +217,39 @@ class PublishedTable:
             )
 
     @property
-    def manifest(self) -> TableManifest | None:
+    def manifest(self) -> TableManifest | KernelTableManifest | None:
         """What a complete copy of all that was published looks like; None: a bucket was not published yet."""
         if len(self._lines) < 2**self.depth:
             return None
         lines = [self._lines[number] for number in range(2**self.depth)]
-        return TableManifest(
-            target=self.target,
-            depth=self.depth,
-            routes=sum(line.routes for line in lines),
-            digest=f"{reduce(xor, (line.digest for line in lines)):016x}",
-            routes_digest=f"{reduce(xor, (line.routes_digest for line in lines)):016x}",
-            sequence=self.sequence,
-            sequences=tuple(line.sequence for line in lines),
-            digests=tuple(f"{line.digest:016x}" for line in lines),
-        )
+        fields: dict[str, Any] = {
+            "depth": self.depth,
+            "routes": sum(line.routes for line in lines),
+            "digest": f"{reduce(xor, (line.digest for line in lines)):016x}",
+            "routes_digest": f"{reduce(xor, (line.routes_digest for line in lines)):016x}",
+            "sequence": self.sequence,
+            "sequences": tuple(line.sequence for line in lines),
+            "digests": tuple(f"{line.digest:016x}" for line in lines),
+        }
+        if self.target is None:
+            return KernelTableManifest(**fields)
+        return TableManifest(target=self.target, **fields)
 
 
 class PublishedTables:
-    """A sink that folds events into the tables of all targets."""
+    """A sink that folds events into the tables of all targets, and that of the kernel's routes."""
 
     def __init__(self) -> None:
+        self.wanted = True
+        """Whether they are published (`events.table`)."""
+        self.kernel: PublishedTable | None = None
+        """What the rules keep; None: it is not published."""
         self._targets: dict[str, PublishedTable] = {}
 
     def __iter__(self) -> Iterator[PublishedTable]:
-        return iter(self._targets.values())
+        yield from self._targets.values()
+        if self.kernel is not None:
+            yield self.kernel
 
     def forget(self, target: str) -> None:
         """Keep no table of this target any more; what was published of it is cleared."""
@@ -236,12 +265,21 @@ class PublishedTables:
             self._of(event.target).change(event.prefix, None)
         elif isinstance(event, SyncCompleted):
             self._of(event.target).complete = True
+        elif self.kernel is not None and isinstance(event, KernelKept):
+            self.kernel.change(event.prefix, kernel_entry(event))
+        elif self.kernel is not None and isinstance(event, KernelGone):
+            self.kernel.change(event.prefix, None)
 
     def _of(self, target: str) -> PublishedTable:
         table = self._targets.get(target)
         if table is None:
             table = self._targets[target] = PublishedTable(target)
         return table
+
+
+def kernel_entry(event: KernelKept) -> KernelEntry:
+    """What the table has of this route."""
+    return KernelEntry(event.gateway or "", event.protocol, event.metric, event.interface or "", event.table)
 
 
 class RetainedState:
@@ -264,11 +302,12 @@ class RetainedState:
         self._tables = tables
         self._status: Status | None = None
         self._beat_at = 0.0  # the next heartbeat, in monotonic time
-        self._announced: set[str] = set()
+        self._announced: set[str] = set()  # places of tables
         self.due = asyncio.Event()
         """There is something to publish before the next tick."""
-        self._unanswered: Counter[str] = Counter()  # target to buckets on their way
-        self._manifests: dict[str, TableManifest] = {}  # published by this connection
+        self._unanswered: Counter[str] = Counter()  # place of a table to buckets on their way
+        # place of a table to what this connection has published
+        self._manifests: dict[str, TableManifest | KernelTableManifest] = {}
         self._instances: dict[str, str] = {}  # target to instance, published by this connection
         self._remembered: tuple[frozenset[str], tuple[str, ...]] | None = None
         self._interval_s = interval_s
@@ -286,9 +325,13 @@ class RetainedState:
         """
         status = status_source()
         targets = {target.name for target in status.targets}
-        self._announced &= targets  # what is cleared below, and comes back, is published whole
-        for table in self._shown(targets):
-            table.settle_depth(max(MIN_DEPTH, MAX_DEPTH - (len(targets) - 1).bit_length()))
+        shown = self._shown(targets)
+        self._announced &= {
+            table.place for table in shown
+        }  # what is cleared below, and comes back, is published whole
+        tables = len(targets) + (self._tables.kernel is not None)
+        for table in shown:
+            table.settle_depth(max(MIN_DEPTH, MAX_DEPTH - (tables - 1).bit_length()))
         await self._clear_leftovers(status, targets)
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + self._interval_s
@@ -308,58 +351,64 @@ class RetainedState:
         await self._send_status(status_source().model_copy(update={"held": held}))
 
     def send_again(self, place: str) -> None:
-        """Publish again, with the next call, `status` or all of `table/<target>/#`: the broker denied it before."""
+        """Publish again, with the next call, `status` or all of a table (`table/<target>/#`): it was denied before."""
         if place == "status":
             self._status = None
         elif place.startswith("instance/"):
             self._instances.clear()
         else:
-            target = place.split("/")[1]
-            self._announced.discard(target)
-            self._manifests.pop(target, None)
+            table = place.removesuffix("/#")
+            self._announced.discard(table)
+            self._manifests.pop(table, None)
 
     def _shown(self, targets: Collection[str]) -> list[PublishedTable]:
-        return [table for table in self._tables if table.complete and table.target in targets]
+        return [
+            table
+            for table in self._tables
+            if self._tables.wanted and table.complete and (table.target is None or table.target in targets)
+        ]
 
     async def _publish_buckets(self, targets: Collection[str]) -> None:
         for table in self._shown(targets):
-            if table.target not in self._announced:
+            if table.place not in self._announced:
                 table.mark_dirty()
-                self._announced.add(table.target)
+                self._announced.add(table.place)
             numbers = table.take_dirty()
             if numbers:
                 table.sequence = self._hub.sequence
-            self._unanswered[table.target] += len(numbers)
+            self._unanswered[table.place] += len(numbers)
             for number in numbers:
                 bucket = table.bucket(number, self._hub.sequence)
-                topic = f"table/{bucket.target}/{bucket.bucket}"
+                topic = f"{table.place}/{bucket.bucket}"
                 publication = self._state(topic, bucket, str(bucket.sequence))
                 await self._sender.send(topic, publication, partial(self._bucket_answered, table, bucket))
 
-    def _bucket_answered(self, table: PublishedTable, bucket: TableBucket, answer: Answer) -> None:
+    def _bucket_answered(
+        self, table: PublishedTable, bucket: TableBucket | KernelTableBucket, answer: Answer
+    ) -> None:
         if answer == "wait":
             table.mark_dirty(int(bucket.bucket, 16))
         else:  # of one that the broker does not take, subscribers see by the manifest that they miss it
             table.note_published(bucket)
-        self._unanswered[table.target] -= 1
-        if not self._unanswered[table.target]:
+        self._unanswered[table.place] -= 1
+        if not self._unanswered[table.place]:
             self.due.set()
 
     async def _publish_manifests(self, targets: Collection[str]) -> None:
         for table in self._shown(targets):
             manifest = table.manifest
-            if manifest is None or self._unanswered[table.target]:
+            if manifest is None or self._unanswered[table.place]:
                 continue
-            if manifest == self._manifests.get(table.target):
+            if manifest == self._manifests.get(table.place):
                 continue
-            self._manifests[table.target] = manifest
-            topic = f"table/{table.target}/manifest"
+            self._manifests[table.place] = manifest
+            topic = f"{table.place}/manifest"
             publication = self._state(topic, manifest, f"{time.time():.6f}")
-            await self._sender.send(topic, publication, partial(self._manifest_answered, table.target))
+            await self._sender.send(topic, publication, partial(self._manifest_answered, table.place))
 
-    def _manifest_answered(self, target: str, answer: Answer) -> None:
+    def _manifest_answered(self, place: str, answer: Answer) -> None:
         if answer == "wait":
-            self._manifests.pop(target, None)
+            self._manifests.pop(place, None)
 
     async def finish(self, targets: Collection[str]) -> None:
         """Publish what tables have changed, so that what stays at the broker is whole; the daemon is about to end."""
@@ -376,12 +425,14 @@ class RetainedState:
             note = Instance(target=target.name, instance=target.instance)
             await self._sender.send(topic, self._state(topic, note, target.name))
 
-    def _state(self, topic: str, state: TableBucket | TableManifest | Instance, serial: str) -> Publication:
+    def _state(self, topic: str, state: RetainedPart, serial: str) -> Publication:
         payload = encode_state(
             state.type_name, self._hub.identity, state, at=time.time(), subject=topic, serial=serial
         )
-        user = (("type", state.type_name), ("target", state.target))
-        return Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=user)
+        user = [("type", state.type_name)]
+        if not isinstance(state, KernelTableBucket | KernelTableManifest):
+            user.append(("target", state.target))
+        return Publication(f"{self._sender.root}/{topic}", payload, retain=True, user=tuple(user))
 
     def _status_answered(self, answer: Answer) -> None:
         if answer == "wait":
@@ -397,7 +448,7 @@ class RetainedState:
             self._sender.post("status", publication, self._status_answered)
 
     def _new_status(self, status: Status) -> Publication | None:
-        news = status.model_copy(update={"time": None, "epoch": self._hub.identity.epoch})
+        news = status.without_ages().model_copy(update={"epoch": self._hub.identity.epoch})
         now = time.monotonic()
         if news == self._status and now < self._beat_at:
             return None
@@ -422,13 +473,16 @@ class RetainedState:
             f"{self._sender.root}/status",
             *(f"{self._sender.root}/instance/{it}" for it in instances if it is not None),
         }
-        for table in self._shown(targets):
-            path = self._path(table.target)
+        shown = {f"{self._sender.root}/{table.place}/": table for table in self._shown(targets)}
+        for path, table in shown.items():
             kept |= {f"{path}{bucket_name(n, table.depth)}" for n in range(2**table.depth)}
             kept.add(f"{path}manifest")
         # until a table was compared once, that of the run before stays
-        shown = {table.target for table in self._shown(targets)}
-        unknown = tuple(self._path(target) for target in targets if target not in shown)
+        unknown: tuple[str, ...] = ()
+        if self._tables.wanted:
+            places = [f"table/{target}" for target in targets]
+            places += [self._tables.kernel.place] if self._tables.kernel is not None else []
+            unknown = tuple(path for it in places if (path := f"{self._sender.root}/{it}/") not in shown)
         if None in instances:
             unknown += (f"{self._sender.root}/instance/",)
         state = frozenset(kept), unknown
@@ -446,9 +500,6 @@ class RetainedState:
             await self._clear(self._willed)
             self._willed = []
             await self._outbox.remember_retained(await self._outbox.retained() & kept)
-
-    def _path(self, target: str) -> str:
-        return f"{self._sender.root}/table/{target}/"
 
     async def _clear(self, topics: list[str]) -> None:
         denied: list[str] = []

@@ -397,5 +397,5 @@ class Sender:
 
 
 def _place(topic: str) -> str:
-    """The topic that a denial is noted by: the buckets of a target's table share one."""
-    return f"{topic.rpartition('/')[0]}/#" if topic.startswith("table/") else topic
+    """The topic that a denial is noted by: the buckets of a table share one."""
+    return f"{topic.rpartition('/')[0]}/#" if topic.startswith(("table/", "kernel-table/")) else topic

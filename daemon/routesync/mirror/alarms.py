@@ -46,7 +46,8 @@ def current_alarms(
     alarms: dict[AlarmKind, Alarm] = {}
     if oldest_s > OVERDUE_S:
         why = f": {error}" if error else ""
-        alarms["overdue"] = Alarm(f"work has waited for {oldest_s:.0f} s{why}", state.waiting)
+        # in minutes: `status` has this text, and is published when it changes
+        alarms["overdue"] = Alarm(f"work has waited for {oldest_s // 60:.0f} min{why}", state.waiting)
     if held := state.withdrawal_limit.held:
         alarms["withdrawals-held"] = _about(
             held,

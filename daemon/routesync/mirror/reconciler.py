@@ -112,7 +112,7 @@ class Reconciler:
         """What is known of the target's place in the network."""
         self.contacted = asyncio.Event()
         """Set when the target answered, or failed to, or is paused, and every best route was evaluated."""
-        self.report = Reporter(name, sink)
+        self.report = Reporter(name, sink, node)
         self._client = client
         self._rules = rules
         self._ledger = ledger

@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 import structlog
 
+from routesync.best_routes import OwnNode
 from routesync.events.models import (
     AlarmCleared,
     AlarmKind,
@@ -81,13 +82,14 @@ class Reporter:
     Each change of a route is an event. The log has one line for each batch of changes.
     """
 
-    def __init__(self, target: str, sink: EventSink) -> None:
+    def __init__(self, target: str, sink: EventSink, node: OwnNode) -> None:
         self.measures = Measures()
         self.alarms: dict[AlarmKind, Alarm] = {}
         """Those that are raised now."""
         self._raised_at: dict[AlarmKind, float] = {}
         self._target = target
         self._sink = sink
+        self._node = node
         self._batch: Counter[str] = Counter()
         self._first: Prefix | None = None
         self._longest_gap_ms = 0.0
@@ -101,6 +103,8 @@ class Reporter:
 
     def _route(self, fate: Fate, event: Callable[..., Event], prefix: Prefix, **details: object) -> None:
         self.measures.fates[fate] += 1
+        if (kernel := self._node.in_words(prefix)) is not None:
+            details |= kernel._asdict()
         self._sink.emit(event(target=self._target, prefix=str(prefix), family=prefix.family.label, **details))
 
     def _note_change(self, change: str, prefix: Prefix) -> None:

@@ -50,6 +50,7 @@ from routesync.mirror.targets import Targets
 from routesync.service import logs
 from routesync.service.event_sinks import EventSinks
 from routesync.service.guarding import Guarding
+from routesync.service.kernel_table import KernelTable
 from routesync.service.metrics import Metrics
 from routesync.service.status import StatusBuilder
 from routesync.service.systemd import ActivatedSockets, Notifier
@@ -98,6 +99,7 @@ class Daemon:
         self._hub = EventHub(loaded.settings.node.name)
         self._best_routes = BestRoutes(loaded, self._hub, self._supervisor, sock=sockets.kernel)
         self._sinks = EventSinks(self._hub, self._supervisor, state, self._build_status)
+        self._kernel_table = KernelTable(self._best_routes, self._hub, self._sinks.tables)
         stack.push_async_callback(self._sinks.close)
         self._targets = Targets(
             self._best_routes,
@@ -166,6 +168,7 @@ class Daemon:
         self._best_routes.probe(loaded)
         loaded = self._loaded = await self._resolve(loaded)
         with signals(stop=self._supervisor.request_stop, reload=self._reload_requested.set):
+            await self._kernel_table.apply(loaded)
             await self._sinks.apply(loaded)
             self._hub.emit(ConfigLoaded(path=str(loaded.path), digest=loaded.digest))
             await self._targets.apply(loaded)
@@ -299,6 +302,7 @@ class Daemon:
         async with self._targets.gathering():
             await self._best_routes.apply(loaded)
             await self._targets.apply(loaded)
+        await self._kernel_table.apply(loaded)
         await self._guarding.apply(loaded)
         if self._sinks.publisher is not None:
             self._sinks.publisher.refresh()

@@ -65,6 +65,7 @@ class EventSinks:
             return
         self._settings = settings
         mqtt, events = settings
+        self.tables.wanted = events.table
         if mqtt is None:
             if self.publisher is not None and self._outbox is not None:
                 self._hub.detach(self._outbox)  # it would only fill up; what waits in it, waits

@@ -52,7 +52,17 @@ def test_the_shipped_file_names_every_key() -> None:
 def test_what_the_shipped_file_shows_as_defaults_are_the_defaults() -> None:
     text = (ROOT / "config/routesync.toml").read_text(encoding="utf-8")
     own = {"name", "netns", "url", "token_file", "password_file", "next_hop", "host", "client_id", "username"}
-    own |= {"ca_file", "cert_file", "key_file", "server_name", "listen", "guard", "labels", "prefix_lists"}
+    own |= {
+        "ca_file",
+        "cert_file",
+        "key_file",
+        "server_name",
+        "listen",
+        "guard",
+        "labels",
+        "prefix_lists",
+        "kernel_table",
+    }
     tables = {".".join(path): model for path, model in models(Settings)}
     model: type[Model] = Settings
     seen = 0

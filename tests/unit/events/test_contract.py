@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -11,16 +12,16 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 
 from docgen.contract import (
+    RETAINED,
     State,
+    asyncapi,
     example_bucket,
     example_event,
-    example_instance,
     example_manifest,
     example_message,
     example_state,
-    example_status,
-    example_takeover,
     message_schema,
+    schemas,
 )
 from routesync.events import models
 from routesync.events.cloudevents import Record, StreamIdentity, encode
@@ -49,6 +50,41 @@ def test_every_kind_of_alarm_is_documented_and_no_other() -> None:
     assert all(condition.strip() and remedy.strip() for _, _, condition, remedy, _ in rows)
 
 
+def test_generators_of_code_find_one_name_for_each_schema_and_a_model_for_each_message() -> None:
+    document = asyncapi()
+    assert document["asyncapi"] == "3.0.0", "generators read no newer one, and make nothing of it"
+    schemas, messages = document["components"]["schemas"], document["components"]["messages"]
+    assert titles(schemas) == [*schemas]
+    payloads = [message["payload"] for message in messages.values()]
+    assert len({json.dumps(payload) for payload in payloads}) == len(EVENTS) + len(RETAINED)
+    for payload in payloads:
+        name = payload["$ref"].removeprefix("#/components/schemas/")
+        assert name.endswith("Message")
+        assert schemas[name]["properties"]["data"]["$ref"].removeprefix("#/components/schemas/") in schemas
+
+
+def titles(schemas: dict[str, dict[str, object]]) -> list[str]:
+    """The titles of all schemas, in the order of the document."""
+
+    def inside(value: object) -> list[str]:
+        if isinstance(value, list):
+            return [title for it in value for title in inside(it)]
+        if not isinstance(value, dict):
+            return []
+        own = [value["title"]] if isinstance(value.get("title"), str) else []
+        return own + [title for it in value.values() for title in inside(it)]
+
+    return inside(schemas)
+
+
+def test_all_names_are_uris_of_a_registered_scheme() -> None:
+    document = asyncapi()
+    names = [document["id"], *(schema["$id"] for schema in schemas().values())]
+    assert len({*names}) == len(names)
+    # RFC 4151: tag:DOMAIN,DATE:SPECIFIC
+    assert all(re.fullmatch(r"tag:[a-z.]+,\d{4}:[A-Za-z0-9.:-]+", name) for name in names)
+
+
 @pytest.mark.parametrize("kind", EVENTS)
 def test_examples_follow_their_schemas(kind: type[Event]) -> None:
     jsonschema.Draft202012Validator(
@@ -56,9 +92,7 @@ def test_examples_follow_their_schemas(kind: type[Event]) -> None:
     ).validate(example_message(kind))
 
 
-@pytest.mark.parametrize(
-    "state", [example_status(), example_bucket(), example_manifest(), example_instance(), example_takeover()]
-)
+@pytest.mark.parametrize("state", [state for _, _, _, state in RETAINED], ids=lambda state: state.type_name)
 def test_retained_examples_follow_their_schemas(state: State) -> None:
     jsonschema.Draft202012Validator(message_schema(state.type_name)).validate(example_state(state))
 

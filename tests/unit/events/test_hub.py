@@ -31,7 +31,9 @@ from support.waiting import eventually
 
 
 def dropped(rule: str) -> RouteDropped:
-    return RouteDropped(prefix="192.0.2.1/32", family="ipv4", protocol="dhcp", rule=rule, interface="ens3")
+    return RouteDropped(
+        prefix="192.0.2.1/32", family="ipv4", protocol="dhcp", metric=0, table="main", rule=rule
+    )
 
 
 def ineligible(number: int, reason: str) -> RouteIneligible:

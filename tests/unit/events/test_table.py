@@ -12,13 +12,15 @@ from routesync.events.cloudevents import Record
 from routesync.events.hub import EventHub
 from routesync.events.models import (
     Event,
+    KernelGone,
+    KernelKept,
     RouteConfirmed,
     RouteConflicting,
     RouteRefused,
     RouteWithdrawn,
     SyncLost,
 )
-from routesync.events.node_status import MAX_DEPTH, MIN_DEPTH, TableManifest, TableRow
+from routesync.events.node_status import MAX_DEPTH, MIN_DEPTH, KernelTableRow, Manifest, TableRow
 from routesync.events.retained import PublishedTable, PublishedTables, _Entry, bucket_of, row_hash
 from support.events import accepted
 
@@ -33,7 +35,7 @@ def table_of(events: list[Event]) -> PublishedTable:
     return target
 
 
-def manifest_of(table: PublishedTable, sequence: int = 0) -> TableManifest:
+def manifest_of(table: PublishedTable, sequence: int = 0) -> Manifest:
     """The manifest after all buckets were published."""
     table.sequence = sequence
     for number in range(2**table.depth):
@@ -76,6 +78,40 @@ def test_the_hashes_are_what_other_programs_work_out() -> None:
     # printf '10.244.1.0/24 192.168.10.10 confirmed' | sha256sum | cut -c1-16
     row = TableRow(prefix=PREFIX, gateway="192.168.10.10", state="confirmed")
     assert f"{row_hash(row):016x}" == "0376f3d276c94a93"
+
+
+def test_the_table_of_the_kernel_is_folded_from_events_of_its_own() -> None:
+    tables = PublishedTables()
+    kept = KernelKept(
+        prefix=PREFIX,
+        family="ipv4",
+        gateway="192.168.10.10",
+        protocol="bird",
+        metric=20,
+        interface="ens3",
+        table="main",
+        rule="bgp",
+    )
+    tables.put(Record(1, 0.0, kept))
+    assert [*tables] == [], "nobody wants it"
+    table = tables.kernel = PublishedTable(None)
+    tables.put(Record(2, 0.0, kept))
+    tables.put(Record(3, 0.0, accepted(1)))
+    before = manifest_of(table)
+    # printf '10.244.1.0/24 192.168.10.10 bird 20 ens3 main' | sha256sum | cut -c1-16
+    assert (before.routes, before.digest) == (1, "4c3044708b40541b")
+    bucket = table.bucket(bucket_of(PREFIX, MIN_DEPTH), 3)
+    fields = {
+        "gateway": "192.168.10.10",
+        "protocol": "bird",
+        "metric": 20,
+        "interface": "ens3",
+        "table": "main",
+    }
+    assert bucket.routes == (KernelTableRow(prefix=PREFIX, **fields),)
+    tables.put(Record(4, 0.0, KernelGone(prefix=PREFIX, family="ipv4")))
+    assert manifest_of(table).routes == 0
+    assert [it.target for it in tables] == ["lb-1", None]
 
 
 def test_a_route_changes_and_goes() -> None:

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from routesync.best_routes import OwnNode
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.schema import Inventory, InventoryRow, Port
@@ -66,7 +67,7 @@ class Making:
                 evaluate=lambda _prefix, _current: None,
                 contains_our_end=lambda _: False,
                 note=lambda _prefix, _row: None,
-                report=Reporter("lb", Events()),
+                report=Reporter("lb", Events(), OwnNode()),
             ),
             waiting=lambda state, _: self.said.append(state),
         )

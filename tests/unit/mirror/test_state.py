@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from routesync.best_routes import OwnNode
 from routesync.loxilb.schema import Inventory, InventoryRow
 from routesync.mirror.eligibility import Desired, Evaluation, Ineligible, Reason
 from routesync.mirror.ledger import Row
@@ -58,7 +59,7 @@ class Life:
             evaluate=self._evaluate,
             contains_our_end=lambda prefix: prefix == D4,
             note=self._note,
-            report=Reporter("lb", self.events),
+            report=Reporter("lb", self.events, OwnNode()),
             witness=witness,
         )
         self.connect()
