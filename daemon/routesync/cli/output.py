@@ -41,6 +41,8 @@ _STYLES: Final = {
 """Of words for states: of nodes, targets, routes, the guard."""
 MARGIN: Final = 9
 """Columns of the words in front of what `status` shows."""
+_LONGEST_S: Final = 1e9
+"""A time that another node reports may be anything."""
 _NARROW: Final = 20
 """Columns below which wrapping makes nothing clearer."""
 EX_FAILED: Final = 1
@@ -190,7 +192,8 @@ def work_left(waiting: int, rate: float, remaining_s: float | None) -> str:
     """How much work waits, how long it takes, and how many requests a second that is."""
     if remaining_s is None:
         return f"{waiting:,} waiting"
-    return f"{waiting:,} waiting, about {span(timedelta(seconds=ceil(remaining_s)))} left at {rate:g}/s"
+    left = span(timedelta(seconds=ceil(min(_LONGEST_S, remaining_s))))
+    return f"{waiting:,} waiting, about {left} left at {rate:g}/s"
 
 
 def age(seconds: float | None) -> str:

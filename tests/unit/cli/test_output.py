@@ -74,6 +74,8 @@ def test_what_is_longer_than_the_terminal_comes_through_a_pager(
 def test_work_that_is_left_is_said_with_its_rate() -> None:
     assert work_left(1200, 240, 4.2) == "1,200 waiting, about 5 s left at 240/s"
     assert work_left(3, 0, None) == "3 waiting"
+    for absurd in (1e308, float("inf"), float("nan")):
+        assert work_left(3, 1, absurd).startswith("3 waiting, about 11574 d")
 
 
 def test_one_is_singular_and_thousands_are_readable() -> None:
