@@ -223,8 +223,15 @@ def test_a_fleet_fits_the_terminal_and_the_troubled_stand_first() -> None:
 def test_a_target_with_work_shows_how_much_is_left() -> None:
     view, terminal = a_view()
     for node, left in (("fast", 4.2), ("absurd", 1e308)):
-        target: JsonValue = {"name": "lb-1", "url": "u", "state": "syncing", "waiting": 1200, "rate": 240}
-        view.take(message(node, "status", status(targets=[{**target, "remaining_s": left}])), 0)
+        target: JsonValue = {
+            "name": "lb-1",
+            "url": "u",
+            "state": "syncing",
+            "waiting": 1200,
+            "rate": 240,
+            "remaining_s": left,
+        }
+        view.take(message(node, "status", status(targets=[target])), 0)
     shown = "\n".join(screen(view, terminal))
     assert "lb-1 syncing (1,200 waiting, about 5 s left at 240" in shown
     assert "absurd" in shown
