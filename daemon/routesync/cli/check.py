@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 import typer
 
+from routesync.characters import many
 from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
 from routesync.config.resolve import resolved
+from routesync.doctor.daemon import missing_credentials, service_settings
 
 UNIT: Final = "routesync.service"
 _OF_THE_READER: Final = (
@@ -68,7 +69,7 @@ def check(file: Path, *, as_json: bool, quiet: bool) -> None:
     )
     print(f"# {file}: ok")
     print(
-        f"#   mode {settings.mode}; {len(settings.policy.rules)} rules, then {settings.policy.default_action}"
+        f"#   mode {settings.mode}; {many(len(settings.policy.rules), 'rule')}, then {settings.policy.default_action}"
     )
     print(f"#   targets: {targets}")
     print(f"#   broker: {broker}\n")
@@ -96,29 +97,6 @@ def check_as_service(arguments: Sequence[str]) -> NoReturn:
     properties = [f"--property={key}={value}" for key, value in settings if key in _OF_THE_READER]
     run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", *properties, "--", program[-1], "check"]
     raise typer.Exit(subprocess.run([*run, *arguments], check=False).returncode)
-
-
-def service_settings(text: str) -> Iterator[tuple[str, str]]:
-    """The settings below [Service] of a unit and its drop-ins, as `systemctl cat` shows them."""
-    section = ""
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        if found := re.fullmatch(r"\[(\w+)\]", line.strip()):
-            section = found[1]
-        elif section == "Service" and "=" in line and not line.lstrip().startswith(("#", ";")):
-            key, _, value = line.partition("=")
-            yield key.strip(), value.strip()
-
-
-def missing_credentials(settings: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The credentials whose file does not exist: name and file."""
-    loaded: dict[str, str] = {}
-    for key, value in settings:
-        if key == "LoadCredential":
-            name, _, path = value.partition(":")
-            loaded = loaded | {name: path} if value else {}
-    yield from (
-        (name, path) for name, path in loaded.items() if path.startswith("/") and not Path(path).exists()
-    )
 
 
 def _check_for_machines(file: Path) -> None:

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -140,13 +140,36 @@ def read_unit() -> UnitFacts | None:
         restarts=_number(of.get("NRestarts")),
         text=of.get("StatusText", ""),
         user=of.get("User", ""),
-        missing=_missing_credentials(_systemctl("cat", UNIT)) if status == _CREDENTIALS_STATUS else (),
+        missing=_missing_files() if status == _CREDENTIALS_STATUS else (),
     )
 
 
-def _missing_credentials(unit: str) -> tuple[str, ...]:
-    named = re.findall(r"^\s*LoadCredential\w*=[^:\s]+:(/\S+)", unit, re.MULTILINE)
-    return tuple(path for path in dict.fromkeys(named) if not Path(path).exists())
+def _missing_files() -> tuple[str, ...]:
+    settings = list(service_settings(_systemctl("cat", UNIT)))
+    return tuple(path for _, path in missing_credentials(settings))
+
+
+def service_settings(text: str) -> Iterator[tuple[str, str]]:
+    """The settings below [Service] of a unit and its drop-ins, as `systemctl cat` shows them."""
+    section = ""
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        if found := re.fullmatch(r"\[(\w+)\]", line.strip()):
+            section = found[1]
+        elif section == "Service" and "=" in line and not line.lstrip().startswith(("#", ";")):
+            key, _, value = line.partition("=")
+            yield key.strip(), value.strip()
+
+
+def missing_credentials(settings: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The credentials whose file does not exist: name and file."""
+    loaded: dict[str, str] = {}
+    for key, value in settings:
+        if key == "LoadCredential":
+            name, _, path = value.partition(":")
+            loaded = loaded | {name: path} if value else {}
+    yield from (
+        (name, path) for name, path in loaded.items() if path.startswith("/") and not Path(path).exists()
+    )
 
 
 def why_it_ended(unit: UnitFacts) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from routesync.cli.check import missing_credentials, service_settings
+from routesync.doctor.daemon import missing_credentials, service_settings
 
 UNIT = """\
 # /usr/lib/systemd/system/routesync.service

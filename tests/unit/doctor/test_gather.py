@@ -19,7 +19,6 @@ import pytest
 from routesync.config.models import TargetSettings
 from routesync.control.client import NotRunning
 from routesync.doctor.daemon import (
-    _missing_credentials,
     ask_daemon,
     find_daemon,
     process_status,
@@ -253,12 +252,6 @@ def test_what_the_user_of_the_daemon_may_write_counts(
         assert state.ledger.writable is (user is None or user.uid in (os.getuid(), 0))
     finally:
         tmp_path.chmod(0o700)
-
-
-def test_credentials_whose_files_are_missing_are_named(tmp_path: Path) -> None:
-    (tmp_path / "there").touch()
-    unit = f"[Service]\nLoadCredential=a:{tmp_path}/there\nLoadCredential=b:{tmp_path}/gone\n"
-    assert _missing_credentials(unit) == (f"{tmp_path}/gone",)
 
 
 def test_a_configuration_that_may_not_be_read_is_no_fault_of_its_own(tmp_path: Path) -> None:
