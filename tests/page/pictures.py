@@ -55,7 +55,9 @@ def node(into: Path, page: Browser) -> None:
         page.shows(".card", "refused")
         both(page, into / "node")
         terminal.draw(
-            made.run("status", **TERMINAL).stdout.replace(name, ""), "routesync status", into / "status.svg"
+            made.run("status", **TERMINAL).stdout.replace(name, "/etc/routesync"),
+            "routesync status",
+            into / "status.svg",
         )
         page.type("#search", "10.244.1.7")
         page.click(".search .primary")
@@ -82,12 +84,11 @@ def watch(made: World, file: Path) -> None:
     """What `routesync watch` shows while things happen to a node."""
     with tempfile.NamedTemporaryFile("r") as output:
 
-        def waits_for(text: str) -> None:
-            eventually_sync(
-                lambda: text in Path(output.name).read_text(),
-                what=f"{text!r}",
-                but=lambda: terminal.last_screen(Path(output.name).read_text()),
-            )
+        def screen() -> str:
+            return terminal.last_screen(Path(output.name).read_text())
+
+        def waits_for(text: str, times: int = 1) -> None:
+            eventually_sync(lambda: screen().count(text) >= times, what=repr(text), but=screen)
 
         with Path(output.name).open("w") as into:
             watching = subprocess.Popen(
@@ -103,15 +104,14 @@ def watch(made: World, file: Path) -> None:
             waits_for("route.refused")
             made.standin.inject(Fault("reset"))
             move(made, back=True)
-            waits_for("degraded")
+            waits_for("target.down")
             made.standin.inject()
-            waits_for("10.244.3.0/24")
-            waits_for("sync.completed")
-            made.node.ip("route del 203.0.113.0/24")
+            waits_for("route.withdrawn", times=2)
         finally:
             watching.terminate()
             watching.wait()
-        terminal.draw(terminal.last_screen(Path(output.name).read_text()), "routesync watch", file)
+        terminal.draw(screen(), "routesync watch", file)
+        made.node.ip("route del 203.0.113.0/24")
 
 
 def fleet(into: Path, page: Browser, mqtt_js: Path) -> None:

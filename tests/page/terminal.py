@@ -10,7 +10,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS, LINES = 112, 30
+COLUMNS, LINES = 122, 30
 # The fonts that rich names are loaded from elsewhere: a picture in a document must load nothing.
 _FORMAT = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
     "Fira Code, monospace", "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
@@ -19,7 +19,7 @@ _FORMAT = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOT
 
 def last_screen(output: str) -> str:
     """Of a command that draws full screens, each from the upper left corner: the last one that is whole."""
-    *_, screen, _ = output.split("\x1b[H")
+    *_, screen, _ = ["", "", *output.split("\x1b[H")]
     lines = screen.splitlines()
     while lines and not Text.from_ansi(lines[-1]).plain.strip():
         del lines[-1]

@@ -10,7 +10,10 @@ const LEAST_BETWEEN_LOADS_MS = 3000;
 const HIDDEN_MS = 30_000; // a tab that nobody sees for so long leaves its place at the daemon
 
 export class NodeSource {
-  /** `sink` has the methods status(response), changed(), event(event) and connection(live, text). */
+  /**
+   * `sink` has the methods status(response), changed(), event(event), connection(live, text), behind(isBehind), and
+   * watched(most): the prefixes that are looked at.
+   */
   constructor(routes, history, sink) {
     this.routes = routes;
     this.history = history;
@@ -151,6 +154,9 @@ export class NodeSource {
     this.mismatches = differs || kept !== status.kernel.routes ? this.mismatches + 1 : 0;
     this.sink.behind(this.mismatches > 0);
     if (this.mismatches >= 3) this.reload();
+    if (!this.mismatches) return;
+    // No event tells of a route that goes before it was sent: ask at least for the few that are looked at.
+    for (const prefix of this.sink.watched(FEW - this.touched.size)) this.check(prefix);
   }
 
   /** Read the table again soon, but not all the time. */

@@ -101,6 +101,12 @@ export class NodeView {
     this.table.setBehind(isBehind);
   }
 
+  /** The prefixes that the table is narrowed to, unless these are more. */
+  watched(most) {
+    const { items } = this.table.grid;
+    return items.length <= most ? items.map((it) => it.prefix) : [];
+  }
+
   changed() {
     this.table.refresh();
   }
