@@ -43,7 +43,15 @@ FLOOD_S: Final = 10.0
 """After so long loxilb has ingested what another program did to hundreds of routes at once."""
 MOST_WAITING: Final = 1500
 """Changes that wait for ingestion: what two daemons may send, on top of a flush of all that they have."""
-DEFECTS: Final = ("Traceback", "_defect", "reconciler_error", "internal error", "control_call_failed")
+DEFECTS: Final = (
+    "Traceback",
+    "_defect",
+    "reconciler_error",
+    "internal error",
+    "control_call_failed",
+    "task_did_not_stop",
+    "task_restarts",
+)
 
 
 class Chaos:
