@@ -41,6 +41,7 @@ MOST_DESCRIPTORS: Final = 12
 MOST_TASKS: Final = 6
 FLOOD_S: Final = 10.0
 """After so long loxilb has ingested what another program did to hundreds of routes at once."""
+LOSE_PEER_EVERY: Final = 10
 MOST_WAITING: Final = 1500
 """Changes that wait for ingestion: what two daemons may send, on top of a flush of all that they have."""
 DEFECTS: Final = (
@@ -245,6 +246,31 @@ class Chaos:
             flush=True,
         )
 
+    def lose_peer(self) -> None:
+        """The second node dies for long: the first says so, and how many routes it left, until it is back."""
+        place = self.arena
+        left = len(look(place.node.node, place.loxilb, shut=False).peers)
+        place.peer.kill()
+        gone = self._wait_for_peer(left)
+        place.peer.launch()
+        back = self._wait_for_peer(None)
+        self.record.write("peer", gone=gone, back=back)
+        if not (gone and back):
+            self.complain(f"the peer with {left} routes: said to be gone {gone}, said to be back {back}")
+
+    def _wait_for_peer(self, left: int | None) -> bool:
+        """Wait until the alarm about the peer is about so many routes; None: until there is none."""
+        until = time.monotonic() + QUIET_WITHIN_S
+        while time.monotonic() < until:
+            self.watch()
+            said = self.ask()
+            if said is not None:
+                alarms = said[2]["status"]["alarms"]
+                if [it["count"] for it in alarms if it["kind"] == "peer-gone"] == [left] * (left is not None):
+                    return True
+            time.sleep(0.3)
+        return False
+
     def _not_right(self) -> str:
         """What is not right yet; "" when all is."""
         place = self.arena
@@ -342,6 +368,8 @@ def test_chaos(tmp_path: Path) -> None:
             left = end - time.monotonic()
             chaos.storm(min(max(left, 3), chaos.chance.uniform(*STORM_S)))
             chaos.quiet()
+            if not SHORT and chaos.quiets % LOSE_PEER_EVERY == 2:
+                chaos.lose_peer()
         record.write("end", wrong=len(chaos.wrong), quiets=chaos.quiets)
         record.close()
         draw(OUTPUT)
