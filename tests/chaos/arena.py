@@ -92,6 +92,7 @@ startup_hold_s = 1
 rate = {rate}
 burst = {burst}
 inventory_interval_s = {inventory_interval_s}
+{witness}
 
 [mqtt]
 host = "192.168.10.1"
@@ -115,6 +116,7 @@ class Node(Daemon):
 
     Attributes:
         shut: whether the active rules drop what lies inside `SHUT`.
+        witness: loxilb's namespace, if its kernel is read directly; for the next `configure`.
     """
 
     def __init__(self, name: str, directory: Path, space: Namespace) -> None:
@@ -123,6 +125,7 @@ class Node(Daemon):
         self.name = name
         self.node = space
         self.shut = False
+        self.witness: Namespace | None = None
         (directory / "clock").write_text("0")
         self.program = [sys.executable, "-m", "chaos.probe", str(directory)]
         self.extra_environment = {"PYTHONPATH": str(TESTS)}
@@ -147,6 +150,7 @@ class Node(Daemon):
             inventory_interval_s=inventory_interval_s,
             level=level,
             writers=writers,
+            witness=f'witness = {{ netns = "{self.witness.name}" }}' if self.witness is not None else "",
         )
         self.config.write_text(text)
         self.shut = shut

@@ -1,8 +1,9 @@
 """Everything fails at once, for a while, again and again; each time it is quiet all has to be right, and said truly.
 
 ROUTESYNC_CHAOS_S sets for how long, ROUTESYNC_CHAOS_SEED where to start (0: anywhere); the seed is printed. `make
-chaos` runs it for long. What it writes is drawn by `chaos.plots`. What this kind of machine cannot do: the monotonic
-clock does not jump, and no disk becomes read-only while files on it are open for writing.
+chaos` runs it for long, with a witness in loxilb's kernel where the seed is even. What it writes is drawn by
+`chaos.plots`. What this kind of machine cannot do: the monotonic clock does not jump, and no disk becomes read-only
+while files on it are open for writing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,18 @@ MOST_DESCRIPTORS: Final = 12
 MOST_TASKS: Final = 6
 FLOOD_S: Final = 10.0
 """After so long loxilb has ingested what another program did to hundreds of routes at once."""
-DEFECTS: Final = ("Traceback", "_defect", "reconciler_error", "internal error", "control_call_failed")
+LOSE_PEER_EVERY: Final = 10
+MOST_WAITING: Final = 1500
+"""Changes that wait for ingestion: what two daemons may send, on top of a flush of all that they have."""
+DEFECTS: Final = (
+    "Traceback",
+    "_defect",
+    "reconciler_error",
+    "internal error",
+    "control_call_failed",
+    "task_did_not_stop",
+    "task_restarts",
+)
 
 
 class Chaos:
@@ -226,13 +238,38 @@ class Chaos:
         if found:
             self.complain(f"the log has {found[:3]}")
         state = place.standin.state()
-        if state.deaf:
-            self.complain("the stand-in went deaf")
+        if state.deaf or state.peak_waiting > MOST_WAITING:
+            self.complain(f"the stand-in had to ingest too much: {state}")
         self.record.write("quiet", took_s=round(took, 1), right=not last, peak_waiting=state.peak_waiting)
         print(
             f"seed {SEED}: {self.quiets} quiets, the last after {took:.1f} s; wrong: {len(self.wrong)}",
             flush=True,
         )
+
+    def lose_peer(self) -> None:
+        """The second node dies for long: the first says so, and how many routes it left, until it is back."""
+        place = self.arena
+        left = len(look(place.node.node, place.loxilb, shut=False).peers)
+        place.peer.kill()
+        gone = self._wait_for_peer(left)
+        place.peer.launch()
+        back = self._wait_for_peer(None)
+        self.record.write("peer", gone=gone, back=back)
+        if not (gone and back):
+            self.complain(f"the peer with {left} routes: said to be gone {gone}, said to be back {back}")
+
+    def _wait_for_peer(self, left: int | None) -> bool:
+        """Wait until the alarm about the peer is about so many routes; None: until there is none."""
+        until = time.monotonic() + QUIET_WITHIN_S
+        while time.monotonic() < until:
+            self.watch()
+            said = self.ask()
+            if said is not None:
+                alarms = said[2]["status"]["alarms"]
+                if [it["count"] for it in alarms if it["kind"] == "peer-gone"] == [left] * (left is not None):
+                    return True
+            time.sleep(0.3)
+        return False
 
     def _not_right(self) -> str:
         """What is not right yet; "" when all is."""
@@ -322,12 +359,17 @@ def test_chaos(tmp_path: Path) -> None:
     record.write("begin", seed=SEED, seconds=SECONDS)
     with arena(tmp_path) as place:
         chaos = Chaos(place, random.Random(SEED), record)
+        if not SHORT and SEED % 2 == 0:
+            place.node.witness = place.loxilb
+            place.node.configure()
         place.start()
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             left = end - time.monotonic()
             chaos.storm(min(max(left, 3), chaos.chance.uniform(*STORM_S)))
             chaos.quiet()
+            if not SHORT and chaos.quiets % LOSE_PEER_EVERY == 2:
+                chaos.lose_peer()
         record.write("end", wrong=len(chaos.wrong), quiets=chaos.quiets)
         record.close()
         draw(OUTPUT)

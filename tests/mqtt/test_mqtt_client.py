@@ -296,3 +296,18 @@ async def test_a_socket_that_closes_with_something_to_send_is_not_waited_for(mos
         await asyncio.sleep(0)  # what was scheduled before runs
         await asyncio.sleep(0)
     assert not unhandled
+
+
+async def test_a_cancellation_that_comes_with_an_answer_is_not_lost(mosquitto: Broker) -> None:
+    """Before Python 3.12 `wait_for`, by which aiomqtt waits, returns the answer and forgets the cancellation."""
+    async with MqttConnection(mosquitto.settings(), client_id="node-1") as connection:
+        task = asyncio.create_task(connection.subscribe("routesync/v1/#"))
+        subscribed = connection._paho.on_subscribe
+
+        def cancelled_by_the_answer(*answer: object) -> None:
+            subscribed(*answer)  # type: ignore[misc, arg-type]
+            task.cancel()
+
+        connection._paho.on_subscribe = cancelled_by_the_answer
+        with pytest.raises(asyncio.CancelledError):
+            await task

@@ -16,10 +16,10 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -32,6 +32,8 @@ from routesync.config.credentials import load_files
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.cloudevents import CONTENT_TYPE
+
+_T = TypeVar("_T")
 
 WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
@@ -221,7 +223,7 @@ class MqttConnection:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._aiomqtt.__aenter__()
+            await _cancellable(self._aiomqtt.__aenter__())
         except BaseException:
             await self._abandon()
             raise
@@ -304,7 +306,7 @@ class MqttConnection:
         """
         denied: list[str] = []
         for topic in topics:
-            (answer,) = await self._aiomqtt.subscribe(topic, qos=1)
+            (answer,) = await _cancellable(self._aiomqtt.subscribe(topic, qos=1))
             if (answer if isinstance(answer, int) else answer.value) >= _FAILURES:
                 denied.append(topic)
         if denied:
@@ -343,7 +345,7 @@ class MqttConnection:
         Raises:
             aiomqtt.MqttError: the connection has broken.
         """
-        await self._aiomqtt.unsubscribe(topic)
+        await _cancellable(self._aiomqtt.unsubscribe(topic))
 
     def _note_limits(self, properties: Properties | None) -> None:
         window = getattr(properties, "ReceiveMaximum", None)
@@ -363,6 +365,19 @@ class MqttConnection:
         if not self._in_flight:
             self._quiet.set()
         answered(None if code.value < _FAILURES else Refusal(code.value, str(code)))
+
+
+async def _cancellable(waiting: Awaitable[_T]) -> _T:
+    """Await what aiomqtt waits for by `wait_for`, and lose no cancellation.
+
+    Before Python 3.12 `wait_for` loses one that comes together with the answer: a task that is to end would go on.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    answer = await waiting
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return answer
 
 
 class PackedProperties(Properties):

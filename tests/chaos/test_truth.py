@@ -1,0 +1,84 @@
+"""What the comparison with the truth finds, and what it excuses; a picture of a record."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from chaos.plots import draw
+from chaos.truth import LAG_S, Look, Witness, unexplained
+
+PREFIX, GATEWAY = "10.1.0.0/16", "192.168.10.1"
+
+
+def said(phases: dict[str, int], *, complete: bool = False) -> dict[str, Any]:
+    target = {
+        "name": "lb",
+        "state": "synced",
+        "error": None,
+        "complete": complete,
+        "phases": phases,
+        "desired": sum(phases.values()),
+    }
+    return {"status": {"targets": [target], "broker": "connected"}, "targets": [target]}
+
+
+def row(phase: str) -> dict[str, Any]:
+    end = {"target": "lb", "phase": phase, "desired": GATEWAY, "owned": GATEWAY}
+    return {"prefix": PREFIX, "targets": [end]}
+
+
+def witness(*, there: bool) -> Witness:
+    made = Witness({PREFIX: time.monotonic() - LAG_S - 1})
+    ours = {PREFIX: GATEWAY} if there else {}
+    made.add(Look(time.monotonic(), {PREFIX: frozenset({GATEWAY})}, ours, {}, frozenset()))
+    return made
+
+
+def test_a_confirmed_route_that_loxilb_does_not_have_is_a_contradiction() -> None:
+    status = said({"confirmed": 1}, complete=True)
+    assert not witness(there=True).contradictions(status, [row("confirmed")], status)
+    each, complete = witness(there=False).contradictions(status, [row("confirmed")], status)
+    assert each.startswith(f"{PREFIX} via {GATEWAY} is said to be confirmed")
+    assert complete.startswith(f"complete, and {PREFIX}")
+
+
+def test_what_was_done_behind_its_back_is_excused_until_it_was_in_contact_for_long_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status = said({"confirmed": 1})
+    truth = witness(there=False)
+    truth.disturb(PREFIX)
+    assert not truth.contradictions(status, [row("confirmed")], status)
+    monkeypatch.setattr("chaos.truth.BLIND_S", 0.0)
+    truth.disturb(PREFIX)
+    for _ in range(2):
+        truth.note_contact(served=True)
+    assert truth.contradictions(status, [row("confirmed")], status)
+
+
+def event(sequence: int, **data: object) -> dict[str, Any]:
+    kind = "events.lost" if data else "route.accepted"
+    return {"epoch": "e", "sequence": str(sequence), "type": f"io.routesync.{kind}.v1", "data": data}
+
+
+def test_a_gap_in_the_sequence_needs_a_loss_that_was_reported() -> None:
+    assert not unexplained([event(1), event(3), event(2)])
+    assert unexplained([event(1), event(5)])
+    assert not unexplained([event(1), event(5), event(6, first=2, last=4)])
+    assert not unexplained([event(1), event(5), event(6, first=None, last=None)])
+    assert unexplained([event(1), event(5), event(6, first=2, last=3)])
+
+
+def test_a_record_that_was_broken_off_is_drawn(tmp_path: Path) -> None:
+    record = tmp_path / "chaos.jsonl"
+    lines = [{"t": t, "kind": "sample", "memory": 1 << 20, "cpu_s": t / 10} for t in range(3)]
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"t": 3, "ki')
+    picture = draw(record)
+    drawn = ET.fromstring(picture.read_text())  # noqa: S314 - our own
+    assert len(drawn.findall("{*}polyline")) == 12
