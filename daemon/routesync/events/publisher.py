@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from typing import Final, NoReturn
 import aiomqtt
 import structlog
 
-from routesync.backoff import Backoff
+from routesync.backoff import Backoff, SpreadBackoff
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.hub import EventHub
@@ -30,6 +32,7 @@ from routesync.events.mqtt_client import (
     Publication,
     SubscriptionDeniedError,
     explain,
+    has_answered,
 )
 from routesync.events.node_status import Status, offline
 from routesync.events.outbox import Outbox
@@ -41,8 +44,9 @@ from routesync.events.store import StoredEvent
 
 log = structlog.get_logger("routesync.events")
 
-BROKER_BACKOFF: Final = Backoff(first_s=1, most_s=60)
-"""At most seven connections in a minute: brokers ban a client that comes and goes (EMQX `flapping_detect`: 15)."""
+MOST_BACKOFF_S: Final = 60.0
+"""Brokers ban a client that comes and goes (EMQX `flapping_detect`: 15 connections in a minute). With this, and each
+wait at least half of its bound, they see no more than seven."""
 TICK_S: Final = 1.0
 """Retained state is published at most this often."""
 _BATCH: Final = 512
@@ -75,7 +79,8 @@ class MqttPublisher:
         tables: What the retained buckets show, attached to the hub. By default it begins with what the hub remembers.
         peers: Knows other nodes with the same loxilbs; fed from the same connection.
         table_interval_s: The parts of the retained table are published at most this often.
-        backoff: How long to wait between connections.
+        backoff: How long to wait between connections, after failures in a row with a broker that answers; by default by
+            `mqtt.reconnect_spread_s`.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class MqttPublisher:
         tables: PublishedTables | None = None,
         peers: Peers | None = None,
         table_interval_s: float = 1,
-        backoff: Backoff = BROKER_BACKOFF,
+        backoff: Backoff | SpreadBackoff | None = None,
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
@@ -97,12 +102,15 @@ class MqttPublisher:
         self._logged: set[str] = set()  # the troubles since it was connected
         self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
+        self._broker = settings  # with the one host that is tried now, or connected
         self._hub = hub
         self._outbox = outbox or _memory_outbox(hub)
         self._tables = tables or _folded(hub)
         self._peers = peers or Peers(node)
         self._status_source = status_source
-        self._backoff = backoff
+        self._backoff = backoff or SpreadBackoff(
+            settings.reconnect_spread_s, max(MOST_BACKOFF_S, settings.reconnect_spread_s)
+        )
         self._table_interval_s = table_interval_s
         self._root = f"{settings.root}/{node}"
         self._delivery: Delivery | None = None
@@ -152,20 +160,33 @@ class MqttPublisher:
             self._hub.flush()  # with no broker they wait in the outbox
 
     async def _keep_connected(self) -> None:
-        failures = 0
+        brokers = deque(random.sample(self._settings.brokers, k=len(self._settings.brokers)))
+        failures = 0  # in a row, with brokers that answered
+        unusable = 0  # brokers in a row that could not be connected to
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, connections = time.monotonic(), self.measures.connections
+            self._broker = brokers[0]
+            error: BaseException | None = None
             try:
                 await self._connection()
             except* (aiomqtt.MqttError, OSError, SettingError) as group:
-                if time.monotonic() - began > self._backoff.most_s:
-                    failures = 0
-                failures += 1
-                self.measures.failures += 1
-                self._note_break()
-                self._note_trouble(explain(_first(group), self._settings, self.client_id))
+                error = _first(group)
+            if error is None:
+                continue
+            self.measures.failures += 1
+            self._note_break()
+            self._note_trouble(explain(error, self._broker, self.client_id))
+            was_connected = self.measures.connections > connections
+            if time.monotonic() - began > self._backoff.most_s:
+                failures = 0
+            failures = failures + 1 if was_connected or has_answered(error) else 0
+            unusable = 0 if was_connected else unusable + 1
+            brokers.rotate(-1)
+            if unusable % len(brokers) == 0:  # else the next one may be tried at once
+                # no `wait_for`: before Python 3.12 it loses a cancellation that comes when the event is set
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
+                    async with asyncio.timeout(self._backoff.delay_s(failures)):
+                        await self._stopping.wait()
 
     def _note_break(self) -> None:
         sender, self._sender = self._sender, None
@@ -192,12 +213,12 @@ class MqttPublisher:
 
     def _note_connected(self) -> None:
         waiting = self._outbox.backlog
-        log.info("broker_up", host=self._settings.host, port=self._settings.port, waiting=waiting)
+        log.info("broker_up", host=self._broker.host, port=self._broker.port, waiting=waiting)
         self.state = "connected"
 
     async def _connection(self) -> None:
         connection = MqttConnection(
-            self._settings,
+            self._broker,
             client_id=self.client_id,
             will=(f"{self._root}/status", encode_status(self._offline(), self._hub)),
         )
