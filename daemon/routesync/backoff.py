@@ -34,16 +34,21 @@ class Backoff(NamedTuple):
 class SpreadBackoff(NamedTuple):
     """A back-off for one client of many that all lose their server at the same moment.
 
-    They come back over the whole of `spread_s`, not doubled from a short time; so nobody comes late to a server that is
-    back. Only failures with a server that answers wait longer, up to `most_s`.
+    They come back over the whole of `spread_s`, each at its own moment: not doubled from a short time, and not later.
+    Only failures with a server that answers wait longer, up to `most_s`.
     """
 
     spread_s: float
     most_s: float
 
     def delay_s(self, failures: int) -> float:
-        """Seconds to wait after the n-th failure in a row of a server that answers; 0: it did not answer."""
-        if failures <= 1:
+        """Seconds to wait after the n-th failure in a row; 0: it was not the first of a server that does not answer.
+
+        That one is tried at an even pace: random times would gather in the first seconds after it is back.
+        """
+        if not failures:
+            return self.spread_s
+        if failures == 1:
             return random.uniform(0, self.spread_s)  # noqa: S311 (no secret)
         longest = doubled_s(failures, self.spread_s, self.most_s)
         return random.uniform(longest / 2, longest)  # noqa: S311 (no secret)

@@ -43,7 +43,7 @@ class Broker:
         extra: str = "",
     ) -> None:
         self.address = address
-        self.port = port or (1883 if namespace is not None else _free_port())
+        self.port = port or (1883 if namespace is not None else free_port())
         self._directory = directory
         self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
@@ -172,7 +172,8 @@ class Broker:
         self.start()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nothing uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -16,10 +16,10 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -32,6 +32,8 @@ from routesync.config.credentials import load_files
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.cloudevents import CONTENT_TYPE
+
+T = TypeVar("T")
 
 WINDOW: Final = 64
 """Publishes in flight, where the broker does not ask for fewer (Receive Maximum)."""
@@ -126,6 +128,8 @@ class MqttConnection:
         self._abandoned = False
         self._closed = asyncio.Event()
         self._paused = False
+        self._arrived = 0  # messages on the subscriptions
+        self._handled = 0
         self._loop = asyncio.get_running_loop()
         self._aiomqtt = aiomqtt.Client(
             settings.host,
@@ -187,6 +191,7 @@ class MqttConnection:
 
         def on_message(client: PahoClient, userdata: Any, message: MQTTMessage) -> None:
             received(client, userdata, message)  # type: ignore[misc]
+            self._arrived += 1
             if not self._paused and len(self._aiomqtt.messages) >= _MOST_QUEUED:
                 self._paused = True
                 if (sock := paho.socket()) is not None:
@@ -223,7 +228,7 @@ class MqttConnection:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._aiomqtt.__aenter__()
+            await _cancellable(self._aiomqtt.__aenter__())
         except BaseException as error:
             self._add_reference(error)
             await self._abandon()
@@ -313,7 +318,7 @@ class MqttConnection:
         """
         denied: list[str] = []
         for topic in topics:
-            (answer,) = await self._aiomqtt.subscribe(topic, qos=1)
+            (answer,) = await _cancellable(self._aiomqtt.subscribe(topic, qos=1))
             if (answer if isinstance(answer, int) else answer.value) >= _FAILURES:
                 denied.append(topic)
         if denied:
@@ -329,6 +334,12 @@ class MqttConnection:
         """How many messages have come and wait for the reader of `messages`."""
         return len(self._aiomqtt.messages)
 
+    async def caught_up(self) -> None:
+        """Wait until the reader of `messages` has dealt with all that has come by now."""
+        arrived = self._arrived
+        while self._handled < arrived:  # noqa: ASYNC110 - a few steps of the loop
+            await asyncio.sleep(0)
+
     async def _received(self) -> AsyncIterator[aiomqtt.Message]:
         messages = aiter(self._aiomqtt.messages)
         while True:
@@ -338,6 +349,7 @@ class MqttConnection:
                 self._add_reference(error)
                 raise
             yield message
+            self._handled += 1
             if self._paused and not len(self._aiomqtt.messages):
                 self._paused = False
                 if (sock := self._paho.socket()) is not None:
@@ -358,7 +370,7 @@ class MqttConnection:
         Raises:
             aiomqtt.MqttError: the connection has broken.
         """
-        await self._aiomqtt.unsubscribe(topic)
+        await _cancellable(self._aiomqtt.unsubscribe(topic))
 
     def _note_properties(self, properties: Properties | None) -> None:
         """Take what the broker says in CONNACK or DISCONNECT."""
@@ -380,6 +392,18 @@ class MqttConnection:
         if not self._in_flight:
             self._quiet.set()
         answered(None if code.value < _FAILURES else Refusal(code.value, str(code)))
+
+
+async def _cancellable(request: Coroutine[Any, Any, T]) -> T:
+    """Await a request of aiomqtt, and end when cancelled: its `wait_for` may lose that before Python 3.12."""
+    task = asyncio.create_task(request)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task])
+        raise
+    return task.result()
 
 
 class PackedProperties(Properties):
