@@ -161,6 +161,10 @@ test-page: root .venv/.test .venv/.page ## Test the page of a node and of a flee
 test-models: root .venv/.test ## Generate models of the events for Python and TypeScript, and parse what a daemon publishes
 	@$(BIN)/pytest tests/models --models $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: root .venv/.test .venv/.cluster ## Test a clustered broker: three members of NATS, of which one is killed
+	@$(BIN)/pytest tests/mqtt/test_cluster.py --cluster $(ARGS)
+
 .PHONY: test-artefacts
 test-artefacts: root .venv/.test .venv/.artefacts ## Build and install each artefact in a clean place, and use it there
 	@$(BIN)/pytest tests/artefacts tests/system/test_booted.py --artefacts $(ARGS)

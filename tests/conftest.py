@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bench", action="store_true", help="run the benchmarks too")
     parser.addoption("--page", action="store_true", help="test the page in a browser, too")
     parser.addoption("--models", action="store_true", help="generate models of the events, too")
+    parser.addoption("--cluster", action="store_true", help="test a broker of several members, too")
     parser.addoption("--artefacts", action="store_true", help="build and use all artefacts of a release, too")
 
 
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "bench: a measurement; left out without --bench")
     config.addinivalue_line("markers", "page: needs a browser; left out without --page")
     config.addinivalue_line("markers", "models: needs a generator of code, 220 MB; left out without --models")
+    config.addinivalue_line("markers", "cluster: needs a clustered broker; left out without --cluster")
     config.addinivalue_line("markers", "artefacts: builds and uses an artefact; left out without --artefacts")
 
 
@@ -50,7 +52,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if os.geteuid() != 0 and item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root"))
     left_out = [
-        name for name in ("bench", "artefacts", "models", "page") if not config.getoption(f"--{name}")
+        name
+        for name in ("bench", "artefacts", "models", "page", "cluster")
+        if not config.getoption(f"--{name}")
     ]
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []

@@ -1,4 +1,4 @@
-"""How long to wait after failures: doubled each time up to a bound, ± 20 % so that many do not return at once."""
+"""How long to wait after failures: doubled each time up to a bound, with jitter so that many do not return at once."""
 
 from __future__ import annotations
 
@@ -29,3 +29,26 @@ class Backoff(NamedTuple):
     def delay_s(self, failures: int) -> float:
         """Seconds to wait after the n-th failure in a row (1 or more)."""
         return backoff_s(failures, self.first_s, self.most_s)
+
+
+class SpreadBackoff(NamedTuple):
+    """A back-off for one client of many that all lose their server at the same moment.
+
+    They come back over the whole of `spread_s`, each at its own moment: not doubled from a short time, and not later.
+    Only failures with a server that answers wait longer, up to `most_s`.
+    """
+
+    spread_s: float
+    most_s: float
+
+    def delay_s(self, failures: int) -> float:
+        """Seconds to wait after the n-th failure in a row; 0: it was not the first of a server that does not answer.
+
+        That one is tried at an even pace: random times would gather in the first seconds after it is back.
+        """
+        if not failures:
+            return self.spread_s
+        if failures == 1:
+            return random.uniform(0, self.spread_s)  # noqa: S311 (no secret)
+        longest = doubled_s(failures, self.spread_s, self.most_s)
+        return random.uniform(longest / 2, longest)  # noqa: S311 (no secret)

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import socket
 import sys
 from pathlib import Path
 
 import aiomqtt
+import pytest
 from structlog.testing import capture_logs
 
 from routesync.events.models import RouteWithdrawn, SyncCompleted
 from routesync.events.node_status import MIN_DEPTH, KernelStatus, State, Status
 from routesync.events.retained import STATUS_EXPIRY_S
 from support.broker import Broker, broker
-from support.events import NODE, TARGET, Heard, Listener, Node, accepted, listening, publishing
+from support.events import NODE, TARGET, UNHURRIED, Listener, Node, accepted, listening, publishing
+from support.retained import is_bucket, is_whole, rows
 from support.waiting import eventually
 
 BUCKETS = 2**MIN_DEPTH
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
-
-
-def rows(listener: Listener) -> dict[str, dict[str, object]]:
-    """The table as the last message of each bucket has it."""
-    last = {heard.topic: heard for heard in listener.heard if is_bucket(heard)}
-    found: dict[str, dict[str, object]] = {}
-    for heard in last.values():
-        if heard.payload:
-            routes = heard.data["routes"]
-            assert isinstance(routes, list)
-            found |= {row["prefix"]: row for row in routes}
-    return found
-
-
-def is_bucket(heard: Heard) -> bool:
-    return "/table/" in heard.topic and not heard.topic.endswith("/manifest")
 
 
 def buckets(listener: Listener) -> set[str]:
@@ -108,6 +96,99 @@ async def test_a_broker_that_lost_its_memory_gets_everything_again(mosquitto: Br
         async with listening(mosquitto.settings()) as listener:
             await eventually(lambda: len(rows(listener)) == 50 and len(buckets(listener)) == BUCKETS)
             await eventually(lambda: listener.states[-1:] == ["online"])
+
+
+def sent(node: Node) -> int:
+    """How many buckets were sent to the broker since the start, tables of all connections together."""
+    return sum(table.mark for table in node.publisher._tables)
+
+
+async def whole(node: Node, mosquitto: Broker, *, routes: int) -> None:
+    """Wait until the broker has the table and its manifest."""
+    await node.connected()
+    async with listening(mosquitto.settings()) as listener:
+        await eventually(lambda: len(rows(listener)) == routes and manifests(listener) == [routes])
+
+
+@pytest.mark.parametrize("protocol", ["5.0", "3.1.1"])
+async def test_a_new_connection_publishes_only_the_buckets_that_the_broker_lacks(
+    mosquitto: Broker, protocol: str
+) -> None:
+    settings = mosquitto.settings(protocol=protocol)
+    async with publishing(settings, backoff=UNHURRIED) as node, listening(mosquitto.settings()) as follower:
+        serve(node, routes=300)
+        await whole(node, mosquitto, routes=300)
+        before = sent(node)
+        await cut(node)
+        node.hub.emit(accepted(1, gateway="192.0.2.99"))
+        prefix = accepted(1).prefix
+        await eventually(lambda: rows(follower)[prefix]["gateway"] == "192.0.2.99")
+        await eventually(lambda: is_whole(follower))
+        assert sent(node) == before + 1
+        async with listening(mosquitto.settings()) as late:
+            await eventually(lambda: len(rows(late)) == 300 and is_whole(late))
+            assert rows(late) == rows(follower)
+
+
+async def test_a_start_after_an_orderly_end_publishes_no_bucket_that_the_broker_has(
+    mosquitto: Broker, tmp_path: Path
+) -> None:
+    file = tmp_path / "outbox.sqlite"
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        serve(node, routes=50)
+        await whole(node, mosquitto, routes=50)
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        for number in range(1, 52):  # one more than its target had before
+            node.hub.emit(accepted(number))
+        node.hub.emit(COMPLETED)
+        await whole(node, mosquitto, routes=51)
+        assert sent(node) == 1
+        async with listening(mosquitto.settings()) as late:
+            await eventually(lambda: len(rows(late)) == 51 and is_whole(late))
+
+
+async def test_after_a_kill_between_buckets_and_manifest_all_are_published(
+    mosquitto: Broker, tmp_path: Path
+) -> None:
+    file = tmp_path / "outbox.sqlite"
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        serve(node, routes=50)
+        await whole(node, mosquitto, routes=50)
+        await node.outbox.flush()
+        shutil.copytree(tmp_path, killed := tmp_path / "killed")
+    async with publishing(mosquitto.settings(), outbox_path=killed / file.name) as node:
+        for number in range(1, 51):
+            node.hub.emit(accepted(number))
+        node.hub.emit(COMPLETED)
+        await eventually(lambda: sent(node) == BUCKETS)
+
+
+async def test_a_bucket_that_a_broken_connection_left_open_is_published_again(mosquitto: Broker) -> None:
+    """Changed, perhaps at the broker, and changed back: its manifest shows nothing of it."""
+    async with publishing(mosquitto.settings(), backoff=UNHURRIED) as node:
+        serve(node, routes=50)
+        await whole(node, mosquitto, routes=50)
+        before = sent(node)
+        await asyncio.to_thread(mosquitto.freeze)
+        node.hub.emit(accepted(1, gateway="192.0.2.99"))
+        node.publisher.refresh()
+        await eventually(lambda: sent(node) == before + 1)
+        await cut(node)
+        node.hub.emit(accepted(1))
+        mosquitto.thaw()
+        await eventually(lambda: sent(node) == before + 2)
+        async with listening(mosquitto.settings()) as late:
+            await eventually(lambda: len(rows(late)) == 50 and is_whole(late))
+            assert rows(late)[accepted(1).prefix]["gateway"] == "192.0.2.1"
+
+
+async def cut(node: Node) -> None:
+    """Break the node's connection as a network does; the broker keeps its memory."""
+    assert node.publisher._delivery is not None
+    sock = node.publisher._delivery.sender.connection._paho.socket()
+    assert sock is not None
+    sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # it is no websocket
+    await eventually(lambda: node.publisher.state != "connected")
 
 
 async def test_what_a_former_name_left_behind_is_cleared(mosquitto: Broker, tmp_path: Path) -> None:

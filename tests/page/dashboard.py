@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
-from support.broker import _free_port
+from support.broker import free_port
 from support.waiting import eventually_sync
 
 DASHBOARD = Path(__file__).parents[2] / "packaging" / "grafana" / "routesync.json"
@@ -92,7 +92,7 @@ def prometheus(port: int) -> Iterator[Prometheus]:
     with tempfile.TemporaryDirectory(prefix="rs-prometheus-") as name:
         config = Path(name) / "prometheus.yml"
         config.write_text(CONFIG.format(port=port))
-        at = f"127.0.0.1:{_free_port()}"
+        at = f"127.0.0.1:{free_port()}"
         process = subprocess.Popen(
             [
                 program,

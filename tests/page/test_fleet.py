@@ -15,7 +15,7 @@ from routesync.cli.page import write_page
 from routesync.events.models import AlarmRaised, RouteAccepted, RouteWithdrawn
 from routesync.events.mqtt_client import Publication
 from routesync.events.node_status import GuardStatus, HeldTopic
-from support.broker import Broker, _free_port, broker
+from support.broker import Broker, broker, free_port
 from support.fleet import ROOT, FleetNode, publish
 from support.page import PHONE, WEBSOCKETS_PORT, Browser, forwarded, node_world
 from support.waiting import eventually_sync
@@ -52,7 +52,7 @@ def web_server(directory: Path) -> Iterator[str]:
 @contextmanager
 def fleet_site(directory: Path, mqtt_js: Path, extra: str = "") -> Iterator[tuple[Broker, str]]:
     """A broker, and the page that connects to it."""
-    port = _free_port()
+    port = free_port()
     listener = f"{extra}listener {port} 127.0.0.1\nprotocol websockets\n"
     with broker(extra=listener) as mosquitto:
         write_page(directory, mqtt_js=mqtt_js, websockets=f"ws://127.0.0.1:{port}", root=ROOT)
@@ -381,7 +381,7 @@ def test_it_outlives_the_broker(
 def test_a_user_types_the_password_and_it_is_kept_nowhere(
     page: Browser, tmp_path: Path, mqtt_js: Path
 ) -> None:
-    port = _free_port()
+    port = free_port()
     listener = f"listener {port} 127.0.0.1\nprotocol websockets\n"
     with broker(users={"looker": "s3cret", "routesync": "x"}, extra=listener) as guarded:
         publish(guarded.settings(username="routesync", password="x"), [FleetNode("n1", {}).status()])

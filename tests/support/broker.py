@@ -36,13 +36,14 @@ class Broker:
         *,
         namespace: Namespace | None = None,
         address: str = "127.0.0.1",
+        port: int | None = None,
         users: Mapping[str, str] | None = None,
         acl: str | None = None,
         tls: ServerTls | None = None,
         extra: str = "",
     ) -> None:
         self.address = address
-        self.port = 1883 if namespace is not None else _free_port()
+        self.port = port or (1883 if namespace is not None else free_port())
         self._directory = directory
         self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
@@ -171,7 +172,8 @@ class Broker:
         self.start()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nothing uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -183,6 +185,7 @@ def broker(
     *,
     namespace: Namespace | None = None,
     address: str = "127.0.0.1",
+    port: int | None = None,
     users: Mapping[str, str] | None = None,
     acl: str | None = None,
     tls: ServerTls | None = None,
@@ -194,6 +197,7 @@ def broker(
             Path(directory),
             namespace=namespace,
             address=address,
+            port=port,
             users=users,
             acl=acl,
             tls=tls,

@@ -7,7 +7,8 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ class Node:
     outbox: Outbox
     publisher: MqttPublisher
     task: asyncio.Task[None]
-    status: Status = field(default_factory=lambda: Status(state="online", node=NODE, targets=(TARGET,)))
+    status: Status
     asked: int = 0  # how often the publisher asked for the status
 
     def tell_status(self) -> Status:
@@ -147,7 +148,8 @@ async def publishing(
     outbox_path: Path | None = None,
     bounds: Bounds = Bounds(),  # noqa: B008 - immutable
     node: str = NODE,
-    backoff: Backoff = QUICK,
+    backoff: Backoff | None = QUICK,
+    started: datetime | None = None,
 ) -> AsyncIterator[Node]:
     """Run a publisher for the length of a `with` block; it is stopped in order unless it has ended before."""
     outbox = Outbox.open(outbox_path, node, bounds=bounds)
@@ -159,7 +161,8 @@ async def publishing(
         return holder[0].tell_status()
 
     publisher = MqttPublisher(settings, node, hub, status, outbox=outbox, backoff=backoff)
-    made = Node(hub, outbox, publisher, asyncio.create_task(publisher.run()))
+    first = Status(state="online", node=node, targets=(TARGET,), started=started)
+    made = Node(hub, outbox, publisher, asyncio.create_task(publisher.run()), first)
     holder.append(made)
     try:
         yield made

@@ -22,7 +22,7 @@ from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "kubernetes-external-loxilb.toml"
-NODE = '\n[node]\nname = "node"\n\n[mqtt]\nhost = "127.0.0.1"\n'
+NODE = '\n[node]\nname = "node"\n\n[mqtt]\nhost = "127.0.0.1"\nreconnect_spread_s = 1\n'
 """The lines of a configuration that lead to this world's broker."""
 TARGET = '\n[[targets]]\nname = "here"\nurl = "http://127.0.0.1:11111"\n'
 """A target in the node's own namespace."""

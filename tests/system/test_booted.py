@@ -29,7 +29,7 @@ from support.world import EXAMPLE
 pytestmark = [pytest.mark.timeout(900)]  # the first one builds the package and the tree
 
 CONFIG = "/etc/routesync/routesync.toml"
-MQTT = '\n[node]\nname = "node"\n\n[mqtt]\nhost = "127.0.0.1"\n'
+MQTT = '\n[node]\nname = "node"\n\n[mqtt]\nhost = "127.0.0.1"\nreconnect_spread_s = 1\n'
 CAP_NET_ADMIN = 1 << 12
 
 

@@ -142,7 +142,7 @@ def test_a_broker_that_refuses_the_password_is_said_once_and_retried(tmp_path: P
     with broker(users={"routesync": "right"}) as server:
         text = (
             f'[node]\nname = "n"\n[mqtt]\nhost = "127.0.0.1"\nport = {server.port}\n'
-            'username = "routesync"\npassword = "wrong"\n'
+            'username = "routesync"\npassword = "wrong"\nreconnect_spread_s = 1\n'
         )
         with daemon(tmp_path, text) as (process, log):
             eventually_sync(lambda: ready(log), what="readiness")

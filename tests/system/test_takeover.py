@@ -41,6 +41,7 @@ writers = 2
 [mqtt]
 host = "192.168.10.2"
 heartbeat_s = 5
+reconnect_spread_s = 1
 keepalive_s = 5
 will_delay_s = 1
 timeout_s = 3

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
-from routesync.backoff import Backoff, backoff_s, doubled_s
-from routesync.events.publisher import BROKER_BACKOFF
+from routesync.backoff import Backoff, SpreadBackoff, backoff_s, doubled_s
+from routesync.events.publisher import MOST_BACKOFF_S
 
 
 @pytest.mark.parametrize(
@@ -33,16 +34,32 @@ def test_many_nodes_do_not_return_at_once() -> None:
     assert len({round(Backoff(1, 60).delay_s(5), 3) for _ in range(100)}) > 50
 
 
-@pytest.mark.parametrize("luck", [0.8, 1.0, 1.2])
+@pytest.mark.parametrize("spread_s", [1, 15, 60])
 def test_a_minute_of_failures_is_no_flapping_in_a_brokers_eyes(
-    monkeypatch: pytest.MonkeyPatch, luck: float
+    monkeypatch: pytest.MonkeyPatch, spread_s: float
 ) -> None:
-    monkeypatch.setattr(random, "uniform", lambda _low, _high: luck)
+    monkeypatch.setattr(random, "uniform", lambda low, _high: low)  # bad luck
     for start in range(1, 20):  # whichever minute it is
         elapsed, connections = 0.0, 1
         for failures in range(start, start + 100):
-            elapsed += BROKER_BACKOFF.delay_s(failures)
+            elapsed += SpreadBackoff(spread_s, MOST_BACKOFF_S).delay_s(failures)
             if elapsed > 60:
                 break
             connections += 1
         assert connections <= 7  # EMQX bans at 15
+
+
+@pytest.mark.parametrize("outage_s", [0, 1, 7, 600])
+def test_a_fleet_returns_spread_and_nobody_is_late(outage_s: float) -> None:
+    random.seed(1)
+    backoff = SpreadBackoff(15, MOST_BACKOFF_S)
+    returns = []
+    for _ in range(200):
+        at = backoff.delay_s(1)
+        if at < outage_s:  # the broker does not answer
+            at += backoff.delay_s(1)
+        while at < outage_s:
+            at += backoff.delay_s(0)
+        returns.append(at - outage_s)
+    assert max(returns) <= 15
+    assert max(Counter(map(int, returns)).values()) <= 30  # 15 % in a second

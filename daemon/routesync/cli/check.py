@@ -64,9 +64,7 @@ def check(file: Path, *, as_json: bool, quiet: bool) -> None:
         return
     settings = loaded.settings
     targets = ", ".join(f"{target.name} ({target.url})" for target in settings.targets) or "none"
-    broker = (
-        f"{settings.mqtt.host}:{settings.mqtt.port}" if settings.mqtt else "none, events go to the log only"
-    )
+    broker = settings.mqtt.place if settings.mqtt else "none, events go to the log only"
     print(f"# {file}: ok")
     print(
         f"#   mode {settings.mode}; {many(len(settings.policy.rules), 'rule')}, then {settings.policy.default_action}"

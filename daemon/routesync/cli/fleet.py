@@ -118,7 +118,7 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, man
     if not fleet.nodes:
         user = f"user {settings.username!r}" if settings.username else "a client without a user name"
         fail(
-            f"broker {settings.host}:{settings.port} has no status of any node below {settings.root}: none publishes "
+            f"broker {settings.place} has no status of any node below {settings.root}: none publishes "
             f"there, or {user} may not read it",
             EX_NOT_RUNNING,
         )

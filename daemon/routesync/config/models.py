@@ -11,7 +11,7 @@ import platform
 import re
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from routesync.config.parsers import (
     AllowDefault,
@@ -230,8 +230,15 @@ class TargetSettings(TargetDefaults):
 class MqttSettings(Model):
     """The MQTT broker that events are published to."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"required": [], "anyOf": [{"required": ["host"]}, {"required": ["hosts"]}]}
+    )
+
     host: Host
-    """Name or address of the broker."""
+    """Name or address of the broker; or give hosts."""
+    hosts: tuple[Host, ...] = Field(default=(), max_length=16, strict=False)
+    """Instead of host, the members of a cluster, each with the same port: a node begins with a random one, and goes on
+    with another where one fails."""
     port: int = Field(default=MQTT_PORT, ge=1, le=65535)
     """TCP port; 8883 by default where the table tls is given."""
     root: Topic = "routesync/v1"
@@ -253,8 +260,12 @@ class MqttSettings(Model):
     """MQTT keep-alive interval, in seconds."""
     timeout_s: float = Field(default=10, gt=0, le=120)
     """How long one operation may take, in seconds."""
-    will_delay_s: int = Field(default=5, ge=0, le=3600)
-    """How long this node may be away before the broker publishes its state offline, in seconds; MQTT 5 only."""
+    reconnect_spread_s: float = Field(default=15, ge=1, le=600)
+    """After a connection broke, the next one is made within this time, in seconds, at a random moment: a fleet whose
+    broker was restarted does not return at once. While the broker does not answer, it is tried as often."""
+    will_delay_s: int = Field(default=20, ge=0, le=3600)
+    """How long this node may be away before the broker publishes its state offline, in seconds; MQTT 5 only. Longer
+    than reconnect_spread_s, it hides a lost connection."""
     heartbeat_s: int = Field(default=60, ge=5, le=86400)
     """The status is published at least this often, in seconds: readers notice a node that died together with its
     broker."""
@@ -273,12 +284,36 @@ class MqttSettings(Model):
             raise SettingError("MQTT 3.1.1 has no password without a user name", "give username too")
         return value
 
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_replace_the_host(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("host", value[0]) not in value:
+            raise SettingError("host and hosts are both given, and differ", "give one of them")
+        return value
+
     @model_validator(mode="before")
     @classmethod
-    def _tls_has_its_own_port(cls, value: object) -> object:
-        if isinstance(value, dict) and "tls" in value and "port" not in value:
-            return value | {"port": MQTT_TLS_PORT}
-        return value
+    def _derive_defaults(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        derived: dict[str, object] = {}
+        if "tls" in value and "port" not in value:
+            derived["port"] = MQTT_TLS_PORT
+        hosts = value.get("hosts")
+        if "host" not in value and isinstance(hosts, list | tuple) and hosts:
+            derived["host"] = hosts[0]
+        return value | derived
+
+    @property
+    def brokers(self) -> tuple[Self, ...]:
+        """The same settings for each host alone."""
+        hosts = self.hosts or (self.host,)
+        return tuple(self.model_copy(update={"host": host, "hosts": ()}) for host in hosts)
+
+    @property
+    def place(self) -> str:
+        """Where the broker is, for people."""
+        return " or ".join(f"{host}:{self.port}" for host in self.hosts or (self.host,))
 
 
 class EventsSettings(Model):

@@ -259,9 +259,13 @@ async def _ask_peers(
         local = tuple(await asyncio.gather(*map(ask_local, local)))
     broker = None
     if settings.mqtt is not None and daemon.answer is None:
-        broker = await ask_broker(settings.mqtt, settings.node.name, running=daemon.running, contact=contact)
+        asked = [
+            await ask_broker(one, settings.node.name, running=daemon.running, contact=contact)
+            for one in settings.mqtt.brokers
+        ]
+        broker = next((facts for facts in asked if facts.trouble is not None), asked[0])
     elif settings.mqtt is not None:
-        broker = BrokerFacts(f"{settings.mqtt.host}:{settings.mqtt.port}")
+        broker = BrokerFacts(settings.mqtt.place)
     if contact and broker is not None and settings.mqtt is not None and settings.mqtt.protocol == "3.1.1":
         broker = broker._replace(speaks_v5=await accepts_v5(settings.mqtt))
     return tuple(targets), local, broker
@@ -306,7 +310,7 @@ async def ask_broker(
     node is online all the same, another one has its name, and nothing is published either. The client id is doctor's
     own, so that no daemon loses its connection.
     """
-    facts = BrokerFacts(f"{settings.host}:{settings.port}")
+    facts = BrokerFacts(settings.place)
     if not contact:
         return facts
     client_id = f"routesync-doctor-{secrets.token_hex(3)}"

@@ -358,6 +358,7 @@ AlarmKind = Literal[
     "nearly-default",
     "inventory-unreadable",
     "peer-gone",
+    "duplicate-name",
 ]
 Kind = Annotated[
     AlarmKind,
@@ -374,7 +375,8 @@ Kind = Annotated[
         "`return-path`: the target fell silent when a route was posted; `nothing-mirrored`: the rules keep routes, and "
         "none or few can be mirrored; `nearly-default`: a route is refused as nearly a default, and others over the "
         "same hop are mirrored; `inventory-unreadable`: rows of the target's table cannot be read; "
-        "`peer-gone`: another node that mirrors into the same loxilb is gone, and its routes are still there.",
+        "`peer-gone`: another node that mirrors into the same loxilb is gone, and its routes are still there; "
+        "`duplicate-name`: another daemon publishes as this node.",
         examples=["contended"],
     ),
 ]

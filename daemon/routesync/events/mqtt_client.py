@@ -117,6 +117,7 @@ class MqttConnection:
         self._settings = settings
         self._window = WINDOW
         self._largest_packet: int | None = None  # bytes
+        self._reference: str | None = None  # the broker's word which server to use instead (MQTT 5, 4.11)
         self._in_flight: dict[int, Callable[[Refusal | None], None]] = {}
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -127,6 +128,8 @@ class MqttConnection:
         self._abandoned = False
         self._closed = asyncio.Event()
         self._paused = False
+        self._arrived = 0  # messages on the subscriptions
+        self._handled = 0
         self._loop = asyncio.get_running_loop()
         self._aiomqtt = aiomqtt.Client(
             settings.host,
@@ -163,7 +166,7 @@ class MqttConnection:
             code: ReasonCode,
             properties: Properties | None,
         ) -> None:
-            self._note_limits(properties)
+            self._note_properties(properties)
             connected(client, userdata, flags, code, properties)  # type: ignore[call-arg, misc, arg-type]  # of version 2
 
         def on_disconnect(
@@ -173,6 +176,7 @@ class MqttConnection:
             code: ReasonCode,
             properties: Properties | None,
         ) -> None:
+            self._note_properties(properties)
             # aiomqtt loses an end that comes right behind the acknowledgement of the connection (it replaces the
             # future which has it), and fails when its `__aenter__` was cancelled. So it learns of no end before.
             if self._entered:
@@ -187,6 +191,7 @@ class MqttConnection:
 
         def on_message(client: PahoClient, userdata: Any, message: MQTTMessage) -> None:
             received(client, userdata, message)  # type: ignore[misc]
+            self._arrived += 1
             if not self._paused and len(self._aiomqtt.messages) >= _MOST_QUEUED:
                 self._paused = True
                 if (sock := paho.socket()) is not None:
@@ -224,14 +229,21 @@ class MqttConnection:
     async def __aenter__(self) -> Self:
         try:
             await _cancellable(self._aiomqtt.__aenter__())
-        except BaseException:
+        except BaseException as error:
+            self._add_reference(error)
             await self._abandon()
             raise
         self._entered = True
         if self._ended is not None:
             await self._abandon()
-            raise aiomqtt.MqttCodeError(self._ended, "Unexpected disconnection")
+            ended = aiomqtt.MqttCodeError(self._ended, "Unexpected disconnection")
+            self._add_reference(ended)
+            raise ended
         return self
+
+    def _add_reference(self, error: BaseException) -> None:
+        if self._reference is not None:
+            error.add_note(self._reference)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -322,9 +334,22 @@ class MqttConnection:
         """How many messages have come and wait for the reader of `messages`."""
         return len(self._aiomqtt.messages)
 
+    async def caught_up(self) -> None:
+        """Wait until the reader of `messages` has dealt with all that has come by now."""
+        arrived = self._arrived
+        while self._handled < arrived:  # noqa: ASYNC110 - a few steps of the loop
+            await asyncio.sleep(0)
+
     async def _received(self) -> AsyncIterator[aiomqtt.Message]:
-        async for message in self._aiomqtt.messages:
+        messages = aiter(self._aiomqtt.messages)
+        while True:
+            try:
+                message = await anext(messages)
+            except aiomqtt.MqttError as error:
+                self._add_reference(error)
+                raise
             yield message
+            self._handled += 1
             if self._paused and not len(self._aiomqtt.messages):
                 self._paused = False
                 if (sock := self._paho.socket()) is not None:
@@ -347,7 +372,9 @@ class MqttConnection:
         """
         await _cancellable(self._aiomqtt.unsubscribe(topic))
 
-    def _note_limits(self, properties: Properties | None) -> None:
+    def _note_properties(self, properties: Properties | None) -> None:
+        """Take what the broker says in CONNACK or DISCONNECT."""
+        self._reference = getattr(properties, "ServerReference", self._reference)
         window = getattr(properties, "ReceiveMaximum", None)
         if isinstance(window, int):
             self._window = min(WINDOW, window)
@@ -518,8 +545,8 @@ _REMEDIES: Final = {
     0x97: "a quota is exceeded; routesync tries again, and its administrator can raise it",
     0x9A: "it keeps no retained messages, which carry the status and the tables: allow them at the broker",
     0x9B: "it does not support QoS 1, by which events are acknowledged: allow it at the broker",
-    0x9C: "it wants clients to use another server: correct mqtt.host",
-    0x9D: "it has moved: correct mqtt.host",
+    0x9C: "it wants clients to use another server: correct mqtt.host or mqtt.hosts",
+    0x9D: "it has moved: correct mqtt.host or mqtt.hosts",
     0x9F: "it limits the rate of connections; routesync tries again",
 }
 """By reason code of CONNACK or DISCONNECT (MQTT 5, section 2.4)."""
@@ -533,6 +560,11 @@ class Remedies(NamedTuple):
     tls: str = "check mqtt.tls"
 
 
+def has_answered(error: BaseException) -> bool:
+    """Whether a connection failed by a broker's own word."""
+    return isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode)
+
+
 def explain(
     error: BaseException,
     settings: MqttSettings,
@@ -544,11 +576,12 @@ def explain(
         return str(error)
     if isinstance(error, SettingError):
         return f"mqtt.tls.{error}"
-    broker = f"broker {settings.host}:{settings.port}"
+    broker = f"broker {settings.place}"
     if isinstance(error, SubscriptionDeniedError):
         return f"{broker} denies reading {', '.join(error.topics)}; check its access rules"
     if isinstance(error, TimeoutError) or str(error) == "Operation timed out":  # as aiomqtt says it
         return f"{broker} does not answer within {settings.timeout_s:g} s; {remedies.address}"
+    references = "".join(f" ({reference})" for reference in getattr(error, "__notes__", ()))
     ended = isinstance(error.__cause__, aiomqtt.MqttCodeError)
     if isinstance(error.__cause__, aiomqtt.MqttCodeError):
         error = error.__cause__  # why the connection ended
@@ -565,7 +598,7 @@ def explain(
         case value if value == _TAKEN_OVER:
             return f"{broker}: another client connected as {client_id!r}; give each its own mqtt.client_id"
         case value if value in _REMEDIES:
-            return f"{broker} refuses the connection ({words}); {_REMEDIES[value]}"
+            return f"{broker} refuses the connection ({words}); {_REMEDIES[value]}{references}"
     if ended:
         return f"{broker}: the connection ended ({words})"
     if "certificate" in words.lower() or "ssl" in words.lower():

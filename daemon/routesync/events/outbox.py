@@ -117,6 +117,10 @@ class Outbox:
         """What is wrong with the disk; None where all is well."""
         self.lost: Counter[LostReason] = Counter()
         """Events that were lost since the start; where it cannot be known how many, one."""
+        self.tables_were_whole = store.was_whole
+        """Whether the run before left the tables at the broker as their manifests say."""
+        self.tables_are_whole = False
+        """The same of this run, when it ends."""
         self.bounds = bounds
         """What it may hold; may be changed at any time."""
         self._place = place
@@ -295,7 +299,8 @@ class Outbox:
             async with asyncio.timeout(_CLOSE_S):
                 await self.flush()
                 # what could not be written is missed at the next start, as after a kill
-                await self._try(partial(self._store.close, None if self._unwritten else self._given), None)
+                close = partial(self._store.close, None if self._unwritten else self._given)
+                await self._try(partial(close, is_whole=self.tables_are_whole), None)
         if self._timer is not None:
             self._timer.cancel()
         self._worker.end()

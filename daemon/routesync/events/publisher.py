@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +20,9 @@ from typing import Final, NoReturn
 
 import aiomqtt
 import structlog
+from pydantic import ValidationError
 
-from routesync.backoff import Backoff
+from routesync.backoff import Backoff, SpreadBackoff
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.hub import EventHub
@@ -30,19 +33,24 @@ from routesync.events.mqtt_client import (
     Publication,
     SubscriptionDeniedError,
     explain,
+    has_answered,
 )
-from routesync.events.node_status import Status, offline
+from routesync.events.namesakes import Namesakes, run_of
+from routesync.events.node_status import AlarmStatus, KernelTableManifest, Status, TableManifest, offline
 from routesync.events.outbox import Outbox
 from routesync.events.peers import Peers
-from routesync.events.reader import read
+from routesync.events.reader import Cleared, ReceivedMessage, read
 from routesync.events.retained import PublishedTables, RetainedState, encode_status
 from routesync.events.sender import DENIED_S, REPORTS, Answer, Quarantine, Sender
 from routesync.events.store import StoredEvent
 
 log = structlog.get_logger("routesync.events")
 
-BROKER_BACKOFF: Final = Backoff(first_s=1, most_s=60)
-"""At most seven connections in a minute: brokers ban a client that comes and goes (EMQX `flapping_detect`: 15)."""
+MOST_BACKOFF_S: Final = 60.0
+"""Brokers ban a client that comes and goes (EMQX `flapping_detect`: 15 connections in a minute). With this, and each
+wait at least half of its bound, they see no more than seven."""
+_READ_S: Final = 2.0
+"""Own retained state comes at once; a broker that does not answer is found out otherwise."""
 TICK_S: Final = 1.0
 """Retained state is published at most this often."""
 _BATCH: Final = 512
@@ -74,8 +82,10 @@ class MqttPublisher:
         outbox: Where the events wait, attached to the hub. By default they wait in memory, the earlier ones among them.
         tables: What the retained buckets show, attached to the hub. By default it begins with what the hub remembers.
         peers: Knows other nodes with the same loxilbs; fed from the same connection.
+        namesakes: Knows another daemon with this node's name; the same.
         table_interval_s: The parts of the retained table are published at most this often.
-        backoff: How long to wait between connections.
+        backoff: How long to wait between connections, after failures in a row with a broker that answers; by default by
+            `mqtt.reconnect_spread_s`.
     """
 
     def __init__(
@@ -88,8 +98,9 @@ class MqttPublisher:
         outbox: Outbox | None = None,
         tables: PublishedTables | None = None,
         peers: Peers | None = None,
+        namesakes: Namesakes | None = None,
         table_interval_s: float = 1,
-        backoff: Backoff = BROKER_BACKOFF,
+        backoff: Backoff | SpreadBackoff | None = None,
     ) -> None:
         self.state = "connecting"
         """`connected`, or in one line what is wrong."""
@@ -97,12 +108,16 @@ class MqttPublisher:
         self._logged: set[str] = set()  # the troubles since it was connected
         self.client_id = settings.client_id or f"routesync-{node}"
         self._settings = settings
+        self._broker = settings  # with the one host that is tried now, or connected
         self._hub = hub
         self._outbox = outbox or _memory_outbox(hub)
         self._tables = tables or _folded(hub)
         self._peers = peers or Peers(node)
+        self._namesakes = namesakes or Namesakes(node, hub)
         self._status_source = status_source
-        self._backoff = backoff
+        self._backoff = backoff or SpreadBackoff(
+            settings.reconnect_spread_s, max(MOST_BACKOFF_S, settings.reconnect_spread_s)
+        )
         self._table_interval_s = table_interval_s
         self._root = f"{settings.root}/{node}"
         self._delivery: Delivery | None = None
@@ -117,9 +132,16 @@ class MqttPublisher:
         found = [] if self.state == "connected" else [self.state]
         if self._delivery is not None:
             found += self._delivery.troubles
+        if self.alarm is not None and self.alarm.detail != self.state:
+            found.append(self.alarm.detail)
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
+
+    @property
+    def alarm(self) -> AlarmStatus | None:
+        """Raised while another daemon has this node's name."""
+        return self._namesakes.alarm
 
     @property
     def outbox(self) -> Outbox:
@@ -152,20 +174,41 @@ class MqttPublisher:
             self._hub.flush()  # with no broker they wait in the outbox
 
     async def _keep_connected(self) -> None:
-        failures = 0
+        brokers = deque(random.sample(self._settings.brokers, k=len(self._settings.brokers)))
+        failures = 0  # in a row, with brokers that answered
+        unusable = 0  # brokers in a row that could not be connected to
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, connections = time.monotonic(), self.measures.connections
+            self._broker = brokers[0]
+            error: BaseException | None = None
             try:
-                await self._connection()
+                if self._must_stand_by():
+                    await self._stand_by()
+                else:
+                    await self._connection()
             except* (aiomqtt.MqttError, OSError, SettingError) as group:
-                if time.monotonic() - began > self._backoff.most_s:
-                    failures = 0
-                failures += 1
-                self.measures.failures += 1
-                self._note_break()
-                self._note_trouble(explain(_first(group), self._settings, self.client_id))
+                error = _first(group)
+            if error is None:
+                continue
+            if isinstance(error, NameTakenError):
+                self._note_trouble(str(error))
+                continue
+            self.measures.failures += 1
+            self._note_break()
+            self._note_trouble(explain(error, self._broker, self.client_id))
+            was_connected = self.measures.connections > connections
+            if time.monotonic() - began > self._backoff.most_s:
+                failures = 0
+            failures = failures + 1 if was_connected or has_answered(error) else 0
+            unusable = 0 if was_connected else unusable + 1
+            brokers.rotate(-1)
+            if unusable % len(brokers) == 0:  # else the next one may be tried at once
+                # no `wait_for`: before Python 3.12 it loses a cancellation that comes when the event is set
+                is_first_round = unusable <= len(brokers)
+                delay_s = self._backoff.delay_s(failures or (1 if is_first_round else 0))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._backoff.delay_s(failures))
+                    async with asyncio.timeout(delay_s):
+                        await self._stopping.wait()
 
     def _note_break(self) -> None:
         sender, self._sender = self._sender, None
@@ -192,12 +235,12 @@ class MqttPublisher:
 
     def _note_connected(self) -> None:
         waiting = self._outbox.backlog
-        log.info("broker_up", host=self._settings.host, port=self._settings.port, waiting=waiting)
+        log.info("broker_up", host=self._broker.host, port=self._broker.port, waiting=waiting)
         self.state = "connected"
 
     async def _connection(self) -> None:
         connection = MqttConnection(
-            self._settings,
+            self._broker,
             client_id=self.client_id,
             will=(f"{self._root}/status", encode_status(self._offline(), self._hub)),
         )
@@ -212,24 +255,67 @@ class MqttPublisher:
                 quarantine=self._quarantine,
             )
             self._sender = sender
-            retained = RetainedState(sender, self._hub, self._outbox, self._tables, self._table_interval_s)
+            own, retained = self._state_of(sender)
             self._delivery = Delivery(
                 sender,
                 retained,
+                own,
                 hub=self._hub,
                 outbox=self._outbox,
                 status_source=self._status_source,
                 peers=PeersConnection(self._peers, sender, self._settings.root),
+                namesakes=self._namesakes,
                 measures=self.measures,
             )
             try:
                 await self._deliver(self._delivery)
             finally:
                 delivery, self._delivery = self._delivery, None
-                # on every orderly way out, a cancelled task among them; a broken connection leaves it to the will
-                with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-                    async with asyncio.timeout(FAREWELL_S):
-                        await delivery.publish_offline(self._offline())
+                # on every orderly way out, a cancelled task among them; a broken connection leaves it to the will, and
+                # a daemon that stands by says nothing about the other one
+                if not delivery.is_displaced:
+                    with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+                        async with asyncio.timeout(FAREWELL_S):
+                            await delivery.publish_offline(self._offline())
+
+    def _state_of(self, sender: Sender) -> tuple[OwnTopics, RetainedState]:
+        own = OwnTopics(sender, self._hub, self._namesakes, self._status_source)
+        retained = RetainedState(
+            sender,
+            self._hub,
+            self._outbox,
+            self._tables,
+            interval_s=self._table_interval_s,
+            copies=own.manifests,
+        )
+        return own, retained
+
+    def _must_stand_by(self) -> bool:
+        own = run_of(self._status_source(), self._hub.identity.epoch)
+        return self._namesakes.look(own, time.monotonic())
+
+    async def _stand_by(self) -> None:
+        """While another daemon has the better right to this node's name, publish nothing that stays.
+
+        The client id is another one, so that neither takes the session from the other. Both learn of each other by the
+        status, which this one publishes in passing.
+        """
+        client_id = f"{self.client_id}-{self._hub.identity.epoch}"
+        async with MqttConnection(self._broker, client_id=client_id) as connection:
+            self.measures.connections += 1
+            sender = Sender(
+                connection, self._broker, self._root, outbox=self._outbox, quarantine=Quarantine()
+            )
+            own, retained = self._state_of(sender)
+            async with asyncio.TaskGroup() as tasks:
+                listening = tasks.create_task(sender.listen())
+                await own.read()
+                while own.must_stand_by and not self._stopping.is_set():
+                    retained.post_in_passing(self._status_source())
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(TICK_S):
+                            await self._stopping.wait()
+                listening.cancel()
 
     async def _deliver(self, delivery: Delivery) -> None:
         cancelled = False
@@ -314,15 +400,97 @@ class PeersConnection:
             self._peers.take(message, time.monotonic())
 
 
+class NameTakenError(aiomqtt.MqttError):
+    """Another daemon has the better right to this node's name."""
+
+
+class OwnTopics:
+    """Reads what the broker has under this node's own topics: manifests at first, and whatever comes to the status."""
+
+    def __init__(
+        self, sender: Sender, hub: EventHub, namesakes: Namesakes, status_source: Callable[[], Status]
+    ) -> None:
+        self.manifests: dict[str, TableManifest | KernelTableManifest] = {}
+        """Place of a table to the manifest that the broker had, in our own epoch."""
+        self.is_overwritten = False
+        """Whether another client has published our status, or cleared it, since this was last set to False."""
+        self._sender = sender
+        self._epoch = hub.identity.epoch
+        self._root = sender.root.rpartition("/")[0]
+        self._namesakes = namesakes
+        self._run = run_of(status_source(), self._epoch)
+        self._is_ours = False  # the status that the broker had
+        self._is_read = False
+        sender.listeners.append(self._take)
+
+    async def read(self) -> None:
+        """Subscribe, and take what is retained."""
+        connection, root = self._sender.connection, self._sender.root
+        manifests = f"{root}/table/+/manifest", f"{root}/kernel-table/manifest"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_READ_S, self._sender.settings.timeout_s / 2)):
+                try:
+                    await connection.subscribe(*manifests, f"{root}/status")
+                    self._sender.followed.add("status")
+                except SubscriptionDeniedError as error:
+                    self._namesakes.note_denied(error.topics[0])
+                else:
+                    # brokers send what is retained before they answer this
+                    for topic in manifests:
+                        await connection.unsubscribe(topic)
+                    await connection.caught_up()
+        self._is_read = True
+        self.is_overwritten = False  # it is published next
+        if not self._is_ours:
+            self.manifests.clear()
+
+    @property
+    def must_stand_by(self) -> bool:
+        """Whether another daemon has this node's name, and the better right to it."""
+        return self._namesakes.look(self._run, time.monotonic())
+
+    def _take(self, received: aiomqtt.Message) -> None:
+        if not received.topic.value.startswith(f"{self._sender.root}/"):
+            return
+        message = read(received, self._root)
+        if message is None:
+            return
+        table, _, kind = message.place.rpartition("/")
+        if message.place == "status":
+            self._take_status(message)
+        elif kind == "manifest" and not self._is_read:
+            self._take_manifest(message, table)
+
+    def _take_status(self, message: ReceivedMessage | Cleared) -> None:
+        is_foreign = self._namesakes.take(message, self._run, time.monotonic())
+        # the last will of a connection before may come late
+        if is_foreign or isinstance(message, Cleared) or message.data.get("state") == "offline":
+            self.is_overwritten = True
+        if not self._is_read:
+            self._is_ours = isinstance(message, ReceivedMessage) and message.epoch == self._epoch
+
+    def _take_manifest(self, message: ReceivedMessage | Cleared, table: str) -> None:
+        if isinstance(message, Cleared) or message.epoch != self._epoch:
+            return
+        with contextlib.suppress(ValidationError):
+            model = KernelTableManifest if table == "kernel-table" else TableManifest
+            manifest = model.model_validate(message.data, extra="ignore")
+            if len(manifest.digests) == len(manifest.sequences) == 2**manifest.depth:
+                self.manifests[table] = manifest
+
+
 class Delivery:
     """The work of one connection; it ends with it.
 
     Args:
         sender: Sends over the connection.
         retained: What is retained.
+        own: What the broker has of it.
         hub: Takes the reports of what is lost.
         outbox: Where the events wait.
         status_source: What the daemon is at this moment.
+        peers: Subscribes to other nodes.
+        namesakes: Knows whether another daemon has this node's name.
         measures: Counts what the broker took.
     """
 
@@ -330,19 +498,25 @@ class Delivery:
         self,
         sender: Sender,
         retained: RetainedState,
+        own: OwnTopics,
         *,
         hub: EventHub,
         outbox: Outbox,
         status_source: Callable[[], Status],
         peers: PeersConnection,
+        namesakes: Namesakes,
         measures: DeliveryMeasures,
     ) -> None:
         self.sender = sender
+        self.is_displaced = False
+        """Whether the connection ends since another daemon has this node's name."""
         self._retained = retained
+        self._own = own
         self._hub = hub
         self._outbox = outbox
         self._status_source = status_source
         self._peers = peers
+        self._namesakes = namesakes
         self._measures = measures
         self._stopping = False
         self._refused: list[StoredEvent] = []  # for the moment
@@ -364,6 +538,8 @@ class Delivery:
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sender.listen())
+            await self._own.read()
+            self._check_name()
             if (
                 "status" not in self.sender.quarantine.suspects
             ):  # else others go first, to see whether it is to blame
@@ -374,6 +550,17 @@ class Delivery:
             tasks.create_task(self._send_states())
             tasks.create_task(self._send_held())
         raise AssertionError("the tasks end by raising")
+
+    def _check_name(self) -> None:
+        before = self._namesakes.alarm
+        self.is_displaced = self._own.must_stand_by
+        if self.is_displaced and self._namesakes.alarm is not None:
+            raise NameTakenError(self._namesakes.alarm.detail)
+        if self._namesakes.alarm != before:
+            self._retained.send_all_again()
+        elif self._own.is_overwritten:
+            self._retained.send_again("status")
+        self._own.is_overwritten = False
 
     def publish_stopping(self) -> None:
         """Publish that the daemon is about to end, now and with each status from here on."""
@@ -512,6 +699,7 @@ class Delivery:
     async def _send_states(self) -> NoReturn:
         while True:
             self._report_lost()
+            self._check_name()
             for place in self.sender.take_due():
                 self._retained.send_again(place)
             self._retained.due.clear()

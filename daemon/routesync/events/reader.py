@@ -8,9 +8,10 @@ pass is no message of ours, and is passed over.
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, Final, NamedTuple
@@ -187,11 +188,20 @@ class Subscriber:
 async def subscribing(settings: MqttSettings, purpose: str) -> AsyncIterator[Subscriber]:
     """Connect for the length of a `with` block. `purpose` is a part of the client's name at the broker.
 
+    Of several hosts the first that can be used is taken, in random order.
+
     Raises:
         aiomqtt.MqttError, OSError, SettingError: there is no connection; see `mqtt_client.explain`.
     """
     client_id = f"routesync-{purpose}-{secrets.token_hex(4)}"
-    async with MqttConnection(settings, client_id=client_id) as connection:
+    *others, last = random.sample(settings.brokers, k=len(settings.brokers))
+    async with AsyncExitStack() as stack:
+        for broker in others:
+            with suppress(*BROKER_ERRORS):
+                connection = await stack.enter_async_context(MqttConnection(broker, client_id=client_id))
+                break
+        else:
+            connection = await stack.enter_async_context(MqttConnection(last, client_id=client_id))
         yield Subscriber(connection, settings.root)
 
 
@@ -307,7 +317,7 @@ def _silence(settings: MqttSettings, selection: Selection) -> str:
     user = f"user {settings.username!r}" if settings.username else "a client without a user name"
     topics = " or ".join(f"{settings.root}/{place}" for place in selection.places()[::2])
     return (
-        f"connected to broker {settings.host}:{settings.port}, but nothing comes: no node publishes {topics}, "
+        f"connected to broker {settings.place}, but nothing comes: no node publishes {topics}, "
         f"or {user} may not read it"
     )
 

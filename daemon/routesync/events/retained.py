@@ -4,9 +4,11 @@ The rules of the fold are part of the contract, since subscribers apply them too
 `confirmed` put a route; `withdrawn`, `refused`, `conflicting` and `sync/lost` take it away. `kernel/kept` and
 `kernel/gone` do so in the table of what the rules keep.
 
-On each connection everything is published again, for a broker may have lost its memory. What earlier connections, of
-earlier runs too, left behind under a name that is no longer used (a renamed node, target or root) is cleared: the
-outbox remembers every retained topic that was ever published and not cleared since.
+On each connection, what the broker lacks is published: it may have lost its memory, or have the table of a former run.
+Its own copy of the manifest tells which buckets it has.
+
+What earlier connections, of earlier runs too, left behind under a name that is no longer used (a renamed node, target
+or root) is cleared: the outbox remembers every retained topic that was ever published and not cleared since.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ ROUTES_A_BUCKET: Final = 16
 STATUS_EXPIRY_S: Final = 7 * 86400
 """Far longer than a heartbeat, so that dead nodes do not vanish, but are known by the age of their status."""
 _JITTER: Final = 0.2
+_PACE_S: Final = 1 / 250
+"""Between buckets that are published again after a connect: a fleet does so at the same time."""
 
 
 def bucket_of(prefix: str, depth: int) -> int:
@@ -124,6 +128,14 @@ class _Line(NamedTuple):
     routes_digest: int
 
 
+def _line(bucket: TableBucket | KernelTableBucket) -> _Line:
+    digest = routes_digest = 0
+    for row in bucket.routes:
+        digest ^= row_hash(row)
+        routes_digest ^= route_hash(row)
+    return _Line(bucket.sequence, len(bucket.routes), digest, routes_digest)
+
+
 class PublishedTable:
     """The routes of one target, in buckets, and what was published of them; without a target, the kernel's.
 
@@ -146,6 +158,10 @@ class PublishedTable:
         self.sequence = 0
         """All events up to this one are in what was published."""
         self._lines: dict[int, _Line] = {}  # bucket number to what was published of it
+        self._serial = 0
+        self._unvouched: dict[str, int] = {}  # buckets that the broker's manifest may not show as they are
+        self.was_announced = False
+        """Whether it was published whole, or found to be, since the start."""
 
     def change(self, prefix: str, entry: _Entry | KernelEntry | None) -> None:
         """Put a route, or take it away."""
@@ -207,14 +223,37 @@ class PublishedTable:
 
     def note_published(self, bucket: TableBucket | KernelTableBucket) -> None:
         """The broker has this bucket, or will never take it: what the manifest says of it."""
-        digest = routes_digest = 0
-        for row in bucket.routes:
-            digest ^= row_hash(row)
-            routes_digest ^= route_hash(row)
         if bucket.depth == self.depth:
-            self._lines[int(bucket.bucket, 16)] = _Line(
-                bucket.sequence, len(bucket.routes), digest, routes_digest
-            )
+            self._lines[int(bucket.bucket, 16)] = _line(bucket)
+
+    def note_sent(self, bucket: TableBucket | KernelTableBucket) -> None:
+        """The broker may have this bucket, which its manifest does not show yet."""
+        self._serial += 1
+        self._unvouched[bucket.bucket] = self._serial
+
+    @property
+    def mark(self) -> int:
+        """Names the buckets that were sent by now."""
+        return self._serial
+
+    def note_vouched(self, mark: int) -> None:
+        """The broker has the manifest of the buckets that were sent up to this mark."""
+        self._unvouched = {name: serial for name, serial in self._unvouched.items() if serial > mark}
+
+    @property
+    def is_vouched(self) -> bool:
+        """Whether the broker's manifest shows the buckets as the broker has them."""
+        return self.was_announced and not self._unvouched
+
+    def is_published(
+        self, bucket: TableBucket | KernelTableBucket, copy: TableManifest | KernelTableManifest
+    ) -> bool:
+        """Whether the broker has this bucket, by its own copy of the manifest, which then says its sequence."""
+        number, line = int(bucket.bucket, 16), _line(bucket)
+        if bucket.bucket in self._unvouched or copy.digests[number] != f"{line.digest:016x}":
+            return False
+        self._lines[number] = line._replace(sequence=copy.sequences[number])
+        return True
 
     @property
     def manifest(self) -> TableManifest | KernelTableManifest | None:
@@ -291,15 +330,24 @@ class RetainedState:
         outbox: Remembers the retained topics over restarts.
         tables: The routes.
         interval_s: Buckets are published at most this often.
+        copies: Place of a table to the manifest that the broker had when the connection was made.
     """
 
     def __init__(
-        self, sender: Sender, hub: EventHub, outbox: Outbox, tables: PublishedTables, interval_s: float
+        self,
+        sender: Sender,
+        hub: EventHub,
+        outbox: Outbox,
+        tables: PublishedTables,
+        *,
+        interval_s: float,
+        copies: dict[str, TableManifest | KernelTableManifest],
     ) -> None:
         self._sender = sender
         self._hub = hub
         self._outbox = outbox
         self._tables = tables
+        self._copies = copies
         self._status: Status | None = None
         self._beat_at = 0.0  # the next heartbeat, in monotonic time
         self._announced: set[str] = set()  # places of tables
@@ -350,6 +398,13 @@ class RetainedState:
         )
         await self._send_status(status_source().model_copy(update={"held": held}))
 
+    def send_all_again(self) -> None:
+        """Publish everything again, with the next call: another daemon may have overwritten it."""
+        self._status = None
+        self._instances.clear()
+        self._announced.clear()
+        self._manifests.clear()
+
     def send_again(self, place: str) -> None:
         """Publish again, with the next call, `status` or all of a table (`table/<target>/#`): it was denied before."""
         if place == "status":
@@ -370,10 +425,14 @@ class RetainedState:
 
     async def _publish_buckets(self, targets: Collection[str]) -> None:
         for table in self._shown(targets):
-            if table.place not in self._announced:
+            is_first = table.place not in self._announced
+            if is_first:
                 table.mark_dirty()
                 self._announced.add(table.place)
             numbers = table.take_dirty()
+            if (copy := self._take_copy(table)) is not None:
+                numbers = await self._lacking(table, numbers, copy)
+            table.was_announced = True
             if numbers:
                 table.sequence = self._hub.sequence
             self._unanswered[table.place] += len(numbers)
@@ -381,7 +440,31 @@ class RetainedState:
                 bucket = table.bucket(number, self._hub.sequence)
                 topic = f"{table.place}/{bucket.bucket}"
                 publication = self._state(topic, bucket, str(bucket.sequence))
+                table.note_sent(bucket)
                 await self._sender.send(topic, publication, partial(self._bucket_answered, table, bucket))
+                if is_first:
+                    await asyncio.sleep(_PACE_S)
+
+    def _take_copy(self, table: PublishedTable) -> TableManifest | KernelTableManifest | None:
+        """The manifest that the broker had, once, where it shows what the broker has."""
+        copy = self._copies.pop(table.place, None)
+        if copy is None or copy.depth != table.depth or copy.sequence > self._hub.sequence:
+            return None
+        # the run before may have ended between buckets and their manifest
+        return copy if table.was_announced or self._outbox.tables_were_whole else None
+
+    async def _lacking(
+        self, table: PublishedTable, numbers: list[int], copy: TableManifest | KernelTableManifest
+    ) -> list[int]:
+        """Those of the buckets that the broker does not have as they are."""
+        self._manifests[table.place] = copy
+        table.sequence = copy.sequence
+        found: list[int] = []
+        for number in numbers:
+            if not table.is_published(table.bucket(number, self._hub.sequence), copy):
+                found.append(number)
+            await asyncio.sleep(0)  # many routes take many hashes
+        return found
 
     def _bucket_answered(
         self, table: PublishedTable, bucket: TableBucket | KernelTableBucket, answer: Answer
@@ -404,17 +487,22 @@ class RetainedState:
             self._manifests[table.place] = manifest
             topic = f"{table.place}/manifest"
             publication = self._state(topic, manifest, f"{time.time():.6f}")
-            await self._sender.send(topic, publication, partial(self._manifest_answered, table.place))
+            answered = partial(self._manifest_answered, table, table.mark)
+            await self._sender.send(topic, publication, answered)
 
-    def _manifest_answered(self, place: str, answer: Answer) -> None:
-        if answer == "wait":
-            self._manifests.pop(place, None)
+    def _manifest_answered(self, table: PublishedTable, mark: int, answer: Answer) -> None:
+        if answer == "taken":
+            table.note_vouched(mark)
+        elif answer == "wait":
+            self._manifests.pop(table.place, None)
 
     async def finish(self, targets: Collection[str]) -> None:
         """Publish what tables have changed, so that what stays at the broker is whole; the daemon is about to end."""
         await self._publish_buckets(targets)
         await self._sender.connection.quiet()
         await self._publish_manifests(targets)
+        await self._sender.connection.quiet()
+        self._outbox.tables_are_whole = all(table.is_vouched for table in self._shown(targets))
 
     async def _publish_instances(self, status: Status) -> None:
         for target in status.targets:
@@ -441,6 +529,11 @@ class RetainedState:
     async def _send_status(self, status: Status) -> None:
         if (publication := self._new_status(status)) is not None:
             await self._sender.send("status", publication, self._status_answered)
+
+    def post_in_passing(self, status: Status) -> None:
+        """Show this status to those who listen now; the broker keeps that of the daemon that has our name."""
+        if (publication := self._new_status(status)) is not None:
+            self._sender.post("status", publication._replace(retain=False), self._status_answered)
 
     def post_status(self, status: Status) -> None:
         """Publish this status at once, unless it says nothing new."""

@@ -179,6 +179,8 @@ class Sender:
         self.quarantine = quarantine
         self.listeners: list[Callable[[aiomqtt.Message], None]] = []
         """Take every message that comes."""
+        self.followed: set[str] = set()
+        """Topics that are subscribed to for the whole connection."""
         self._outbox = outbox
         self._in_flight: Counter[str] = Counter()  # by topic
         self._sizes: dict[str, int] = {}  # topic to size of its last message
@@ -257,7 +259,8 @@ class Sender:
         self._largest[group] = max(size, self._largest[group])
         self._checked.add(topic)
         try:
-            await self.connection.subscribe(f"{self.root}/{topic}")
+            if topic not in self.followed:
+                await self.connection.subscribe(f"{self.root}/{topic}")
         except SubscriptionDeniedError:
             self._reads_back = False
             log.warning(
@@ -354,7 +357,8 @@ class Sender:
             self._note_taken(topic)
         del self._echoes[topic]
         with contextlib.suppress(aiomqtt.MqttError):  # the connection has broken, which others notice
-            await self.connection.unsubscribe(f"{self.root}/{topic}")
+            if topic not in self.followed:
+                await self.connection.unsubscribe(f"{self.root}/{topic}")
         if topic in self.denied:
             await asyncio.sleep(DENIED_S)
             self._checked.discard(topic)

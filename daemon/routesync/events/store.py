@@ -89,6 +89,7 @@ class Meta(NamedTuple):
         reserved: No number above this one was given.
         is_clean: Whether the end was orderly.
         settled: What the broker has, and what it will never get.
+        is_whole: Whether the broker then had the tables as their manifests say.
     """
 
     epoch: Annotated[str, Field(pattern="^[!-~]+$")]
@@ -96,6 +97,7 @@ class Meta(NamedTuple):
     reserved: Number = 0
     is_clean: bool = True
     settled: Settled = Settled(0)
+    is_whole: bool = False
 
 
 _META: Final = TypeAdapter(Meta)
@@ -175,6 +177,7 @@ class Store:
         self.epoch = meta.epoch
         self.sequence = meta.sequence if meta.is_clean else meta.reserved
         self.settled = meta.settled
+        self.was_whole = meta.is_clean and meta.is_whole
         if max(self.last(), self.settled.acknowledged) > self.sequence:
             raise sqlite3.DatabaseError("its events have later numbers than it gave")
         self._handed_out = 0  # on its way to the broker
@@ -218,8 +221,8 @@ class Store:
                 self._db.execute(_TRUNCATE_WAL)  # on a full disk, what was written in vain is in the way
             raise
 
-    def _save(self, *, is_clean: bool = False) -> None:
-        meta = Meta(self.epoch, self.sequence, self._reserved, is_clean, self.settled)
+    def _save(self, *, is_clean: bool = False, is_whole: bool = False) -> None:
+        meta = Meta(self.epoch, self.sequence, self._reserved, is_clean, self.settled, is_whole)
         self._db.execute("UPDATE meta SET state = ?", (_META.dump_json(meta).decode(),))
 
     def write(
@@ -377,12 +380,12 @@ class Store:
             self._db.execute("DELETE FROM retained")
             self._db.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in topics])
 
-    def close(self, sequence: int | None) -> None:
+    def close(self, sequence: int | None, *, is_whole: bool = False) -> None:
         """Close; with the last number that was given, mark an orderly end."""
         try:
             if sequence is not None:
                 self.sequence = sequence
-                self._save(is_clean=True)
+                self._save(is_clean=True, is_whole=is_whole)
         finally:
             self._db.close()
 

@@ -16,6 +16,7 @@ import structlog
 from routesync.config import Loaded
 from routesync.config.models import EventsSettings, MqttSettings
 from routesync.events.hub import EventHub, log_events
+from routesync.events.namesakes import Namesakes
 from routesync.events.node_status import Status
 from routesync.events.outbox import Outbox
 from routesync.events.peers import Peers
@@ -42,6 +43,7 @@ class EventSinks:
         publisher: None: no broker is configured.
         tables: what subscribers are shown of each target.
         peers: other nodes with the same loxilbs.
+        namesakes: another daemon with this node's name.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class EventSinks:
         self.publisher: MqttPublisher | None = None
         self.tables = PublishedTables()
         self.peers = Peers(hub.identity.node)
+        self.namesakes = Namesakes(hub.identity.node, hub)
         self._hub = hub
         self._supervisor = supervisor
         self._state = state
@@ -85,6 +88,7 @@ class EventSinks:
             outbox=outbox,
             tables=self.tables,
             peers=self.peers,
+            namesakes=self.namesakes,
             table_interval_s=events.table_interval_s,
         )
         await self._supervisor.replace("events", self.publisher.run, restart=RESTART)

@@ -103,15 +103,18 @@ class StatusBuilder:
                 nexthop_compat_mode=stats.sysctls.nexthop_compat_mode,
             ),
             targets=tuple(_target_status(view) for view in views),
-            alarms=tuple(
-                AlarmStatus(
-                    kind=kind,
-                    target=target,
-                    detail=alarm.detail,
-                    count=alarm.routes,
-                    prefixes=alarm.prefixes,
-                )
-                for target, kind, alarm in alarms
+            alarms=(
+                *(
+                    AlarmStatus(
+                        kind=kind,
+                        target=target,
+                        detail=alarm.detail,
+                        count=alarm.routes,
+                        prefixes=alarm.prefixes,
+                    )
+                    for target, kind, alarm in alarms
+                ),
+                *([duplicate] if (duplicate := self._sinks.namesakes.alarm) is not None else ()),
             ),
             verdicts=self.verdicts(),
             guard=self.guard(),

@@ -295,6 +295,11 @@ def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> Non
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            "hosts = ['a', 'b']\nhost = 'c'",
+            "2: [mqtt], key hosts: host and hosts are both given, and differ; give one of them",
+        ),
+        ("hosts = []", "1: [mqtt], key host: this key is missing"),
         ("host = 'broker'\nport = 70000", "3: [mqtt], key port: must be at most 65535, got 70000"),
         (
             "host = 'broker'\nroot = 'a/#'",
