@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Annotated, Final, NamedTuple
 
 import aiomqtt
@@ -30,6 +31,11 @@ SILENCE_S: Final = 5.0
 QUIET_S: Final = 1.0
 """What is retained follows the subscription without a pause as long as this."""
 _POLL_S: Final = 0.05
+_ANSWER_S: Final = 1.0
+"""A broker that neither sends nor answers for so long has dropped the answer, and perhaps messages with it."""
+_MOST_TRIES: Final = 10
+_SESSION_S: Final = 10
+"""How long the broker keeps the session of a reader that resumes it, or has gone."""
 MOST_NODES: Final = 20_000
 """Nodes that are remembered, at most."""
 READER_BACKOFF: Final = Backoff(first_s=0.5, most_s=10)
@@ -109,9 +115,19 @@ def read(received: aiomqtt.Message, root: str) -> ReceivedMessage | Cleared | No
 class Subscriber:
     """A connection that only reads. Get one from `subscribing`."""
 
-    def __init__(self, connection: MqttConnection, root: str) -> None:
+    def __init__(
+        self,
+        connection: MqttConnection,
+        root: str,
+        reopen: Callable[[], Awaitable[MqttConnection]] | None = None,
+    ) -> None:
         self.connection = connection
         self._root = root
+        self._reopen = reopen
+
+    async def _resume(self) -> None:
+        if self._reopen is not None:
+            self.connection = await self._reopen()
 
     async def subscribe(self, *places: str) -> None:
         """Subscribe to `<node>/<place>` below the root.
@@ -138,14 +154,16 @@ class Subscriber:
 
         Nothing marks the end of what is retained. So it has come when nothing came for a while, and the broker has
         answered a request that was sent after the subscription: a broker, or a machine, that is busy is silent, too.
+        A mosquitto whose reader is slow drops what exceeds the socket's buffer and 1,000 packets, and with it this
+        answer. Then the session is resumed: the broker sends again what was not acknowledged (MQTT 5, 4.4).
 
         Raises:
             aiomqtt.MqttError: the connection has broken, or the broker does not answer.
         """
         loop = asyncio.get_running_loop()
         await self.subscribe(*places)
-        found: list[ReceivedMessage] = []
-        heard_at = asked_at = loop.time()
+        found: dict[tuple[str, str], ReceivedMessage] = {}
+        heard_at = loop.time()
 
         async def take() -> None:
             nonlocal heard_at
@@ -153,26 +171,29 @@ class Subscriber:
                 heard_at = loop.time()
                 message = read(received, self._root)
                 if isinstance(message, ReceivedMessage):
-                    found.append(message)
+                    found[message.node, message.place] = message
 
         # no timeout around each message: one that is cancelled may be lost
         taking = asyncio.create_task(take())
-        request, looks = self._send_request(), 0
+        request, looks, tries = self._send_request(), 0, 1
         try:
             while True:
                 left_s = heard_at + quiet_s - loop.time()
                 await asyncio.wait({taking}, timeout=max(left_s, _POLL_S))
                 if taking.done():
                     taking.result()  # the connection has broken
-                is_quiet = loop.time() >= heard_at + quiet_s and not self.connection.queued
-                looks = looks + 1 if is_quiet and request.done() else 0
-                if looks < 2:  # the first look may come after a stall, before what came is taken
-                    continue
-                if (error := request.exception()) is None:
-                    return found
-                if heard_at <= asked_at:
-                    raise error
-                request, asked_at = self._send_request(), loop.time()  # what came was in its way
+                silent_s = 0.0 if self.connection.queued else loop.time() - heard_at
+                looks = looks + 1 if silent_s >= quiet_s and request.done() else 0
+                if looks >= 2:  # the first look may come after a stall, before what came is taken
+                    request.result()
+                    return [*found.values()]
+                if silent_s >= quiet_s + _ANSWER_S and not request.done() and tries < _MOST_TRIES:
+                    request.cancel()
+                    taking.cancel()
+                    await asyncio.gather(request, taking, return_exceptions=True)
+                    await self._resume()
+                    taking = asyncio.create_task(take())
+                    request, heard_at, tries = self._send_request(), loop.time(), tries + 1
         finally:
             request.cancel()
             taking.cancel()
@@ -191,8 +212,14 @@ async def subscribing(settings: MqttSettings, purpose: str) -> AsyncIterator[Sub
         aiomqtt.MqttError, OSError, SettingError: there is no connection; see `mqtt_client.explain`.
     """
     client_id = f"routesync-{purpose}-{secrets.token_hex(4)}"
-    async with MqttConnection(settings, client_id=client_id) as connection:
-        yield Subscriber(connection, settings.root)
+    async with AsyncExitStack() as stack:
+
+        async def open_(*, resumes: bool) -> MqttConnection:
+            await stack.aclose()
+            connection = MqttConnection(settings, client_id=client_id, session_s=_SESSION_S, resumes=resumes)
+            return await stack.enter_async_context(connection)
+
+        yield Subscriber(await open_(resumes=False), settings.root, partial(open_, resumes=True))
 
 
 def is_suspicious(messages: int) -> bool:
