@@ -161,7 +161,6 @@ class Subscriber:
             aiomqtt.MqttError: the connection has broken, or the broker does not answer.
         """
         loop = asyncio.get_running_loop()
-        await self.subscribe(*places)
         found: dict[tuple[str, str], ReceivedMessage] = {}
         heard_at = loop.time()
 
@@ -175,19 +174,24 @@ class Subscriber:
 
         # no timeout around each message: one that is cancelled may be lost
         taking = asyncio.create_task(take())
-        request, looks, tries = self._send_request(), 0, 1
+        request: asyncio.Task[None] | None = None
+        looks, tries = 0, 1
         try:
+            await self.subscribe(*places)  # while messages are taken, for what comes first may fill the queue
+            request, heard_at = self._send_request(), loop.time()
             while True:
                 left_s = heard_at + quiet_s - loop.time()
                 await asyncio.wait({taking}, timeout=max(left_s, _POLL_S))
                 if taking.done():
                     taking.result()  # the connection has broken
                 silent_s = 0.0 if self.connection.queued else loop.time() - heard_at
-                looks = looks + 1 if silent_s >= quiet_s and request.done() else 0
+                is_answered = request.done() and request.exception() is None
+                looks = looks + 1 if silent_s >= quiet_s and is_answered else 0
                 if looks >= 2:  # the first look may come after a stall, before what came is taken
-                    request.result()
                     return [*found.values()]
-                if silent_s >= quiet_s + _ANSWER_S and not request.done() and tries < _MOST_TRIES:
+                if silent_s >= quiet_s + _ANSWER_S and not is_answered:
+                    if tries >= _MOST_TRIES:
+                        await request
                     request.cancel()
                     taking.cancel()
                     await asyncio.gather(request, taking, return_exceptions=True)
@@ -195,9 +199,10 @@ class Subscriber:
                     taking = asyncio.create_task(take())
                     request, heard_at, tries = self._send_request(), loop.time(), tries + 1
         finally:
-            request.cancel()
-            taking.cancel()
-            await asyncio.gather(request, taking, return_exceptions=True)
+            tasks = [taking, request] if request is not None else [taking]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _send_request(self) -> asyncio.Task[None]:
         """Have the broker answer: by taking back a subscription that does not exist, for which nobody needs a right."""
