@@ -170,9 +170,9 @@ def test_commands_over_a_fleet() -> None:
         ):
             command = [*COMMAND, "fleet", "--broker", f"{default.address}:{default.port}", *arguments]
             began = time.monotonic()
-            done = subprocess.run(command, capture_output=True, check=True)
+            done = subprocess.run(command, capture_output=True, check=False)
             took_s = time.monotonic() - began
-            assert answer in done.stdout, done.stdout[:200]
+            assert answer in done.stdout, (done.stdout[:200], done.stderr[:400])
             assert not done.stderr
             ok = took_s <= 10
             record(

@@ -104,6 +104,8 @@ class MqttConnection:
         settings: The broker.
         client_id: Unique at the broker; stable for a daemon.
         will: The last will's topic and payload; None for a connection whose end is not to be announced.
+        session_s: How long the broker keeps the session after the connection; MQTT 5 only.
+        resumes: Continue the session that this client has at the broker.
 
     Raises:
         PasswordFileError: the password's file cannot be read.
@@ -111,9 +113,17 @@ class MqttConnection:
     """
 
     def __init__(
-        self, settings: MqttSettings, *, client_id: str, will: tuple[str, bytes] | None = None
+        self,
+        settings: MqttSettings,
+        *,
+        client_id: str,
+        will: tuple[str, bytes] | None = None,
+        session_s: int = 0,
+        resumes: bool = False,
     ) -> None:
         self.is_v5 = settings.protocol == "5.0"
+        if will is not None:
+            session_s = settings.will_delay_s
         self._settings = settings
         self._window = WINDOW
         self._largest_packet: int | None = None  # bytes
@@ -145,8 +155,10 @@ class MqttConnection:
             will=_last_will(settings, *will) if will is not None else None,
             clean_session=None if self.is_v5 else True,
             # A delayed will is sent at once when its session ends, and a clean start would end it (MQTT 5, 3.1.3.2.2).
-            clean_start=False if self.is_v5 and will is not None else MQTT_CLEAN_START_FIRST_ONLY,
-            properties=_connect_properties(settings, has_will=will is not None) if self.is_v5 else None,
+            clean_start=False
+            if self.is_v5 and (will is not None or resumes)
+            else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=_connect_properties(session_s) if self.is_v5 else None,
             max_inflight_messages=0,  # no limit of paho's: this adapter has its own window
         )
         self._paho: PahoClient = self._aiomqtt._client  # noqa: SLF001 - see above
@@ -446,12 +458,12 @@ def _packet_size(publication: Publication, properties: PackedProperties | None) 
     return 5 + 2 + len(publication.topic.encode()) + 2 + len(packed) + len(publication.payload)
 
 
-def _connect_properties(settings: MqttSettings, *, has_will: bool) -> Properties:
+def _connect_properties(session_s: int) -> Properties:
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's own gap
     properties.ReceiveMaximum = RECEIVE_MAXIMUM
     properties.MaximumPacketSize = LARGEST_PACKET
-    if has_will:
-        properties.SessionExpiryInterval = settings.will_delay_s
+    if session_s:
+        properties.SessionExpiryInterval = session_s
     return properties
 
 

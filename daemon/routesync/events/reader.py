@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Annotated, Final, NamedTuple
 
 import aiomqtt
@@ -31,6 +32,11 @@ SILENCE_S: Final = 5.0
 QUIET_S: Final = 1.0
 """What is retained follows the subscription without a pause as long as this."""
 _POLL_S: Final = 0.05
+_ANSWER_S: Final = 1.0
+"""A broker that neither sends nor answers for so long has dropped the answer, and perhaps messages with it."""
+_MOST_TRIES: Final = 10
+_SESSION_S: Final = 10
+"""How long the broker keeps the session of a reader that resumes it, or has gone."""
 MOST_NODES: Final = 20_000
 """Nodes that are remembered, at most."""
 READER_BACKOFF: Final = Backoff(first_s=0.5, most_s=10)
@@ -110,9 +116,19 @@ def read(received: aiomqtt.Message, root: str) -> ReceivedMessage | Cleared | No
 class Subscriber:
     """A connection that only reads. Get one from `subscribing`."""
 
-    def __init__(self, connection: MqttConnection, root: str) -> None:
+    def __init__(
+        self,
+        connection: MqttConnection,
+        root: str,
+        reopen: Callable[[], Awaitable[MqttConnection]] | None = None,
+    ) -> None:
         self.connection = connection
         self._root = root
+        self._reopen = reopen
+
+    async def _resume(self) -> None:
+        if self._reopen is not None:
+            self.connection = await self._reopen()
 
     async def subscribe(self, *places: str) -> None:
         """Subscribe to `<node>/<place>` below the root.
@@ -139,14 +155,15 @@ class Subscriber:
 
         Nothing marks the end of what is retained. So it has come when nothing came for a while, and the broker has
         answered a request that was sent after the subscription: a broker, or a machine, that is busy is silent, too.
+        A mosquitto whose reader is slow drops what exceeds the socket's buffer and 1,000 packets, and with it this
+        answer. Then the session is resumed: the broker sends again what was not acknowledged (MQTT 5, 4.4).
 
         Raises:
             aiomqtt.MqttError: the connection has broken, or the broker does not answer.
         """
         loop = asyncio.get_running_loop()
-        await self.subscribe(*places)
-        found: list[ReceivedMessage] = []
-        heard_at = asked_at = loop.time()
+        found: dict[tuple[str, str], ReceivedMessage] = {}
+        heard_at = loop.time()
 
         async def take() -> None:
             nonlocal heard_at
@@ -154,30 +171,39 @@ class Subscriber:
                 heard_at = loop.time()
                 message = read(received, self._root)
                 if isinstance(message, ReceivedMessage):
-                    found.append(message)
+                    found[message.node, message.place] = message
 
         # no timeout around each message: one that is cancelled may be lost
         taking = asyncio.create_task(take())
-        request, looks = self._send_request(), 0
+        request: asyncio.Task[None] | None = None
+        looks, tries = 0, 1
         try:
+            await self.subscribe(*places)  # while messages are taken, for what comes first may fill the queue
+            request, heard_at = self._send_request(), loop.time()
             while True:
                 left_s = heard_at + quiet_s - loop.time()
                 await asyncio.wait({taking}, timeout=max(left_s, _POLL_S))
                 if taking.done():
                     taking.result()  # the connection has broken
-                is_quiet = loop.time() >= heard_at + quiet_s and not self.connection.queued
-                looks = looks + 1 if is_quiet and request.done() else 0
-                if looks < 2:  # the first look may come after a stall, before what came is taken
-                    continue
-                if (error := request.exception()) is None:
-                    return found
-                if heard_at <= asked_at:
-                    raise error
-                request, asked_at = self._send_request(), loop.time()  # what came was in its way
+                silent_s = 0.0 if self.connection.queued else loop.time() - heard_at
+                is_answered = request.done() and request.exception() is None
+                looks = looks + 1 if silent_s >= quiet_s and is_answered else 0
+                if looks >= 2:  # the first look may come after a stall, before what came is taken
+                    return [*found.values()]
+                if silent_s >= quiet_s + _ANSWER_S and not is_answered:
+                    if tries >= _MOST_TRIES:
+                        await request
+                    request.cancel()
+                    taking.cancel()
+                    await asyncio.gather(request, taking, return_exceptions=True)
+                    await self._resume()
+                    taking = asyncio.create_task(take())
+                    request, heard_at, tries = self._send_request(), loop.time(), tries + 1
         finally:
-            request.cancel()
-            taking.cancel()
-            await asyncio.gather(request, taking, return_exceptions=True)
+            tasks = [taking, request] if request is not None else [taking]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _send_request(self) -> asyncio.Task[None]:
         """Have the broker answer: by taking back a subscription that does not exist, for which nobody needs a right."""
@@ -194,15 +220,22 @@ async def subscribing(settings: MqttSettings, purpose: str) -> AsyncIterator[Sub
         aiomqtt.MqttError, OSError, SettingError: there is no connection; see `mqtt_client.explain`.
     """
     client_id = f"routesync-{purpose}-{secrets.token_hex(4)}"
-    *others, last = random.sample(settings.brokers, k=len(settings.brokers))
     async with AsyncExitStack() as stack:
+
+        async def open_(broker: MqttSettings, *, resumes: bool) -> MqttConnection:
+            await stack.aclose()
+            connection = MqttConnection(broker, client_id=client_id, session_s=_SESSION_S, resumes=resumes)
+            return await stack.enter_async_context(connection)
+
+        *others, last = random.sample(settings.brokers, k=len(settings.brokers))
         for broker in others:
             with suppress(*BROKER_ERRORS):
-                connection = await stack.enter_async_context(MqttConnection(broker, client_id=client_id))
+                connection = await open_(broker, resumes=False)
                 break
         else:
-            connection = await stack.enter_async_context(MqttConnection(last, client_id=client_id))
-        yield Subscriber(connection, settings.root)
+            broker = last
+            connection = await open_(broker, resumes=False)
+        yield Subscriber(connection, settings.root, partial(open_, broker, resumes=True))
 
 
 def is_suspicious(messages: int) -> bool:
