@@ -172,6 +172,10 @@ class Store:
             meta = _META.validate_json(state)
         except ValidationError:
             raise sqlite3.DatabaseError("its epoch and numbers are damaged") from None
+        # a damage that only a later read finds would hold up all that waits behind it
+        (check,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if check != "ok":
+            raise sqlite3.DatabaseError(str(check))
         self.epoch = meta.epoch
         self.sequence = meta.sequence if meta.is_clean else meta.reserved
         self.settled = meta.settled
