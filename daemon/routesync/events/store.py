@@ -187,6 +187,12 @@ class Store:
             killed = Cause(self.sequence, "killed", time.time())
             self.settled = self.settled._replace(causes=merge_causes((*self.settled.causes, killed)))
         with self._transaction():
+            held, first, last = db.execute(
+                f"SELECT count(*), min(sequence), max(sequence) FROM outbox WHERE held AND ({_DAMAGED})"  # noqa: S608
+            ).fetchone()
+            if held:  # they count as acknowledged, so they leave no gap
+                lost = LostEvents("storage", held, first, last, time.time())
+                self.settled = self.settled._replace(lost=(*self.settled.lost, lost))
             db.execute(f"DELETE FROM outbox WHERE {_DAMAGED}")  # noqa: S608 - of our own making
             self._save()
         self.count: int

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -101,3 +102,20 @@ def attempt(chance: random.Random) -> None:
 @given(st.integers(0, 2**32))
 def test_a_damaged_outbox_holds_up_nothing_and_loses_nothing_in_silence(seed: int) -> None:
     each(seed, 1, attempt)
+
+
+def test_a_held_event_that_cannot_be_sent_any_more_is_reported_as_lost() -> None:
+    with _directory() as directory:
+        for name, content in _files()[1].items():
+            (directory / name).write_bytes(content)
+        with closing(sqlite3.connect(directory / "outbox")) as database, database:
+            database.execute("UPDATE outbox SET type = type || char(0) WHERE sequence IN (2, 4)")
+        outbox = asyncio.run(_opened(directory / "outbox"))
+        (lost,) = outbox.unreported
+        assert lost[:4] == ("storage", 2, 2, 4)
+
+
+async def _opened(path: Path) -> Outbox:
+    outbox = Outbox.open(path, "node-1")
+    await outbox.close()
+    return outbox
