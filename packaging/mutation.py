@@ -34,7 +34,7 @@ PARTS: Final = {
     "policy": Part(("policy/*.py",), ("tests/unit/policy",)),
     "eligibility": Part(
         ("mirror/eligibility.py",),
-        ("tests/unit/mirror/test_eligibility.py",),
+        ("tests/unit/mirror/test_eligibility.py", "tests/unit/mirror/test_target_settings.py"),
     ),
     "update": Part(
         ("kernel/update.py",), ("tests/unit/kernel/test_update.py", "tests/unit/kernel/test_fib.py")

@@ -117,3 +117,13 @@ def test_what_is_read_of_a_damaged_ledger_is_true(seed: int) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_run_on_a_damaged_ledger_knows_what_is_left_and_notes_on(seed: int) -> None:
     each(seed, 1, attempt_to_run)
+
+
+@pytest.mark.parametrize("length", [0, 1, 99, 511])
+def test_a_ledger_that_was_cut_to_a_few_bytes_is_not_taken_for_an_empty_one(length: int) -> None:
+    with _directory() as directory:
+        for name, content in _files()[0].items():
+            (directory / name).write_bytes(content[:length] if name == file.NAME else content)
+        assert read_ledger(directory).damage
+        with Ledger(directory) as ledger:
+            assert ledger.trouble
