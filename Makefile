@@ -102,7 +102,19 @@ OPERATIONS ?= 100000
 fuzz: root .venv/.test ## Try new programmes of route operations (OPERATIONS=100000), and properties with more examples
 	@ROUTESYNC_FUZZ_OPERATIONS=$(OPERATIONS) ROUTESYNC_FUZZ_SEED=$${SEED:-0} \
 		$(BIN)/pytest tests/kernel/test_differential_fuzz.py -s $(ARGS)
-	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=900 $(ARGS)
+	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
+
+# In an environment of their own: mutmut wants the program not to be installed, schemathesis is a plugin of pytest.
+.venv-trials/.trials: pyproject.toml $(LOCKS)/trials.txt packaging/bootstrap
+	@VENV=.venv-trials packaging/bootstrap trials
+
+.PHONY: fuzz-api
+fuzz-api: root .venv/.test .venv-trials/.trials ## Call a running daemon by its OpenAPI document in odd ways (ARGS='-n 1000')
+	@PYTHONPATH=daemon:tests .venv-trials/bin/python -m support.api_fuzz $(ARGS)
+
+.PHONY: mutation
+mutation: .venv-trials/.trials ## Change the core in small ways; a test must notice (PARTS='policy state'; hours for all)
+	@.venv-trials/bin/python packaging/mutation.py $(PARTS)
 
 KILLS ?= 200
 .PHONY: kill
@@ -126,6 +138,7 @@ lock: ## Lock the dependencies with hashes (needs uv); ARGS=--upgrade takes newe
 	@$(LOCK) pyproject.toml --group build -c $(LOCKS)/runtime.txt -o $(LOCKS)/build.txt
 	@$(LOCK) pyproject.toml --group dev -c $(LOCKS)/build.txt -o $(LOCKS)/dev.txt
 	@$(LOCK) --group page -c $(LOCKS)/dev.txt -o $(LOCKS)/page.txt
+	@$(LOCK) --group trials -c $(LOCKS)/dev.txt -o $(LOCKS)/trials.txt
 	@cd packaging/page && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts $(ARGS)
 
 .PHONY: manual

@@ -24,6 +24,8 @@ hypothesis.settings.register_profile(
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+# Each mutant of `make mutation` meets the same examples.
+hypothesis.settings.register_profile("mutation", max_examples=50, derandomize=True, deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

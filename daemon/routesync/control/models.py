@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    StrictBool,
     WithJsonSchema,
 )
 
@@ -202,7 +203,7 @@ class TargetRequest(RequestModel):
 class ResyncRequest(TargetRequest):
     """Which target to verify."""
 
-    force: bool = Field(
+    force: StrictBool = Field(
         default=False,
         description="Also send routes again that are suppressed because the target fell silent after them.",
     )

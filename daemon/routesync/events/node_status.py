@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -16,6 +16,8 @@ State = Literal["online", "degraded", "stopping", "offline"]
 
 
 RowState = Literal["accepted", "confirmed"]
+Calculable = Annotated[int, Field(ge=0, lt=2**63)]
+"""A number that readers calculate with. JSON has larger ones, which no float and no text can take."""
 
 
 class StatusPart(BaseModel):
@@ -57,8 +59,8 @@ class TargetStatus(StatusPart):
         description="Names this loxilb, whatever its name and URL: a hash of the index and MAC of its ports. Null: not "
         "known yet.",
     )
-    desired: int = Field(default=0, ge=0, description="Routes that the target should have.")
-    phases: dict[str, int] = Field(
+    desired: Calculable = Field(default=0, description="Routes that the target should have.")
+    phases: dict[str, Calculable] = Field(
         default_factory=dict,
         description="Prefixes by phase; they add up to all that is known of the target.",
         examples=[{"confirmed": 4}],
@@ -146,10 +148,10 @@ class Status(StatusPart):
     mode: str | None = None
     started: AwareDatetime | None = Field(default=None, description="When the daemon started.")
     time: AwareDatetime | None = Field(default=None, description="When this was true.")
-    heartbeat_s: int | None = Field(
+    heartbeat_s: Calculable | None = Field(
         default=None, description="The status is published at least this often, while the node lives."
     )
-    expiry_s: int | None = Field(
+    expiry_s: Calculable | None = Field(
         default=None,
         description="Message expiry of this status. By MQTT 5 a broker hands out what is left of it: the difference is "
         "the status' age. Null: it does not expire.",

@@ -174,6 +174,10 @@ class Store:
             meta = _META.validate_json(state)
         except ValidationError:
             raise sqlite3.DatabaseError("its epoch and numbers are damaged") from None
+        # a damage that only a later read finds would hold up all that waits behind it
+        (check,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if check != "ok":
+            raise sqlite3.DatabaseError(str(check))
         self.epoch = meta.epoch
         self.sequence = meta.sequence if meta.is_clean else meta.reserved
         self.settled = meta.settled
@@ -186,6 +190,12 @@ class Store:
             killed = Cause(self.sequence, "killed", time.time())
             self.settled = self.settled._replace(causes=merge_causes((*self.settled.causes, killed)))
         with self._transaction():
+            held, first, last = db.execute(
+                f"SELECT count(*), min(sequence), max(sequence) FROM outbox WHERE held AND ({_DAMAGED})"  # noqa: S608
+            ).fetchone()
+            if held:  # they count as acknowledged, so they leave no gap
+                lost = LostEvents("storage", held, first, last, time.time())
+                self.settled = self.settled._replace(lost=(*self.settled.lost, lost))
             db.execute(f"DELETE FROM outbox WHERE {_DAMAGED}")  # noqa: S608 - of our own making
             self._save()
         self.count: int

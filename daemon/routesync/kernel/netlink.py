@@ -392,8 +392,10 @@ class NetlinkSocket:
                         self._complete = False
                     if kind >= NLMSG_MIN_TYPE and self._take is not None:
                         self._answered_at = asyncio.get_running_loop().time()
-                        position = self._take(data, position)
-                        continue
+                        if (taken := self._take(data, position)) > position:
+                            position = taken
+                            continue
+                        # not of the kind that was asked for: passed over
                     if kind in (NLMSG_DONE, NLMSG_ERROR):
                         self._done.set_result(error_number(data, position))
             elif kind >= NLMSG_MIN_TYPE:

@@ -48,6 +48,8 @@ _FORMATS: Final = {
     ("target", "prefix", "gateway", "doubtful"): 2,
     ("target", "prefix", "gateway", "clean", "checksum"): 3,
 }
+_SMALLEST: Final = 512
+"""Bytes of the smallest database; SQLite takes a file of a few bytes for an empty one, without a word."""
 _ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 """The second when SQLite's words for a damage quote it."""
 _PLACE: Final = {
@@ -331,7 +333,7 @@ def read_ledger(directory: Path) -> Content:
     """
     path = directory / NAME
     try:
-        if size(path) == 0:
+        if size(path) < _SMALLEST:
             return Content({}, vanished(directory))
         with suppress(sqlite3.Error), closing(_open_to_read(path)) as database:
             return read_content(database)
@@ -380,7 +382,7 @@ def vanished(directory: Path) -> str:
     """Say in words that the ledger had rows and is missing or empty; "" otherwise."""
     path = directory / NAME
     with suppress(OSError):
-        if not size(path) and ((directory / _MARKER).exists() or size(Path(f"{path}-wal"))):
+        if size(path) < _SMALLEST and ((directory / _MARKER).exists() or size(Path(f"{path}-wal"))):
             return "it is empty or missing, but it had routes"
     return ""
 

@@ -7,12 +7,14 @@ from typing import TypeVar
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from pydantic import ValidationError
 
 from routesync.control.events import ReaderQueue
 from routesync.control.models import (
     EventsQuery,
     ProblemError,
     RequestModel,
+    ResyncRequest,
     RoutesQuery,
     TargetRequest,
     read_covering,
@@ -131,3 +133,10 @@ async def test_a_reader_that_waits_gets_news_at_once_and_nothing_when_there_are_
     await asyncio.sleep(0)
     queue.put(record(1))
     assert [it.sequence for it in await waiting if isinstance(it, Record)] == [1]
+
+
+def test_only_true_and_false_say_whether_to_force() -> None:
+    assert ResyncRequest.model_validate_json('{"force": true}').force
+    for other in ("0", "1", '"yes"', "null"):
+        with pytest.raises(ValidationError):
+            ResyncRequest.model_validate_json(f'{{"force": {other}}}')

@@ -76,6 +76,7 @@ def evaluated(
 def refused(result: Desired | Ineligible) -> Reason:
     assert isinstance(result, Ineligible), result
     assert result.detail
+    assert result.rule == "r"
     return result.reason
 
 
@@ -118,6 +119,8 @@ def test_a_route_with_one_gateway_is_desired_with_it() -> None:
         (route("127.0.0.0/8", "192.0.2.1"), Reason.LOOPBACK_PREFIX),
         (route("10.0.0.0/8", "127.0.0.1"), Reason.INVALID_GATEWAY),
         (route("10.0.0.0/8", "0.0.0.0"), Reason.INVALID_GATEWAY),
+        (route("10.0.0.0/8", "255.255.255.255"), Reason.INVALID_GATEWAY),
+        (route("10.0.0.0/8", "224.0.0.5"), Reason.INVALID_GATEWAY),
         (route("192.0.2.0/24", "192.0.2.1"), Reason.CONTAINS_NEXT_HOP),
         (route("192.0.2.1/32", "192.0.2.1"), Reason.CONTAINS_NEXT_HOP),
         (route("0.0.0.0/0", "192.0.2.1"), Reason.DEFAULT_NOT_ALLOWED),
@@ -134,6 +137,17 @@ def test_the_reason_says_what_to_do() -> None:
     assert result.detail == (
         "its next hop 10.244.1.0 lies inside the prefix itself; set `next_hop` in the rule or the target"
     )
+
+
+def test_a_gateway_that_only_looks_special_is_one() -> None:
+    for gateway in ("255.255.255.254", "0.0.0.1"):
+        assert evaluated(route("10.0.0.0/8", gateway)) == Desired(at(gateway), "r")
+
+
+def test_a_default_that_overrides_does_so_with_a_next_hop_of_the_rule_too() -> None:
+    rules, rewrite = TargetRules(allow_default="override"), Rewrite(inet=at("192.0.2.9"))
+    result = evaluated(route("0.0.0.0/0", "192.0.2.1"), rules=rules, rewrite=rewrite)
+    assert result == Desired(at("192.0.2.9"), "r", beside=True)
 
 
 # -- defaults, and what is nearly one

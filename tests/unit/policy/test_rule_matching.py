@@ -271,3 +271,16 @@ def test_routes_of_another_family_than_ip_are_left_to_whoever_reads_the_rest() -
     policy = policy_of([], "drop")
     assert policy.header_verdict(Family.INET, 24, 0, 254, 186, 0, 1, 0) is not None
     assert policy.header_verdict(129, 24, 0, 254, 186, 0, 1, 0) is None
+
+
+def test_a_span_of_metrics_has_both_of_its_ends() -> None:
+    made = compile_policy(
+        PolicySettings.model_validate(
+            {"rules": [{"name": "r", "match": {"metric": "100-200"}, "action": "drop"}]}
+        )
+    )
+    route = Route(Prefix.parse("10.0.0.0/8"), TABLES["main"], 0, 0, PROTOCOLS["bgp"], 0, TYPES["unicast"], ())
+    dropped = [
+        metric for metric in (99, 100, 200, 201) if not made.evaluate(route._replace(metric=metric), {}).keep
+    ]
+    assert dropped == [100, 200]

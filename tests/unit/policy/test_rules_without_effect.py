@@ -38,6 +38,11 @@ def warnings(*matches: dict[str, object]) -> tuple[str, ...]:
         ({"host": True, "gateway": False}, {"link_gateway": True}),
         ({"type": ["unicast", "local"]}, {"link_gateway": True, "protocol": "boot"}),
         ({"link_gateway": True}, {"link_gateway": True, "interface": "eth0"}),
+        ({"protocol": ["bgp", "ospf"]}, {"protocol": ["ospf", "bgp"]}),
+        ({"table": "main"}, {"table": "main", "protocol": "bgp"}),
+        ({"host": True}, {"host": True, "protocol": "bgp"}),
+        ({"prefix": ["10.0.0.0/8", "10.1.0.0/16"]}, {"prefix": ["10.1.0.0/16", "10.0.0.0/8"]}),
+        ({"metric": "100-200"}, {"metric": "150-200"}),
     ],
 )
 def test_a_rule_behind_a_wider_one_is_named(earlier: dict[str, object], later: dict[str, object]) -> None:
@@ -63,6 +68,9 @@ def test_a_rule_behind_a_wider_one_is_named(earlier: dict[str, object], later: d
         ({"link_gateway": True}, {"link_gateway": False}),
         ({"gateway": False}, {"link_gateway": False}),
         ({"flags": "dead"}, {"flags": ["linkdown", "dead"]}),
+        ({"interface": "e*"}, {"interface": "cni0"}),
+        ({"protocol": "redirect"}, {"link_gateway": True}),
+        ({"type": "local"}, {"link_gateway": True}),
     ],
 )
 def test_a_rule_that_may_still_decide_is_left_alone(
