@@ -24,7 +24,14 @@ from routesync.backoff import Backoff
 from routesync.characters import json_line
 from routesync.config.models import MqttSettings
 from routesync.events.models import TYPE_PREFIX
-from routesync.events.mqtt_client import BROKER_ERRORS, LARGEST_PACKET, MqttConnection, Remedies, explain
+from routesync.events.mqtt_client import (
+    BROKER_ERRORS,
+    LARGEST_PACKET,
+    MqttConnection,
+    Remedies,
+    SubscriptionDeniedError,
+    explain,
+)
 from routesync.route import Prefix
 
 SILENCE_S: Final = 5.0
@@ -175,18 +182,19 @@ class Subscriber:
 
         # no timeout around each message: one that is cancelled may be lost
         taking = asyncio.create_task(take())
-        request: asyncio.Task[None] | None = None
-        looks, tries = 0, 1
+        # while messages are taken: a full queue, or a drop, would be in the way of the answer
+        request, looks, tries = self._send_request(*places), 0, 1
         try:
-            await self.subscribe(*places)  # while messages are taken, for what comes first may fill the queue
-            request, heard_at = self._send_request(), loop.time()
             while True:
                 left_s = heard_at + quiet_s - loop.time()
                 await asyncio.wait({taking}, timeout=max(left_s, _POLL_S))
                 if taking.done():
                     taking.result()  # the connection has broken
                 silent_s = 0.0 if self.connection.queued else loop.time() - heard_at
-                is_answered = request.done() and request.exception() is None
+                error = request.exception() if request.done() else None
+                if isinstance(error, SubscriptionDeniedError):
+                    raise error
+                is_answered = request.done() and error is None
                 looks = looks + 1 if silent_s >= quiet_s and is_answered else 0
                 if looks >= 2:  # the first look may come after a stall, before what came is taken
                     return [*found.values()]
@@ -200,14 +208,19 @@ class Subscriber:
                     taking = asyncio.create_task(take())
                     request, heard_at, tries = self._send_request(), loop.time(), tries + 1
         finally:
-            tasks = [taking, request] if request is not None else [taking]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            request.cancel()
+            taking.cancel()
+            await asyncio.gather(request, taking, return_exceptions=True)
 
-    def _send_request(self) -> asyncio.Task[None]:
-        """Have the broker answer: by taking back a subscription that does not exist, for which nobody needs a right."""
-        return asyncio.create_task(self.connection.unsubscribe(f"{self._root}/-"))
+    def _send_request(self, *places: str) -> asyncio.Task[None]:
+        """Subscribe, and have the broker answer a later request: the end of a subscription that does not exist."""
+
+        async def send() -> None:
+            if places:
+                await self.subscribe(*places)
+            await self.connection.unsubscribe(f"{self._root}/-")  # nobody needs a right for that
+
+        return asyncio.create_task(send())
 
 
 @asynccontextmanager
