@@ -165,7 +165,7 @@ def test_commands_over_a_fleet() -> None:
         record("memory of mosquitto for it", (resident_bytes(default.pid) - before) / 1e6, "MB")
         for arguments, answer in (
             ((), b"5000 nodes: 5000 online; 5000000 of 5000000 routes mirrored"),
-            (("who-has", "10.0.7.9"), b"5000 tables have a route to 10.0.7.9, 0 not"),
+            (("who-has", "10.0.7.0/24"), b"5000 tables have a route to 10.0.7.0/24, 0 not"),
             (("diff",), b"edge: 5000 nodes, all have the same"),
         ):
             command = [*COMMAND, "fleet", "--broker", f"{default.address}:{default.port}", *arguments]
