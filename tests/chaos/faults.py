@@ -21,6 +21,7 @@ from chaos.truth import Witness
 from standin.faults import Fault
 from support.disks import fill
 from support.kill_arena import Row
+from support.waiting import eventually_sync
 
 HEALED_S: Final = 8.0
 """So long after a disk was in trouble, a kill may cost what was noted meanwhile, as the daemon says it would."""
@@ -382,7 +383,9 @@ def clock_jumps(scene: Scene) -> Iterator[None]:
 def _signal(scene: Scene) -> None:
     scene.truth.changed_at = time.monotonic()
     process = scene.arena.node.process
-    if scene.arena.node.running and process is not None and catches(process.pid, signal.SIGHUP):
+    if scene.arena.node.running and process is not None:
+        # one that starts may have read the file of before
+        eventually_sync(lambda: catches(process.pid, signal.SIGHUP), what="a daemon that can be reloaded")
         process.send_signal(signal.SIGHUP)
 
 
