@@ -334,6 +334,9 @@ def daemon_frozen(scene: Scene) -> Iterator[None]:
     """As the whole machine when it sleeps, but for the monotonic clock."""
     process = scene.arena.node.process
     assert process is not None
+    if not catches(process.pid, signal.SIGHUP):  # it starts; others wait for that
+        yield
+        return
     process.send_signal(signal.SIGSTOP)
     yield
     process.send_signal(signal.SIGCONT)
