@@ -27,7 +27,7 @@ from chaos.record import Record, figures, is_stopped
 from chaos.truth import SERVED, Look, Witness, kept, look, unexplained, wanted
 from routesync.mirror.ledger import read_owned
 
-SECONDS: Final = float(os.environ.get("ROUTESYNC_CHAOS_S", "6"))
+SECONDS: Final = float(os.environ.get("ROUTESYNC_CHAOS_S", "5"))
 SEED: Final = int(os.environ.get("ROUTESYNC_CHAOS_SEED", "15")) or secrets.randbelow(1 << 32)
 OUTPUT: Final = Path(os.environ.get("ROUTESYNC_CHAOS_OUTPUT", "build/chaos/chaos.jsonl"))
 SHORT: Final = SECONDS < 60
