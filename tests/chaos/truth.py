@@ -193,12 +193,13 @@ class Witness:
         return []
 
     def _of_complete(self) -> list[str]:
-        """Synced and complete: all that is desired is there, and nothing else of ours."""
+        """Synced and complete: all that is desired is there, perhaps as another writer's, and nothing else of ours."""
         found = []
         for prefix, gateways in self.looks[-1].wanted.items():
             if self._known(prefix) and self._stable(prefix):
                 seen = {look.ours.get(prefix) for look in self.looks}
-                if not seen & gateways:
+                equal = {row.gateway for row in self.looks[-1].others if row.prefix == prefix}
+                if not (seen | equal) & gateways:
                     found.append(f"complete, and {prefix} via {set(gateways)} is not in loxilb: {seen}")
         for prefix, gateway in self.looks[-1].ours.items():
             allowed = {it for look in self.looks for it in look.wanted.get(prefix, ())}
