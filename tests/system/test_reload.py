@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -49,6 +50,19 @@ def reload(scene: World, outcome: str = "config_reloaded") -> None:
     assert scene.process is not None
     scene.process.send_signal(signal.SIGHUP)
     eventually_sync(lambda: len(lines(scene, outcome)) > before, within_s=15, what=outcome)
+
+
+def test_a_reload_requested_during_the_start_follows_it(scene: World) -> None:
+    text = scene.config.read_text()
+    scene.config.unlink()
+    os.mkfifo(scene.config)
+    process = scene.launch()
+    with scene.config.open("w") as pipe:  # opened when the daemon reads its configuration
+        scene.config.unlink()
+        scene.config.write_text(text)
+        process.send_signal(signal.SIGHUP)
+        pipe.write(text)
+    eventually_sync(lambda: len(lines(scene, "config_reloaded")) == 1, within_s=30, what="the reload")
 
 
 @contextmanager

@@ -66,6 +66,11 @@ def run(
     """Run the daemon until a signal ends it."""
     import asyncio
     import gc
+    import signal
+
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGHUP}
+    )  # until the daemon can handle it: it would end us
 
     from routesync.cli.check import load_or_fail
     from routesync.cli.output import EX_CONFIG, fail

@@ -320,6 +320,7 @@ def signals(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)  # what came during the start, comes now
     try:
         yield
     finally:
