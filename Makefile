@@ -32,7 +32,7 @@ demo: root .venv/.demo ## Play the founding story in network namespaces (KEEP=1:
 
 .PHONY: test
 test: root .venv/.test ## Run the tests; ARGS='-k name' are handed to pytest
-	@$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n 8 --dist worksteal $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(READY) ## Run the tests that need neither root nor a network: as nobody, without one, in under a minute
@@ -45,7 +45,7 @@ test-python: VENV = .venv-$(PYTHON_VERSION)
 test-python: ## Run the same on another Python if there is one here (PYTHON_VERSION=3.13)
 	@python=$$(packaging/find-python $(PYTHON_VERSION)) || exit 0; \
 		{ [ $(VENV)/.code -nt $(LOCKS)/dev.txt ] && [ $(VENV)/.code -nt daemon/routesync/__init__.py ]; } || PYTHON=$$python VENV=$(VENV) packaging/bootstrap code; \
-		$(UNIT) $(ARGS)
+		$(UNIT) --hypothesis-profile=short $(ARGS)
 
 # Generated documents look as the locked typer makes them.
 .PHONY: test-dependencies

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,8 @@ hypothesis.settings.register_profile(
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+# Another Python runs the same code: what many examples find, the first has found.
+hypothesis.settings.register_profile("short", max_examples=20, deadline=None)
 # Each mutant of `make mutation` meets the same examples.
 hypothesis.settings.register_profile("mutation", max_examples=50, derandomize=True, deadline=None)
 
@@ -64,7 +67,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (deselected if any(map(item.get_closest_marker, left_out)) else kept).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = kept
+    items[:] = long_ones_first(kept, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def long_ones_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Have each worker begin with some of the longest tests, so that none is left alone with one at the end.
+
+    With `--dist worksteal` each worker gets an equal part of the list, and the parts follow each other.
+    """
+    longest = [item for item in items if item.get_closest_marker("long")]
+    others = iter([item for item in items if not item.get_closest_marker("long")])
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        part = longest[number::workers]
+        size = (len(items) - len(ordered)) // (workers - number)
+        ordered += part + list(islice(others, max(0, size - len(part))))
+    return [*ordered, *others]
 
 
 @pytest.hookimpl(wrapper=True)

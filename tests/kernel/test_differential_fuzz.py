@@ -26,6 +26,7 @@ def _tell(programme: Programme) -> str:
 
 
 @pytest.mark.timeout(60 + OPERATIONS / 10)
+@pytest.mark.long
 async def test_the_replica_follows_any_programme_of_operations() -> None:
     done = 0
     seed = SEED

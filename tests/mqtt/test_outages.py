@@ -43,6 +43,7 @@ async def shut_out(
         yield node, password
 
 
+@pytest.mark.long
 async def test_a_backlog_of_100_000_events_is_delivered_in_order_and_whole(
     gated: Broker, tmp_path: Path
 ) -> None:

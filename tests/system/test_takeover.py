@@ -18,7 +18,7 @@ from support.netns import Namespace, namespace, segment
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 CONFIG = """
 [node]
