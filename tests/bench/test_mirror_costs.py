@@ -252,7 +252,7 @@ async def test_an_urgent_withdrawal_passes_all_that_waits(witness: bool) -> None
                 await asyncio.sleep(0.05)
                 began = time.monotonic()
                 reconciler.set_route(prefix, None)
-                while prefix in reconciler.routes:  # noqa: ASYNC110 - polling is the measure
+                while prefix in reconciler.state.routes:  # noqa: ASYNC110 - polling is the measure
                     await asyncio.sleep(0.001)
                 took.append((time.monotonic() - began) * 1e3)
                 state = lab.standin.state()
@@ -291,7 +291,12 @@ async def test_a_verification_of_thirty_thousand_routes(tmp_path: Path) -> None:
             )
             posts = lab.standin.state().posts
             reconciler.verify()
+            # first comes an inventory, when loxilb has ingested all that was posted, at 256 a second
+            await eventually(lambda: lab.standin.state().posts > posts, within_s=180)
+            posts = lab.standin.state().posts
             began, cpu = time.monotonic(), time.process_time()
-            await eventually(lambda: lab.standin.state().posts >= posts + count, within_s=300)
+            await eventually(lambda: lab.standin.state().posts >= posts + count - 1_000, within_s=120)
             record("verification of 30,000 routes", time.monotonic() - began, "s")
-            record("CPU of a verification, per route", (time.process_time() - cpu) / count * 1e6, "µs")
+            record(
+                "CPU of a verification, per route", (time.process_time() - cpu) / (count - 1_000) * 1e6, "µs"
+            )
