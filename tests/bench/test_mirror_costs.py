@@ -201,7 +201,7 @@ async def test_unpaced_it_is_nearly_as_fast_as_a_bare_loop(tmp_path: Path) -> No
                 began = time.perf_counter()
                 for prefix, route in made:
                     reconciler.set_route(prefix, route)
-                await eventually(lambda: not reconciler.view().waiting, within_s=60)
+                await eventually(lambda: not reconciler.state.waiting, within_s=60)
                 ours.append(count / (time.perf_counter() - began))
     ratio = median(ours) / median(peers)
     record(
@@ -219,7 +219,7 @@ async def test_a_full_sync_keeps_the_pace_and_never_more() -> None:
             began = time.monotonic()
             for prefix in prefixes(count):
                 reconciler.set_route(prefix, candidate(str(prefix), HERE))
-            await eventually(lambda: not reconciler.view().waiting, within_s=300)
+            await eventually(lambda: not reconciler.state.waiting, within_s=300)
             took = time.monotonic() - began
         state = lab.standin.state()
     ratio = took / (count / 240)
@@ -287,7 +287,7 @@ async def test_a_verification_of_thirty_thousand_routes(tmp_path: Path) -> None:
             for prefix in prefixes(count):
                 reconciler.set_route(prefix, candidate(str(prefix), HERE))
             await eventually(
-                lambda: len(reconciler.state.routes) == count and not reconciler.view().waiting, within_s=120
+                lambda: len(reconciler.state.routes) == count and not reconciler.state.waiting, within_s=120
             )
             posts = lab.standin.state().posts
             reconciler.verify()
