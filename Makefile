@@ -32,7 +32,7 @@ demo: root .venv/.demo ## Play the founding story in network namespaces (KEEP=1:
 
 .PHONY: test
 test: root .venv/.test ## Run the tests; ARGS='-k name' are handed to pytest
-	@$(BIN)/pytest -n 8 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n 6 --dist worksteal $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(READY) ## Run the tests that need neither root nor a network: as nobody, without one, in under a minute

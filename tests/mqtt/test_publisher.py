@@ -118,7 +118,7 @@ async def test_a_flood_is_summed_up_before_a_stop(mosquitto: Broker) -> None:
 
 async def test_a_cancelled_publisher_says_offline(mosquitto: Broker) -> None:
     async with listening(mosquitto.settings()) as listener, publishing(mosquitto.settings()) as node:
-        await node.connected()
+        await eventually(lambda: listener.states == ["online"])
         node.task.cancel()
         node.emit(100)
         await eventually(node.task.cancelled)
