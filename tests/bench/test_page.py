@@ -12,22 +12,12 @@ import pytest
 from support.bench import median, record
 from support.bulk_routes import add_routes, delete_routes, prefixes
 from support.page import Browser, browser, forwarded, node_world
+from support.scale import HERE, UNLIMITED
 from support.waiting import eventually_sync
 from support.world import World
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
-HERE = "192.168.10.1"
-UNLIMITED = (
-    "--marks",
-    "10000000",
-    "--capacity",
-    "10000000",
-    "--queue-limit",
-    "10000000",
-    "--batch",
-    "100000",
-)
 ROWS = ".routes .grid-body [role=row]"
 WATCH = f"""
 const watch = () => {{

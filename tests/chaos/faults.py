@@ -21,6 +21,7 @@ from chaos.truth import Witness
 from standin.faults import Fault
 from support.disks import fill
 from support.kill_arena import Row
+from support.netns import Namespace
 from support.waiting import eventually_sync
 
 HEALED_S: Final = 8.0
@@ -206,42 +207,34 @@ def writer_keeps_what_was_ours(scene: Scene) -> Iterator[None]:
 # -- links of the node ------------------------------------------------------------------------------------------------
 
 
+def _down(scene: Scene, space: Namespace, link: str) -> Iterator[None]:
+    space.ip(f"link set {link} down")
+    scene.arena.routing.touch()
+    yield
+    space.ip(f"link set {link} up")
+    scene.arena.routing.refresh()
+
+
 @fault("link", most_s=1.5)
 def node_loses_its_uplink(scene: Scene) -> Iterator[None]:
     scene.truth.since.loxilb_well = scene.truth.since.broker_well = None
-    scene.arena.node.node.ip("link set ens3 down")
-    scene.arena.routing.touch()
-    yield
-    scene.arena.node.node.ip("link set ens3 up")
-    scene.arena.routing.refresh()
+    yield from _down(scene, scene.arena.node.node, "ens3")
 
 
 @fault("link", most_s=3)
 def node_loses_its_carrier(scene: Scene) -> Iterator[None]:
     scene.truth.since.loxilb_well = scene.truth.since.broker_well = None
-    scene.arena.bridge.ip("link set port0 down")
-    scene.arena.routing.touch()
-    yield
-    scene.arena.bridge.ip("link set port0 up")
-    scene.arena.routing.refresh()
+    yield from _down(scene, scene.arena.bridge, "port0")
 
 
 @fault("pods", most_s=1.5)
 def pods_lose_their_link(scene: Scene) -> Iterator[None]:
-    scene.arena.node.node.ip("link set cni0 down")
-    scene.arena.routing.touch()
-    yield
-    scene.arena.node.node.ip("link set cni0 up")
-    scene.arena.routing.refresh()
+    yield from _down(scene, scene.arena.node.node, "cni0")
 
 
 @fault("pods", most_s=2)
 def pods_lose_their_carrier(scene: Scene) -> Iterator[None]:
-    scene.arena.bridge.ip("link set pods down")
-    scene.arena.routing.touch()
-    yield
-    scene.arena.bridge.ip("link set pods up")
-    scene.arena.routing.refresh()
+    yield from _down(scene, scene.arena.bridge, "pods")
 
 
 @fault("kernel", most_s=0)

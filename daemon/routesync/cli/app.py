@@ -68,9 +68,8 @@ def run(
     import gc
     import signal
 
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGHUP}
-    )  # until the daemon can handle it: it would end us
+    # It would end us. The daemon takes it from when it can.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
     from routesync.cli.check import load_or_fail
     from routesync.cli.output import EX_CONFIG, fail

@@ -341,7 +341,7 @@ class ControlSettings(Model):
     """ADDRESS:PORT that serves /metrics and /health, and nothing else, over TCP to any client that can reach it;
     use a loopback address unless other hosts need it. Without it there is no TCP listener."""
     page: bool = False
-    """Serve the page there, too. Whoever reaches the port can then read the state of the node, its routes, and the
+    """Serve the page there, too. Any client that reaches it can then read the state of the node, its routes, and the
     names and addresses of its targets; nothing can be changed."""
     page_hosts: tuple[Host, ...] = Field(default=(), strict=False)
     """Names by which the page may be opened, beside localhost and every address. A request for any other name is

@@ -264,9 +264,8 @@ class _DumpMarshal(MarshalRtnl):  # type: ignore[misc]
                 if code and code not in EMPTY_ERRORS:
                     header["error"] = KernelError(f"the kernel refuses to list {self._request}: error {code}")
                 break
-            following = position + (length + 3 & ~3)
-            taken = self._take(data, position)
-            position = (
-                taken if taken > position else following
-            )  # not of the kind that was asked for: passed over
+            if (taken := self._take(data, position)) > position:
+                position = taken
+            else:  # not of the kind that was asked for: passed over
+                position += length + 3 & ~3
         yield {"header": header}
