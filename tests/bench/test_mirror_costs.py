@@ -170,7 +170,7 @@ async def lone_posts(socket: Path, count: int, *, note: Path | None = None) -> l
     """
     sent: dict[str, float] = {}
     with ThreadPoolExecutor(1) as thread:
-        database = note and await asyncio.wrap_future(thread.submit(bare_ledger, note))
+        database = await asyncio.wrap_future(thread.submit(bare_ledger, note)) if note is not None else None
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session:
             for prefix in prefixes(count):
                 await asyncio.sleep(0.03)
