@@ -70,17 +70,18 @@ async def through_the_outbox(mosquitto: Broker, path: Path) -> tuple[float, floa
 
 
 async def bare(mosquitto: Broker) -> tuple[float, float]:
-    """The same messages by nothing but aiomqtt, as many in flight."""
-    payload = encode(Record(1, 0.0, accepted(1)), StreamIdentity("node-1", "0123456789ab"))
+    """As many events by nothing but aiomqtt, as many in flight: made before, and encoded as they are sent."""
+    identity = StreamIdentity("node-1", "0123456789ab")
+    made = events(EVENTS)
     async with aiomqtt.Client(
         mosquitto.address, mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5
     ) as client:
         client.pending_calls_threshold = WINDOW
-        left = iter(range(EVENTS))
+        left = enumerate(made)
 
         async def publish() -> None:
-            for _ in left:
-                await client.publish(TOPIC, payload, qos=1)
+            for number, event in left:
+                await client.publish(TOPIC, encode(Record(number, 0.0, event), identity), qos=1)
 
         async with collecting(mosquitto) as collected:
             began, cpu = time.perf_counter(), time.process_time()
@@ -99,7 +100,7 @@ async def test_throughput_beside_bare_aiomqtt(mosquitto: Broker, tmp_path: Path)
     cpu, bare_cpu = median(cpu for _, cpu in ours) * 1e6, median(cpu for _, cpu in theirs) * 1e6
     record(
         "events end to end at QoS 1, through the outbox", rate, "1/s", peer="bare aiomqtt, 64 in flight",
-        peer_value=bare_rate, ratio=rate / bare_rate, target=">= 5000", ok=rate >= 5000,
+        peer_value=bare_rate, ratio=rate / bare_rate, target="ratio >= 0.95", ok=rate >= 0.95 * bare_rate,
     )  # fmt: skip
     record("CPU of an event", cpu, "µs", peer="bare aiomqtt", peer_value=bare_cpu, ratio=bare_cpu / cpu)
 

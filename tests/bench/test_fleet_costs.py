@@ -165,8 +165,8 @@ def test_commands_over_a_fleet() -> None:
         record("memory of mosquitto for it", (resident_bytes(default.pid) - before) / 1e6, "MB")
         for arguments, answer in (
             ((), b"5,000 nodes: 5000 online; 5000000 of 5000000 routes mirrored"),
-            (("who-has", "10.0.7.0/24"), b"5000 tables have a route to 10.0.7.0/24, 0 not"),
-            (("diff",), b"edge: 5000 nodes, all have the same"),
+            (("who-has", "10.0.7.0/24"), b"5,000 tables have a route to 10.0.7.0/24, 0 not"),
+            (("diff",), b"edge: 5,000 nodes, all have the same"),
         ):
             command = [*COMMAND, "fleet", "--broker", f"{default.address}:{default.port}", *arguments]
             began = time.monotonic()
@@ -181,11 +181,11 @@ def test_commands_over_a_fleet() -> None:
 
 
 def test_what_an_idle_node_publishes(tmp_path: Path) -> None:
-    """A daemon with a target, everything mirrored, probing it all the while."""
+    """A daemon with a target, everything mirrored and confirmed; it probes the target and reads its table meanwhile."""
     heard, idle_s, heartbeat_s = tmp_path / "heard", 20, 5
     with world(tmp_path) as scene:
-        text = scene.config.read_text()
-        scene.config.write_text(text.replace("[mqtt]\n", f"[mqtt]\nheartbeat_s = {heartbeat_s}\n"))
+        text = scene.config.read_text().replace("[mqtt]\n", f"[mqtt]\nheartbeat_s = {heartbeat_s}\n")
+        scene.config.write_text(f"{text}\n[target_defaults]\ninventory_interval_s = 10\n")
         scene.start()
         scene.mirror_holds(MIRRORED_TABLE)
         eventually_sync(

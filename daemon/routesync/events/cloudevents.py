@@ -58,14 +58,15 @@ def encode(record: Record, identity: StreamIdentity) -> bytes:
     that it is.
     """
     event = record.event
+    kind = event.type_name()
     envelope: dict[str, object] = {
         "specversion": "1.0",
         "id": f"{identity.epoch}-{record.sequence}",
         "source": identity.source,
-        "type": event.type_name(),
+        "type": kind,
         "time": rfc3339(record.time),
         "datacontenttype": "application/json",
-        "dataschema": dataschema(event.type_name()),
+        "dataschema": dataschema(kind),
         "sequence": f"{record.sequence:020d}",
         "epoch": identity.epoch,
     }
