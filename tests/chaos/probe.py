@@ -30,7 +30,7 @@ def install(directory: Path) -> None:
         except RuntimeError:  # before the loop runs, or after
             return
         names = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in tasks)
-        new = directory / "tasks.new"
+        new = directory / f"tasks.{time.monotonic_ns()}"  # one signal may come while another is dealt with
         new.write_text(json.dumps(names))
         new.replace(directory / "tasks")
 
