@@ -8,13 +8,15 @@ of a part's mutants survive without.
 
 from __future__ import annotations
 
+import ast
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -48,7 +50,11 @@ PARTS: Final = {
     ),
     "state": Part(
         ("mirror/state.py",),
-        ("tests/unit/mirror/test_state.py", "tests/unit/mirror/test_state_machine.py"),
+        (
+            "tests/unit/mirror/test_state.py",
+            "tests/unit/mirror/test_state_details.py",
+            "tests/unit/mirror/test_state_machine.py",
+        ),
     ),
 }
 CONFIGURATION: Final = """
@@ -57,8 +63,8 @@ CONFIGURATION: Final = """
 source_paths = ["src"]
 only_mutate = {files}
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutation"]
-type_check_command = [{python}, "-m", "mypy", "--output=json", "--no-error-summary", "src/routesync"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutation", "--assert=plain"]
+type_check_command = [{python}, "-m", "mypy", "--output=json", "--cache-dir=../../mypy", "src/routesync"]
 also_copy = {copied}
 """
 ADAPTED: Final = (
@@ -96,17 +102,28 @@ def prepare(tree: Path, part: Part) -> None:
 def mutmut(tree: Path, *arguments: str) -> str:
     """Run mutmut in a scratch tree; return its output."""
     command = (str(Path(sys.executable).with_name("mutmut")), *arguments)
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     capture = subprocess.PIPE if arguments[0] != "run" else None
-    return subprocess.run(command, cwd=tree, env=environment, check=True, stdout=capture, text=True).stdout
+    return subprocess.run(command, cwd=tree, check=True, stdout=capture, text=True).stdout
 
 
-def place(tree: Path, mutant: str) -> str:
-    """Which function a mutant changes, and the changed line, as tests/mutation.md has it."""
-    mangled = mutant.rsplit(".", 1)[1].rsplit("__mutmut_", 1)[0]  # xǁClassǁmethod, or x_function
-    function = mangled.removeprefix("x_").rsplit("ǁ", 1)[-1]
-    changed = re.search(r"^\+(?!\+\+)\s*(.+)$", mutmut(tree, "show", mutant), re.MULTILINE)
-    return f"{function}: {changed[1] if changed else mutant}"
+def places(tree: Path, part: Part, mutants: Iterable[str]) -> list[str]:
+    """Of each mutant the function and the changed line, as tests/mutation.md has them."""
+    source = tree / "mutants" / "src"
+    functions: dict[str, list[str]] = {}  # each mutant is a copy of its function, and so is the original
+    for file in (path for pattern in part.files for path in source.glob(f"routesync/{pattern}")):
+        module, text = ".".join(file.relative_to(source).with_suffix("").parts), file.read_text()
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions[f"{module}.{node.name}"] = lines[node.lineno : node.end_lineno]
+    found = []
+    for mutant in mutants:
+        mangled = mutant.rsplit("__mutmut_", 1)[0]  # module.xǁClassǁmethod, or module.x_function
+        pairs = zip_longest(functions[mutant], functions[f"{mangled}__mutmut_orig"], fillvalue="")
+        changed = next((line.strip() for line, before in pairs if line != before), "its parameters")
+        function = mangled.rsplit(".", 1)[1].removeprefix("x_").rsplit("ǁ", 1)[-1]
+        found.append(f"{function}: {changed}")
+    return found
 
 
 def run(name: str, part: Part) -> tuple[int, list[str]]:
@@ -117,7 +134,8 @@ def run(name: str, part: Part) -> tuple[int, list[str]]:
     outcomes = dict(re.findall(r"(\S+__mutmut_\d+): (.+)", mutmut(tree, "results", "--all", "true")))
     print(f"{name}: {len(outcomes)} mutants: {dict(Counter(outcomes.values()))}")
     noticed = {"killed", "timeout", "caught by type check"}
-    return len(outcomes), [place(tree, it) for it, outcome in outcomes.items() if outcome not in noticed]
+    survivors = (mutant for mutant, outcome in outcomes.items() if outcome not in noticed)
+    return len(outcomes), places(tree, part, survivors)
 
 
 def explained(name: str) -> set[str]:

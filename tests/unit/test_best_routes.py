@@ -78,7 +78,8 @@ def loaded(tmp_path: Path, text: str = "") -> Loaded:
 class Learned(Consumer):
     """A consumer that remembers."""
 
-    def __init__(self) -> None:
+    def __init__(self, best: BestRoutes) -> None:
+        self.best = best
         self.prefixes: list[Prefix] = []
         self.times: list[float | None] = []
         self.resyncs: list[float] = []
@@ -86,6 +87,7 @@ class Learned(Consumer):
         self.reports: list[KernelReport] = []
 
     def on_best_route(self, prefix: Prefix, kernel_changed_at: float | None = None, /) -> None:
+        assert self.best._passing_on
         self.prefixes.append(prefix)
         self.times.append(kernel_changed_at)
 
@@ -106,7 +108,7 @@ class Electing:
         self.events = Events()
         self.supervisor = Supervisor()
         self.best = BestRoutes(configuration, self.events, self.supervisor, sock=sock)
-        self.learned = Learned()
+        self.learned = Learned(self.best)
         self.best.consumers.append(self.learned)
 
 
@@ -168,6 +170,7 @@ async def test_the_first_dump_is_no_change_and_each_change_after_it_has_its_time
         hold(node.best.source, P, attributes())
         await eventually(node.best.evaluated.is_set)
         assert (node.learned.prefixes, node.learned.times) == ([P], [None])
+        assert not node.best._passing_on
         assert node.best.elected(P) == Evaluated(attributes(), KEEP).at(P)
         assert node.best.prefixes() == (P,)
         hold(node.best.source, P, attributes(FAR))
@@ -209,7 +212,9 @@ async def test_another_source_takes_the_table_over_and_removes_what_it_does_not_
     second.cancel()
 
 
-async def test_what_a_reconciler_asks_is_of_the_source_and_the_configuration(tmp_path: Path) -> None:
+async def test_what_a_reconciler_asks_is_of_the_source_and_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = """
 [[policy.rules]]
 name = "by-interface"
@@ -239,6 +244,8 @@ next_hop = "192.0.2.9"
     best.request_resync()
     assert source._schedule.pending == {"mass withdrawal"}
     assert not await best.catch_up(), "nothing is followed yet"
+    monkeypatch.setattr(KernelSource, "catch_up", OwnNode.catch_up)  # as if it were
+    assert await best.catch_up()
     assert best.follows_kernel
 
 
@@ -259,6 +266,12 @@ action = "drop"
     best.source._evaluator.gateways.learn(attributes().hops)
     assert best.evaluate(host, LINKS).rule == "to-gateways"
     assert best.evaluate(host._replace(prefix=P, hops=(NextHop(None, 3),)), LINKS).rule == "cni"
+    rules = best.source._evaluator._rules
+    assert rules.evaluate(host, LINKS).keep
+    assert rules.evaluate_link_gateway is not None
+    assert rules.evaluate_link_gateway(host, LINKS).rule == "to-gateways", (
+        "as the source asks, of one that leads there"
+    )
 
 
 # -- the configuration
@@ -312,12 +325,31 @@ async def test_a_reload_goes_on_when_its_patience_ends(
     assert not node.best.evaluated.is_set()
 
 
+async def never_read(_source: KernelSource) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_it_begins_with_the_first_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[KernelSource] = []
+
+    async def note(source: KernelSource) -> None:
+        read.append(source)
+        await never_read(source)
+
+    monkeypatch.setattr(KernelSource, "run", note)
+    node = Electing(loaded(tmp_path))
+    await node.best.start()
+    assert node.supervisor.names == ("kernel", "best routes")
+    hold(node.best.source, P, attributes())
+    await eventually(node.best.evaluated.is_set)
+    assert read == [node.best.source]
+    node.supervisor.request_stop()
+    await node.supervisor.wait()
+
+
 async def test_other_kernel_settings_take_another_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never_read(_source: KernelSource) -> None:
-        await asyncio.Event().wait()
-
     monkeypatch.setattr(best_routes, "PATIENCE_S", 0.01)
     monkeypatch.setattr(KernelSource, "run", never_read)
     node = Electing(loaded(tmp_path))
@@ -454,6 +486,8 @@ async def test_consumers_get_each_report_and_a_dump_when_its_changes_were_passed
     route = attributes().at(P)
     best._on_route_created(route)
     assert learned.created == [route]
+    assert best.source._fib._on_route_created == best._on_route_created
+    assert best.source._report == best._on_report
     loop = asyncio.get_running_loop()
     best._passing_on = True
     done = ResyncDone(("periodic",), 5.0, 1, 1, 0)
