@@ -52,6 +52,9 @@ class Life:
         self.ledger: dict[Prefix, Row] = {}
         self.gateways: dict[Prefix, Address] = {}
         self.refused: dict[Prefix, Ineligible] = {}
+        self.sent: dict[
+            Prefix, Address | None
+        ] = {}  # the gateway already sent, as the last evaluation had it
         self.beside = False
         self.resyncs = 0
         self.state = MirrorState(
@@ -66,7 +69,8 @@ class Life:
         )
         self.connect()
 
-    def _evaluate(self, prefix: Prefix, _current: Address | None) -> Evaluation | None:
+    def _evaluate(self, prefix: Prefix, sent: Address | None) -> Evaluation | None:
+        self.sent[prefix] = sent
         if (gateway := self.gateways.get(prefix)) is None:
             return None
         return self.refused.get(prefix) or Desired(gateway, "rule", beside=self.beside)

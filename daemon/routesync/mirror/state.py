@@ -32,6 +32,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from math import inf
 from typing import Final, NamedTuple, Protocol
 
 from routesync.backoff import backoff_s
@@ -43,7 +44,7 @@ from routesync.mirror.queue import WITHDRAWALS, Urgency, WorkQueue
 from routesync.mirror.reporting import Reporter
 from routesync.route import Address, Family, Prefix, format_address
 
-NEVER: Final = float("-inf")
+NEVER: Final = -inf
 FRESH_S: Final = 5.0
 """For so long an inventory justifies a DELETE."""
 FLAP_S: Final = 1.0
@@ -1187,7 +1188,7 @@ class MirrorState:
 
     def _inventory_wanted_at(self, now: float) -> float:
         """When the table has to be read next, for whatever reason."""
-        at = float("inf")
+        at = inf
         if self.unproved:
             at = now
         if self._unjudged:
@@ -1438,7 +1439,7 @@ class MirrorState:
         """Seconds until something is to be done, if nothing else happens before; infinity: a request has to end."""
         due = self.inventory_due(now)
         if self.halted or (self.busy and (self.one_at_a_time or due)):
-            return float("inf")
+            return inf
         wake = self.inventory_in(now)
         if due:  # nothing is sent before it, whatever else is due
             return wake

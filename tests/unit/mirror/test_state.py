@@ -213,6 +213,7 @@ def test_a_foreign_route_that_came_and_went_leaves_ours_not_forwarded_and_a_repa
     life.read({})
     life.send(Kind.ADD, P4, Answer.EXISTS)
     assert life.phase(P4) is Phase.NOT_FORWARDED
+    assert not life.state.routes[P4].lost
     assert life.state.synced
     assert not life.state.complete
     assert life.state.heal([P4], life.now) == 1

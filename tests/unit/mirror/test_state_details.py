@@ -402,6 +402,22 @@ def test_what_others_than_the_known_are_evaluated_too() -> None:
     assert life.phase(P4) is Phase.PENDING
 
 
+def test_an_evaluation_is_given_the_gateway_that_was_sent_already() -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    assert life.sent == {P4: None}
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.want(P4, OURS[4])
+    assert life.sent == {P4: OURS[4]}
+    life.sent.clear()
+    deque(life.state.reevaluate(life.now), 0)
+    assert life.sent == {P4: OURS[4]}
+    deque(life.state.claim([(Q4, Row(OTHER[4]))], life.now), 0)
+    assert life.sent[Q4] == OTHER[4]
+    taken(life, R4)
+    assert life.sent[R4] == THEIRS[4]
+
+
 # -- what is reported
 
 
@@ -1270,11 +1286,13 @@ def test_the_next_wake_up_is_for_what_comes_first() -> None:
     assert state.next_wakeup(life.now) == 30, "the probe"
     assert state.next_wakeup(life.now + 40) == 0
     state._probe_at += 100
+    assert state.next_wakeup(life.now + 60) == 0
     assert state.next_wakeup(life.now) == 50, "the verification"
     state._verify_at += 600
     state._look.append(P4)
     state._look_at = life.now + 7
     assert state.next_wakeup(life.now) == 7
+    assert state.next_wakeup(life.now + 8) == 0
     state._look.clear()
     assert state.next_wakeup(life.now) == 130
     state._probe_at += 1000
@@ -1366,7 +1384,9 @@ def test_what_is_left_behind_is_adopted_or_forgotten_only_by_name() -> None:
     assert life.state.forget([Q4], life.now) == 1
     assert (life.phase(P4), life.phase(Q4)) == (Phase.LEFT_BEHIND, None)
     life.state.routes[P4].retry_at = life.now + 100
+    life.state.routes[P4].failures = 2
     assert life.state.adopt([P4], life.now) == 1
+    assert life.state.routes[P4].failures == 0
     assert life.phase(P4) is Phase.WITHDRAWING
     assert life.next() is None
     life.read({P4: (OURS[4], "bird")})
@@ -1424,8 +1444,24 @@ def test_another_node_begins_without_what_is_remembered_of_the_first() -> None:
     life.state.came_back[P4] = None
     life.state.begin_takeover("node-2", life.now + 599)
     assert (life.state.taken_over, life.state.came_back) == ({P4: THEIRS[4]}, {P4: None})
-    life.state.begin_takeover("node-3", life.now + 600)
-    assert (life.state.taken_over, life.state.came_back) == ({}, {})
+    life.state.begin_takeover("node-2", life.now + 599 + 600)
+    assert (life.state.taken_over, life.state.came_back) == ({}, {}), "it was long ago"
+    life.state.taken_over[P4] = THEIRS[4]
+    life.state.begin_takeover("node-3", life.now + 599 + 601)
+    assert life.state.taken_over == {}
+
+
+def test_what_is_not_taken_over_keeps_nothing_else_from_it() -> None:
+    life = Life()
+    life.state.protocols = frozenset({"bgp"})
+    life.want(Q4, THEIRS[4])
+    life.read({Q4: (THEIRS[4], "bgp"), P6: (THEIRS[16], "bgp"), P4: (THEIRS[4], "bgp")})
+    life.state.begin_takeover("node-2", life.now)
+    rows = {R4: THEIRS[4], Q4: THEIRS[4], P6: THEIRS[16], P4: THEIRS[4]}
+    assert life.state.take_over(rows, life.state.inventory_at + 5) == [P6], (
+        "not there, wanted here, not proved"
+    )
+    assert [*life.state.taken_over] == [P4]
 
 
 def test_a_takeover_takes_ipv6_by_the_word_of_the_witness() -> None:
