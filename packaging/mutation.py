@@ -109,6 +109,7 @@ def places(tree: Path, part: Part, mutants: Iterable[str]) -> list[str]:
     functions: dict[str, list[str]] = {}  # each mutant is a copy of its function, and so is the original
     for file in (path for pattern in part.files for path in source.glob(f"routesync/{pattern}")):
         module, text = ".".join(file.relative_to(source).with_suffix("").parts), file.read_text()
+        module = module.removesuffix(".__init__")
         lines = text.splitlines()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -136,7 +136,7 @@ class Request(NamedTuple):
     kind: Kind
     prefix: Prefix
     gateway: Address
-    tokens: int
+    tokens: int = 0
     repair: bool = False
     intent: Row | None = None
     desired: Desired | None = None
@@ -805,7 +805,7 @@ class MirrorState:
                 self._place(state, now)
                 return None
             assert isinstance(state.desired, Desired)  # noqa: S101 (a verifiable route is desired)
-            return Request(Kind.VERIFY, state.prefix, state.owned, 0, desired=state.desired)
+            return Request(Kind.VERIFY, state.prefix, state.owned, desired=state.desired)
         if urgency in WITHDRAWALS or (urgency is Urgency.REPLACE and state.owned is not None):
             return self._begin_delete(state, now)
         if state.owned is None:
@@ -826,7 +826,7 @@ class MirrorState:
         clean = prefix not in self.inventory.rows or (state.clean and state.owned == desired.gateway)
         row = Row(desired.gateway, clean)
         self._note(prefix, row)
-        return Request(Kind.ADD, prefix, desired.gateway, 0, intent=row, desired=desired)
+        return Request(Kind.ADD, prefix, desired.gateway, intent=row, desired=desired)
 
     def _blocked_by_row(self, state: RouteState, now: float) -> bool:
         """Whether another writer has the prefix, as far as the newest inventory shows; then nothing is posted."""
@@ -863,11 +863,11 @@ class MirrorState:
             self._leave_behind(state, self._describe(prefix), now)
             return None
         if proof is _Proof.SHOWN and prefix.family is Family.INET6:
-            return Request(Kind.DELETE, prefix, owned, 0)
+            return Request(Kind.DELETE, prefix, owned)
         if proof is _Proof.MISSING and state.gateway is not None:
             # A 2xx to the new route proves that the old one is gone: both have the same key.
             return self._add_request(state)
-        return Request(Kind.ASSERT, prefix, owned, 0)
+        return Request(Kind.ASSERT, prefix, owned)
 
     def _describe(self, prefix: Prefix) -> str:
         row = self.inventory.rows.get(prefix)
@@ -880,9 +880,8 @@ class MirrorState:
             f"ours is left behind, since nothing proves that DELETE would remove it and no other: {why}"
         )
         state.heal = False
-        desired = state.gateway is not None
         self._set_phase(state, Phase.LEFT_BEHIND, now)
-        if not desired:
+        if state.gateway is None:
             self._withdrawn(state, "left-behind")
         self._place(state, now)
 
@@ -1084,7 +1083,7 @@ class MirrorState:
         if not still:
             return None
         if proved:
-            return Request(Kind.DELETE, prefix, owned, 0)
+            return Request(Kind.DELETE, prefix, owned)
         if answer in _NO_ANSWER:
             self._failed(state, outcome.words, now)
         elif answer is Answer.CREATED or answer in _EXISTS:
@@ -1419,7 +1418,7 @@ class MirrorState:
         self._set_desired(state, None, now)
         self._unqueue(prefix)
         self.busy.add(prefix)
-        return Request(Kind.DELETE, prefix, owned, 0)
+        return Request(Kind.DELETE, prefix, owned)
 
     def disconnected(self) -> None:
         """The target does not answer: a POST that may have cut us off is not sent again."""

@@ -24,6 +24,7 @@ from routesync.mirror.limits import Limits
 from routesync.mirror.queue import Urgency
 from routesync.mirror.state import (
     CONFLICT_INVENTORY_S,
+    WITNESS_LAG_S,
     Answer,
     Kind,
     Outcome,
@@ -325,17 +326,18 @@ def test_room_is_counted_by_family() -> None:
 def test_a_conflicting_route_needs_no_room_until_it_is_posted() -> None:
     life = Life(limits=Limits(max_inet=1))
     life.read({P4: (THEIRS[4], "bird")})
-    life.want(P4, OURS[4])
-    life.want(Q4, OURS[4])
+    for prefix in (P4, Q4, P6):
+        life.want(prefix, OURS[len(prefix.packed)])
     assert life.state.over_capacity == 1
-    life.send(Kind.ADD, Q4, Answer.CREATED)
+    life.send(Kind.ADD, P6, Answer.CREATED)
+    life.send(Kind.ADD, Q4, Answer.CREATED, after_s=0)
     assert life.phase(P4) is Phase.CONFLICTING
     assert life.state.over_capacity == 0
-    shown(life, Q4)
-    life.send(Kind.VERIFY, Q4, Answer.EXISTS)
+    shown(life, Q4, P6)
+    life.send(Kind.VERIFY, P6, Answer.EXISTS)
     assert life.phase(P4) is None, "there is no room for it any more"
     assert life.state.over[Family.INET] == {P4: None}
-    assert life.state.desired == 1
+    assert life.state.desired == 2
 
 
 def test_other_limits_apply_at_once_and_take_nothing_away() -> None:
@@ -592,7 +594,7 @@ def test_what_was_proved_once_is_left_behind_where_its_post_is_refused(answer: A
     life.read({})
     life.send(Kind.ASSERT, P4, answer)
     route = life.state.routes[P4]
-    assert (route.phase, route.failures) == (Phase.LEFT_BEHIND, 1)
+    assert (route.phase, route.failures, route.heal) == (Phase.LEFT_BEHIND, 1, False)
     assert route.error == (
         "ours is left behind, since nothing proves that DELETE would remove it and no other: "
         f"a POST of it is refused: {answer.name.lower()}"
@@ -600,7 +602,10 @@ def test_what_was_proved_once_is_left_behind_where_its_post_is_refused(answer: A
     assert life.last() == RouteWithdrawn(**ABOUT_P4, reason="left-behind")
     life.read({})
     assert life.phase(P4) is Phase.LEFT_BEHIND, "it was tried a moment ago"
-    life.now += 400
+    life.now = route.since + 300 - 3.1
+    life.read({})
+    assert life.phase(P4) is Phase.LEFT_BEHIND
+    life.now = route.since + 300 - 3
     life.read({})
     assert life.phase(P4) is Phase.WITHDRAWING, "it is tried again"
 
@@ -713,6 +718,53 @@ def test_a_replacement_of_what_the_table_does_not_show_is_posted_at_once(
     life.answer(request, answer)
     assert (life.phase(P4), life.ledger[P4].gateway) == (phase, gateway[4])
     assert life.state.routes[P4].owned == gateway[4]
+    assert life.events.of("route/withdrawn") == [], "a route to the prefix is desired still"
+
+
+def test_a_409_says_nothing_new_while_the_table_is_as_old_as_the_last_request() -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.UNKNOWN)
+    deque(life.state.take_inventory(Inventory({}, 0), life.now, life.now), 0)
+    life.send(Kind.ADD, P4, Answer.EXISTS)
+    assert life.phase(P4) is Phase.UNJUDGED
+
+
+def test_what_happens_again_is_counted_again() -> None:
+    life = Life()
+    life.read({R4: (THEIRS[4], "bird"), P6: (THEIRS[16], "bird")})
+    for prefix in (R4, P6):
+        life.want(prefix, OURS[len(prefix.packed)])
+    assert life.next() is None
+    for prefix in (P4, Q4):
+        life.want(prefix, OURS[4])
+        life.send(Kind.ADD, prefix, Answer.CREATED)
+        life.want(prefix, None)
+    life.read({})
+    for _ in "ab":
+        life.follow(life.next(), Answer.CREATED, Answer.DELETED)
+    counters = life.state.counters
+    assert (counters.posted, counters.stale_removed, counters.deleted, counters.conflicts) == (4, 2, 2, 2)
+
+
+def test_a_row_that_our_delete_removed_is_no_other_writers() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    life.follow(life.next(1.5), Answer.EXISTS, Answer.DELETED)
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED)
+
+
+def test_what_looks_as_ours_depends_on_the_targets_version() -> None:
+    life = Life()
+    life.state.protocols = frozenset({"bgp"})
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.want(P4, None)
+    life.read({P4: (OURS[4], "bgp")})
+    life.follow(life.next(0), Answer.EXISTS, Answer.DELETED)
+    assert life.state.foreign_not_forwarded == {}
 
 
 def test_a_replacement_that_fails_after_the_delete_is_a_withdrawal() -> None:
@@ -773,6 +825,7 @@ def test_one_inventory_judges_all_and_not_before_ten_seconds_after_the_last() ->
     life.send(Kind.ADD, Q4, Answer.EXISTS, after_s=0)
     life.read({P4: (OURS[4], "bird")})
     assert (life.phase(P4), life.phase(Q4)) == (Phase.PRESENT, Phase.CONFLICTING)
+    assert (life.state.routes[P4].failures, life.state.routes[P4].error) == (0, "")
     assert life.state._judge_gap_s == 10.0
 
 
@@ -810,12 +863,13 @@ def test_a_route_behind_a_409_that_no_table_shows_is_tried_after_five_minutes() 
     life.read({})
     assert life.phase(P4) is Phase.CONFLICTING
     assert life.state.routes[P4].error == "a route exists in its kernel that its table does not show"
-    life.now += 296
+    route = life.state.routes[P4]
+    assert route.retry_at == life.now + 300
+    life.now = route.retry_at - 3.1
     life.read({})
     assert life.phase(P4) is Phase.CONFLICTING
-    life.now += 1
+    life.now = route.retry_at - 3
     life.read({})
-    route = life.state.routes[P4]
     assert (route.phase, route.failures, route.error) == (Phase.PENDING, 0, "")
 
 
@@ -1111,7 +1165,7 @@ def test_what_the_witness_says_right_after_a_request_is_looked_at_again() -> Non
     witness.ready = False
     assert not life.state.witness_changed(P4, life.now + 0.04)
     witness.ready = True
-    assert not life.state.witness_changed(P4, life.now + 0.051)
+    assert not life.state.witness_changed(P4, life.now + WITNESS_LAG_S)
     assert life.phase(P4) is Phase.CONFIRMED
     assert life.last() == RouteConfirmed(
         **ABOUT_P4,
@@ -1223,6 +1277,34 @@ def test_a_witness_that_does_not_show_ours_any_more_ends_the_withdrawal() -> Non
     witness.has = "another"
     assert life.next() is None
     assert (life.phase(P4), life.ledger) == (None, {})
+
+
+def test_what_the_witness_says_of_a_prefix_that_no_table_showed_counts_too() -> None:
+    life = Life(witness := Witness())
+    for prefix in (P4, Q4):
+        life.want(prefix, OURS[4])
+    life.send(Kind.ADD, P4, Answer.EXISTS)
+    life.send(Kind.ADD, Q4, Answer.CREATED, after_s=0)
+    life.now += 1
+    assert not life.state.witness_changed(P4, life.now)
+    assert life.phase(P4) is Phase.PENDING
+    witness.has = "nothing"
+    assert not life.state.witness_changed(Q4, life.now)
+    assert life.phase(Q4) is Phase.PENDING
+
+
+def test_our_route_beside_another_is_neither_confirmed_nor_forwarded_by_the_word_of_the_witness() -> None:
+    life = Life(witness := Witness("ours and another"))
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.now += 1
+    assert not life.state.witness_changed(P4, life.now)
+    assert life.phase(P4) is Phase.ACCEPTED
+    life.state.witness_changed(P4, life.now, foreign_removed=True)
+    assert life.phase(P4) is Phase.NOT_FORWARDED
+    witness.has = "ours"
+    life.state.witness_changed(P4, life.now)
+    assert life.phase(P4) is Phase.NOT_FORWARDED, "its table has no row for it"
 
 
 # -- a shared namespace, a target that falls silent, pauses
@@ -1392,6 +1474,7 @@ def test_what_is_left_behind_is_adopted_or_forgotten_only_by_name() -> None:
     life.read({P4: (OURS[4], "bird")})
     life.follow(life.next(0), Answer.EXISTS, Answer.DELETED)
     assert life.ledger == {}
+    assert [*life.state.foreign_not_forwarded] == [P4], "the row was of another route"
 
 
 def test_healing_is_of_the_routes_that_are_named() -> None:
