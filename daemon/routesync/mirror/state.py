@@ -1144,7 +1144,6 @@ class MirrorState:
             self._probe_at = now + self.limits.probe_interval_s
             self._verify.extend(self._probe())
         elif self._look and now >= self._look_at:
-            self._look_at = now + RepairWindow.PERIOD_S
             self._verify.extend(self._look)
             self._look.clear()
         for _ in range(SEARCH):
@@ -1255,7 +1254,7 @@ class MirrorState:
     def _compare(self, state: RouteState, row: InventoryRow | None, now: float, *, connected: bool) -> None:
         owned = state.owned
         if owned is None:
-            if state.gateway is not None and state.phase in _RESTING:
+            if state.phase in _RESTING:
                 self._judge(state, self._row(state), now)
         elif row is None:
             self._missing(state, now, connected=connected)

@@ -745,6 +745,15 @@ def test_what_happens_again_is_counted_again() -> None:
         life.follow(life.next(), Answer.CREATED, Answer.DELETED)
     counters = life.state.counters
     assert (counters.posted, counters.stale_removed, counters.deleted, counters.conflicts) == (4, 2, 2, 2)
+    life = Life()
+    for prefix in (P4, Q4):
+        life.want(prefix, OURS[4])
+        life.send(Kind.ADD, prefix, Answer.CREATED)
+    life.read({})
+    for prefix in (P4, Q4):
+        life.send(Kind.ADD, prefix, Answer.CREATED)
+    counters = life.state.counters
+    assert (counters.lost, counters.repaired) == (2, 2)
 
 
 def test_a_row_that_our_delete_removed_is_no_other_writers() -> None:
@@ -761,10 +770,55 @@ def test_what_looks_as_ours_depends_on_the_targets_version() -> None:
     life.state.protocols = frozenset({"bgp"})
     life.want(P4, OURS[4])
     life.send(Kind.ADD, P4, Answer.CREATED)
-    life.want(P4, None)
     life.read({P4: (OURS[4], "bgp")})
+    assert life.phase(P4) is Phase.CONFIRMED
+    life.want(P4, None)
     life.follow(life.next(0), Answer.EXISTS, Answer.DELETED)
     assert life.state.foreign_not_forwarded == {}
+
+
+def test_an_inventory_is_a_proof_for_five_seconds_if_nothing_was_sent_since() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    assert life.next(5.1) is None
+    shown(life, P4)
+    life.state.routes[P4].changed_at = life.state.inventory_at
+    assert life.next(0) is None
+    shown(life, P4)
+    assert life.next(5) is not None
+
+
+def test_what_is_pending_is_judged_when_its_turn_comes() -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    life.read({P4: (THEIRS[4], "bird")})
+    assert life.phase(P4) is Phase.PENDING
+    assert life.next(0) is None
+    assert life.phase(P4) is Phase.CONFLICTING
+
+
+def test_what_shows_again_is_not_posted() -> None:
+    life = Life()
+    life.added(P4)
+    life.read({})
+    shown(life, P4)
+    assert life.phase(P4) is Phase.CONFIRMED
+    assert P4 not in life.state.queue
+    assert life.named().count("route/confirmed") == 2, "it was lost in between"
+    shown(life, P4)
+    assert life.named().count("route/confirmed") == 2
+
+
+def test_ours_that_shows_again_below_another_is_replaced_then() -> None:
+    life = Life()
+    life.added(P4)
+    life.read({P4: (THEIRS[4], "bird")})
+    life.want(P4, OTHER[4])
+    assert life.next(0) is None
+    assert life.phase(P4) is Phase.CONFLICTING
+    shown(life, P4)
+    life.follow(life.next(0), Answer.EXISTS, Answer.DELETED, Answer.CREATED)
 
 
 def test_a_replacement_that_fails_after_the_delete_is_a_withdrawal() -> None:
@@ -1076,7 +1130,8 @@ def test_a_verification_that_is_not_answered_is_tried_again_by_itself() -> None:
     route = life.state.routes[P4]
     assert (route.failures, route.error, route.certain) == (1, "unknown", True)
     assert not life.state.synced
-    assert life.next(0.7) is None
+    life.state.verify_soon(life.now)
+    assert life.next(0.7) is None, "neither by a verification of all"
     life.send(Kind.VERIFY, P4, Answer.EXISTS, after_s=0.6)
     assert (route.failures, route.error, life.state.synced) == (0, "", True)
 
@@ -1113,6 +1168,17 @@ def test_a_repaired_route_is_looked_at_after_three_seconds() -> None:
     life.state.verify_soon(life.now)
     life.send(Kind.VERIFY, P4, Answer.CREATED, after_s=1)
     assert (life.state.repairs._seen, life.state.repairs._kept) == (2, 1)
+
+
+def test_what_a_verification_repaired_is_verified_with_all_others_at_once() -> None:
+    life = Life(Witness(), Limits(probe_interval_s=5))
+    life.added(P4)
+    life.send(Kind.VERIFY, P4, Answer.EXISTS)
+    life.state.verify_soon(life.now + 11)
+    life.send(Kind.VERIFY, P4, Answer.EXISTS, after_s=5)
+    life.state._verified_at = -inf
+    life.send(Kind.VERIFY, P4, Answer.CREATED, after_s=5)
+    life.send(Kind.VERIFY, P4, Answer.EXISTS, after_s=0)
 
 
 def test_what_is_compared_or_answered_is_a_proof_of_that_time() -> None:
@@ -1418,6 +1484,15 @@ def test_figures_say_what_waits_and_for_how_long() -> None:
     shown(life, P4, Q4)
     assert (life.phase(P4), life.phase(Q4)) == (Phase.PRESENT, Phase.CONFIRMED)
     assert (life.state.synced, life.state.complete) == (True, False), "one waits for room"
+
+
+def test_what_shows_after_a_lost_answer_has_not_failed() -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.UNKNOWN)
+    shown(life, P4)
+    route = life.state.routes[P4]
+    assert (route.phase, route.certain, route.failures, route.error) == (Phase.CONFIRMED, True, 0, "")
 
 
 def test_the_states_of_a_route_are_each_since_their_own_time() -> None:
