@@ -27,8 +27,14 @@ hypothesis.settings.register_profile(
 )
 # Another Python runs the same code: what many examples find, the first has found.
 hypothesis.settings.register_profile("short", max_examples=20, deadline=None)
-# Each mutant of `make mutation` meets the same examples.
-hypothesis.settings.register_profile("mutation", max_examples=50, derandomize=True, deadline=None)
+# Each mutant of `make mutation` meets the same examples; the first that fails will do, however large.
+hypothesis.settings.register_profile(
+    "mutation",
+    max_examples=50,
+    derandomize=True,
+    deadline=None,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -345,8 +345,8 @@ class BestRoutes(OwnNode):
     async def _elect(self, source: KernelSource) -> None:
         changes = await source.changes()
         gone = [prefix for prefix in self.table.prefixes() if prefix not in changes]
-        await self._pass_on(changes, source.changed_at)
-        await self._pass_on([(prefix, ()) for prefix in gone], source.changed_at)
+        await self._pass_on(changes, None)  # what the first dump finds is no change
+        await self._pass_on([(prefix, ()) for prefix in gone], None)
         del changes, gone
         self.evaluated.set()
         while True:

@@ -234,12 +234,12 @@ class TargetFacts(NamedTuple):
             )
         return cls(
             frozenset(addresses),
-            Networks(sorted(connected, key=lambda prefix: prefix.sort_key)),
+            Networks(sorted(connected)),
             frozenset(neighbours),
             frozenset(gateways),
             ends,
             way,
-            (version or "").startswith("before"),
+            version is not None and version.startswith("before"),
         )
 
 
@@ -508,15 +508,14 @@ def _choose(
     if not found:
         return why or (Reason.NO_GATEWAY, "it has no next hop")
     if len(found) > 1:
-        found.sort(
-            key=lambda it: (it[0] != current, facts.connected.containing(it[0]) is None, -it[1], it[0])
-        )
-    refused: No | None = None
+        # the hops of a route are in the order of their addresses, and a sort keeps that
+        found.sort(key=lambda it: (it[0] != current, facts.connected.containing(it[0]) is None, -it[1]))
+    refused: list[No] = []
     for gateway, _ in found:
         if (no := _refused_gateway(prefix, gateway, rules, facts, node)) is None:
             return gateway
-        refused = refused or no
-    return refused or (Reason.NO_GATEWAY, "it has no next hop")
+        refused.append(no)
+    return refused[0]
 
 
 def _inexpressible(prefix: Prefix, hop: NextHop) -> No | None:

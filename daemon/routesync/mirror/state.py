@@ -32,6 +32,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from math import inf
 from typing import Final, NamedTuple, Protocol
 
 from routesync.backoff import backoff_s
@@ -43,7 +44,7 @@ from routesync.mirror.queue import WITHDRAWALS, Urgency, WorkQueue
 from routesync.mirror.reporting import Reporter
 from routesync.route import Address, Family, Prefix, format_address
 
-NEVER: Final = float("-inf")
+NEVER: Final = -inf
 FRESH_S: Final = 5.0
 """For so long an inventory justifies a DELETE."""
 FLAP_S: Final = 1.0
@@ -135,7 +136,7 @@ class Request(NamedTuple):
     kind: Kind
     prefix: Prefix
     gateway: Address
-    tokens: int
+    tokens: int = 0
     repair: bool = False
     intent: Row | None = None
     desired: Desired | None = None
@@ -804,7 +805,7 @@ class MirrorState:
                 self._place(state, now)
                 return None
             assert isinstance(state.desired, Desired)  # noqa: S101 (a verifiable route is desired)
-            return Request(Kind.VERIFY, state.prefix, state.owned, 0, desired=state.desired)
+            return Request(Kind.VERIFY, state.prefix, state.owned, desired=state.desired)
         if urgency in WITHDRAWALS or (urgency is Urgency.REPLACE and state.owned is not None):
             return self._begin_delete(state, now)
         if state.owned is None:
@@ -825,7 +826,7 @@ class MirrorState:
         clean = prefix not in self.inventory.rows or (state.clean and state.owned == desired.gateway)
         row = Row(desired.gateway, clean)
         self._note(prefix, row)
-        return Request(Kind.ADD, prefix, desired.gateway, 0, intent=row, desired=desired)
+        return Request(Kind.ADD, prefix, desired.gateway, intent=row, desired=desired)
 
     def _blocked_by_row(self, state: RouteState, now: float) -> bool:
         """Whether another writer has the prefix, as far as the newest inventory shows; then nothing is posted."""
@@ -862,11 +863,11 @@ class MirrorState:
             self._leave_behind(state, self._describe(prefix), now)
             return None
         if proof is _Proof.SHOWN and prefix.family is Family.INET6:
-            return Request(Kind.DELETE, prefix, owned, 0)
+            return Request(Kind.DELETE, prefix, owned)
         if proof is _Proof.MISSING and state.gateway is not None:
             # A 2xx to the new route proves that the old one is gone: both have the same key.
             return self._add_request(state)
-        return Request(Kind.ASSERT, prefix, owned, 0)
+        return Request(Kind.ASSERT, prefix, owned)
 
     def _describe(self, prefix: Prefix) -> str:
         row = self.inventory.rows.get(prefix)
@@ -879,9 +880,8 @@ class MirrorState:
             f"ours is left behind, since nothing proves that DELETE would remove it and no other: {why}"
         )
         state.heal = False
-        desired = state.gateway is not None
         self._set_phase(state, Phase.LEFT_BEHIND, now)
-        if not desired:
+        if state.gateway is None:
             self._withdrawn(state, "left-behind")
         self._place(state, now)
 
@@ -1083,7 +1083,7 @@ class MirrorState:
         if not still:
             return None
         if proved:
-            return Request(Kind.DELETE, prefix, owned, 0)
+            return Request(Kind.DELETE, prefix, owned)
         if answer in _NO_ANSWER:
             self._failed(state, outcome.words, now)
         elif answer is Answer.CREATED or answer in _EXISTS:
@@ -1144,7 +1144,6 @@ class MirrorState:
             self._probe_at = now + self.limits.probe_interval_s
             self._verify.extend(self._probe())
         elif self._look and now >= self._look_at:
-            self._look_at = now + RepairWindow.PERIOD_S
             self._verify.extend(self._look)
             self._look.clear()
         for _ in range(SEARCH):
@@ -1187,7 +1186,7 @@ class MirrorState:
 
     def _inventory_wanted_at(self, now: float) -> float:
         """When the table has to be read next, for whatever reason."""
-        at = float("inf")
+        at = inf
         if self.unproved:
             at = now
         if self._unjudged:
@@ -1255,7 +1254,7 @@ class MirrorState:
     def _compare(self, state: RouteState, row: InventoryRow | None, now: float, *, connected: bool) -> None:
         owned = state.owned
         if owned is None:
-            if state.gateway is not None and state.phase in _RESTING:
+            if state.phase in _RESTING:
                 self._judge(state, self._row(state), now)
         elif row is None:
             self._missing(state, now, connected=connected)
@@ -1418,7 +1417,7 @@ class MirrorState:
         self._set_desired(state, None, now)
         self._unqueue(prefix)
         self.busy.add(prefix)
-        return Request(Kind.DELETE, prefix, owned, 0)
+        return Request(Kind.DELETE, prefix, owned)
 
     def disconnected(self) -> None:
         """The target does not answer: a POST that may have cut us off is not sent again."""
@@ -1438,7 +1437,7 @@ class MirrorState:
         """Seconds until something is to be done, if nothing else happens before; infinity: a request has to end."""
         due = self.inventory_due(now)
         if self.halted or (self.busy and (self.one_at_a_time or due)):
-            return float("inf")
+            return inf
         wake = self.inventory_in(now)
         if due:  # nothing is sent before it, whatever else is due
             return wake

@@ -63,6 +63,11 @@ class Condition(Protocol):
         """Whether it is proven that what meets this condition meets the other."""
 
 
+def _undecided(_route: Route, _interfaces: Interfaces) -> bool:
+    """What a plan by the header alone has in place of a test."""
+    raise AssertionError("the header leaves it undecided, and no route is tested by its plan")
+
+
 def all_of(decisions: Iterable[Decision]) -> Decision:
     """Combine decisions: false if one is false, true if all are true, else the remaining tests."""
     tests: list[Test] = []
@@ -158,7 +163,7 @@ class TableIn:
         """Decide where the header has the table: it holds 8 bits of it."""
         if header.table is not None:
             return header.table in self.tables
-        return lambda route, _: route.table in self.tables
+        return _undecided
 
     def implies(self, other: Condition) -> bool:
         """A subset of tables."""
@@ -179,9 +184,9 @@ class ShapeIn:
         """Decide; the header has both."""
         return (header.width, header.length) in self.shapes
 
-    def implies(self, other: Condition) -> bool:
-        """A subset of shapes."""
-        return isinstance(other, ShapeIn) and self.shapes <= other.shapes
+    def implies(self, _other: Condition) -> bool:
+        """Nothing by itself: `Rule.always_after` compares shapes, those of all conditions together."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,10 +367,6 @@ class GatewayIn:
         )
 
 
-def _is_link_gateway(_route: Route, _interfaces: Interfaces) -> bool:
-    raise AssertionError("a header alone leaves link_gateway undecided, and no route is tested by its plan")
-
-
 @dataclass(frozen=True, slots=True)
 class LinkGateway:
     """`link_gateway`: a host route on a link, to the gateway of another route over the same link.
@@ -384,7 +385,7 @@ class LinkGateway:
         ):
             return not self.wanted
         if header.link_gateway is None:
-            return _is_link_gateway
+            return _undecided
         return header.link_gateway is self.wanted
 
     def implies(self, other: Condition) -> bool:

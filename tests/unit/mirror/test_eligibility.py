@@ -121,6 +121,8 @@ def test_a_route_with_one_gateway_is_desired_with_it() -> None:
         (route("10.0.0.0/8", "0.0.0.0"), Reason.INVALID_GATEWAY),
         (route("10.0.0.0/8", "255.255.255.255"), Reason.INVALID_GATEWAY),
         (route("10.0.0.0/8", "224.0.0.5"), Reason.INVALID_GATEWAY),
+        (route("10.0.0.0/8", "127.1.2.3"), Reason.INVALID_GATEWAY),
+        (route("2001:db8:1::/48", "ff02::1"), Reason.INVALID_GATEWAY),
         (route("192.0.2.0/24", "192.0.2.1"), Reason.CONTAINS_NEXT_HOP),
         (route("192.0.2.1/32", "192.0.2.1"), Reason.CONTAINS_NEXT_HOP),
         (route("0.0.0.0/0", "192.0.2.1"), Reason.DEFAULT_NOT_ALLOWED),
@@ -131,17 +133,147 @@ def test_what_loxilb_cannot_be_sent_or_would_be_harmed_by_is_ineligible(of: Rout
     assert refused(evaluated(of)) is reason
 
 
-def test_the_reason_says_what_to_do() -> None:
-    result = evaluated(route("10.244.1.0/24", "10.244.1.0"))
+@pytest.mark.parametrize(
+    ("of", "facts", "node", "detail"),
+    [
+        (route("10.0.0.0/8", type=TYPES["blackhole"]), NO_FACTS, NO_NODE, "its type is blackhole"),
+        (route("10.0.0.0/8", tos=16), NO_FACTS, NO_NODE, "it is for TOS 0x10 only"),
+        (route("10.0.0.0/8", encap=True), NO_FACTS, NO_NODE, "it encapsulates"),
+        (
+            route("2001:db8:1::/48", source=Prefix.parse("2001:db8:2::/48")),
+            NO_FACTS,
+            NO_NODE,
+            "it is for packets from 2001:db8:2::/48 only",
+        ),
+        (route("fe80::/64"), NO_FACTS, NO_NODE, "it lies in fe80::/10"),
+        (route("0.0.0.0/0"), NO_FACTS, NO_NODE, "allow_default is false for this target"),
+        (
+            route("0.0.0.0/1"),
+            NO_FACTS,
+            NO_NODE,
+            (
+                "it is shorter than /8, nearly a default route, which allow_default does not cover; lower "
+                "`min_prefix_length` of this target to mirror it"
+            ),
+        ),
+        (
+            route("192.0.2.1/32"),
+            NO_FACTS,
+            NodeFacts(gateways=frozenset({at("192.0.2.1")})),
+            "192.0.2.1 is a gateway of this node, and a host route to it could cut it off; drop it by a rule",
+        ),
+        (
+            route("192.0.2.1/32"),
+            TargetFacts(gateways=frozenset({at("192.0.2.1")})),
+            NO_NODE,
+            "192.0.2.1 is a gateway of the target, and a host route to it could cut it off; drop it by a rule",
+        ),
+        (
+            route("192.0.2.1/32"),
+            TargetFacts(neighbours=frozenset({at("192.0.2.1")})),
+            NO_NODE,
+            "192.0.2.1 is a neighbour of the target, and a host route to it could cut it off; drop it by a rule",
+        ),
+        (
+            route("192.0.2.0/25"),
+            TargetFacts(connected=Networks([Prefix.parse("192.0.2.0/24")])),
+            NO_NODE,
+            "the target is connected to 192.0.2.0/24",
+        ),
+        (
+            route("10.0.0.0/8", "192.0.2.1"),
+            TargetFacts(addresses=frozenset({at("192.0.2.1")})),
+            NO_NODE,
+            "its next hop 192.0.2.1 is a target's own address",
+        ),
+        (route("10.0.0.0/8", "127.0.0.1"), NO_FACTS, NO_NODE, "127.0.0.1 cannot be a next hop"),
+        (
+            route("10.244.1.0/24", "10.244.1.0"),
+            NO_FACTS,
+            NO_NODE,
+            "its next hop 10.244.1.0 lies inside the prefix itself; set `next_hop` in the rule or the target",
+        ),
+        (
+            route("10.0.0.0/8", "192.0.2.1"),
+            NO_FACTS,
+            NodeFacts(suspects=frozenset({Prefix.parse("10.0.0.0/8")})),
+            "the target fell silent when it was posted; `routesync resync --force` tries it again",
+        ),
+        (
+            route("10.0.0.0/8", "192.0.2.1"),
+            TargetFacts(ends=(at("10.0.0.1"), at("192.0.2.20"))),
+            NO_NODE,
+            (
+                "it contains the address that we speak to the target from: by the gateway 192.0.2.1 the target's "
+                "answers might not reach us any more, and we could never withdraw it; if they do reach us, list the "
+                "prefix in `return_path_ok` of this target"
+            ),
+        ),
+        (route("10.0.0.0/8"), NO_FACTS, NO_NODE, "it has no next hop"),
+        (
+            route("10.0.0.0/8", None),
+            NO_FACTS,
+            NO_NODE,
+            "it has no gateway, only a device; set `next_hop` in the rule or the target",
+        ),
+        (
+            route("10.0.0.0/8", "2001:db8::1"),
+            NO_FACTS,
+            NO_NODE,
+            "its gateway 2001:db8::1 is of the other family; set `next_hop` in the rule or the target",
+        ),
+        (
+            route("10.0.0.0/8", "169.254.0.1"),
+            NO_FACTS,
+            NO_NODE,
+            "its gateway 169.254.0.1 means nothing beyond this link; set `next_hop` in the rule or the target",
+        ),
+    ],
+)
+def test_the_reason_says_what_is_wrong_and_what_to_do(
+    of: Route, facts: TargetFacts, node: NodeFacts, detail: str
+) -> None:
+    result = evaluated(of, facts=facts, node=node)
+    assert isinstance(result, Ineligible)
+    assert result.detail == detail
+
+
+def test_a_default_that_old_versions_share_is_refused_with_the_remedy() -> None:
+    rules, old = TargetRules(allow_default="yes"), TargetFacts(one_default=True)
+    result = evaluated(route("::/0", "2001:db8::1"), rules=rules, facts=old)
     assert isinstance(result, Ineligible)
     assert result.detail == (
-        "its next hop 10.244.1.0 lies inside the prefix itself; set `next_hop` in the rule or the target"
+        "this version of loxilb has one entry for 0.0.0.0/0 and ::/0, and mirroring both destroys one; "
+        "use loxilb v0.9.8 or newer"
     )
 
 
+def test_a_next_hop_of_our_own_that_we_do_not_have_is_refused_with_the_remedy() -> None:
+    for rewrite, detail in (
+        (
+            Rewrite(to_self=True),
+            (
+                "we have no ipv4 address on the interface that reaches the target, on a network that the target is "
+                'connected to; set `next_hop` to an address instead of "self"'
+            ),
+        ),
+        (
+            Rewrite(interface="ens4"),
+            "we have no ipv4 address on ens4; give it one, or set `next_hop` to another interface or an address",
+        ),
+    ):
+        result = evaluated(route("10.0.0.0/8", None), rewrite=rewrite)
+        assert isinstance(result, Ineligible)
+        assert result.detail == detail
+
+
 def test_a_gateway_that_only_looks_special_is_one() -> None:
-    for gateway in ("255.255.255.254", "0.0.0.1"):
-        assert evaluated(route("10.0.0.0/8", gateway)) == Desired(at(gateway), "r")
+    for prefix, gateway in (
+        ("10.0.0.0/8", "255.255.255.254"),
+        ("10.0.0.0/8", "0.0.0.1"),
+        ("2001:db8:1::/48", "64:ff9b::1"),
+    ):
+        assert evaluated(route(prefix, gateway)) == Desired(at(gateway), "r")
 
 
 def test_a_default_that_overrides_does_so_with_a_next_hop_of_the_rule_too() -> None:
@@ -228,6 +360,9 @@ def test_what_passes_beside_a_nearly_default_route_over_the_same_hop_is_counted(
     other = [route("128.0.0.0/1", "10.9.0.1"), route("172.16.0.0/12", "10.10.0.1")]
     verdict = Verdict(keep=True, rule="r")
     results = [(Candidate(it, verdict), evaluated(it)) for it in (*tunnel, *other)]
+    results.append(
+        (Candidate(route("32.0.0.0/5"), verdict), Ineligible(Reason.NEARLY_DEFAULT, "no hops", "r"))
+    )
     assert beside_nearly_default(results) == {Prefix.parse("0.0.0.0/5"): 2, Prefix.parse("8.0.0.0/7"): 2}
 
 
@@ -411,6 +546,14 @@ BEHIND_A_ROUTER6 = (
             "203.0.113.50/32",
             "192.0.2.1",
             True,
+        ),
+        (
+            (("203.0.113.50/32", "Host Interface", ""),),
+            "203.0.113.50",
+            "203.0.113.20",
+            "203.0.113.0/24",
+            "192.0.2.1",
+            False,
         ),
         (
             (("203.0.113.50/32", "Self", ""),),
@@ -692,6 +835,26 @@ LO = (1, "127.0.0.1", "127.0.0.0/8"), (1, "10.99.0.10", "10.99.0.10/32")
             "192.0.2.20",
             (*E0, (3, "192.0.2.11", "192.0.2.0/24")),
             ("192.0.2.11", None),
+        ),
+        (
+            "192.0.2.11",
+            "192.0.2.20",
+            ((3, "192.0.2.10", "192.0.2.0/24"), (2, "192.0.2.11", "192.0.2.0/24")),
+            ("192.0.2.11", None),
+        ),
+        # we speak from elsewhere: the interface with the longer network goes first
+        (
+            "10.99.0.10",
+            "192.0.2.20",
+            ((3, "192.0.3.1", "192.0.0.0/16"), (2, "192.0.2.10", "192.0.2.0/24")),
+            ("192.0.2.10", None),
+        ),
+        # none of our networks has the target's address: the interface with our end
+        (
+            "192.0.2.10",
+            "203.0.113.9",
+            ((3, "10.9.0.1", "10.9.0.0/24"), (2, "192.0.2.10", "192.0.2.0/24")),
+            ("192.0.2.10", None),
         ),
         # an address of that interface that the target is not connected to
         ("192.0.2.10", "192.0.2.20", (E0[0], (2, "fd00:7::1", "fd00:7::/64")), ("192.0.2.10", None)),

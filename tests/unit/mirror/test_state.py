@@ -3,129 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 import pytest
 
-from routesync.best_routes import OwnNode
-from routesync.loxilb.schema import Inventory, InventoryRow
-from routesync.mirror.eligibility import Desired, Evaluation, Ineligible, Reason
+from routesync.mirror.eligibility import Ineligible, Reason
 from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Limits
-from routesync.mirror.reporting import Reporter
-from routesync.mirror.state import Answer, Kind, MirrorState, Outcome, Phase, Request
-from routesync.route import Address, Candidate, NextHop, Prefix, Route, Verdict, parse_address
-from support.event_sink import Events
-
-P4, P6, D4, D6 = map(Prefix.parse, ("10.1.0.0/16", "fd01::/48", "0.0.0.0/0", "::/0"))
-OURS = {4: parse_address("192.168.10.1"), 16: parse_address("fd00:10::1")}
-OTHER = {4: parse_address("192.168.10.2"), 16: parse_address("fd00:10::2")}
-THEIRS = {4: parse_address("192.168.10.9"), 16: parse_address("fd00:10::9")}
-
-
-class Witness(NamedTuple):
-    """What the kernel beneath the target has: our route as the only one, behind another one, or none."""
-
-    has: str = "ours"
-    ready: bool = True
-
-    def holds(self, prefix: Prefix, gateway: Address) -> bool:
-        return gateway == OURS[len(prefix.packed)] and self.has != "nothing"
-
-    def others(self, prefix: Prefix, gateway: Address) -> bool:
-        del prefix, gateway
-        return self.has == "ours and another"
-
-    def shows(self, prefix: Prefix, gateway: Address) -> bool:
-        return self.holds(prefix, gateway)
-
-    def only_ours(self, prefix: Prefix, gateway: Address) -> bool:
-        return self.holds(prefix, gateway) and not self.others(prefix, gateway)
-
-
-class Life:
-    """A target of which nothing else is known than what a test says."""
-
-    def __init__(self, witness: Witness | None = None, limits: Limits | None = None) -> None:
-        self.now = 1000.0
-        self.events = Events()
-        self.ledger: dict[Prefix, Row] = {}
-        self.elected: dict[Prefix, Candidate] = {}
-        self.refused: dict[Prefix, Ineligible] = {}
-        self.beside = False
-        self.state = MirrorState(
-            limits or Limits(),
-            self.now,
-            evaluate=self._evaluate,
-            contains_our_end=lambda prefix: prefix == D4,
-            note=self._note,
-            report=Reporter("lb", self.events, OwnNode()),
-            witness=witness,
-        )
-        self.connect()
-
-    def _evaluate(self, prefix: Prefix, _current: Address | None) -> Evaluation | None:
-        if (candidate := self.elected.get(prefix)) is None:
-            return None
-        route = candidate.route
-        gateway = route.hops[0].gateway
-        assert gateway is not None
-        return self.refused.get(route.prefix) or Desired(gateway, "rule", beside=self.beside)
-
-    def _note(self, prefix: Prefix, row: Row | None) -> None:
-        if row is None:
-            self.ledger.pop(prefix, None)
-        else:
-            self.ledger[prefix] = row
-
-    def connect(self) -> None:
-        self.state.connected(self.now)
-        self.state.one_at_a_time = False
-        self.read(connected=True)
-
-    def want(self, prefix: Prefix, gateway: Address | None) -> None:
-        if gateway is None:
-            self.elected.pop(prefix, None)
-        else:
-            route = Route(prefix, 254, 0, 0, 186, 0, 1, (NextHop(gateway, 3),))
-            self.elected[prefix] = Candidate(route, Verdict(keep=True, rule="rule"))
-        self.state.route_changed(prefix, self.now)
-
-    def next(self, after_s: float = 2.0) -> Request | None:
-        self.now += after_s
-        return self.state.next_request(self.now)
-
-    def send(self, kind: Kind, prefix: Prefix, answer: Answer, after_s: float = 2.0) -> Request | None:
-        """Expect this request, and answer it; return what follows at once."""
-        request = self.next(after_s)
-        assert request is not None, f"{kind} {prefix} is not sent: {self.phase(prefix)}"
-        assert (request.kind, request.prefix) == (kind, prefix)
-        return self.state.finished(request, Outcome(answer, answer.name.lower(), 0), self.now)
-
-    def read(self, rows: dict[Prefix, tuple[Address, str]] | None = None, *, connected: bool = False) -> None:
-        """Read this table, in quiet."""
-        self.now += 3
-        found = {
-            prefix: InventoryRow((gateway,), frozenset({"Ind"}), protocol)
-            for prefix, (gateway, protocol) in (rows or {}).items()
-        }
-        for _slice in self.state.take_inventory(Inventory(found, 0), self.now, self.now, connected=connected):
-            pass
-
-    def added(self, prefix: Prefix) -> None:
-        """Bring our route to the target, and have the table show it."""
-        ours = OURS[len(prefix.packed)]
-        self.want(prefix, ours)
-        assert self.send(Kind.ADD, prefix, Answer.CREATED) is None
-        self.read({prefix: (ours, "static")})
-        assert self.phase(prefix) is Phase.CONFIRMED
-
-    def phase(self, prefix: Prefix) -> Phase | None:
-        route = self.state.routes.get(prefix)
-        return route.phase if route is not None else None
-
-    def named(self) -> list[str]:
-        return [f"{event.group}/{event.name}" for event in self.events.seen]
+from routesync.mirror.state import Answer, Kind, Outcome, Phase
+from routesync.route import Address, Prefix
+from support.target_life import D4, D6, OTHER, OURS, P4, P6, THEIRS, Life, Witness
 
 
 @pytest.mark.parametrize("prefix", [P4, P6])
@@ -314,12 +200,8 @@ def test_a_replacement_deletes_and_adds_in_one_go(prefix: Prefix) -> None:
     life.added(prefix)
     life.want(prefix, OTHER[size])
     life.read({prefix: (OURS[size], "static")})
-    request = life.next()
-    kinds = []
-    answers = {Kind.ASSERT: Answer.EXISTS, Kind.DELETE: Answer.DELETED, Kind.ADD: Answer.CREATED}
-    while request is not None:
-        kinds.append(request.kind)
-        request = life.state.finished(request, Outcome(answers[request.kind]), life.now)
+    answers = ([Answer.EXISTS] if size == 4 else []) + [Answer.DELETED, Answer.CREATED]
+    kinds = life.follow(life.next(), *answers)
     assert kinds == ([Kind.ASSERT] if size == 4 else []) + [Kind.DELETE, Kind.ADD]
     assert life.ledger[prefix].gateway == OTHER[size]
     assert life.phase(prefix) is Phase.ACCEPTED
@@ -331,6 +213,7 @@ def test_a_foreign_route_that_came_and_went_leaves_ours_not_forwarded_and_a_repa
     life.read({})
     life.send(Kind.ADD, P4, Answer.EXISTS)
     assert life.phase(P4) is Phase.NOT_FORWARDED
+    assert not life.state.routes[P4].lost
     assert life.state.synced
     assert not life.state.complete
     assert life.state.heal([P4], life.now) == 1
@@ -348,12 +231,7 @@ def test_with_a_witness_that_is_healed_at_once() -> None:
     life.added(P4)
     life.now += 1
     assert not life.state.witness_changed(P4, life.now, foreign_removed=True)
-    request = life.next(0)
-    kinds = []
-    answers = {Kind.ASSERT: Answer.EXISTS, Kind.DELETE: Answer.DELETED, Kind.ADD: Answer.CREATED}
-    while request is not None:
-        kinds.append(request.kind)
-        request = life.state.finished(request, Outcome(answers[request.kind]), life.now)
+    kinds = life.follow(life.next(0), Answer.EXISTS, Answer.DELETED, Answer.CREATED)
     assert kinds == [Kind.ASSERT, Kind.DELETE, Kind.ADD]
 
 

@@ -7,12 +7,14 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routesync.config.rules import PolicySettings, compile_policy
 from routesync.names import PROTOCOLS, SCOPES, TABLES, TYPES
 from routesync.policy import Policy
+from routesync.policy.conditions import Header, LinkGateway, TableIn
 from routesync.route import Address, Family, HopFlag, NextHop, Prefix, Route
 
 Match: TypeAlias = Mapping[str, object]
@@ -273,14 +275,55 @@ def test_routes_of_another_family_than_ip_are_left_to_whoever_reads_the_rest() -
     assert policy.header_verdict(129, 24, 0, 254, 186, 0, 1, 0) is None
 
 
-def test_a_span_of_metrics_has_both_of_its_ends() -> None:
-    made = compile_policy(
-        PolicySettings.model_validate(
-            {"rules": [{"name": "r", "match": {"metric": "100-200"}, "action": "drop"}]}
-        )
-    )
-    route = Route(Prefix.parse("10.0.0.0/8"), TABLES["main"], 0, 0, PROTOCOLS["bgp"], 0, TYPES["unicast"], ())
+ROUTE = Route(Prefix.parse("10.0.0.0/8"), TABLES["main"], 0, 0, PROTOCOLS["bgp"], 0, TYPES["unicast"], ())
+
+
+def drops(match: Match, route: Route) -> bool:
+    policy = policy_of([{"name": "r", "match": match, "action": "drop"}], "keep")
+    return not policy.evaluate(route, INTERFACES).keep
+
+
+@pytest.mark.parametrize("spans", ["100-200", ["100-200", "300-400"]])
+def test_a_span_of_metrics_has_both_of_its_ends(spans: object) -> None:
     dropped = [
-        metric for metric in (99, 100, 200, 201) if not made.evaluate(route._replace(metric=metric), {}).keep
+        metric for metric in (99, 100, 200, 201) if drops({"metric": spans}, ROUTE._replace(metric=metric))
     ]
     assert dropped == [100, 200]
+
+
+def test_a_prefix_that_lies_in_none_of_several_networks_does_not_match() -> None:
+    within = {"prefix": {"within": ["10.0.0.0/8", "192.168.10.0/24", "172.16.0.0/12"]}}
+    assert drops(within, ROUTE._replace(prefix=Prefix.parse("172.16.1.0/24")))
+    assert not drops(within, ROUTE._replace(prefix=Prefix.parse("11.0.1.0/24")))
+
+
+def test_every_hop_has_to_match() -> None:
+    near, far = (Address(ipaddress.ip_address(text).packed) for text in ("192.168.10.1", "10.2.0.1"))
+    both = ROUTE._replace(
+        hops=(NextHop(near, 1, flags=HopFlag.ONLINK), NextHop(far, 2, flags=HopFlag.OFFLOAD))
+    )
+    for match in ({"gateway": "192.168.0.0/16"}, {"interface": "eth0"}, {"flags": "onlink"}):
+        assert not drops(match, both)
+        assert drops(match, both._replace(hops=both.hops[:1]))
+        assert not drops(match, both._replace(hops=both.hops[1:]))
+
+
+def test_what_cannot_lead_to_a_gateway_of_its_link_does_not() -> None:
+    for route in (
+        ROUTE,
+        ROUTE._replace(prefix=Prefix.parse("10.0.0.1/32")),
+        ROUTE._replace(prefix=Prefix.parse("10.0.0.1/32"), scope=SCOPES["link"], type=TYPES["local"]),
+    ):
+        assert not drops({"link_gateway": True}, route)
+        assert drops({"link_gateway": False}, route)
+
+
+def test_a_plan_by_the_header_alone_is_for_no_route() -> None:
+    header = Header(4, 32, None, PROTOCOLS["boot"], SCOPES["link"], TYPES["unicast"], None)
+    for condition in (LinkGateway(wanted=True), TableIn(frozenset({254}))):
+        undecided = condition.decide(header)
+        assert callable(undecided)
+        with pytest.raises(
+            AssertionError, match=r"^the header leaves it undecided, and no route is tested by its plan$"
+        ):
+            undecided(ROUTE, {})

@@ -32,6 +32,7 @@ def warnings(*matches: dict[str, object]) -> tuple[str, ...]:
         ({"gateway": "10.0.0.0/8"}, {"gateway": ["10.1.0.0/16", "10.2.3.4"]}),
         ({"interface": "eth*"}, {"interface": ["eth0", "eth1"]}),
         ({"interface": ["eth*", "*"]}, {"interface": "cni?"}),
+        ({"interface": "LX*"}, {"interface": "LX0"}),
         ({"flags": ["linkdown", "dead"]}, {"flags": "dead"}),
         ({"source": "10.0.0.0/8"}, {"source": "10.1.2.3"}),
         ({"table": ["main", 100]}, {"table": 100}),
@@ -71,6 +72,8 @@ def test_a_rule_behind_a_wider_one_is_named(earlier: dict[str, object], later: d
         ({"interface": "e*"}, {"interface": "cni0"}),
         ({"protocol": "redirect"}, {"link_gateway": True}),
         ({"type": "local"}, {"link_gateway": True}),
+        ({"type": "local"}, {"link_gateway": True, "family": "ipv4"}),
+        ({"type": "local"}, {"link_gateway": True, "family": "ipv6"}),
     ],
 )
 def test_a_rule_that_may_still_decide_is_left_alone(
