@@ -677,14 +677,18 @@ class Delivery:
 
     async def _release(self, topic: str) -> None:
         after, number = 0, 1  # one to try with
-        while events := await self._outbox.read_held(topic, after, number):
-            answers: list[Answer] = []
-            for event in events:
-                await self._send(event, partial(self._held_answered, event, answers))
-            await self.sender.connection.quiet()
-            if set(answers) - {"taken", "lost"} or len(answers) < len(events):
-                return
-            after, number = events[-1].sequence, _BATCH
+        self._outbox.releasing.add(topic)
+        try:
+            while events := await self._outbox.read_held(topic, after, number):
+                answers: list[Answer] = []
+                for event in events:
+                    await self._send(event, partial(self._held_answered, event, answers))
+                await self.sender.connection.quiet()
+                if set(answers) - {"taken", "lost"} or len(answers) < len(events):
+                    return
+                after, number = events[-1].sequence, _BATCH
+        finally:
+            self._outbox.releasing.discard(topic)
 
     def _held_answered(self, event: StoredEvent, answers: list[Answer], answer: Answer) -> None:
         answers.append(answer)
