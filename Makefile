@@ -126,6 +126,13 @@ chaos: SECONDS ?= 600
 chaos: root .venv/.test ## Let everything fail at once (SECONDS=600, SEED=...) and compare what is said with the truth
 	@ROUTESYNC_CHAOS_S=$(SECONDS) ROUTESYNC_CHAOS_SEED=$${SEED:-0} $(BIN)/pytest tests/chaos/test_chaos.py -s $(ARGS)
 
+.PHONY: endurance
+endurance: SECONDS ?= 3600
+endurance: EVENTS ?= 1000000
+endurance: root .venv/.test ## Publish through refusals, cuts and kills (EVENTS=1000000, SECONDS=3600, SEED=...) and count every event
+	@ROUTESYNC_ENDURANCE_S=$(SECONDS) ROUTESYNC_ENDURANCE_EVENTS=$(EVENTS) ROUTESYNC_ENDURANCE_SEED=$${SEED:-0} \
+		$(BIN)/pytest tests/chaos/test_endurance.py -s $(ARGS)
+
 .PHONY: soak
 soak: SECONDS ?= 1800
 soak: root .venv/.test ## Change 100 routes a second (SECONDS=1800) and see that nothing grows
