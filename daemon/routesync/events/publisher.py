@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -680,18 +680,20 @@ class Delivery:
         self._outbox.releasing.add(topic)
         try:
             while events := await self._outbox.read_held(topic, after, number):
-                answers: list[Answer] = []
+                answers: Counter[Answer] = Counter()
                 for event in events:
                     await self._send(event, partial(self._held_answered, event, answers))
+                    if answers["wait"] or answers["denied"]:  # what follows would overtake it
+                        break
                 await self.sender.connection.quiet()
-                if set(answers) - {"taken", "lost"} or len(answers) < len(events):
+                if answers["taken"] + answers["lost"] < len(events):
                     return
                 after, number = events[-1].sequence, _BATCH
         finally:
             self._outbox.releasing.discard(topic)
 
-    def _held_answered(self, event: StoredEvent, answers: list[Answer], answer: Answer) -> None:
-        answers.append(answer)
+    def _held_answered(self, event: StoredEvent, answers: Counter[Answer], answer: Answer) -> None:
+        answers[answer] += 1
         if answer == "taken":
             self._measures.published += 1
             self._outbox.release(event)
