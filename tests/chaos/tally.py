@@ -6,7 +6,7 @@ and a subscriber which have arrived there.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Final
 
 from routesync.events.mqtt_client import WINDOW
@@ -91,9 +91,17 @@ class Tally:
         return sum(report["count"] is None for report in self._reports.values())
 
     @property
+    def reasons(self) -> Counter[str]:
+        """Reason to how many events were reported as lost, where the count is known."""
+        counts: Counter[str] = Counter()
+        for report in self._reports.values():
+            counts[report["reason"]] += report["count"] or 0
+        return +counts
+
+    @property
     def reported(self) -> int:
         """Events that were reported as lost, with their count."""
-        return sum(report["count"] or 0 for report in self._reports.values())
+        return self.reasons.total()
 
     def missing(self) -> list[int]:
         """What was on disk, and the broker never acknowledged."""

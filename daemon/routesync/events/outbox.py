@@ -276,9 +276,12 @@ class Outbox:
             await self._news.wait()
 
     async def read_held(self, topic: str, after: int, limit: int) -> list[StoredEvent]:
-        """The next events behind this number in the side queue of this topic; none while the disk fails."""
+        """The next events behind this number in the side queue of this topic; none while the disk fails.
+
+        What is held behind an event that waits comes only when that one is acknowledged.
+        """
         await self.flush()
-        return await self._try(partial(self._store.read_held, topic, after, limit), [])
+        return await self._try(partial(self._store.read_held, topic, after, self.acknowledged, limit), [])
 
     async def retained(self) -> frozenset[str]:
         """The retained topics that the broker may hold from us."""

@@ -280,7 +280,7 @@ class Store:
                     self._delete("sequence = ?", number)
                 self._delete("sequence <= ? AND NOT held", settled.acknowledged)
                 dropped = self._trim(bounds, max(handed_out, self._handed_out))._replace(
-                    held=self._trim_held(bounds, releasing) if held else {}
+                    held=self._trim_held(bounds, releasing, settled.acknowledged) if held else {}
                 )
                 if events:
                     self._give(events[-1].sequence)
@@ -323,19 +323,24 @@ class Store:
         )
         return {topic: HeldEvents(*numbers) for topic, *numbers in rows}
 
-    def _trim_held(self, bounds: Bounds, releasing: Collection[str]) -> dict[str, list[int]]:
-        """Drop the oldest of the fullest topic until what is held is within its bounds."""
+    def _trim_held(
+        self, bounds: Bounds, releasing: Collection[str], acknowledged: int
+    ) -> dict[str, list[int]]:
+        """Drop the oldest of the fullest topic until what is held is within its bounds.
+
+        What is held behind an event that waits stays: after a kill, its number would be missing a second time.
+        """
         gone: dict[str, list[int]] = {}
         counts = {topic: events.number for topic, events in self.held().items()}
         (size,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM outbox WHERE held").fetchone()
         while counts and (sum(counts.values()) > bounds.events * _HELD or size > bounds.size * _HELD):
             fullest = max(counts, key=lambda topic: counts[topic])
             oldest = self._db.execute(
-                "SELECT sequence, size FROM outbox WHERE held AND topic = ? AND sequence > ? "
+                "SELECT sequence, size FROM outbox WHERE held AND topic = ? AND sequence > ? AND sequence <= ? "
                 "ORDER BY sequence LIMIT 1",
-                (fullest, self._held_upto.get(fullest, 0) if fullest in releasing else 0),
+                (fullest, self._held_upto.get(fullest, 0) if fullest in releasing else 0, acknowledged),
             ).fetchone()
-            if oldest is None:  # all of it is on its way
+            if oldest is None:  # all of it is on its way, or behind what waits
                 del counts[fullest]
                 continue
             number, freed = oldest
@@ -378,12 +383,12 @@ class Store:
             self._handed_out = events[-1].sequence
         return events
 
-    def read_held(self, topic: str, after: int, limit: int) -> list[StoredEvent]:
-        """The events of a side queue that follow a number, oldest first."""
+    def read_held(self, topic: str, after: int, upto: int, limit: int) -> list[StoredEvent]:
+        """The events of a side queue between two numbers, without the first, oldest first."""
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM outbox WHERE held AND topic = ? AND sequence > ? "  # noqa: S608
+            f"SELECT {_COLUMNS} FROM outbox WHERE held AND topic = ? AND sequence > ? AND sequence <= ? "  # noqa: S608
             "ORDER BY sequence LIMIT ?",
-            (topic, after, limit),
+            (topic, after, upto, limit),
         )
         events = [StoredEvent(*row) for row in rows]
         if events:

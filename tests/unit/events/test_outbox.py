@@ -322,6 +322,24 @@ async def test_what_is_held_behind_one_that_waits_counts_once_however_often_the_
         assert outbox.held == {second.topic: HeldEvents(1, 2, 2)}
 
 
+async def test_what_is_held_behind_one_that_waits_is_neither_dropped_nor_released(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        put(outbox, *range(1, 202))
+        await outbox.flush()
+        first, *others = await outbox.read(0, 1000)
+        for event in others:
+            outbox.hold(event)
+        await outbox.flush()
+        assert not outbox.held_dropped
+        assert await outbox.read_held(first.topic, 0, 10) == []
+        outbox.acknowledge(201)
+        put(outbox, 202)
+        await hold(outbox, 202)
+        await outbox.flush()
+        assert outbox.held_dropped == {first.topic: 101}
+        assert unreported(outbox) == [("denied", 101)]
+
+
 async def test_what_a_held_report_reports_is_reported_again_if_the_report_is_dropped(file: Path) -> None:
     async with opened(file) as outbox:
         put(outbox, 1, 2)
