@@ -71,6 +71,7 @@ lint: $(READY) ## Check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/codespell .ci config daemon docs examples packaging systemd tests Makefile pyproject.toml *.md
+	@! grep -rnE --exclude-dir=node_modules '^(<<<<<<<|>>>>>>>) ' config daemon docs examples packaging systemd tests *.md
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@cd tests && lint-imports --no-logo
