@@ -65,10 +65,13 @@ def lost_of_held(topic: str, sequences: Sequence[int]) -> LostEvents:
 
 
 def merge_causes(causes: Iterable[Cause]) -> tuple[Cause, ...]:
-    """Sort them, and make one of neighbours with the same reason."""
+    """Sort them, and make one of neighbours with the same reason.
+
+    Kills stay apart: events between them may be dropped later, and count, whereas the numbers behind a kill do not.
+    """
     merged: list[Cause] = []
     for cause in sorted(causes):
-        if merged and merged[-1].reason == cause.reason:
+        if merged and merged[-1].reason == cause.reason != "killed":
             merged[-1] = cause._replace(since=min(cause.since, merged[-1].since))
         else:
             merged.append(cause)

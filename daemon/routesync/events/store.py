@@ -188,8 +188,10 @@ class Store:
         self._held_upto: dict[str, int] = {}  # topic to the last of its held events that was read
         self._reserved = self.sequence + SEQUENCE_RESERVE
         if not meta.is_clean:
-            killed = Cause(self.sequence, "killed", time.time())
-            self.settled = self.settled._replace(causes=merge_causes((*self.settled.causes, killed)))
+            killed, causes = Cause(self.sequence, "killed", time.time()), self.settled.causes
+            if causes and causes[-1].reason == "killed" and causes[-1].upto >= self.last():
+                causes = causes[:-1]  # nothing was written since
+            self.settled = self.settled._replace(causes=merge_causes((*causes, killed)))
         with self._transaction():
             held, first, last = db.execute(
                 f"SELECT count(*), min(sequence), max(sequence) FROM outbox WHERE held AND ({_DAMAGED})"  # noqa: S608
