@@ -18,7 +18,7 @@ import structlog
 
 from routesync.backoff import Backoff
 from routesync.config.models import MqttSettings
-from routesync.events import publisher, sender
+from routesync.events import delivery, sender
 from routesync.events.models import ConfigRejected, Event, KernelOverrun, RouteWithdrawn, SyncLost
 from routesync.events.outbox import Outbox
 from routesync.events.store import Bounds
@@ -104,7 +104,7 @@ async def emit(port: int, file: Path, rate: float, bounds: Bounds) -> None:
 
 def hurry() -> None:
     """Wait for a broker that refuses as a short run can afford it."""
-    vars(publisher).update(DENIED_S=0.5)
+    vars(delivery).update(DENIED_S=0.5)
     vars(sender).update(DENIED_S=0.5, PAUSE_S=0.05, MOST_PAUSE_S=0.2, ASIDE_S=0.5)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events import publisher, sender
+from routesync.events import delivery, sender
 from routesync.events.models import ConfigRejected, SyncCompleted, SyncLost
 from routesync.events.mqtt_client import WINDOW
 from routesync.events.store import Bounds
@@ -24,7 +24,7 @@ COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "DENIED_S", 0.3)
+    monkeypatch.setattr(delivery, "DENIED_S", 0.3)
     monkeypatch.setattr(sender, "DENIED_S", 0.3)
     monkeypatch.setattr(sender, "PAUSE_S", 0.05)
     monkeypatch.setattr(sender, "MOST_PAUSE_S", 0.2)

@@ -1,8 +1,9 @@
 """Which events the broker will never get: the gaps in the numbers that it acknowledged, and why they are there.
 
 Every event has a number, and events go out in the order of their numbers. So when the broker has acknowledged 7 and 9,
-and nothing between them was handed out, 8 is lost, whatever became of it. Whoever drops events leaves a note of the
-cause; the count never depends on it.
+and nothing between them was handed out, 8 is lost, whatever became of it. What drops events notes the cause; the count
+never depends on that note. Only an event of a denied topic counts as acknowledged while it is held: what drops it
+counts it, in the same transaction.
 
 `events/lost` reports what is lost. That report is an event with a number like others: what it reports counts as
 reported when the broker has it, and is reported again when the report was lost itself.
