@@ -71,6 +71,7 @@ lint: $(READY) ## Check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/codespell .ci config daemon docs examples packaging systemd tests Makefile pyproject.toml *.md
+	@! grep -rnE --exclude-dir=node_modules '^(<<<<<<<|>>>>>>>) ' config daemon docs examples packaging systemd tests *.md
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@cd tests && lint-imports --no-logo
@@ -125,6 +126,13 @@ kill: root .venv/.test ## Kill the daemon at moments of chance (KILLS=200) and l
 chaos: SECONDS ?= 600
 chaos: root .venv/.test ## Let everything fail at once (SECONDS=600, SEED=...) and compare what is said with the truth
 	@ROUTESYNC_CHAOS_S=$(SECONDS) ROUTESYNC_CHAOS_SEED=$${SEED:-0} $(BIN)/pytest tests/chaos/test_chaos.py -s $(ARGS)
+
+.PHONY: endurance
+endurance: SECONDS ?= 3600
+endurance: EVENTS ?= 1000000
+endurance: root .venv/.test ## Publish through refusals, cuts and kills (EVENTS=1000000, SECONDS=3600, SEED=...) and count every event
+	@ROUTESYNC_ENDURANCE_S=$(SECONDS) ROUTESYNC_ENDURANCE_EVENTS=$(EVENTS) ROUTESYNC_ENDURANCE_SEED=$${SEED:-0} \
+		$(BIN)/pytest tests/chaos/test_endurance.py -s $(ARGS)
 
 .PHONY: soak
 soak: SECONDS ?= 1800

@@ -1,6 +1,7 @@
-"""A gate between the nodes and their broker: `python -m chaos.gate HOST:PORT UPSTREAM LOG`, in a namespace.
+"""A gate between the nodes and their broker: `python -m chaos.gate HOST:PORT UPSTREAM LOG`.
 
-It passes MQTT 5 on as it is, and can refuse publishes as brokers do: by a reason code, or by closing the connection.
+It passes MQTT 5 on as it is, and can refuse publishes as brokers do: by a reason code, or by closing the connection. It
+can cut all connections, and take none.
 What it does is set by lines on its standard input, a JSON object of `Refusal` each. For each event that the broker has
 acknowledged it writes a line to the log, so that it is known exactly which events a node has handed over.
 """
@@ -26,6 +27,8 @@ DENIED: Final = 0x87
 UNSPECIFIED: Final = 0x80
 CLOSE: Final = -1
 """Closes the connection instead of an answer."""
+AWAY: Final = -2
+"""Closes all connections at once, and each that comes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Gate:
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
-        self._log = log
+        self.log = log
 
     def refuse(self, refusal: Refusal) -> None:
         """Refuse this from now on, in place of what was refused before."""
@@ -52,16 +55,16 @@ class Gate:
 
     def acknowledged(self) -> list[dict[str, Any]]:
         """The events that the broker has acknowledged, in that order, as they were published."""
-        lines = self._log.read_text().splitlines(keepends=True)
+        lines = self.log.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
 @contextmanager
-def gate(space: Namespace, listen: str, upstream: int, directory: Path) -> Iterator[Gate]:
-    """Run one in the namespace for the length of a `with` block.
+def gate(space: Namespace | None, listen: str, upstream: int, directory: Path) -> Iterator[Gate]:
+    """Run one for the length of a `with` block.
 
     Args:
-        space: where it runs; the broker listens there, too.
+        space: where it runs, None for the host's; the broker listens there, too.
         listen: ADDRESS:PORT.
         upstream: the broker's port at the same address.
         directory: for its log.
@@ -69,7 +72,7 @@ def gate(space: Namespace, listen: str, upstream: int, directory: Path) -> Itera
     log = directory / "gate"
     command = [sys.executable, "-m", "chaos.gate", listen, str(upstream), str(log)]
     process = subprocess.Popen(
-        ["ip", "netns", "exec", space.name, *command],
+        command if space is None else ["ip", "netns", "exec", space.name, *command],
         stdin=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
         text=True,
@@ -135,6 +138,7 @@ class _Server:
     def __init__(self, log: Path) -> None:
         self.refusal = Refusal()
         self.chance = random.Random(1)
+        self._clients: set[asyncio.StreamWriter] = set()
         self._log = log.open("ab", buffering=0)
 
     def note(self, payload: bytes) -> None:
@@ -142,8 +146,11 @@ class _Server:
 
     async def run(self, address: str, port: int, upstream: int) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._clients.add(writer)
             with suppress(OSError, asyncio.IncompleteReadError, ExceptionGroup):
-                await self._serve(reader, writer, address, upstream)
+                if self.refusal.code != AWAY:
+                    await self._serve(reader, writer, address, upstream)
+            self._clients.discard(writer)
             writer.close()
 
         loop = asyncio.get_running_loop()
@@ -153,6 +160,9 @@ class _Server:
             self.note(b"listening")
             while line := await orders.readline():
                 self.refusal = Refusal(**json.loads(line))
+                if self.refusal.code == AWAY:
+                    for client in self._clients:
+                        client.transport.abort()
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, upstream: int

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from chaos.plots import draw
+from chaos.tally import Tally
 from chaos.truth import LAG_S, Look, Witness, unexplained
 
 PREFIX, GATEWAY = "10.1.0.0/16", "192.168.10.1"
@@ -64,7 +65,13 @@ def test_what_was_done_behind_its_back_is_excused_until_it_was_in_contact_for_lo
 
 def event(sequence: int, epoch: str = "e", **data: object) -> dict[str, Any]:
     kind = "events.lost" if data else "route.accepted"
-    return {"epoch": epoch, "sequence": str(sequence), "type": f"io.routesync.{kind}.v1", "data": data}
+    return {
+        "id": str(sequence),
+        "epoch": epoch,
+        "sequence": str(sequence),
+        "type": f"io.routesync.{kind}.v1",
+        "data": data,
+    }
 
 
 def test_a_gap_in_the_sequence_needs_a_loss_that_was_reported() -> None:
@@ -82,6 +89,29 @@ def test_what_was_on_its_way_from_an_outbox_in_memory_ends_with_it() -> None:
     assert unexplained([*before, *in_memory])  # it may be reported still
     assert unexplained([*before, event(1, "m"), event(3, "m"), event(100, "m"), *after])
     assert unexplained([*before, *in_memory, event(5)])
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "count", "silent", "untrue"),
+    [(4, 5, 2, 0, 0), (1, 9, 2, 0, 0), (4, 5, 1, 1, 0), (5, 9, 2, 1, 0), (4, 5, 3, 0, 1), (4, 5, None, 2, 0)],
+)
+def test_what_the_broker_does_not_get_needs_a_report_with_its_number_and_the_right_count(
+    first: int, last: int, count: int | None, silent: int, untrue: int
+) -> None:
+    tally = Tally()
+    tally.on_disk = [range(1, 11)]
+    for number in (1, 2, 3, 6, 7, 8, 9, 10):
+        tally.note_acknowledged(event(number))
+    assert tally.silent() == 2
+    tally.note_arrived(event(11, first=first, last=last, count=count, reason="denied"))
+    assert (tally.silent(), tally.untrue()) == (silent, untrue)
+
+
+def test_what_arrives_out_of_order_shows_by_how_many_it_was_overtaken() -> None:
+    tally = Tally()
+    for number in (1, 2, 5, 3, 5, 6, 4):
+        tally.note_arrived(event(number))
+    assert (tally.overtaken, tally.again) == (2, 1)
 
 
 def test_a_record_that_was_broken_off_is_drawn(tmp_path: Path) -> None:

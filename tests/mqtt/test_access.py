@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events import publisher, sender
+from routesync.events import delivery, sender
 from routesync.events.models import SyncCompleted
 from routesync.events.node_status import MIN_DEPTH
 from support.broker import Broker, ServerTls, broker
@@ -94,7 +94,7 @@ def rules(*rules: str) -> str:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "DENIED_S", 0.3)
+    monkeypatch.setattr(delivery, "DENIED_S", 0.3)
     monkeypatch.setattr(sender, "DENIED_S", 0.3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
 
 import aiomqtt
@@ -14,10 +14,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from routesync.events.models import KernelOverrun
 from routesync.events.mqtt_client import MqttConnection
-from routesync.events.reader import Cleared, ReceivedMessage, Selection, Subscriber, follow
+from routesync.events.reader import Cleared, ReceivedMessage, Selection, Subscriber, follow, subscribing
 from routesync.route import Prefix
 from support.broker import Broker, broker
 from support.events import NODE, publishing
+from support.slow_link import slow_link
 from support.waiting import eventually
 
 
@@ -154,6 +155,64 @@ async def test_what_is_retained_has_come_only_when_a_busy_broker_answers_again(m
         assert len(await reading) == 300
 
 
+async def test_what_a_default_broker_drops_for_a_slow_reader_comes_when_the_session_is_resumed() -> None:
+    with broker() as default:
+        publish_many(default, 3000, size=3000)
+        async with slow_link(default) as link:
+            settings = default.settings(port=link.port, timeout_s=10)
+            async with subscribing(settings, "test") as subscriber:
+                found = await subscriber.retained("+/status")
+            assert len(found) == 3000
+            assert link.connections > 1
+
+
+async def test_a_broker_that_has_no_session_to_resume_is_subscribed_to_again(mosquitto: Broker) -> None:
+    publish_many(mosquitto, 150)
+    settings, is_complete = mosquitto.settings(), asyncio.Event()
+    async with AsyncExitStack() as stack:
+
+        async def connect() -> MqttConnection:
+            await stack.aclose()
+            return await stack.enter_async_context(MqttConnection(settings, client_id="test"))
+
+        subscriber = Subscriber(await connect(), settings.root, connect)
+        came = 0
+
+        async def read() -> None:
+            nonlocal came
+            async for _ in subscriber.messages("+/status", complete=is_complete.set):
+                came += 1
+
+        reading = asyncio.create_task(read())
+        try:
+            await eventually(is_complete.is_set)
+            publish_many(mosquitto, 1)
+            await eventually(lambda: came == 2 * 150 + 1)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_a_fleet_whose_nodes_are_never_silent_is_read_to_the_end(mosquitto: Broker) -> None:
+    publish_many(mosquitto, 10)
+
+    async def beat() -> None:
+        async with aiomqtt.Client(mosquitto.address, mosquitto.port) as node:
+            while True:
+                await node.publish("routesync/v1/node-7/status", status_message("node-7"), retain=True)
+                await asyncio.sleep(0.02)
+
+    beating = asyncio.create_task(beat())
+    try:
+        async with subscribing(mosquitto.settings(), "test") as subscriber:
+            found = await asyncio.wait_for(subscriber.retained("+/status", quiet_s=0.5), 20)
+        assert {message.node for message in found} == {f"node-{number:05}" for number in range(10)} | {
+            "node-7"
+        }
+    finally:
+        beating.cancel()
+
+
 async def test_a_default_broker_delivers_a_whole_fleet_or_the_reader_warns() -> None:
     with broker() as default:
         publish_many(default, 1500)
@@ -194,14 +253,15 @@ def status_message(
     return json.dumps(message, ensure_ascii=False).encode()
 
 
-def publish_many(at: Broker, count: int) -> None:
-    """Publish the retained status of many nodes, as one client."""
+def publish_many(at: Broker, count: int, *, size: int = 0) -> None:
+    """Publish the retained status of many nodes, at least so large, as one client."""
+    data = {"state": "online", "reasons": ["x" * size]}
     client = PahoClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
     client.max_queued_messages_set(0)
     client.connect(at.address, at.port)
     client.loop_start()
     published = [
-        client.publish(f"routesync/v1/{node}/status", status_message(node), qos=1, retain=True)
+        client.publish(f"routesync/v1/{node}/status", status_message(node, data=data), qos=1, retain=True)
         for node in (f"node-{number:05}" for number in range(count))
     ]
     published[-1].wait_for_publish(30)

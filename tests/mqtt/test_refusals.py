@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from routesync.events import publisher, sender
+from routesync.events import delivery, sender
 from routesync.events.models import ConfigRejected, SyncCompleted, SyncLost
+from routesync.events.mqtt_client import WINDOW
 from routesync.events.store import Bounds
 from support.broker import broker
 from support.events import listening, publishing
@@ -23,7 +24,7 @@ COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "DENIED_S", 0.3)
+    monkeypatch.setattr(delivery, "DENIED_S", 0.3)
     monkeypatch.setattr(sender, "DENIED_S", 0.3)
     monkeypatch.setattr(sender, "PAUSE_S", 0.05)
     monkeypatch.setattr(sender, "MOST_PAUSE_S", 0.2)
@@ -108,6 +109,29 @@ async def test_a_denied_topic_is_held_and_named_and_comes_late_and_whole(tmp_pat
     assert made.sequences == [201, *range(1, 201), 202, 203]
     late = [got.sequence for got in made.events if got.envelope.get("late")]
     assert late == [*range(1, 201), 202]
+
+
+async def test_what_is_refused_while_its_topic_is_released_is_overtaken_by_a_window_at_most() -> None:
+    denied = True
+    refused: list[int] = []
+
+    def answer(got: Got) -> int:
+        if got.topic != ACCEPTED:
+            return 0
+        if denied:
+            return DENIED
+        if got.sequence == 20 and not refused:
+            refused.append(got.sequence)
+            return QUOTA
+        return 0
+
+    async with refusing_broker(answer) as made, publishing(made.settings()) as node:
+        node.emit(400)
+        await eventually(lambda: node.held(ACCEPTED) == 400)
+        denied = False
+        await eventually(lambda: not node.outbox.held)
+    assert sorted(made.sequences) == [*range(1, 401)]
+    assert made.sequences.index(20) < 20 + WINDOW
 
 
 async def test_what_exceeds_the_bound_of_held_events_is_counted_by_topic() -> None:

@@ -28,7 +28,9 @@ from routesync.events.reader import ReceivedMessage
 from support.broker import Broker, ServerTls, broker
 from support.certificates import Authority
 from support.events import NODE, Node, publishing
+from support.fleet import FleetNode, publish
 from support.processes import WITH_CTRL_C
+from support.slow_link import SlowLink, slow_link
 from support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "routesync", "watch"]
@@ -36,7 +38,7 @@ COMMAND = [sys.executable, "-m", "routesync", "watch"]
 
 @asynccontextmanager
 async def watching(
-    mosquitto: Broker, *options: str, user: str = "", password: str | None = None
+    mosquitto: Broker | SlowLink, *options: str, user: str = "", password: str | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the command in a pipe; with a user over TLS."""
     address = f"{mosquitto.address}:{mosquitto.port}"
@@ -85,6 +87,17 @@ async def test_json_is_one_message_a_line_and_ctrl_c_ends_it(mosquitto: Broker) 
         assert {event["specversion"] for event in events} == {"1.0"}  # as it came: a CloudEvent a line
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_a_default_broker_and_a_slow_link_hide_no_node() -> None:
+    names = {f"node-{number:04}" for number in range(4200)}
+    with broker() as default:
+        statuses = (FleetNode(name, {}).status("degraded", reasons=["x" * 1500]) for name in names)
+        await asyncio.to_thread(publish, default.settings(), statuses)
+        async with slow_link(default) as link, watching(link, "--json") as process:
+            found = await lines(process, len(names))
+            assert link.connections > 1
+    assert {json.loads(line)["source"].removeprefix("/routesync/") for line in found} == names
 
 
 async def test_a_pipe_gets_plain_lines_of_what_is_selected(mosquitto: Broker) -> None:

@@ -81,7 +81,7 @@ def encode_state(
 ) -> bytes:
     """Write a retained state (status, table bucket) as a CloudEvent of the type `kind`.
 
-    It carries no `sequence`: it is no step of the stream. `serial` tells it from others of its subject.
+    It has no `sequence`, since it is no event. `serial` makes its `id` unique among those of its subject.
     """
     return _write(
         {

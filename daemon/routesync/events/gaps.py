@@ -1,8 +1,9 @@
 """Which events the broker will never get: the gaps in the numbers that it acknowledged, and why they are there.
 
 Every event has a number, and events go out in the order of their numbers. So when the broker has acknowledged 7 and 9,
-and nothing between them was handed out, 8 is lost, whatever became of it. Whoever drops events leaves a note of the
-cause; the count never depends on it.
+and nothing between them was handed out, 8 is lost, whatever became of it. What drops events notes the cause; the count
+never depends on that note. Only an event of a denied topic counts as acknowledged while it is held: what drops it
+counts it, in the same transaction.
 
 `events/lost` reports what is lost. That report is an event with a number like others: what it reports counts as
 reported when the broker has it, and is reported again when the report was lost itself.
@@ -58,11 +59,20 @@ class Settled(NamedTuple):
     causes: tuple[Cause, ...] = ()
 
 
+def lost_of_held(topic: str, sequences: Sequence[int]) -> LostEvents:
+    """These were held, so they count as acknowledged; now they are lost."""
+    count = len(sequences)
+    return LostEvents("denied", count, min(sequences), max(sequences), time.time(), {topic: count})
+
+
 def merge_causes(causes: Iterable[Cause]) -> tuple[Cause, ...]:
-    """Sort them, and make one of neighbours with the same reason."""
+    """Sort them, and make one of neighbours with the same reason.
+
+    Kills stay apart: events between them may be dropped later, and count, whereas the numbers behind a kill do not.
+    """
     merged: list[Cause] = []
     for cause in sorted(causes):
-        if merged and merged[-1].reason == cause.reason:
+        if merged and merged[-1].reason == cause.reason != "killed":
             merged[-1] = cause._replace(since=min(cause.since, merged[-1].since))
         else:
             merged.append(cause)
@@ -78,12 +88,16 @@ class GapTracker:
 
     def __init__(self, settled: Settled) -> None:
         self.acknowledged, lost, self._causes = settled
-        self._unreported = {each.reason: each for each in lost if not each.report}
+        self._unreported: dict[LostReason, LostEvents] = {}
         self._in_flight = {each.reason: each for each in lost if each.report}
         self._handed_out: deque[int] = deque()
         self._denied: dict[int, str] = {}  # to topic
+        self._held: set[int] = set()  # not acknowledged yet
         self._nothing_waits_upto = 0
         self._lost: tuple[LostEvents, ...] = lost
+        for each in lost:
+            if not each.report:
+                self._add(each)
 
     @property
     def settled(self) -> Settled:
@@ -115,12 +129,25 @@ class GapTracker:
         """The broker answered, and will never take this one."""
         self._denied[sequence] = topic
 
+    def hold(self, sequence: int) -> bool:
+        """This one is acknowledged next although the broker does not have it: it is held.
+
+        Returns whether that is new: what waits behind one that is not acknowledged is handed out again after a
+        connection broke.
+        """
+        is_new = sequence not in self._held
+        self._held.add(sequence)
+        return is_new
+
+    def release(self, sequence: int) -> None:
+        """The broker has this one, which was held."""
+        self._drop_reports(sequence)
+
     def lose_held(self, topic: str, sequences: Sequence[int]) -> None:
-        """These were acknowledged here although the broker did not have them; now they are lost."""
-        lost = LostEvents(
-            "denied", len(sequences), min(sequences), max(sequences), time.time(), {topic: len(sequences)}
-        )
-        self._add(lost)
+        """These were held, and are lost."""
+        for sequence in sequences:
+            self._return_reports(sequence, sequence)
+        self._add(lost_of_held(topic, sequences))
 
     def acknowledge(self, upto: int) -> None:
         """The broker has answered for all that was handed out up to this number."""
@@ -128,8 +155,9 @@ class GapTracker:
             sequence = self._handed_out.popleft()
             self._miss(self.acknowledged + 1, sequence - 1)
             if (topic := self._denied.pop(sequence, None)) is not None:
-                self._return_reports(sequence, sequence)
                 self.lose_held(topic, [sequence])
+            elif sequence in self._held:
+                self._held.remove(sequence)
             else:
                 self._drop_reports(sequence)
             self.acknowledged = max(self.acknowledged, sequence)

@@ -122,6 +122,8 @@ class MqttConnection:
         resumes: bool = False,
     ) -> None:
         self.is_v5 = settings.protocol == "5.0"
+        self.is_resumed = False
+        """Whether the broker had a session of this client, and goes on with it."""
         if will is not None:
             session_s = settings.will_delay_s
         self._settings = settings
@@ -179,6 +181,7 @@ class MqttConnection:
             properties: Properties | None,
         ) -> None:
             self._note_properties(properties)
+            self.is_resumed = flags.session_present
             connected(client, userdata, flags, code, properties)  # type: ignore[call-arg, misc, arg-type]  # of version 2
 
         def on_disconnect(

@@ -135,6 +135,8 @@ class Outbox:
         self._handed_out = 0
         self.held: dict[str, HeldEvents] = store.held_at_start
         """The side queues of topics that the broker denies."""
+        self.releasing: set[str] = set()
+        """Those of them whose events are on their way to the broker again."""
         self.held_dropped: Counter[str] = Counter()
         """Topic to how many of its held events were dropped since the start."""
         self._newly_held: set[int] = set()  # not on disk yet
@@ -213,7 +215,8 @@ class Outbox:
 
     def hold(self, event: StoredEvent) -> None:
         """Put this one, which is acknowledged next, into the side queue of its topic."""
-        if event.is_held:
+        is_new = self._gaps.hold(event.sequence)
+        if event.is_held or not is_new:
             return
         self._newly_held.add(event.sequence)
         count, first, last = self.held.get(event.topic, HeldEvents(0, event.sequence, 0))
@@ -221,14 +224,18 @@ class Outbox:
 
     def release(self, event: StoredEvent) -> None:
         """The broker has this one, which was held, and all of its topic that were held before it."""
-        self._delivered_late.add(event.sequence)
-        self._take_from_held(event.topic, event.sequence)
+        self._gaps.release(event.sequence)
+        self._remove_held(event)
 
     def drop_held(self, event: StoredEvent) -> None:
         """The broker will never take this one, which was held."""
-        self.release(event)
         self._gaps.lose_held(event.topic, [event.sequence])
         self.lost["denied"] += 1
+        self._remove_held(event)
+
+    def _remove_held(self, event: StoredEvent) -> None:
+        self._delivered_late.add(event.sequence)
+        self._take_from_held(event.topic, event.sequence)
 
     def _take_from_held(self, topic: str, upto: int, number: int = 1) -> None:
         count, _, last = self.held[topic]
@@ -269,9 +276,12 @@ class Outbox:
             await self._news.wait()
 
     async def read_held(self, topic: str, after: int, limit: int) -> list[StoredEvent]:
-        """The next events behind this number in the side queue of this topic; none while the disk fails."""
+        """The next events behind this number in the side queue of this topic; none while the disk fails.
+
+        What is held behind an event that waits comes only when that one is acknowledged.
+        """
         await self.flush()
-        return await self._try(partial(self._store.read_held, topic, after, limit), [])
+        return await self._try(partial(self._store.read_held, topic, after, self.acknowledged, limit), [])
 
     async def retained(self) -> frozenset[str]:
         """The retained topics that the broker may hold from us."""
@@ -370,6 +380,7 @@ class Outbox:
                 bounds=self.bounds,
                 handed_out=self._handed_out,
                 held=frozenset(self._newly_held),
+                releasing=frozenset(self.releasing),
                 delivered=frozenset(self._delivered_late),
             )
         self._worker.do(job).add_done_callback(self._note_written)
@@ -446,12 +457,19 @@ def _write_batch(
     bounds: Bounds,
     handed_out: int,
     held: frozenset[int],
+    releasing: frozenset[str],
     delivered: frozenset[int],
 ) -> _Written:
     events = [*unwritten, *(encoded(record, identity) for record in records)]
     try:
         dropped = store.write(
-            events, settled, bounds=bounds, handed_out=handed_out, held=held, delivered=delivered
+            events,
+            settled,
+            bounds=bounds,
+            handed_out=handed_out,
+            held=held,
+            releasing=releasing,
+            delivered=delivered,
         )
     except sqlite3.Error as error:
         return _Written(events, error)

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import aiomqtt
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -39,9 +39,12 @@ SILENCE_S: Final = 5.0
 QUIET_S: Final = 1.0
 """What is retained follows the subscription without a pause as long as this."""
 _POLL_S: Final = 0.05
-_ANSWER_S: Final = 1.0
+_ANSWER_S: Final = 2.0
 """A broker that neither sends nor answers for so long has dropped the answer, and perhaps messages with it."""
-_MOST_TRIES: Final = 10
+_LEAST_QUEUE: Final = 100
+"""Messages that each broker's queue has room for."""
+_MOST_TRIES: Final = 3
+"""A session is resumed so often in vain."""
 _SESSION_S: Final = 10
 """How long the broker keeps the session of a reader that resumes it, or has gone."""
 MOST_NODES: Final = 20_000
@@ -127,15 +130,13 @@ class Subscriber:
         self,
         connection: MqttConnection,
         root: str,
-        reopen: Callable[[], Awaitable[MqttConnection]] | None = None,
+        resume: Callable[[], Awaitable[MqttConnection]] | None = None,
     ) -> None:
         self.connection = connection
         self._root = root
-        self._reopen = reopen
-
-    async def _resume(self) -> None:
-        if self._reopen is not None:
-            self.connection = await self._reopen()
+        self._resume = resume  # the session, over another connection; None: there is none, as by MQTT 3.1.1
+        self._came = 0  # retained messages over this connection
+        self._came_at = 0.0  # the last of them, in the loop's time
 
     async def subscribe(self, *places: str) -> None:
         """Subscribe to `<node>/<place>` below the root.
@@ -146,81 +147,132 @@ class Subscriber:
         """
         await self.connection.subscribe(*(f"{self._root}/{place}" for place in places))
 
-    async def unsubscribe(self, *places: str) -> None:
-        """Take subscriptions back."""
-        for place in places:
-            await self.connection.unsubscribe(f"{self._root}/{place}")
+    async def messages(
+        self, *places: str, complete: Callable[[], None]
+    ) -> AsyncIterator[ReceivedMessage | Cleared]:
+        """Subscribe, and yield what comes, until the connection breaks.
 
-    async def messages(self) -> AsyncIterator[ReceivedMessage | Cleared]:
-        """What comes, until the connection breaks (`aiomqtt.MqttError`)."""
-        async for received in self.connection.messages:
-            if (message := read(received, self._root)) is not None:
-                yield message
+        For a slow reader a mosquitto drops what exceeds its queue and the socket's buffer, its answers among it. So
+        when more came than fits a queue, or no answer, the session is resumed: then the broker sends again what was not
+        acknowledged (MQTT 5, 4.4). It may drop some of that as well, so this is repeated until less comes.
 
-    async def retained(self, *places: str, quiet_s: float = QUIET_S) -> list[ReceivedMessage]:
-        """Subscribe, and take all that comes.
-
-        Nothing marks the end of what is retained. So it has come when nothing came for a while, and the broker has
-        answered a request that was sent after the subscription: a broker, or a machine, that is busy is silent, too.
-        A mosquitto whose reader is slow drops what exceeds the socket's buffer and 1,000 packets, and with it this
-        answer. Then the session is resumed: the broker sends again what was not acknowledged (MQTT 5, 4.4).
+        Args:
+            places: What to subscribe to.
+            complete: Called when the broker has sent all that is retained, as far as can be known.
 
         Raises:
-            aiomqtt.MqttError: the connection has broken, or the broker does not answer.
+            SubscriptionDeniedError: the broker denies some.
+            aiomqtt.MqttError: the connection has broken.
+            TimeoutError: the broker does not answer.
         """
-        loop = asyncio.get_running_loop()
+        unsent, fruitless = [*places], 0
+        upcoming: asyncio.Future[aiomqtt.Message]
+
+        async def arriving(
+            until: asyncio.Task[bool] | None = None,
+        ) -> AsyncIterator[ReceivedMessage | Cleared]:
+            """What comes; if this is to end, until then and until nothing waits."""
+            nonlocal upcoming
+            while True:
+                if until is not None:
+                    either: set[asyncio.Future[Any]] = {upcoming, until}
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                    if not upcoming.done():
+                        return
+                received = await upcoming
+                if received.retain:
+                    self._came, self._came_at = self._came + 1, asyncio.get_running_loop().time()
+                upcoming = asyncio.ensure_future(anext(stream))
+                if (message := read(received, self._root)) is not None:
+                    yield message
+
+        while True:
+            self._came, self._came_at = 0, asyncio.get_running_loop().time()
+            stream = aiter(self.connection.messages)
+            # no timeout around each message: one that is cancelled may be lost
+            upcoming = asyncio.ensure_future(anext(stream))
+            answered = asyncio.create_task(self._is_answered(unsent))
+            try:
+                async for message in arriving(until=answered):
+                    yield message
+                if answered.result() and (self._came < _LEAST_QUEUE or self._resume is None):
+                    complete()
+                    async for message in arriving():
+                        yield message
+                fruitless = 0 if self._came else fruitless + 1
+                if self._resume is None or fruitless == _MOST_TRIES:
+                    raise TimeoutError
+                self.connection = await self._resume()
+                if not self.connection.is_resumed:
+                    unsent, self._resume = [*places], None
+                with suppress(aiomqtt.MqttError):  # what the former connection has brought
+                    async for message in arriving():
+                        yield message
+            finally:
+                upcoming.cancel()
+                answered.cancel()
+                await asyncio.gather(upcoming, answered, return_exceptions=True)
+
+    async def _is_answered(self, unsent: list[str]) -> bool:
+        """Subscribe; return whether the broker has answered, to a later request too, and all before that is taken."""
+
+        async def ask() -> None:
+            while unsent:
+                await self.subscribe(unsent.pop(0))
+            # from a topic that is not subscribed to: nobody needs a right for that
+            await self.connection.unsubscribe(f"{self._root}/-")
+            await self.connection.caught_up()
+
+        asking = asyncio.create_task(ask())
+        try:
+            while not asking.done():
+                if self._silent_s > _ANSWER_S:
+                    return False
+                await asyncio.wait({asking}, timeout=_POLL_S)
+            asking.result()
+        except SubscriptionDeniedError:
+            raise
+        except aiomqtt.MqttError:  # it did not come in time
+            return False
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        return True
+
+    @property
+    def _silent_s(self) -> float:
+        """For how long nothing that is retained has come."""
+        return 0.0 if self.connection.queued else asyncio.get_running_loop().time() - self._came_at
+
+    async def retained(self, *places: str, quiet_s: float = QUIET_S) -> list[ReceivedMessage]:
+        """Subscribe, and take all that is retained, and what comes meanwhile.
+
+        Nothing marks the end of it. So it has come when the broker has answered, and nothing of it came for a while: a
+        broker, or a machine, that is busy is silent, too.
+
+        Raises:
+            As `messages`.
+        """
         found: dict[tuple[str, str], ReceivedMessage] = {}
-        heard_at = loop.time()
+        is_complete = asyncio.Event()
 
         async def take() -> None:
-            nonlocal heard_at
-            async for received in self.connection.messages:
-                heard_at = loop.time()
-                message = read(received, self._root)
+            async for message in self.messages(*places, complete=is_complete.set):
                 if isinstance(message, ReceivedMessage):
                     found[message.node, message.place] = message
 
-        # no timeout around each message: one that is cancelled may be lost
         taking = asyncio.create_task(take())
-        # while messages are taken: a full queue, or a drop, would be in the way of the answer
-        request, looks, tries = self._send_request(*places), 0, 1
         try:
-            while True:
-                left_s = heard_at + quiet_s - loop.time()
-                await asyncio.wait({taking}, timeout=max(left_s, _POLL_S))
+            looks = 0
+            while looks < 2:  # the first look may come after a stall, before what came is taken
+                await asyncio.wait({taking}, timeout=max(quiet_s - self._silent_s, _POLL_S))
                 if taking.done():
-                    taking.result()  # the connection has broken
-                silent_s = 0.0 if self.connection.queued else loop.time() - heard_at
-                error = request.exception() if request.done() else None
-                if isinstance(error, SubscriptionDeniedError):
-                    raise error
-                is_answered = request.done() and error is None
-                looks = looks + 1 if silent_s >= quiet_s and is_answered else 0
-                if looks >= 2:  # the first look may come after a stall, before what came is taken
-                    return [*found.values()]
-                if silent_s >= quiet_s + _ANSWER_S and not is_answered:
-                    if tries >= _MOST_TRIES:
-                        await request
-                    request.cancel()
-                    taking.cancel()
-                    await asyncio.gather(request, taking, return_exceptions=True)
-                    await self._resume()
-                    taking = asyncio.create_task(take())
-                    request, heard_at, tries = self._send_request(), loop.time(), tries + 1
+                    await taking  # the connection has broken
+                looks = looks + 1 if is_complete.is_set() and self._silent_s >= quiet_s else 0
+            return [*found.values()]
         finally:
-            request.cancel()
             taking.cancel()
-            await asyncio.gather(request, taking, return_exceptions=True)
-
-    def _send_request(self, *places: str) -> asyncio.Task[None]:
-        """Subscribe, and have the broker answer a later request: the end of a subscription that does not exist."""
-
-        async def send() -> None:
-            if places:
-                await self.subscribe(*places)
-            await self.connection.unsubscribe(f"{self._root}/-")  # nobody needs a right for that
-
-        return asyncio.create_task(send())
+            await asyncio.gather(taking, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -248,7 +300,8 @@ async def subscribing(settings: MqttSettings, purpose: str) -> AsyncIterator[Sub
         else:
             broker = last
             connection = await open_(broker, resumes=False)
-        yield Subscriber(connection, settings.root, partial(open_, broker, resumes=True))
+        resume = partial(open_, broker, resumes=True) if connection.is_v5 else None
+        yield Subscriber(connection, settings.root, resume)
 
 
 def is_suspicious(messages: int) -> bool:
@@ -314,13 +367,16 @@ async def follow(
     """
     failures = 0
     news = _News()
+
+    def note_connected() -> None:
+        nonlocal failures
+        failures = 0
+        trouble(None)
+
     while True:
         try:
             async with subscribing(settings, "watch") as subscriber:
-                await subscriber.subscribe(*selection.places())
-                failures = 0
-                trouble(None)
-                async for message in _watched(subscriber, settings, selection, trouble):
+                async for message in _watched(subscriber, settings, selection, trouble, note_connected):
                     if isinstance(message, Cleared) or (news.take(message) and selection.wants(message)):
                         yield message
         except BROKER_ERRORS as error:
@@ -330,11 +386,21 @@ async def follow(
 
 
 async def _watched(
-    subscriber: Subscriber, settings: MqttSettings, selection: Selection, trouble: Trouble
+    subscriber: Subscriber,
+    settings: MqttSettings,
+    selection: Selection,
+    trouble: Trouble,
+    note_connected: Callable[[], None],
 ) -> AsyncIterator[ReceivedMessage | Cleared]:
     """What comes; none at all, or suspiciously many retained ones in the first seconds, is a trouble."""
     heard = retained = 0
     silent = False
+    timer: asyncio.TimerHandle | None = None
+
+    def complete() -> None:
+        nonlocal timer
+        note_connected()
+        timer = asyncio.get_running_loop().call_later(SILENCE_S, look)
 
     def look() -> None:
         nonlocal silent
@@ -344,9 +410,8 @@ async def _watched(
         elif is_suspicious(retained):
             trouble(describe_suspicion(retained, settings))
 
-    timer = asyncio.get_running_loop().call_later(SILENCE_S, look)
     try:
-        async for message in subscriber.messages():
+        async for message in subscriber.messages(*selection.places(), complete=complete):
             heard += 1
             if isinstance(message, ReceivedMessage):
                 retained += message.retained
@@ -355,7 +420,8 @@ async def _watched(
                 trouble(None)
             yield message
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
 
 
 def _silence(settings: MqttSettings, selection: Selection) -> str:

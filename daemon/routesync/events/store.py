@@ -16,7 +16,7 @@ from typing import Annotated, Final, NamedTuple
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
 
-from routesync.events.gaps import Cause, LostEvents, Number, Settled, merge_causes
+from routesync.events.gaps import Cause, LostEvents, Number, Settled, lost_of_held, merge_causes
 from routesync.events.hub import new_epoch
 
 SCHEMA_VERSION: Final = 4
@@ -185,10 +185,13 @@ class Store:
         if max(self.last(), self.settled.acknowledged) > self.sequence:
             raise sqlite3.DatabaseError("its events have later numbers than it gave")
         self._handed_out = 0  # on its way to the broker
+        self._held_upto: dict[str, int] = {}  # topic to the last of its held events that was read
         self._reserved = self.sequence + SEQUENCE_RESERVE
         if not meta.is_clean:
-            killed = Cause(self.sequence, "killed", time.time())
-            self.settled = self.settled._replace(causes=merge_causes((*self.settled.causes, killed)))
+            killed, causes = Cause(self.sequence, "killed", time.time()), self.settled.causes
+            if causes and causes[-1].reason == "killed" and causes[-1].upto >= self.last():
+                causes = causes[:-1]  # nothing was written since
+            self.settled = self.settled._replace(causes=merge_causes((*causes, killed)))
         with self._transaction():
             held, first, last = db.execute(
                 f"SELECT count(*), min(sequence), max(sequence) FROM outbox WHERE held AND ({_DAMAGED})"  # noqa: S608
@@ -243,6 +246,7 @@ class Store:
         bounds: Bounds,
         handed_out: int = 0,
         held: Collection[int] = (),
+        releasing: Collection[str] = (),
         delivered: Collection[int] = (),
     ) -> Dropped:
         """Add events, remove what is acknowledged and what exceeds the bounds: all or nothing.
@@ -253,6 +257,7 @@ class Store:
             bounds: What may wait.
             handed_out: What was handed out up to this number is on its way to the broker, so it is not dropped.
             held: Events to hold from now on.
+            releasing: Topics whose held events are on their way, as far as they were read.
             delivered: Events that were held, and that the broker has now.
 
         Returns:
@@ -277,11 +282,15 @@ class Store:
                     self._delete("sequence = ?", number)
                 self._delete("sequence <= ? AND NOT held", settled.acknowledged)
                 dropped = self._trim(bounds, max(handed_out, self._handed_out))._replace(
-                    held=self._trim_held(bounds) if held else {}
+                    held=self._trim_held(bounds, releasing, settled.acknowledged) if held else {}
                 )
                 if events:
                     self._give(events[-1].sequence)
-                self.settled = settled._replace(causes=merge_causes((*settled.causes, *dropped.causes)))
+                # with the events: after a kill nothing else would know of them
+                self.settled = settled._replace(
+                    lost=(*settled.lost, *(lost_of_held(*gone) for gone in dropped.held.items())),
+                    causes=merge_causes((*settled.causes, *dropped.causes)),
+                )
                 self._save()
         except sqlite3.Error:
             self.count, self.size, self.sequence, self._reserved, self.settled = before
@@ -316,17 +325,27 @@ class Store:
         )
         return {topic: HeldEvents(*numbers) for topic, *numbers in rows}
 
-    def _trim_held(self, bounds: Bounds) -> dict[str, list[int]]:
-        """Drop the oldest of the fullest topic until what is held is within its bounds."""
+    def _trim_held(
+        self, bounds: Bounds, releasing: Collection[str], acknowledged: int
+    ) -> dict[str, list[int]]:
+        """Drop the oldest of the fullest topic until what is held is within its bounds.
+
+        What is held behind an event that waits stays: after a kill, its number would be missing a second time.
+        """
         gone: dict[str, list[int]] = {}
         counts = {topic: events.number for topic, events in self.held().items()}
         (size,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM outbox WHERE held").fetchone()
-        while sum(counts.values()) > bounds.events * _HELD or size > bounds.size * _HELD:
+        while counts and (sum(counts.values()) > bounds.events * _HELD or size > bounds.size * _HELD):
             fullest = max(counts, key=lambda topic: counts[topic])
-            number, freed = self._db.execute(
-                "SELECT sequence, size FROM outbox WHERE held AND topic = ? ORDER BY sequence LIMIT 1",
-                (fullest,),
+            oldest = self._db.execute(
+                "SELECT sequence, size FROM outbox WHERE held AND topic = ? AND sequence > ? AND sequence <= ? "
+                "ORDER BY sequence LIMIT 1",
+                (fullest, self._held_upto.get(fullest, 0) if fullest in releasing else 0, acknowledged),
             ).fetchone()
+            if oldest is None:  # all of it is on its way, or behind what waits
+                del counts[fullest]
+                continue
+            number, freed = oldest
             self._delete("sequence = ?", number)
             counts[fullest] -= 1
             size -= freed
@@ -366,14 +385,17 @@ class Store:
             self._handed_out = events[-1].sequence
         return events
 
-    def read_held(self, topic: str, after: int, limit: int) -> list[StoredEvent]:
-        """The events of a side queue that follow a number, oldest first."""
+    def read_held(self, topic: str, after: int, upto: int, limit: int) -> list[StoredEvent]:
+        """The events of a side queue between two numbers, without the first, oldest first."""
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM outbox WHERE held AND topic = ? AND sequence > ? "  # noqa: S608
+            f"SELECT {_COLUMNS} FROM outbox WHERE held AND topic = ? AND sequence > ? AND sequence <= ? "  # noqa: S608
             "ORDER BY sequence LIMIT ?",
-            (topic, after, limit),
+            (topic, after, upto, limit),
         )
-        return [StoredEvent(*row) for row in rows]
+        events = [StoredEvent(*row) for row in rows]
+        if events:
+            self._held_upto[topic] = events[-1].sequence
+        return events
 
     def last(self) -> int:
         """The number of the last event; 0 for none."""

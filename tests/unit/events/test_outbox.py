@@ -258,6 +258,106 @@ async def test_of_what_is_held_the_oldest_of_the_fullest_topic_go_and_are_counte
         assert lost.topics == {events[0].topic: 101}
 
 
+async def hold(outbox: Outbox, *numbers: int) -> list[StoredEvent]:
+    """Have the broker deny the topic of what waits."""
+    await outbox.flush()
+    events = await outbox.read(outbox.acknowledged, 1000)
+    assert [event.sequence for event in events] == [*numbers]
+    for event in events:
+        outbox.hold(event)
+        outbox.acknowledge(event.sequence)
+    return events
+
+
+async def test_what_is_dropped_of_held_events_is_known_after_a_kill_at_once(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        put(outbox, *range(1, 201))
+        await hold(outbox, *range(1, 201))
+        await outbox.flush()
+        for suffix in ("", "-wal"):  # as a kill would leave it
+            shutil.copyfile(f"{file}{suffix}", f"{file}.killed{suffix}")
+    async with opened(Path(f"{file}.killed")) as outbox:
+        assert [*outbox.held.values()] == [HeldEvents(100, 101, 200)]
+        assert unreported(outbox) == [("denied", 100)]
+        put(outbox, *range(outbox.first_sequence + 1, outbox.first_sequence + 201))
+        outbox.bounds = Bounds(events=1000)
+        await outbox.flush()
+        for event in await outbox.read(outbox.acknowledged, 1000):
+            outbox.hold(event)
+            outbox.acknowledge(event.sequence)
+        await outbox.flush()
+        assert ("denied", 300) in unreported(outbox)
+
+
+async def test_what_is_on_its_way_out_of_a_side_queue_is_not_dropped(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        put(outbox, *range(1, 101))
+        (first, *_) = await hold(outbox, *range(1, 101))
+        outbox.releasing.add(first.topic)
+        on_their_way = await outbox.read_held(first.topic, 0, 10)
+        put(outbox, *range(101, 151))
+        await hold(outbox, *range(101, 151))
+        await outbox.flush()
+        assert outbox.held_dropped == {first.topic: 50}
+        for event in on_their_way:
+            outbox.release(event)
+        outbox.releasing.remove(first.topic)
+        rest = await outbox.read_held(first.topic, 0, 1000)
+        assert [event.sequence for event in rest] == [*range(61, 151)]
+        for event in rest:
+            outbox.release(event)
+        assert outbox.held == {}
+
+
+async def test_what_is_held_behind_one_that_waits_counts_once_however_often_the_connection_breaks(
+    file: Path,
+) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2)
+        await outbox.flush()
+        _, second = await outbox.read(0, 10)
+        for _ in range(3):
+            outbox.hold(second)
+            outbox.acknowledge(0)
+        assert outbox.held == {second.topic: HeldEvents(1, 2, 2)}
+
+
+async def test_what_is_held_behind_one_that_waits_is_neither_dropped_nor_released(file: Path) -> None:
+    async with opened(file, Bounds(events=1000)) as outbox:
+        put(outbox, *range(1, 202))
+        await outbox.flush()
+        first, *others = await outbox.read(0, 1000)
+        for event in others:
+            outbox.hold(event)
+        await outbox.flush()
+        assert not outbox.held_dropped
+        assert await outbox.read_held(first.topic, 0, 10) == []
+        outbox.acknowledge(201)
+        put(outbox, 202)
+        await hold(outbox, 202)
+        await outbox.flush()
+        assert outbox.held_dropped == {first.topic: 101}
+        assert unreported(outbox) == [("denied", 101)]
+
+
+async def test_what_a_held_report_reports_is_reported_again_if_the_report_is_dropped(file: Path) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2)
+        await deny(outbox, 1, 2)
+        report(outbox, 3)
+        await hold(outbox, 3)
+        assert outbox.unreported == ()
+    async with opened(file) as outbox:
+        assert outbox.unreported == ()
+        (held,) = await outbox.read_held(EventsLost.topic(), 0, 10)
+        outbox.drop_held(held)
+        assert unreported(outbox) == [("denied", 3)]
+        report(outbox, 4)
+        (again,) = await hold(outbox, 4)
+        outbox.release(again)
+        assert outbox.unreported == ()
+
+
 @pytest.mark.root
 async def test_what_is_held_while_the_disk_fails_is_held_when_it_is_well_again(disk: Path) -> None:
     async with opened(disk / "outbox.sqlite") as outbox:
