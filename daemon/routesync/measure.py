@@ -1,4 +1,4 @@
-"""Plain counters that rooms keep of themselves; nothing here knows who reads them."""
+"""Plain counters that packages keep of their own work; the metrics read them."""
 
 from __future__ import annotations
 

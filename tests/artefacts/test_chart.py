@@ -17,6 +17,7 @@ import yaml
 
 import helm_offline
 from support.booted import REPOSITORY
+from support.measured import MEASURED
 from support.netns import Namespace, namespace
 from support.standin import running_standin
 from support.waiting import eventually_sync
@@ -195,7 +196,11 @@ class Node:
         with (self._directory / "log").open("wb") as log:
             process = subprocess.Popen(
                 [*command, "--config", str(file), "--state", str(self._directory / "state")],
-                env={"RUNTIME_DIRECTORY": str(self._directory), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                env={
+                    "RUNTIME_DIRECTORY": str(self._directory),
+                    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                    **MEASURED,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from support.measured import measure_machine
 from support.waiting import eventually_sync
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -165,7 +166,14 @@ def machine(
     with ExitStack() as stack:
         directory.mkdir(parents=True, exist_ok=True)
         root = stack.enter_context(overlay(directory, layers))
+        if (data := measure_machine(root)) is not None:
+            nspawn += (f"--bind={data}",)
         made = stack.enter_context(_booted(directory, root, netns, nspawn))
+        if data is not None:  # below /run, which no test looks through for what a package leaves
+            place = "/run/systemd/system/routesync.service.d"
+            text = f"[Service]\nReadWritePaths={data}\n"
+            made.run("sh", "-c", 'mkdir -p "$0" && printf "$1" >"$0/coverage.conf"', place, text)
+            made.systemctl("daemon-reload")
         try:
             yield made
         finally:

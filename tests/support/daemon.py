@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from routesync.control.client import _UnixConnection
+from support.measured import MEASURED
 from support.netns import Namespace
 from support.other_user import User
 from support.waiting import eventually_sync
@@ -203,5 +204,9 @@ def ended(made: Daemon) -> Iterator[None]:
     try:
         yield
     finally:
+        if MEASURED and made.process is not None and made.process.poll() is None:
+            made.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                made.process.wait(10)
         Daemon.kill(made)
         print(made.log())

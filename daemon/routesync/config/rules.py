@@ -61,7 +61,7 @@ class PrefixMatch(Model):
     length: OneOrMany[LengthSpan] | None = None
     """The length of the route's prefix: a number, or a range like "24-32"."""
     list: Name | None = None  # the key's name
-    """A list of [policy.prefix_lists], by its name; it stands alone."""
+    """A list of [policy.prefix_lists], by its name; it cannot be combined with the other keys in one entry."""
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +77,10 @@ class PrefixMatch(Model):
                 f'write length = "{lengths}", beside within = "PREFIX"',
             )
         if isinstance(value, dict) and "list" in value and len(value) > 1:
-            raise SettingError("a list stands alone", "put the other keys into an entry of their own")
+            raise SettingError(
+                "list cannot be combined with other keys in one entry",
+                "write the other keys into the entries of the list, or, as an alternative to it, into a second entry",
+            )
         if not isinstance(value, dict | PrefixMatch):
             raise SettingError(
                 f'expected a prefix as a string, a table like {{ within = "10.0.0.0/8" }}, or a list of them, '

@@ -1,1 +1,1 @@
-"""Wiring and supervision: what turns the other rooms into a daemon."""
+"""Wiring and supervision: what turns the other packages into a daemon."""

@@ -392,7 +392,10 @@ write { within = "10.0.0.0/8", length = "16-24" }""",
         ),
         (
             "{ list = 'internal', length = 24 }",
-            ": a list stands alone; put the other keys into an entry of their own",
+            (
+                ": list cannot be combined with other keys in one entry; write the other keys into the entries of "
+                "the list, or, as an alternative to it, into a second entry"
+            ),
         ),
     ],
 )
