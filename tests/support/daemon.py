@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from routesync.control.client import _UnixConnection
+from support import forks
 from support.netns import Namespace
 from support.other_user import User
 from support.waiting import eventually_sync
@@ -86,6 +87,11 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
+    def netns(self) -> str | None:
+        """The name of its namespace; None: this process's own."""
+        return self.space.name if self.space is not None else None
+
+    @property
     def environment(self) -> dict[str, str]:
         return os.environ | {"RUNTIME_DIRECTORY": str(self.runtime)} | self.extra_environment
 
@@ -97,11 +103,17 @@ class Daemon:
     def launch(self, *, user: User | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start it, by the command `prefix` if there is one, and wait for nothing."""
         arguments = ("run", "--config", str(self.config), "--state", str(self.state))
-        command = user.command(*arguments) if user else [*self.program, *arguments]
+        plain = not user and not prefix and not self.extra_environment and self.program is ROUTESYNC
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(*prefix, *command), stdout=log, stderr=log, env=self.environment
-            )
+            if plain:
+                self.process = forks.start(
+                    "routesync", arguments, netns=self.netns, env=self.environment, stdout=log, stderr=log
+                )
+            else:
+                command = user.command(*arguments) if user else [*self.program, *arguments]
+                self.process = subprocess.Popen(
+                    self.command(*prefix, *command), stdout=log, stderr=log, env=self.environment
+                )
         return self.process
 
     def start(self, *, user: User | None = None, within_s: float = 20) -> subprocess.Popen[bytes]:
@@ -164,14 +176,12 @@ class Daemon:
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command of routesync beside the daemon."""
-        return subprocess.run(
-            self.command(*ROUTESYNC, *arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
+        return forks.run(
+            "routesync",
+            arguments,
+            netns=self.netns,
             env=self.environment | environment,
-            timeout=60,
+            stdin=stdin,
         )
 
     def plan(self) -> dict[str, Any]:
