@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Tests start hundreds of interpreters. Without bytecode on disk each would compile the program again.
+unexport PYTHONDONTWRITEBYTECODE
 # Stamps of packaging/bootstrap: .venv/.demo, .code, .build and so on.
 READY := .venv/.code
 LOCKS := packaging/requirements

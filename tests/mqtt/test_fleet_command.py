@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ from paho.mqtt.properties import Properties
 
 from routesync.events.models import SyncCompleted
 from routesync.events.node_status import Status, TargetStatus
+from support import forks
 from support.broker import Broker, broker
 from support.events import Node, accepted, listening, publishing
 from support.waiting import eventually
@@ -28,16 +28,9 @@ COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration
 
 async def fleet(mosquitto: Broker, *arguments: str) -> tuple[int, str, str]:
     """Run it; return exit status, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "routesync", "fleet", "--broker", f"{mosquitto.address}:{mosquitto.port}"),
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-    said, errors = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, said.decode(), errors.decode()
+    command = ("fleet", "--broker", f"{mosquitto.address}:{mosquitto.port}", *arguments)
+    done = await asyncio.to_thread(forks.run, "routesync", command, env=os.environ | {"COLUMNS": "200"})
+    return done.returncode, done.stdout, done.stderr
 
 
 async def answer(mosquitto: Broker, *arguments: str) -> tuple[int, Any]:

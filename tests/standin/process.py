@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from standin.faults import Fault
 
@@ -93,15 +93,18 @@ class StandinProcess:
     def launch(self) -> None:
         """Start it and do not wait."""
         self.socket.unlink(missing_ok=True)
-        command = ["ip", "netns", "exec", self.netns, *COMMAND]
-        command += ["--listen-unix", str(self.socket), *self._arguments]
+        options = ["--listen-unix", str(self.socket), *self._arguments]
         with _bound(self._port) as plain, _bound(self._tls_port) as tls, self._log.open("ab") as log:
             self._port, self._tls_port = plain.getsockname()[1], tls.getsockname()[1]
             numbers = plain.fileno(), tls.fileno()
-            command += [f"--listen-fd={numbers[0]}", f"--tls-listen-fd={numbers[1]}"]
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, pass_fds=numbers, env=environment()
-            )
+            options += [f"--listen-fd={numbers[0]}", f"--tls-listen-fd={numbers[1]}"]
+            self._process = self._begin(options, log, numbers)
+
+    def _begin(
+        self, options: list[str], log: IO[bytes], pass_fds: tuple[int, ...]
+    ) -> subprocess.Popen[bytes]:
+        command = ["ip", "netns", "exec", self.netns, *COMMAND, *options]
+        return subprocess.Popen(command, stdout=log, stderr=log, pass_fds=pass_fds, env=environment())
 
     @property
     def url(self) -> str:

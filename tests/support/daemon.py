@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from routesync.control.client import _UnixConnection
+from support import forks
 from support.measured import MEASURED
 from support.netns import Namespace
 from support.other_user import User
@@ -72,6 +73,7 @@ class Daemon:
     Attributes:
         extra_environment: what the daemon finds in its environment besides what this process has.
         program: what the daemon is started by.
+        alone: start an interpreter for it, as its memory is to be measured; else it is forked (`support.forks`).
     """
 
     def __init__(self, directory: Path, space: Namespace | None = None) -> None:
@@ -84,7 +86,13 @@ class Daemon:
         self.log_file = directory / "daemon.log"
         self.extra_environment: dict[str, str] = {}
         self.program = ROUTESYNC
+        self.alone = False
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def netns(self) -> str | None:
+        """The name of its namespace; None: this process's own."""
+        return self.space.name if self.space is not None else None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -98,11 +106,17 @@ class Daemon:
     def launch(self, *, user: User | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start it, by the command `prefix` if there is one, and wait for nothing."""
         arguments = ("run", "--config", str(self.config), "--state", str(self.state))
-        command = user.command(*arguments) if user else [*self.program, *arguments]
+        plain = not (user or prefix or self.extra_environment or self.alone) and self.program is ROUTESYNC
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(*prefix, *command), stdout=log, stderr=log, env=self.environment
-            )
+            if plain:
+                self.process = forks.start(
+                    "routesync", arguments, netns=self.netns, env=self.environment, stdout=log, stderr=log
+                )
+            else:
+                command = user.command(*arguments) if user else [*self.program, *arguments]
+                self.process = subprocess.Popen(
+                    self.command(*prefix, *command), stdout=log, stderr=log, env=self.environment
+                )
         return self.process
 
     def start(self, *, user: User | None = None, within_s: float = 20) -> subprocess.Popen[bytes]:
@@ -165,14 +179,12 @@ class Daemon:
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command of routesync beside the daemon."""
-        return subprocess.run(
-            self.command(*ROUTESYNC, *arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
+        return forks.run(
+            "routesync",
+            arguments,
+            netns=self.netns,
             env=self.environment | environment,
-            timeout=60,
+            stdin=stdin,
         )
 
     def plan(self) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-ROOM = Path(__file__).parents[2] / "daemon" / "routesync"
+PACKAGE = Path(__file__).parents[2] / "daemon" / "routesync"
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
@@ -20,10 +21,10 @@ class LogCall(NamedTuple):
     fields: frozenset[str]
 
 
-def log_calls() -> Iterator[LogCall]:
+@cache
+def log_calls() -> tuple[LogCall, ...]:
     """All of the daemon's."""
-    for file in sorted(ROOM.rglob("*.py")):
-        yield from _calls(file)
+    return tuple(call for file in sorted(PACKAGE.rglob("*.py")) for call in _calls(file))
 
 
 def _calls(file: Path) -> Iterator[LogCall]:

@@ -41,6 +41,7 @@ def wait(what: str, condition: Callable[[], bool], within_s: float) -> None:
 def scaled(directory: Path, routes: int) -> Iterator[World]:
     """A node with so many BGP routes, and a daemon to be started there."""
     with world(directory, "", *UNLIMITED) as made:
+        made.alone = True
         add_routes(made.node.name, prefixes(routes), HERE)
         yield made
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from standin.faults import Fault
-from standin.process import StandinProcess, StandinState
+from standin.process import StandinProcess, StandinState, environment
+from support import forks
 from support.netns import Namespace
 from support.waiting import eventually
 
@@ -25,6 +28,17 @@ __all__ = [
 _QUICK = ("--api-delay", "0", "--fill-delay", "0", "--fill-rate", "100000", "--fragile", "strict")
 
 
+class ForkedStandin(StandinProcess):
+    """One that starts without the imports."""
+
+    def _begin(
+        self, options: list[str], log: IO[bytes], pass_fds: tuple[int, ...]
+    ) -> subprocess.Popen[bytes]:
+        return forks.start(
+            "standin", options, netns=self.netns, stdout=log, stderr=log, pass_fds=pass_fds, env=environment()
+        )
+
+
 @contextmanager
 def doomed_standin(space: Namespace, *arguments: str) -> Iterator[StandinProcess]:
     """Run a stand-in in the namespace for the length of a `with` block, whatever becomes of it.
@@ -33,7 +47,7 @@ def doomed_standin(space: Namespace, *arguments: str) -> Iterator[StandinProcess
     the ingestion of what the API was asked for; further arguments of its command line change that.
     """
     with tempfile.TemporaryDirectory(prefix="standin-") as directory:
-        standin = StandinProcess(space.name, Path(directory), *_QUICK, *arguments)
+        standin = ForkedStandin(space.name, Path(directory), *_QUICK, *arguments)
         standin.start()
         try:
             yield standin

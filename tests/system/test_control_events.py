@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from support import forks
 from support.daemon import ROUTESYNC, Daemon, connect, prepared
 from support.netns import Namespace, namespace
 from support.processes import WITH_CTRL_C
@@ -200,27 +201,18 @@ def test_watch_needs_no_broker_and_survives_the_daemon(
 
 
 def test_watch_without_a_daemon_says_so_and_ends(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*ROUTESYNC, "watch", "--local", "--socket", str(tmp_path / "none.sock")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forks.run("routesync", ["watch", "--local", "--socket", str(tmp_path / "none.sock")])
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert line.startswith("routesync: routesync does not run here: there is no ")
 
 
 def test_watch_asks_the_daemon_where_no_broker_is_configured(daemon: Daemon) -> None:
-    process = subprocess.Popen(
-        [*ROUTESYNC, "watch", "--config", str(daemon.config), "--type", "status"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=daemon.environment,
-    )
+    command = ("watch", "--config", str(daemon.config), "--type", "status")
+    process = forks.start("routesync", command, stdout=subprocess.PIPE, env=daemon.environment)
     try:
         assert process.stdout is not None
-        assert " n status degraded" in process.stdout.readline()
+        assert b" n status degraded" in process.stdout.readline()
     finally:
         process.kill()
         process.communicate()

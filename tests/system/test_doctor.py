@@ -38,14 +38,17 @@ def doctor(
     scene: World, *arguments: str, confined: bool = False
 ) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """Run it in the node; give its status and its findings by check."""
-    prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if confined else []
-    done = subprocess.run(
-        scene.command(*prefix, *ROUTESYNC, "doctor", "--json", *arguments),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    command = ("doctor", "--json", *arguments)
+    if confined:
+        done = subprocess.run(
+            scene.command("setpriv", "--bounding-set=-all", "--inh-caps=-all", *ROUTESYNC, *command),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    else:
+        done = scene.run(*command)
     assert done.stderr == ""
     answer = json.loads(done.stdout)
     found: dict[str, list[dict[str, Any]]] = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support import forks
 from support.broker import broker
 from support.waiting import eventually_sync
 
@@ -38,9 +39,7 @@ def test_a_wrong_file_is_explained_in_a_line_and_ends_with_78(
     file = tmp_path / "routesync.toml"
     file.write_text(text)
     arguments = [str(file)] if command == "check" else ["--config", str(file), "--state", str(tmp_path)]
-    done = subprocess.run(
-        [*ROUTESYNC, command, *arguments], capture_output=True, text=True, check=False, timeout=30
-    )
+    done = forks.run("routesync", [command, *arguments])
     assert done.returncode == EX_CONFIG
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"routesync: {file}")
@@ -92,9 +91,7 @@ def test_a_mistake_on_the_command_line_is_one_line_with_the_remedy(
     command, *rest = arguments.split()
     files = ["--state", str(tmp_path)] if command in ("withdraw", "adopt", "forget") else []
     files += ["--config", str(file)] if command in ("withdraw", "adopt", "plan", "watch") else []
-    done = subprocess.run(
-        [*ROUTESYNC, command, *rest, *files], capture_output=True, text=True, check=False, timeout=30
-    )
+    done = forks.run("routesync", [command, *rest, *files])
     assert done.returncode == status
     (line,) = done.stderr.splitlines()
     assert said in line
@@ -106,8 +103,9 @@ def daemon(directory: Path, text: str) -> Iterator[tuple[subprocess.Popen[bytes]
     file, log = directory / "routesync.toml", directory / "log"
     file.write_text(text)
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*ROUTESYNC, "run", "--config", str(file), "--state", str(directory / "state")],
+        process = forks.start(
+            "routesync",
+            ["run", "--config", str(file), "--state", str(directory / "state")],
             stdout=out,
             stderr=out,
         )

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from support import forks
 from support.broker import Broker, broker
-from support.daemon import ROUTESYNC, Daemon, prepared
+from support.daemon import Daemon, prepared
 from support.netns import Namespace, namespace, segment
 from support.standin import StandinProcess, running_standin
 from support.waiting import eventually_sync
@@ -69,8 +70,12 @@ class Pair(NamedTuple):
     def takeover(self, *more: str) -> tuple[int, str]:
         """Run it at the first node; return exit status and what it said."""
         arguments = ("takeover", "--node", "node-2", "--target", "lb", "--config", str(self.first.config))
-        done = subprocess.run(
-            self.first.command(*ROUTESYNC, *arguments, *more), capture_output=True, text=True, check=False
+        done = forks.run(
+            "routesync",
+            [*arguments, *more],
+            netns=self.first.netns,
+            env=self.first.environment,
+            timeout_s=240,
         )
         assert "Traceback" not in done.stderr
         return done.returncode, done.stdout + done.stderr
@@ -119,10 +124,8 @@ def reads(made: Pair, part: str, routes: int) -> bool:
 
 
 def alarms(daemon: Daemon) -> dict[str, Any]:
-    done = subprocess.run(
-        daemon.command(*ROUTESYNC, "status", "--json"), capture_output=True, text=True, check=False
-    )
-    return {alarm["kind"]: alarm for alarm in json.loads(done.stdout)["status"]["alarms"]}
+    answer = json.loads(daemon.run("status", "--json").stdout)
+    return {alarm["kind"]: alarm for alarm in answer["status"]["alarms"]}
 
 
 def test_a_killed_node_raises_an_alarm_and_its_routes_are_taken_over_once(pair: Pair) -> None:
@@ -169,7 +172,7 @@ def test_a_node_that_only_lost_the_broker_ends_the_takeover(pair: Pair) -> None:
     with ThreadPoolExecutor() as threads:
         running = threads.submit(pair.takeover, "--yes-node-is-down")
         eventually_sync(lambda: pair.routes() != SECONDS, within_s=30, what="the first batch")
-        subprocess.run(pair.second.command(*ROUTESYNC, "resync"), check=True, capture_output=True)
+        assert pair.second.run("resync").returncode == 0
         status, said = running.result()
     assert status == 1
     assert "peer-alive: node-2 added 10." in said

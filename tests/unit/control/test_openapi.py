@@ -12,19 +12,21 @@ from routesync.control.api import CALLS, Api
 from routesync.control.models import PROBLEMS, RequestModel
 from routesync.control.openapi import document
 
+DOCUMENT = document(CALLS)
+
 
 def test_it_is_valid_by_the_official_schema() -> None:
-    OpenAPIV31SpecValidator(document(CALLS)).validate()
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
 
 
-@pytest.mark.parametrize("name", document(CALLS)["components"]["schemas"])
+@pytest.mark.parametrize("name", DOCUMENT["components"]["schemas"])
 def test_every_schema_is_one(name: str) -> None:
-    jsonschema.Draft202012Validator.check_schema(document(CALLS)["components"]["schemas"][name])
+    jsonschema.Draft202012Validator.check_schema(DOCUMENT["components"]["schemas"][name])
 
 
 def test_every_reference_leads_somewhere() -> None:
-    schemas = document(CALLS)["components"]["schemas"]
-    names = {part.split('"')[0] for part in json.dumps(document(CALLS)).split("#/components/schemas/")[1:]}
+    schemas = DOCUMENT["components"]["schemas"]
+    names = {part.split('"')[0] for part in json.dumps(DOCUMENT).split("#/components/schemas/")[1:]}
     assert names <= set(schemas)
     assert names >= {"Problem", "StatusResponse", "Explanation"}
 
@@ -36,14 +38,14 @@ def test_every_call_is_carried_out_and_says_what_it_can_fail_with() -> None:
         assert call.changes == (call.method == "POST"), (
             "what changes something is a POST, and nothing else is"
         )
-        responses = document(CALLS)["paths"][call.path][call.method.lower()]["responses"]
+        responses = DOCUMENT["paths"][call.path][call.method.lower()]["responses"]
         assert ("403" in responses) == call.changes
 
 
 def test_only_request_bodies_forbid_unknown_fields() -> None:
     closed = {
         name
-        for name, schema in document(CALLS)["components"]["schemas"].items()
+        for name, schema in DOCUMENT["components"]["schemas"].items()
         if schema.get("additionalProperties") is False
     }
     bodies = [call.takes for call in CALLS if call.changes and call.takes is not None]
