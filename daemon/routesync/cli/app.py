@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from routesync import __version__
 
@@ -16,9 +17,21 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG: Final = Path("/etc/routesync/routesync.toml")
 
+
+class Commands(TyperGroup):
+    """Takes a command also by the beginning of its name where no other begins so, like ip(8)."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Find a command; None: there is none, or several begin so."""
+        found = [name for name in self.list_commands(ctx) if name.startswith(cmd_name)]
+        return super().get_command(ctx, found[0] if len(found) == 1 else cmd_name)
+
+
 app = typer.Typer(
     name="routesync",
-    help="Mirror the kernel routes that are fit for it into loxilb, and report every change over MQTT.",
+    cls=Commands,
+    help="Mirror the kernel routes that are fit for it into loxilb, and report every change over MQTT. A command may be "
+    "shortened as long as no other begins so.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

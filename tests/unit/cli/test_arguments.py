@@ -61,3 +61,15 @@ def test_a_plan_writes_to_targets_in_mode_mirror_alone(mode: str, targets: list[
     assert plan["mode"] == mode
     text = CliRunner().invoke(app, options).stdout
     assert (f"mode {mode}: no target is written to" in text) is (mode != "mirror")
+
+
+def test_the_beginning_of_a_command_is_enough_where_no_other_begins_so() -> None:
+    said = {name: CliRunner().invoke(app, [name, "--help"]) for name in ("install", "stat", "res", "statsu")}
+    assert {name: it.exit_code for name, it in said.items()} == {
+        "install": 0,
+        "stat": 0,
+        "res": 2,
+        "statsu": 2,
+    }
+    assert "Show the state of the daemon" in said["stat"].output
+    assert "Did you mean 'status'?" in said["statsu"].output
