@@ -568,7 +568,10 @@ def test_a_post_whose_answer_is_lost_is_ours_until_the_contrary_is_proved() -> N
     route = life.state.routes[P4]
     assert (route.owned, route.certain, route.failures, route.error) == (OURS[4], False, 1, "unknown")
     assert (life.state.owning, life.state.owned) == (1, {P4: OURS[4]})
-    life.send(Kind.ADD, P4, Answer.REJECTED)
+    request = life.next()
+    assert request is not None
+    assert (request.kind, request.tokens) == (Kind.ADD, 1)
+    life.answer(request, Answer.REJECTED)
     assert (life.phase(P4), life.ledger, route.owned) == (
         Phase.REFUSED,
         {P4: Row(OURS[4], clean=True)},
@@ -716,6 +719,8 @@ def test_a_replacement_of_what_the_table_does_not_show_is_posted_at_once(
     assert (request.kind, request.gateway) == (Kind.ADD, OTHER[4])
     assert life.ledger[P4] == Row(OTHER[4], clean=True)
     life.answer(request, answer)
+    assert life.state.routes[P4].clean == (answer is not Answer.EXISTS)
+    assert ("route/refused" in life.named()) == (answer is Answer.REJECTED)
     assert (life.phase(P4), life.ledger[P4].gateway) == (phase, gateway[4])
     assert life.state.routes[P4].owned == gateway[4]
     assert life.events.of("route/withdrawn") == [], "a route to the prefix is desired still"
@@ -835,6 +840,10 @@ def test_a_replacement_that_fails_after_the_delete_is_a_withdrawal() -> None:
     ]
     assert life.ledger == {}
     assert life.state.routes[P4].gap_since is not None
+    request = life.next()
+    assert request is not None
+    assert (request.kind, request.tokens) == (Kind.ADD, 1)
+    life.answer(request, Answer.REJECTED)
     life.want(P4, None)
     assert life.phase(P4) is None
 
@@ -849,6 +858,47 @@ def test_the_target_that_says_nothing_of_a_route_that_it_showed_means_that_it_ex
     assert P4 in shown_row
     life.send(Kind.ADD, P4, Answer.UNEXPLAINED)
     assert life.phase(P4) is Phase.UNJUDGED
+
+
+def test_a_refusal_without_a_word_why_is_one_where_the_table_shows_nothing_of_ours() -> None:
+    life = Life()
+    life.added(P4)
+    life.read({})
+    life.send(Kind.ADD, P4, Answer.UNEXPLAINED)
+    assert life.phase(P4) is Phase.REFUSED
+    life = Life()
+    life.beside = True
+    life.read({D4: (THEIRS[4], "16")})
+    life.want(D4, OURS[4])
+    life.send(Kind.ADD, D4, Answer.UNEXPLAINED)
+    assert life.phase(D4) is Phase.REFUSED
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_ours_that_is_posted_again_is_as_clean_as_it_was(*, clean: bool) -> None:
+    life = Life()
+    life.added(P4)
+    if not clean:
+        life.read({P4: (THEIRS[4], "bird")})
+    life.want(P4, None)
+    shown(life, P4)
+    life.send(Kind.ASSERT, P4, Answer.UNKNOWN)
+    life.want(P4, OURS[4])
+    request = life.next()
+    assert request is not None
+    assert request.intent == Row(OURS[4], clean)
+    life.answer(request, Answer.CREATED)
+    assert life.state.routes[P4].clean == clean
+
+
+def test_what_a_post_proved_once_is_left_behind_where_another_is_refused() -> None:
+    life = Life()
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.want(P4, None)
+    life.read({})
+    life.send(Kind.ASSERT, P4, Answer.REJECTED)
+    assert life.phase(P4) is Phase.LEFT_BEHIND
 
 
 def test_only_ours_on_clean_ground_stays_clean() -> None:
@@ -1136,6 +1186,26 @@ def test_a_verification_that_is_not_answered_is_tried_again_by_itself() -> None:
     assert (route.failures, route.error, life.state.synced) == (0, "", True)
 
 
+def test_what_is_lost_again_is_verified_when_its_time_comes_and_nothing_waits_for_that() -> None:
+    life = Life(Witness(), Limits(probe_interval_s=1000))
+    life.added(P4)
+    for _ in "ab":
+        life.state.verify_soon(life.now)
+        life.send(Kind.VERIFY, P4, Answer.CREATED, after_s=11)
+    assert life.state.queue.next_due() == life.state.repairs.not_before(P4) > life.now
+    assert life.state.synced
+
+
+def test_what_is_to_be_replaced_is_not_verified() -> None:
+    life = Life(limits=Limits(inventory_gap_s=100, probe_interval_s=5))
+    life.added(P4)
+    life.send(Kind.VERIFY, P4, Answer.EXISTS)
+    life.want(P4, OTHER[4])
+    assert life.next(5) is None
+    assert [*life.state.unproved] == [P4]
+    assert life.next(5) is None, "the gateway is another one"
+
+
 def test_a_verification_that_repairs_is_a_loss_and_all_others_are_verified_soon() -> None:
     life = Life(Witness(), Limits(probe_interval_s=5))
     life.added(P4)
@@ -1151,6 +1221,7 @@ def test_a_verification_that_repairs_is_a_loss_and_all_others_are_verified_soon(
     ]
     route = life.state.routes[P4]
     assert (route.phase, route.certain, route.lost) == (Phase.ACCEPTED, True, False)
+    assert life.state.owning == 1
     assert (life.state.counters.lost, life.state.counters.repaired) == (1, 1)
     assert life.state._verify_at == life.now + 10, "not more often than every ten seconds"
     assert [*life.state._look] == [P4]
