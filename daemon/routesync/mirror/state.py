@@ -760,7 +760,7 @@ class MirrorState:
             tokens = self._cost(state, urgency, repair=repair)
             if (wait := self._reserve(tokens, now, repair=repair)) > 0:
                 self.token_in = wait
-                if urgency is Urgency.VERIFY and prefix not in self.queue:
+                if prefix not in self.queue:  # it is one to be verified
                     self._verify.appendleft(prefix)
                 return None
             self._unqueue(prefix)

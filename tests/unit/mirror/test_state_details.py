@@ -147,11 +147,12 @@ def test_a_verification_reserves_a_repair_with_the_deletion_that_it_makes_good(
     request = life.next()
     assert request is not None
     room = life.state.repairs._bucket._tokens
+    assert room == 15
     assert (request.kind, request.tokens, request.repair, tokens(life)) == (Kind.VERIFY, 2, True, 8)
     assert life.answer(request, answer) is None
     assert tokens(life) == left
     life.state.repairs._bucket._refill(life.now)
-    assert life.state.repairs._bucket._tokens == (room if answer is Answer.CREATED else min(16, room + 1))
+    assert life.state.repairs._bucket._tokens == (15 if answer is Answer.CREATED else 16)
 
 
 def test_without_tokens_nothing_is_taken_from_the_repairs_either() -> None:
@@ -166,6 +167,17 @@ def test_without_tokens_nothing_is_taken_from_the_repairs_either() -> None:
     life.send(Kind.VERIFY, P4, Answer.EXISTS)
     assert life.state.token_in == 0.0
     assert life.state.counters.verifications == 1, "it was put back, not begun again"
+
+
+def test_a_token_that_comes_in_a_moment_is_waited_for_without_room_for_a_repair() -> None:
+    life = full(Limits(rate=10, burst=10))
+    life.added(P4)
+    life.state.verify_soon(life.now)
+    life.state.bucket._refill(life.now)
+    life.state.bucket._tokens = 1.5
+    assert life.next(0) is None
+    assert round(life.state.token_in, 3) == 0.05
+    assert life.state.repairs._bucket._tokens == 16.0
 
 
 def test_without_room_for_a_repair_no_token_is_taken() -> None:
@@ -290,6 +302,63 @@ def test_a_mass_of_withdrawals_waits_for_a_second_dump() -> None:
     assert {request.prefix for _ in "ab" if (request := life.next(0))} == {P4, Q4}
 
 
+def test_a_release_covers_no_later_withdrawal() -> None:
+    life = Life(Witness(), Limits(withdraw_share=0.5, withdraw_minimum=2, probe_interval_s=1000))
+    for prefix in (P4, Q4, R4):
+        life.want(prefix, OURS[4])
+        life.send(Kind.ADD, prefix, Answer.CREATED)
+    for prefix in (P4, Q4, R4):
+        life.send(Kind.VERIFY, prefix, Answer.EXISTS)
+    for resyncs in (1, 2):
+        for prefix in (P4, Q4):
+            life.want(prefix, None)
+        assert life.next() is None
+        assert life.resyncs == resyncs
+        assert life.state.resynced(life.now) == 2
+        for prefix in (P4, Q4):
+            life.want(prefix, OURS[4])
+    life.want(P4, None)
+    life.follow(life.next(), Answer.EXISTS, Answer.DELETED)
+    assert not life.state.withdrawal_limit._released
+
+
+def test_a_long_search_for_the_next_request_lets_others_run() -> None:
+    life = Life()
+    many = [Prefix.parse(f"10.{number // 256}.{number % 256}.0/24") for number in range(501)]
+    life.read(dict.fromkeys(many, (THEIRS[4], "bird")))
+    for prefix in many:
+        life.want(prefix, OURS[4])
+    assert life.next() is None
+    assert life.state.token_in == 0.001
+    assert life.state.phases == {Phase.CONFLICTING: 500, Phase.PENDING: 1}
+    assert life.next(0) is None
+    assert life.state.phases[Phase.CONFLICTING] == 501
+    assert (life.state.token_in, len(life.state._verify)) == (0.001, 1), "all are looked at to be verified"
+    assert life.next(0) is None
+    assert (life.state.token_in, len(life.state._verify)) == (0.0, 0)
+
+
+def test_what_is_desired_again_waits_for_no_proof() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    assert life.next(5.1) is None
+    assert [*life.state.unproved] == [P4]
+    life.want(P4, OTHER[4])
+    assert [*life.state.unproved] == [P4], "the old one is to be deleted still"
+    life.want(P4, OURS[4])
+    assert life.state.unproved == {}
+
+
+def test_a_route_that_is_healed_or_replaced_waits_for_nothing() -> None:
+    life = Life(Witness())
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.now += 0.1
+    assert not life.state.witness_changed(P4, life.now, foreign_removed=True)
+    life.follow(life.next(0), Answer.EXISTS, Answer.DELETED, Answer.CREATED)
+
+
 def test_what_is_desired_again_is_no_withdrawal_of_the_mass() -> None:
     life = Life(Witness(), Limits(withdraw_share=0.1, withdraw_minimum=2, probe_interval_s=1000))
     for prefix in (P4, Q4):
@@ -338,6 +407,17 @@ def test_a_conflicting_route_needs_no_room_until_it_is_posted() -> None:
     assert life.phase(P4) is None, "there is no room for it any more"
     assert life.state.over[Family.INET] == {P4: None}
     assert life.state.desired == 2
+
+
+def test_a_refused_route_that_found_no_room_meanwhile_waits_for_it() -> None:
+    life = Life(limits=Limits(max_inet=1))
+    life.want(P4, OURS[4])
+    life.want(Q4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.REJECTED)
+    life.send(Kind.ADD, Q4, Answer.CREATED, after_s=0)
+    life.send(Kind.VERIFY, Q4, Answer.EXISTS)
+    assert life.phase(P4) is None
+    assert life.state.over[Family.INET] == {P4: None}
 
 
 def test_other_limits_apply_at_once_and_take_nothing_away() -> None:
