@@ -144,6 +144,7 @@ def test_ipv4_withdrawals(held: str, gone: str, expected: str, why: str) -> None
         ("_ e0", APPEND, "e1", "_ e0 e1", "a device route is never merged"),
         ("e0 e1", REPLACE, "e0", "e0 e1", "the first was replaced by its equal"),
         ("e0 e1", REPLACE, "e1", "e0 e1 ?", "the first was replaced by an equal of the second, which stays"),
+        ("e0 e1", APPEND, "e1", "e0 e1", "announced again in its own place: nothing was replaced"),
         ("e0 #7", REPLACE, "#7", "e0 #7", "its nexthop object was replaced: it is announced in its place"),
     ],
 )
@@ -159,11 +160,29 @@ def test_ipv6_routes_whose_merging_rtnl_does_not_show_are_in_doubt(protocol: str
     it = route("3", Family.INET6)
     held = (judged(route("2", Family.INET6, protocol=protocol)),)
     assert said(inet6_new(held, it, judged(it), APPEND)) == "2 ?"
+    it = route("e0", Family.INET6)
+    assert said(inet6_new(held, it, judged(it), APPEND)) == "2 ?", "the one that is held is enough"
+    it = route("2", Family.INET6, protocol=protocol)
+    assert said(inet6_new(siblings("e0", Family.INET6), it, judged(it), APPEND)) == "e0 ?", (
+        "and so is the new one"
+    )
 
 
 def test_an_ipv6_set_of_another_protocol_is_in_doubt() -> None:
     it = route("2+3", Family.INET6, protocol="bgp")
     assert said(inet6_new(siblings("2", Family.INET6), it, judged(it), APPEND)) == "2 ?"
+
+
+def test_which_of_two_ipv6_sets_grows_is_in_doubt() -> None:
+    held = (judged(route("2", Family.INET6)), judged(route("3", Family.INET6, protocol="bgp")))
+    it = route("2+4", Family.INET6)
+    assert said(inet6_new(held, it, judged(it), APPEND)) == "2 3 ?"
+
+
+def test_a_single_hop_of_another_protocol_does_not_go_with_its_equal() -> None:
+    updated = inet6_del((judged(route("2", Family.INET6, protocol="bgp")),), route("2", Family.INET6))
+    assert isinstance(updated, Updated)
+    assert said(updated) == "2 ?"
 
 
 @pytest.mark.parametrize(
