@@ -2,7 +2,7 @@
 
 It emits RATE events a second through the program's hub, outbox (in FILE) and publisher; `hasty` makes the outbox small,
 and the waits for a broker that refuses short. It prints JSON objects, one a line: the epoch, and after which number it
-begins; up to which number it has emitted; up to which number all is on disk. A line on standard input makes it emit no
+begins; up to which number it emits next; up to which number all is on disk. A line on standard input makes it emit no
 more, wait until the broker has everything, and end.
 """
 
@@ -90,15 +90,14 @@ async def emit(port: int, file: Path, rate: float, bounds: Bounds) -> None:
         began, emitted = loop.time(), 0
         while not asked.is_set():
             due = round((loop.time() - began) * rate)
+            say(emits=hub.sequence + due - emitted)  # first: it may be killed while some of them are on disk
             for number in range(emitted, due):
                 hub.emit(event(number))
             emitted, upto = due, hub.sequence
-            say(emitted=upto)
             await outbox.flush()
             say(on_disk=upto)
             await asyncio.sleep(STEP_S)
         await eventually(lambda: is_drained(outbox), within_s=DRAINED_WITHIN_S, what="an empty outbox")
-        say(emitted=hub.sequence)
         say(on_disk=hub.sequence)
 
 

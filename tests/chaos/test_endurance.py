@@ -34,8 +34,8 @@ from routesync.events.mqtt_client import WINDOW
 from support.broker import Broker, broker, free_port
 from support.waiting import eventually_sync
 
-SECONDS: Final = float(os.environ.get("ROUTESYNC_ENDURANCE_S", "5"))
-EVENTS: Final = int(os.environ.get("ROUTESYNC_ENDURANCE_EVENTS", "5000"))
+SECONDS: Final = float(os.environ.get("ROUTESYNC_ENDURANCE_S", "4"))
+EVENTS: Final = int(os.environ.get("ROUTESYNC_ENDURANCE_EVENTS", "4000"))
 SEED: Final = int(os.environ.get("ROUTESYNC_ENDURANCE_SEED", "1")) or secrets.randbelow(1 << 32)
 OUTPUT: Final = Path(os.environ.get("ROUTESYNC_ENDURANCE_OUTPUT", "build/chaos/endurance.jsonl"))
 SHORT: Final = SECONDS < 60
@@ -93,19 +93,19 @@ class Emitter:
         )
 
     def _read(self, output: IO[str]) -> None:
-        after = emitted = on_disk = 0
+        after = emits = on_disk = 0
         for line in output:
             if not line.endswith("\n"):  # it was killed
                 break
             said = json.loads(line)
             if "epoch" in said:
-                after = emitted = on_disk = said["after"]
+                after = emits = on_disk = said["after"]
                 self._tally.epochs.add(said["epoch"])
                 self._tally.on_disk.append(range(0))
-            emitted, on_disk = said.get("emitted", emitted), said.get("on_disk", on_disk)
+            emits, on_disk = said.get("emits", emits), said.get("on_disk", on_disk)
             if "on_disk" in said:
                 self._tally.on_disk[-1] = range(after + 1, on_disk + 1)
-        self._tally.unsure += emitted - on_disk + OWN_REPORTS
+        self._tally.unsure += max(0, emits - on_disk) + OWN_REPORTS
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""
