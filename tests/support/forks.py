@@ -46,8 +46,10 @@ def start(
     """Start `python -m MODULE ARGUMENTS` in a namespace (None: here); what is not given is as for subprocess.Popen."""
     kind: type[subprocess.Popen[bytes]] = _Forked
     command = [netns or "", module, *arguments]
-    if not {"COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}.isdisjoint(os.environ):
-        kind = subprocess.Popen  # coverage begins to measure when an interpreter starts
+    # Coverage begins to measure when an interpreter starts; ip(8) puts the files of /etc/netns over those of /etc.
+    measured = not {"COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}.isdisjoint(os.environ)
+    if measured or (netns is not None and Path("/etc/netns", netns).exists()):
+        kind = subprocess.Popen
         inside = ["ip", "netns", "exec", netns] if netns is not None else []
         command = [*inside, sys.executable, "-m", module, *arguments]
     return kind(command, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)

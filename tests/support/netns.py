@@ -72,17 +72,20 @@ def segment(*hosts: tuple[Namespace, str, int]) -> Iterator[Namespace]:
         hosts: of each the namespace, the name of its link, and the number in its addresses.
     """
     with namespace("segment") as bridge:
-        bridge.ip("link add br0 type bridge")
+        lines = ["link add br0 type bridge"]
         for number, (space, link, _) in enumerate(hosts):
-            bridge.ip(f"link add port{number} type veth peer name {link} netns {space.name}")
-            bridge.ip(f"link set port{number} master br0 up")
+            lines.append(f"link add port{number} type veth peer name {link} netns {space.name}")
+            lines.append(f"link set port{number} master br0 up")
+        bridge.batch(lines)
         for space, link, host in (*hosts, (bridge, "br0", 1)):
-            space.ip(
-                f"link set {link} addrgenmode none"
-            )  # no link-local address whose routes come when they like
-            space.ip(f"addr add 192.168.10.{host}/24 dev {link}")
-            space.ip(f"addr add fd00:10::{host}/64 dev {link} nodad")
-            space.ip(f"link set {link} up")
+            space.batch(
+                [
+                    f"link set {link} addrgenmode none",  # no link-local address whose routes come when they like
+                    f"addr add 192.168.10.{host}/24 dev {link}",
+                    f"addr add fd00:10::{host}/64 dev {link} nodad",
+                    f"link set {link} up",
+                ]
+            )
         for space, link, _ in hosts:
             wait_for_carrier(space, link)
         yield bridge

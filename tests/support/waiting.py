@@ -13,6 +13,7 @@ async def eventually(
     """Return when the condition holds; fail when it does not within the deadline."""
     deadline = time.monotonic() + within_s
     while True:
+        asked = time.monotonic()
         outcome = condition()
         if isinstance(outcome, Awaitable):
             outcome = await outcome
@@ -20,7 +21,7 @@ async def eventually(
             return
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come within {within_s} s")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_pause_s(asked))
 
 
 def eventually_sync(
@@ -32,7 +33,15 @@ def eventually_sync(
 ) -> None:
     """The same, for tests without an event loop; `but` says what is there instead."""
     deadline = time.monotonic() + within_s
-    while not condition():
+    while True:
+        asked = time.monotonic()
+        if condition():
+            return
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come within {within_s} s; {but()}")
-        time.sleep(0.01)
+        time.sleep(_pause_s(asked))
+
+
+def _pause_s(asked: float) -> float:
+    """Until a condition is asked again: four times what it took, for some start processes to find out."""
+    return min(max(0.01, 4 * (time.monotonic() - asked)), 0.25)

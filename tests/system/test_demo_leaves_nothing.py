@@ -105,8 +105,13 @@ def test_the_story_ends_well(temporary: Path) -> None:
     demo.await_gone()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [  # one handler serves both signals
+        *((moment, signal.SIGINT) for moment in MOMENTS),
+        *((moment, signal.SIGTERM) for moment in ("", "The daemon starts")),
+    ],
+)
 def test_a_signal_at_any_moment_leaves_nothing(temporary: Path, moment: str, number: signal.Signals) -> None:
     demo = Demo(temporary)
     if moment:

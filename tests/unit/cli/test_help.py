@@ -25,8 +25,12 @@ def commands(group: object, *path: str) -> Iterator[tuple[str, ...]]:
         yield from commands(command, *path, name)
 
 
-@pytest.mark.parametrize("path", list(commands(typer.main.get_command(app))), ids=" ".join)
-@pytest.mark.parametrize("option", ["--help", "-h"])
+ALL = list(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize(
+    ("path", "option"), [*((path, "--help") for path in ALL), ((), "-h"), (("routes",), "-h")]
+)
 def test_help_is_shown(path: tuple[str, ...], option: str) -> None:
     done = CliRunner().invoke(app, [*path, option], env={"COLUMNS": "80", "FORCE_COLOR": "1"})
     assert done.exit_code == 0, done.output

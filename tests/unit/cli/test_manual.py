@@ -143,18 +143,24 @@ def complete_by_fish(share: Path, directory: Path, *words: str) -> set[str]:
     return {row.split("\t")[0].rstrip("/") for row in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("complete", [complete_by_bash, complete_by_fish])
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("complete", "words", "expected"),
     [
-        (["doc"], {"doctor"}),
-        (["--v"], {"--version"}),
-        (["doctor", "--j"], {"--json"}),
-        (["check", "it"], {"it.toml"}),
-        (["run", "--config", "it"], {"it.toml"}),
-        (["routes", "--family", ""], {"ipv4", "ipv6"}),
-        (["routes", "--phase", "confi"], {"confirmed"}),
-        (["schema", "asy"], {"asyncapi"}),
+        (complete_by_bash, ["--v"], {"--version"}),
+        *(
+            (complete, words, expected)
+            for complete in (complete_by_bash, complete_by_fish)
+            for words, expected in (
+                (["doc"], {"doctor"}),
+                (["doctor", "--j"], {"--json"}),
+                (["check", "it"], {"it.toml"}),
+                (["routes", "--family", ""], {"ipv4", "ipv6"}),
+            )
+        ),
+        (complete_by_fish, ["run", "--config", "it"], {"it.toml"}),
+        # the same from here for each shell: the program itself answers
+        (complete_by_bash, ["routes", "--phase", "confi"], {"confirmed"}),
+        (complete_by_bash, ["schema", "asy"], {"asyncapi"}),
     ],
 )
 def test_completion(complete: Any, words: list[str], expected: set[str], share: Path, tmp_path: Path) -> None:

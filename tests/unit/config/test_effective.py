@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
+from typer.testing import CliRunner
 
 from docgen.config_schema import json_schema
+from routesync.cli.app import app
 from routesync.config import Loaded, load
 from routesync.config.effective import effective, toml, toml_value
 from routesync.names import Names
@@ -100,13 +100,8 @@ def test_a_credential_of_systemd_and_what_the_environment_overrides(tmp_path: Pa
 def test_no_secret_is_shown(tmp_path: Path, arguments: list[str]) -> None:
     text = FULL.replace('username = "u"', f'username = "u"\npassword = "{SECRET}"')
     loaded(tmp_path, text)
-    done = subprocess.run(
-        [sys.executable, "-m", "routesync", "check", str(tmp_path / "routesync.toml"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["check", str(tmp_path / "routesync.toml"), *arguments])
+    assert done.exit_code == 0, done.stderr
     assert SECRET not in done.stdout + done.stderr
     assert "password" in done.stdout
 
@@ -114,8 +109,8 @@ def test_no_secret_is_shown(tmp_path: Path, arguments: list[str]) -> None:
 def test_json_has_the_same(tmp_path: Path) -> None:
     loaded(tmp_path)
     file = tmp_path / "routesync.toml"
-    command = [sys.executable, "-m", "routesync", "check", "--json", str(file)]
-    answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    command = ["check", "--json", str(file)]
+    answer = json.loads(CliRunner().invoke(app, command).stdout)
     by_key = {tuple(it["key"]): it for it in answer["settings"]}
     assert by_key["targets", 0, "rate"] == {
         "key": ["targets", 0, "rate"],
@@ -125,8 +120,8 @@ def test_json_has_the_same(tmp_path: Path) -> None:
     assert by_key["targets", 1, "token"]["secret"] is True
 
     file.write_text('[mqtt]\nport = "many"\n')
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (78, "")
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stderr) == (78, "")
     answer = json.loads(done.stdout)
     assert answer["valid"] is False
     assert {problem["line"] for problem in answer["problems"]} == {1, 2}

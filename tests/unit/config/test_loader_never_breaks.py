@@ -1,4 +1,4 @@
-"""Whatever stands in the file, the answer is settings or a list of problems."""
+"""Whatever is in the file, the answer is settings or a list of problems."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_any_lines(file: Path, lines: list[str]) -> None:
 
 
 @given(table=tables(Settings))
-@settings(quick, max_examples=150)
+@settings(quick, max_examples=3 * settings().max_examples // 2)
 def test_any_value_in_any_key(file: Path, table: dict[str, object]) -> None:
     text = document(table)
     key_lines(text)

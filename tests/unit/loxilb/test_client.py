@@ -75,10 +75,10 @@ async def _run(client: LoxilbClient, call: str) -> object:
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("status", [200, 500])
-@pytest.mark.parametrize("body", NESTED, ids=lambda body: f"{body[:45].decode()}~{len(body)}")
-def test_deeply_nested_json_is_read_or_is_an_error_of_the_tree(status: int, body: bytes, call: str) -> None:
-    with suppress(errors.LoxilbError):
-        outcome(status, body, call)
+def test_deeply_nested_json_is_read_or_is_an_error_of_the_tree(status: int, call: str) -> None:
+    for body in NESTED:
+        with suppress(errors.LoxilbError):
+            outcome(status, body, call)
 
 
 @pytest.mark.parametrize("call", CALLS)
