@@ -30,8 +30,8 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="routesync",
     cls=Commands,
-    help="Mirror the kernel routes that are fit for it into loxilb, and report every change over MQTT. A command may be "
-    "shortened as long as no other begins so.",
+    help="Mirror the kernel routes that are fit for it into loxilb, and report every change over MQTT. "
+    "A command may be shortened as long as no other begins so.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
