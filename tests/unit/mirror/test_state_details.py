@@ -866,7 +866,7 @@ def test_an_inventory_is_a_proof_for_five_seconds_if_nothing_was_sent_since() ->
     life = Life()
     life.added(P4)
     life.want(P4, None)
-    assert life.next(5.1) is None
+    assert life.next(6) is None
     shown(life, P4)
     life.state.routes[P4].changed_at = life.state.inventory_at
     assert life.next(0) is None
