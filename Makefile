@@ -120,7 +120,7 @@ fuzz-api: root .venv/.test .venv-trials/.trials ## Call a running daemon by its 
 	@PYTHONPATH=daemon:tests .venv-trials/bin/python -m support.api_fuzz $(ARGS)
 
 .PHONY: mutation
-mutation: .venv-trials/.trials ## Change the core in small ways; a test must notice (PARTS='policy state'; hours for all)
+mutation: .venv-trials/.trials ## Change the core in small ways; mypy or a test must notice (PARTS='policy state'; half an hour for all)
 	@.venv-trials/bin/python packaging/mutation.py $(PARTS)
 
 KILLS ?= 200

@@ -274,6 +274,15 @@ def test_what_the_kernel_has_again_and_then_loses_waits_no_longer_for_the_start_
     life.send(Kind.ASSERT, P4, Answer.EXISTS)
 
 
+def test_what_is_there_and_desired_again_is_held_no_longer() -> None:
+    life = Life(limits=Limits(startup_hold_s=60))
+    deque(life.state.claim([(P4, Row(OURS[4]))], life.now), 0)
+    shown(life, P4)
+    assert life.state.held_at_start(life.now) == 1
+    life.want(P4, OURS[4])
+    assert life.state.held_at_start(life.now) == 0
+
+
 def test_after_the_start_up_hold_nothing_is_held_by_it() -> None:
     life = Life(Witness(), limits=Limits(startup_hold_s=60))
     deque(life.state.claim([(P4, Row(OURS[4])), (P6, Row(OURS[16], clean=True))], life.now), 0)
