@@ -126,8 +126,12 @@ async def test_a_killed_daemon_delivers_the_rest_after_its_restart(mosquitto: Br
         unique = {heard.envelope["id"]: heard.sequence for heard in listener.events}
         before = [number for number in unique.values() if number <= 3000]
         assert before == list(range(1, 3001))  # first arrivals in order, all of them, known by their id
-        losses = [heard.data for heard in listener.events if heard.topic.endswith("events/lost")]
-        assert [(loss["reason"], loss["count"]) for loss in losses] == [("killed", None)]
+
+        def losses() -> list[tuple[object, object]]:
+            lost = [heard.data for heard in listener.events if heard.topic.endswith("events/lost")]
+            return [(loss["reason"], loss["count"]) for loss in lost]
+
+        await eventually(lambda: losses() == [("killed", None)], what="the loss")
 
 
 async def test_what_is_emitted_while_the_broker_is_frozen_comes_when_it_thaws(
