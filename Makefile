@@ -46,7 +46,7 @@ PYTHON_VERSION ?= 3.13
 test-python: VENV = .venv-$(PYTHON_VERSION)
 test-python: ## Run the same on another Python if there is one here (PYTHON_VERSION=3.13)
 	@python=$$(packaging/find-python $(PYTHON_VERSION)) || exit 0; \
-		{ [ $(VENV)/.code -nt $(LOCKS)/dev.txt ] && [ $(VENV)/.code -nt daemon/routesync/__init__.py ]; } || PYTHON=$$python VENV=$(VENV) packaging/bootstrap code; \
+		{ [ $(VENV)/.unit -nt $(LOCKS)/dev.txt ] && [ $(VENV)/.unit -nt daemon/routesync/__init__.py ]; } || PYTHON=$$python VENV=$(VENV) packaging/bootstrap unit; \
 		$(UNIT) --hypothesis-profile=short $(ARGS)
 
 # Generated documents look as the locked typer makes them.

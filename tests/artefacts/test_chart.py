@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 import helm_offline
+from support import forks
 from support.booted import REPOSITORY
 from support.measured import MEASURED
 from support.netns import Namespace, namespace
@@ -121,13 +121,7 @@ def test_every_configuration_that_it_makes_is_valid(tmp_path: Path, mode: str) -
         (tmp_path / name).write_text("x\n")
     values = {"mode": mode, "config": {**ALL["config"], "targets": [EDGE]}}  # type: ignore[dict-item]
     file.write_text(configuration(values))
-    done = subprocess.run(
-        [sys.executable, "-m", "routesync", "check", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "NODE_IP": "192.168.10.10"},
-    )
+    done = forks.run("routesync", ["check", str(file)], env={**os.environ, "NODE_IP": "192.168.10.10"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "reload_on_change = true" in done.stdout
     assert f"mode {'observe' if mode == 'withdraw' else mode};" in done.stdout
@@ -192,10 +186,11 @@ class Node:
         self._directory.mkdir()
         file = self._directory / "routesync.toml"
         file.write_text(config)
-        command = ["ip", "netns", "exec", self.space.name, sys.executable, "-m", "routesync", "run"]
         with (self._directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*command, "--config", str(file), "--state", str(self._directory / "state")],
+            process = forks.start(
+                "routesync",
+                ["run", "--config", str(file), "--state", str(self._directory / "state")],
+                netns=self.space.name,
                 env={
                     "RUNTIME_DIRECTORY": str(self._directory),
                     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",

@@ -69,7 +69,7 @@ def test_the_same_commit_gives_the_same_bytes(target: str) -> None:
 def test_rpmlint_finds_no_errors() -> None:
     said = run("rpmlint", artefact("rpm"), check=False)
     errors = [line for line in said.splitlines() if " E: " in line]
-    assert [line for line in errors if "no-signature" not in line] == [], "whoever publishes it signs it"
+    assert [line for line in errors if "no-signature" not in line] == [], "the publisher signs it"
     assert "1 packages and" in said
 
 

@@ -296,7 +296,7 @@ class Routing:
 
 
 class Writer:
-    """Another writer in loxilb's kernel: its routes have an MTU, which tells them apart.
+    """Another writer in loxilb's kernel: its routes have an MTU, by which they are known.
 
     Attributes:
         routes: what it has there, beside what the arena began with: a line of ip-route(8) by what `Row` it makes.

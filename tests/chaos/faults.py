@@ -176,7 +176,7 @@ def writer_adds_its_own(scene: Scene) -> Iterator[None]:
 
 
 @fault("writer", most_s=15)
-def writer_stands_beside(scene: Scene) -> Iterator[None]:
+def writer_adds_a_second_route(scene: Scene) -> Iterator[None]:
     yield from _writer(scene, scene.chance.choice(PINNED), 100, "add")
 
 

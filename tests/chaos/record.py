@@ -1,4 +1,4 @@
-"""What is written while chaos or a soak runs: one JSON object a line, at once, so a run that is broken off tells much.
+"""What is written while chaos or a soak runs: one JSON object a line, at once, so a run that is broken off has much.
 
 Every line has `t`, seconds since the start, and `kind`: `sample` (a second, with the figures of the process), `fault`,
 `quiet`, `contradiction`, `end`. `chaos.plots` draws them.

@@ -121,7 +121,7 @@ class Chaos:
 
     def watch(self) -> None:
         """Look once a second, and after each step at what must never happen."""
-        self._note_surroundings()
+        self._note_peers()
         if (
             not self.arena.standin.alive
             and "loxilb_killed" not in self.active
@@ -143,7 +143,7 @@ class Chaos:
             self.observed_at = time.monotonic()
             self.observe()
 
-    def _note_surroundings(self) -> None:
+    def _note_peers(self) -> None:
         """Note since when loxilb and the broker are well, as far as the node is concerned."""
         groups = {group for _, kind, _ in self.active.values() for group in kind.groups}
         since, now = self.truth.since, time.monotonic()

@@ -82,7 +82,7 @@ def look(node: Namespace, loxilb: Namespace, *, shut: bool) -> Look:
 
 @dataclass
 class Since:
-    """Since when the surroundings are as they are; None: they are not."""
+    """Since when loxilb and the broker are as they are; None: they are not."""
 
     loxilb_well: float | None = None
     loxilb_gone: float | None = None
@@ -154,7 +154,7 @@ class Witness:
             routes: of the control API.
             again: the status after them.
         """
-        found = [*self._of_surroundings(status["status"])]
+        found = [*self._of_peers(status["status"])]
         target = next((it for it in status["targets"] if it["name"] == "lb"), None)
         if target is None or time.monotonic() - self.changed_at < LAG_S:
             return found
@@ -207,7 +207,7 @@ class Witness:
                 found.append(f"complete, and loxilb has {prefix} via {gateway}, which is not desired")
         return found
 
-    def _of_surroundings(self, status: dict[str, Any]) -> list[str]:
+    def _of_peers(self, status: dict[str, Any]) -> list[str]:
         """A loxilb or a broker that is gone, or back, is known to be so after a while."""
         found, now = [], time.monotonic()
 

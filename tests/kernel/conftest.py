@@ -1,4 +1,4 @@
-"""A namespace with two veth pairs, for the tests of the kernel room."""
+"""A namespace with two veth pairs, for the tests of this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that are no messages, sent to the source's own socket: they cost a reading, and nothing else."""
+"""Bytes that are no messages, sent to the source's own socket: they cost a resync, and nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def announcement() -> bytes:
     return header + attributes + struct.pack("=HH", 6, 5) + b"\xc0\0\0\0"
 
 
-async def test_a_message_that_cannot_be_read_costs_one_reading_and_is_told_once(node: Namespace) -> None:
+async def test_a_message_that_cannot_be_read_costs_one_resync_and_is_logged_once(node: Namespace) -> None:
     node.batch([f"route add {prefix} via 192.0.2.2" for prefix in ROUTES])
     with open_route_socket(node.name) as sock, open_route_socket(node.name) as forger:
         async with following(node, sock=sock) as follower:
@@ -67,7 +67,7 @@ async def test_no_bytes_at_all_end_the_source_or_its_truth(node: Namespace) -> N
                 if chance.random() < 0.05:
                     await eventually(lambda: True)  # a turn of the loop
             await eventually(lambda: stats.bad_messages > 500)
-            for _ in range(2):  # what a reading lacks is believed the second time
+            for _ in range(2):  # what a dump lacks is believed the second time
                 before = stats.resyncs["asked for"]
                 follower.source.request_resync("asked for")
                 await eventually(lambda: stats.resyncs["asked for"] > before)  # noqa: B023

@@ -28,7 +28,7 @@ def drop_header(*_header: int) -> Verdict | None:
 async def test_what_was_announced_before_is_seen_after_it(node: Namespace) -> None:
     async with following(node) as follower:
         for number in range(50):
-            node.ip(f"route add 10.9.{number}.0/24 via 192.0.2.2")  # the loop stands still meanwhile
+            node.ip(f"route add 10.9.{number}.0/24 via 192.0.2.2")  # the loop is blocked meanwhile
             assert not follower.routes(f"10.9.{number}.0/24")
             await follower.source.catch_up()
             assert follower.routes(f"10.9.{number}.0/24")

@@ -1,7 +1,7 @@
 """Random programmes of route operations: after each pause the replica is what ip(8) reads of the kernel.
 
 ROUTESYNC_FUZZ_OPERATIONS sets how many operations to run, ROUTESYNC_FUZZ_SEED where to start (0: anywhere). By default
-these are 3,000 from one seed, so that every change is judged by the same programmes; `make fuzz` looks for new ones.
+these are 3,000 from one seed, so that every change meets the same programmes; `make fuzz` looks for new ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEED = int(os.environ.get("ROUTESYNC_FUZZ_SEED", "6000")) or secrets.randbelow(1
 CHUNK = 500
 
 
-def _tell(programme: Programme) -> str:
+def _described(programme: Programme) -> str:
     head = f"rules: {programme.rules}, small buffer: {programme.small_buffer}, ballast: {programme.ballast}"
     return "\n".join(
         [head, *(f"{step.mode.value}:\n    " + "\n    ".join(step.lines) for step in programme.steps)]
@@ -37,6 +37,6 @@ async def test_the_replica_follows_any_programme_of_operations() -> None:
             await run_programme(programme)
         except MismatchError as mismatch:
             small, failure = await shrink(programme, mismatch)
-            pytest.fail(f"seed {seed}: {mismatch}\n\nshrunk to:\n{_tell(small)}\n\n{failure}")
+            pytest.fail(f"seed {seed}: {mismatch}\n\nshrunk to:\n{_described(small)}\n\n{failure}")
         done += programme.operations
         seed += 1

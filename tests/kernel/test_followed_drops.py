@@ -14,20 +14,20 @@ GUARD = Verdict(keep=False, rule="guarded", guard=True)
 OTHER = Verdict(keep=False, rule="other")
 
 
-def judged(protocol: int) -> Verdict:
+def verdict(protocol: int) -> Verdict:
     return GUARD if protocol == PROTOCOLS["dhcp"] else OTHER
 
 
 def evaluate(route: Route, links: Links) -> Verdict:
     del links
-    return judged(route.protocol)
+    return verdict(route.protocol)
 
 
 def evaluate_header(  # noqa: PLR0917
     family: int, dst_len: int, tos: int, table: int, protocol: int, scope: int, kind: int, flags: int
 ) -> Verdict | None:
     del family, dst_len, tos, table, scope, kind, flags
-    return judged(protocol)
+    return verdict(protocol)
 
 
 def said(reports: list[KernelReport]) -> list[str]:
@@ -36,7 +36,7 @@ def said(reports: list[KernelReport]) -> list[str]:
     return [words[type(report)] for report in reports if isinstance(report, Dropped | DropEnded)]
 
 
-async def test_the_whole_route_is_told_when_it_stands_and_comes_and_goes(node: Namespace) -> None:
+async def test_the_whole_route_is_reported_when_it_is_there_and_comes_and_goes(node: Namespace) -> None:
     node.ip(f"route add {HOST}")
     async with following(node, evaluate=evaluate, evaluate_header=evaluate_header) as follower:
         await eventually(lambda: said(follower.reports) == ["dropped"], what="the one that is present")
@@ -49,12 +49,12 @@ async def test_the_whole_route_is_told_when_it_stands_and_comes_and_goes(node: N
         await eventually(lambda: said(follower.reports)[2:] == ["dropped"], what="its coming")
         node.ip("route add 192.0.2.8 dev e0 proto static scope link")
         follower.source.request_resync("test")
-        await eventually(lambda: "test" in follower.source.stats.resyncs, what="another reading")
+        await eventually(lambda: "test" in follower.source.stats.resyncs, what="another resync")
         assert said(follower.reports)[3:] == [], "neither others nor what was reported already"
         assert len(follower.routes()) == 0, "and none of them is held"
 
 
-async def test_its_end_is_told_also_when_the_kernel_says_nothing(node: Namespace) -> None:
+async def test_its_end_is_reported_also_when_the_kernel_says_nothing(node: Namespace) -> None:
     async with following(node, evaluate=evaluate, evaluate_header=evaluate_header) as follower:
         node.ip(f"route add {HOST}")
         await eventually(lambda: said(follower.reports) == ["dropped"], what="its coming")

@@ -71,7 +71,7 @@ async def test_the_host_route_of_a_lease_never_becomes_a_candidate(node: Namespa
         assert f"{ROUTER}/32" not in seen
 
 
-async def test_one_that_stands_at_the_start_is_recognised(node: Namespace) -> None:
+async def test_one_that_is_there_at_the_start_is_recognised(node: Namespace) -> None:
     lease(node)
     async with watched(node) as (follower, seen):
         await eventually(lambda: "0.0.0.0/0" in seen, what="the default route")

@@ -80,7 +80,7 @@ async def test_what_a_route_carries_besides_can_be_read(node: Namespace) -> None
     assert [details.metrics for details in found] == [(("mtu", 1400),)]
 
 
-async def test_look_ups_and_readings_wait_for_each_other_also_when_one_is_given_up(node: Namespace) -> None:
+async def test_look_ups_and_dumps_wait_for_each_other_also_when_one_is_cancelled(node: Namespace) -> None:
     node.batch([f"route add 10.{i >> 8}.{i & 255}.0/24 via 192.0.2.2" for i in range(20_000)])
     async with following(node) as follower:
         source = follower.source

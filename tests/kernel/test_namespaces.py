@@ -26,7 +26,7 @@ def prefixes(source: KernelSource) -> set[str]:
 
 
 @pytest.mark.parametrize("form", ["name", "path"])
-async def test_a_namespace_made_anew_under_the_same_name_ends_the_reading_and_can_be_read_again(
+async def test_a_namespace_replaced_under_the_same_name_ends_the_source_and_can_be_followed_again(
     node: Namespace, form: str
 ) -> None:
     source = source_in(node.name if form == "name" else str(node.path))

@@ -56,7 +56,7 @@ async def test_a_host_route_within_a_connected_network_is_taken_out(node: Namesp
         "192.0.2.9 tos 0x10 dev e0 proto dhcp scope link metric 100",
     ],
 )
-async def test_a_route_that_stands_beside_it_is_untouched(node: Namespace, other: str) -> None:
+async def test_a_route_beside_it_is_untouched(node: Namespace, other: str) -> None:
     node.ip(f"route add {HOST}")
     route = await only(node, "192.0.2.9/32")
     node.ip(f"route add {other}")

@@ -111,7 +111,7 @@ async def test_ipv6_routes_of_a_link_that_goes_down_may_go_without_a_word(
         assert RTM_DELROUTE not in ears.heard(socket.AF_INET6)
 
 
-async def test_a_hop_of_an_ipv6_multipath_route_that_loses_its_link_is_told_dead(node: Namespace) -> None:
+async def test_a_hop_of_an_ipv6_multipath_route_that_loses_its_link_is_reported_dead(node: Namespace) -> None:
     node.ip(f"-6 route add {FAR6} nexthop via 2001:db8:e0::2 nexthop via 2001:db8:e1::2")
     async with following(node) as follower:
         await follows(follower, FAR6, [["2001:db8:e0::2", "2001:db8:e1::2"]])
@@ -171,7 +171,7 @@ async def test_a_nexthop_object_that_is_replaced_moves_its_routes(node: Namespac
         await follows(follower, "10.9.2.0/24", [["192.0.2.3"]])
 
 
-async def test_a_dropped_route_told_anew_for_its_nexthop_object_takes_no_others_place(
+async def test_a_dropped_route_announced_again_for_its_nexthop_object_takes_no_others_place(
     node: Namespace, ears: Ears
 ) -> None:
     def even_gateways(route: Route, links: Links) -> Verdict:
@@ -216,7 +216,7 @@ async def test_events_that_were_lost_are_made_up_for_on_the_same_descriptor(node
     async with following(node, sock=sock, receive_buffer=2048) as follower:
         node.batch(
             [f"route add 10.9.{i}.0/24 via 192.0.2.2" for i in range(200)]
-        )  # the loop stands still meanwhile
+        )  # the loop is blocked meanwhile
         await eventually(lambda: len(follower.routes()) >= 200)
         assert follower.source.stats.overruns >= 1
         assert follower.source.stats.lost > 0
@@ -228,13 +228,13 @@ async def test_events_that_were_lost_are_made_up_for_on_the_same_descriptor(node
 
 
 @pytest.mark.parametrize("joined", [True, False], ids=["subscribed", "not subscribed"])
-async def test_what_waits_in_a_socket_that_is_handed_over_is_older_than_the_first_reading(
+async def test_what_waits_in_a_socket_that_is_handed_over_is_older_than_the_first_dump(
     node: Namespace, *, joined: bool
 ) -> None:
     sock = open_route_socket(node.name)
     if joined:
         subscribe(sock)
-    # played on top of what the first reading says, these would leave routes that are gone, or others' order
+    # applied on top of the first dump, these would leave routes that are gone, or others' order
     node.batch(
         [
             f"route add {FAR} via 192.0.2.2",
@@ -253,7 +253,7 @@ async def test_what_waits_in_a_socket_that_is_handed_over_is_older_than_the_firs
     sock.close()
 
 
-async def test_routes_that_share_a_key_stand_in_the_kernels_order(node: Namespace) -> None:
+async def test_sibling_routes_are_in_the_kernels_order(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2")
         node.ip(f"route append {FAR} via 192.0.2.3")
@@ -275,7 +275,7 @@ async def test_a_replacement_is_one_announcement_and_no_withdrawal(node: Namespa
         assert ears.heard() == [RTM_NEWROUTE]
 
 
-async def test_candidates_stand_by_metric_and_the_runner_up_is_there_when_the_first_goes(
+async def test_candidates_are_ordered_by_metric_and_the_runner_up_is_there_when_the_first_goes(
     node: Namespace,
 ) -> None:
     async with following(node) as follower:
@@ -392,7 +392,7 @@ async def test_an_ipv4_route_can_have_an_ipv6_gateway(node: Namespace) -> None:
         await follows(follower, FAR, [["2001:db8:e0::2"]])
 
 
-async def test_tables_beyond_255_are_told_apart_and_others_are_not_read(node: Namespace) -> None:
+async def test_tables_beyond_255_are_distinguished_and_others_are_not_read(node: Namespace) -> None:
     node.ip(f"route add {FAR} via 192.0.2.3 table 1000")
     async with following(node, tables=(1000, MAIN)) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2")
@@ -404,7 +404,7 @@ async def test_tables_beyond_255_are_told_apart_and_others_are_not_read(node: Na
         assert follower.routes("10.9.1.0/24") == []
 
 
-async def test_a_route_with_a_tos_stands_behind_those_without(node: Namespace) -> None:
+async def test_a_route_with_a_tos_comes_after_those_without(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} via 192.0.2.2 tos 0x10")
         node.ip(f"route add {FAR} via 192.0.2.3 metric 500")
@@ -424,7 +424,7 @@ async def test_rules_that_match_names_are_asked_again_when_a_link_is_renamed(nod
         await follows(follower, FAR, [])
 
 
-async def test_what_no_event_told_is_found_by_the_audit_and_reported_as_drift(node: Namespace) -> None:
+async def test_what_no_event_reported_is_found_by_the_audit_and_reported_as_drift(node: Namespace) -> None:
     node.batch([f"route add {FAR} via 192.0.2.2", "route add 10.9.1.0/24 via 192.0.2.2"])
     with open_route_socket(node.name) as sock:
         async with following(node, sock=sock, resync_interval_s=0.2) as follower:
@@ -443,7 +443,7 @@ async def test_what_no_event_told_is_found_by_the_audit_and_reported_as_drift(no
             assert follower.routes(FAR) == []
 
 
-async def test_events_before_and_in_a_reading_do_not_add_up_with_it(node: Namespace) -> None:
+async def test_events_before_and_during_a_dump_do_not_add_up_with_it(node: Namespace) -> None:
     node.ip(f"route add {FAR} via 192.0.2.2")
     async with following(node) as follower:
         for _ in range(20):

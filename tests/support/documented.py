@@ -1,4 +1,4 @@
-"""The commands that the documents show, as they stand there."""
+"""The commands that the documents show."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def memory_mb(field: str) -> float:
 
 
 async def measure(netns: str) -> dict[str, float]:
-    """Follow, read again, and tell what that took."""
+    """Follow, resync, and return what that took."""
     gc.collect()
     before = memory_mb("VmRSS")
     source = KernelSource(
@@ -46,9 +46,9 @@ async def measure(netns: str) -> dict[str, float]:
     )
     task = asyncio.create_task(source.run())
     await asyncio.wait_for(source.synced.wait(), 120)
-    readings = sum(source.stats.resyncs.values())
+    resyncs = sum(source.stats.resyncs.values())
     source.request_resync("bench")
-    await eventually(lambda: sum(source.stats.resyncs.values()) > readings, within_s=120)
+    await eventually(lambda: sum(source.stats.resyncs.values()) > resyncs, within_s=120)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return {

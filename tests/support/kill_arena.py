@@ -48,7 +48,7 @@ inventory_interval_s = 10
 
 
 class Row(NamedTuple):
-    """A route of a kernel, with all that tells whether it is still the same."""
+    """A route of a kernel, with all that shows whether it is still the same."""
 
     prefix: str
     gateway: str | None

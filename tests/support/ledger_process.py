@@ -1,6 +1,6 @@
 """A ledger in a process of its own, perhaps of another user: to be killed, or to meet a disk that root would not meet.
 
-Run as a script it opens the ledger of a directory, answers each line of its input with a line of JSON, and closes the
+Run as a program it opens the ledger of a directory, answers each line of its input with a line of JSON, and closes the
 ledger at the end of its input.
 """
 
@@ -19,6 +19,7 @@ from typing import IO, Any
 from routesync.mirror import ledger as ledger_module
 from routesync.mirror.ledger import Ledger, LedgerBusyError, Row, read_owned
 from routesync.route import Prefix, parse_address
+from support import forks
 
 GATEWAY = parse_address("192.0.2.1")
 
@@ -26,14 +27,14 @@ GATEWAY = parse_address("192.0.2.1")
 class LedgerProcess:
     """One that runs."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
     def ask(self, *words: str) -> Any:
         """Send a line and return the answer; see `_answer`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(" ".join(words) + "\n")
+        self._process.stdin.write(" ".join(words).encode() + b"\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
@@ -55,11 +56,11 @@ def ledger_process(directory: Path, *, uid: int = 0, runtime: Path | None = None
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     if runtime is not None:
         environment["RUNTIME_DIRECTORY"] = str(runtime)
-    with subprocess.Popen(
-        [sys.executable, __file__, str(directory), str(uid)],
+    with forks.start(
+        "support.ledger_process",
+        [str(directory), str(uid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
         env=environment,
     ) as process:
         try:

@@ -147,7 +147,7 @@ class Lab:
     async def behind_its_back(self, command: str) -> None:
         """Change its kernel by ip(8) as another writer would, and wait until it has seen that.
 
-        A reading that met this would kill it, and no reader could know.
+        An inventory that met this would kill it, and no client could know.
         """
         before = self.standin.state().ingested
         self.space.ip(command)

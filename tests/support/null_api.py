@@ -1,6 +1,6 @@
 """A loxilb that does nothing, as fast as aiohttp can: what remains of a request is our own cost.
 
-Run as `python null_api.py SOCKET`; tells on standard output the monotonic time at which each POST and DELETE arrived.
+Run as `python null_api.py SOCKET`; writes to standard output the monotonic time at which each POST and DELETE arrived.
 """
 
 from __future__ import annotations

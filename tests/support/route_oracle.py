@@ -1,4 +1,4 @@
-"""An independent reading of a namespace's routes: what `ip -j -d route` says, as the values that routesync uses."""
+"""An independent dump of a namespace's routes: what `ip -j -d route` says, as the values that routesync uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SCOPES = {"global": 0, "universe": 0, "site": 200, "link": 253, "host": 254, "n
 
 
 class Oracle(NamedTuple):
-    """One reading: the routes of each prefix by source, TOS, table and metric; none whose lifetime is over."""
+    """One dump: the routes of each prefix by source, TOS, table and metric; none whose lifetime is over."""
 
     routes: Mapping[Prefix, tuple[Route, ...]]
     link_names: Mapping[int, str]

@@ -39,7 +39,7 @@ SETUP: Final = (
 )
 
 PATIENCE_S: Final = 60
-"""Readings take at most a fifth of the time, and some doubts take several: on a busy machine that adds up."""
+"""Dumps take at most a fifth of the time, and some doubts take several: on a busy machine that adds up."""
 SHRINKING_PATIENCE_S: Final = 5
 
 _KEEP: Final = Verdict(keep=True, rule="default")
@@ -84,7 +84,7 @@ class Mode(Enum):
 
     FOLLOWED = "followed"  # the source runs meanwhile
     BLOCKED = "blocked"  # the source sees nothing until all is done
-    IN_DUMP = "in dump"  # full readings run meanwhile
+    IN_DUMP = "in dump"  # full dumps run meanwhile
 
 
 class Step(NamedTuple):
@@ -401,7 +401,7 @@ async def _perform(node: Namespace, source: KernelSource, step: Step) -> None:
 
 
 def _distinct(prefix: Prefix, routes: Iterable[Route]) -> tuple[Route, ...]:
-    """IPv6 lets routes stand beside each other that are equal in everything, and dumps show some twice: one to us.
+    """IPv6 allows routes that are equal in everything, and dumps show some twice: one to us.
 
     IPv4 routes that share a key differ in something, perhaps in what a Route does not have (an MTU): those are two.
     """

@@ -25,7 +25,7 @@ SETTLED_EVERY = 3
 
 @pytest.mark.timeout(120 + KILLS * 30)
 @pytest.mark.long
-def test_whenever_it_is_killed_the_right_routes_stand_and_no_others_are_touched(tmp_path: Path) -> None:
+def test_whenever_it_is_killed_the_right_routes_are_there_and_no_others_are_touched(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     print(f"seed {SEED}")
     settled = 0

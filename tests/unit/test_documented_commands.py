@@ -12,18 +12,12 @@ from routesync.cli.app import app
 from support.documented import ROOT, Shown, mentions
 
 GROUP: Any = typer.main.get_command(app)
-MENTIONS = mentions()
-ROUTESYNC = [shown for shown in MENTIONS if re.search(r"\broutesync [a-z-]", shown.command)]
-MAKE = [shown for shown in MENTIONS if re.match(r"(\w+=\S+ )*make ", shown.command)]
-
-
-def test_there_are_some() -> None:
-    assert len(ROUTESYNC) > 30
-    assert len(MAKE) > 8
 
 
 def test_each_command_of_routesync_exists_with_its_options() -> None:
-    assert [found for shown in ROUTESYNC for found in faults(shown)] == []
+    commands = [shown for shown in mentions() if re.search(r"\broutesync [a-z-]", shown.command)]
+    assert len(commands) > 30
+    assert [found for shown in commands for found in faults(shown)] == []
 
 
 def faults(shown: Shown) -> Iterator[str]:
@@ -45,5 +39,7 @@ def test_each_target_of_make_exists() -> None:
     targets = re.findall(
         r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
     )
-    for shown in MAKE:
+    commands = [shown for shown in mentions() if re.match(r"(\w+=\S+ )*make ", shown.command)]
+    assert len(commands) > 8
+    for shown in commands:
         assert set(re.findall(r"\bmake ([a-z-]+)", shown.command)) <= set(targets), shown

@@ -144,7 +144,7 @@ async def test_link_flap_leaves_a_stale_entry_and_post_then_delete_cures_it(
     await target.not_shown(prefix)
 
 
-async def test_post_fails_while_our_route_stands_when_the_on_link_address_has_gone(
+async def test_post_fails_while_our_route_exists_when_the_on_link_address_has_gone(
     target: Target, flapping_link: str, kernel: Kernel, prefix: str
 ) -> None:
     kernel.ip(f"addr add 203.0.113.1/24 dev {flapping_link}")

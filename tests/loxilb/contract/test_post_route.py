@@ -63,9 +63,7 @@ async def test_an_ipv6_prefix_that_is_there_is_a_conflict(
     assert (reply.status, reply.words) == (409, "file exists")
 
 
-async def test_a_route_with_a_metric_does_not_stand_in_the_way(
-    target: Target, kernel: Kernel, prefix: str
-) -> None:
+async def test_a_route_with_a_metric_is_no_obstacle(target: Target, kernel: Kernel, prefix: str) -> None:
     kernel.ip(f"route add {prefix} via {target.other_gateway} metric 100")
     assert await target.post(prefix, target.gateway) == (200, SUCCESS)
     assert [route.get("metric", 0) for route in kernel.routes(prefix)] == [0, 100]
@@ -158,7 +156,7 @@ async def test_connected_network_is_a_conflict(target: Target) -> None:
     assert (reply.status, reply.words) == (409, "file exists")
 
 
-async def test_repeated_post_tells_that_the_kernel_lost_the_route(
+async def test_repeated_post_shows_that_the_kernel_lost_the_route(
     target: Target, kernel: Kernel, prefix: str
 ) -> None:
     await target.post(prefix, target.gateway)

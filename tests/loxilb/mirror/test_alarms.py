@@ -111,7 +111,7 @@ async def test_with_a_witness_it_is_healed_at_once(lab: Lab, prefix: Prefix) -> 
 
 
 async def test_a_writer_that_deletes_ours_again_and_again_is_contention(lab: Lab) -> None:
-    """The daemon says so, slows down, and lets loxilb live; when that ends, all is made good."""
+    """The daemon says so, slows down, and does not overload loxilb; when that ends, all is made good."""
     prefixes = numbered(20)
     async with lab.mirroring(limits=QUICK) as reconciler:
         await mirrored(lab, reconciler, prefixes)

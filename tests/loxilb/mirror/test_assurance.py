@@ -75,7 +75,7 @@ async def test_a_route_that_turned_stale_is_laid_when_it_is_withdrawn(lab: Lab) 
     assert lab.static_routes() == {}
 
 
-async def test_a_mass_withdrawal_waits_for_a_second_reading(lab: Lab) -> None:
+async def test_a_mass_withdrawal_waits_for_a_second_dump(lab: Lab) -> None:
     wanted = prefixes(30)
     async with lab.mirroring(limits=Limits(withdraw_minimum=10)) as reconciler:
         want(reconciler, wanted)
@@ -84,9 +84,9 @@ async def test_a_mass_withdrawal_waits_for_a_second_reading(lab: Lab) -> None:
         for prefix in wanted[:20]:
             reconciler.set_route(prefix, None)
         await eventually(lambda: reconciler.view().held == 20, what="the brake")
-        assert lab.resyncs == 1, "a second reading was asked for"
+        assert lab.resyncs == 1, "a second dump was ordered"
         want(reconciler, wanted[:2])  # it shows that two of them are there
-        reconciler.on_resync(began=0)  # the very reading that may have gone wrong
+        reconciler.on_resync(began=0)  # the very dump that may have gone wrong
         assert reconciler.view().held == 18, "the others are held still"
         reconciler.on_resync(asyncio.get_running_loop().time())
         await lab.holds(expected(wanted[:2] + wanted[20:]))

@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way: in the end the right routes stand there, and nobody else's was touched."""
+"""Whatever goes wrong on the way: in the end the right routes are there, and no other writer's was touched."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def settled(reconciler: Reconciler) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_after_a_fault_the_right_routes_stand_there(lab: Lab, fault: Fault) -> None:
+async def test_after_a_fault_the_right_routes_are_there(lab: Lab, fault: Fault) -> None:
     await lab.behind_its_back(f"route add {FOREIGN} via {THERE} proto bird")
     first = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 9)]
     async with lab.mirroring(limits=Limits(probe_interval_s=0.5), timeout_s=1) as reconciler:
@@ -94,7 +94,7 @@ async def test_it_may_be_killed_and_restarted_under_churn(lab: Lab, seed: int) -
         assert lab.static_routes() == wanted
 
 
-async def test_a_container_made_anew_gets_all_routes_again(lab: Lab) -> None:
+async def test_a_recreated_container_gets_all_routes_again(lab: Lab) -> None:
     wanted = [Prefix.parse(f"10.{number}.0.0/16") for number in range(1, 30)]
     async with lab.mirroring(limits=Limits(probe_interval_s=0.5), timeout_s=1) as reconciler:
         for prefix in wanted:
@@ -126,7 +126,7 @@ async def test_a_delete_whose_answer_is_lost_is_not_repeated_blindly(lab: Lab) -
     assert "metric 100" in lab.space.ip(f"route show {prefix}")
 
 
-async def test_an_equal_route_of_somebody_else_is_not_claimed_for_a_lost_answer(lab: Lab) -> None:
+async def test_an_equal_route_of_another_writer_is_not_claimed_for_a_lost_answer(lab: Lab) -> None:
     """Its table shows theirs, so nothing is posted, and nothing of it is ours after a crash."""
     (prefix,) = [Prefix.parse("10.1.0.0/16")]
     await lab.behind_its_back(f"route add {prefix} via {HERE} proto static mtu 1400")

@@ -55,7 +55,7 @@ async def test_a_paused_target_is_asked_nothing_and_gets_the_difference_when_it_
         reconciler.set_route(A, None)
         want(reconciler, B, gateway=THERE)
         want(reconciler, D)
-        await asyncio.sleep(0.5)  # five canaries' time: nothing shall come, and nothing tells when to look
+        await asyncio.sleep(0.5)  # five canaries' time: nothing shall come, and no event says when to look
         assert requests(lab.standin.state()) == requests(before)
         view = reconciler.view()
         assert (view.paused, view.state) == (True, TargetState.PAUSED)
@@ -126,12 +126,12 @@ async def test_a_mass_withdrawal_is_an_event_when_it_is_held_and_when_it_is_rele
         want(reconciler, *wanted)
         await lab.holds({str(prefix): HERE for prefix in wanted})
         await synced(reconciler)
-        for by in ("kernel", "second-reading", "hand"):
+        for by in ("kernel", "second-dump", "hand"):
             for prefix in wanted:
                 reconciler.set_route(prefix, None)
             await eventually(lambda: reconciler.view().held == 30, what="the limit")
             await eventually(lambda: "withdrawals-held" in reconciler.view().alarms, what="the alarm")
-            if by == "second-reading":
+            if by == "second-dump":
                 reconciler.on_resync(asyncio.get_running_loop().time())
             elif by == "hand":
                 assert reconciler.release() == 30
@@ -171,7 +171,7 @@ async def test_the_start_up_hold_is_an_event_when_it_begins_and_when_its_time_is
     assert cleared.kind == "startup-hold"
 
 
-async def test_a_target_that_is_full_is_an_event_and_so_is_room(lab: Lab) -> None:
+async def test_a_target_that_is_full_is_an_event_and_so_is_space_again(lab: Lab) -> None:
     async with lab.mirroring(limits=Limits(max_inet=2)) as reconciler:
         want(reconciler, A, B, C)
         await eventually(lambda: bool(alarms_raised(lab)), what="the alarm")

@@ -1,4 +1,4 @@
-"""The reconciler against the stand-in, on a real kernel: what is wanted comes to stand there, gently."""
+"""The reconciler against the stand-in, on a real kernel: what is desired becomes actual, gently."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def synced(reconciler: Reconciler) -> None:
     await eventually(lambda: reconciler.view().state is TargetState.SYNCED, what="the sync")
 
 
-async def test_what_is_wanted_comes_to_stand_there_and_nothing_else_is_touched(lab: Lab) -> None:
+async def test_what_is_desired_becomes_actual_and_nothing_else_is_touched(lab: Lab) -> None:
     await lab.behind_its_back(f"route add 10.9.0.0/16 via {HERE} proto bird")
     async with lab.mirroring() as reconciler:
         reconciler.set_route(A, candidate(str(A), HERE))
@@ -91,7 +91,7 @@ async def test_what_lies_in_a_network_of_the_target_is_not_posted(lab: Lab) -> N
         assert entry.phase is Phase.INELIGIBLE
 
 
-async def test_a_route_that_somebody_else_holds_is_left_to_them_and_said_once(lab: Lab) -> None:
+async def test_a_route_of_another_writer_is_left_and_reported_once(lab: Lab) -> None:
     await lab.behind_its_back(f"route add {A} via {THERE} proto bird")
     async with lab.mirroring() as reconciler:
         reconciler.set_route(A, candidate(str(A), HERE))
@@ -104,7 +104,7 @@ async def test_a_route_that_somebody_else_holds_is_left_to_them_and_said_once(la
     assert lab.ledger.owned("lb") == {}
 
 
-async def test_somebody_elses_replacement_of_our_route_is_never_deleted(lab: Lab) -> None:
+async def test_another_writers_replacement_of_our_route_is_never_deleted(lab: Lab) -> None:
     async with lab.mirroring() as reconciler:
         reconciler.set_route(A, candidate(str(A), HERE))
         await lab.holds({"10.1.0.0/16": HERE})
@@ -138,7 +138,7 @@ async def test_a_refused_route_is_tried_again_and_taken_when_its_time_has_come(l
         await lab.holds({"10.1.0.0/16": "10.77.0.1"}, within_s=20)
 
 
-async def test_what_the_ledger_knows_is_taken_up_after_a_restart(lab: Lab) -> None:
+async def test_what_the_ledger_has_is_owned_after_a_restart(lab: Lab) -> None:
     async with lab.mirroring() as reconciler:
         for prefix in (A, B):
             reconciler.set_route(prefix, candidate(str(prefix), HERE))

@@ -1,6 +1,6 @@
 """What subscribers hear of a target is what is there, also where a change is cut short.
 
-Every other test of this room holds that at its end, too (`reports_are_true`).
+Every other test of this folder asserts that at its end, too (`reports_are_true`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIX, PREFIX6 = Prefix.parse("10.1.0.0/16"), Prefix.parse("fd01::/48")
 DENIED = Fault("answer", method="POST", status=401, body='{"message":"who are you?"}')
 
 
-async def test_a_replacement_that_is_cut_short_is_told_as_a_withdrawal(lab: Lab) -> None:
+async def test_a_replacement_that_is_cut_short_is_reported_as_a_withdrawal(lab: Lab) -> None:
     """Of IPv6: for IPv4 the POST before the DELETE is denied already, and the old route stays."""
     async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
         reconciler.set_route(PREFIX6, candidate(str(PREFIX6), HERE6))
@@ -43,7 +43,7 @@ async def test_a_replacement_that_is_cut_short_is_told_as_a_withdrawal(lab: Lab)
         assert lab.events.of("route/withdrawn") == withdrawn
 
 
-async def test_a_route_that_was_lost_before_its_replacement_is_not_told_to_stand_when_it_is_unwanted(
+async def test_a_route_that_was_lost_before_its_replacement_is_not_reported_as_there_when_it_is_unwanted(
     lab: Lab,
 ) -> None:
     async with lab.mirroring(limits=Limits(probe_interval_s=3600)) as reconciler:
@@ -59,8 +59,8 @@ async def test_a_route_that_was_lost_before_its_replacement_is_not_told_to_stand
         await eventually(lambda: reconciler.view().state is TargetState.SYNCED)
 
 
-@pytest.mark.parametrize("witness", [True, False], ids=["witness", "readings"])
-async def test_what_stands_there_from_before_is_told_even_if_it_is_to_go(lab: Lab, witness: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("witness", [True, False], ids=["witness", "inventories"])
+async def test_what_is_there_from_before_is_reported_even_if_it_is_to_go(lab: Lab, witness: bool) -> None:  # noqa: FBT001
     async with lab.mirroring() as reconciler:
         reconciler.set_route(PREFIX, candidate(str(PREFIX), HERE))
         await lab.holds({str(PREFIX): HERE})

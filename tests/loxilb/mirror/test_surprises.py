@@ -1,4 +1,4 @@
-"""What others do to a loxilb and to the way there, without asking: the right routes come to stand, theirs stay."""
+"""What others do to a loxilb and to the way there, without asking: the right routes become actual, theirs stay."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_when_its_address_on_a_link_goes_nothing_is_given_up_and_all_is_ma
     assert len(lab.events.of("sync/lost")) == 5
 
 
-async def test_somebody_elses_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:
+async def test_another_writers_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:
     """DELETE takes the lowest metric first: theirs."""
     async with lab.mirroring(limits=QUICK) as reconciler:
         reconciler.set_route(B, candidate(str(B), "fd00:10::1"))
@@ -66,13 +66,13 @@ async def test_somebody_elses_lower_metric_on_ipv6_is_not_deleted_without_a_witn
     assert "metric 20" in lab.space.ip(f"-6 route show {B}")
 
 
-async def test_somebody_elses_replacement_is_reported_and_left_while_the_route_is_wanted(lab: Lab) -> None:
+async def test_another_writers_replacement_is_reported_and_left_while_the_route_is_wanted(lab: Lab) -> None:
     async with lab.mirroring(limits=QUICK) as reconciler:
         reconciler.set_route(A, candidate(str(A), HERE))
         await lab.holds({str(A): HERE})
         await synced(reconciler)
         await lab.behind_its_back(f"route replace {A} via {THERE} proto bird")
-        reconciler.set_route(A, candidate(str(A), "192.168.10.3"))  # calls for a reading
+        reconciler.set_route(A, candidate(str(A), "192.168.10.3"))  # calls for an inventory
         await eventually(lambda: bool(lab.events.of("route/conflicting")), what="the conflict")
         await synced_or_waiting(reconciler)
         assert reconciler.view().counters.conflicts == 1
@@ -145,7 +145,7 @@ async def test_connections_that_it_closes_for_idleness_cost_no_answer() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_through_faults_of_every_kind_under_churn_the_right_routes_come_to_stand(
+async def test_through_faults_of_every_kind_under_churn_the_right_routes_become_actual(
     lab: Lab, seed: int
 ) -> None:
     chance = random.Random(seed)

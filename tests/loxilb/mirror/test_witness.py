@@ -49,7 +49,7 @@ async def test_what_its_kernel_loses_is_made_again_at_once(lab: Lab) -> None:
         await lab.holds({str(A): HERE})
 
 
-async def test_somebody_elses_replacement_is_known_at_once_and_never_deleted(lab: Lab) -> None:
+async def test_another_writers_replacement_is_known_at_once_and_never_deleted(lab: Lab) -> None:
     async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
         await mirrored(lab, reconciler)
         lab.space.ip(f"route replace {A} via {THERE} proto bird")
@@ -60,7 +60,7 @@ async def test_somebody_elses_replacement_is_known_at_once_and_never_deleted(lab
         assert lab.gateway(A) == THERE
 
 
-async def test_somebody_elses_lower_metric_on_ipv6_is_never_deleted(lab: Lab) -> None:
+async def test_another_writers_lower_metric_on_ipv6_is_never_deleted(lab: Lab) -> None:
     """DELETE would take theirs, which comes first."""
     async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
         await mirrored(lab, reconciler)
@@ -85,7 +85,7 @@ async def test_when_a_conflict_ends_our_route_is_made_at_once(lab: Lab) -> None:
         await lab.holds({str(A): HERE})
 
 
-async def test_when_its_namespace_is_made_anew_the_old_one_proves_nothing() -> None:
+async def test_when_its_namespace_is_replaced_the_old_one_proves_nothing() -> None:
     seen: set[Prefix] = set()
 
     def remember(prefix: Prefix, *, foreign_removed: bool) -> None:

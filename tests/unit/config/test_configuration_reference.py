@@ -41,7 +41,7 @@ def test_the_shipped_file_names_every_key() -> None:
     text = (ROOT / "config/routesync.toml").read_text(encoding="utf-8")
     for path, model in models(Settings):
         if "rules" in path and path[-1] != "match":
-            continue  # told in prose, at their match
+            continue  # described in prose, at their match
         for key in model.model_fields:
             inline = {"token": "token_file", "password": "password_file", "rules": "[[policy.rules]]"}.get(
                 key, key

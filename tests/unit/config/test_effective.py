@@ -68,7 +68,7 @@ def test_what_is_shown_is_a_configuration_that_comes_to_the_same(file: Path, tmp
     assert all(it.origin.kind == "file" for it in effective(after) if it.value is not None)
 
 
-def test_so_it_does_with_everything_that_may_stand_there(tmp_path: Path) -> None:
+def test_so_it_does_with_every_key(tmp_path: Path) -> None:
     environ = {"ROUTESYNC_MQTT_PASSWORD": SECRET}
     before = loaded(tmp_path, **environ)
     again = tmp_path / "again.toml"

@@ -1,4 +1,4 @@
-"""The lines on which keys stand."""
+"""The lines of keys."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_windows_line_ends_count_once() -> None:
     assert key_lines("a = 1\r\n\r\nb = 2\r\n")[("b",)] == 3
 
 
-def test_an_absent_key_stands_where_its_table_does() -> None:
+def test_an_absent_key_has_the_line_of_its_table() -> None:
     lines = key_lines("[mqtt]\nport = 1\n")
     assert line_of(lines, ("mqtt", "host")) == 1
     assert line_of(lines, ("log", "level")) is None

@@ -1,4 +1,4 @@
-"""The configurations that come with the program: they load, and judge real tables as they say."""
+"""The configurations that come with the program: they load, and their verdicts on real tables are as they say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def policy(path: Path) -> Policy:
     return load(path, {}).policy
 
 
-def judge(path: Path, line: str, family: Family = Family.INET) -> tuple[str, str, str | None]:
+def verdict_on(path: Path, line: str, family: Family = Family.INET) -> tuple[str, str, str | None]:
     route = ip_route(line, family)
     verdict = policy(path).evaluate(route, INTERFACES)
     gateway = verdict.rewrite.for_family(route.prefix.family) if verdict.rewrite else None
@@ -64,7 +64,7 @@ def test_the_shipped_one_writes_nowhere() -> None:
 
 @pytest.mark.parametrize(("line", "expected"), FOUNDING_TABLE.items())
 def test_the_founding_table(line: str, expected: tuple[str, str, str | None]) -> None:
-    assert judge(EXAMPLES / "kubernetes-external-loxilb.toml", line) == expected
+    assert verdict_on(EXAMPLES / "kubernetes-external-loxilb.toml", line) == expected
 
 
 @pytest.mark.parametrize(("line", "expected"), FOUNDING_TABLE.items())
@@ -72,7 +72,7 @@ def test_the_founding_table_by_the_shipped_rules(line: str, expected: tuple[str,
     action, rule, _ = expected
     if rule == "pod-networks":
         action, rule = ("drop", "connected") if "proto kernel" in line else ("keep", "default")
-    assert judge(CONFIG / "routesync.toml", line) == (action, rule, None)
+    assert verdict_on(CONFIG / "routesync.toml", line) == (action, rule, None)
 
 
 def test_drops_of_dhcp_host_routes_are_reported() -> None:
@@ -104,14 +104,14 @@ def test_drops_of_dhcp_host_routes_are_reported() -> None:
 )
 def test_only_host_routes_of_a_lease_are_dropped(name: str, client: str, line: str, rule: str) -> None:
     del client
-    assert judge(CONFIG / name, line)[1] == rule
+    assert verdict_on(CONFIG / name, line)[1] == rule
 
 
 @pytest.mark.parametrize("name", ["routesync.toml", "examples/kubernetes-external-loxilb.toml"])
 def test_ipv6(name: str) -> None:
-    assert judge(CONFIG / name, "2001:db8::53 dev ens3 proto dhcp metric 1024")[1] == "dhcp-host-routes"
-    assert judge(CONFIG / name, "default via fe80::1 dev ens3 proto ra", Family.INET6)[1] == "default"
-    assert judge(CONFIG / name, "fe80::/64 dev ens3 proto kernel metric 256")[1] == "connected"
+    assert verdict_on(CONFIG / name, "2001:db8::53 dev ens3 proto dhcp metric 1024")[1] == "dhcp-host-routes"
+    assert verdict_on(CONFIG / name, "default via fe80::1 dev ens3 proto ra", Family.INET6)[1] == "default"
+    assert verdict_on(CONFIG / name, "fe80::/64 dev ens3 proto kernel metric 256")[1] == "connected"
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,10 @@ def test_ipv6(name: str) -> None:
         ("default via 203.0.113.1 dev ens3 proto dhcp", ("drop", "default", None)),
     ],
 )
-def test_a_router_tells_what_its_protocols_brought(line: str, expected: tuple[str, str, str | None]) -> None:
-    assert judge(EXAMPLES / "router-feeding-loxilb.toml", line) == expected
+def test_a_router_mirrors_what_its_protocols_brought(
+    line: str, expected: tuple[str, str, str | None]
+) -> None:
+    assert verdict_on(EXAMPLES / "router-feeding-loxilb.toml", line) == expected
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def cacheinfo(ticks: int) -> bytes:
 
 
 @pytest.mark.parametrize(("ticks", "lifetime_s"), [(0, None), (150, 1.5), (-2700, -27.0)])
-def test_a_lifetime_is_told_beside_the_route(ticks: int, lifetime_s: float | None) -> None:
+def test_a_lifetime_is_returned_beside_the_route(ticks: int, lifetime_s: float | None) -> None:
     decoder = RouteDecoder(lambda _number: None)
     destination = attribute(1, bytes.fromhex("20010db8000e") + bytes(10))
     body = rtm(family=10, length=48) + attribute(15, struct.pack("=I", 254)) + destination + cacheinfo(ticks)

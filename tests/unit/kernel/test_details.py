@@ -46,7 +46,7 @@ def test_metrics_are_read_as_pyroute2_reads_them(attribute: Attribute) -> None:
 
 
 @pytest.mark.parametrize(("ticks", "seconds"), [(0, None), (18_000, 180), (-150, -1)])
-def test_an_expiry_is_told_in_seconds(ticks: int, seconds: int | None) -> None:
+def test_an_expiry_is_in_seconds(ticks: int, seconds: int | None) -> None:
     assert details(rtm(Attribute(12, struct.pack("=IIi5I", 0, 0, ticks, *([0] * 5))))).expires_s == seconds
 
 

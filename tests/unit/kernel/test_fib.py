@@ -44,7 +44,7 @@ def to_gateway(_route: Route, _links: object) -> Verdict:
 
 
 class Cache:
-    """A Fib, fed by hand. Its clock stands still until it is set."""
+    """A Fib, fed by hand. Its clock stops until it is set."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ def test_a_replacement_is_one_announcement() -> None:
     assert cache.ways(FAR) == [], "changed into one that the rules drop"
 
 
-def test_an_event_whose_effect_only_a_dump_can_tell_orders_one() -> None:
+def test_an_event_whose_effect_only_a_dump_can_show_orders_one() -> None:
     cache = Cache()
     cache.announce(far(2))
     cache.withdraw(far(7))
@@ -420,7 +420,7 @@ async def test_one_that_a_later_dump_shows_first_is_held_back_too() -> None:
     assert cache.ways("192.0.2.7/32") == ["-"]
 
 
-async def test_the_first_dump_knows_all_gateways_before_it_judges_host_routes() -> None:
+async def test_the_first_dump_knows_all_gateways_before_it_evaluates_host_routes() -> None:
     cache = Cache()
     other = "192.0.2.7 dev ens3 scope link"
     await cache.dump(inet(HOST), inet(other), inet(DEFAULT))
@@ -484,7 +484,7 @@ def test_siblings_of_a_host_route_keep_their_places() -> None:
     assert cache.requested == []
 
 
-async def test_a_host_route_that_events_touched_while_the_dump_ran_is_judged_by_its_gateways() -> None:
+async def test_a_host_route_that_events_touched_while_the_dump_ran_is_evaluated_by_its_gateways() -> None:
     cache = Cache()
     await cache.dump()
     static = inet("192.0.2.1 dev ens3 proto static scope link")

@@ -46,13 +46,13 @@ def route(text: str, family: Family = Family.INET, *, protocol: str = "static") 
     return Attributes(254, 0, metric, PROTOCOLS[protocol], 0, 1, hops, nexthop_id=nexthop_id)
 
 
-def judged(it: Attributes) -> Sibling:
+def evaluated(it: Attributes) -> Sibling:
     dropped = any(hop.gateway is not None and hop.gateway[-1] == 9 for hop in it.hops)
     return PLACEHOLDER if dropped else Evaluated(it, KEEP)
 
 
 def siblings(text: str, family: Family = Family.INET) -> Siblings:
-    return tuple(PLACEHOLDER if word == "_" else judged(route(word, family)) for word in text.split())
+    return tuple(PLACEHOLDER if word == "_" else evaluated(route(word, family)) for word in text.split())
 
 
 def text_of(held: Siblings) -> str:
@@ -95,12 +95,12 @@ def said(updated: Updated) -> str:
         ("2 _", REPLACE, "#7", "2 _ ?", "the more so with a nexthop object"),
         ("#7 2", REPLACE, "#7", "#7 2", "its nexthop object was replaced"),
         ("2 3", APPEND, "3", "2 3 ?", "the kernel takes no equal twice"),
-        ("2 2", REPLACE, "2", "2 2 ?", "two that only an MTU tells apart"),
+        ("2 2", REPLACE, "2", "2 2 ?", "two that differ by an MTU only"),
     ],
 )
 def test_ipv4_announcements(held: str, flags: int, new: str, expected: str, why: str) -> None:
     it = route(new)
-    assert said(inet_new(siblings(held), it, judged(it), flags)) == expected, why
+    assert said(inet_new(siblings(held), it, evaluated(it), flags)) == expected, why
 
 
 @pytest.mark.parametrize(
@@ -150,37 +150,37 @@ def test_ipv4_withdrawals(held: str, gone: str, expected: str, why: str) -> None
 )
 def test_ipv6_announcements(held: str, flags: int, new: str, expected: str, why: str) -> None:
     it = route(new, Family.INET6)
-    assert said(inet6_new(siblings(held, Family.INET6), it, judged(it), flags)) == expected, why
+    assert said(inet6_new(siblings(held, Family.INET6), it, evaluated(it), flags)) == expected, why
 
 
 @pytest.mark.parametrize("protocol", ["ra", "redirect", "kernel"])
 def test_ipv6_routes_whose_merging_rtnl_does_not_show_are_in_doubt(protocol: str) -> None:
     it = route("3", Family.INET6, protocol=protocol)
-    assert said(inet6_new(siblings("2", Family.INET6), it, judged(it), APPEND)) == "2 ?"
+    assert said(inet6_new(siblings("2", Family.INET6), it, evaluated(it), APPEND)) == "2 ?"
     it = route("3", Family.INET6)
-    held = (judged(route("2", Family.INET6, protocol=protocol)),)
-    assert said(inet6_new(held, it, judged(it), APPEND)) == "2 ?"
+    held = (evaluated(route("2", Family.INET6, protocol=protocol)),)
+    assert said(inet6_new(held, it, evaluated(it), APPEND)) == "2 ?"
     it = route("e0", Family.INET6)
-    assert said(inet6_new(held, it, judged(it), APPEND)) == "2 ?", "the one that is held is enough"
+    assert said(inet6_new(held, it, evaluated(it), APPEND)) == "2 ?", "the one that is held is enough"
     it = route("2", Family.INET6, protocol=protocol)
-    assert said(inet6_new(siblings("e0", Family.INET6), it, judged(it), APPEND)) == "e0 ?", (
+    assert said(inet6_new(siblings("e0", Family.INET6), it, evaluated(it), APPEND)) == "e0 ?", (
         "and so is the new one"
     )
 
 
 def test_an_ipv6_set_of_another_protocol_is_in_doubt() -> None:
     it = route("2+3", Family.INET6, protocol="bgp")
-    assert said(inet6_new(siblings("2", Family.INET6), it, judged(it), APPEND)) == "2 ?"
+    assert said(inet6_new(siblings("2", Family.INET6), it, evaluated(it), APPEND)) == "2 ?"
 
 
 def test_which_of_two_ipv6_sets_grows_is_in_doubt() -> None:
-    held = (judged(route("2", Family.INET6)), judged(route("3", Family.INET6, protocol="bgp")))
+    held = (evaluated(route("2", Family.INET6)), evaluated(route("3", Family.INET6, protocol="bgp")))
     it = route("2+4", Family.INET6)
-    assert said(inet6_new(held, it, judged(it), APPEND)) == "2 3 ?"
+    assert said(inet6_new(held, it, evaluated(it), APPEND)) == "2 3 ?"
 
 
 def test_a_single_hop_of_another_protocol_does_not_go_with_its_equal() -> None:
-    updated = inet6_del((judged(route("2", Family.INET6, protocol="bgp")),), route("2", Family.INET6))
+    updated = inet6_del((evaluated(route("2", Family.INET6, protocol="bgp")),), route("2", Family.INET6))
     assert isinstance(updated, Updated)
     assert said(updated) == "2 ?"
 
@@ -218,7 +218,9 @@ def test_an_ipv6_hop_that_goes_is_subtracted_from_its_set(
 def test_the_last_hop_of_an_ipv6_set_shows_no_weight() -> None:
     both = route("2+3", Family.INET6)
     weighted = both._replace(hops=tuple(hop._replace(weight=7) for hop in both.hops))
-    assert inet6_del((judged(weighted),), route("2", Family.INET6)) == HopRemoved(0, route("3", Family.INET6))
+    assert inet6_del((evaluated(weighted),), route("2", Family.INET6)) == HopRemoved(
+        0, route("3", Family.INET6)
+    )
 
 
 def test_the_state_of_its_links_makes_no_other_route() -> None:
@@ -226,7 +228,7 @@ def test_the_state_of_its_links_makes_no_other_route() -> None:
     down = up._replace(hops=(up.hops[0]._replace(flags=HopFlag.DEAD | HopFlag.LINKDOWN),))
     assert identity(up) == identity(down)
     assert identity(up) != identity(up._replace(hops=(up.hops[0]._replace(flags=HopFlag.ONLINK),)))
-    assert said(inet_del((judged(down),), up)) == ""
+    assert said(inet_del((evaluated(down),), up)) == ""
 
 
 def test_a_nexthop_object_is_known_by_its_number_whatever_its_hops() -> None:

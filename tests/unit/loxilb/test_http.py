@@ -350,7 +350,7 @@ async def test_a_server_that_may_have_been_started_anew_is_known_by_its_connecti
         assert not http.unbroken, "another connection, perhaps to another life"
 
 
-async def test_no_answer_in_time_is_told_and_its_connection_is_given_up(tmp_path: Path) -> None:
+async def test_no_answer_in_time_is_an_error_and_its_connection_is_closed(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()

@@ -241,7 +241,7 @@ def test_a_link_gateway_is_what_the_caller_says() -> None:
     assert others.evaluate(ip_route(HOST), INTERFACES, link_gateway=True).rule == "default"
 
 
-def test_a_header_tells_only_that_a_route_leads_to_no_link_gateway() -> None:
+def test_a_header_shows_only_that_a_route_leads_to_no_link_gateway() -> None:
     made = policy({"name": "it", "match": {"link_gateway": True}, "action": "drop"})
 
     def decided(family: Family, length: int, scope: int, kind: int) -> bool:

@@ -1,4 +1,4 @@
-"""Policies against a plain reading of the rule language, with rules and routes made up by hypothesis."""
+"""Policies against a plain implementation of the rule language, with rules and routes made up by hypothesis."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def test_a_rule_that_is_said_to_be_without_effect_never_decides(
     }
 
 
-def test_routes_of_another_family_than_ip_are_left_to_whoever_reads_the_rest() -> None:
+def test_routes_of_another_family_than_ip_get_no_verdict_by_their_header() -> None:
     policy = policy_of([], "drop")
     assert policy.header_verdict(Family.INET, 24, 0, 254, 186, 0, 1, 0) is not None
     assert policy.header_verdict(129, 24, 0, 254, 186, 0, 1, 0) is None
