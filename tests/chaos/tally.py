@@ -6,11 +6,14 @@ and a subscriber which have arrived there.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from typing import Any, Final
 
 from routesync.events.mqtt_client import WINDOW
 
+LAG_S: Final = 2.0
+"""An acknowledgement is on the node's disk after so long, on a busy machine too."""
 _REPORT: Final = "io.routesync.events.lost.v1"
 
 
@@ -38,10 +41,11 @@ class Tally:
         self.on_disk: list[range] = []
         """Numbers of events that were on disk at some time, of each life of the node."""
         self.unsure = 0
-        """Events that were emitted when the node was killed, and perhaps not on disk."""
+        """Events that the node knew nothing certain of when it was killed: it may count them as lost, or not."""
         self.acknowledged: set[int] = set()
         """Numbers that the broker acknowledged."""
         self.last_acknowledged = 0
+        self._acknowledged_at: deque[float] = deque()
         self.arrived: set[int] = set()
         """Numbers that reached the subscriber."""
         self.again = 0
@@ -56,6 +60,14 @@ class Tally:
     def note_acknowledged(self, event: dict[str, Any]) -> None:
         self.last_acknowledged = self._note(event)
         self.acknowledged.add(self.last_acknowledged)
+        now = time.monotonic()
+        self._acknowledged_at.append(now)
+        while self._acknowledged_at[0] < now - 10 * LAG_S:
+            self._acknowledged_at.popleft()
+
+    def note_kill(self, at: float) -> None:
+        """The node was killed then: what was acknowledged just before may still have been in its outbox."""
+        self.unsure += sum(at - LAG_S < when for when in self._acknowledged_at)
 
     def note_arrived(self, event: dict[str, Any]) -> None:
         number = self._note(event)

@@ -167,6 +167,7 @@ class Place(NamedTuple):
     gate: Gate
     emitter: Emitter
     start: Callable[[], None]  # the emitter
+    tally: Tally
     chance: random.Random
 
 
@@ -243,7 +244,9 @@ def broker_hangs(place: Place) -> Iterator[None]:
 
 def node_killed(place: Place) -> Iterator[None]:
     place.emitter.kill()
+    at = time.monotonic()
     yield
+    place.tally.note_kill(at)
     place.start()
 
 
@@ -358,7 +361,7 @@ def test_no_event_is_lost_silently() -> None:
             left_s = max(1.0, end - time.monotonic())
             emitter.start(max(EVENTS / SECONDS, (EVENTS - tally.given) / left_s))
 
-        place = Place(mosquitto, passage, emitter, start, random.Random(SEED))
+        place = Place(mosquitto, passage, emitter, start, tally, random.Random(SEED))
         start()
         end = time.monotonic() + SECONDS
         series = [
