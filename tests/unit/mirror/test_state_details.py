@@ -486,6 +486,14 @@ def test_each_reason_is_counted_and_reported_once() -> None:
     assert (life.state.ineligible, life.state.desired) == ({}, 0)
 
 
+def test_routes_of_the_same_reason_are_counted() -> None:
+    life = Life()
+    for prefix in (P4, Q4):
+        life.refused[prefix] = Ineligible(Reason.TOS, "a", "rule")
+        life.want(prefix, OURS[4])
+    assert life.state.reasons == {Reason.TOS: 2}
+
+
 def test_what_others_than_the_known_are_evaluated_too() -> None:
     life = Life()
     life.gateways[P4] = OURS[4]
@@ -937,6 +945,18 @@ def test_a_replacement_that_fails_after_the_delete_is_a_withdrawal() -> None:
     assert life.phase(P4) is None
 
 
+def test_the_gap_lasts_until_any_route_to_the_prefix_is_there() -> None:
+    life = Life(Witness())
+    life.added(P4)
+    life.want(P4, OTHER[4])
+    life.follow(life.next(), Answer.EXISTS, Answer.DELETED, Answer.REJECTED)
+    life.want(P4, THEIRS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED, after_s=3)
+    (_, accepted) = life.events.of("route/accepted")
+    assert isinstance(accepted, RouteAccepted)
+    assert accepted.gap_ms == 3000
+
+
 def test_the_target_that_says_nothing_of_a_route_that_it_showed_means_that_it_exists() -> None:
     """Old versions refuse a POST without a word why."""
     life = Life()
@@ -1085,6 +1105,13 @@ def test_the_table_is_read_every_ten_minutes_and_more_often_beside_other_writers
     assert life.state.inventory_in(life.now) == CONFLICT_INVENTORY_S
 
 
+def test_what_is_verified_again_does_not_put_the_inventory_off() -> None:
+    life = Life()
+    life.added(P4)
+    life.state.queue.put(P4, Urgency.VERIFY, now=life.now)
+    assert life.state.inventory_due(life.now + 600)
+
+
 def test_what_is_left_behind_has_the_table_read_more_often() -> None:
     life = Life()
     life.added(P4)
@@ -1125,6 +1152,20 @@ def test_what_changed_while_the_table_was_read_is_not_compared() -> None:
     assert life.state.proved_at == life.now
     deque(life.state.take_inventory(empty, started + 0.1, life.now), 0)
     assert life.phase(P4) is Phase.PENDING
+    assert life.state.routes[P4].lost
+
+
+def test_what_waits_for_a_proof_that_an_inventory_is_none_of_waits_on() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    assert life.next(6) is None
+    assert P4 in life.state.unproved
+    life.state.routes[P4].changed_at = life.now
+    deque(life.state.take_inventory(Inventory({}, 0), life.now, life.now), 0)
+    assert P4 in life.state.queue
+    assert life.next() is None
+    assert P4 in life.state.unproved
 
 
 def test_what_is_being_sent_is_not_compared() -> None:
@@ -1780,6 +1821,9 @@ def test_what_is_not_taken_over_keeps_nothing_else_from_it() -> None:
         "not there, wanted here, not proved"
     )
     assert [*life.state.taken_over] == [P4]
+    life.follow(life.next(0), Answer.EXISTS, Answer.DELETED)
+    life.read({P4: (THEIRS[4], "bgp")})
+    assert [*life.state.came_back] == [P4], "it looks as theirs did"
 
 
 def test_a_takeover_takes_ipv6_by_the_word_of_the_witness() -> None:
