@@ -21,11 +21,11 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel and the locked dependencies."""
+    """A virtual environment with the wheel and the locked dependencies; few of their modules are imported."""
     path = tmp_path_factory.mktemp("opt") / "routesync"
     run(sys.executable, "-m", "venv", path)
     pip = (path / "bin/pip", "--quiet", "--no-input", "--disable-pip-version-check", "install")
-    run(*pip, "--require-hashes", "-r", REPOSITORY / "packaging/requirements/runtime.txt")
+    run(*pip, "--no-compile", "--require-hashes", "-r", REPOSITORY / "packaging/requirements/runtime.txt")
     run(*pip, "--no-deps", artefact("wheel"))
     return path
 

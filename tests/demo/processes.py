@@ -91,7 +91,7 @@ class Processes:
         return process
 
     async def stop(self, name: str) -> int:
-        """End a program: SIGTERM, and SIGKILL if that is not heeded. Returns its exit status."""
+        """End a program: SIGTERM, and SIGKILL if it does not end by that. Returns its exit status."""
         process = self._running.pop(name)
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

@@ -39,7 +39,7 @@ FOUNDING_TABLE: Final = (
     f"192.168.10.0/24 dev ens3 proto kernel scope link src {NODE_ADDRESS}",
     HOST_ROUTE,
 )
-"""What `ip route show` says in the node when the topology stands."""
+"""What `ip route show` says in the node when the topology is complete."""
 
 MIRRORED_TABLE: Final = (
     f"default via {GATEWAY_ADDRESS}",
