@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,11 +85,6 @@ def test_it_mirrors_without_any_privilege_and_withdraws(podman: Containers, tmp_
         podman.run(*withdraw, options=("--rm", *network, *volumes))
 
 
-def test_the_same_commit_gives_the_same_layers() -> None:
+def test_the_same_commit_gives_the_same_bytes() -> None:
     again = REPOSITORY / run(REPOSITORY / "packaging/oci/build").splitlines()[-1]
-    assert _layers(again) == _layers(artefact("image"))
-
-
-def _layers(archive: Path) -> list[str]:
-    with tarfile.open(archive) as file:
-        return sorted(name for name in file.getnames() if name.startswith("blobs/"))
+    assert again.read_bytes() == artefact("image").read_bytes()

@@ -37,7 +37,8 @@ def run(*command: str | Path, environment: Mapping[str, str] | None = None, chec
 def artefact(target: str) -> Path:
     """The file that `make TARGET` makes."""
     with locked(BUILD):
-        kept = BUILD / digest() / target
+        committed = run("git", "log", "-1", "--format=%ct").strip()  # a time that each of them contains
+        kept = BUILD / digest() / committed / target
         if not kept.exists():
             path = REPOSITORY / run("make", "--no-print-directory", target).splitlines()[-1]
             kept.mkdir(parents=True)
