@@ -1239,6 +1239,7 @@ class MirrorState:
                     self._reconsider(state, now)
                 elif prefix in waiting:
                     self._place(state, now)
+                self._fill(prefix.family, now)  # a route that is another writer's needs no room
             yield
 
     def _reconsider(self, state: RouteState, now: float) -> None:

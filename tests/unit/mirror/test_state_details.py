@@ -418,6 +418,18 @@ def test_a_conflicting_route_needs_no_room_until_it_is_posted() -> None:
     assert life.state.desired == 2
 
 
+def test_a_route_that_an_inventory_shows_to_be_another_writers_leaves_its_room_to_the_next() -> None:
+    life = Life(limits=Limits(max_inet=1))
+    life.want(P4, OURS[4])
+    life.want(Q4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.EXISTS)
+    assert life.state.over_capacity == 1
+    life.read({P4: (OURS[4], "bird")})
+    assert life.phase(P4) is Phase.PRESENT
+    assert life.phase(Q4) is Phase.PENDING
+    life.send(Kind.ADD, Q4, Answer.CREATED)
+
+
 def test_a_refused_route_that_found_no_room_meanwhile_waits_for_it() -> None:
     life = Life(limits=Limits(max_inet=1))
     life.want(P4, OURS[4])
@@ -1684,6 +1696,12 @@ def test_figures_say_what_waits_and_for_how_long() -> None:
     assert life.state.oldest_s(life.now + 30) == 30, "the one that no inventory has judged"
     shown(life, P4, Q4)
     assert (life.phase(P4), life.phase(Q4)) == (Phase.PRESENT, Phase.CONFIRMED)
+    assert life.state.synced is False, "the third has room now"
+    life.send(Kind.ADD, R4, Answer.CREATED)
+    life.send(Kind.VERIFY, Q4, Answer.EXISTS, after_s=0)
+    life.send(Kind.VERIFY, R4, Answer.EXISTS, after_s=0)
+    assert (life.state.synced, life.state.complete) == (True, True)
+    life.want(Prefix.parse("10.9.0.0/16"), OURS[4])
     assert (life.state.synced, life.state.complete) == (True, False), "one waits for room"
 
 
