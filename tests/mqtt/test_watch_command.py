@@ -143,21 +143,20 @@ async def test_over_tls_with_a_user_and_what_is_wrong_is_said_with_place_and_rem
 ) -> None:
     ca = ("--ca-file", str(authority.certificate))
     tls = {"ca_file": str(authority.certificate)}
-    async with (
-        publishing(guarded.settings(username=NODE, password="1", tls=tls)),
-        watching(guarded, *ca, user="reader", password="2") as process,
-        watching(guarded, *ca, user="reader", password="wrong") as mistaken,
-        watching(guarded, user="reader", password="2") as trustless,
-        watching(guarded, *ca, user="blind", password="3") as blind,
-    ):
-        (line,) = await lines(process, 1)
-        assert f"{NODE} status online" in line
-        assert "refuses user 'reader' (Not authorized); check USER of --broker" in await complaint(mistaken)
-        assert "certificate verify failed" in (said := await complaint(trustless))
-        assert said.endswith("check --ca-file\n")
-        assert "no node publishes routesync/v1/+/status, or user 'blind' may not read it" in await complaint(
-            blind
-        )
+    # one command after the other: each has its own deadline
+    async with publishing(guarded.settings(username=NODE, password="1", tls=tls)):
+        async with watching(guarded, *ca, user="reader", password="2") as process:
+            (line,) = await lines(process, 1)
+            assert f"{NODE} status online" in line
+        async with watching(guarded, *ca, user="reader", password="wrong") as mistaken:
+            refused = "refuses user 'reader' (Not authorized); check USER of --broker"
+            assert refused in await complaint(mistaken)
+        async with watching(guarded, user="reader", password="2") as trustless:
+            assert "certificate verify failed" in (said := await complaint(trustless))
+            assert said.endswith("check --ca-file\n")
+        async with watching(guarded, *ca, user="blind", password="3") as blind:
+            blank = "no node publishes routesync/v1/+/status, or user 'blind' may not read it"
+            assert blank in await complaint(blind)
 
 
 @pytest.mark.parametrize(
