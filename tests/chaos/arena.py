@@ -161,7 +161,9 @@ class Node(Daemon):
 
     def set_clock(self, offset_s: float) -> None:
         """Set its wall clock off by so many seconds, if it takes signals now."""
-        (self.directory / "clock").write_text(str(offset_s))
+        new = self.directory / "clock.new"
+        new.write_text(str(offset_s))
+        new.replace(self.directory / "clock")  # the daemon may read it at this moment
         if self.running and self.process is not None and catches(self.process.pid, signal.SIGUSR2):
             self.process.send_signal(signal.SIGUSR2)
 
