@@ -1,10 +1,17 @@
-"""Prints what the benchmarks recorded."""
+"""Logs as the daemon does, and prints what the benchmarks recorded."""
 
 from __future__ import annotations
 
 import pytest
 
+from routesync.service import logs
 from support import bench
+
+
+@pytest.fixture(autouse=True)
+def _usual_log() -> None:
+    """Log as by default: single routes at debug, which is not written."""
+    logs.configure()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
