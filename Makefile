@@ -93,7 +93,7 @@ docs: $(READY) ## Write the generated documents: references, schemas, AsyncAPI, 
 
 .PHONY: bench
 bench: root .venv/.test .venv/.page .venv/.mqtt.js ## Measure, and write docs/benchmarks.md
-	@[ -n "$(ARGS)" ] || rm -f build/bench.json
+	@$(if $(ARGS),,rm -f build/bench.json)
 	@status=0; $(BIN)/pytest tests/bench --bench -s $(ARGS) || status=$$?; \
 		PYTHONPATH=tests $(BIN)/python -m support.bench_report docs; exit $$status
 

@@ -1,6 +1,8 @@
-"""Logs as the daemon does, and prints what the benchmarks recorded."""
+"""Sets up the process as the daemon does, and prints what the benchmarks recorded."""
 
 from __future__ import annotations
+
+import gc
 
 import pytest
 
@@ -9,9 +11,11 @@ from support import bench
 
 
 @pytest.fixture(autouse=True)
-def _usual_log() -> None:
-    """Log as by default: single routes at debug, which is not written."""
+def _as_the_daemon() -> None:
+    """Log as by default (single routes at debug, which is not written), and look for no garbage in what was before."""
     logs.configure()
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
