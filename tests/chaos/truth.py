@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 from typing import Any, Final
 
 from chaos.arena import PEER_POOL, SHUT
+from routesync.events.mqtt_client import WINDOW
 from support.kill_arena import Row, table
 from support.netns import Namespace
 
@@ -154,7 +155,7 @@ class Witness:
             routes: of the control API.
             again: the status after them.
         """
-        found = [*self._of_peers(status["status"])]
+        found = [*self._of_loxilb_and_broker(status["status"])]
         target = next((it for it in status["targets"] if it["name"] == "lb"), None)
         if target is None or time.monotonic() - self.changed_at < LAG_S:
             return found
@@ -207,7 +208,7 @@ class Witness:
                 found.append(f"complete, and loxilb has {prefix} via {gateway}, which is not desired")
         return found
 
-    def _of_peers(self, status: dict[str, Any]) -> list[str]:
+    def _of_loxilb_and_broker(self, status: dict[str, Any]) -> list[str]:
         """A loxilb or a broker that is gone, or back, is known to be so after a while."""
         found, now = [], time.monotonic()
 
@@ -226,10 +227,6 @@ class Witness:
         if lasts(self.since.broker_gone) and status["broker"] == "connected":
             found.append(f"the broker is gone for {STUCK_S} s, and said to be connected")
         return found
-
-
-WINDOW: Final = 64
-"""So many messages are on their way to the broker at most."""
 
 
 def unexplained(events: list[dict[str, Any]]) -> list[str]:
