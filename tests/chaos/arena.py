@@ -1,8 +1,8 @@
-"""Where chaos happens: two nodes with a daemon each, a loxilb that both mirror into, a broker, and a follower.
+"""Where chaos happens: two nodes with a daemon each, a loxilb that both mirror into, a broker, and followers.
 
     node ── ens3 ─┐                    ┌─ eth0 ── loxilb (a stand-in that dies of any misuse)
       └ cni0      ├─ br0 192.168.10.1 ─┤
-    peer ── ens3 ─┘  broker, gate,     follower
+    peer ── ens3 ─┘  broker, gate,     followers
 
 The first node has a routing daemon (`Routing`) and is looked at every second; the second one is a writer beside it.
 """
@@ -334,12 +334,12 @@ class Writer:
 
 
 class Follower:
-    """The reference subscriber, a process of its own; it prints its copy each second."""
+    """The reference subscriber of one node, a process of its own; it prints its copy each second."""
 
-    def __init__(self, space: Namespace, directory: Path) -> None:
-        self._errors = (directory / "follower").open("wb")
+    def __init__(self, space: Namespace, directory: Path, node: str) -> None:
+        self._errors = (directory / f"follower-{node}").open("wb")
         self.process = subprocess.Popen(
-            ["ip", "netns", "exec", space.name, sys.executable, str(FOLLOWER), BROKER, "node"],
+            ["ip", "netns", "exec", space.name, sys.executable, str(FOLLOWER), BROKER, node],
             stdout=subprocess.PIPE,
             stderr=self._errors,
         )
@@ -375,6 +375,7 @@ class Arena:
         bridge: the namespace between them; it has the broker and the ends of all links.
         node: looked at every second.
         peer: a second writer by the same program.
+        followers: by the name of the node.
     """
 
     def __init__(
@@ -388,7 +389,7 @@ class Arena:
         standin: StandinProcess,
         broker: Broker,
         gate: Gate,
-        follower: Follower,
+        followers: dict[str, Follower],
     ) -> None:
         self.directory = directory
         self.bridge = bridge
@@ -398,7 +399,7 @@ class Arena:
         self.standin = standin
         self.broker = broker
         self.gate = gate
-        self.follower = follower
+        self.followers = followers
         self.routing = Routing(node.node, [*POOL, *PODS, *GROUPED])
         self.peer_routing = Routing(peer.node, PEER_POOL)
         self.writer = Writer(loxilb)
@@ -434,8 +435,9 @@ def arena(directory: Path) -> Iterator[Arena]:
         peer = Node("peer", directory / "peer", peer_space)
         stack.enter_context(small_disk(node.state, size="16m"))
         standin = stack.enter_context(doomed_standin(loxilb))
-        follower = Follower(bridge, directory)
-        stack.callback(follower.end)
+        followers = {it.name: Follower(bridge, directory, it.name) for it in (node, peer)}
+        for follower in followers.values():
+            stack.callback(follower.end)
         stack.enter_context(ended(peer))
         stack.enter_context(ended(node))
         yield Arena(
@@ -447,7 +449,7 @@ def arena(directory: Path) -> Iterator[Arena]:
             standin=standin,
             broker=mosquitto,
             gate=passage,
-            follower=follower,
+            followers=followers,
         )
 
 

@@ -318,9 +318,11 @@ class Chaos:
             return f"alarms: {kinds}"
         if status["broker"] != "connected" or status["held"]:
             return f"broker: {status['broker']}, held: {status['held']}"
-        if place.follower.routes() != seen.ours:
-            theirs = place.follower.routes()
-            return f"the follower: {None if theirs is None else [*(theirs.items() ^ seen.ours.items())][:5]}"
+        for name, ours in (("node", seen.ours), ("peer", seen.peers)):
+            theirs = place.followers[name].routes()
+            if theirs != ours:
+                differ = None if theirs is None else [*(theirs.items() ^ ours.items())][:5]
+                return f"the follower of {name}: {differ}"
         waiting = place.standin.state().waiting
         return f"the stand-in has {waiting} waiting" if waiting else ""
 

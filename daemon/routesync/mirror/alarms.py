@@ -136,7 +136,7 @@ def current_alarms(
 def _describe_peer(peer: GonePeer) -> str:
     since = f" since {peer.since:%Y-%m-%d %H:%M:%S} UTC" if peer.since else ""
     routes = "an unknown number of routes" if peer.routes is None else many(peer.routes, "route")
-    return f"node {peer.node} is {peer.state}{since} and left {routes}"
+    return f"node {peer.node} is {peer.state}{since}; its last published table has {routes}"
 
 
 def _nothing_mirrored(state: MirrorState) -> Alarm | None:
