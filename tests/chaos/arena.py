@@ -310,6 +310,7 @@ class Writer:
         for line in FOREIGN:
             loxilb.ip(line)
         self.original = table(loxilb)
+        self._unheard: list[tuple[str, Row]] = []
 
     @property
     def rows(self) -> set[Row]:
@@ -322,15 +323,26 @@ class Writer:
         self.routes[Row(prefix, gateway, "bird", metric, 1400)] = line
 
     def drop(self, row: Row) -> None:
-        batch(self._loxilb, [f"route del {row.prefix} via {row.gateway} proto bird metric {row.metric}"])
-        del self.routes[row]
+        line = self.routes.pop(row)
+        if row not in table(self._loxilb):  # a link took it, and loxilb did not hear of it
+            self._unheard.append((line, row))
+        batch(self._loxilb, [self._removal(row)])
+
+    @staticmethod
+    def _removal(row: Row) -> str:
+        return f"route del {row.prefix} via {row.gateway} proto bird metric {row.metric}"
 
     def refresh(self) -> None:
-        """Put everything back that a link took along."""
+        """Put everything back that a link took along, and let loxilb hear of the removals it missed.
+
+        Otherwise its table would show routes of this writer for ever that its kernel does not have.
+        """
         lines = [*FOREIGN, *self.routes.values()]
-        batch(
-            self._loxilb, [line.removeprefix("-6 ").replace("route add", "route replace") for line in lines]
-        )
+        lines = [line.removeprefix("-6 ").replace("route add", "route replace") for line in lines]
+        for line, row in self._unheard:
+            lines += [line.replace("route replace", "route add"), self._removal(row)]
+        self._unheard.clear()
+        batch(self._loxilb, lines)
 
 
 class Follower:

@@ -364,9 +364,6 @@ def test_chaos(tmp_path: Path) -> None:
     record.write("begin", seed=SEED, seconds=SECONDS)
     with arena(tmp_path) as place:
         chaos = Chaos(place, random.Random(SEED), record)
-        if not SHORT and SEED % 2 == 0:
-            place.node.witness = place.loxilb
-            place.node.configure()
         place.start()
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
