@@ -91,6 +91,13 @@ def test_what_was_on_its_way_from_an_outbox_in_memory_ends_with_it() -> None:
     assert unexplained([*before, *in_memory, event(5)])
 
 
+def test_what_explains_a_gap_may_wait_in_a_file_while_there_is_an_outbox_in_memory() -> None:
+    gap, in_memory = [event(1), event(5)], [event(1, "m")]
+    assert not unexplained([*gap, *in_memory])
+    assert unexplained([*gap, *in_memory, event(6)])
+    assert not unexplained([*gap, *in_memory, event(6, first=2, last=4)])
+
+
 @pytest.mark.parametrize(
     ("first", "last", "count", "silent", "untrue"),
     [(4, 5, 2, 0, 0), (1, 9, 2, 0, 0), (4, 5, 1, 1, 0), (5, 9, 2, 1, 0), (4, 5, 3, 0, 1), (4, 5, None, 2, 0)],

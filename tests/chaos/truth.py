@@ -232,7 +232,8 @@ class Witness:
 def unexplained(events: list[dict[str, Any]]) -> list[str]:
     """Numbers that are missing in what the broker acknowledged, and that no event of a loss explains.
 
-    An outbox in memory ends with its daemon, and so does its epoch: what was on its way then, nobody can report.
+    An outbox in memory ends with its daemon, and so does its epoch: what was on its way then, nobody can report. While
+    there is one, the file waits with what explains the gaps of its own epoch, so those are looked at when it goes on.
     """
     numbers: dict[str, set[int]] = {}
     ranges: dict[str, list[tuple[int, int]]] = {}
@@ -252,6 +253,8 @@ def unexplained(events: list[dict[str, Any]]) -> list[str]:
                 unknown[epoch] += 1
     found = []
     for epoch, seen in numbers.items():
+        if epoch not in in_memory and epoch != events[-1]["epoch"]:
+            continue
         gaps = []
         before = min(seen)
         for number in sorted(seen):
