@@ -43,6 +43,8 @@ _SHAPES: Final = 1 << 14
 DST_INET: Final = _ATTRIBUTE.pack(8, _RTA_DST)
 DST_INET6: Final = _ATTRIBUTE.pack(20, _RTA_DST)
 """The header of RTA_DST, by family."""
+BEGINNING_SIZE: Final = RTMSG_SIZE + 12
+"""Bytes before the destination's own, where a message begins as `message_start` says."""
 
 Resolve = Callable[[int], Resolved | None]
 _new = tuple.__new__

@@ -109,7 +109,7 @@ class Dump:
             verdict = evaluate_header(data[position + 16 : position + 28], table)
             if verdict is not None and not verdict.keep and data[position + 28 : position + 40] == beginning:
                 prefix = (data[position + 40 : position + 40 + size], data[position + 17])
-                if prefix not in replica and prefix != self._last_kept:
+                if not replica.holds(prefix) and prefix != self._last_kept:
                     self.dropped[verdict.rule] += 1
                     self._last_dropped = prefix
                     position += length + 3 & ~3
@@ -162,7 +162,7 @@ class Dump:
             return
         self._count_drop(prefix, subkey, attributes, verdict)
         self._last_dropped = prefix
-        if prefix in self._replica or prefix == self._last_kept:
+        if self._replica.holds(prefix) or prefix == self._last_kept:
             self._add(prefix, subkey, PLACEHOLDER)
 
     def _take_alone(self, prefix: Prefix, subkey: Subkey, evaluated: Evaluated) -> bool:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from routesync.kernel.decode import RTM_F_CLONED, RTMSG
+from routesync.kernel.decode import RTM_F_CLONED, RTMSG, RTMSG_SIZE, message_start
 from routesync.kernel.links import Links, LinkTables
 from routesync.kernel.replica import Subkey
 from routesync.kernel.update import PLACEHOLDER, Sibling, identity
@@ -41,7 +41,7 @@ HELD_BACK_PROTOCOLS: Final = frozenset({3, 16})
 """boot, which dhclient and dhcpcd use, and dhcp (linux/rtnetlink.h)."""
 _NEVER: Final = float("inf")
 _MEMO_SIZE: Final = 1 << 14
-_AF_INET: Final = 2
+_AF_INET, _AF_INET6 = 2, 10
 
 
 def needs_attributes(*_header: int) -> Verdict | None:
@@ -186,12 +186,19 @@ class Evaluator:
         self._ranks = {table: rank for rank, table in enumerate(tables)}
         self._subkeys: dict[tuple[bytes, int, int, int], Subkey] = {}
         self._by_header: dict[tuple[bytes, int], Verdict | None] = {}
+        self._starts = {
+            message_start(family, table): (table, size)
+            for table in tables
+            for family, size in ((_AF_INET, 4), (_AF_INET6, 16))
+        }
+        self._by_beginning: dict[bytes, tuple[int, Verdict | None]] = {}
         self._evaluated: dict[tuple[int, int], Evaluated] = {}  # by id(): the values keep alive what is meant
 
     def replace_rules(self, rules: Rules) -> None:
         """Apply other rules from now on."""
         self._rules = rules
         self._by_header.clear()
+        self._by_beginning.clear()
         self.generation += 1
 
     def subkey(self, attributes: Attributes) -> Subkey | None:
@@ -232,6 +239,23 @@ class Evaluator:
             self._by_header.clear()
         self._by_header[key] = verdict
         return verdict
+
+    def beginning(self, beginning: bytes) -> tuple[int, Verdict | None]:
+        """What the first `BEGINNING_SIZE` bytes of a route message say.
+
+        Returns:
+            How many bytes of the prefix follow, 0 where the message has another order; and the verdict that drops the
+            route whatever follows, None where there is none.
+        """
+        known = self._by_beginning.get(beginning)
+        if known is None:
+            table, size = self._starts.get(beginning[RTMSG_SIZE:], (0, 0))
+            verdict = self.header(beginning[:RTMSG_SIZE], table) if size else None
+            known = size, None if verdict is None or verdict.keep else verdict
+            if len(self._by_beginning) >= _MEMO_SIZE:
+                self._by_beginning.clear()
+            self._by_beginning[beginning] = known
+        return known
 
     def route(
         self, prefix: Prefix, attributes: Attributes, by_header: Verdict | None = None

@@ -11,7 +11,6 @@ Two things change without an event, and `review` handles them when `review_at` c
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
@@ -19,7 +18,7 @@ from typing import Final
 from pyroute2.netlink import NLM_F_EXCL
 from pyroute2.netlink.rtnl import RTM_NEWROUTE
 
-from routesync.kernel.decode import RTMSG_SIZE, RouteDecoder, message_start, unresolved
+from routesync.kernel.decode import BEGINNING_SIZE, RTMSG_SIZE, RouteDecoder, unresolved
 from routesync.kernel.dump import EXPIRY_MARGIN_S, Dump
 from routesync.kernel.errors import DecodeError
 from routesync.kernel.evaluate import Evaluator, host_route_key
@@ -145,11 +144,6 @@ class Fib:
         self._on_route_created = on_route_created
         self._now = now
         self._headers = {table if table < 256 else _RT_TABLE_COMPAT for table in tables}
-        self._beginnings = {
-            message_start(family, table): (table, size)
-            for table in tables
-            for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16))
-        }
         self._distrusted = True
         self._doubtful: set[Key] = set()
         self._suspects: dict[Key, int] = {}  # dumps in a row that lacked it
@@ -181,7 +175,8 @@ class Fib:
             return
         self._stats.events += 1
         if self._dump is None and self._is_irrelevant(kind, data, start):
-            self._decode_created(kind, flags, data, start, end)
+            if self._on_route_created is not None:
+                self._decode_created(kind, flags, data, start, end)
             return
         parts = self.decoder.parts(data, start, end)
         if parts is None:
@@ -220,26 +215,21 @@ class Fib:
 
     def _is_irrelevant(self, kind: int, data: bytes, start: int) -> bool:
         """Whether an event changes nothing here, by its header and its prefix, without decoding it."""
-        found = self._beginnings.get(data[start + RTMSG_SIZE : start + RTMSG_SIZE + 12])
-        if found is None:
+        at = start + BEGINNING_SIZE
+        size, drop = self._evaluator.beginning(data[start:at])
+        withdrawn = kind != RTM_NEWROUTE
+        if drop is None and not (withdrawn and size == 4):
             return False
-        table, size = found
-        at = start + RTMSG_SIZE + 12
         prefix = (data[at : at + size], data[start + 1])
         if (
-            prefix in self.replica
-            or prefix in self.drops
+            self.replica.holds(prefix)
+            or self.drops.has_reported(prefix)
             or prefix in self._watched_prefixes
             or prefix[0] in self._gateways.recognised_addresses
         ):
             return False
-        if kind != RTM_NEWROUTE and size == 4:
-            return True
-        verdict = self._evaluator.header(data[start : start + RTMSG_SIZE], table)
-        if verdict is None or verdict.keep:
-            return False
-        if kind == RTM_NEWROUTE:
-            self._stats.dropped[verdict.rule] += 1
+        if drop is not None and not withdrawn:
+            self._stats.dropped[drop.rule] += 1
         return True
 
     def _learn_gateways(self, prefix: Prefix, attributes: Attributes, by_header: Verdict | None) -> None:
@@ -440,7 +430,7 @@ class Fib:
         """All that is held, then what was dumped beside; of what events touch meanwhile, some twice."""
         yield from list(self.replica)
         for prefix in list(dump.slots):
-            if prefix not in self.replica or prefix.packed in dump.touched:
+            if not self.replica.holds(prefix) or prefix.packed in dump.touched:
                 yield prefix
 
     def _watch(self, prefix: Prefix, slots: Slots) -> None:

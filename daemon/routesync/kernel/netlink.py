@@ -356,10 +356,10 @@ class NetlinkSocket:
 
     def _read_slice(self) -> bool:
         until = time.monotonic() + SLICE_S
-        receive, buffer, view = self._sock.recv_into, self._buffer, self._view
+        receive, buffer, view, truncated = self._sock.recv_into, self._buffer, self._view, socket.MSG_TRUNC
         while True:
             try:
-                size = receive(buffer, 0, socket.MSG_TRUNC)
+                size = receive(buffer, 0, truncated)
             except BlockingIOError:
                 return True
             except InterruptedError:

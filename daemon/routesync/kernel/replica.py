@@ -102,6 +102,8 @@ class Replica:
 
     def __init__(self) -> None:
         self._slots: dict[Prefix, Slots] = {}
+        self.holds = self._slots.__contains__
+        """Whether anything is held of a prefix."""
         self._alone: dict[int, Slots] = {}  # by id() of the one route, which they keep alive
         self._several: dict[Slots, Slots] = {}
         self._unkept: set[Prefix] = set()  # held, without a candidate
@@ -113,9 +115,6 @@ class Replica:
     def kept(self) -> int:
         """How many prefixes have candidates."""
         return len(self._slots) - len(self._unkept)
-
-    def __contains__(self, prefix: object) -> bool:
-        return prefix in self._slots
 
     def __iter__(self) -> Iterator[Prefix]:
         return iter(self._slots)

@@ -94,9 +94,8 @@ class DropReports:
         self._report = report
         self._reported: dict[Prefix, dict[Key, tuple[Identity, Verdict]]] = {}
         self._count = 0
-
-    def __contains__(self, prefix: object) -> bool:
-        return prefix in self._reported
+        self.has_reported = self._reported.__contains__
+        """Whether a drop of this prefix was reported, and did not end."""
 
     def __iter__(self) -> Iterator[tuple[Prefix, Verdict]]:
         for prefix, known in self._reported.items():

@@ -50,6 +50,7 @@ PAUSE_S: Final = 0.05
 PATIENCE_S: Final = 0.5
 SHARE: Final = 0.2
 
+_ROUTES: Final = frozenset({RTM_NEWROUTE, RTM_DELROUTE})
 _BELIEVED: Final = frozenset({"periodic", "doubt", "unsettled", "unconfirmed", "expired"})
 """Causes that leave what is held valid; all others put it in question."""
 
@@ -426,7 +427,7 @@ class KernelSource:
 
     def _event(self, kind: int, flags: int, data: bytes, start: int, end: int) -> None:
         try:
-            if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            if kind in _ROUTES:
                 self._fib.event(kind, flags, data, start, end)
                 return
             message = data[start - HEADER_SIZE : end]
