@@ -856,6 +856,11 @@ class MirrorState:
             self.unproved[prefix] = now
             return None
         if proof is _Proof.GONE:
+            if state.gateway is None and self._may_be_stale(state, owned):
+                if self.inventory_at > state.changed_at:
+                    return Request(Kind.ASSERT, prefix, owned)
+                self.unproved[prefix] = now
+                return None
             self._disown(state, now)
             self._place(state, now)
             return None
@@ -868,6 +873,20 @@ class MirrorState:
             # A 2xx to the new route proves that the old one is gone: both have the same key.
             return self._add_request(state)
         return Request(Kind.ASSERT, prefix, owned)
+
+    def _may_be_stale(self, state: RouteState, owned: Address) -> bool:
+        """Whether our row may be all that is left, by the last inventory, of what the witness shows to be gone.
+
+        A link that flaps takes IPv4 routes from the kernel in silence. The row stays, and the target goes on forwarding
+        by it, until a POST and a DELETE.
+        """
+        witness, row = self._witness_now, self.inventory.rows.get(state.prefix)
+        return (
+            state.prefix.family is Family.INET
+            and row is not None
+            and is_ours(row, owned, self.protocols)
+            and (witness is None or not witness.others(state.prefix, owned))
+        )
 
     def _describe(self, prefix: Prefix) -> str:
         row = self.inventory.rows.get(prefix)
@@ -1237,7 +1256,7 @@ class MirrorState:
                     self._compare(state, inventory.rows.get(prefix), now, connected=connected)
                 if state.phase is Phase.LEFT_BEHIND:
                     self._reconsider(state, now)
-                elif prefix in waiting:
+                elif prefix in waiting and prefix in self.routes:
                     self._place(state, now)
                 self._fill(prefix.family, now)  # a route that is another writer's needs no room
             yield
@@ -1253,10 +1272,21 @@ class MirrorState:
             self._place(state, now)
 
     def _compare(self, state: RouteState, row: InventoryRow | None, now: float, *, connected: bool) -> None:
-        owned = state.owned
+        owned, witness = state.owned, self._witness_now
         if owned is None:
             if state.phase in _RESTING:
                 self._judge(state, self._row(state), now)
+        elif (
+            witness is not None
+            and state.phase is not Phase.LEFT_BEHIND
+            and state.changed_at + WITNESS_LAG_S <= now
+            and not witness.holds(state.prefix, owned)
+        ):
+            if state.gateway is None and self._may_be_stale(state, owned):
+                self._place(state, now)
+            else:
+                others = witness.others(state.prefix, owned)
+                self._gone_by_witness(state, now, others=others, by_restart=connected)
         elif row is None:
             self._missing(state, now, connected=connected)
         elif is_ours(row, owned, self.protocols):
@@ -1378,11 +1408,19 @@ class MirrorState:
             if state.gateway is not None:
                 self._conflicting(state, "its kernel has another writer's route before ours", now)
             self._place(state, now)
+        elif state.gateway is None and self._may_be_stale(state, owned):
+            self._unqueue(prefix)
+            state.changed_at = self.unproved[prefix] = (
+                now  # a newer inventory tells whether the row went, too
+            )
+            self._place(state, now)
         else:
             self._gone_by_witness(state, now, others=witness.others(prefix, owned))
         return False
 
-    def _gone_by_witness(self, state: RouteState, now: float, *, others: bool) -> None:
+    def _gone_by_witness(
+        self, state: RouteState, now: float, *, others: bool, by_restart: bool = False
+    ) -> None:
         """The target's kernel does not have our route any more; `others`: it has another one to the prefix."""
         self._disown(state, now)
         if state.gateway is None:
@@ -1390,7 +1428,7 @@ class MirrorState:
         elif others:
             self._conflicting(state, "its kernel has another route to the prefix now", now)
         else:
-            state.lost = True
+            state.lost = not by_restart
             self.inventory.rows.pop(state.prefix, None)
             if state.published is not None:
                 self._lost(state, "its kernel does not have the route any more")

@@ -1513,9 +1513,60 @@ def test_a_withdrawal_that_another_writer_made_is_done(has: str, reason: str) ->
     witness.has = has
     life.now += 1
     assert not life.state.witness_changed(P4, life.now)
+    if has == "nothing":
+        assert (life.phase(P4), life.state.inventory_due(life.now + 3)) == (Phase.WITHDRAWING, True)
+        life.read({})
     assert life.phase(P4) is None
     assert life.last() == RouteWithdrawn(**ABOUT_P4, reason=reason)
     assert life.ledger == {}
+    assert life.next() is None
+
+
+@pytest.mark.parametrize("wanted_until", ["the flap", "the next table"])
+def test_a_row_that_a_flapping_link_left_of_what_is_withdrawn_is_removed_by_post_and_delete(
+    wanted_until: str,
+) -> None:
+    """Else the target would go on forwarding by it, and nothing of it would be in the ledger."""
+    life = Life(witness := Witness())
+    life.added(P4)
+    witness.has = "nothing"
+    life.now += 1
+    if wanted_until == "the flap":
+        life.want(P4, None)
+        assert not life.state.witness_changed(P4, life.now)
+    else:
+        life.gateways.pop(P4)
+        life.state.route_changed(P4, life.now)
+    life.read({P4: (OURS[4], "static")})
+    assert life.phase(P4) is Phase.WITHDRAWING
+    assert life.follow(life.next(), Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
+    assert life.phase(P4) is None
+    assert life.ledger == {}
+
+
+@pytest.mark.parametrize(
+    ("gateway", "protocol"), [(OURS[4], "static"), (OTHER[4], "static"), (THEIRS[4], "bird")]
+)
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_row_does_not_count_for_a_route_of_ours_that_the_witness_does_not_show(
+    gateway: Address, protocol: str, *, connected: bool
+) -> None:
+    """A restart may come between the withdrawal of the old gateway and the POST of the new one."""
+    life = Life(witness := Witness())
+    life.added(P4)
+    witness.has = "nothing"
+    life.read({P4: (gateway, protocol)}, connected=connected)
+    assert (life.phase(P4), life.named()[-1]) == (Phase.PENDING, "sync/lost")
+    assert life.state.routes[P4].lost is not connected
+    life.send(Kind.ADD, P4, Answer.CREATED)
+
+
+def test_what_the_witness_shows_as_another_writers_is_theirs_whatever_the_row() -> None:
+    life = Life(witness := Witness())
+    life.added(P4)
+    witness.has = "another"
+    life.read({P4: (OURS[4], "static")})
+    assert (life.phase(P4), life.ledger) == (Phase.CONFLICTING, {})
 
 
 def test_what_another_writer_left_without_a_row_is_healed_only_if_ours_is_alone() -> None:

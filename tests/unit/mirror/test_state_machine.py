@@ -429,7 +429,8 @@ class Mirroring(RuleBasedStateMachine):
             ours = [it for it in kernel if it.owner is Writer.OURS]
             row = self.model.row(prefix)
             foreign = [it for it in kernel if it.owner is not Writer.OURS]
-            stale = row is not None and not ours  # another writer's, or one that we may not touch
+            # another writer's, or one that we may not touch; the witness sees that there is none
+            stale = row is not None and not ours and not self.with_witness
             reachable = route.gateway in GATEWAYS[prefix.family][:2]
             blocked = foreign or stale or route.phase is Phase.LEFT_BEHIND
             if route.gateway is not None and reachable and not blocked:
@@ -441,6 +442,12 @@ class Mirroring(RuleBasedStateMachine):
         for mine in self.model.kernel_routes(Writer.OURS):
             known = state.routes.get(mine.prefix)
             assert known is not None, f"{mine} was forgotten"
+        for prefix in PREFIXES:
+            row = self.model.row(prefix)
+            if row is not None and prefix not in state.routes and row.gateways[0] in GATEWAYS[prefix.family]:
+                assert self.model.kernel(prefix), (
+                    f"the row of {prefix} was ours, and forwards although it is gone"
+                )
         there = sum(
             route.gateway is not None
             and any(it.gateways == (route.gateway,) for it in self.model.kernel(prefix))
