@@ -856,7 +856,7 @@ class MirrorState:
             self.unproved[prefix] = now
             return None
         if proof is _Proof.GONE:
-            if state.gateway is None and self._may_be_stale(state, owned):
+            if self._may_be_stale(state, owned):
                 if self.inventory_at > state.changed_at:
                     return Request(Kind.ASSERT, prefix, owned)
                 self.unproved[prefix] = now
@@ -875,18 +875,18 @@ class MirrorState:
         return Request(Kind.ASSERT, prefix, owned)
 
     def _may_be_stale(self, state: RouteState, owned: Address) -> bool:
-        """Whether our row may be all that is left, by the last inventory, of what the witness shows to be gone.
+        """Whether our row may be all that is left of what the witness shows to be gone.
 
         A link that flaps takes IPv4 routes from the kernel in silence. The row stays, and the target goes on forwarding
-        by it, until a POST and a DELETE.
+        by it, until a POST and a DELETE. An inventory from before our last change does not tell.
         """
         witness, row = self._witness_now, self.inventory.rows.get(state.prefix)
-        return (
-            state.prefix.family is Family.INET
-            and row is not None
-            and is_ours(row, owned, self.protocols)
-            and (witness is None or not witness.others(state.prefix, owned))
-        )
+        if state.prefix.family is Family.INET6 or (
+            witness is not None and witness.others(state.prefix, owned)
+        ):
+            return False
+        is_old = self.inventory_at <= state.changed_at
+        return is_old or (row is not None and is_ours(row, owned, self.protocols))
 
     def _describe(self, prefix: Prefix) -> str:
         row = self.inventory.rows.get(prefix)
@@ -1282,7 +1282,7 @@ class MirrorState:
             and state.changed_at + WITNESS_LAG_S <= now
             and not witness.holds(state.prefix, owned)
         ):
-            if state.gateway is None and self._may_be_stale(state, owned):
+            if state.gateway != owned and self._may_be_stale(state, owned):
                 self._place(state, now)
             else:
                 others = witness.others(state.prefix, owned)
@@ -1408,7 +1408,7 @@ class MirrorState:
             if state.gateway is not None:
                 self._conflicting(state, "its kernel has another writer's route before ours", now)
             self._place(state, now)
-        elif state.gateway is None and self._may_be_stale(state, owned):
+        elif state.gateway != owned and self._may_be_stale(state, owned):
             self._unqueue(prefix)
             state.changed_at = self.unproved[prefix] = (
                 now  # a newer inventory tells whether the row went, too

@@ -1561,6 +1561,31 @@ def test_a_row_does_not_count_for_a_route_of_ours_that_the_witness_does_not_show
     life.send(Kind.ADD, P4, Answer.CREATED)
 
 
+def test_a_row_that_a_flapping_link_left_is_removed_before_its_gateway_is_replaced() -> None:
+    """Else a kill before the POST leaves a row that nobody knows as ours once there is no witness."""
+    life = Life(witness := Witness())
+    life.added(P4)
+    witness.has = "nothing"
+    life.want(P4, OTHER[4])
+    assert not life.state.witness_changed(P4, life.now + 1)
+    life.read({P4: (OURS[4], "static")})
+    answers = (Answer.CREATED, Answer.DELETED, Answer.CREATED)
+    assert life.follow(life.next(), *answers) == [Kind.ASSERT, Kind.DELETE, Kind.ADD]
+    assert life.ledger[P4].gateway == OTHER[4]
+
+
+def test_only_a_table_that_was_read_later_tells_that_no_row_is_left() -> None:
+    life = Life(witness := Witness())
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.want(P4, None)
+    witness.has = "nothing"
+    assert not life.state.witness_changed(P4, life.now + 1)
+    assert life.phase(P4) is Phase.WITHDRAWING
+    life.read({P4: (OURS[4], "static")})
+    assert life.follow(life.next(), Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
+
+
 def test_what_the_witness_shows_as_another_writers_is_theirs_whatever_the_row() -> None:
     life = Life(witness := Witness())
     life.added(P4)
