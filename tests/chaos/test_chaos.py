@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 
 from chaos.arena import BLOCKED, Arena, Node, arena
-from chaos.faults import KINDS, Kind, Scene, restart
+from chaos.faults import HEALED_S, KINDS, Kind, Scene, restart
 from chaos.plots import draw
 from chaos.record import Record, figures, is_stopped
 from chaos.truth import SERVED, Look, Witness, kept, look, unexplained, wanted
@@ -210,6 +210,9 @@ class Chaos:
         if (
             len(self.scene.losses) >= 2
         ):  # what is lost again and again is added again after up to five minutes
+            while time.monotonic() < self.scene.disk_trouble[-1] + HEALED_S:
+                self.watch()
+                time.sleep(0.3)
             place.node.kill()
             place.peer.kill()
             restart(self.scene)
@@ -258,7 +261,9 @@ class Chaos:
         back = self._wait_for_peer(None)
         self.record.write("peer", gone=gone, back=back)
         if not (gone and back):
-            self.complain(f"the peer with {left} routes: said to be gone {gone}, said to be back {back}")
+            said = self.ask()
+            alarms = said and said[2]["status"]["alarms"]
+            self.complain(f"the peer with {left} routes: said to be gone {gone}, back {back}; {alarms}")
 
     def _wait_for_peer(self, left: int | None) -> bool:
         """Wait until the alarm about the peer is about so many routes; None: until there is none."""
@@ -290,6 +295,12 @@ class Chaos:
             if owned.keys() != ours.keys():
                 self._act_as_operator(node)
                 return f"the ledger, {name}: {sorted(owned.keys() ^ ours.keys())[:5]}"
+        try:
+            state = place.peer.get("/v1/status")["targets"][0]["state"]
+        except (OSError, http.client.HTTPException, AssertionError):
+            return "the peer does not answer"
+        if state != "synced":
+            return f"the peer: {state}"
         if seen.others != place.writer.rows:
             return f"routes of others: {seen.others ^ place.writer.rows}"
         found = {key for key, metrics in kept(place.node.node, shut=False).items() for _ in metrics}

@@ -19,6 +19,7 @@ from support.waiting import eventually
 
 QUOTA, UNSPECIFIED, DENIED, INVALID = 0x97, 0x80, 0x87, 0x99
 ACCEPTED = "event/route/accepted"
+INSTANCE = "5a0f3c9d1b2e4f60"
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
 
 
@@ -68,6 +69,20 @@ async def test_a_quota_is_named_while_it_lasts_and_holds_up_everything() -> None
         await eventually(lambda: node.outbox.acknowledged == 100)
         assert node.publisher.troubles == ()
     assert made.sequences == list(range(1, 101))
+
+
+@pytest.mark.parametrize("topic", ["status", f"instance/{INSTANCE}"])
+async def test_retained_state_that_is_refused_for_the_moment_is_published_again(topic: str) -> None:
+    tries: Counter[str] = Counter()
+
+    def answer(got: Got) -> int:
+        tries[got.topic] += 1
+        return QUOTA if got.topic == topic and tries[topic] == 1 else 0
+
+    async with refusing_broker(answer) as made, publishing(made.settings()) as node:
+        target = node.status.targets[0].model_copy(update={"instance": INSTANCE})
+        node.status = node.status.model_copy(update={"targets": (target,)})
+        await eventually(lambda: any(got.topic == topic for got in made.taken))
 
 
 async def test_unclear_refusals_in_a_row_are_a_denial() -> None:

@@ -511,7 +511,12 @@ class RetainedState:
             self._instances[target.name] = target.instance
             topic = f"instance/{target.instance}"
             note = Instance(target=target.name, instance=target.instance)
-            await self._sender.send(topic, self._state(topic, note, target.name))
+            answered = partial(self._instance_answered, target.name)
+            await self._sender.send(topic, self._state(topic, note, target.name), answered)
+
+    def _instance_answered(self, target: str, answer: Answer) -> None:
+        if answer == "wait":
+            self._instances.pop(target, None)
 
     def _state(self, topic: str, state: RetainedPart, serial: str) -> Publication:
         payload = encode_state(

@@ -1421,15 +1421,23 @@ class MirrorState:
     def _gone_by_witness(
         self, state: RouteState, now: float, *, others: bool, by_restart: bool = False
     ) -> None:
-        """The target's kernel does not have our route any more; `others`: it has another one to the prefix."""
-        self._disown(state, now)
+        """The target's kernel does not have our route any more; `others`: it has another one to the prefix.
+
+        What is to be added again stays in the ledger: its row may still be there, and is ours to remove.
+        """
+        if others or state.gateway != state.owned:
+            self._disown(state, now)
         if state.gateway is None:
             self._withdrawn(state, "replaced-by-other" if others else self._why(state))
         elif others:
             self._conflicting(state, "its kernel has another route to the prefix now", now)
         else:
+            if state.owned is None:
+                self.inventory.rows.pop(state.prefix, None)
+            state.certain = state.heal = state.by_hand = False
             state.lost = not by_restart
-            self.inventory.rows.pop(state.prefix, None)
+            if state.phase is not Phase.REFUSED:
+                self._set_phase(state, Phase.PENDING, now)
             if state.published is not None:
                 self._lost(state, "its kernel does not have the route any more")
         self._place(state, now)

@@ -1488,10 +1488,9 @@ def test_what_the_witness_shows_of_a_route_of_ours(has: str, phase: Phase, event
     assert not life.state.witness_changed(P4, life.now)
     route = life.state.routes[P4]
     assert (route.phase, life.named()[-1]) == (phase, event)
-    assert (route.owned is not None) == ("ours" in has)
-    assert (P4 in life.ledger) == ("ours" in has)
+    assert (route.owned is not None) == (has != "another"), "a row of ours may be left where there is nothing"
+    assert (P4 in life.ledger) == (has != "another")
     assert route.lost == (has == "nothing")
-    assert (P4 in life.state.inventory.rows) == (has != "nothing")
     said = {
         "another before ours": "its kernel has another writer's route before ours",
         "another": "its kernel has another route to the prefix now",
@@ -1572,6 +1571,17 @@ def test_a_row_that_a_flapping_link_left_is_removed_before_its_gateway_is_replac
     answers = (Answer.CREATED, Answer.DELETED, Answer.CREATED)
     assert life.follow(life.next(), *answers) == [Kind.ASSERT, Kind.DELETE, Kind.ADD]
     assert life.ledger[P4].gateway == OTHER[4]
+
+
+def test_what_is_lost_and_then_withdrawn_leaves_no_row() -> None:
+    life = Life(witness := Witness())
+    life.added(P4)
+    witness.has = "nothing"
+    assert not life.state.witness_changed(P4, life.now + 1)
+    life.want(P4, None)
+    life.read({P4: (OURS[4], "static")})
+    assert life.follow(life.next(), Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
+    assert (life.phase(P4), life.ledger) == (None, {})
 
 
 def test_only_a_table_that_was_read_later_tells_that_no_row_is_left() -> None:
