@@ -254,6 +254,17 @@ def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene:
     assert not lines(scene, "target_moved"), "nothing of ours is left at the wrong place"
 
 
+def test_subscribers_hear_of_a_route_that_goes_while_its_target_is_connected_to_anew(scene: World) -> None:
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    gone = "10.244.3.0/24"
+    scene.loxilb.ip(f"route del {gone}")  # nothing tells the daemon
+    scene.node.ip(f"route del {gone}")
+    edit(scene, (TARGET_MARK, f'{TARGET_MARK}\ntoken = "another"'))
+    reload(scene)
+    eventually_sync(lambda: bool(scene.of("route.withdrawn", gone)), within_s=30, what="its withdrawal")
+
+
 def test_a_target_that_does_not_answer_holds_up_no_further_reload(scene: World) -> None:
     scene.start()
     eventually_sync(lambda: bool(lines(scene, "ready")), what="readiness")

@@ -442,6 +442,19 @@ class MirrorState:
             self._set_desired(state, self._evaluate(prefix, state.owned), now)
             yield
 
+    def published(self) -> dict[Prefix, Address]:
+        """What subscribers know: the gateway of each route."""
+        return {it.prefix: it.published for it in self.routes.values() if it.published is not None}
+
+    def continue_from(self, published: Mapping[Prefix, Address]) -> None:
+        """Go on from what subscribers know by the state before this one, of the same target; after `claim`."""
+        for prefix, gateway in published.items():
+            state = self.routes.get(prefix)
+            if state is not None and state.owned is not None:
+                state.published = gateway
+            else:
+                self._report.lost(prefix, "the ledger does not know it any more")
+
     def _claimed_state(self, prefix: Prefix, now: float) -> RouteState:
         """A state for a route that is there, whatever is desired."""
         self._set_ineligible(prefix, None)

@@ -33,7 +33,7 @@ from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.status import TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
-from routesync.route import Prefix, Route
+from routesync.route import Address, Prefix, Route
 from routesync.slices import in_slices
 from routesync.tasks import Supervisor
 
@@ -148,6 +148,7 @@ class Targets(Consumer):
         self._configured = {target.name: target for target in settings.targets}
         self._targets_addresses.configure(target.url for target in settings.targets)
         active = self._configured if settings.mode == "mirror" else {}
+        published: dict[str, dict[Prefix, Address]] = {}  # of targets that are connected to anew
         for name, held in list(self._held.items()):
             target = active.get(name)
             if target is None:
@@ -163,9 +164,10 @@ class Targets(Consumer):
                         consequence="unless it is the same loxilb, what is ours in it stays, unknown to us",
                     )
                 await self._end(name)
+                published[name] = held.reconciler.state.published()
         for name, target in active.items():
             if name not in self._held:
-                await self._begin(target)
+                await self._begin(target, published.get(name, {}))
         for name, held in self._held.items():
             held.settings = active[name]
             held.reconciler.reconfigure(
@@ -195,7 +197,7 @@ class Targets(Consumer):
         for name, routes in found.items():
             log.warning("routes_left_behind", target=name, routes=routes)
 
-    async def _begin(self, target: TargetSettings) -> None:
+    async def _begin(self, target: TargetSettings, published: Mapping[Prefix, Address]) -> None:
         client = LoxilbClient.from_settings(target)
         await client.__aenter__()
         reconciler = Reconciler(
@@ -212,6 +214,7 @@ class Targets(Consumer):
             peers=self._peers,
         )
         await reconciler.load_ledger()
+        reconciler.state.continue_from(published)
         self._held[target.name] = _Held(reconciler, client, endpoint_of(target), target)
         self._supervisor.start(f"target {target.name}", reconciler.run)
 

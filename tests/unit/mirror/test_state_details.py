@@ -1596,6 +1596,24 @@ def test_only_a_table_that_was_read_later_tells_that_no_row_is_left() -> None:
     assert life.follow(life.next(), Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
 
 
+def test_subscribers_are_told_what_became_of_the_routes_of_the_state_before() -> None:
+    """A target is connected to anew when its token changes: what was lost meanwhile goes without a confirmation."""
+    before = Life()
+    for prefix in (P4, P6):
+        before.added(prefix)
+    after = Life()
+    list(after.state.claim({P4: before.ledger[P4]}.items(), after.now))
+    after.state.continue_from(before.state.published())
+    assert after.last() == SyncLost(
+        target="lb", prefix="fd01::/48", detail="the ledger does not know it any more"
+    )
+    after.now += 100
+    after.read({})
+    after.follow(after.next(), Answer.CREATED, Answer.DELETED)
+    assert after.named()[-1] == "route/withdrawn"
+    assert after.state.published() == {}
+
+
 def test_what_the_witness_shows_as_another_writers_is_theirs_whatever_the_row() -> None:
     life = Life(witness := Witness())
     life.added(P4)
