@@ -255,6 +255,7 @@ def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene:
 
 
 def test_subscribers_hear_of_a_route_that_goes_while_its_target_is_connected_to_anew(scene: World) -> None:
+    edit(scene, (TARGET_MARK, f"{TARGET_MARK}\nstartup_hold_s = 1"))
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     gone = "10.244.3.0/24"

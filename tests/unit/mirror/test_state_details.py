@@ -1600,7 +1600,8 @@ def test_subscribers_are_told_what_became_of_the_routes_of_the_state_before() ->
     """A target is connected to anew when its token changes: what was lost meanwhile goes without a confirmation."""
     before = Life()
     for prefix in (P4, P6):
-        before.added(prefix)
+        before.want(prefix, OURS[len(prefix.packed)])
+        before.send(Kind.ADD, prefix, Answer.CREATED)
     after = Life()
     list(after.state.claim({P4: before.ledger[P4]}.items(), after.now))
     after.state.continue_from(before.state.published())
