@@ -88,6 +88,8 @@ def test_what_was_on_its_way_from_an_outbox_in_memory_ends_with_it() -> None:
     assert not unexplained([*before, *in_memory, *after])
     assert unexplained([*before, *in_memory])  # it may be reported still
     assert unexplained([*before, event(1, "m"), event(3, "m"), event(100, "m"), *after])
+    overtaken = [event(number, "m") for number in (1, *range(5, 100))]
+    assert not unexplained([*before, *overtaken, *after]), "what is refused for the moment is sent again"
     assert unexplained([*before, *in_memory, event(5)])
 
 

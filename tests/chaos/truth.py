@@ -265,8 +265,13 @@ def unexplained(events: list[dict[str, Any]]) -> list[str]:
             gap
             for gap in gaps
             if not any(first <= gap[0] and gap[1] <= last for first, last in ranges.get(epoch, ()))
-            and not (epoch in in_memory and gap[0] > max(seen) - WINDOW)
+            and not (epoch in in_memory and _on_their_way(seen, gap[0]) <= WINDOW)
         ]
         if len(open_gaps) > unknown[epoch]:
             found.append(f"{len(open_gaps)} gaps {open_gaps[:5]}, {unknown[epoch]} unknown losses reported")
     return found
+
+
+def _on_their_way(seen: set[int], first: int) -> int:
+    """How many of the numbers from the first on the broker had not acknowledged yet when the last came."""
+    return max(seen) - first + 1 - sum(number >= first for number in seen)
