@@ -416,6 +416,18 @@ class Arena:
         self.peer_routing = Routing(peer.node, PEER_POOL)
         self.writer = Writer(loxilb)
 
+    def retained(self, *places: str) -> str:
+        """What the broker has at these places, one each line; for the words about what is wrong."""
+        topics = [word for place in places for word in ("-t", f"routesync/v1/{place}")]
+        command = ["mosquitto_sub", "-h", BROKER, "-p", str(self.broker.port), *topics, "-v", "-W", "2"]
+        said = subprocess.run(
+            ["ip", "netns", "exec", self.bridge.name, *command, "--retained-only"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "; ".join(line[:300] for line in said.stdout.splitlines())
+
     def start(self) -> None:
         """Start both daemons with some routes, and wait until they are ready."""
         self.routing.refresh()

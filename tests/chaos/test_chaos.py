@@ -257,13 +257,18 @@ class Chaos:
         left = len(look(place.node.node, place.loxilb, shut=False).peers)
         place.peer.kill()
         gone = self._wait_for_peer(left)
+        if not gone:
+            said = self.ask()
+            has = place.retained("peer/instance/+", "peer/status", "peer/table/lb/manifest", "node/status")
+            self.complain(
+                f"the peer with {left} routes is not said to be gone: {said and said[2]['status']['alarms']}; "
+                f"the broker has {has}"
+            )
         place.peer.launch()
         back = self._wait_for_peer(None)
         self.record.write("peer", gone=gone, back=back)
-        if not (gone and back):
-            said = self.ask()
-            alarms = said and said[2]["status"]["alarms"]
-            self.complain(f"the peer with {left} routes: said to be gone {gone}, back {back}; {alarms}")
+        if not back:
+            self.complain("the peer is back, and said to be gone")
 
     def _wait_for_peer(self, left: int | None) -> bool:
         """Wait until the alarm about the peer is about so many routes; None: until there is none."""

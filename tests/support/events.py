@@ -120,7 +120,7 @@ class Node:
 
     def tell_status(self) -> Status:
         self.asked += 1
-        return self.status
+        return self.status.model_copy(update={"held": self.publisher.held})
 
     def emit(self, count: int = 1) -> None:
         """Emit events of routes that all differ."""

@@ -16,9 +16,10 @@ import pytest
 from demo.topology import MIRRORED_TABLE
 from docgen.contract import message_schema
 from support.bad_brokers import bad_broker
+from support.broker import broker
 from support.disks import fill, small_disk
 from support.waiting import eventually_sync
-from support.world import World, world
+from support.world import EVENTS, World, world
 from table_follower import Copy
 
 MANY = 40
@@ -93,6 +94,23 @@ def test_a_broker_in_trouble_delays_no_route(scene: World, trouble: Trouble) -> 
         mirror_holds(scene)
         assert not [event for event in scene.events() if str(event.get("subject")).startswith("10.1.")]
         assert scene.stop() == 0
+
+
+def test_the_status_names_the_events_that_are_held_for_a_denied_topic(scene: World) -> None:
+    acl = f"topic deny {EVENTS}/event/route/accepted\ntopic readwrite #\n"
+    with broker(namespace=scene.node, port=1884, acl=acl):
+        scene.set_broker(1884)
+        scene.start()
+
+        def held() -> list[tuple[str, int]]:
+            return [(it["topic"], it["count"]) for it in scene.get("/v1/status")["status"]["held"]]
+
+        routes = len(MIRRORED_TABLE)
+        eventually_sync(
+            lambda: held() == [("event/route/accepted", routes)], what="held events in the status"
+        )
+        said = scene.run("status").stdout
+        assert f"{routes} events of event/route/accepted, which the broker denies" in said
 
 
 # -- the daemon killed, the disk full ---------------------------------------------------------------------------------

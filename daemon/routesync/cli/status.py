@@ -58,6 +58,9 @@ def _show(answer: StatusResponse) -> None:
     elif not answer.targets:
         page.line(head("target"), "none is mirrored into")
     page.line(head("broker"), styled(now.broker or "none is configured"), hang=MARGIN)
+    for topic in now.held:
+        waiting = f"{many(topic.count, 'event')} of {topic.topic}, which the broker denies"
+        page.line(head(""), (waiting, "yellow"), hang=MARGIN)
     for number, reason in enumerate(now.reasons):
         page.line(head("alarms" if not number else ""), (reason, "red"), hang=MARGIN)
     if not now.reasons:

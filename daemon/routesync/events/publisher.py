@@ -37,7 +37,7 @@ from routesync.events.mqtt_client import (
     has_answered,
 )
 from routesync.events.namesakes import Namesakes, run_of
-from routesync.events.node_status import AlarmStatus, Status, offline
+from routesync.events.node_status import AlarmStatus, HeldTopic, Status, offline
 from routesync.events.outbox import Outbox
 from routesync.events.peers import Peers
 from routesync.events.retained import PublishedTables, RetainedState, encode_status
@@ -116,6 +116,20 @@ class MqttPublisher:
         if self._outbox.trouble is not None:
             found.append(self._outbox.trouble)
         return tuple(found)
+
+    @property
+    def held(self) -> tuple[HeldTopic, ...]:
+        """The topics that the broker denies, and whose events wait in the outbox."""
+        return tuple(
+            HeldTopic(
+                topic=topic,
+                count=events.number,
+                first=events.first,
+                last=events.last,
+                dropped=self._outbox.held_dropped[topic],
+            )
+            for topic, events in sorted(self._outbox.held.items())
+        )
 
     @property
     def alarm(self) -> AlarmStatus | None:

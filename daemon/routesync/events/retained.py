@@ -44,7 +44,6 @@ from routesync.events.mqtt_client import Publication, Refusal
 from routesync.events.node_status import (
     MAX_DEPTH,
     MIN_DEPTH,
-    HeldTopic,
     Instance,
     KernelTableBucket,
     KernelTableManifest,
@@ -386,17 +385,7 @@ class RetainedState:
             await self._publish_buckets(targets)
         await self._publish_manifests(targets)
         await self._publish_instances(status)
-        held = tuple(
-            HeldTopic(
-                topic=topic,
-                count=events.number,
-                first=events.first,
-                last=events.last,
-                dropped=self._outbox.held_dropped[topic],
-            )
-            for topic, events in sorted(self._outbox.held.items())
-        )
-        await self._send_status(status_source().model_copy(update={"held": held}))
+        await self._send_status(status_source())
 
     def send_all_again(self) -> None:
         """Publish everything again, with the next call: another daemon may have overwritten it."""

@@ -119,6 +119,7 @@ class StatusBuilder:
             verdicts=self.verdicts(),
             guard=self.guard(),
             broker=publisher.state if publisher is not None else None,
+            held=publisher.held if publisher is not None else (),
             reasons=tuple(reasons),
         )
 
