@@ -1423,9 +1423,8 @@ class MirrorState:
             self._place(state, now)
         elif state.gateway != owned and self._may_be_stale(state, owned):
             self._unqueue(prefix)
-            state.changed_at = self.unproved[prefix] = (
-                now  # a newer inventory tells whether the row went, too
-            )
+            # a newer inventory tells whether the row went, too
+            state.changed_at = self.unproved[prefix] = now
             self._place(state, now)
         else:
             self._gone_by_witness(state, now, others=witness.others(prefix, owned))
