@@ -388,7 +388,6 @@ def _signal(scene: Scene) -> None:
 @fault("operator", most_s=6)
 def other_configuration(scene: Scene) -> Iterator[None]:
     chance = scene.chance
-    scene.arena.node.witness = chance.choice((None, scene.arena.loxilb))
     scene.arena.node.configure(
         shut=chance.random() < 0.5,
         rate=chance.choice((100, 240)),

@@ -180,6 +180,13 @@ class _Proof(Enum):
     NONE = auto()
 
 
+class StaleRow(NamedTuple):
+    """A row that the target may have although its kernel lost the route, which was ours, and is in no ledger now."""
+
+    gateway: Address
+    since: float  # an inventory from before does not tell whether there is such a row
+
+
 @dataclass(slots=True, eq=False)
 class RouteState:
     """One prefix at one target. Times are monotonic seconds.
@@ -194,6 +201,7 @@ class RouteState:
         heal: it is deleted and added again, so that the target's table takes it in.
         by_hand: the operator said that it is ours.
         proved_once: a 2xx, the table, the witness or the ledger said that it was there.
+        stale: the row that may be left of a route of ours that is gone.
         published: the gateway by which subscribers know it; None: they do not.
         changed_at: of the last request that may have changed something.
         hold_until: a withdrawal waits until then.
@@ -215,6 +223,7 @@ class RouteState:
     heal: bool = False
     by_hand: bool = False
     proved_once: bool = False
+    stale: StaleRow | None = None
     published: Address | None = None
     changed_at: float = NEVER
     hold_until: float = NEVER
@@ -653,7 +662,7 @@ class MirrorState:
         prefix = state.prefix
         gateway, owned, phase = state.gateway, state.owned, state.phase
         if gateway is None:
-            if owned is None or phase is Phase.LEFT_BEHIND:
+            if (owned or state.stale) is None or phase is Phase.LEFT_BEHIND:
                 return None
             return Urgency.WITHDRAW_LAST if self._contains_our_end(prefix) else Urgency.WITHDRAW
         if owned is None:
@@ -688,7 +697,8 @@ class MirrorState:
                 return
             del self.unproved[prefix]
         not_before, parked = state.retry_at, state.phase is Phase.REFUSED
-        if action in WITHDRAWALS:
+        is_held_back = action in WITHDRAWALS and state.owned is not None  # a stale row waits for nothing
+        if is_held_back:
             not_before = max(not_before, state.hold_until)
         elif action in {Urgency.ADD, Urgency.DEFAULT} and (wait := self.repairs.not_before(prefix)) > now:
             not_before = max(not_before, wait)
@@ -698,7 +708,7 @@ class MirrorState:
         if state.gap_since is None and not state.heal:
             not_before = max(not_before, state.changed_at + FLAP_S)
         self.queue.put(prefix, action, now=now, not_before=not_before, parked=parked)
-        if action in WITHDRAWALS:
+        if is_held_back:
             self.withdrawal_limit.add(prefix)
             if state.hold_until == self._startup_until != NEVER:
                 self._startup_holds.add(prefix)
@@ -853,29 +863,19 @@ class MirrorState:
         """The table's row of a prefix of which nothing is ours; None also if the witness shows that it is stale."""
         prefix = state.prefix
         witness, gateway = self._witness_now, state.gateway
-        stale = (
-            witness is not None
-            and gateway is not None
-            and not witness.holds(prefix, gateway)
-            and not witness.others(prefix, gateway)
-        )
+        stale = witness is not None and gateway is not None and not self._kernel_has(witness, prefix, gateway)
         return None if stale else self.inventory.rows.get(prefix)
 
     def _begin_delete(self, state: RouteState, now: float) -> Request | None:
         prefix, owned = state.prefix, state.owned
-        assert owned is not None  # noqa: S101 (the action says so)
+        if owned is None:
+            return self._begin_removal_of_stale_row(state, now)
         proof = self._proof(state, owned, now)
         if proof is _Proof.STALE:
             self.unproved[prefix] = now
             return None
         if proof is _Proof.GONE:
-            if self._may_be_stale(state, owned):
-                if self.inventory_at > state.changed_at:
-                    return Request(Kind.ASSERT, prefix, owned)
-                self.unproved[prefix] = now
-                return None
-            self._disown(state, now)
-            self._place(state, now)
+            self._gone_by_witness(state, now)
             return None
         if proof is _Proof.NONE:
             self._leave_behind(state, self._describe(prefix), now)
@@ -887,19 +887,29 @@ class MirrorState:
             return self._add_request(state)
         return Request(Kind.ASSERT, prefix, owned)
 
-    def _may_be_stale(self, state: RouteState, owned: Address) -> bool:
-        """Whether our row may be all that is left of what the witness shows to be gone.
+    def _begin_removal_of_stale_row(self, state: RouteState, now: float) -> Request | None:
+        """Remove the row that is left of a route of ours: by a POST and a DELETE, while the witness shows nothing."""
+        prefix, witness = state.prefix, self._witness_now
+        assert state.stale is not None  # noqa: S101 (the action says so)
+        gateway, since = state.stale
+        if self.inventory_at <= since:
+            self.unproved[prefix] = now
+            return None
+        row = self.inventory.rows.get(prefix)
+        is_alone = witness is not None and not self._kernel_has(witness, prefix, gateway)
+        if row is None or not is_ours(row, gateway, self.protocols) or not is_alone:
+            state.stale = None
+            self._place(state, now)
+            return None
+        intent = Row(gateway)
+        self._note(prefix, intent)
+        self._own(state, gateway)
+        return Request(Kind.ASSERT, prefix, gateway, intent=intent)
 
-        A link that flaps takes IPv4 routes from the kernel in silence. The row stays, and the target goes on forwarding
-        by it, until a POST and a DELETE. An inventory from before our last change does not tell.
-        """
-        witness, row = self._witness_now, self.inventory.rows.get(state.prefix)
-        if state.prefix.family is Family.INET6 or (
-            witness is not None and witness.others(state.prefix, owned)
-        ):
-            return False
-        is_old = self.inventory_at <= state.changed_at
-        return is_old or (row is not None and is_ours(row, owned, self.protocols))
+    @staticmethod
+    def _kernel_has(witness: WitnessView, prefix: Prefix, gateway: Address) -> bool:
+        """Whether the target's kernel has any route to the prefix, ours by this gateway or another."""
+        return witness.holds(prefix, gateway) or witness.others(prefix, gateway)
 
     def _describe(self, prefix: Prefix) -> str:
         row = self.inventory.rows.get(prefix)
@@ -978,7 +988,7 @@ class MirrorState:
         prefix = state.prefix
         state.clean = prefix not in self.inventory.rows or (state.clean and state.owned == gateway)
         self._own(state, gateway)
-        state.certain, state.proved_once, state.lost = True, True, False
+        state.certain, state.proved_once, state.lost, state.stale = True, True, False, None
         self._clear_failures(state)
         self.foreign_not_forwarded.pop(prefix, None)
         self.counters.posted += 1
@@ -1100,8 +1110,15 @@ class MirrorState:
 
     def _asserted(self, state: RouteState, request: Request, outcome: Outcome, now: float) -> Request | None:
         prefix, owned, answer = state.prefix, request.gateway, outcome.answer
+        stale, state.stale = state.stale, None
         if answer is Answer.UNKNOWN:
             self._doubt(state, outcome.words, now)
+            return None
+        if stale is not None and answer is not Answer.CREATED:
+            self._disown(state, now)
+            if answer not in _EXISTS:  # else another writer's route came up in its place
+                state.stale = stale
+                self._failed(state, outcome.words, now)
             return None
         still = self._action(state) in {*WITHDRAWALS, Urgency.REPLACE}
         proved = False
@@ -1295,11 +1312,7 @@ class MirrorState:
             and state.changed_at + WITNESS_LAG_S <= now
             and not witness.holds(state.prefix, owned)
         ):
-            if state.gateway != owned and self._may_be_stale(state, owned):
-                self._place(state, now)
-            else:
-                others = witness.others(state.prefix, owned)
-                self._gone_by_witness(state, now, others=others, by_restart=connected)
+            self._gone_by_witness(state, now, by_restart=connected)
         elif row is None:
             self._missing(state, now, connected=connected)
         elif is_ours(row, owned, self.protocols):
@@ -1421,35 +1434,28 @@ class MirrorState:
             if state.gateway is not None:
                 self._conflicting(state, "its kernel has another writer's route before ours", now)
             self._place(state, now)
-        elif state.gateway != owned and self._may_be_stale(state, owned):
-            self._unqueue(prefix)
-            # a newer inventory tells whether the row went, too
-            state.changed_at = self.unproved[prefix] = now
-            self._place(state, now)
         else:
-            self._gone_by_witness(state, now, others=witness.others(prefix, owned))
+            self._gone_by_witness(state, now)
         return False
 
-    def _gone_by_witness(
-        self, state: RouteState, now: float, *, others: bool, by_restart: bool = False
-    ) -> None:
-        """The target's kernel does not have our route any more; `others`: it has another one to the prefix.
+    def _gone_by_witness(self, state: RouteState, now: float, *, by_restart: bool = False) -> None:
+        """The target's kernel does not have our route any more.
 
-        What is to be added again stays in the ledger: its row may still be there, and is ours to remove.
+        It is struck from the ledger: what looks like it from now on is another writer's. But a link that flaps takes
+        IPv4 routes from the kernel in silence, and the target goes on forwarding by the row that stays.
         """
-        if others or state.gateway != state.owned:
-            self._disown(state, now)
+        prefix, owned, witness = state.prefix, state.owned, self._witness_now
+        others = witness is not None and owned is not None and witness.others(prefix, owned)
+        self._disown(state, now)
+        if prefix.family is Family.INET and not others:
+            state.stale = None if owned is None else StaleRow(owned, now)
         if state.gateway is None:
             self._withdrawn(state, "replaced-by-other" if others else self._why(state))
         elif others:
             self._conflicting(state, "its kernel has another route to the prefix now", now)
         else:
-            if state.owned is None:
-                self.inventory.rows.pop(state.prefix, None)
-            state.certain = state.heal = state.by_hand = False
             state.lost = not by_restart
-            if state.phase is not Phase.REFUSED:
-                self._set_phase(state, Phase.PENDING, now)
+            self.inventory.rows.pop(prefix, None)
             if state.published is not None:
                 self._lost(state, "its kernel does not have the route any more")
         self._place(state, now)

@@ -1488,9 +1488,10 @@ def test_what_the_witness_shows_of_a_route_of_ours(has: str, phase: Phase, event
     assert not life.state.witness_changed(P4, life.now)
     route = life.state.routes[P4]
     assert (route.phase, life.named()[-1]) == (phase, event)
-    assert (route.owned is not None) == (has != "another"), "a row of ours may be left where there is nothing"
-    assert (P4 in life.ledger) == (has != "another")
+    assert (route.owned is not None) == ("ours" in has)
+    assert (P4 in life.ledger) == ("ours" in has)
     assert route.lost == (has == "nothing")
+    assert (P4 in life.state.inventory.rows) == (has != "nothing")
     said = {
         "another before ours": "its kernel has another writer's route before ours",
         "another": "its kernel has another route to the prefix now",
@@ -1512,13 +1513,15 @@ def test_a_withdrawal_that_another_writer_made_is_done(has: str, reason: str) ->
     witness.has = has
     life.now += 1
     assert not life.state.witness_changed(P4, life.now)
-    if has == "nothing":
-        assert (life.phase(P4), life.state.inventory_due(life.now + 3)) == (Phase.WITHDRAWING, True)
-        life.read({})
-    assert life.phase(P4) is None
     assert life.last() == RouteWithdrawn(**ABOUT_P4, reason=reason)
     assert life.ledger == {}
+    if has == "nothing":
+        assert life.phase(P4) is Phase.WITHDRAWING, "its row may be left"
+        assert life.next() is None
+        assert life.state.inventory_due(life.now + 2)
+        life.read({})
     assert life.next() is None
+    assert life.phase(P4) is None
 
 
 @pytest.mark.parametrize("wanted_until", ["the flap", "the next table"])
@@ -1536,6 +1539,10 @@ def test_a_row_that_a_flapping_link_left_of_what_is_withdrawn_is_removed_by_post
     else:
         life.gateways.pop(P4)
         life.state.route_changed(P4, life.now)
+        life.read({P4: (OURS[4], "static")})
+    assert life.last() == RouteWithdrawn(**ABOUT_P4, reason="no-route")
+    assert life.ledger == {}, "what looks like it in the kernel from now on is another writer's"
+    assert life.next() is None
     life.read({P4: (OURS[4], "static")})
     assert life.phase(P4) is Phase.WITHDRAWING
     assert life.follow(life.next(), Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
@@ -1560,17 +1567,35 @@ def test_a_row_does_not_count_for_a_route_of_ours_that_the_witness_does_not_show
     life.send(Kind.ADD, P4, Answer.CREATED)
 
 
-def test_a_row_that_a_flapping_link_left_is_removed_before_its_gateway_is_replaced() -> None:
-    """Else a kill before the POST leaves a row that nobody knows as ours once there is no witness."""
+@pytest.mark.parametrize("came", ["before the POST", "with the POST"])
+def test_what_comes_up_where_only_our_row_is_left_is_not_touched(came: str) -> None:
     life = Life(witness := Witness())
     life.added(P4)
+    life.want(P4, None)
     witness.has = "nothing"
-    life.want(P4, OTHER[4])
     assert not life.state.witness_changed(P4, life.now + 1)
+    assert life.next() is None
+    if came == "before the POST":
+        witness.has = "ours"  # it looks as ours would
+        life.read({P4: (OURS[4], "static")})
+        assert life.next() is None
+    else:
+        life.read({P4: (OURS[4], "static")})
+        assert life.send(Kind.ASSERT, P4, Answer.EXISTS) is None
+    assert (life.phase(P4), life.ledger) == (None, {})
+
+
+def test_a_stale_row_whose_gateway_is_not_reached_is_removed_later() -> None:
+    life = Life(witness := Witness())
+    life.added(P4)
+    life.want(P4, None)
+    witness.has = "nothing"
+    assert not life.state.witness_changed(P4, life.now + 1)
+    assert life.next() is None
     life.read({P4: (OURS[4], "static")})
-    answers = (Answer.CREATED, Answer.DELETED, Answer.CREATED)
-    assert life.follow(life.next(), *answers) == [Kind.ASSERT, Kind.DELETE, Kind.ADD]
-    assert life.ledger[P4].gateway == OTHER[4]
+    assert life.send(Kind.ASSERT, P4, Answer.UNREACHABLE) is None
+    assert (life.phase(P4), life.ledger) == (Phase.WITHDRAWING, {})
+    assert life.follow(life.next(after_s=400), Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
 
 
 def test_what_is_lost_and_then_withdrawn_leaves_no_row() -> None:
