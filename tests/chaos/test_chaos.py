@@ -380,7 +380,8 @@ def test_chaos(tmp_path: Path) -> None:
     record.write("begin", seed=SEED, seconds=SECONDS)
     with arena(tmp_path) as place:
         chaos = Chaos(place, random.Random(SEED), record)
-        if not SHORT and SEED % 2 == 0:  # with a witness, which may not come and go: what it knew goes with it
+        # a witness does not come and go: what it knew would go with it
+        if not SHORT and SEED % 2 == 0:
             place.node.witness = place.loxilb
             place.node.configure()
         place.start()
