@@ -163,6 +163,25 @@ async def test_after_a_kill_between_buckets_and_manifest_all_are_published(
         await eventually(lambda: sent(node) == BUCKETS)
 
 
+async def test_a_run_that_never_compared_its_table_vouches_for_none(
+    mosquitto: Broker, tmp_path: Path
+) -> None:
+    """After a kill comes a run that ends in order before its target answers, and then one that compares."""
+    file = tmp_path / "outbox.sqlite"
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        serve(node, routes=50)
+        await whole(node, mosquitto, routes=50)
+        await node.outbox.flush()
+        shutil.copytree(tmp_path, killed := tmp_path / "killed")
+    async with publishing(mosquitto.settings(), outbox_path=killed / file.name) as node:
+        await node.connected()
+    async with publishing(mosquitto.settings(), outbox_path=killed / file.name) as node:
+        for number in range(1, 51):
+            node.hub.emit(accepted(number))
+        node.hub.emit(COMPLETED)
+        await eventually(lambda: sent(node) == BUCKETS)
+
+
 async def test_a_bucket_that_a_broken_connection_left_open_is_published_again(mosquitto: Broker) -> None:
     """Changed, perhaps at the broker, and changed back: its manifest shows nothing of it."""
     async with publishing(mosquitto.settings(), backoff=UNHURRIED) as node:

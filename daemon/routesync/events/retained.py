@@ -491,7 +491,11 @@ class RetainedState:
         await self._sender.connection.quiet()
         await self._publish_manifests(targets)
         await self._sender.connection.quiet()
-        self._outbox.tables_are_whole = all(table.is_vouched for table in self._shown(targets))
+        shown = self._shown(targets)
+        expected = {*targets, None} if self._tables.kernel is not None else targets
+        # what this run did not compare is as the run before left it
+        is_rest_whole = self._outbox.tables_were_whole or {it.target for it in shown} >= {*expected}
+        self._outbox.tables_are_whole = is_rest_whole and all(table.is_vouched for table in shown)
 
     async def _publish_instances(self, status: Status) -> None:
         for target in status.targets:
