@@ -1545,9 +1545,33 @@ def test_a_row_that_a_flapping_link_left_of_what_is_withdrawn_is_removed_by_post
     assert life.next() is None
     life.read({P4: (OURS[4], "static")})
     assert life.phase(P4) is Phase.WITHDRAWING
-    assert life.follow(life.next(), Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
+    request = life.next()
+    assert request is not None
+    assert request.intent == life.ledger[P4] == Row(OURS[4]), "on disk before the POST"
+    assert life.follow(request, Answer.CREATED, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
     assert life.phase(P4) is None
     assert life.ledger == {}
+
+
+def test_a_row_of_another_protocol_is_not_what_is_left_of_ours() -> None:
+    life = Life(witness := Witness())
+    life.added(P4)
+    life.want(P4, None)
+    witness.has = "nothing"
+    assert not life.state.witness_changed(P4, life.now + 1)
+    assert life.next() is None
+    life.read({P4: (OURS[4], "bird")})
+    assert life.next() is None
+    assert life.phase(P4) is None
+
+
+def test_a_witness_may_lag_behind_an_answer() -> None:
+    life = Life(Witness("nothing"))
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    life.now -= 3 - WITNESS_LAG_S / 2  # `read` takes 3 s
+    life.read({P4: (OURS[4], "static")})
+    assert life.phase(P4) is Phase.CONFIRMED
 
 
 @pytest.mark.parametrize(
