@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
 import random
 import shutil
 import sqlite3
@@ -461,6 +463,15 @@ async def test_a_file_that_another_process_locks_is_read_and_written_later(
     assert set(read_owned(tmp_path, "lb")) == {*MANY[1:], PREFIX}
 
 
+def exchange(one: Path, other: Path) -> None:
+    """Let two names change places in one step (renameat2(2)): the ledger may look at any moment."""
+    at_cwd, rename_exchange = -100, 2
+    done = ctypes.CDLL(None, use_errno=True).renameat2(
+        at_cwd, bytes(one), at_cwd, bytes(other), rename_exchange
+    )
+    assert done == 0, os.strerror(ctypes.get_errno())
+
+
 async def test_what_becomes_readable_only_later_gets_this_runs_changes_over_it(tmp_path: Path) -> None:
     kept, replaced, touched = MANY[0], MANY[1], MANY[2]
     with Ledger(tmp_path) as ledger:
@@ -481,8 +492,7 @@ async def test_what_becomes_readable_only_later_gets_this_runs_changes_over_it(t
         ledger.note("lb", touched, Row(GATEWAY))  # posted, answered 409: it is the one of the earlier run
         ledger.note("lb", touched, None)
         await written(ledger)
-        path.rmdir()
-        hidden.rename(path)
+        exchange(path, hidden)
         await eventually(lambda: ledger.trouble is None, what="the end of the trouble")
         assert read == [
             {
