@@ -636,6 +636,8 @@ class MirrorState:
         used = self._uses_room(state)
         self.owning += (gateway is not None) - (state.owned is not None)
         state.owned, state.certain = gateway, False
+        if gateway is not None:
+            state.stale = None
         self._using[state.prefix.family] += self._uses_room(state) - used
 
     def _disown(self, state: RouteState, now: float) -> None:
@@ -890,9 +892,10 @@ class MirrorState:
     def _begin_removal_of_stale_row(self, state: RouteState, now: float) -> Request | None:
         """Remove the row that is left of a route of ours: by a POST and a DELETE, while the witness shows nothing."""
         prefix, witness = state.prefix, self._witness_now
-        assert state.stale is not None  # noqa: S101 (the action says so)
-        gateway, since = state.stale
-        if self.inventory_at <= since:
+        stale = state.stale
+        assert stale is not None  # noqa: S101 (the action says so)
+        gateway = stale.gateway
+        if self.inventory_at <= stale.since:
             self.unproved[prefix] = now
             return None
         row = self.inventory.rows.get(prefix)
@@ -904,6 +907,7 @@ class MirrorState:
         intent = Row(gateway)
         self._note(prefix, intent)
         self._own(state, gateway)
+        state.stale = stale  # until the answer: nothing of ours is there yet
         return Request(Kind.ASSERT, prefix, gateway, intent=intent)
 
     @staticmethod
@@ -988,7 +992,7 @@ class MirrorState:
         prefix = state.prefix
         state.clean = prefix not in self.inventory.rows or (state.clean and state.owned == gateway)
         self._own(state, gateway)
-        state.certain, state.proved_once, state.lost, state.stale = True, True, False, None
+        state.certain, state.proved_once, state.lost = True, True, False
         self._clear_failures(state)
         self.foreign_not_forwarded.pop(prefix, None)
         self.counters.posted += 1

@@ -1610,6 +1610,20 @@ def test_what_comes_up_where_only_our_row_is_left_is_not_touched(came: str) -> N
     assert (life.phase(P4), life.ledger) == (None, {})
 
 
+def test_what_was_added_again_without_an_answer_is_ours_and_no_stale_row() -> None:
+    life = Life(witness := Witness())
+    life.added(P4)
+    witness.has = "nothing"
+    assert not life.state.witness_changed(P4, life.now + 1)
+    life.send(Kind.ADD, P4, Answer.UNKNOWN)
+    witness.has = "ours"
+    life.now += 1
+    assert not life.state.witness_changed(P4, life.now)
+    life.want(P4, None)
+    assert life.follow(life.next(), Answer.EXISTS, Answer.DELETED) == [Kind.ASSERT, Kind.DELETE]
+    assert life.ledger == {}
+
+
 def test_a_stale_row_whose_gateway_is_not_reached_is_removed_later() -> None:
     life = Life(witness := Witness())
     life.added(P4)
