@@ -157,6 +157,7 @@ class Mirroring(RuleBasedStateMachine):
         self.sent = Counter[Answer]()
         self.began = self.now
         self.rests = 0
+        self.forgotten: set[Prefix] = set()
         self.start_daemon()
         self.handshake()
 
@@ -394,7 +395,13 @@ class Mirroring(RuleBasedStateMachine):
 
     @rule()
     def the_daemon_restarts(self) -> None:
-        """Answers on their way are lost, and all that is known is in the ledger."""
+        """Answers on their way are lost, and all that is known is in the ledger.
+
+        A stale row is not: else a route that comes up in its place, and looks like ours, would count as ours.
+        """
+        self.forgotten |= {
+            it for it in PREFIXES if not self.model.kernel(it) and self.model.row(it) is not None
+        }
         for request in self.in_flight:
             if request.kind is Kind.DELETE:
                 self.check_delete(request)
@@ -444,7 +451,12 @@ class Mirroring(RuleBasedStateMachine):
             assert known is not None, f"{mine} was forgotten"
         for prefix in PREFIXES:
             row = self.model.row(prefix)
-            if row is not None and prefix not in state.routes and row.gateways[0] in GATEWAYS[prefix.family]:
+            if (
+                row is not None
+                and prefix not in state.routes
+                and prefix not in self.forgotten
+                and row.gateways[0] in GATEWAYS[prefix.family]
+            ):
                 assert self.model.kernel(prefix), (
                     f"the row of {prefix} was ours, and forwards although it is gone"
                 )
