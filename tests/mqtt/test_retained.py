@@ -182,6 +182,26 @@ async def test_a_run_that_never_compared_its_table_vouches_for_none(
         await eventually(lambda: sent(node) == BUCKETS)
 
 
+async def test_an_end_in_order_does_not_vouch_for_a_bucket_that_the_broker_denied(tmp_path: Path) -> None:
+    file, allow = tmp_path / "outbox.sqlite", "topic readwrite #\n"
+    with broker(acl=f"topic deny routesync/v1/{NODE}/table/lb-1/00\n{allow}") as guarded:
+        async with (
+            listening(guarded.settings()) as listener,
+            publishing(guarded.settings(), outbox_path=file) as node,
+        ):
+            serve(node, routes=50)
+            await eventually(lambda: manifests(listener) == [50])
+            assert len(buckets(listener)) == BUCKETS - 1
+        guarded.set_acl(allow)
+        guarded.reload()
+        async with publishing(guarded.settings(), outbox_path=file) as node:
+            for number in range(1, 51):
+                node.hub.emit(accepted(number))
+            node.hub.emit(COMPLETED)
+            async with listening(guarded.settings()) as late:
+                await eventually(lambda: len(rows(late)) == 50 and is_whole(late))
+
+
 async def test_a_bucket_that_a_broken_connection_left_open_is_published_again(mosquitto: Broker) -> None:
     """Changed, perhaps at the broker, and changed back: its manifest shows nothing of it."""
     async with publishing(mosquitto.settings(), backoff=UNHURRIED) as node:

@@ -89,7 +89,7 @@ class FleetNode:
         for number in range(2**table.depth):
             bucket = table.bucket(number, self.sequence)
             made.append(self._retained(f"{table.place}/{bucket.bucket}", bucket))
-            table.note_published(bucket)
+            table.note_published(bucket, is_taken=True)
         assert table.manifest is not None
         return [*made, self._retained(f"{table.place}/manifest", table.manifest)]
 

@@ -159,6 +159,7 @@ class PublishedTable:
         self._lines: dict[int, _Line] = {}  # bucket number to what was published of it
         self._serial = 0
         self._unvouched: dict[str, int] = {}  # buckets that the broker's manifest may not show as they are
+        self._refused: set[str] = set()  # buckets that it shows, and that the broker did not take
         self.was_announced = False
         """Whether it was published whole, or found to be, since the start."""
 
@@ -190,6 +191,7 @@ class PublishedTable:
         if depth != self.depth:
             self.depth = depth
             self._lines.clear()
+            self._refused.clear()  # of buckets of another depth
             self.mark_dirty()
 
     def mark_dirty(self, number: int | None = None) -> None:
@@ -220,8 +222,12 @@ class PublishedTable:
             return KernelTableBucket(**which, routes=tuple(KernelTableRow(**row) for row in rows))
         return TableBucket(target=self.target, **which, routes=tuple(TableRow(**row) for row in rows))
 
-    def note_published(self, bucket: TableBucket | KernelTableBucket) -> None:
-        """The broker has this bucket, or will never take it: what the manifest says of it."""
+    def note_published(self, bucket: TableBucket | KernelTableBucket, *, is_taken: bool) -> None:
+        """The broker has this bucket, or does not take it: what the manifest says of it."""
+        if is_taken:
+            self._refused.discard(bucket.bucket)
+        else:
+            self._refused.add(bucket.bucket)
         if bucket.depth == self.depth:
             self._lines[int(bucket.bucket, 16)] = _line(bucket)
 
@@ -242,14 +248,15 @@ class PublishedTable:
     @property
     def is_vouched(self) -> bool:
         """Whether the broker's manifest shows the buckets as the broker has them."""
-        return self.was_announced and not self._unvouched
+        return self.was_announced and not self._unvouched and not self._refused
 
     def is_published(
         self, bucket: TableBucket | KernelTableBucket, copy: TableManifest | KernelTableManifest
     ) -> bool:
         """Whether the broker has this bucket, by its own copy of the manifest, which then says its sequence."""
         number, line = int(bucket.bucket, 16), _line(bucket)
-        if bucket.bucket in self._unvouched or copy.digests[number] != f"{line.digest:016x}":
+        is_open = bucket.bucket in self._unvouched or bucket.bucket in self._refused
+        if is_open or copy.digests[number] != f"{line.digest:016x}":
             return False
         self._lines[number] = line._replace(sequence=copy.sequences[number])
         return True
@@ -461,7 +468,7 @@ class RetainedState:
         if answer == "wait":
             table.mark_dirty(int(bucket.bucket, 16))
         else:  # of one that the broker does not take, subscribers see by the manifest that they miss it
-            table.note_published(bucket)
+            table.note_published(bucket, is_taken=answer == "taken")
         self._unanswered[table.place] -= 1
         if not self._unanswered[table.place]:
             self.due.set()

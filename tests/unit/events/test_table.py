@@ -39,7 +39,7 @@ def manifest_of(table: PublishedTable, sequence: int = 0) -> Manifest:
     """The manifest after all buckets were published."""
     table.sequence = sequence
     for number in range(2**table.depth):
-        table.note_published(table.bucket(number, sequence))
+        table.note_published(table.bucket(number, sequence), is_taken=True)
     assert table.manifest is not None
     return table.manifest
 
@@ -131,7 +131,7 @@ def test_a_repeated_event_changes_nothing() -> None:
 def test_the_manifest_is_that_of_what_was_published() -> None:
     table = table_of([accepted(number) for number in range(100)])
     for number in range(2**MIN_DEPTH - 1):
-        table.note_published(table.bucket(number, 7))
+        table.note_published(table.bucket(number, 7), is_taken=True)
     assert missing(table), "one bucket is missing"
     before = manifest_of(table, 100)
     assert (before.routes, before.sequence, before.sequences) == (100, 100, (100,) * 64)
@@ -139,7 +139,7 @@ def test_the_manifest_is_that_of_what_was_published() -> None:
     table.change(changed.prefix, _Entry("192.0.2.1", "confirmed"))
     assert table.manifest == before, "it is not published yet"
     (number,) = {bucket_of(changed.prefix, MIN_DEPTH)}
-    table.note_published(table.bucket(number, 101))
+    table.note_published(table.bucket(number, 101), is_taken=True)
     after = table.manifest
     assert after is not None
     assert after.sequences[number] == 101
@@ -147,7 +147,7 @@ def test_the_manifest_is_that_of_what_was_published() -> None:
     assert after.digest != before.digest
     assert after.routes_digest == before.routes_digest, "only a state has changed"
     table.depth = 7
-    table.note_published(table.bucket(0, 102).model_copy(update={"depth": 6}))
+    table.note_published(table.bucket(0, 102).model_copy(update={"depth": 6}), is_taken=True)
     assert missing(table), "no bucket of this depth was published"
 
 
