@@ -31,8 +31,8 @@ there were several. A ratio is ours to the peer's, so that more is better.
 - A route is noted on disk before its POST, so that a power cut leaves no route that nobody knows. A lone change cannot
   be faster than a commit and a POST: these two are its peer. The bare loop beside unpaced POSTs notes nothing.
 - The kernel gives one event for each recv(2). That call alone is the peer of an event that the rules drop.
-- A million prefixes do not fit into the processor's caches. A bare dictionary of them grows faster than linearly, too,
-  and is the peer of the exponents.
+- A million prefixes do not fit into the processor's caches: how a bare dictionary of them grows is the peer of the
+  exponents.
 - loxilb takes 256 changes a second, so in use the pace is a hundredth of what is measured unpaced.
 
 ## How costs grow
