@@ -877,7 +877,7 @@ class MirrorState:
             self.unproved[prefix] = now
             return None
         if proof is _Proof.GONE:
-            self._gone_by_witness(state, now)
+            self._gone_by_witness(state, now, is_contention=False)
             return None
         if proof is _Proof.NONE:
             self._leave_behind(state, self._describe(prefix), now)
@@ -1316,7 +1316,7 @@ class MirrorState:
             and state.changed_at + WITNESS_LAG_S <= now
             and not witness.holds(state.prefix, owned)
         ):
-            self._gone_by_witness(state, now, by_restart=connected)
+            self._gone_by_witness(state, now, is_contention=not connected)
         elif row is None:
             self._missing(state, now, connected=connected)
         elif is_ours(row, owned, self.protocols):
@@ -1442,7 +1442,7 @@ class MirrorState:
             self._gone_by_witness(state, now)
         return False
 
-    def _gone_by_witness(self, state: RouteState, now: float, *, by_restart: bool = False) -> None:
+    def _gone_by_witness(self, state: RouteState, now: float, *, is_contention: bool = True) -> None:
         """The target's kernel does not have our route any more.
 
         It is struck from the ledger: what looks like it from now on is another writer's. But a link that flaps takes
@@ -1458,7 +1458,7 @@ class MirrorState:
         elif others:
             self._conflicting(state, "its kernel has another route to the prefix now", now)
         else:
-            state.lost = not by_restart
+            state.lost = is_contention
             self.inventory.rows.pop(prefix, None)
             if state.published is not None:
                 self._lost(state, "its kernel does not have the route any more")
