@@ -97,7 +97,10 @@ class Chaos:
                 self.arena.peer_routing.churn(self.chance)
             self.watch()
             time.sleep(self.chance.uniform(0.02, 0.2))
-        for name in list(self.active):
+        for name, (until, kind, _) in list(self.active.items()):
+            while kind.least_s and time.monotonic() < until:  # a shorter one is another fault
+                self.watch()
+                time.sleep(0.1)
             self.end_fault(name)
 
     def begin_fault(self) -> None:
