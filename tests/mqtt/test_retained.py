@@ -138,28 +138,37 @@ async def test_a_start_after_an_orderly_end_publishes_no_bucket_that_the_broker_
         serve(node, routes=50)
         await whole(node, mosquitto, routes=50)
     async with publishing(mosquitto.settings(), outbox_path=file) as node:
-        for number in range(1, 52):  # one more than its target had before
-            node.hub.emit(accepted(number))
-        node.hub.emit(COMPLETED)
+        compare(node, routes=51)  # one more than its target had before
         await whole(node, mosquitto, routes=51)
         assert sent(node) == 1
         async with listening(mosquitto.settings()) as late:
             await eventually(lambda: len(rows(late)) == 51 and is_whole(late))
 
 
-async def test_after_a_kill_between_buckets_and_manifest_all_are_published(
-    mosquitto: Broker, tmp_path: Path
-) -> None:
+def compare(node: Node, *, routes: int) -> None:
+    """Find the same routes, the first of them, at the target after a restart."""
+    for number in range(1, routes + 1):
+        node.hub.emit(accepted(number))
+    node.hub.emit(COMPLETED)
+
+
+async def killed(mosquitto: Broker, tmp_path: Path) -> Path:
+    """The outbox that a node leaves that is killed when its table of 50 routes is published."""
     file = tmp_path / "outbox.sqlite"
     async with publishing(mosquitto.settings(), outbox_path=file) as node:
         serve(node, routes=50)
         await whole(node, mosquitto, routes=50)
         await node.outbox.flush()
-        shutil.copytree(tmp_path, killed := tmp_path / "killed")
-    async with publishing(mosquitto.settings(), outbox_path=killed / file.name) as node:
-        for number in range(1, 51):
-            node.hub.emit(accepted(number))
-        node.hub.emit(COMPLETED)
+        shutil.copytree(tmp_path, left := tmp_path / "killed")
+    return left / file.name
+
+
+async def test_after_a_kill_between_buckets_and_manifest_all_are_published(
+    mosquitto: Broker, tmp_path: Path
+) -> None:
+    file = await killed(mosquitto, tmp_path)
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        compare(node, routes=50)
         await eventually(lambda: sent(node) == BUCKETS)
 
 
@@ -167,18 +176,11 @@ async def test_a_run_that_never_compared_its_table_vouches_for_none(
     mosquitto: Broker, tmp_path: Path
 ) -> None:
     """After a kill comes a run that ends in order before its target answers, and then one that compares."""
-    file = tmp_path / "outbox.sqlite"
+    file = await killed(mosquitto, tmp_path)
     async with publishing(mosquitto.settings(), outbox_path=file) as node:
-        serve(node, routes=50)
-        await whole(node, mosquitto, routes=50)
-        await node.outbox.flush()
-        shutil.copytree(tmp_path, killed := tmp_path / "killed")
-    async with publishing(mosquitto.settings(), outbox_path=killed / file.name) as node:
         await node.connected()
-    async with publishing(mosquitto.settings(), outbox_path=killed / file.name) as node:
-        for number in range(1, 51):
-            node.hub.emit(accepted(number))
-        node.hub.emit(COMPLETED)
+    async with publishing(mosquitto.settings(), outbox_path=file) as node:
+        compare(node, routes=50)
         await eventually(lambda: sent(node) == BUCKETS)
 
 
@@ -195,9 +197,7 @@ async def test_an_end_in_order_does_not_vouch_for_a_bucket_that_the_broker_denie
         guarded.set_acl(allow)
         guarded.reload()
         async with publishing(guarded.settings(), outbox_path=file) as node:
-            for number in range(1, 51):
-                node.hub.emit(accepted(number))
-            node.hub.emit(COMPLETED)
+            compare(node, routes=50)
             async with listening(guarded.settings()) as late:
                 await eventually(lambda: len(rows(late)) == 50 and is_whole(late))
 

@@ -254,7 +254,7 @@ def test_a_target_that_was_looked_for_in_the_wrong_place_is_found_at_once(scene:
     assert not lines(scene, "target_moved"), "nothing of ours is left at the wrong place"
 
 
-def test_subscribers_hear_of_a_route_that_goes_while_its_target_is_connected_to_anew(scene: World) -> None:
+def test_subscribers_hear_of_a_route_that_goes_while_its_target_gets_another_connection(scene: World) -> None:
     edit(scene, (TARGET_MARK, f"{TARGET_MARK}\nstartup_hold_s = 1"))
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)

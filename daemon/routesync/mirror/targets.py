@@ -148,7 +148,7 @@ class Targets(Consumer):
         self._configured = {target.name: target for target in settings.targets}
         self._targets_addresses.configure(target.url for target in settings.targets)
         active = self._configured if settings.mode == "mirror" else {}
-        published: dict[str, dict[Prefix, Address]] = {}  # of targets that are connected to anew
+        published: dict[str, dict[Prefix, Address]] = {}  # of targets that get another connection
         for name, held in list(self._held.items()):
             target = active.get(name)
             if target is None:

@@ -1553,15 +1553,21 @@ def test_a_row_that_a_flapping_link_left_of_what_is_withdrawn_is_removed_by_post
     assert life.ledger == {}
 
 
-@pytest.mark.parametrize(("protocol", "is_removed"), [("bird", False), ("boot", True)])
-def test_a_row_of_another_protocol_is_not_what_is_left_of_ours(protocol: str, *, is_removed: bool) -> None:
+def withdrawn_and_lost() -> tuple[Life, Witness]:
+    """A life in which the kernel lost a route while it was to be withdrawn: its row may be left."""
     life = Life(witness := Witness())
-    life.state.protocols = frozenset({"static", "boot"})  # as of a loxilb before v0.9.5
     life.added(P4)
     life.want(P4, None)
     witness.has = "nothing"
     assert not life.state.witness_changed(P4, life.now + 1)
     assert life.next() is None
+    return life, witness
+
+
+@pytest.mark.parametrize(("protocol", "is_removed"), [("bird", False), ("boot", True)])
+def test_a_row_of_another_protocol_is_not_what_is_left_of_ours(protocol: str, *, is_removed: bool) -> None:
+    life, _ = withdrawn_and_lost()
+    life.state.protocols = frozenset({"static", "boot"})  # as of a loxilb before v0.9.5
     life.read({P4: (OURS[4], protocol)})
     assert (life.next() is not None) == is_removed
 
@@ -1594,12 +1600,7 @@ def test_a_row_does_not_count_for_a_route_of_ours_that_the_witness_does_not_show
 
 @pytest.mark.parametrize("came", ["before the POST", "with the POST"])
 def test_what_comes_up_where_only_our_row_is_left_is_not_touched(came: str) -> None:
-    life = Life(witness := Witness())
-    life.added(P4)
-    life.want(P4, None)
-    witness.has = "nothing"
-    assert not life.state.witness_changed(P4, life.now + 1)
-    assert life.next() is None
+    life, witness = withdrawn_and_lost()
     if came == "before the POST":
         witness.has = "ours"  # it looks as ours would
         life.read({P4: (OURS[4], "static")})
@@ -1625,12 +1626,7 @@ def test_what_was_added_again_without_an_answer_is_ours_and_no_stale_row() -> No
 
 
 def test_a_stale_row_whose_gateway_is_not_reached_is_removed_later() -> None:
-    life = Life(witness := Witness())
-    life.added(P4)
-    life.want(P4, None)
-    witness.has = "nothing"
-    assert not life.state.witness_changed(P4, life.now + 1)
-    assert life.next() is None
+    life, _ = withdrawn_and_lost()
     life.read({P4: (OURS[4], "static")})
     assert life.send(Kind.ASSERT, P4, Answer.UNREACHABLE) is None
     assert (life.phase(P4), life.ledger) == (Phase.WITHDRAWING, {})
@@ -1661,7 +1657,7 @@ def test_only_a_table_that_was_read_later_tells_that_no_row_is_left() -> None:
 
 
 def test_subscribers_are_told_what_became_of_the_routes_of_the_state_before() -> None:
-    """A target is connected to anew when its token changes: what was lost meanwhile goes without a confirmation."""
+    """A target gets another connection when its token changes: what was lost meanwhile goes unconfirmed."""
     before = Life()
     for prefix in (P4, P6):
         before.want(prefix, OURS[len(prefix.packed)])
