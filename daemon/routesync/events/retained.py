@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from functools import partial, reduce
 from hashlib import sha256
+from math import inf
 from operator import xor
 from typing import Any, Final, NamedTuple
 
@@ -158,8 +159,8 @@ class PublishedTable:
         """All events up to this one are in what was published."""
         self._lines: dict[int, _Line] = {}  # bucket number to what was published of it
         self._serial = 0
-        self._unvouched: dict[str, int] = {}  # buckets that the broker's manifest may not show as they are
-        self._refused: set[str] = set()  # buckets that it shows, and that the broker did not take
+        # buckets that the broker's manifest may not show as they are; infinity: the broker did not take it
+        self._unvouched: dict[str, float] = {}
         self.was_announced = False
         """Whether it was published whole, or found to be, since the start."""
 
@@ -191,7 +192,8 @@ class PublishedTable:
         if depth != self.depth:
             self.depth = depth
             self._lines.clear()
-            self._refused.clear()  # of buckets of another depth
+            # no manifest will name the refused ones of the other depth
+            self._unvouched = {name: serial for name, serial in self._unvouched.items() if serial < inf}
             self.mark_dirty()
 
     def mark_dirty(self, number: int | None = None) -> None:
@@ -224,10 +226,8 @@ class PublishedTable:
 
     def note_published(self, bucket: TableBucket | KernelTableBucket, *, is_taken: bool) -> None:
         """The broker has this bucket, or does not take it: what the manifest says of it."""
-        if is_taken:
-            self._refused.discard(bucket.bucket)
-        else:
-            self._refused.add(bucket.bucket)
+        if not is_taken:
+            self._unvouched[bucket.bucket] = inf
         if bucket.depth == self.depth:
             self._lines[int(bucket.bucket, 16)] = _line(bucket)
 
@@ -248,15 +248,14 @@ class PublishedTable:
     @property
     def is_vouched(self) -> bool:
         """Whether the broker's manifest shows the buckets as the broker has them."""
-        return self.was_announced and not self._unvouched and not self._refused
+        return self.was_announced and not self._unvouched
 
     def is_published(
         self, bucket: TableBucket | KernelTableBucket, copy: TableManifest | KernelTableManifest
     ) -> bool:
         """Whether the broker has this bucket, by its own copy of the manifest, which then says its sequence."""
         number, line = int(bucket.bucket, 16), _line(bucket)
-        is_open = bucket.bucket in self._unvouched or bucket.bucket in self._refused
-        if is_open or copy.digests[number] != f"{line.digest:016x}":
+        if bucket.bucket in self._unvouched or copy.digests[number] != f"{line.digest:016x}":
             return False
         self._lines[number] = line._replace(sequence=copy.sequences[number])
         return True
