@@ -416,8 +416,8 @@ class Arena:
         self.peer_routing = Routing(peer.node, PEER_POOL)
         self.writer = Writer(loxilb)
 
-    def retained(self, *places: str) -> str:
-        """What the broker has at these places, one each line; for the words about what is wrong."""
+    def retained(self, *places: str) -> dict[str, Any]:
+        """What the broker has at these places: each topic with its message."""
         topics = [word for place in places for word in ("-t", f"routesync/v1/{place}")]
         command = ["mosquitto_sub", "-h", BROKER, "-p", str(self.broker.port), *topics, "-v", "-W", "2"]
         said = subprocess.run(
@@ -426,7 +426,8 @@ class Arena:
             text=True,
             check=False,
         )
-        return "; ".join(line[:300] for line in said.stdout.splitlines())
+        lines = (line.partition(" ") for line in said.stdout.splitlines())
+        return {topic: json.loads(message) for topic, _, message in lines}
 
     def start(self) -> None:
         """Start both daemons with some routes, and wait until they are ready."""

@@ -258,6 +258,11 @@ class Chaos:
         """The second node dies for long: the first says so, and how many routes it left, until it is back."""
         place = self.arena
         left = len(look(place.node.node, place.loxilb, shut=False).peers)
+        until = time.monotonic() + QUIET_WITHIN_S  # the table is published after its events
+        while (published := self._published_by_peer()) != left and time.monotonic() < until:
+            self.watch()
+        if published != left:
+            self.complain(f"the peer has {left} routes; the table that it retains, {published}")
         place.peer.kill()
         gone = self._wait_for_peer(left)
         if not gone:
@@ -272,6 +277,11 @@ class Chaos:
         self.record.write("peer", gone=gone, back=back)
         if not back:
             self.complain("the peer is back, and said to be gone")
+
+    def _published_by_peer(self) -> int | None:
+        """How many routes the peer's table has as the broker retains it."""
+        manifests = self.arena.retained("peer/table/lb/manifest").values()
+        return next((it["data"]["routes"] for it in manifests), None)
 
     def _wait_for_peer(self, left: int | None) -> bool:
         """Wait until the alarm about the peer is about so many routes; None: until there is none."""
