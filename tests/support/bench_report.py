@@ -33,7 +33,7 @@ there were several. A ratio is ours to the peer's, so that more is better.
 - The kernel gives one event for each recv(2). That call alone is the peer of an event that the rules drop.
 - A million prefixes do not fit into the processor's caches: how a bare dictionary of them grows is the peer of the
   exponents.
-- loxilb takes 256 changes a second, so in use the pace is a hundredth of what is measured unpaced.
+- loxilb takes 256 changes a second, so in use the pace is less than a tenth of what is measured unpaced.
 
 ## How costs grow
 
