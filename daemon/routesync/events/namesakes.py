@@ -25,6 +25,7 @@ _KIND: Final[AlarmKind] = "duplicate-name"
 _BEATS: Final = 3
 """Without its status for so many heartbeats, the other daemon is gone."""
 _DEFAULT_BEAT_S: Final = 60
+_LONGEST_BEAT_S: Final = 86_400  # which the configuration allows
 _UNKNOWN: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -62,6 +63,7 @@ class Namesakes:
         self._began = datetime.now(UTC)
         self._raised_at = 0.0
         self._other: _Namesake | None = None
+        self._taken_id = ""
         self._is_denied = False
 
     def note_denied(self, topic: str) -> None:
@@ -89,9 +91,12 @@ class Namesakes:
             if self._other is not None and run.epoch == self._other.run.epoch:
                 self._other = None
             return False
-        if run == own or (message.retained and message.time <= self._began):
-            return False  # a status from before our start may be that of our own former run, which has lost its state
-        beat_s = status.heartbeat_s or _DEFAULT_BEAT_S
+        # What the broker retained from before our start may be of our own former run, which has lost its state; so may
+        # be what seems to be from later, if the clock was set back. A daemon that lives replaces it.
+        if run == own or (message.retained and (message.time <= self._began or message.id == self._taken_id)):
+            return False
+        self._taken_id = message.id
+        beat_s = min(status.heartbeat_s or _DEFAULT_BEAT_S, _LONGEST_BEAT_S)
         self._other = _Namesake(run, status.version, now + _BEATS * beat_s)
         return True
 
