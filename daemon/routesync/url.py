@@ -68,6 +68,11 @@ class BaseUrl(NamedTuple):
         return f"{self.host}%{self.zone}" if self.zone else self.host
 
     @property
+    def with_port(self) -> Self:
+        """The same with the port that is used where none is written (RFC 9110, section 4.2)."""
+        return self._replace(port=self.port or (443 if self.scheme == "https" else 80))
+
+    @property
     def authority(self) -> str:
         """Host and port for the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -12,7 +12,7 @@ import pytest
 from demo.topology import FOUNDING_TABLE
 from support.standin import Fault
 from support.waiting import eventually_sync
-from support.world import NODE, TARGET, world
+from support.world import EXAMPLE, NODE, TARGET, world
 
 MIRROR = NODE + TARGET + "allow_default = true\n"
 ELSEWHERE = {
@@ -145,3 +145,17 @@ def test_a_static_route_that_a_rule_drops_is_no_proof_of_a_shared_namespace(tmp_
         time.sleep(1)  # nothing shall happen, so nothing tells when to look
         assert not scene.named("target.refused"), "the POST is answered 409: it proves nothing"
         assert "proto static" in scene.node.ip("route show 10.8.0.0/24")
+
+
+def test_two_targets_that_are_one_loxilb_are_reported(tmp_path: Path) -> None:
+    second = '\n[[targets]]\nname = "again"\nurl = "http://192.168.10.21:11111"\n'
+    with world(tmp_path, EXAMPLE.read_text() + NODE + second) as scene:
+        scene.loxilb.ip("address add 192.168.10.21/24 dev eth0")
+        scene.start()
+        eventually_sync(
+            lambda: any(
+                "edge and again seem to be one loxilb" in it
+                for it in scene.get("/v1/status")["status"]["reasons"]
+            ),
+            what="the report",
+        )

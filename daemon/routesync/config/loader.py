@@ -34,6 +34,7 @@ from routesync.config.rules import compile_policy
 from routesync.config.sources import Source, digest_of, drop_ins_of, inherit, merged, read_source
 from routesync.names import Names
 from routesync.policy import Policy
+from routesync.url import BaseUrl
 
 
 class Loaded(NamedTuple):
@@ -91,6 +92,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
         found += [it for it in wrong if it[0] not in unset]
     if settings is not None:
         found += _tls_problems(settings)
+        found += _same_urls(settings)
     if settings is None or found:
         problems = [
             problem_at(
@@ -213,6 +215,22 @@ def _named_lists(document: object, path: KeyPath) -> Iterator[tuple[KeyPath, str
     for index, entry in entries:
         if isinstance(entry, dict) and isinstance(name := entry.get("list"), str):
             yield (*path, *(() if index is None else (index,)), "list"), name
+
+
+def _same_urls(settings: Settings) -> Iterator[tuple[KeyPath, SettingError]]:
+    seen: dict[BaseUrl, int] = {}
+    for index, target in enumerate(settings.targets):
+        url = BaseUrl.parse(target.url).with_port
+        first = seen.setdefault(url, index)
+        if first != index:
+            yield (
+                ("targets", index, "url"),
+                SettingError(
+                    f"#{first + 1} ({settings.targets[first].name}) has this URL already, and two targets that are one "
+                    "loxilb send it more than it takes",
+                    "remove one of them",
+                ),
+            )
 
 
 def _tls_problems(settings: Settings) -> Iterator[tuple[KeyPath, SettingError]]:

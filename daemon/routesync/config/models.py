@@ -190,8 +190,9 @@ class TargetSettings(TargetDefaults):
     ROUTESYNC_TARGET_<NAME>_TOKEN."""
 
     all_addresses: bool = False
-    """Whether each address of the host's name is a target of its own, with the name NAME-ADDRESS. The name is looked
-    up every 10 s; what an address that is gone has from routesync stays, until `withdraw` or `forget`."""
+    """Whether each address of the host's name is a target of its own, with the name NAME-ADDRESS. Of a name with
+    addresses of both families only the IPv4 ones count, since a pod has one of each. The name is looked up every 10 s;
+    what an address that is gone has from routesync stays, until `withdraw` or `forget`."""
 
     @field_validator("all_addresses")
     @classmethod

@@ -14,13 +14,16 @@ Known: TypeAlias = dict[str, tuple[str, ...]]
 
 
 def look_up_name(host: str) -> tuple[str, ...]:
-    """All addresses of a name, sorted. Blocks as long as the resolver does.
+    """The addresses of a name, sorted; of a name with both families the IPv4 ones. Blocks as long as the resolver does.
+
+    A pod behind a dual-stack Service has an address of each family, and is one loxilb.
 
     Raises:
         OSError: it has none, or nobody answers.
     """
     found = {str(it[4][0]) for it in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    return tuple(sorted(address for address in found if "%" not in address))  # a zone is no target's
+    found = {address for address in found if "%" not in address}  # a zone is no target's
+    return tuple(sorted({address for address in found if ":" not in address} or found))
 
 
 def has_names(settings: Settings) -> bool:

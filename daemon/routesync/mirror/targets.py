@@ -100,6 +100,20 @@ class Targets(Consumer):
         """The state of each."""
         return [reconciler.view() for reconciler in self.reconcilers]
 
+    @property
+    def doubled(self) -> tuple[str, ...]:
+        """One line for each loxilb that several targets seem to be."""
+        names: dict[str, list[str]] = {}
+        for reconciler in self.reconcilers:
+            if reconciler.instance is not None:
+                names.setdefault(reconciler.instance, []).append(reconciler.name)
+        return tuple(
+            f"targets {' and '.join(found)} seem to be one loxilb, by index and MAC of its first port: each sends at "
+            "the full rate, and takes the routes of the other for foreign; remove all but one of them"
+            for found in names.values()
+            if len(found) > 1
+        )
+
     async def contacted(self) -> None:
         """Wait until each has answered, or failed to, once."""
         for reconciler in self.reconcilers:

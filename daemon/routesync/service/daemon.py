@@ -150,6 +150,7 @@ class Daemon:
             *self._config_problems,
             *self._unresolved,
             *self._targets.orphans,
+            *self._targets.doubled,
             *self._guarding.troubles,
             *self._control.troubles,
         ]

@@ -80,8 +80,23 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
             "5: [[policy.rules]] #2 (it), key name: #1 has the name 'it' already; choose another name",
         ),
         (
-            TARGET + TARGET,
+            TARGET + TARGET.replace("192.0.2.1", "192.0.2.2"),
             "5: [[targets]] #2 (edge), key name: #1 has the name 'edge' already; choose another name",
+        ),
+        (
+            TARGET + TARGET.replace("edge", "again"),
+            (
+                "6: [[targets]] #2 (again), key url: #1 (edge) has this URL already, and two targets that are one "
+                "loxilb send it more than it takes; remove one of them"
+            ),
+        ),
+        (
+            TARGET.replace("192.0.2.1:11111", "LB.example.net/")
+            + TARGET.replace("edge", "again").replace("192.0.2.1:11111", "lb.example.net:80"),
+            (
+                "6: [[targets]] #2 (again), key url: #1 (edge) has this URL already, and two targets that are one "
+                "loxilb send it more than it takes; remove one of them"
+            ),
         ),
     ],
 )

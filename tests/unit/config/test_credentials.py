@@ -42,7 +42,7 @@ def test_a_password_of_the_environment_is_preferred(tmp_path: Path) -> None:
 
 
 def test_a_token_of_the_environment_goes_to_the_target_of_that_name(tmp_path: Path) -> None:
-    other = TARGET.replace("lb-1.edge", "other")
+    other = TARGET.replace("lb-1.edge", "other").replace("192.0.2.1", "192.0.2.2")
     it = loaded(tmp_path, TARGET + other, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=SECRET)
     assert token(it) == SECRET
     assert it.settings.targets[1].token is None
@@ -60,7 +60,7 @@ def test_a_variable_that_nothing_asks_for_is_pointed_out(tmp_path: Path) -> None
 
 
 def test_a_variable_of_two_targets_is_an_error(complaints: Complaints) -> None:
-    text = TARGET + TARGET.replace("lb-1.edge", "lb_1-edge")
+    text = TARGET + TARGET.replace("lb-1.edge", "lb_1-edge").replace("192.0.2.1", "192.0.2.2")
     (line,) = complaints(text, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=SECRET)
     assert line.startswith(
         "4: [[targets]] #2 (lb_1-edge), key token: "

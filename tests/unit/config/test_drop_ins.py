@@ -49,7 +49,7 @@ def test_a_later_file_wins_key_by_key_and_each_value_says_its_file(tmp_path: Pat
 
 def test_targets_are_added_and_rules_come_before_those_of_the_files_before(tmp_path: Path) -> None:
     rule = '[[policy.rules]]\nname = "{0}"\nmatch = {{ interface = "{0}" }}\naction = "keep"\n'
-    target = '[[targets]]\nname = "{0}"\nurl = "http://192.0.2.9:11111"\n'
+    target = '[[targets]]\nname = "{0}"\nurl = "http://{0}.example.net:11111"\n'
     made = loaded(
         tmp_path, x1=rule.format("one") + target.format("b"), x2=rule.format("two") + target.format("c")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,21 @@ def test_a_look_up_that_fails_keeps_the_last_answer(tmp_path: Path) -> None:
     found, troubles = resolved(written, known, refused)
     assert [it.name for it in found.targets] == ["plain", "edge-192.0.2.1"]
     assert troubles[0].endswith("; its last addresses stay")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (["fd00::9", "10.244.0.9", "10.244.0.8"], ("10.244.0.8", "10.244.0.9")),  # a dual-stack Service
+        (["fd00::9", "fd00::8", "fe80::1%eth0"], ("fd00::8", "fd00::9")),
+    ],
+)
+def test_a_pod_with_an_address_of_each_family_is_one_target(
+    monkeypatch: pytest.MonkeyPatch, found: list[str], expected: tuple[str, ...]
+) -> None:
+    answer = [(None, None, 0, "", (address, 0)) for address in found]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: answer)
+    assert look_up_name("pods.example.net") == expected
 
 
 def test_the_resolver_of_the_host_is_asked() -> None:
