@@ -9,6 +9,7 @@ from typing import Final
 from routesync.characters import many
 from routesync.events.models import AlarmKind
 from routesync.events.peers import GonePeer
+from routesync.mirror.eligibility import Reason
 from routesync.mirror.reporting import Alarm
 from routesync.mirror.state import MirrorState, Phase
 from routesync.route import Family, Prefix
@@ -142,7 +143,7 @@ def _describe_peer(peer: GonePeer) -> str:
 def _nothing_mirrored(state: MirrorState) -> Alarm | None:
     ineligible = state.ineligible
     desired = state.desired + state.over_capacity
-    if not ineligible:
+    if not ineligible or state.reasons[Reason.TARGET_UNKNOWN]:
         return None
     kept = desired + len(ineligible)
     if desired and (kept < FEW_ROUTES or desired >= FEW_SHARE * kept):

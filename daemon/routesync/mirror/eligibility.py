@@ -62,6 +62,7 @@ class Reason(StrEnum):
     NEARLY_DEFAULT = "nearly-default"
     RETURN_PATH = "return-path"
     NO_SELF_ADDRESS = "no-self-address"
+    TARGET_UNKNOWN = "target-unknown"
 
     @property
     def unrepresentable(self) -> bool:
@@ -155,6 +156,7 @@ class TargetFacts(NamedTuple):
     ends: tuple[Address, Address] | None = None  # of the TCP connection: ours, the target's; None: not known
     return_path: ReturnPath = ReturnPath()
     one_default: bool = False  # its table has one entry for 0.0.0.0/0 and ::/0
+    known: bool = True  # False: it has not answered yet
 
     @classmethod
     def from_inventory(
@@ -324,8 +326,17 @@ def evaluate(
     if (no := _unrepresentable(route) or _refused_prefix(prefix, rules, facts, node)) is not None:
         return Ineligible(*no, verdict.rule)
     rewrite = verdict.rewrite or rules.rewrite
+    beside = rules.allow_default == "override" and prefix.is_default and prefix.family is Family.INET
     gateway: Address | None = None
     if rewrite is not None:
+        if rewrite.to_self and not facts.known:
+            if current is not None:  # what a run before found out
+                return Desired(current, verdict.rule, beside=beside)
+            return Ineligible(
+                Reason.TARGET_UNKNOWN,
+                'which of our addresses `next_hop = "self"` means is known when the target has answered',
+                verdict.rule,
+            )
         if rewrite.to_self and (gateway := node.self_addresses.get(prefix.family)) is None:
             return Ineligible(
                 Reason.NO_SELF_ADDRESS,
@@ -343,7 +354,6 @@ def evaluate(
                     verdict.rule,
                 )
         gateway = gateway or rewrite.for_family(prefix.family)
-    beside = rules.allow_default == "override" and prefix.is_default and prefix.family is Family.INET
     if gateway is not None:
         no = _refused_gateway(prefix, gateway, rules, facts, node)
         return Desired(gateway, verdict.rule, beside=beside) if no is None else Ineligible(*no, verdict.rule)

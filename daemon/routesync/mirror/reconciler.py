@@ -108,7 +108,7 @@ class Reconciler:
         peers: Peers | None = None,
     ) -> None:
         self.name = name
-        self.facts = TargetFacts()
+        self.facts = TargetFacts(known=False)
         """What is known of the target's place in the network."""
         self.contacted = asyncio.Event()
         """Set when the target answered, or failed to, or is paused, and every best route was evaluated."""
@@ -403,7 +403,7 @@ class Reconciler:
                 continue
             gone: Sequence[GonePeer] = ()
             if self._peers is not None:
-                self._peers.set_instance(self.name, self._session.instance)
+                self._peers.set_instance(self.name, self.instance)
                 gone = self._peers.gone(self.name, now)
             self.report.set_alarms(
                 current_alarms(
@@ -488,6 +488,11 @@ class Reconciler:
         """When reading that began, in monotonic seconds."""
         return self.state.inventory_at
 
+    @property
+    def instance(self) -> str | None:
+        """Which loxilb the target is; None: not known yet."""
+        return self._session.instance
+
     def witness_shows(self, prefix: Prefix) -> bool | None:
         """Whether the target's kernel has our route now; None: there is no witness, or nothing of ours to look for."""
         route = self.state.routes.get(prefix)
@@ -506,7 +511,7 @@ class Reconciler:
             state=target_state,
             version=session.version,
             error=session.error,
-            instance=session.instance,
+            instance=self.instance,
             desired=state.desired + state.over_capacity,
             phases=state.all_phases(),
             waiting=state.waiting,

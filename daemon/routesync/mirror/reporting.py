@@ -35,7 +35,7 @@ from routesync.events.models import (
     TargetUp,
 )
 from routesync.measure import CONVERGENCE_S, Histogram
-from routesync.mirror.eligibility import Desired, Ineligible
+from routesync.mirror.eligibility import Desired, Ineligible, Reason
 from routesync.route import Address, Prefix, format_address
 
 log = structlog.get_logger(__name__)
@@ -174,6 +174,10 @@ class Reporter:
     def ineligible(self, prefix: Prefix, evaluation: Ineligible) -> None:
         """The target may not have the route."""
         reason, detail, rule = evaluation
+        if (
+            reason is Reason.TARGET_UNKNOWN
+        ):  # undecided, and thousands of routes are so while a target is down
+            return
         self._route("ineligible", RouteIneligible, prefix, reason=reason.value, detail=detail, rule=rule)
 
     def lost(self, prefix: Prefix, detail: str) -> None:

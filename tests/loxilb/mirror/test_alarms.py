@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from time import monotonic
 
 import pytest
 
 from routesync.events.models import AlarmKind
+from routesync.mirror.alarms import current_alarms
+from routesync.mirror.eligibility import TargetRules
+from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.names import TYPES
-from routesync.route import Candidate, Prefix
+from routesync.route import Candidate, Prefix, Rewrite, parse_address
 from support.mirror_lab import Lab, LabReconciler, candidate
 from support.waiting import eventually
 
@@ -178,3 +182,21 @@ async def test_a_vpn_that_covers_the_internet_by_pieces_is_named(lab: Lab) -> No
         assert "2 routes over the same hop" in detail
         reconciler.set_route(Prefix.parse("64.0.0.0/2"), None)
         await cleared(reconciler, "nearly-default")
+
+
+async def test_a_target_that_has_not_answered_yet_leaves_open_what_self_means(lab: Lab) -> None:
+    to_self = TargetRules(rewrite=Rewrite(to_self=True))
+    lab.ledger.note("lb", A, Row(parse_address(HERE)))
+    lab.standin.stop()
+    async with lab.mirroring(limits=QUICK, rules=to_self) as reconciler:
+        for prefix in (A, B):
+            reconciler.set_route(prefix, candidate(str(prefix), HERE))
+        await eventually(lambda: reconciler.view().state is TargetState.UNREACHABLE, what="the failure")
+        await eventually(lambda: len(reconciler.routes) == 2, what="both routes")
+        phases = {prefix: view.phase for prefix, view in reconciler.routes.items()}
+        assert phases == {A: Phase.PENDING, B: Phase.INELIGIBLE}
+        assert reconciler.view().reasons == {"target-unknown": 1}
+        assert current_alarms("lb", reconciler.state, None, 0, monotonic(), beside={}) == {}
+        assert lab.events.of("route/ineligible") == []
+        lab.standin.launch()
+        await eventually(lambda: reconciler.view().reasons == {"no-self-address": 2}, what="the answer")

@@ -938,3 +938,12 @@ def test_thousands_are_evaluated_in_a_moment() -> None:
     for candidate in candidates:
         assert isinstance(evaluate(candidate, RULES, facts, NO_NODE), Desired)
     assert time.process_time() - began < 1
+
+
+def test_before_the_target_has_answered_self_is_not_known_and_what_is_there_stays() -> None:
+    before = TargetFacts(known=False)
+    of, rewrite = route("10.244.0.0/24", None), Rewrite(to_self=True)
+    assert refused(evaluated(of, rewrite=rewrite, facts=before)) is Reason.TARGET_UNKNOWN
+    there = evaluated(of, rewrite=rewrite, facts=before, current="192.0.2.10")
+    assert there == Desired(at("192.0.2.10"), "r")
+    assert refused(evaluated(of, rewrite=rewrite, current="192.0.2.10")) is Reason.NO_SELF_ADDRESS
