@@ -52,7 +52,7 @@ def current_alarms(
     if held := state.withdrawal_limit.held:
         alarms["withdrawals-held"] = _about(
             held,
-            f"a mass withdrawal of {len(held)} of {sum(state.occupied.values())} routes is held back until a second "
+            f"a mass withdrawal of {len(held)} of {many(state.owning, 'route')} is held back until a second "
             f"dump of the kernel confirms it, or `routesync release --target {name}`",
         )
     if held_at_start := state.held_at_start(now):

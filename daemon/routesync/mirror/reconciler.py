@@ -46,7 +46,7 @@ from routesync.mirror.namespace import PostedRoutes
 from routesync.mirror.pause import Pause
 from routesync.mirror.reporting import Alarm, Reporter
 from routesync.mirror.session import Session
-from routesync.mirror.state import WITNESS_LAG_S, MirrorState, Phase
+from routesync.mirror.state import STATIC, WITNESS_LAG_S, MirrorState, Phase
 from routesync.mirror.status import TargetState, TargetView
 from routesync.mirror.targets_addresses import TargetsAddresses
 from routesync.mirror.witness import Witness
@@ -214,6 +214,8 @@ class Reconciler:
         facts = await finish_in_slices(
             TargetFacts.gather(inventory, self._client.ends, self.state.owned, version)
         )
+        if self._witness is not None:
+            self._witness.honours_static = self.state.protocols == STATIC
         changed = facts != self.facts
         self.facts = facts
         self._targets.see(self.name, facts.addresses)

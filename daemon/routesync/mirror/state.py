@@ -115,12 +115,13 @@ class Answer(Enum):
     UNEXPLAINED = auto()  # "fail" without a word why (before v0.9.8.5)
     UNKNOWN = auto()  # carried out or not, nobody knows
     NOT_SENT = auto()  # it never left
+    WITHHELD = auto()  # nor did this one, on purpose: what it was decided by does not hold any more
     DENIED = auto()  # the token is wrong or missing
 
 
 _EXISTS: Final = frozenset({Answer.EXISTS, Answer.UNEXPLAINED})
 """Old versions do not say why they refuse a POST: for one of a route that was seen there, it is taken as 409."""
-_NO_ANSWER: Final = frozenset({Answer.UNKNOWN, Answer.NOT_SENT, Answer.DENIED})
+_NO_ANSWER: Final = frozenset({Answer.UNKNOWN, Answer.NOT_SENT, Answer.WITHHELD, Answer.DENIED})
 
 
 class Request(NamedTuple):
@@ -131,6 +132,7 @@ class Request(NamedTuple):
         repair: the target lost the route, or may have: room in the repair window is reserved for it.
         intent: of ADD: the ledger's row; it must be on disk before the request leaves.
         desired: of ADD and VERIFY: what it is for; the wish may have changed when the answer comes.
+        not_after: of DELETE: in monotonic seconds, how long the proof holds that it takes our route.
     """
 
     kind: Kind
@@ -140,6 +142,7 @@ class Request(NamedTuple):
     repair: bool = False
     intent: Row | None = None
     desired: Desired | None = None
+    not_after: float = inf
 
 
 class Outcome(NamedTuple):
@@ -427,6 +430,8 @@ class MirrorState:
                 self._clear_failures(state)
                 if state.gateway is None:
                     state.gap_since = None
+                elif state.gateway == state.owned:
+                    state.by_hand = False  # the operator's word was for removing it
                 if state.owned is None or state.phase is Phase.LEFT_BEHIND:
                     self._set_phase(state, Phase.PENDING, now)
             if isinstance(evaluation, Ineligible):
@@ -446,8 +451,9 @@ class MirrorState:
                 state = self._claimed_state(prefix, now)
             if state.owned is None:
                 state.clean, state.proved_once = row.clean, True
-                state.hold_until = self._startup_until
                 self._own(state, row.gateway)
+                evaluation = self._evaluate(prefix, row.gateway)
+                state.hold_until = self._startup_until if evaluation is None else NEVER
             self._set_desired(state, self._evaluate(prefix, state.owned), now)
             yield
 
@@ -772,7 +778,7 @@ class MirrorState:
             return None
         for _ in range(SEARCH):
             most = Urgency.WITHDRAW
-            if self.withdrawal_limit.holds(sum(self._using.values()), now):
+            if self.withdrawal_limit.holds(self.owning, now):
                 most = Urgency.REPLACE
             job = self.queue.first(now, most=most)
             if job is None and (check := self._next_check(now)) is not None:
@@ -883,11 +889,25 @@ class MirrorState:
             self._leave_behind(state, self._describe(prefix), now)
             return None
         if proof is _Proof.SHOWN and prefix.family is Family.INET6:
-            return Request(Kind.DELETE, prefix, owned)
+            return self._delete_request(prefix, owned, now)
         if proof is _Proof.MISSING and state.gateway is not None:
             # A 2xx to the new route proves that the old one is gone: both have the same key.
             return self._add_request(state)
+        if proof is _Proof.MISSING and not self._is_provable(state):
+            # a POST would add it, and nothing could prove then that DELETE takes it
+            self._leave_behind(state, "the target's table does not show it, its kernel may have it", now)
+            return None
         return Request(Kind.ASSERT, prefix, owned)
+
+    def _delete_request(self, prefix: Prefix, owned: Address, now: float) -> Request:
+        """A DELETE, for as long as what the table or the witness shows is fresh."""
+        proved_at = self.inventory_at if self._witness_now is None else now
+        return Request(Kind.DELETE, prefix, owned, not_after=proved_at + FRESH_S)
+
+    @staticmethod
+    def _is_provable(state: RouteState) -> bool:
+        """Whether a row that shows our route proves that DELETE takes it: reconciler.md, section 2."""
+        return state.prefix.family is Family.INET or (state.clean and not state.prefix.is_default)
 
     def _begin_removal_of_stale_row(self, state: RouteState, now: float) -> Request | None:
         """Remove the row that is left of a route of ours: by a POST and a DELETE, while the witness shows nothing."""
@@ -939,7 +959,6 @@ class MirrorState:
             if witness.shows(prefix, owned) if inet else witness.only_ours(prefix, owned):
                 return _Proof.SHOWN
             return _Proof.NONE if witness.holds(prefix, owned) else _Proof.GONE
-        by_table = inet or (state.clean and not prefix.is_default)
         if self.inventory_at <= state.changed_at or now - self.inventory_at > FRESH_S:
             return _Proof.STALE
         row = self.inventory.rows.get(prefix)
@@ -947,7 +966,8 @@ class MirrorState:
             return _Proof.SHOWN
         if row is None:
             return _Proof.MISSING
-        return _Proof.SHOWN if by_table and is_ours(row, owned, self.protocols) else _Proof.NONE
+        is_shown = self._is_provable(state) and is_ours(row, owned, self.protocols)
+        return _Proof.SHOWN if is_shown else _Proof.NONE
 
     # -- what came of a request -------------------------------------------------------------------------------------
 
@@ -1038,13 +1058,20 @@ class MirrorState:
         self._set_phase(state, Phase.UNJUDGED, now)
 
     def _not_forwarded(self, state: RouteState, now: float) -> None:
-        state.lost, state.clean = False, False
+        state.lost = False
+        self._note_unclean(state)
         state.error = (
             "the target's kernel has the route, its table does not: another route to the prefix came and went"
         )
         self._set_phase(state, Phase.NOT_FORWARDED, now)
         if (witness := self._witness_now) is not None and state.owned is not None:
             state.heal = witness.only_ours(state.prefix, state.owned)
+
+    def _note_unclean(self, state: RouteState) -> None:
+        """Another writer has, or had, a route to the prefix: the next run has to know that, too."""
+        if state.clean and state.owned is not None:
+            self._note(state.prefix, Row(state.owned, clean=False))
+        state.clean = False
 
     def _refused(self, state: RouteState, desired: Desired | None, outcome: Outcome, now: float) -> None:
         if outcome.answer in _NO_ANSWER:
@@ -1129,14 +1156,16 @@ class MirrorState:
         if answer is Answer.CREATED:  # it had gone: a stale row, or a loss
             self.counters.stale_removed += 1
             self._created(state, owned, now)
-            proved = prefix.family is Family.INET or (state.clean and not prefix.is_default)
+            proved = self._is_provable(state)
         elif answer in _EXISTS:
             proof = self._proof(state, owned, now)
             proved, still = proof is _Proof.SHOWN, still and proof is not _Proof.STALE
         if not still:
             return None
+        if proved and answer is Answer.CREATED:  # the answer itself is the proof
+            return Request(Kind.DELETE, prefix, owned, not_after=now + FRESH_S)
         if proved:
-            return Request(Kind.DELETE, prefix, owned)
+            return self._delete_request(prefix, owned, now)
         if answer in _NO_ANSWER:
             self._failed(state, outcome.words, now)
         elif answer is Answer.CREATED or answer in _EXISTS:
@@ -1161,7 +1190,7 @@ class MirrorState:
             self._doubt(state, outcome.words, now)
             return None
         row = self.inventory.rows.pop(prefix, None)  # what we removed is not another writer's
-        if self._leaves_another(prefix, owned, row):
+        if self._leaves_another(state, owned, row):
             self.foreign_not_forwarded[prefix] = None
         self._disown(state, now)
         self._clear_failures(state)
@@ -1172,11 +1201,14 @@ class MirrorState:
         self._withdrawn(state, self._why(state))
         return None
 
-    def _leaves_another(self, prefix: Prefix, owned: Address, row: InventoryRow | None) -> bool:
+    def _leaves_another(self, state: RouteState, owned: Address, row: InventoryRow | None) -> bool:
         """Whether another route to the prefix remains: the target's table lost its row with ours."""
+        prefix = state.prefix
         if (witness := self._witness_now) is not None:
             return witness.others(prefix, owned)
-        return row is not None and not is_ours(row, owned, self.protocols)
+        # an IPv4 default that was added beside another one: since then the row shows ours
+        beside = prefix.is_default and prefix.family is Family.INET and not state.clean
+        return row is not None and (beside or not is_ours(row, owned, self.protocols))
 
     # -- checks: repeated POSTs of what should be there -------------------------------------------------------------
 
@@ -1300,7 +1332,10 @@ class MirrorState:
         if state.owned is None:
             return
         proof = self._proof(state, state.owned, now)
-        tried = proof is _Proof.MISSING and now < max(state.retry_at, state.since + RETRY_MOST_S)
+        tried = proof is _Proof.MISSING and (
+            not (self._is_provable(state) or state.gateway is not None)
+            or now < max(state.retry_at, state.since + RETRY_MOST_S)
+        )
         if proof in {_Proof.SHOWN, _Proof.GONE, _Proof.MISSING} and not tried:
             self._set_phase(state, Phase.PENDING, now)
             self._place(state, now)
@@ -1371,6 +1406,8 @@ class MirrorState:
         """The table, or the witness, shows our route."""
         prefix = state.prefix
         state.certain, state.proved_once, state.lost = True, True, False
+        if state.gateway == owned:  # what the operator said was about the time when it was not
+            state.heal = state.by_hand = False
         if state.gateway == owned and state.phase not in {Phase.CONTENDED, Phase.CONFIRMED}:
             self._set_phase(state, Phase.CONFIRMED, now)
             state.failures, state.error = 0, ""
@@ -1388,7 +1425,9 @@ class MirrorState:
 
     def _overlaid(self, state: RouteState, row: InventoryRow, now: float) -> None:
         """The row of a prefix of ours is another writer's: ours may still be in the kernel below it."""
-        state.certain = state.clean = state.lost = False
+        state.certain = state.lost = False
+        state.by_hand = state.by_hand and row.gateways == (state.owned,)
+        self._note_unclean(state)
         if row.gateways == (state.gateway,):
             self._set_phase(state, Phase.PRESENT, now)
         elif state.gateway is not None:
@@ -1434,7 +1473,8 @@ class MirrorState:
             elif not witness.others(prefix, owned) and state.phase is not Phase.NOT_FORWARDED:
                 self._shown(state, owned, now)
         elif witness.holds(prefix, owned):
-            state.certain = state.clean = False
+            state.certain = False
+            self._note_unclean(state)
             if state.gateway is not None:
                 self._conflicting(state, "its kernel has another writer's route before ours", now)
             self._place(state, now)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import structlog
 
@@ -242,6 +243,7 @@ class Targets(Consumer):
         held = self._held.pop(name)
         self._targets_addresses.leave(name)
         await self._supervisor.end(f"target {name}")
+        held.reconciler.report.set_alarms({}, monotonic())
         await held.client.__aexit__(None, None, None)
 
     async def close(self) -> None:
