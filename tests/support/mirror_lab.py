@@ -45,10 +45,11 @@ class LabNode(OwnNode):
 
     def __init__(self, request_resync: Callable[[], None]) -> None:
         self.routes: dict[Prefix, Candidate] = {}
+        self.interfaces = LO
         self._request_resync = request_resync
 
     def links(self) -> dict[int, Link]:
-        return LO
+        return self.interfaces
 
     def elected(self, prefix: Prefix) -> Candidate | None:
         return self.routes.get(prefix)

@@ -96,6 +96,8 @@ class LoxilbClient:
         """Requests so far by method and outcome: `ok`, or the `outcome` of the error."""
         self.durations = {method: Histogram(REQUEST_S) for method in METHODS}
         """How long they took, by method."""
+        self.is_bound = False
+        """Whether changes are sent only to the target that answered last: not if it may have been restarted since."""
         self._token = token
         self._known_token: str | None = None
         self._http = Http(
@@ -141,6 +143,11 @@ class LoxilbClient:
     def unbroken(self) -> bool:
         """Whether since `mark` a connection was open all the time: the target did not restart meanwhile."""
         return self._http.unbroken
+
+    @property
+    def may_be_another(self) -> bool:
+        """Whether changes are not sent any more, since the target may have been restarted."""
+        return self.is_bound and not self.unbroken
 
     def mark(self) -> None:
         """From now on `unbroken` is false if the target may have restarted."""
@@ -206,7 +213,7 @@ class LoxilbClient:
         with self._counting(method):
             self._renew_credentials()
             head = self._head(method, path) if path else self._post_head
-            answer = await self._send(method, f"{method} {prefix}", head, body)
+            answer = await self._send(method, f"{method} {prefix}", head, body, same_server=self.is_bound)
             if answer not in schema.SUCCESSES:
                 try:
                     schema.require_success(f"{method} {prefix}", answer.status, answer.body)
@@ -226,10 +233,12 @@ class LoxilbClient:
             raise errors.OutcomeUnknown(f"{request}: HTTP {answer.status}: {words}")
         return answer.body
 
-    async def _send(self, method: str, request: str, head: bytes, body: bytes) -> Answer:
+    async def _send(
+        self, method: str, request: str, head: bytes, body: bytes, *, same_server: bool = False
+    ) -> Answer:
         began = time.perf_counter()
         try:
-            return await self._http.send(head, body)
+            return await self._http.send(head, body, same_server=same_server)
         except (errors.NotSent, errors.OutcomeUnknown) as error:
             raise type(error)(f"{request}: {error}") from None
         finally:

@@ -38,6 +38,12 @@ class NotSent(LoxilbError):  # noqa: N818 (a name that says what it means)
     outcome = "not-sent"
 
 
+class Withheld(NotSent):
+    """The server may be another one by now, so the request was not sent."""
+
+    outcome = "withheld"
+
+
 class OutcomeUnknown(LoxilbError):  # noqa: N818
     """The connection broke, the deadline passed, or the answer makes no sense."""
 

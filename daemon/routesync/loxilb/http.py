@@ -284,23 +284,30 @@ class Http:
         lines = [f"{method} {self._url.path}{path} HTTP/1.1", f"Host: {self._url.authority}", *fields]
         return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
-    async def send(self, head: bytes, body: bytes = b"") -> Answer:
+    async def send(self, head: bytes, body: bytes = b"", *, same_server: bool = False) -> Answer:
         """Send a request, once, and return its answer.
+
+        Args:
+            head: of the request.
+            body: of the request.
+            same_server: send it only while `unbroken`.
 
         Raises:
             NotSent: there is no connection.
+            Withheld: the server may be another one by now.
             OutcomeUnknown: it may or may not have arrived.
         """
         connection = self._take_idle() or await self._connect()
+        if same_server and not self.unbroken:
+            self._put_idle(connection)
+            raise errors.Withheld("its connections broke: it may have been restarted")
         try:
             answer = await connection.exchange(
                 b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body), self._request_timeout_s
             )
         except _Broken as broken:
             raise errors.OutcomeUnknown(str(broken)) from None
-        if connection.open:
-            connection.idle_since = monotonic()
-            self._idle.append(connection)
+        self._put_idle(connection)
         return answer
 
     @property
@@ -312,9 +319,12 @@ class Http:
         """From now on `unbroken` is false if the server may have restarted."""
         self.unbroken = any(connection.open for connection in self._all)
 
+    def _note_break(self) -> None:
+        self.unbroken = self.unbroken and any(connection.open for connection in self._all)
+
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
-        self.unbroken = self.unbroken and any(other.open for other in self._all)
+        self._note_break()
 
     async def close(self) -> None:
         """Close all connections, and return when nothing is left of them."""
@@ -323,6 +333,11 @@ class Http:
             connection.close()
         for connection in connections:
             await connection.lost
+
+    def _put_idle(self, connection: Connection) -> None:
+        if connection.open:
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
 
     def _take_idle(self) -> Connection | None:
         oldest = monotonic() - IDLE_CLOSE_S
@@ -334,6 +349,7 @@ class Http:
         return None
 
     async def _connect(self) -> Connection:
+        self._note_break()  # a new connection must not hide that those before are closed
         loop = asyncio.get_running_loop()
         zone = self._url.zone
         if zone and not zone.isdecimal() and zone not in {name for _, name in socket.if_nameindex()}:
@@ -360,6 +376,7 @@ class Http:
             raise self._not_sent("no answer to the connection attempt") from None
         except (OSError, ValueError) as error:
             raise self._not_sent(_words(error)) from None
+        self._note_break()
         self._all.add(connection)
         connection.lost.add_done_callback(lambda _: self._forget(connection))
         return connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Final
 
 from routesync.loxilb import errors
@@ -15,6 +16,7 @@ CONNECTIONS: Final = 8
 
 _CREATED: Final = Outcome(Answer.CREATED)
 _DELETED: Final = Outcome(Answer.DELETED)
+_TOO_LATE: Final = Outcome(Answer.WITHHELD, "what proves that DELETE takes our route is too old by now")
 _ANSWERS: Final[tuple[tuple[type[errors.LoxilbError], Answer], ...]] = (
     (errors.AlreadyExists, Answer.EXISTS),
     (errors.NoSuchRoute, Answer.ABSENT),
@@ -22,6 +24,7 @@ _ANSWERS: Final[tuple[tuple[type[errors.LoxilbError], Answer], ...]] = (
     (errors.Unexplained, Answer.UNEXPLAINED),
     (errors.AccessDenied, Answer.DENIED),
     (errors.Rejected, Answer.REJECTED),
+    (errors.Withheld, Answer.WITHHELD),
     (errors.NotSent, Answer.NOT_SENT),
 )
 
@@ -41,6 +44,8 @@ class Applier:
         if request.intent is not None and (committed := self._ledger.committed()) is not None:
             await committed
         async with self._slots:
+            if monotonic() > request.not_after:
+                return _TOO_LATE
             self.sending += 1
             try:
                 if request.kind is Kind.DELETE:

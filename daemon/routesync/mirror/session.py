@@ -130,12 +130,14 @@ class Session:
                 await self._rest_after(error)
 
     async def _connect(self) -> None:
+        self._client.is_bound = False
         version, dump = await self._handshake.make()
         state, now = self._state, monotonic()
         self.connections += 1
         state.protocols = our_protocols(version)
         state.connected(now)
         self._broken, self._unanswered = None, 0
+        self._client.is_bound = self._client.unbroken  # else something before it closes each connection
         await self._take(dump, version, connected=True)
         if self._reported or self.version is None:
             self._reported.clear()
@@ -152,12 +154,19 @@ class Session:
         )
 
     async def _work(self) -> None:
-        """Send what waits, and read the table when that is due, until the session is broken."""
+        """Send what waits, and read the table when that is due, until the session is broken.
+
+        Returns where the target may have been restarted, so that it is met anew before anything is sent.
+        """
         state = self._state
         while True:
             if self._broken is not None:
                 raise self._broken
             now = monotonic()
+            if self._client.may_be_another and (self._workers or state.next_wakeup(now) <= 0):
+                await self.settle()
+                state.disconnected()
+                return
             if not self._workers and state.inventory_in(now) <= 0:
                 await self._read_table()
                 continue
@@ -176,7 +185,7 @@ class Session:
     # -- workers ----------------------------------------------------------------------------------------------------
 
     def _start_workers(self) -> None:
-        while len(self._workers) < WORKERS and self._broken is None:
+        while len(self._workers) < WORKERS and self._broken is None and not self._client.may_be_another:
             request = self._state.next_request(monotonic())
             if request is None:
                 return
@@ -195,7 +204,7 @@ class Session:
                 request = self._state.finished(
                     request, Outcome(Answer.NOT_SENT, str(self._broken)), monotonic()
                 )
-            if request is None and self._broken is None:
+            if request is None and self._broken is None and not self._client.may_be_another:
                 request = self._state.next_request(monotonic())
 
     async def _send(self, request: Request) -> Outcome:
@@ -219,6 +228,8 @@ class Session:
     def _note_health(self, outcome: Outcome) -> None:
         if outcome.answer is Answer.DENIED:
             self._broken = self._broken or errors.OutcomeUnknown(outcome.words)
+        elif outcome.answer is Answer.WITHHELD:
+            pass
         elif outcome.answer not in {Answer.UNKNOWN, Answer.NOT_SENT}:
             self._unanswered = 0
         else:
@@ -281,7 +292,11 @@ class Session:
         if request is None:
             return False
         outcome = await self._applier.send(request)
-        self._state.finished(request, outcome, monotonic())
+        follow = self._state.finished(request, outcome, monotonic())
+        if follow is not None:  # our kernel has the route again that was elected there
+            withheld = Outcome(Answer.WITHHELD, "it shares this host's network namespace")
+            self._state.finished(follow, withheld, monotonic())
+        self._state.route_changed(prefix, monotonic())  # for when it is elsewhere
         return outcome.answer is Answer.DELETED
 
     def _not_yet(self, status: TargetState, why: str) -> None:

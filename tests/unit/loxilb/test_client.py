@@ -61,7 +61,7 @@ class Canned(LoxilbClient):
         super().__init__("http://lb", token=lambda: token)
         self._answer = Answer(status, body)
 
-    async def _send(self, *_: object) -> Answer:
+    async def _send(self, *_: object, **_options: object) -> Answer:
         return self._answer
 
 

@@ -63,7 +63,7 @@ class Canned(LoxilbClient):
         super().__init__("http://lb", token=lambda: None)
         self._answer = answer
 
-    async def _send(self, *_: object) -> Answer:
+    async def _send(self, *_: object, **_options: object) -> Answer:
         return self._answer
 
 
