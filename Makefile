@@ -29,7 +29,7 @@ help: ## Show this list
 	@packaging/bootstrap $*
 
 .PHONY: demo
-demo: root .venv/.demo ## Play the founding story in network namespaces (KEEP=1: leave it running)
+demo: root .venv/.demo ## Replay the incident of README in network namespaces (KEEP=1: leave it running)
 	@PYTHONPATH=tests $(BIN)/python -m demo
 
 .PHONY: test

@@ -20,17 +20,19 @@ except sqlite3.Error as error:
 if not rows:
     sys.exit()
 urls = {}
-try:
-    import tomllib  # not in the python3 of RHEL 9
+main = Path("/etc/routesync/routesync.toml")
+for file in (main, *sorted(main.with_name(f"{main.name}.d").glob("[!.]*.toml"))):
+    try:
+        import tomllib  # not in the python3 of RHEL 9
 
-    urls = {it["name"]: it["url"] for it in tomllib.loads(Path("/etc/routesync/routesync.toml").read_text())["targets"]}
-except (ImportError, OSError, ValueError, LookupError, TypeError):
-    pass
+        urls |= {it["name"]: it["url"] for it in tomllib.loads(file.read_text(encoding="utf-8"))["targets"]}
+    except (ImportError, OSError, ValueError, LookupError, TypeError):
+        continue  # the routes are named all the same
 targets = sorted({target for target, _, _ in rows})
 print(f"routesync: routes that routesync added remain in loxilb: {len(rows)}")
 for target in targets:
     count = sum(it == target for it, _, _ in rows)
-    print(f"  target {target}{' at ' + urls[target] if target in urls else ''}: {count}")
+    print(f"  target {target}{f' at {urls[target]}' if target in urls else ''}: {count}")
 if sys.argv[1:] == ["list"]:
     print("The record of them is deleted now. Remove them in loxilb by hand (`loxicmd delete route PREFIX`):")
     for target, prefix, gateway in rows[:100]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ ALL: Final = {
         "mqtt": {"host": "broker.example.net", "username": "routesync", "password_file": "mqtt-password"},
         "kernel": {"receive_buffer": 268435456},
         "reload_on_change": True,
-        "node": {"labels": {"address": "${NODE_IP}"}},
+        "node": {"labels": {"address": "${NODE_IP}", "rack.row": "b3"}},
         "target_defaults": {"next_hop": {"interface": "ens3"}},
         "policy": {
             "prefix_lists": {"internal": ["10.0.0.0/8", {"within": "172.16.0.0/12", "length": "16-24"}]}
@@ -126,6 +127,16 @@ def test_every_configuration_that_it_makes_is_valid(tmp_path: Path, mode: str) -
     assert "reload_on_change = true" in done.stdout
     assert f"mode {'observe' if mode == 'withdraw' else mode};" in done.stdout
     assert 'targets: "edge"' in done.stdout or "edge" in done.stdout
+
+
+def test_each_key_stays_one_key() -> None:
+    """A dot in a bare key of TOML makes a table, and other characters make it invalid."""
+    labels = {"rack.row": "b 3", "example.net/site": "berlin", 'a"b\\ c': "x", "ü": "y", "plain_key-1": "z"}
+    lists = {"dc.internal": ["10.0.0.0/8"]}
+    text = configuration({"config": {"node": {"labels": labels}, "policy": {"prefix_lists": lists}}})
+    written = tomllib.loads(text)
+    assert (written["node"]["labels"], written["policy"]["prefix_lists"]) == (labels, lists)
+    assert "plain_key-1 = " in text
 
 
 def test_no_pod_has_more_rights_than_it_needs() -> None:

@@ -85,6 +85,17 @@ def test_it_mirrors_without_any_privilege_and_withdraws(podman: Containers, tmp_
         podman.run(*withdraw, options=("--rm", *network, *volumes))
 
 
+def test_its_init_writes_a_configuration_that_it_runs_with(podman: Containers, tmp_path: Path) -> None:
+    made = podman.run(
+        "init", "--yes", "--target", "192.168.10.20", "-", options=("--rm", "--network", "none")
+    )
+    config = tmp_path / "config"
+    config.mkdir(mode=0o755)
+    (config / "routesync.toml").write_text(made)
+    checked = podman.run("check", options=("--rm", "--volume", f"{config}:/etc/routesync:ro"))
+    assert "#   targets: edge (http://192.168.10.20:11111)" in checked
+
+
 def test_the_same_commit_gives_the_same_bytes() -> None:
     again = REPOSITORY / run(REPOSITORY / "packaging/oci/build").splitlines()[-1]
     assert again.read_bytes() == artefact("image").read_bytes()

@@ -13,12 +13,7 @@ DOCUMENTS = sorted(
     path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests/README.md")
     if path.name not in ("CHANGELOG.md", "cli.md")  # history; the generated reference
 )  # fmt: skip
-_HOST = {
-    "routesync",
-    "editor",
-    "systemctl",
-    "journalctl",
-}  # not on the PATH of every machine that runs the tests
+_HOST = {"routesync", "systemctl", "journalctl"}  # not on the PATH of every machine that runs the tests
 
 
 class Shown(NamedTuple):

@@ -25,7 +25,6 @@ NOT_RUN = {
     r"routesync withdraw": "would take all from the node that the others need: test_ownership.py runs it",
     r"make ": "the target is known to exist (tests/unit/test_documented_commands.py); CI and tests run its parts",
     r"systemctl |journalctl ": "needs a booted host: test_booted.py has one",
-    r"editor ": "for a person",
     r"routesync init": "the node has a configuration already: test_booted.py runs it on a clean Debian",
     r"routesync doctor \[": "a synopsis",
 }

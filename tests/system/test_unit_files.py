@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,30 @@ def test_service_sockets_and_examples_verify_without_a_word(tmp_path: Path) -> N
     sockets = map(str, tmp_path.glob("*.socket"))
     done = analyze("verify", "--man=no", str(service), *sockets)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_unit_of_a_second_daemon_shares_nothing_with_the_first(tmp_path: Path) -> None:
+    cookbook = (UNITS.parent / "docs/cookbook.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(
+        r"systemctl cat routesync \| (sed .*?) >\S+/routesync-blue.service$",
+        cookbook,
+        re.DOTALL | re.MULTILINE,
+    )
+    first = units(tmp_path)
+    done = subprocess.run(
+        ["sh", "-ec", shown], input=first.read_text(), capture_output=True, text=True, check=True
+    )
+    second = tmp_path / "routesync-blue.service"
+    second.write_text(done.stdout)
+    verified = analyze("verify", "--man=no", str(second))
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    changed = set(done.stdout.splitlines()) - set(first.read_text().splitlines())
+    assert sorted(line.rpartition(" run ")[2] for line in changed) == [
+        "--config /etc/routesync/blue.toml",
+        "RuntimeDirectory=routesync-blue",
+        "StateDirectory=routesync-blue",
+    ]
+    assert "routesync.socket" not in re.sub(r"(?m)^#.*$", "", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The documents for contributors name files that exist, and the picture in ARCHITECTURE.md shows the imports."""
+"""The documents name files and headings that exist, and the picture in ARCHITECTURE.md shows the imports."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "daemon" / "routesync"
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md")
+LINKING = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*.md"))
+)
 PARTS = sorted(
     path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
 )
@@ -51,6 +55,25 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
     paths = named_paths(text)
     assert paths, "no path was found: the pattern is wrong"
     assert [path for path in sorted(paths) if not exists(path, document)] == []
+
+
+def anchors(document: Path) -> set[str]:
+    """What `#…` may name in a document: its headings, as GitHub writes them."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", LINKING)
+def test_every_link_leads_to_a_file_and_a_heading_of_it(document: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", (ROOT / document).read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        path, _, anchor = link.partition("#")
+        to = (ROOT / document).parent / path if path else ROOT / document
+        if "://" not in link and not (to.exists() and (not anchor or anchor in anchors(to))):
+            wrong.append(link)
+    assert wrong == []
 
 
 def applies_to() -> list[str]:

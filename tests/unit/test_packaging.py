@@ -6,8 +6,10 @@ import importlib.metadata
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import tomllib
+from contextlib import closing
 from email.message import Message
 from pathlib import Path
 from typing import Any, cast
@@ -168,3 +170,55 @@ def test_hooks_and_lint_use_the_locked_tools() -> None:
     assert all(f"$(BIN)/{tool}" in makefile for tool in tools)
     locks = (ROOT / "packaging/requirements/dev.txt").read_text(encoding="utf-8")
     assert all(f"\n{tool}==" in locks for tool in tools)
+
+
+EDGE = '[[targets]]\nname = "edge"\nurl = "http://192.168.10.20:11111"\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "shown"),
+    [
+        ({"routesync.toml": EDGE}, " at http://192.168.10.20:11111"),
+        ({"routesync.toml": "", "routesync.toml.d/site.toml": EDGE}, " at http://192.168.10.20:11111"),
+        (
+            {"routesync.toml.d/site.toml": EDGE},
+            " at http://192.168.10.20:11111",
+        ),  # dpkg --purge removed the first
+        (
+            {"routesync.toml": EDGE.replace("edge", "b"), "routesync.toml.d/x.toml": EDGE},
+            " at http://192.168.10.20:11111",
+        ),
+        ({"routesync.toml": "=", "routesync.toml.d/site.toml": EDGE}, " at http://192.168.10.20:11111"),
+        ({"routesync.toml": EDGE, "routesync.toml.d/site.toml": "="}, " at http://192.168.10.20:11111"),
+        ({"routesync.toml": "", "routesync.toml.d/.site.toml": EDGE}, ""),
+        ({"routesync.toml": "targets = [1]", "routesync.toml.d/site.txt": EDGE}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_removed_package_says_where_its_routes_remain(
+    tmp_path: Path, files: dict[str, str], shown: str
+) -> None:
+    (tmp_path / "etc/routesync.toml.d").mkdir(parents=True)
+    for name, text in files.items():
+        (tmp_path / "etc" / name).write_text(text)
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger, ledger:
+        ledger.execute("CREATE TABLE route (target, prefix, gateway)")
+        ledger.execute("INSERT INTO route VALUES ('edge', '10.244.1.0/24', '192.168.10.10')")
+    script = (ROOT / "packaging/left-routes.sh").read_text(encoding="utf-8")
+    for place, here in (("/etc/routesync", tmp_path / "etc"), ("/var/lib/routesync", tmp_path)):
+        assert f'"{place}/' in script
+        script = script.replace(f'"{place}/', f'"{here}/')
+    for arguments, told in (
+        ("", "  routesync withdraw --target edge"),
+        (" list", "  edge: 10.244.1.0/24 via 192.168.10.10"),
+    ):
+        done = subprocess.run(
+            ["sh", "-ec", f"{script}\nsay_what_is_left{arguments}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = done.stdout.splitlines()
+        assert f"  target edge{shown}: 1" in lines
+        assert told in lines
+        assert done.stderr == ""

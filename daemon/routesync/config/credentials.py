@@ -25,6 +25,10 @@ TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")
 SECRETS: Final = ("password", "token")
 """Keys whose values are secrets."""
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
+_UNREADABLE: Final = (
+    "create it, readable for this user, or name the credential in systemd's LoadCredential="
+    " and check with `routesync check --as-service`"
+)
 
 
 class Origin(NamedTuple):
@@ -139,7 +143,7 @@ class Credentials:
             self._report(
                 path,
                 f"cannot read {str(file)!r}: {reason}{elsewhere}",
-                "create it, readable for this user, or name the credential in systemd's LoadCredential=",
+                _UNREADABLE,
             )
             return None
         if not text:
@@ -201,7 +205,7 @@ def _unusable(key: str, file: str | None, error: Exception) -> SettingError:
             "name PEM files that belong together",
         )
     reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
-    return SettingError(f"{key}: cannot read {file!r}: {reason}", "name files that this user may read")
+    return SettingError(f"{key}: cannot read {file!r}: {reason}", _UNREADABLE)
 
 
 class Endpoint(NamedTuple):

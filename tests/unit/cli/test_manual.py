@@ -99,7 +99,7 @@ def test_the_manual_has_every_key_of_the_configuration_with_its_default() -> Non
     tables = configuration.tables()
     assert {table.name for table in tables} == set(parts) - {
         *("NAME", "SYNOPSIS", "DESCRIPTION", "KEYS", "EXAMPLE", "SEE ALSO"),
-        *("Secrets", "How rules are evaluated"),
+        *("Drop-ins", "Secrets", "How rules are evaluated"),
     }
     for table in tables:
         keys = dict(re.findall(r"^\*(\w+)\* = .*\n((?:\t.*\n)+)", parts[table.name], flags=re.MULTILINE))
@@ -109,6 +109,29 @@ def test_the_manual_has_every_key_of_the_configuration_with_its_default() -> Non
             default = key.default if key.default != "[]" else ""
             assert re.findall(r"Default: \*(.*)\*\.$", text) == ([default] if default else []), key
             assert text.endswith("Required.") == key.required, key
+
+
+def plain(text: str) -> str:
+    """Without the markup of scdoc(5) and of Markdown, on one line."""
+    text = re.sub(r"Default: \*.*\*\.$|Required\.$", "", " ".join(text.split()))
+    text = re.sub(r"(?<!\w)_(\S+?)_(?!\w)", r"\1", re.sub(r"[*`]|\\(?=.)", "", text))
+    return text.strip().rstrip(".")
+
+
+def test_the_manual_says_of_each_key_and_table_what_the_reference_says() -> None:
+    parts = sections("routesync.toml.5")
+    differ = []
+    for table in configuration.tables():
+        keys = dict(re.findall(r"^\*(\w+)\* = .*\n((?:\t.*\n)+)", parts[table.name], flags=re.MULTILINE))
+        said = {key.name: (keys[key.name], key.meaning) for key in table.keys}
+        said[""] = (
+            parts[table.name].partition("\n*")[0],
+            table.meaning.replace("docs/", "/usr/share/doc/routesync/"),
+        )
+        differ += [(table.name, name) for name, (here, there) in said.items() if plain(here) != plain(there)]
+    assert differ == [("[policy.rules.match]", key) for key in ("family", "type", "flags")], (
+        "those list the values"
+    )
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -103,6 +103,16 @@ def test_a_missing_file_is_an_error(complaints: Complaints) -> None:
         "4: [mqtt], key password_file: cannot read '/run/credentials/it/nix': No such file or directory, "
         "nor is it beside the configuration; "
         "create it, readable for this user, or name the credential in systemd's LoadCredential="
+        " and check with `routesync check --as-service`"
+    )
+
+
+def test_a_missing_file_of_tls_has_the_same_remedy(complaints: Complaints, tmp_path: Path) -> None:
+    (line,) = complaints('[mqtt]\nhost = "b"\n[mqtt.tls]\nca_file = "ca.pem"\n')
+    assert line.endswith(
+        f"ca_file: cannot read '{tmp_path}/ca.pem': No such file or directory; "
+        "create it, readable for this user, or name the credential in systemd's LoadCredential="
+        " and check with `routesync check --as-service`"
     )
 
 

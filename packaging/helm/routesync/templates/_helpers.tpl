@@ -23,10 +23,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if eq .Values.mode "guard" }}0{{ else }}65532{{ end }}
 {{- end }}
 
+{{- /* A key of TOML: quoted, unless it may stand bare. A dot would make a table of it. */ -}}
+{{- define "routesync.tomlKey" -}}
+{{- if regexMatch "^[A-Za-z0-9_-]+$" . }}{{ . }}{{ else }}{{ toJson . }}{{ end }}
+{{- end }}
+
 {{- /* A value of TOML on one line. JSON's strings, numbers and lists of them are TOML as well. */ -}}
 {{- define "routesync.tomlValue" -}}
 {{- if kindIs "map" . -}}
-{ {{- $first := true }}{{ range $key, $value := . }}{{ if not $first }},{{ end }} {{ $key }} = {{ include "routesync.tomlValue" $value }}{{ $first = false }}{{ end }} }
+{ {{- $first := true }}{{ range $key, $value := . }}{{ if not $first }},{{ end }} {{ include "routesync.tomlKey" $key }} = {{ include "routesync.tomlValue" $value }}{{ $first = false }}{{ end }} }
 {{- else if kindIs "slice" . -}}
 [{{ range $index, $value := . }}{{ if $index }}, {{ end }}{{ include "routesync.tomlValue" $value }}{{ end }}]
 {{- else -}}
@@ -39,7 +44,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $name := index . 0 }}{{ $table := index . 1 }}
 {{- range $key, $value := $table }}
 {{- if not (and (kindIs "slice" $value) $value (kindIs "map" (first $value))) }}
-{{ $key }} = {{ include "routesync.tomlValue" $value }}
+{{ include "routesync.tomlKey" $key }} = {{ include "routesync.tomlValue" $value }}
 {{- end }}
 {{- end }}
 {{- range $key, $value := $table }}
@@ -48,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 [[{{ $name }}.{{ $key }}]]
 {{- range $inner, $setting := . }}
-{{ $inner }} = {{ include "routesync.tomlValue" $setting }}
+{{ include "routesync.tomlKey" $inner }} = {{ include "routesync.tomlValue" $setting }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -63,7 +68,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 mode = {{ ternary "observe" .Values.mode (eq .Values.mode "withdraw") | quote }}
 {{- range $key, $value := $config }}
 {{- if not (or (kindIs "map" $value) (kindIs "slice" $value)) }}
-{{ $key }} = {{ include "routesync.tomlValue" $value }}
+{{ include "routesync.tomlKey" $key }} = {{ include "routesync.tomlValue" $value }}
 {{- end }}
 {{- end }}
 {{- range $key, $value := $config }}
@@ -76,7 +81,7 @@ mode = {{ ternary "observe" .Values.mode (eq .Values.mode "withdraw") | quote }}
 
 [[{{ $key }}]]
 {{- range $inner, $setting := . }}
-{{ $inner }} = {{ include "routesync.tomlValue" $setting }}
+{{ include "routesync.tomlKey" $inner }} = {{ include "routesync.tomlValue" $setting }}
 {{- end }}
 {{- end }}
 {{- end }}
