@@ -126,7 +126,7 @@ class Handshake:
         return Dump(await self._client.inventory(), started, restarted)
 
     async def _settle(self) -> Dump:
-        """Read until two inventories agree and are not empty, ever less often: reads while it fills can crash it."""
+        """Read until two inventories have as many rows, ever less often: reads while it fills can crash it."""
         began = monotonic()
         limits = self._state.limits
         if limits.writers > 1:

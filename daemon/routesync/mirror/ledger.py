@@ -240,6 +240,9 @@ class Ledger:
     def _attempt(self) -> None:
         """Bring to the file what it lacks."""
         try:
+            if self._lock is not None and not file.is_open_as(self._directory, self._lock):
+                os.close(self._lock)  # the directory was replaced: this locks the one that is gone
+                self._lock = None
             if self._lock is None:
                 self._lock = file.lock_directory(self._directory)
             if self._db is None:

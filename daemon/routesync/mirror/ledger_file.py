@@ -131,6 +131,14 @@ def lock_directory(directory: Path) -> int:
     return descriptor
 
 
+def is_open_as(path: Path, descriptor: int) -> bool:
+    """Whether a descriptor is of what has this path now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 def open_to_write(path: Path) -> tuple[sqlite3.Connection, Content]:
     """Open the file for writing, make it where there is none, and read it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import os
 import random
 import shutil
@@ -169,6 +170,30 @@ def test_a_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> Non
     with Ledger(tmp_path), pytest.raises(LedgerBusyError, match=str(tmp_path)):
         Ledger(tmp_path)
     Ledger(tmp_path).end()
+
+
+def test_the_lock_follows_a_directory_that_is_replaced(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    with Ledger(directory) as ledger:
+        ledger.note("lb", PREFIX, Row(GATEWAY))
+        shutil.rmtree(directory)
+        directory.mkdir()
+
+        def is_locked() -> bool:
+            descriptor = os.open(directory, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
+            return False
+
+        eventually_sync(is_locked, within_s=30, what="the lock of the new directory")
+        with pytest.raises(LedgerBusyError):
+            Ledger(directory)
+        eventually_sync(lambda: ledger.trouble is None, within_s=30, what="recovery")
+    assert read_owned(directory, "lb") == {PREFIX: GATEWAY}
 
 
 def test_a_directory_that_cannot_be_is_trouble_until_it_can(tmp_path: Path) -> None:
