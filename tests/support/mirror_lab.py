@@ -14,6 +14,7 @@ from routesync.events.retained import PublishedTables
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
+from routesync.mirror.last_loxilb import LastLoxilb
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.pause import Pause
@@ -104,6 +105,7 @@ class Lab:
         token: Callable[[], str | None] = lambda: None,
         witness: bool = False,
         pause: Pause | None = None,
+        last_loxilb: LastLoxilb | None = None,
         client: LoxilbClient | None = None,
         targets_addresses: TargetsAddresses | None = None,
         name: str = "lb",
@@ -129,6 +131,7 @@ class Lab:
                 node=node,
                 witness=Witness(name, self.space.name) if witness else None,
                 pause=pause,
+                last_loxilb=last_loxilb,
                 targets=targets_addresses,
                 limits=(limits or Limits())._replace(inventory_gap_s=0.3),
             )

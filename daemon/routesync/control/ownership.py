@@ -17,6 +17,7 @@ from routesync.events.models import EventSink
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
+from routesync.mirror.last_loxilb import LastLoxilb
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
@@ -178,4 +179,5 @@ def _reconciler(
         ledger=ledger,
         sink=sink,
         node=_NoRoutes(links),
+        last_loxilb=LastLoxilb(ledger.path.parent, settings.name),
     )

@@ -40,6 +40,7 @@ from routesync.mirror.eligibility import (
     self_addresses,
 )
 from routesync.mirror.holes import find_holes
+from routesync.mirror.last_loxilb import LastLoxilb
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.namespace import PostedRoutes
@@ -105,6 +106,7 @@ class Reconciler:
         targets: TargetsAddresses | None = None,
         witness: Witness | None = None,
         pause: Pause | None = None,
+        last_loxilb: LastLoxilb | None = None,
         peers: Peers | None = None,
     ) -> None:
         self.name = name
@@ -156,6 +158,7 @@ class Reconciler:
             links=node.links,
             use_inventory=self._use_inventory,
             proof=self._proof,
+            last_loxilb=last_loxilb or LastLoxilb(None, name),
         )
         self._targets.join(name, self.reevaluate)
         if self._pause.since is not None:

@@ -20,6 +20,7 @@ from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.schema import Inventory
 from routesync.mirror.apply import Applier
 from routesync.mirror.handshake import PATIENCE_S, Dump, Handshake
+from routesync.mirror.last_loxilb import LastLoxilb, Loxilb
 from routesync.mirror.namespace import PostedRoutes
 from routesync.mirror.reporting import Reporter
 from routesync.mirror.state import STATIC, Answer, Kind, MirrorState, Outcome, Request
@@ -71,6 +72,7 @@ class Session:
         links: Callable[[], Mapping[int, Link]],
         use_inventory: Callable[[Inventory, str, bool], Awaitable[None]],
         proof: PostedRoutes | None,
+        last_loxilb: LastLoxilb,
     ) -> None:
         self.status = TargetState.CONNECTING
         self.error: str | None = None
@@ -86,6 +88,7 @@ class Session:
         self._handshake = Handshake(client, links, state, waiting=self._not_yet)
         self._use_inventory = use_inventory
         self._proof = proof
+        self._last_loxilb = last_loxilb
         self._failures = 0
         self._unanswered = 0
         self._broken: errors.LoxilbError | None = None
@@ -135,6 +138,11 @@ class Session:
         state, now = self._state, monotonic()
         self.connections += 1
         state.protocols = our_protocols(version)
+        met = Loxilb(self._client.url, self.instance)
+        if await asyncio.to_thread(self._last_loxilb.replaced_by, met):
+            routes = state.owning
+            await finish_in_slices(state.give_up_all("its URL leads to another loxilb now", monotonic()))
+            log.warning("target_replaced", target=self._name, url=self._client.url, routes=routes)
         state.connected(now)
         self._broken, self._unanswered = None, 0
         self._client.is_bound = self._client.unbroken  # else something before it closes each connection

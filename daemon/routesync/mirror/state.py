@@ -526,6 +526,16 @@ class MirrorState:
             self._place(state, now)
         return len(found)
 
+    def give_up_all(self, why: str, now: float) -> Generator[None, None, None]:
+        """Give up ownership of all routes, in slices: the target is another loxilb than the one that has them."""
+        for state in [it for it in self.routes.values() if it.owned is not None]:
+            self._disown(state, now)
+            if state.published is not None:
+                state.published = None
+                self._report.lost(state.prefix, why)
+            self._place(state, now)
+            yield
+
     def heal(self, prefixes: Collection[Prefix], now: float) -> int:
         """Delete and add again what the target does not forward, by the operator's word. Returns how many."""
         found = self._in_phase(Phase.NOT_FORWARDED, prefixes)

@@ -27,6 +27,7 @@ from routesync.events.peers import Peers
 from routesync.events.retained import PublishedTables
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
+from routesync.mirror.last_loxilb import LastLoxilb
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.pause import Pause
@@ -176,7 +177,7 @@ class Targets(Consumer):
                         target=name,
                         url=target.url,
                         before=held.settings.url,
-                        consequence="unless it is the same loxilb, what is ours in it stays, unknown to us",
+                        consequence="unless it is the same loxilb, what is ours in the former stays, unknown to us",
                     )
                 await self._end(name)
                 published[name] = held.reconciler.state.published()
@@ -225,6 +226,7 @@ class Targets(Consumer):
             node=self._best_routes,
             targets=self._targets_addresses,
             pause=Pause(self._state, target.name),
+            last_loxilb=LastLoxilb(self._state, target.name),
             witness=self._witness(target),
             peers=self._peers,
         )

@@ -12,6 +12,7 @@ import pytest
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.last_loxilb import LastLoxilb
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
@@ -91,6 +92,35 @@ async def test_one_that_comes_back_in_our_own_namespace_is_not_written_to(lab: L
         )
         state = lab.standin.state()
         assert (state.posts, state.deletes) == (0, 0)
+
+
+@pytest.mark.parametrize("url", ["http://loxilb", "http://another"])
+async def test_what_is_owned_is_not_owned_in_another_loxilb_that_a_new_url_leads_to(
+    lab: Lab, tmp_path: Path, url: str
+) -> None:
+    routes = {str(A): HERE, str(B): "fd00:10::1"}
+    async with lab.mirroring(last_loxilb=LastLoxilb(tmp_path, "lb")) as reconciler:
+        for prefix, gateway in routes.items():
+            reconciler.set_route(Prefix.parse(prefix), candidate(prefix, gateway))
+        await lab.holds(routes)
+        await synced(reconciler)
+    lab.space.ip("link set ens3 address 02:00:00:00:77:77")  # what tells it from others
+    async with (
+        LoxilbClient(url, unix_socket=lab.standin.socket) as client,
+        lab.mirroring(client=client, last_loxilb=LastLoxilb(tmp_path, "lb")) as reconciler,
+    ):
+        for prefix, gateway in routes.items():
+            reconciler.set_route(Prefix.parse(prefix), candidate(prefix, gateway))
+        await synced(reconciler)
+        if url == "http://loxilb":  # its first port may change by itself
+            assert reconciler.view().phases[Phase.CONFIRMED] == 2
+            return
+        assert reconciler.view().phases[Phase.PRESENT] == 2
+        assert lab.ledger.owned("lb") == {}
+        for prefix in routes:
+            reconciler.set_route(Prefix.parse(prefix), None)
+        await eventually(lambda: reconciler.prefixes() == (), what="nothing to do")
+        assert lab.static_routes() == routes
 
 
 async def test_another_writers_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:

@@ -1,0 +1,55 @@
+"""Which loxilb a target was when it was last met: what is owned is owned there.
+
+Routes are noted by the target's name. If its URL is changed and leads to another loxilb, the same routes there are
+another writer's, such as those of a second node with the same next hop. A URL alone may change (a name instead of an
+address), and so may a loxilb alone (its container is recreated, and has none of our routes): both must.
+
+It is a file in the state directory, as a pause is; where that cannot be read or written, nothing is known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Loxilb(NamedTuple):
+    """A loxilb as a target meets it."""
+
+    url: str
+    instance: str | None  # None: not known
+
+
+class LastLoxilb:
+    """The loxilb that a target was.
+
+    Args:
+        directory: the state directory; None: it is known for as long as the process lives.
+        target: the target's name.
+    """
+
+    def __init__(self, directory: Path | None, target: str) -> None:
+        self._path = directory / f"loxilb-{target}" if directory is not None else None
+        self._last: Loxilb | None = None
+
+    def replaced_by(self, now: Loxilb) -> bool:
+        """Note the loxilb that is met now; tell whether it is another one. Blocks for the disk."""
+        last = self._last or self._read()
+        if now.instance is None or now == last:
+            return False
+        self._last = now
+        try:
+            if self._path is not None:
+                self._path.write_text(f"{now.url}\n{now.instance}\n", encoding="utf-8")
+        except OSError:
+            pass  # the ledger has the same disk, and says so
+        return last is not None and last.url != now.url and last.instance != now.instance
+
+    def _read(self) -> Loxilb | None:
+        if self._path is None:
+            return None
+        try:
+            url, instance = self._path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return None
+        return Loxilb(url, instance)

@@ -1,0 +1,47 @@
+"""Which loxilb a target was last: another one only if the URL and the loxilb both changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from routesync.mirror.last_loxilb import LastLoxilb, Loxilb
+
+A, B = (
+    Loxilb("http://192.0.2.1:11111", "5a0f3c9d1b2e4f60"),
+    Loxilb("http://lb.example.net:11111", "0123456789abcdef"),
+)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    ("met", "is_another"),
+    [
+        (A, False),
+        (B, True),
+        (A._replace(url=B.url), False),
+        (A._replace(instance=B.instance), False),
+        (B._replace(instance=None), False),
+    ],
+)
+def test_both_have_to_change(tmp_path: Path, met: Loxilb, is_another: bool, restart: bool) -> None:  # noqa: FBT001
+    last = LastLoxilb(tmp_path, "edge")
+    assert not last.replaced_by(A)
+    if restart:
+        last = LastLoxilb(tmp_path, "edge")
+    assert last.replaced_by(met) is is_another
+    assert not last.replaced_by(met)
+
+
+@pytest.mark.parametrize("content", [b"", b"http://192.0.2.1", b"a\nb\nc\n", b"\xff\xfe\n\n"])
+def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "loxilb-edge").write_bytes(content)
+    assert not LastLoxilb(tmp_path, "edge").replaced_by(A)
+    assert LastLoxilb(tmp_path, "edge").replaced_by(B)
+
+
+def test_a_directory_that_cannot_be_written_costs_only_the_next_run(tmp_path: Path) -> None:
+    last = LastLoxilb(tmp_path / "gone", "edge")
+    assert not last.replaced_by(A)
+    assert last.replaced_by(B)
