@@ -43,11 +43,6 @@ class Inventory(NamedTuple):
     unreadable: int  # rows that could not be understood
     first_unreadable: str = ""  # the first of them, as it was written, cut where it is long
 
-    def shows(self, prefix: Prefix, gateway: Address) -> bool:
-        """Whether the prefix has this gateway alone."""
-        row = self.rows.get(prefix)
-        return row is not None and row.gateways == (gateway,)
-
 
 class Port(NamedTuple):
     """A link in loxilb's namespace; `ifindex` is -1 for its pseudo ports."""
