@@ -164,7 +164,7 @@ class Session:
     async def _work(self) -> None:
         """Send what waits, and read the table when that is due, until the session is broken.
 
-        Returns where the target may have been restarted, so that it is met anew before anything is sent.
+        Returns where the target may have been restarted: then `run` connects again before anything is sent.
         """
         state = self._state
         while True:

@@ -94,6 +94,25 @@ async def test_one_that_comes_back_in_our_own_namespace_is_not_written_to(lab: L
         assert (state.posts, state.deletes) == (0, 0)
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_what_is_taken_back_from_our_own_kernel_waits_for_a_target_elsewhere(
+    lab: Lab,
+    comes_back: bool,  # noqa: FBT001
+) -> None:
+    async with lab.mirroring() as reconciler:
+        reconciler.set_route(A, candidate(str(A), HERE))
+        await lab.holds({str(A): HERE})
+        await synced(reconciler)
+        reconciler.state.suspend(A)
+        taking_back = asyncio.create_task(reconciler._session._take_back(A))
+        await asyncio.sleep(0)  # the DELETE is on its way
+        if comes_back:  # by the event of it, the node's own route to the prefix is elected again
+            reconciler.on_best_route(A)
+        assert await taking_back
+        assert lab.static_routes() == {}
+        assert (reconciler.state.busy, reconciler.routes[A].phase) == (set(), Phase.PENDING)
+
+
 @pytest.mark.parametrize("url", ["http://loxilb", "http://another"])
 async def test_what_is_owned_is_not_owned_in_another_loxilb_that_a_new_url_leads_to(
     lab: Lab, tmp_path: Path, url: str
