@@ -147,12 +147,13 @@ class Session:
         self._broken, self._unanswered = None, 0
         self._client.is_bound = self._client.unbroken  # else something before it closes each connection
         await self._take(dump, version, connected=True)
-        if self._reported or self.version is None:
+        is_news = self.version is None or bool(self._reported)
+        if is_news:
             self._reported.clear()
             self._report.target_up(self._client.url, version)
         self.version, self._failures, self.error = version, 0, None
         self.status = TargetState.SYNCED
-        self._begin_batch(now, report=True)
+        self._begin_batch(now, report=is_news)
         self.contacted.set()
 
     async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:
