@@ -1521,6 +1521,8 @@ class MirrorState:
         self._verify_at = now
         self.halted, self.one_at_a_time = False, True
         self.suspended.clear()
+        for state in self.routes.values():
+            state.lost = False  # what a restart took is no contention, though the witness saw it go before
 
     def suspend(self, prefix: Prefix) -> None:
         """A route that we posted came up in our own kernel: nothing more is sent."""

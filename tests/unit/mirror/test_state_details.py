@@ -2188,3 +2188,19 @@ def test_the_mass_withdrawal_limit_counts_routes_that_are_there() -> None:
         life.want(prefix, None)
     life.next()
     assert len(life.state.withdrawal_limit.held) == len(there)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_the_witness_sees_go_counts_as_lost_again_but_not_over_a_restart(restart: bool) -> None:  # noqa: FBT001
+    witness = Witness()
+    life = Life(witness)
+    life.added(P4)
+    life.now += 10
+    witness.has = ""
+    assert not life.state.witness_changed(P4, life.now)
+    if restart:
+        life.state.disconnected()
+        life.connect()
+    witness.has = "ours"
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    assert (P4 in life.state.repairs.losses) is not restart
