@@ -19,7 +19,7 @@ from routesync.mirror.limits import Limits
 from routesync.mirror.reporting import Reporter
 from routesync.mirror.state import MirrorState
 from routesync.mirror.status import TargetState
-from routesync.route import Prefix
+from routesync.route import Address, Prefix
 from support.event_sink import Events
 from support.waiting import eventually
 
@@ -37,6 +37,7 @@ class Scripted:
     def __init__(self, *lists: Sequence[Port]) -> None:
         self.lists = list(lists)
         self.inventories = 0
+        self.growth = 0  # rows more at each look
 
     async def version(self) -> str:
         return "0.9.8"
@@ -49,8 +50,9 @@ class Scripted:
 
     async def inventory(self) -> Inventory:
         self.inventories += 1
-        prefix = Prefix.parse("10.0.0.0/8")
-        return Inventory({prefix: InventoryRow((), frozenset({"Self"}), "unspec")}, 0)
+        row = InventoryRow((), frozenset({"Self"}), "unspec")
+        count = 1 + self.growth * self.inventories
+        return Inventory({Prefix(Address(number.to_bytes(4, "big")), 32): row for number in range(count)}, 0)
 
 
 class Making:
@@ -134,3 +136,18 @@ async def test_ports_that_are_never_twice_the_same_are_said() -> None:
     await eventually(lambda: TargetState.STARTING in making.said, what="word of it")
     assert not making.task.done()
     await making.stop()
+
+
+async def test_a_table_that_fills_is_waited_for_and_one_that_others_change_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handshake, "TRICKLE_SEEN_S", 0.02)
+    monkeypatch.setattr(handshake, "TRICKLE", 1000)
+    client = Scripted([FOREIGN])
+    client.growth = 10_000
+    making = Making(client)
+    await eventually(lambda: client.inventories >= 5, what="looks")
+    assert not making.task.done()
+    client.growth = 1
+    client.inventories *= 10_000
+    await asyncio.wait_for(making.task, 30)
