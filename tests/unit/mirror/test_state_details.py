@@ -2204,3 +2204,64 @@ def test_what_the_witness_sees_go_counts_as_lost_again_but_not_over_a_restart(re
     witness.has = "ours"
     life.send(Kind.ADD, P4, Answer.CREATED)
     assert (P4 in life.state.repairs.losses) is not restart
+
+
+def test_all_is_given_up_where_the_target_is_another_loxilb() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(Q4, OURS[4])
+    life.send(Kind.ADD, Q4, Answer.REJECTED)  # this one is not there
+    life.want(R4, OURS[4])
+    life.send(Kind.ADD, R4, Answer.CREATED)
+    life.want(R4, None)
+    life.now += 50
+    for _slice in life.state.give_up_all("it is another", life.now):
+        pass
+    assert life.ledger == {}
+    assert life.state.owning == 0
+    assert life.state.published() == {}
+    lost = [event for event in life.events.seen if isinstance(event, SyncLost)]
+    assert [(it.prefix, it.detail) for it in lost] == [(str(P4), "it is another"), (str(R4), "it is another")]
+    assert R4 not in life.state.routes
+    assert life.state.routes[P4].since == life.now
+    assert P4 in life.state.queue
+
+
+def test_a_claim_evaluates_with_the_gateway_that_is_there() -> None:
+    life = Life()
+    life.gateways[P4] = OTHER[4]
+    for _slice in life.state.claim([(P4, Row(OURS[4]))], life.now):
+        assert life.sent[P4] == OURS[4]
+
+
+def test_a_route_that_comes_up_by_the_post_before_its_delete_is_proof_for_a_moment() -> None:
+    life = Life()
+    life.added(P4)
+    life.want(P4, None)
+    life.read({})
+    delete = life.send(Kind.ASSERT, P4, Answer.CREATED)
+    assert delete is not None
+    assert delete.not_after == life.now + FRESH_S
+
+
+def test_only_an_ipv4_default_hides_another_one_behind_its_row() -> None:
+    for prefix in (P4, D4):
+        life = Life()
+        life.read({prefix: (OURS[4], "bird")})
+        life.want(prefix, OURS[4])
+        assert life.next() is None
+        assert life.state.adopt([prefix], life.now) == 1
+        shown(life, prefix)
+        assert not life.state.routes[prefix].clean
+        life.want(prefix, None)
+        assert life.next(10) is None
+        shown(life, prefix)
+        life.follow(life.next(0), Answer.EXISTS, Answer.DELETED)
+        assert [*life.state.foreign_not_forwarded] == ([D4] if prefix == D4 else [])
+    life = Life()
+    life.added(D4)
+    life.want(D4, None)
+    assert life.next(10) is None
+    shown(life, D4)
+    life.follow(life.next(0), Answer.EXISTS, Answer.DELETED)
+    assert not life.state.foreign_not_forwarded
