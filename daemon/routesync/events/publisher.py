@@ -211,7 +211,7 @@ class MqttPublisher:
         if topic is not None:
             log.error(
                 "message_set_aside",
-                topic=f"{self._root}/{topic}",
+                topic=sender.whole(topic),
                 size=sender.unanswered[topic],
                 reason="the connection broke twice with it",
                 remedy="check the broker's access rules and its limit on the size of a message",

@@ -82,18 +82,19 @@ class Quarantine:
     """Finds messages that the connection breaks with; outlives the connections.
 
     After a connection broke, the topics that were in flight are suspects: the next connection sends their first message
-    alone. If that breaks, too, after the broker took other messages, the topic is set aside; or, if the message is
-    large, all messages that are not much smaller.
+    alone. If that breaks, too, after the broker took other messages, the topic is set aside, and with it those that are
+    denied together (`_place`), since each would cost a connection; or, if the message is large, all messages that are
+    not much smaller.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.suspects: set[str] = set()
-        self._aside: dict[str, _Aside] = {}  # by topic; "" for what is too large
+        self._aside: dict[str, _Aside] = {}  # by `_place`; "" for what is too large
         self._clock = clock
 
     def find(self, topic: str, size: int) -> str | None:
         """Why this message is not to be sent now; None: send it."""
-        for key, least in (("", self.limit), (topic, 0)):
+        for key, least in (("", self.limit), (_place(topic), 0)):
             aside = self._aside.get(key)
             if aside is None or least is None or size < least or self._clock() >= aside.retry_at:
                 continue
@@ -111,14 +112,14 @@ class Quarantine:
         """Whether this message is to be sent alone."""
         return (
             topic in self.suspects
-            or topic in self._aside
+            or _place(topic) in self._aside
             or ((limit := self.limit) is not None and size >= limit)
         )
 
     def note_taken(self, topic: str, size: int) -> None:
         """The broker answered to a message that was sent alone."""
         self.suspects.discard(topic)
-        self._aside.pop(topic, None)
+        self._aside.pop(_place(topic), None)
         if (limit := self.limit) is not None and size >= limit:
             del self._aside[""]
 
@@ -136,7 +137,7 @@ class Quarantine:
             ((topic, size),) = unanswered.items()
             if self.isolates(topic, size):
                 self.suspects.discard(topic)
-                key = "" if size >= LARGE else topic
+                key = "" if size >= LARGE else _place(topic)
                 times = self._aside[key].times + 1 if key in self._aside else 1
                 wait_s = doubled_s(times, ASIDE_S, MOST_ASIDE_S)
                 self._aside[key] = _Aside(size, times, self._clock() + wait_s)
@@ -151,7 +152,8 @@ class Sender:
     Args:
         connection: The connection, open.
         settings: The broker.
-        root: `<root>/<node>`; all topics here are below it.
+        root: `<root>/<node>`. Topics are below it, but for one that begins with `/`: that is a whole topic with a `/`
+            in front, which is only to be cleared.
         outbox: Is informed of events that were lost without an answer.
         quarantine: What earlier connections broke with.
     """
@@ -198,6 +200,10 @@ class Sender:
         self._echoes: dict[str, asyncio.Event] = {}  # topic to whether its message came back
         self._unechoed: set[str] = set()  # those of them whose message is not acknowledged yet
         self._checks: set[asyncio.Task[None]] = set()
+
+    def whole(self, topic: str) -> str:
+        """The topic as the broker knows it."""
+        return topic[1:] if topic.startswith("/") else f"{self.root}/{topic}"
 
     async def listen(self) -> NoReturn:
         """Take what comes back, until the connection breaks.
@@ -249,7 +255,8 @@ class Sender:
         Raises:
             aiomqtt.MqttError: the connection has broken.
         """
-        if not self._reads_back:
+        # who may clear a former topic may often not read it
+        if not self._reads_back or topic.startswith("/"):
             return
         group = "/".join(topic.split("/")[:2])
         chosen = self._chosen.setdefault(group, topic)
@@ -377,6 +384,8 @@ class Sender:
         return {_place(topic): denial.answer for topic, denial in sorted(self.denied.items())}
 
     def _note_denial(self, topic: str, answer: str) -> None:
+        if topic.startswith("/"):  # whoever clears it says so, and nothing is sent there again
+            return
         if _place(topic) not in self.denials:
             log.error("broker_denies_topic", topic=f"{self.root}/{_place(topic)}", answer=answer)
         self.denied[topic] = Denial(answer, asyncio.get_running_loop().time())
@@ -401,5 +410,5 @@ class Sender:
 
 
 def _place(topic: str) -> str:
-    """The topic that a denial is noted by: the buckets of a table share one."""
-    return f"{topic.rpartition('/')[0]}/#" if topic.startswith(("table/", "kernel-table/")) else topic
+    """What a denial is noted by: the topic; the buckets of a table share one place, as do neighbours to be cleared."""
+    return f"{topic.rpartition('/')[0]}/#" if topic.startswith(("table/", "kernel-table/", "/")) else topic
