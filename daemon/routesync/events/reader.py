@@ -27,6 +27,7 @@ from routesync.events.models import TYPE_PREFIX
 from routesync.events.mqtt_client import (
     BROKER_ERRORS,
     LARGEST_PACKET,
+    WINDOW,
     MqttConnection,
     Remedies,
     SubscriptionDeniedError,
@@ -356,7 +357,7 @@ async def follow(
 ) -> AsyncIterator[ReceivedMessage | Cleared]:
     """The wanted messages of the nodes, for good: first the retained status of each, then what comes.
 
-    An event that comes again (by its sequence) right after a reconnection is passed over.
+    An event that comes again (by its sequence) is passed over.
 
     Args:
         settings: The broker.
@@ -434,19 +435,38 @@ def _silence(settings: MqttSettings, selection: Selection) -> str:
     )
 
 
+class _Seen(NamedTuple):
+    """Which numbers of an epoch have come: all below `end`, but for the gaps."""
+
+    epoch: str
+    end: int = 0
+    gaps: tuple[range, ...] = ()  # in order
+
+
 class _News:
-    """Knows up to where the events of each node have come."""
+    """Knows which events of each node have come.
+
+    Not only up to where: what a broker refused for the moment comes after events that were in flight with it, which
+    are fewer than there may be gaps.
+    """
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[str, int]] = {}  # node to epoch and sequence
+        self._nodes: dict[str, _Seen] = {}
 
     def take(self, message: ReceivedMessage) -> bool:
-        """Whether it is new. One that the node held for long comes late, and is."""
-        if message.sequence is None or message.late:
+        """Whether it is new. One that the node held for long may be in a gap that was forgotten, and counts as new."""
+        if message.sequence is None:
             return True
-        epoch, sequence = self._last.pop(message.node, ("", -1))
-        news = epoch != message.epoch or message.sequence > sequence
-        self._last[message.node] = (message.epoch, message.sequence if news else sequence)
-        if len(self._last) > MOST_NODES:
-            del self._last[next(iter(self._last))]  # the one that was silent for longest
-        return news
+        seen = self._nodes.pop(message.node, None)
+        if seen is None or seen.epoch != message.epoch:
+            seen = _Seen(message.epoch)
+        gaps = [*seen.gaps, range(seen.end, max(seen.end, message.sequence + 1))]
+        at = next((at for at, gap in enumerate(gaps) if message.sequence in gap), None)
+        if at is not None:
+            below, above = range(gaps[at].start, message.sequence), range(message.sequence + 1, gaps[at].stop)
+            gaps[at : at + 1] = [below, above]
+        gaps = [gap for gap in gaps if gap][-WINDOW:]
+        self._nodes[message.node] = _Seen(message.epoch, max(seen.end, message.sequence + 1), tuple(gaps))
+        if len(self._nodes) > MOST_NODES:
+            del self._nodes[next(iter(self._nodes))]  # the one that was silent for longest
+        return at is not None or message.late
