@@ -571,7 +571,7 @@ LostReason = Literal["outbox-full", "queue-full", "storage", "denied", "no-broke
 class EventsLost(Event, group="events", name="lost"):
     """Events that the broker does not have and will not get; their numbers are missing from the sequence.
 
-    A subscriber that keeps a copy of the table reads the retained buckets again.
+    A copy of the table needs nothing for it: buckets that are published later have what these events changed.
     """
 
     count: Annotated[
