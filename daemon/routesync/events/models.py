@@ -66,7 +66,7 @@ TYPE_PREFIX: Final = "io.routesync"
 class Event(BaseModel):
     """Base of all events. An event's class has a group and a name; the bases of several events have none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     group: ClassVar[Group]
     name: ClassVar[str]

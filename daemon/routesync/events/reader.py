@@ -1,13 +1,14 @@
 """The subscribers' side: read what nodes publish, once or for good, and trust none of it.
 
 Anyone who may write to the broker may send anything. So here is the one place where messages are read: their size is
-bounded, their times can be shown, their text has no control characters outside of JSON's own escapes. What does not
-pass is no message of ours, and is passed over.
+bounded, their times can be shown, their numbers are finite, their text has no control characters outside of JSON's own
+escapes. What does not pass is no message of ours, and is passed over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,10 +16,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
+from math import isfinite
 from typing import Annotated, Any, Final, NamedTuple
 
 import aiomqtt
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from routesync.backoff import Backoff
 from routesync.characters import json_line
@@ -107,9 +109,22 @@ def read_text(payload: bytes) -> ReceivedMessage | None:
         return None
     try:
         message = ReceivedMessage.model_validate_json(payload)
-    except ValidationError:
+        text = payload.decode()
+        json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except ValueError:
         return None
-    return message.model_copy(update={"text": json_line(payload.decode(errors="replace"))})
+    return message.model_copy(update={"text": json_line(text)})
+
+
+def _finite(text: str) -> float:
+    """Read a number that is no integer; JSON has neither infinity nor NaN, though parsers take and programs write them.
+
+    Raises:
+        ValueError: it is one of these, or beyond all floats.
+    """
+    if not isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def read(received: aiomqtt.Message, root: str) -> ReceivedMessage | Cleared | None:
