@@ -34,7 +34,7 @@ from routesync.events.reader import Cleared, ReceivedMessage, Selection, Subscri
 from routesync.route import Prefix
 from support.damage import damaged_json, each
 from support.events import accepted
-from support.fleet import ROOT, FleetNode
+from support.fleet import ROOT, FleetNode, Retained
 
 SETTINGS: Final = MqttSettings(host="broker.example")
 WAY: Final = commands.Way(Path("/nonexistent"), "broker.example", None)
@@ -130,22 +130,6 @@ def attempt_to_follow_peers(chance: random.Random) -> None:
             assert gone.routes is None or gone.routes >= 0
 
 
-class _Retained(Subscriber):
-    """What a broker would hand out, of the chosen places."""
-
-    def __init__(self, messages: Sequence[ReceivedMessage]) -> None:
-        self._messages = messages
-
-    async def retained(self, *places: str, quiet_s: float = 0) -> list[ReceivedMessage]:
-        await asyncio.sleep(0 * quiet_s)
-        filters = [aiomqtt.Wildcard(place) for place in places]
-        return [
-            it
-            for it in self._messages
-            if any(aiomqtt.Topic(f"{it.node}/{it.place}").matches(f) for f in filters)
-        ]
-
-
 COMMANDS: Final[Sequence[Callable[[bool], None]]] = (
     lambda as_json: commands.fleet(WAY, all_nodes=True, as_json=as_json),
     lambda as_json: commands.who_has(WAY, "10.1.0.0/16", as_json=as_json),
@@ -168,7 +152,7 @@ def attempt_commands(
         ]
 
         def run(_: object, work: Callable[[Subscriber, MqttSettings], Coroutine[Any, Any, Any]]) -> Any:
-            return asyncio.run(work(_Retained(messages), SETTINGS))
+            return asyncio.run(work(Retained(messages), SETTINGS))
 
         monkeypatch.setattr(commands, "_run", run)
         as_json = chance.random() < 0.5
