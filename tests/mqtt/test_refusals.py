@@ -233,6 +233,22 @@ async def test_a_broker_that_closes_on_a_denied_table_keeps_the_connection_once_
         assert made.connections == connections
 
 
+async def test_a_denied_topic_that_is_not_published_any_more_is_no_trouble_any_more() -> None:
+    denied = {"table/lb-1/00", "table/lb-1/manifest", f"instance/{INSTANCE}"}
+    async with (
+        refusing_broker(lambda got: DENIED if got.topic in denied and got.payload else 0) as made,
+        publishing(made.settings()) as node,
+    ):
+        (target,) = node.status.targets
+        with_instance = target.model_copy(update={"instance": INSTANCE})
+        node.status = node.status.model_copy(update={"targets": (with_instance,)})
+        node.hub.emit(COMPLETED)
+        await eventually(lambda: {got.topic for got in made.refused} == denied)
+        await eventually(lambda: len(node.publisher.troubles) == 1)
+        node.status = node.status.model_copy(update={"targets": ()})
+        await eventually(lambda: node.publisher.troubles == ())
+
+
 FORMER = {
     "routesync/v1/former/status",
     f"routesync/v1/former/instance/{INSTANCE}",

@@ -400,16 +400,33 @@ class RetainedState:
         self._announced.clear()
         self._manifests.clear()
 
-    def send_again(self, place: str) -> None:
-        """Publish again, with the next call, `status` or all of a table (`table/<target>/#`): it was denied before."""
-        if place == "status":
+    def send_again(self, topic: str) -> bool:
+        """Publish this topic again, or all of a table (`table/<target>/#`), with the next call: it was denied before.
+
+        Returns:
+            Whether it is still published.
+        """
+        if topic == "status":
             self._status = None
-        elif place.startswith("instance/"):
-            self._instances.clear()
-        else:
-            table = place.removesuffix("/#")
-            self._announced.discard(table)
-            self._manifests.pop(table, None)
+            return True
+        place, _, name = topic.rpartition("/")
+        if place == "instance":
+            others = {target: it for target, it in self._instances.items() if it != name}
+            is_published, self._instances = len(others) < len(self._instances), others
+            return is_published
+        table = next((table for table in self._tables if table.place == place), None)
+        if table is None or place not in self._announced:
+            return False
+        if name == "#":
+            self._announced.discard(place)
+        if name in ("#", "manifest"):
+            self._manifests.pop(place, None)
+            return True
+        number = int(name, 16)
+        if number >= 2**table.depth or name != bucket_name(number, table.depth):
+            return False
+        table.mark_dirty(number)
+        return True
 
     def _shown(self, targets: Collection[str]) -> list[PublishedTable]:
         return [

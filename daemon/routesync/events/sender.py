@@ -172,6 +172,7 @@ class Sender:
         self.connection = connection
         self.denied: dict[str, Denial] = {}
         """Topics that the broker denies."""
+        self._restored: set[str] = set()  # places that were denied, of which others may have been, too
         self.waits_for: str | None = None
         """The broker's answer for which everything waits; None: nothing waits."""
         self.unanswered: dict[str, int] = {}
@@ -261,7 +262,8 @@ class Sender:
         group = "/".join(topic.split("/")[:2])
         chosen = self._chosen.setdefault(group, topic)
         has_grown = size >= LARGE and size > 1.25 * self._largest[group]
-        if topic in self._echoes or (not has_grown and (topic != chosen or topic in self._checked)):
+        is_suspicious = topic == chosen or topic in self.denied
+        if topic in self._echoes or (not has_grown and (not is_suspicious or topic in self._checked)):
             return
         self._largest[group] = max(size, self._largest[group])
         self._checked.add(topic)
@@ -391,19 +393,27 @@ class Sender:
         self.denied[topic] = Denial(answer, asyncio.get_running_loop().time())
 
     def _note_taken(self, topic: str) -> None:
-        if self.denied and self.denied.pop(topic, None) is not None and _place(topic) not in self.denials:
+        if not self.denied or self.denied.pop(topic, None) is None:
+            return
+        if not self.connection.is_v5 and _place(topic) != topic:
+            self._restored.add(_place(topic))
+        if _place(topic) not in self.denials:
             log.info("broker_takes_topic", topic=f"{self.root}/{_place(topic)}")
 
     def take_due(self) -> list[str]:
-        """The denied places (`status`, `table/<target>/#`) whose retained state is to be sent again now."""
+        """The topics whose retained state is to be sent again now, since they were denied.
+
+        By 3.1.1 a denial is only seen of topics that are read back. So when such a one is taken again, all of its table
+        (`table/<target>/#`) is due.
+        """
         now = asyncio.get_running_loop().time()
-        due: list[str] = []
+        due, self._restored = [*self._restored], set()
         for topic, denial in list(self.denied.items()):
             if now - denial.at <= DENIED_S:
                 continue
             if not topic.startswith("event/"):
                 self.denied[topic] = denial._replace(at=now)
-                due.append(_place(topic))
+                due.append(topic)
             elif topic not in self._outbox.held and now - denial.at > 10 * DENIED_S:
                 del self.denied[topic]  # there is nothing to try it with
         return due
