@@ -53,7 +53,7 @@ MOST_ASIDE_S: Final = 3600.0
 UNANSWERED_S: Final = 30.0
 """A broker that acknowledges nothing for so long, although something waits for it, is a trouble."""
 LARGE: Final = 2048
-"""Bytes: a message that the connection breaks with is too large for the broker, or below this one of a denied topic."""
+"""Bytes: a message on which the connection breaks is too large for the broker; below this size, its topic is denied."""
 REPORTS: Final = EventsLost.topic()
 _UNSEEN: Final = "what is sent there does not come back: it may not be written or, by MQTT 3.1.1, not be read"
 _DENIED: Final = 0x87
@@ -79,7 +79,7 @@ class _Aside(NamedTuple):
 
 
 class Quarantine:
-    """Finds messages that the connection breaks with; outlives the connections.
+    """Finds messages on which the connection breaks; outlives the connections.
 
     After a connection broke, the topics that were in flight are suspects: the next connection sends their first message
     alone. If that breaks, too, after the broker took other messages, the topic is set aside, and with it those that are
