@@ -3,7 +3,7 @@
 Concurrency: `MqttPublisher.run` is one task; it lives as long as the daemon and survives whatever the broker does.
 Order: events go out by their sequence, several at a time unacknowledged. After a broken connection the unacknowledged
 ones go out again, in order; so a subscriber may see an event twice. What the broker refused for the moment goes out
-again before anything else, so up to 63 later events may arrive before it.
+again before anything else, so up to 64 later events may arrive before it.
 """
 
 from __future__ import annotations

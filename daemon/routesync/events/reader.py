@@ -461,8 +461,8 @@ class _Seen(NamedTuple):
 class _News:
     """Knows which events of each node have come.
 
-    Not only up to where: what a broker refused for the moment comes after events that were in flight with it, which
-    are fewer than there may be gaps.
+    Not only up to where: what a broker refused for the moment comes after as many later events as are in flight at a
+    time, and these leave no more gaps than are remembered.
     """
 
     def __init__(self) -> None:

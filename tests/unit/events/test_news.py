@@ -45,7 +45,7 @@ def test_what_was_refused_for_the_moment_is_shown_after_what_was_in_flight_with_
 def test_each_event_is_shown_once_however_they_overtake_each_other(seed: int, first: int, step: int) -> None:
     chance = random.Random(seed)
     sent = range(first, first + 1000, step)
-    delayed = sorted(sent, key=lambda it: it + chance.choice((0, chance.randrange(WINDOW * step))))
+    delayed = sorted(sent, key=lambda it: it + chance.choice((0, chance.randrange((WINDOW + 1) * step + 1))))
     news = _News()
     assert shown(delayed, news) == delayed
     run = sorted(chance.sample(delayed, 300))
