@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +143,38 @@ async def test_a_denied_topic_is_said_and_when_it_is_allowed_again_all_is_made_g
             )
     said = [(line["log_level"], line["topic"]) for line in logs if "topic" in line]
     assert said == [("error", f"{ALL}/{denied}"), ("info", f"{ALL}/{denied}")]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("protocol", ["5.0", "3.1.1"])
+async def test_of_a_table_only_the_bucket_that_is_denied_is_sent_again(protocol: str) -> None:
+    denied = "table/lb-1/00"
+    with broker(users=USERS, acl=rules(f"topic deny {ALL}/{denied}")) as guarded:
+        settings = guarded.settings(username="routesync", password="one", protocol=protocol, timeout_s=0.5)
+        async with (
+            listening(guarded.settings(username="listener", password="two"), f"{ALL}/table/#") as listener,
+            publishing(settings) as node,
+        ):
+            await node.connected()
+            node.emit(20)
+            node.hub.emit(COMPLETED)
+            tries: set[float] = set()
+
+            def is_tried_thrice() -> bool:
+                assert node.publisher._delivery is not None
+                tries.update(it.at for it in node.publisher._delivery.sender.denied.values())
+                return len(tries) >= 6  # each is noted when it is sent, and when it is denied
+
+            await eventually(is_tried_thrice, within_s=20)
+            heard = Counter(heard.topic for heard in listener.heard)
+            del heard[f"{ALL}/table/lb-1/manifest"]  # it names the denied one
+            assert len(heard) == BUCKETS - 1
+            assert {*heard.values()} == {1}
+
+            guarded.set_acl(rules())
+            guarded.reload()
+            await eventually(lambda: node.publisher.troubles == ())
+            await eventually(lambda: f"{ALL}/{denied}" in {heard.topic for heard in listener.heard})
 
 
 @pytest.mark.usefixtures("impatient")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -211,6 +214,99 @@ async def test_a_broker_that_closes_on_a_denied_topic_keeps_the_connection_once_
                 assert node.outbox.unreported == ()
     aside = [line for line in logs if line["event"] == "message_set_aside"]
     assert [line["topic"] for line in aside] == [f"routesync/v1/node-1/{ACCEPTED}"]
+
+
+async def test_a_broker_that_closes_on_a_denied_table_keeps_the_connection_once_one_bucket_is_found() -> None:
+    async with (
+        refusing_broker(lambda got: CLOSE if got.topic.startswith("table/") else 0) as made,
+        publishing(made.settings()) as node,
+    ):
+        node.emit(50)
+        node.hub.emit(COMPLETED)
+        await eventually(lambda: any("table/lb-1/#" in trouble for trouble in node.publisher.troubles))
+        await eventually(lambda: node.outbox.acknowledged == 51)
+        connections = made.connections
+        assert connections <= 4
+        node.emit(50)
+        await eventually(lambda: node.outbox.acknowledged == 101)
+        await asyncio.sleep(2 * delivery.TICK_S)
+        assert made.connections == connections
+
+
+async def test_a_denied_topic_that_is_not_published_any_more_is_no_trouble_any_more() -> None:
+    denied = {"table/lb-1/00", "table/lb-1/manifest", f"instance/{INSTANCE}"}
+    async with (
+        refusing_broker(lambda got: DENIED if got.topic in denied and got.payload else 0) as made,
+        publishing(made.settings()) as node,
+    ):
+        (target,) = node.status.targets
+        with_instance = target.model_copy(update={"instance": INSTANCE})
+        node.status = node.status.model_copy(update={"targets": (with_instance,)})
+        node.hub.emit(COMPLETED)
+        await eventually(lambda: {got.topic for got in made.refused} == denied)
+        await eventually(lambda: len(node.publisher.troubles) == 1)
+        node.status = node.status.model_copy(update={"targets": ()})
+        await eventually(lambda: node.publisher.troubles == ())
+
+
+FORMER = {
+    "routesync/v1/former/status",
+    f"routesync/v1/former/instance/{INSTANCE}",
+    "routesync/v1/former/table/lb-1/manifest",
+    *(f"routesync/v1/former/table/lb-1/{number:02x}" for number in range(64)),
+}
+
+
+async def renamed(
+    made: RefusingBroker, outbox: Path, answer: Callable[[Got], int]
+) -> list[MutableMapping[str, Any]]:
+    """Have a node clear what it retained under a former name, until it remembers none of it; return what it logs."""
+    async with publishing(made.settings(), outbox_path=outbox, node="former") as node:
+        await node.outbox.remember_retained(FORMER)
+    made.connections, made.answer = 0, answer
+    with capture_logs() as logs:
+        async with publishing(made.settings(will_delay_s=0, keepalive_s=5), outbox_path=outbox) as node:
+            node.emit(3)
+            node.hub.emit(COMPLETED)
+
+            async def is_settled() -> bool:
+                return any(got.topic == "table/lb-1/manifest" for got in made.taken) and not (
+                    FORMER - {"routesync/v1/former/status"} & await node.outbox.retained()
+                )
+
+            await eventually(is_settled, within_s=20)
+            await eventually(lambda: node.publisher.troubles == ())
+            assert node.outbox.acknowledged == 4
+    return logs
+
+
+@pytest.mark.parametrize(("code", "most_connections"), [(DENIED, 1), (INVALID, 1), (CLOSE, 5)])
+async def test_what_may_not_be_cleared_is_named_and_holds_up_nothing(
+    tmp_path: Path, code: int, most_connections: int
+) -> None:
+    async with refusing_broker(lambda _: 0) as made:
+        logs = await renamed(made, tmp_path / "outbox", lambda got: 0 if got.payload else code)
+        assert made.connections <= most_connections
+    stays = [line for line in logs if line["event"] == "retained_state_stays"]
+    assert sum(line["topics"] for line in stays) == len(FORMER)
+    assert all(line["first"] in FORMER for line in stays)
+    aside = {line["topic"] for line in logs if line["event"] == "message_set_aside"}
+    assert aside <= FORMER
+    assert bool(aside) == (code == CLOSE)
+
+
+@pytest.mark.parametrize("code", [QUOTA, UNSPECIFIED])
+async def test_what_is_refused_for_the_moment_is_cleared_later(tmp_path: Path, code: int) -> None:
+    tries: Counter[str] = Counter()
+
+    def answer(got: Got) -> int:
+        tries[got.topic] += not got.payload
+        return code if not got.payload and tries[got.topic] <= 2 else 0
+
+    async with refusing_broker(lambda _: 0) as made:
+        logs = await renamed(made, tmp_path / "outbox", answer)
+        assert {got.topic for got in made.taken if not got.payload} == {it.split("/", 3)[3] for it in FORMER}
+    assert not [line for line in logs if line["event"] == "retained_state_stays"]
 
 
 async def test_a_message_that_is_too_large_for_a_broker_of_3_1_1_is_found_named_and_lost() -> None:

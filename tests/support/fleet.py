@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+
+import aiomqtt
 
 from routesync.config.models import MqttSettings
 from routesync.events.cloudevents import Record, StreamIdentity, encode, encode_state
@@ -17,6 +19,7 @@ from routesync.events.node_status import (
     Status,
     TargetStatus,
 )
+from routesync.events.reader import ReceivedMessage, Subscriber
 from routesync.events.retained import STATUS_EXPIRY_S, PublishedTables, RetainedPart
 
 ROOT = "routesync/v1"
@@ -102,6 +105,22 @@ class FleetNode:
         self.sequence += 1
         payload = encode(Record(self.sequence, time.time(), event), self.identity)
         return Publication(f"{ROOT}/{self.name}/{event.topic()}", payload)
+
+
+class Retained(Subscriber):
+    """Hands out what a broker would of these messages, of the chosen places, without a broker."""
+
+    def __init__(self, messages: Sequence[ReceivedMessage]) -> None:
+        self._messages = messages
+
+    async def retained(self, *places: str, quiet_s: float = 0) -> list[ReceivedMessage]:
+        await asyncio.sleep(0 * quiet_s)
+        filters = [aiomqtt.Wildcard(place) for place in places]
+        return [
+            it
+            for it in self._messages
+            if any(aiomqtt.Topic(f"{it.node}/{it.place}").matches(f) for f in filters)
+        ]
 
 
 def publish(settings: MqttSettings, publications: Iterable[Publication]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ from routesync.events.reader import (
     is_suspicious,
     subscribing,
 )
-from routesync.events.retained import bucket_name, bucket_of
+from routesync.events.retained import bucket_digest, bucket_name, bucket_of
 from routesync.route import Prefix
 
 A = TypeVar("A")
@@ -99,18 +99,31 @@ def _unreachable(error: BaseException, settings: MqttSettings, remedies: Remedie
     fail(explain(error, settings, "routesync-fleet", remedies), EX_NOT_RUNNING)
 
 
+class Said(NamedTuple):
+    """A manifest as it came."""
+
+    node: str
+    epoch: str
+    manifest: TableManifest
+
+    @property
+    def table(self) -> tuple[str, str]:
+        """Node and target."""
+        return self.node, self.manifest.target
+
+
 class _Read(NamedTuple):
     """What is retained of the chosen nodes."""
 
     nodes: list[NodeSummary]
-    manifests: list[tuple[str, TableManifest]]  # with the node
+    manifests: list[Said]
     warnings: list[str]
     now: float
 
 
-async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, manifests: bool) -> _Read:
+async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, with_manifests: bool) -> _Read:
     messages = await subscriber.retained(*way.places("status"))
-    tables = await subscriber.retained(*way.places("table/+/manifest")) if manifests else []
+    tables = await subscriber.retained(*way.places("table/+/manifest")) if with_manifests else []
     now = time.monotonic()
     fleet = Fleet()
     for message in messages:
@@ -129,8 +142,12 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, man
         warnings.append(f"there are more nodes than {len(fleet.nodes)}; choose with --node")
     nodes = [node for node in fleet.sorted(now) if way.chooses(node)]
     names = {node.name for node in nodes}
-    parsed = [(message.node, parse(TableManifest, message)) for message in tables if message.node in names]
-    return _Read(nodes, [(node, it) for node, it in parsed if it is not None], warnings, now)
+    manifests = [
+        Said(message.node, message.epoch, manifest)
+        for message in tables
+        if message.node in names and (manifest := parse(TableManifest, message)) is not None
+    ]
+    return _Read(nodes, manifests, warnings, now)
 
 
 def parse(model: type[M], message: ReceivedMessage) -> M | None:
@@ -146,7 +163,7 @@ def parse(model: type[M], message: ReceivedMessage) -> M | None:
 
 def fleet(way: Way, *, all_nodes: bool, as_json: bool) -> None:
     """Show the nodes. Exit status: 0 if all are online, 1 if some are not, 3 if the broker does not say."""
-    read = _run(way, lambda subscriber, settings: _read(subscriber, settings, way, manifests=False))
+    read = _run(way, lambda subscriber, settings: _read(subscriber, settings, way, with_manifests=False))
     for warning in read.warnings:
         print_error(warning)
     if as_json:
@@ -236,7 +253,7 @@ def who_has(way: Way, wanted: str, *, as_json: bool) -> None:
         if at not in best or row.prefix.length > best[at].prefix.length:
             best[at] = row
     found = sorted(best.values())
-    without = {(node, it.target) for node, it in read.manifests} - best.keys() - unknown
+    without = {said.table for said in read.manifests} - best.keys() - unknown
     for warning in read.warnings:
         print_error(warning)
     if as_json:
@@ -282,52 +299,55 @@ async def _find(
 
     A bucket is named by a hash of the prefix: so one subscription for each depth in use reads it at all nodes.
     """
-    read = await _read(subscriber, settings, way, manifests=True)
+    read = await _read(subscriber, settings, way, with_manifests=True)
     texts = {*map(str, candidates)}
-    wanted = {
-        depth: {bucket_of(text, depth) for text in texts} for depth in {it.depth for _, it in read.manifests}
-    }
+    depths = {said.manifest.depth for said in read.manifests}
+    wanted = {depth: {bucket_of(text, depth) for text in texts} for depth in depths}
     names = {bucket_name(number, depth) for depth, numbers in wanted.items() for number in numbers}
     buckets = await read_buckets(subscriber, way, names)
-    unknown = {
-        (node, manifest.target)
-        for node, manifest in read.manifests
-        for number in wanted[manifest.depth]
-        if not _is_there(buckets.get((node, manifest.target, manifest.depth, number)), manifest, number)
-    }
-    depths = {(node, it.target): it.depth for node, it in read.manifests}
-    rows = [
-        _Row(node, target, Prefix.parse(row.prefix), row.gateway, row.state)
-        for (node, target, depth, _), bucket in buckets.items()
-        if depths.get((node, target)) == depth
-        for row in bucket.routes
-        if row.prefix in texts
-    ]
+    unknown: set[tuple[str, str]] = set()
+    rows: list[_Row] = []
+    for said in read.manifests:
+        for number in wanted[said.manifest.depth]:
+            bucket = shown(buckets, said, number)
+            if bucket is None:
+                unknown.add(said.table)
+                continue
+            rows += [
+                _Row(*said.table, Prefix.parse(row.prefix), row.gateway, row.state)
+                for row in bucket.routes
+                if row.prefix in texts
+            ]
     return read, rows, unknown
 
 
-async def read_buckets(
-    subscriber: Subscriber, way: Way, names: Iterable[str]
-) -> dict[tuple[str, str, int, int], TableBucket]:
-    """Buckets by node, target, depth and number."""
-    found: dict[tuple[str, str, int, int], TableBucket] = {}
+Buckets = Mapping[tuple[str, str, str, int, int], TableBucket]
+"""By node, epoch, target, depth and number."""
+
+
+async def read_buckets(subscriber: Subscriber, way: Way, names: Iterable[str]) -> Buckets:
+    """The buckets with these names (`+`: all)."""
+    found: dict[tuple[str, str, str, int, int], TableBucket] = {}
     places = [place for name in sorted(names) for place in way.places(f"table/+/{name}")]
     for message in await subscriber.retained(*places) if places else ():
         bucket = parse(TableBucket, message)
         if bucket is None or message.place != f"table/{bucket.target}/{bucket.bucket}":
             continue
         with suppress(ValueError):
-            found[message.node, bucket.target, bucket.depth, int(bucket.bucket, 16)] = bucket
+            number = int(bucket.bucket, 16)
+            found[message.node, message.epoch, bucket.target, bucket.depth, number] = bucket
     return found
 
 
-def _is_there(bucket: TableBucket | None, manifest: TableManifest, number: int) -> bool:
-    """Whether it is the bucket of the manifest, or a newer one."""
-    return (
-        bucket is not None
-        and number < len(manifest.sequences)
-        and bucket.sequence >= manifest.sequences[number]
-    )
+def shown(buckets: Buckets, said: Said, number: int) -> TableBucket | None:
+    """The bucket of this number, if it is as the manifest says, or newer in the same epoch; else None."""
+    node, epoch, manifest = said
+    bucket = buckets.get((node, epoch, manifest.target, manifest.depth, number))
+    if bucket is None or number >= min(len(manifest.sequences), len(manifest.digests)):
+        return None
+    if bucket.sequence == manifest.sequences[number]:
+        return bucket if bucket_digest(bucket) == manifest.digests[number] else None
+    return bucket if bucket.sequence > manifest.sequences[number] else None
 
 
 # -- whose tables differ -------------------------------------------------------------------------------------
@@ -335,10 +355,10 @@ def _is_there(bucket: TableBucket | None, manifest: TableManifest, number: int) 
 
 def diff(way: Way, *, as_json: bool) -> None:
     """Show the nodes whose tables differ, by the digests in their manifests. Exit status 1: some do."""
-    read = _run(way, lambda subscriber, settings: _read(subscriber, settings, way, manifests=True))
+    read = _run(way, lambda subscriber, settings: _read(subscriber, settings, way, with_manifests=True))
     tables: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     routes: dict[tuple[str, str], int] = {}
-    for node, manifest in read.manifests:
+    for node, _, manifest in read.manifests:
         tables[manifest.target][manifest.routes_digest].append(node)
         routes[manifest.target, manifest.routes_digest] = manifest.routes
     for warning in read.warnings:
@@ -418,19 +438,18 @@ async def _tables(
     subscriber: Subscriber, settings: MqttSettings, way: Way
 ) -> tuple[_Read, dict[tuple[str, str], dict[Prefix, str]]]:
     """Prefix to gateway, by node and target; a table that is not whole ends the command."""
-    read = await _read(subscriber, settings, way, manifests=True)
+    read = await _read(subscriber, settings, way, with_manifests=True)
     buckets = await read_buckets(subscriber, way, ["+"])
     tables: dict[tuple[str, str], dict[Prefix, str]] = {}
-    for node, manifest in read.manifests:
-        table = tables[node, manifest.target] = {}
-        for number in range(2**manifest.depth):
-            bucket = buckets.get((node, manifest.target, manifest.depth, number))
-            if bucket is None or not _is_there(bucket, manifest, number):
-                fail(
-                    f"the table of {node} for {manifest.target} is not whole at the broker; try again in a minute"
-                )
+    for said in read.manifests:
+        table = tables[said.table] = {}
+        for number in range(2**said.manifest.depth):
+            bucket = shown(buckets, said, number)
+            if bucket is None:
+                node, target = said.table
+                fail(f"the table of {node} for {target} is not whole at the broker; try again in a minute")
             table |= {read_covering(row.prefix): row.gateway for row in bucket.routes}
-    missing = {*way.nodes} - {node for node, _ in read.manifests}
+    missing = {*way.nodes} - {said.node for said in read.manifests}
     if missing:
         fail(f"{', '.join(sorted(missing))}: no table is published")
     return read, tables

@@ -18,7 +18,7 @@ import typer
 
 from routesync.characters import many
 from routesync.cli.brokers import broker_or_fail
-from routesync.cli.fleet import Way, parse, read_buckets
+from routesync.cli.fleet import Said, Way, parse, read_buckets, shown
 from routesync.cli.output import EX_CONFIG, EX_FAILED, fail
 from routesync.cli.requests import daemon_errors
 from routesync.config.models import MqttSettings
@@ -29,7 +29,6 @@ from routesync.events.fleet import summarize
 from routesync.events.mqtt_client import BROKER_ERRORS, Publication, Refusal, explain
 from routesync.events.node_status import Instance, TableManifest, Takeover
 from routesync.events.reader import Subscriber, subscribing
-from routesync.events.retained import bucket_digest
 
 MARKER_S: Final = 600
 """Another's marker that is younger keeps us from beginning."""
@@ -175,15 +174,19 @@ async def _left(subscriber: Subscriber, here: _Here, node: str) -> _Left:
             "published"
         )
     theirs = notes[-1].target
-    said = [parse(TableManifest, it) for it in await subscriber.retained(f"{node}/table/{theirs}/manifest")]
-    manifest = next((it for it in reversed(said) if it is not None), None)
-    if manifest is None:
+    said = [
+        Said(node, message.epoch, manifest)
+        for message in await subscriber.retained(f"{node}/table/{theirs}/manifest")
+        if (manifest := parse(TableManifest, message)) is not None and manifest.target == theirs
+    ]
+    if not said:
         raise RefusedError(f"the broker has no manifest of the table of {node} for {theirs}")
+    manifest = said[-1].manifest
     buckets = await read_buckets(subscriber, Way(Path(), None, None, (node,)), ["+"])
     routes: list[TakeoverRoute] = []
-    for number, (sequence, digest) in enumerate(zip(manifest.sequences, manifest.digests, strict=False)):
-        bucket = buckets.get((node, theirs, manifest.depth, number))
-        if bucket is None or (bucket.sequence, bucket_digest(bucket)) != (sequence, digest):
+    for number, sequence in enumerate(manifest.sequences):
+        bucket = shown(buckets, said[-1], number)
+        if bucket is None or bucket.sequence != sequence:
             raise RefusedError(
                 f"the table of {node} at the broker is not whole, so what it left is not known"
             )

@@ -149,7 +149,7 @@ class TargetDefaults(Model):
     next_hop: NextHops | None = None
     """Gateway to send instead of the kernel's, where no rule has one: one address, one of each family, "self",
     this host's address on the interface that reaches the target, or { interface = "ens3" }, its address on that one."""
-    rate: float = Field(default=240, gt=0, le=100_000)
+    rate: float = Field(default=240, ge=0.001, le=100_000)
     """Changes per second; loxilb ingests 256 per second."""
     burst: int = Field(default=64, ge=1, le=10_000)
     """Changes that may be sent at once after a quiet time."""

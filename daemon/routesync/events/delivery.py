@@ -398,8 +398,9 @@ class Delivery:
         while True:
             self._report_lost()
             self._check_name()
-            for place in self.sender.take_due():
-                self._retained.send_again(place)
+            for topic in self.sender.take_due():
+                if not self._retained.send_again(topic):
+                    self.sender.denied.pop(topic, None)
             self._retained.due.clear()
             await self._retained.publish(self._status)
             await self._peers.subscribe()

@@ -66,7 +66,7 @@ TYPE_PREFIX: Final = "io.routesync"
 class Event(BaseModel):
     """Base of all events. An event's class has a group and a name; the bases of several events have none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     group: ClassVar[Group]
     name: ClassVar[str]
@@ -571,7 +571,7 @@ LostReason = Literal["outbox-full", "queue-full", "storage", "denied", "no-broke
 class EventsLost(Event, group="events", name="lost"):
     """Events that the broker does not have and will not get; their numbers are missing from the sequence.
 
-    A subscriber that keeps a copy of the table reads the retained buckets again.
+    A copy of the table needs nothing for it: buckets that are published later have what these events changed.
     """
 
     count: Annotated[

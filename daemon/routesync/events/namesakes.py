@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import structlog
 from pydantic import ValidationError
 
+from routesync.events.fleet import BEATS
 from routesync.events.models import AlarmCleared, AlarmKind, AlarmRaised, EventSink
 from routesync.events.node_status import AlarmStatus, Status
 from routesync.events.reader import Cleared, ReceivedMessage
@@ -22,8 +23,6 @@ from routesync.events.reader import Cleared, ReceivedMessage
 log = structlog.get_logger("routesync.events")
 
 _KIND: Final[AlarmKind] = "duplicate-name"
-_BEATS: Final = 3
-"""Without its status for so many heartbeats, the other daemon is gone."""
 _DEFAULT_BEAT_S: Final = 60
 _LONGEST_BEAT_S: Final = 86_400  # which the configuration allows
 _UNKNOWN: Final = datetime.min.replace(tzinfo=UTC)
@@ -97,7 +96,7 @@ class Namesakes:
             return False
         self._taken_id = message.id
         beat_s = min(status.heartbeat_s or _DEFAULT_BEAT_S, _LONGEST_BEAT_S)
-        self._other = _Namesake(run, status.version, now + _BEATS * beat_s)
+        self._other = _Namesake(run, status.version, now + BEATS * beat_s)
         return True
 
     def look(self, own: Run, now: float) -> bool:

@@ -23,19 +23,20 @@ Calculable = Annotated[int, Field(ge=0, lt=2**63)]
 class StatusPart(BaseModel):
     """Base of the parts of retained state."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # infinity and NaN are no JSON, and nobody can calculate with them
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class KernelStatus(StatusPart):
     """The kernel side."""
 
     state: str = Field(description="`synced`, or what it is doing.", examples=["synced"])
-    routes: int = Field(default=0, ge=0, description="Routes that the rules keep.")
-    dropped: int = Field(default=0, ge=0, description="Routes that the rules drop.")
-    overruns: int = Field(default=0, ge=0, description="Receive buffer overflows since the start.")
-    resyncs: int = Field(default=0, ge=0, description="Full dumps since the start.")
-    receive_buffer: int = Field(
-        default=0, ge=0, description="Size of the netlink receive buffer as the kernel accounts it, in bytes."
+    routes: Calculable = Field(default=0, description="Routes that the rules keep.")
+    dropped: Calculable = Field(default=0, description="Routes that the rules drop.")
+    overruns: Calculable = Field(default=0, description="Receive buffer overflows since the start.")
+    resyncs: Calculable = Field(default=0, description="Full dumps since the start.")
+    receive_buffer: Calculable = Field(
+        default=0, description="Size of the netlink receive buffer as the kernel accounts it, in bytes."
     )
     lag_ms: float = Field(
         default=0, ge=0, description="Age of the oldest change when changes were last taken, in milliseconds."
@@ -65,26 +66,28 @@ class TargetStatus(StatusPart):
         description="Prefixes by phase; they add up to all that is known of the target.",
         examples=[{"confirmed": 4}],
     )
-    waiting: int = Field(
-        default=0, ge=0, description="Routes that wait for a request, a proof, a judgement or a check."
+    waiting: Calculable = Field(
+        default=0, description="Routes that wait for a request, a proof, a judgement or a check."
     )
     rate: float = Field(default=0, ge=0, description="Changes a second that may be sent.")
     remaining_s: float | None = Field(
         default=None,
+        ge=0,
         description="How long the waiting work takes at that rate; null: nothing waits, or is sent.",
     )
     complete: bool = Field(
         default=False, description="Whether everything desired is there, and nothing else of ours."
     )
     proved_s: float | None = Field(
-        default=None, description="Age of the last proof that this is true at the target; null: none yet."
-    )
-    held: int = Field(default=0, ge=0, description="Withdrawals that are held back.")
-    paused: bool = Field(default=False, description="An operator paused it: it is left exactly as it is.")
-    reasons: dict[str, int] = Field(default_factory=dict, description="Ineligible routes by reason.")
-    holes: int = Field(
-        default=0,
+        default=None,
         ge=0,
+        description="Age of the last proof that this is true at the target; null: none yet.",
+    )
+    held: Calculable = Field(default=0, description="Withdrawals that are held back.")
+    paused: bool = Field(default=False, description="An operator paused it: it is left exactly as it is.")
+    reasons: dict[str, Calculable] = Field(default_factory=dict, description="Ineligible routes by reason.")
+    holes: Calculable = Field(
+        default=0,
         description="More specific routes that the target does not get, inside prefixes that it gets.",
     )
     error: str | None = Field(default=None, description="The last error; null where all is well.")
@@ -96,6 +99,7 @@ class AlarmStatus(StatusPart):
     kind: str = Field(examples=["contended"])
     target: str | None = Field(description="Null for a condition of this node.", examples=["lb-1"])
     detail: str
+    # not `Calculable`: it may be a sum of what peers say
     count: int = Field(default=0, ge=0, description="How many routes it is about.")
     prefixes: tuple[str, ...] = Field(default=(), description="The first of them.")
 
@@ -107,28 +111,27 @@ class GuardStatus(StatusPart):
     permitted: bool | None = Field(
         description="Whether routes may be removed; null where it is not known yet."
     )
-    present: int = Field(default=0, ge=0, description="Routes in the kernel that its rules name.")
-    redundant: int = Field(
-        default=0, ge=0, description="Of these, those that would be, or wait to be, removed."
+    present: Calculable = Field(default=0, description="Routes in the kernel that its rules name.")
+    redundant: Calculable = Field(
+        default=0, description="Of these, those that would be, or wait to be, removed."
     )
-    contended: int = Field(
-        default=0, ge=0, description="Of these, those that another program adds again at once."
+    contended: Calculable = Field(
+        default=0, description="Of these, those that another program adds again at once."
     )
-    removed: int = Field(default=0, ge=0)
-    returned: int = Field(default=0, ge=0)
-    failed: int = Field(default=0, ge=0)
+    removed: Calculable = Field(default=0)
+    returned: Calculable = Field(default=0)
+    failed: Calculable = Field(default=0)
 
 
 class HeldTopic(StatusPart):
     """Events that wait at the node because the broker denies their topic; they come late, and are not lost."""
 
     topic: str = Field(description="Below `<root>/<node>/`.", examples=["event/route/accepted"])
-    count: int = Field(ge=1, description="How many events are held.")
-    first: int = Field(ge=1, description="Sequence of the first.")
-    last: int = Field(ge=1, description="Sequence of the last. Not all between the two are held.")
-    dropped: int = Field(
+    count: int = Field(ge=1, lt=2**63, description="How many events are held.")
+    first: int = Field(ge=1, lt=2**63, description="Sequence of the first.")
+    last: int = Field(ge=1, lt=2**63, description="Sequence of the last. Not all between the two are held.")
+    dropped: Calculable = Field(
         default=0,
-        ge=0,
         description="How many were dropped since the daemon started, since too many were held.",
     )
 
@@ -165,7 +168,9 @@ class Status(StatusPart):
     kernel: KernelStatus | None = None
     targets: tuple[TargetStatus, ...] = ()
     alarms: tuple[AlarmStatus, ...] = Field(default=(), description="Those that are raised now.")
-    verdicts: dict[str, int] = Field(default_factory=dict, description="Number of routes by deciding rule.")
+    verdicts: dict[str, Calculable] = Field(
+        default_factory=dict, description="Number of routes by deciding rule."
+    )
     guard: GuardStatus | None = Field(default=None, description="In mode guard; else null.")
     broker: str | None = Field(default=None, description="`connected`, or what is wrong.")
     held: tuple[HeldTopic, ...] = Field(
@@ -214,7 +219,7 @@ class KernelTableRow(StatusPart):
     prefix: str = Field(description="Destination in CIDR form.", examples=["10.244.1.0/24"])
     gateway: str = Field(description='Of its first hop; "" where there is none.', examples=["192.168.10.10"])
     protocol: str = Field(description="By name, else by number.", examples=["bird"])
-    metric: int = Field(ge=0, examples=[20])
+    metric: Calculable = Field(examples=[20])
     interface: str = Field(description='Of its first hop; "" where there is none.', examples=["ens3"])
     table: str = Field(description="Routing table, by name, else by number.", examples=["main"])
 
@@ -234,8 +239,8 @@ class Bucket(StatusPart):
     depth: int = Field(
         ge=MIN_DEPTH, le=MAX_DEPTH, description="How many bits that are.", examples=[MIN_DEPTH]
     )
-    sequence: int = Field(
-        ge=0, description="All events up to this one are in it, no later one.", examples=[1234]
+    sequence: Calculable = Field(
+        description="All events up to this one are in it, no later one.", examples=[1234]
     )
 
 
@@ -262,14 +267,14 @@ class Manifest(StatusPart):
     depth: int = Field(
         ge=MIN_DEPTH, le=MAX_DEPTH, description="Bits of a bucket's name: there are 2 to the power of it."
     )
-    routes: int = Field(ge=0, description="Number of routes over all buckets.")
+    routes: Calculable = Field(description="Number of routes over all buckets.")
     digest: str = Field(description="Exclusive-or over the buckets' digests, in 16 hex digits.")
     routes_digest: str = Field(
         description="The same over hashes of `<prefix> <gateway>`: nodes with the same routes have the same, whatever "
         "their states."
     )
-    sequence: int = Field(ge=0, description="All events up to this one are in the buckets.")
-    sequences: tuple[int, ...] = Field(description="The sequence of each bucket, by its number.")
+    sequence: Calculable = Field(description="All events up to this one are in the buckets.")
+    sequences: tuple[Calculable, ...] = Field(description="The sequence of each bucket, by its number.")
     digests: tuple[str, ...] = Field(
         description="The digest of each bucket, by its number: exclusive-or over the hashes of its routes, in 16 hex "
         "digits."
@@ -312,5 +317,7 @@ class Takeover(StatusPart):
     state: Literal["running", "done"] = Field(
         title="TakeoverState", description="`running`: nobody else may begin; expires after 10 minutes."
     )
-    sequence: int = Field(ge=0, description="Of the manifest by which its routes are known.", examples=[1234])
-    left: int = Field(default=0, ge=0, description="Of `done`: how many of its routes could not be taken.")
+    sequence: Calculable = Field(
+        description="Of the manifest by which its routes are known.", examples=[1234]
+    )
+    left: Calculable = Field(default=0, description="Of `done`: how many of its routes could not be taken.")

@@ -2,7 +2,8 @@
 
 Concurrency: `MqttPublisher.run` is one task; it lives as long as the daemon and survives whatever the broker does.
 Order: events go out by their sequence, several at a time unacknowledged. After a broken connection the unacknowledged
-ones go out again, in order; so a subscriber may see an event twice, but never one before its predecessor was sent.
+ones go out again, in order; so a subscriber may see an event twice. What the broker refused for the moment goes out
+again before anything else, so up to 64 later events may arrive before it.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ class MqttPublisher:
         if topic is not None:
             log.error(
                 "message_set_aside",
-                topic=f"{self._root}/{topic}",
+                topic=sender.whole(topic),
                 size=sender.unanswered[topic],
                 reason="the connection broke twice with it",
                 remedy="check the broker's access rules and its limit on the size of a message",

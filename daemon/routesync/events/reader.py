@@ -1,13 +1,14 @@
 """The subscribers' side: read what nodes publish, once or for good, and trust none of it.
 
 Anyone who may write to the broker may send anything. So here is the one place where messages are read: their size is
-bounded, their times can be shown, their text has no control characters outside of JSON's own escapes. What does not
-pass is no message of ours, and is passed over.
+bounded, their times can be shown, their numbers are finite, their text has no control characters outside of JSON's own
+escapes. What does not pass is no message of ours, and is passed over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,10 +16,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
+from math import isfinite
 from typing import Annotated, Any, Final, NamedTuple
 
 import aiomqtt
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from routesync.backoff import Backoff
 from routesync.characters import json_line
@@ -27,6 +29,7 @@ from routesync.events.models import TYPE_PREFIX
 from routesync.events.mqtt_client import (
     BROKER_ERRORS,
     LARGEST_PACKET,
+    WINDOW,
     MqttConnection,
     Remedies,
     SubscriptionDeniedError,
@@ -106,9 +109,22 @@ def read_text(payload: bytes) -> ReceivedMessage | None:
         return None
     try:
         message = ReceivedMessage.model_validate_json(payload)
-    except ValidationError:
+        text = payload.decode()
+        json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except ValueError:
         return None
-    return message.model_copy(update={"text": json_line(payload.decode(errors="replace"))})
+    return message.model_copy(update={"text": json_line(text)})
+
+
+def _finite(text: str) -> float:
+    """Read a number that is no integer; JSON has neither infinity nor NaN, though parsers take and programs write them.
+
+    Raises:
+        ValueError: it is one of these, or beyond all floats.
+    """
+    if not isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def read(received: aiomqtt.Message, root: str) -> ReceivedMessage | Cleared | None:
@@ -356,7 +372,7 @@ async def follow(
 ) -> AsyncIterator[ReceivedMessage | Cleared]:
     """The wanted messages of the nodes, for good: first the retained status of each, then what comes.
 
-    An event that comes again (by its sequence) right after a reconnection is passed over.
+    An event that comes again (by its sequence) is passed over.
 
     Args:
         settings: The broker.
@@ -434,19 +450,38 @@ def _silence(settings: MqttSettings, selection: Selection) -> str:
     )
 
 
+class _Seen(NamedTuple):
+    """Which numbers of an epoch have come: all below `end`, but for the gaps."""
+
+    epoch: str
+    end: int = 0
+    gaps: tuple[range, ...] = ()  # in order
+
+
 class _News:
-    """Knows up to where the events of each node have come."""
+    """Knows which events of each node have come.
+
+    Not only up to where: what a broker refused for the moment comes after as many later events as are in flight at a
+    time, and these leave no more gaps than are remembered.
+    """
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[str, int]] = {}  # node to epoch and sequence
+        self._nodes: dict[str, _Seen] = {}
 
     def take(self, message: ReceivedMessage) -> bool:
-        """Whether it is new. One that the node held for long comes late, and is."""
-        if message.sequence is None or message.late:
+        """Whether it is new. One that the node held for long may be in a gap that was forgotten, and counts as new."""
+        if message.sequence is None:
             return True
-        epoch, sequence = self._last.pop(message.node, ("", -1))
-        news = epoch != message.epoch or message.sequence > sequence
-        self._last[message.node] = (message.epoch, message.sequence if news else sequence)
-        if len(self._last) > MOST_NODES:
-            del self._last[next(iter(self._last))]  # the one that was silent for longest
-        return news
+        seen = self._nodes.pop(message.node, None)
+        if seen is None or seen.epoch != message.epoch:
+            seen = _Seen(message.epoch)
+        gaps = [*seen.gaps, range(seen.end, max(seen.end, message.sequence + 1))]
+        at = next((at for at, gap in enumerate(gaps) if message.sequence in gap), None)
+        if at is not None:
+            below, above = range(gaps[at].start, message.sequence), range(message.sequence + 1, gaps[at].stop)
+            gaps[at : at + 1] = [below, above]
+        gaps = [gap for gap in gaps if gap][-WINDOW:]
+        self._nodes[message.node] = _Seen(message.epoch, max(seen.end, message.sequence + 1), tuple(gaps))
+        if len(self._nodes) > MOST_NODES:
+            del self._nodes[next(iter(self._nodes))]  # the one that was silent for longest
+        return at is not None or message.late

@@ -41,7 +41,7 @@ from routesync.events.models import (
     SyncCompleted,
     SyncLost,
 )
-from routesync.events.mqtt_client import Publication, Refusal
+from routesync.events.mqtt_client import Publication
 from routesync.events.node_status import (
     MAX_DEPTH,
     MIN_DEPTH,
@@ -369,7 +369,7 @@ class RetainedState:
         self._wills_over_at = (
             time.monotonic() + sender.settings.will_delay_s + 1.5 * sender.settings.keepalive_s
         )
-        self._willed: list[str] = []  # cleared, but a last will may still set them again
+        self._willed: set[str] = set()  # cleared, but a last will may still set them again
 
     async def publish(self, status_source: Callable[[], Status]) -> None:
         """Publish what differs from what this connection has published. The targets are those of the status.
@@ -400,16 +400,33 @@ class RetainedState:
         self._announced.clear()
         self._manifests.clear()
 
-    def send_again(self, place: str) -> None:
-        """Publish again, with the next call, `status` or all of a table (`table/<target>/#`): it was denied before."""
-        if place == "status":
+    def send_again(self, topic: str) -> bool:
+        """Publish this topic again, or all of a table (`table/<target>/#`), with the next call: it was denied before.
+
+        Returns:
+            Whether it is still published.
+        """
+        if topic == "status":
             self._status = None
-        elif place.startswith("instance/"):
-            self._instances.clear()
-        else:
-            table = place.removesuffix("/#")
-            self._announced.discard(table)
-            self._manifests.pop(table, None)
+            return True
+        place, _, name = topic.rpartition("/")
+        if place == "instance":
+            others = {target: it for target, it in self._instances.items() if it != name}
+            is_published, self._instances = len(others) < len(self._instances), others
+            return is_published
+        table = next((table for table in self._tables if table.place == place), None)
+        if table is None or place not in self._announced:
+            return False
+        if name == "#":
+            self._announced.discard(place)
+        if name in ("#", "manifest"):
+            self._manifests.pop(place, None)
+            return True
+        number = int(name, 16)
+        if number >= 2**table.depth or name != bucket_name(number, table.depth):
+            return False
+        table.mark_dirty(number)
+        return True
 
     def _shown(self, targets: Collection[str]) -> list[PublishedTable]:
         return [
@@ -585,38 +602,39 @@ class RetainedState:
         state = frozenset(kept), unknown
         if state != self._remembered:
             before = await self._outbox.retained()
-            expected = kept | {topic for topic in before if topic.startswith(unknown)}
-            leftovers = sorted(before - expected)
-            await self._outbox.remember_retained(before | expected)
-            if leftovers:
-                await self._clear(leftovers)
-                self._willed += [topic for topic in leftovers if topic.endswith("/status")]
-                await self._outbox.remember_retained(expected | {*self._willed})
-            self._remembered = state
+            await self._outbox.remember_retained(before | kept)
+            if await self._clear({topic for topic in before - kept if not topic.startswith(unknown)}):
+                self._remembered = state
         elif self._willed and time.monotonic() >= self._wills_over_at:
             await self._clear(self._willed)
-            self._willed = []
-            await self._outbox.remember_retained(await self._outbox.retained() & kept)
 
-    async def _clear(self, topics: list[str]) -> None:
-        denied: list[str] = []
+    async def _clear(self, leftovers: set[str]) -> bool:
+        """Clear these topics, and forget each that the broker has answered for; return whether these are all.
 
-        def note(topic: str, refusal: Refusal | None) -> None:
-            if refusal is not None:
-                denied.append(topic)
-
-        connection = self._sender.connection
-        for topic in topics:
-            await connection.room()
-            connection.post(Publication(topic, b"", retain=True), partial(note, topic))
-        await connection.quiet()
-        if denied:
-            log.warning(
-                "retained_state_stays",
-                topics=len(denied),
-                first=denied[0],
-                remedy="publish an empty retained message to each as a user who may",
-            )
+        Those that a connection broke with are forgotten first: this one may break with others.
+        """
+        aside = {topic for topic in leftovers if self._sender.quarantine.find(f"/{topic}", 0) is not None}
+        answers: dict[str, Answer] = dict.fromkeys(leftovers, "wait")
+        for topics in filter(None, (aside, leftovers - aside)):
+            for topic in sorted(topics):
+                answered = partial(answers.__setitem__, topic)
+                await self._sender.send(f"/{topic}", Publication(topic, b"", retain=True), answered)
+            await self._sender.connection.quiet()
+            cleared = {topic for topic in topics if answers[topic] == "taken"}
+            denied = sorted(topic for topic in topics if answers[topic] in ("denied", "lost"))
+            if denied:
+                log.warning(
+                    "retained_state_stays",
+                    topics=len(denied),
+                    first=denied[0],
+                    remedy="publish an empty retained message to each as a user who may",
+                )
+            self._willed -= cleared.union(denied)
+            remembered = (await self._outbox.retained()).difference(cleared, denied)
+            if time.monotonic() < self._wills_over_at:
+                self._willed |= {topic for topic in cleared if topic.endswith("/status")}
+            await self._outbox.remember_retained(remembered | self._willed)
+        return "wait" not in answers.values()
 
 
 def encode_status(status: Status, hub: EventHub) -> bytes:

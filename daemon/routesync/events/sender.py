@@ -53,7 +53,7 @@ MOST_ASIDE_S: Final = 3600.0
 UNANSWERED_S: Final = 30.0
 """A broker that acknowledges nothing for so long, although something waits for it, is a trouble."""
 LARGE: Final = 2048
-"""Bytes: a message that the connection breaks with is too large for the broker, or below this one of a denied topic."""
+"""Bytes: a message on which the connection breaks is too large for the broker; below this size, its topic is denied."""
 REPORTS: Final = EventsLost.topic()
 _UNSEEN: Final = "what is sent there does not come back: it may not be written or, by MQTT 3.1.1, not be read"
 _DENIED: Final = 0x87
@@ -79,21 +79,22 @@ class _Aside(NamedTuple):
 
 
 class Quarantine:
-    """Finds messages that the connection breaks with; outlives the connections.
+    """Finds messages on which the connection breaks; outlives the connections.
 
     After a connection broke, the topics that were in flight are suspects: the next connection sends their first message
-    alone. If that breaks, too, after the broker took other messages, the topic is set aside; or, if the message is
-    large, all messages that are not much smaller.
+    alone. If that breaks, too, after the broker took other messages, the topic is set aside, and with it those that are
+    denied together (`_place`), since each would cost a connection; or, if the message is large, all messages that are
+    not much smaller.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.suspects: set[str] = set()
-        self._aside: dict[str, _Aside] = {}  # by topic; "" for what is too large
+        self._aside: dict[str, _Aside] = {}  # by `_place`; "" for what is too large
         self._clock = clock
 
     def find(self, topic: str, size: int) -> str | None:
         """Why this message is not to be sent now; None: send it."""
-        for key, least in (("", self.limit), (topic, 0)):
+        for key, least in (("", self.limit), (_place(topic), 0)):
             aside = self._aside.get(key)
             if aside is None or least is None or size < least or self._clock() >= aside.retry_at:
                 continue
@@ -111,14 +112,14 @@ class Quarantine:
         """Whether this message is to be sent alone."""
         return (
             topic in self.suspects
-            or topic in self._aside
+            or _place(topic) in self._aside
             or ((limit := self.limit) is not None and size >= limit)
         )
 
     def note_taken(self, topic: str, size: int) -> None:
         """The broker answered to a message that was sent alone."""
         self.suspects.discard(topic)
-        self._aside.pop(topic, None)
+        self._aside.pop(_place(topic), None)
         if (limit := self.limit) is not None and size >= limit:
             del self._aside[""]
 
@@ -136,7 +137,7 @@ class Quarantine:
             ((topic, size),) = unanswered.items()
             if self.isolates(topic, size):
                 self.suspects.discard(topic)
-                key = "" if size >= LARGE else topic
+                key = "" if size >= LARGE else _place(topic)
                 times = self._aside[key].times + 1 if key in self._aside else 1
                 wait_s = doubled_s(times, ASIDE_S, MOST_ASIDE_S)
                 self._aside[key] = _Aside(size, times, self._clock() + wait_s)
@@ -151,7 +152,8 @@ class Sender:
     Args:
         connection: The connection, open.
         settings: The broker.
-        root: `<root>/<node>`; all topics here are below it.
+        root: `<root>/<node>`. Topics are below it, but for one that begins with `/`: that is a whole topic with a `/`
+            in front, which is only to be cleared.
         outbox: Is informed of events that were lost without an answer.
         quarantine: What earlier connections broke with.
     """
@@ -170,6 +172,7 @@ class Sender:
         self.connection = connection
         self.denied: dict[str, Denial] = {}
         """Topics that the broker denies."""
+        self._restored: set[str] = set()  # places that were denied, of which others may have been, too
         self.waits_for: str | None = None
         """The broker's answer for which everything waits; None: nothing waits."""
         self.unanswered: dict[str, int] = {}
@@ -198,6 +201,10 @@ class Sender:
         self._echoes: dict[str, asyncio.Event] = {}  # topic to whether its message came back
         self._unechoed: set[str] = set()  # those of them whose message is not acknowledged yet
         self._checks: set[asyncio.Task[None]] = set()
+
+    def whole(self, topic: str) -> str:
+        """The topic as the broker knows it."""
+        return topic[1:] if topic.startswith("/") else f"{self.root}/{topic}"
 
     async def listen(self) -> NoReturn:
         """Take what comes back, until the connection breaks.
@@ -249,12 +256,14 @@ class Sender:
         Raises:
             aiomqtt.MqttError: the connection has broken.
         """
-        if not self._reads_back:
+        # who may clear a former topic may often not read it
+        if not self._reads_back or topic.startswith("/"):
             return
         group = "/".join(topic.split("/")[:2])
         chosen = self._chosen.setdefault(group, topic)
         has_grown = size >= LARGE and size > 1.25 * self._largest[group]
-        if topic in self._echoes or (not has_grown and (topic != chosen or topic in self._checked)):
+        is_suspicious = topic == chosen or topic in self.denied
+        if topic in self._echoes or (not has_grown and (not is_suspicious or topic in self._checked)):
             return
         self._largest[group] = max(size, self._largest[group])
         self._checked.add(topic)
@@ -377,29 +386,39 @@ class Sender:
         return {_place(topic): denial.answer for topic, denial in sorted(self.denied.items())}
 
     def _note_denial(self, topic: str, answer: str) -> None:
+        if topic.startswith("/"):  # whoever clears it says so, and nothing is sent there again
+            return
         if _place(topic) not in self.denials:
             log.error("broker_denies_topic", topic=f"{self.root}/{_place(topic)}", answer=answer)
         self.denied[topic] = Denial(answer, asyncio.get_running_loop().time())
 
     def _note_taken(self, topic: str) -> None:
-        if self.denied and self.denied.pop(topic, None) is not None and _place(topic) not in self.denials:
+        if not self.denied or self.denied.pop(topic, None) is None:
+            return
+        if not self.connection.is_v5 and _place(topic) != topic:
+            self._restored.add(_place(topic))
+        if _place(topic) not in self.denials:
             log.info("broker_takes_topic", topic=f"{self.root}/{_place(topic)}")
 
     def take_due(self) -> list[str]:
-        """The denied places (`status`, `table/<target>/#`) whose retained state is to be sent again now."""
+        """The topics whose retained state is to be sent again now, since they were denied.
+
+        By 3.1.1 a denial is only seen of topics that are read back. So when such a one is taken again, all of its table
+        (`table/<target>/#`) is due.
+        """
         now = asyncio.get_running_loop().time()
-        due: list[str] = []
+        due, self._restored = [*self._restored], set()
         for topic, denial in list(self.denied.items()):
             if now - denial.at <= DENIED_S:
                 continue
             if not topic.startswith("event/"):
                 self.denied[topic] = denial._replace(at=now)
-                due.append(_place(topic))
+                due.append(topic)
             elif topic not in self._outbox.held and now - denial.at > 10 * DENIED_S:
                 del self.denied[topic]  # there is nothing to try it with
         return due
 
 
 def _place(topic: str) -> str:
-    """The topic that a denial is noted by: the buckets of a table share one."""
-    return f"{topic.rpartition('/')[0]}/#" if topic.startswith(("table/", "kernel-table/")) else topic
+    """What a denial is noted by: the topic; the buckets of a table share one place, as do neighbours to be cleared."""
+    return f"{topic.rpartition('/')[0]}/#" if topic.startswith(("table/", "kernel-table/", "/")) else topic

@@ -216,7 +216,7 @@ def test_a_name_that_will_not_do(complaints: Complaints, name: str, expected: st
             "next_hop = 'this'",
             "next_hop: 'this' is not an address; write an IPv4 or IPv6 address, or \"self\"",
         ),
-        ("rate = 0", "rate: must be more than 0, got 0"),
+        ("rate = 1e-9", "rate: must be at least 0.001, got 1e-09"),
         ("burst = 0", "burst: must be at least 1, got 0"),
         ("tls.ca = 1", "tls.ca: unknown key 'ca'; did you mean 'ca_file'?"),
         (
@@ -316,6 +316,7 @@ def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> Non
         ),
         ("hosts = []", "1: [mqtt], key host: this key is missing"),
         ("host = 'broker'\nport = 70000", "3: [mqtt], key port: must be at most 65535, got 70000"),
+        ("host = 'broker'\ntimeout_s = 0", "3: [mqtt], key timeout_s: must be more than 0, got 0"),
         (
             "host = 'broker'\nroot = 'a/#'",
             (
@@ -432,7 +433,7 @@ def test_a_mistake_in_the_defaults_of_targets_is_reported_once_and_at_its_line(
 ) -> None:
     other = TARGET.replace("edge", "other")
     assert complaints(f"{TARGET}{other}[target_defaults]\nrate = 0\ntoken = 'x'\n") == [
-        "8: [target_defaults], key rate: must be more than 0, got 0",
+        "8: [target_defaults], key rate: must be at least 0.001, got 0",
         "9: [target_defaults], key token: unknown key 'token'; did you mean 'token_file'?",
     ]
 

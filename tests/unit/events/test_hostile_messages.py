@@ -8,7 +8,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,14 +26,15 @@ from routesync.cli import fleet as commands
 from routesync.cli.watch import View, _line
 from routesync.config.models import MqttSettings
 from routesync.events.fleet import Fleet
-from routesync.events.models import AlarmRaised
+from routesync.events.models import EVENTS, AlarmRaised
 from routesync.events.mqtt_client import Publication
+from routesync.events.node_status import Bucket, Manifest, StatusPart
 from routesync.events.peers import Peers
 from routesync.events.reader import Cleared, ReceivedMessage, Selection, Subscriber, read
 from routesync.route import Prefix
 from support.damage import damaged_json, each
 from support.events import accepted
-from support.fleet import ROOT, FleetNode
+from support.fleet import ROOT, FleetNode, Retained
 
 SETTINGS: Final = MqttSettings(host="broker.example")
 WAY: Final = commands.Way(Path("/nonexistent"), "broker.example", None)
@@ -129,22 +130,6 @@ def attempt_to_follow_peers(chance: random.Random) -> None:
             assert gone.routes is None or gone.routes >= 0
 
 
-class _Retained(Subscriber):
-    """What a broker would hand out, of the chosen places."""
-
-    def __init__(self, messages: Sequence[ReceivedMessage]) -> None:
-        self._messages = messages
-
-    async def retained(self, *places: str, quiet_s: float = 0) -> list[ReceivedMessage]:
-        await asyncio.sleep(0 * quiet_s)
-        filters = [aiomqtt.Wildcard(place) for place in places]
-        return [
-            it
-            for it in self._messages
-            if any(aiomqtt.Topic(f"{it.node}/{it.place}").matches(f) for f in filters)
-        ]
-
-
 COMMANDS: Final[Sequence[Callable[[bool], None]]] = (
     lambda as_json: commands.fleet(WAY, all_nodes=True, as_json=as_json),
     lambda as_json: commands.who_has(WAY, "10.1.0.0/16", as_json=as_json),
@@ -167,7 +152,7 @@ def attempt_commands(
         ]
 
         def run(_: object, work: Callable[[Subscriber, MqttSettings], Coroutine[Any, Any, Any]]) -> Any:
-            return asyncio.run(work(_Retained(messages), SETTINGS))
+            return asyncio.run(work(Retained(messages), SETTINGS))
 
         monkeypatch.setattr(commands, "_run", run)
         as_json = chance.random() < 0.5
@@ -203,6 +188,66 @@ def test_no_message_ends_fleet_with_a_traceback(
     each(seed, 1, attempt_commands)
 
 
+def status_document() -> tuple[int, dict[str, Any]]:
+    """The number of a status among the publications, and its JSON."""
+    status = next(number for number in VARIED if PUBLICATIONS[number].topic.endswith("/status"))
+    return status, json.loads(PUBLICATIONS[status].payload)
+
+
+def read_as(number: int, text: str) -> ReceivedMessage | Cleared | None:
+    """Read this text as it would come with the topic of a publication."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own gap
+    properties.MessageExpiryInterval = 5
+    message = aiomqtt.Message(PUBLICATIONS[number].topic, text.encode(), 1, True, 1, properties)
+    return read(message, ROOT)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", f"{'9' * 400}.0"])
+def test_a_message_with_a_number_that_is_not_finite_is_none_of_ours(number: str) -> None:
+    status, document = status_document()
+    assert read_as(status, json.dumps(document)) is not None
+    data = document["data"]
+    for place, key in (
+        (document, "extension"),
+        (data, "heartbeat_s"),
+        (data["targets"][0], "rate"),
+        (data["targets"][0], "unknown"),
+        (data["labels"], "site"),
+    ):
+        before = dict(place)
+        place[key] = ["HERE"]
+        assert read_as(status, json.dumps(document).replace('"HERE"', number)) is None
+        place.clear()
+        place.update(before)
+
+
+def test_every_number_of_retained_state_is_bounded() -> None:
+    """But for the count of an alarm, which may be a sum of what peers say, and is only shown."""
+    models = (*StatusPart.__subclasses__(), *Bucket.__subclasses__(), *Manifest.__subclasses__())
+    assert all(model.model_config["allow_inf_nan"] is False for model in (*models, *EVENTS))
+    unbounded = [
+        f"{model.__name__}.{name}"
+        for model in models
+        for name, schema in model.model_json_schema()["properties"].items()
+        for part in _numbers(schema)
+        if "minimum" not in part
+        or (part["type"] == "integer" and not {"maximum", "exclusiveMaximum"} & part.keys())
+    ]
+    assert unbounded == ["AlarmStatus.count"]
+
+
+def _numbers(schema: object) -> Iterator[dict[str, Any]]:
+    """The parts of a JSON Schema that are about numbers."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number"):
+            yield schema
+        for part in schema.values():
+            yield from _numbers(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _numbers(part)
+
+
 @pytest.mark.parametrize(
     ("key", "huge"),
     [
@@ -210,17 +255,18 @@ def test_no_message_ends_fleet_with_a_traceback(
         ("expiry_s", 10**400),
         ("desired", 10**4299),
         ("phases", {"accepted": 10**4299}),
+        ("waiting", 10**4299),
+        ("remaining_s", -1e300),
+        ("proved_s", -1),
+        ("rate", -1),
+        ("lag_ms", -1),
     ],
 )
 def test_a_number_beyond_all_calculation_makes_a_status_unreadable(key: str, huge: object) -> None:
-    status = next(number for number in VARIED if PUBLICATIONS[number].topic.endswith("/status"))
-    document = json.loads(PUBLICATIONS[status].payload)
-    place = document["data"] if key in document["data"] else document["data"]["targets"][0]
-    place[key] = huge
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own gap
-    properties.MessageExpiryInterval = 5
-    payload = json.dumps(document).encode()
-    message = read(aiomqtt.Message(PUBLICATIONS[status].topic, payload, 1, True, 1, properties), ROOT)
+    status, document = status_document()
+    data = document["data"]
+    next(place for place in (data, data["targets"][0], data["kernel"]) if key in place)[key] = huge
+    message = read_as(status, json.dumps(document))
     assert isinstance(message, ReceivedMessage)
     fleet = Fleet()
     fleet.take(message, 1000.0)
