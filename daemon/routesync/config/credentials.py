@@ -69,7 +69,7 @@ class Credentials:
         warnings: environment variables that no setting uses.
     """
 
-    def __init__(self, base: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, base: Path, environ: Mapping[str, str], of_service: Mapping[str, Path | None]) -> None:
         self.origins: dict[KeyPath, Origin] = {}
         self.exposed = False
         self.problems: list[tuple[KeyPath, SettingError]] = []
@@ -77,6 +77,7 @@ class Credentials:
         self._environ = environ
         self._base = base
         self._credentials = Path(it) if (it := environ.get("CREDENTIALS_DIRECTORY")) else None
+        self._of_service = of_service if self._credentials is None else {}
 
     def fill(self, document: dict[str, object]) -> None:
         """Fill in the secrets, and make the names of TLS files absolute."""
@@ -92,9 +93,11 @@ class Credentials:
             self._secret(path, table, key, variable)
             tls = table.get("tls")
             if isinstance(tls, dict):
-                for name in _TLS_FILES:
-                    if isinstance(tls.get(name), str):
-                        tls[name] = str(self._find(tls[name]))
+                files = {name: tls[name] for name in _TLS_FILES if isinstance(tls.get(name), str)}
+                if any(self._is_hidden((*path, "tls", name), file) for name, file in files.items()):
+                    del table["tls"]
+                else:
+                    tls |= {name: str(self._find(file)) for name, file in files.items()}
         for variable in sorted(self._environ):
             if (variable == MQTT_PASSWORD or TARGET_TOKEN.fullmatch(variable)) and variable not in asked:
                 self.warnings.append(f"environment variable {variable}: no setting uses it")
@@ -110,6 +113,8 @@ class Credentials:
                 self._report(where, f"the environment variable {variable} is empty", "set or unset it")
         elif key in table and file is not None:
             self._report((*path, f"{key}_file"), f"{key} is given as well", "leave one of them out")
+        elif isinstance(file, str) and self._is_hidden((*path, f"{key}_file"), file):
+            del table[f"{key}_file"]
         elif isinstance(file, str):
             found = self._find(file)
             secret = self._read((*path, f"{key}_file"), found)
@@ -124,12 +129,22 @@ class Credentials:
 
     def _find(self, name: str) -> Path:
         """The file of this name: in systemd's directory, or else beside the configuration."""
+        if source := self._of_service.get(name):
+            return source
         beside = self._base / name
         if self._credentials is None or Path(name).is_absolute():
             return beside
         credential = self._credentials / name
         missing = not os.path.exists(credential)  # noqa: PTH110  # which never raises
         return beside if missing and os.path.exists(beside) else credential  # noqa: PTH110
+
+    def _is_hidden(self, path: KeyPath, name: str) -> bool:
+        """Whether systemd has a credential of this name for the service alone, which is reported then."""
+        hidden = self._of_service.get(name, self._base) is None
+        if hidden:
+            message = f"the credential {name!r} is not known: systemd hands it to the service while that runs"
+            self._report(path, message, "start the service", unread=True)
+        return hidden
 
     def _is_credential(self, file: Path) -> bool:
         return self._credentials is not None and file.is_relative_to(self._credentials)
@@ -144,6 +159,7 @@ class Credentials:
                 path,
                 f"cannot read {str(file)!r}: {reason}{elsewhere}",
                 _UNREADABLE,
+                unread=isinstance(error, PermissionError),
             )
             return None
         if not text:
@@ -151,8 +167,8 @@ class Credentials:
             return None
         return text
 
-    def _report(self, path: KeyPath, message: str, remedy: str) -> None:
-        self.problems.append((path, SettingError(message, remedy)))
+    def _report(self, path: KeyPath, message: str, remedy: str, *, unread: bool = False) -> None:
+        self.problems.append((path, SettingError(message, remedy, unread=unread)))
 
 
 def _holders(document: dict[str, object]) -> Iterator[tuple[KeyPath, dict[str, object], str, str]]:
@@ -205,7 +221,9 @@ def _unusable(key: str, file: str | None, error: Exception) -> SettingError:
             "name PEM files that belong together",
         )
     reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
-    return SettingError(f"{key}: cannot read {file!r}: {reason}", _UNREADABLE)
+    return SettingError(
+        f"{key}: cannot read {file!r}: {reason}", _UNREADABLE, unread=isinstance(error, PermissionError)
+    )
 
 
 class Endpoint(NamedTuple):

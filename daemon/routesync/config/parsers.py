@@ -54,11 +54,15 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class SettingError(ValueError):
-    """A value that cannot be used: what is wrong with it, and what to write instead."""
+    """A value that cannot be used: what is wrong with it, and what to write instead.
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    `unread`: all that is known is that this user may not read a file that the value names.
+    """
+
+    def __init__(self, message: str, remedy: str = "", *, unread: bool = False) -> None:
         self.message = message
         self.remedy = remedy
+        self.unread = unread
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
 

@@ -90,6 +90,7 @@ class Problem(NamedTuple):
     line: int | None  # from 1; None: unknown
     message: str
     remedy: str = ""
+    unread: bool = False  # only that this user may not read a file; the daemon perhaps may
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -106,11 +107,10 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, problems)))
 
 
-def problem_at(place: Place | object, key: str, message: str, remedy: str = "") -> Problem:
+def problem_at(place: Place | object, key: str, error: SettingError) -> Problem:
     """A fault at a line, or in something that is named as a whole: a file, a variable of the environment."""
-    if isinstance(place, Place):
-        return Problem(str(place.file), key, place.line, message, remedy)
-    return Problem(str(place), key, None, message, remedy)
+    file, line = (place.file, place.line) if isinstance(place, Place) else (place, None)
+    return Problem(str(file), key, line, error.message, error.remedy, error.unread)
 
 
 def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, SettingError]:

@@ -50,8 +50,7 @@ def drop_ins_of(path: Path) -> Sequence[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _failed(directory, f"cannot be read: {reason}", "let this user read it, or remove it") from None
+        raise _unread(directory, error, "let this user read it, or remove it") from None
     return sorted(found, key=lambda it: it.name)
 
 
@@ -143,6 +142,12 @@ def _failed(
     return ConfigError(Problem(str(path), place, line, message, remedy))
 
 
+def _unread(path: Path, error: OSError | ValueError, remedy: str) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    denied = isinstance(error, PermissionError)
+    return ConfigError(Problem(str(path), "", None, f"cannot be read: {reason}", remedy, denied))
+
+
 def _read(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
@@ -150,8 +155,7 @@ def _read(path: Path) -> bytes:
         remedy = "name an existing file, or start from the shipped config/routesync.toml"
         raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _failed(path, f"cannot be read: {reason}", "name a file that this user may read") from None
+        raise _unread(path, error, "name a file that this user may read") from None
 
 
 def _decode(path: Path, content: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from routesync.config import Loaded
 from routesync.control.client import ControlError
@@ -55,18 +55,31 @@ def warn(summary: str, why: str, *remedy: str, subject: str = "") -> Finding:
     return Finding(Level.WARN, summary, why, remedy, subject)
 
 
+NOT_CHECKED: Final = warn("not checked: the configuration cannot be used, see config", "")
+
+
 def fail(summary: str, why: str, *remedy: str, subject: str = "") -> Finding:
     return Finding(Level.FAIL, summary, why, remedy, subject)
 
 
 class ConfigFacts(NamedTuple):
-    """The configuration file, or what takes its place."""
+    """The configuration file, or what takes its place.
+
+    Attributes:
+        state: unreadable: this user may not read it, or another file that it names.
+        loaded: what the other checks use: the file, or the shipped one where the file cannot be used.
+        problems: why it is invalid, or unreadable.
+    """
 
     path: Path
     state: Literal["read", "absent", "unreadable", "invalid"]
     loaded: Loaded
-    """What the other checks use: the file, or the shipped one where the file cannot be used."""
     problems: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether `loaded` is what the daemon has, or would start with."""
+        return self.state in {"read", "absent"}
 
 
 class KernelFacts(NamedTuple):
@@ -203,6 +216,7 @@ class UnitFacts(NamedTuple):
         text: the last status line of the daemon.
         user: whom it runs as.
         missing: files that LoadCredential= names and that do not exist.
+        credentials: what systemd has for the service, by name, with the file; None: from elsewhere.
     """
 
     active: str
@@ -213,6 +227,7 @@ class UnitFacts(NamedTuple):
     text: str
     user: str
     missing: tuple[str, ...] = ()
+    credentials: Mapping[str, Path | None] = {}
 
 
 class Facts(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from routesync.characters import many
-from routesync.doctor.facts import BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
+from routesync.doctor.facts import NOT_CHECKED, BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
 from routesync.events.node_status import Status
 
 BROKER: Final = "broker: "
@@ -142,6 +142,8 @@ def broker(facts: Facts) -> Iterator[Finding]:
     """Does the broker accept what this node publishes, and does no other node have its name?"""
     if facts.daemon.answer is not None:
         yield _as_the_daemon_reports(facts.daemon.answer.status)
+    elif not facts.config.known:
+        yield NOT_CHECKED
     elif facts.broker is None:
         yield ok("no broker is configured: events go to the log only")
     else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from routesync.control.client import NotAllowed, NotRunning, NotUnderstood
 from routesync.control.models import ActiveConfig, StatusResponse
 from routesync.doctor import CHECKS, Facts, Finding, Level, diagnose, worst
-from routesync.doctor.facts import BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts, UnitFacts
+from routesync.doctor.facts import NOT_CHECKED, BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts, UnitFacts
 from routesync.kernel import Sysctls
 from routesync.loxilb.schema import Port
 from support.doctor_facts import answer, configuration, dump, healthy, route
@@ -244,10 +245,28 @@ def test_a_trouble_is_found_explained_and_given_a_remedy(
     tmp_path: Path, change: Change, check: str, level: Level, words: str
 ) -> None:
     facts = change(healthy(tmp_path, TARGET + '[mqtt]\nhost = "b"\n'))
-    bad = [finding for finding in diagnose(facts) if finding.level > Level.OK]
+    bad = [it for it in diagnose(facts) if it.level > Level.OK and it._replace(check="") != NOT_CHECKED]
     assert [(finding.check, finding.level) for finding in bad] == [(check, level)]
     assert words in said(bad[0])
     assert bad[0].why or bad[0].remedy
+
+
+@pytest.mark.parametrize("state", ["invalid", "unreadable"])
+def test_nothing_is_said_of_what_only_an_unusable_file_would_tell(
+    tmp_path: Path, state: Literal["invalid", "unreadable"]
+) -> None:
+    facts = healthy(tmp_path)._replace(desired={("lb", "ipv4"): 30_001})
+    gateway = facts._replace(kernel=facts.kernel._replace(dump=dump(route("192.168.10.1/32"))))
+    found = diagnose(gateway._replace(config=gateway.config._replace(state=state)))
+    unchecked = [it.check for it in found if it._replace(check="") == NOT_CHECKED]
+    assert unchecked == ["capabilities", "target", "capacity", "broker", "orphans", "outbox"]
+    (host_route,) = [it for it in found if it.check == "dhcp-host-routes"]
+    assert "whether the rules of this host do is not known" in host_route.why
+    answered = daemon(answer(broker="connected"))(
+        gateway._replace(config=gateway.config._replace(state=state))
+    )
+    (broker,) = [it for it in diagnose(answered) if it.check == "broker"]
+    assert broker.level is Level.OK, "the daemon knows"
 
 
 def test_nothing_is_wrong_where_all_is_well(tmp_path: Path) -> None:
