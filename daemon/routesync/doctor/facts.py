@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from routesync.config import Loaded
+from routesync.config.resolve import Unresolved
 from routesync.control.client import ControlError
 from routesync.control.models import StatusResponse
 from routesync.kernel import TableDump
@@ -69,12 +70,14 @@ class ConfigFacts(NamedTuple):
         state: unreadable: this user may not read it, or another file that it names.
         loaded: what the other checks use: the file, or the shipped one where the file cannot be used.
         problems: why it is invalid, or unreadable.
+        unresolved: targets with `all_addresses` that are not in `loaded`, because their names did not resolve.
     """
 
     path: Path
     state: Literal["read", "absent", "unreadable", "invalid"]
     loaded: Loaded
     problems: tuple[str, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
 
     @property
     def known(self) -> bool:

@@ -121,8 +121,8 @@ def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxy
         if not os.access(path, os.R_OK):
             return ConfigFacts(path, "unreadable", load(shipped_configuration()))
         loaded = load(path, environ | os.environ, of_service=of_service)
-        settings, _ = resolved(loaded.settings, {})
-        return ConfigFacts(path, "read", loaded._replace(settings=settings))
+        settings, unresolved = resolved(loaded.settings, {})
+        return ConfigFacts(path, "read", loaded._replace(settings=settings), unresolved=unresolved)
     except PermissionError:
         return ConfigFacts(path, "unreadable", load(shipped_configuration()))
     except ConfigError as error:

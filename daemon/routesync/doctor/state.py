@@ -96,8 +96,12 @@ def orphans(facts: Facts) -> Iterator[Finding]:
     """Are there owned routes in targets that are no longer configured?"""
     if facts.config.state != "read":
         return
+    answer = facts.daemon.answer
     configured = {target.name for target in facts.config.loaded.settings.targets}
-    left = {name: count for name, count in facts.state.owned.items() if name not in configured}
+    configured |= {target.name for target in answer.status.targets} if answer else set()
+    unknown = tuple(f"{it.target}-" for it in facts.config.unresolved)
+    owned = {name: count for name, count in facts.state.owned.items() if name not in configured}
+    left = {name: count for name, count in owned.items() if not name.startswith(unknown)}
     for name, count in left.items():
         yield warn(
             f"{many(count, 'owned route')} in {name}, which is no longer configured",
@@ -107,7 +111,8 @@ def orphans(facts: Facts) -> Iterator[Finding]:
             subject=name,
         )
     if not left:
-        yield ok("all owned routes are in configured targets")
+        rest = ", or in addresses of a name that does not resolve" if owned else ""
+        yield ok(f"all owned routes are in configured targets{rest}")
 
 
 def outbox(facts: Facts) -> Iterator[Finding]:

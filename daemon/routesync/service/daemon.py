@@ -273,7 +273,8 @@ class Daemon:
         if not has_names(written):
             self._unresolved = ()
             return loaded
-        settings, self._unresolved = await asyncio.to_thread(resolved, written, self._known)
+        settings, troubles = await asyncio.to_thread(resolved, written, self._known)
+        self._unresolved = tuple(map(str, troubles))
         return loaded._replace(settings=settings)
 
     async def _follow_names(self) -> None:

@@ -9,10 +9,12 @@ from typing import Literal
 
 import pytest
 
+from routesync.config.resolve import Unresolved
 from routesync.control.client import NotAllowed, NotRunning, NotUnderstood
 from routesync.control.models import ActiveConfig, StatusResponse
 from routesync.doctor import CHECKS, Facts, Finding, Level, diagnose, worst
 from routesync.doctor.facts import NOT_CHECKED, BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts, UnitFacts
+from routesync.events.node_status import TargetStatus
 from routesync.kernel import Sysctls
 from routesync.loxilb.schema import Port
 from support.doctor_facts import answer, configuration, dump, healthy, route
@@ -267,6 +269,31 @@ def test_nothing_is_said_of_what_only_an_unusable_file_would_tell(
     )
     (broker,) = [it for it in diagnose(answered) if it.check == "broker"]
     assert broker.level is Level.OK, "the daemon knows"
+
+
+def test_routes_in_addresses_of_a_name_that_does_not_resolve_are_not_called_orphans(tmp_path: Path) -> None:
+    facts = state(owned={"pods-192.0.2.20": 1500, "other-192.0.2.9": 3})(healthy(tmp_path))
+    unresolved = (Unresolved("pods", "pods.example", "Name or service not known", kept=False),)
+    found = diagnose(facts._replace(config=facts.config._replace(unresolved=unresolved)))
+    (named,) = [it for it in found if it.check == "target"]
+    assert (named.level, named.subject) == (Level.WARN, "pods")
+    assert named.summary == "pods was not checked: pods.example does not resolve: Name or service not known"
+    assert [it.subject for it in found if it.check == "orphans"] == ["other-192.0.2.9"]
+    alone = state(owned={"pods-192.0.2.20": 1500})(facts)
+    (one,) = [
+        it
+        for it in diagnose(alone._replace(config=alone.config._replace(unresolved=unresolved)))
+        if it.check == "orphans"
+    ]
+    assert (one.level, "does not resolve" in one.summary) == (Level.OK, True)
+
+
+def test_a_target_that_the_daemon_has_is_no_orphan(tmp_path: Path) -> None:
+    facts = state(owned={"pods-192.0.2.20": 1500})(healthy(tmp_path))
+    assert [it.level for it in diagnose(facts) if it.check == "orphans"] == [Level.WARN]
+    known = TargetStatus(name="pods-192.0.2.20", url="http://192.0.2.20:11111", state="synced")
+    reported = daemon(answer(targets=(known,)))(facts)
+    assert [it.level for it in diagnose(reported) if it.check == "orphans"] == [Level.OK]
 
 
 def test_nothing_is_wrong_where_all_is_well(tmp_path: Path) -> None:

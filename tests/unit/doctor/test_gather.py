@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -330,6 +331,21 @@ def test_a_credential_of_the_service_is_read_from_its_source_while_the_service_d
     source.write_text("hunter2\n")
     found = read_config(file, {"pw": source})
     assert (found.state, found.loaded.secrets) == ("read", ("hunter2",))
+
+
+def test_a_name_that_does_not_resolve_is_kept_with_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text('[[targets]]\nname = "pods"\nurl = "http://pods.example"\nall_addresses = true\n')
+
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    found = read_config(file)
+    assert (found.state, found.loaded.settings.targets) == ("read", ())
+    assert [(it.target, it.host) for it in found.unresolved] == [("pods", "pods.example")]
 
 
 def test_a_file_that_the_daemon_runs_with_is_valid_for_it(tmp_path: Path) -> None:
