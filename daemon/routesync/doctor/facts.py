@@ -137,7 +137,8 @@ class BrokerFacts(NamedTuple):
     Attributes:
         place: host and port.
         trouble: why it cannot be used; None: it can.
-        status: the state in its retained status of this node; None: there is none, or it may not be read.
+        status: the state of this node by its retained status and the age of that; None: there is none, or it may not
+            be read.
         publish: what came of the test message: accepted, denied, not seen to come back (MQTT 3.1.1); or why there was
             none.
         denial: the broker's words for a denial.

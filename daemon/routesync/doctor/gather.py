@@ -12,6 +12,7 @@ import contextlib
 import os
 import platform
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ from routesync.doctor.facts import (
     NetworkdLink,
     TargetFacts,
 )
+from routesync.events.fleet import NodeState, summarize
 from routesync.events.hub import EventHub
 from routesync.events.mqtt_client import (
     MqttConnection,
@@ -321,8 +323,8 @@ async def ask_broker(
 
     While a daemon runs, or where that is not known, nothing is published. Otherwise the status `offline` is published,
     not retained: subscribers get once more what is true, and nothing stays behind. If the retained status says that the
-    node is online all the same, another one has its name, and nothing is published either. The client id is doctor's
-    own, so that no daemon loses its connection.
+    node is online all the same, another one may have its name, and nothing is published either. The client id is
+    doctor's own, so that no daemon loses its connection.
     """
     facts = BrokerFacts(settings.place)
     if not contact:
@@ -385,13 +387,15 @@ async def _try_publish(
     return facts._replace(publish="accepted" if await _comes_back(connection, within_s) else "not-back")
 
 
-async def _retained_state(connection: MqttConnection, root: str) -> str | None:
+async def _retained_state(connection: MqttConnection, root: str) -> NodeState | None:
+    """Its state by what is known now: what a node published last says nothing once the node is silent."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(RETAINED_WITHIN_S):
             async for received in connection.messages:
                 message = read(received, root)
                 if isinstance(message, ReceivedMessage):
-                    return str(message.data.get("state"))
+                    now = time.monotonic()
+                    return summarize(message, now).state(now)
     return None
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from routesync.characters import many
 from routesync.doctor.facts import NOT_CHECKED, BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
+from routesync.events.fleet import BEATS
 from routesync.events.node_status import Status
 
 BROKER: Final = "broker: "
@@ -204,8 +205,11 @@ def _as_tried(broker: BrokerFacts, root: str, node: str) -> Finding:
             )
         case "other-node":
             return warn(
-                f"a node named {node!r} is {broker.status} at this broker, and does not run here",
-                "Two nodes of one name overwrite each other's status and table, and take each other's connection.",
+                f"a node named {node!r} is {broker.status} at this broker, and no daemon runs here",
+                "Two nodes of one name overwrite each other's status and table, and take each other's connection. Or "
+                f"this is the last status of the daemon here, less than {BEATS} heartbeats old or, by MQTT 3.1.1, of "
+                "unknown age.",
+                "look again in a few minutes: a node that ended is silent then, except by MQTT 3.1.1",
                 "give each node a name of its own: [node] name",
                 subject=place,
             )
