@@ -90,6 +90,7 @@ def gather(config: Path | None, usual: Path, state: Path, *, contact: bool, root
     daemon, unit = ask_daemon(find_daemon(state)), read_unit()
     if config is None:
         config = Path(daemon.answer.config.path) if daemon.answer else usual
+    config = config.absolute()
     found = read_config(config, unit.credentials if unit else {})
     if found.state == "invalid" and runs_with(daemon, config):
         found = found._replace(state="unreadable")
