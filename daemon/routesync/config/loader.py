@@ -183,7 +183,7 @@ def _duplicates(document: object, table: tuple[str, ...]) -> Iterator[tuple[KeyP
         if not isinstance(name, str):
             continue
         if name in seen:
-            message = f"#{seen[name] + 1} has the name {name!r} already"
+            message = f"#{seen[name] + 1} has the name {shown(name)} already"
             yield (*table, index, "name"), SettingError(message, "choose another name")
         seen.setdefault(name, index)
 

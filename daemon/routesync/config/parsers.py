@@ -87,8 +87,14 @@ def kind_of(value: object) -> str:
             return type(value).__name__
 
 
+def masked(text: str) -> str:
+    """The text without what may be a secret, as in a URL that was put into any key: credentials, a query."""
+    return re.sub(r"(?s)\?.*=.*", "?…", re.sub(r"(?s).*@", "…@", text))
+
+
 def shown(text: str) -> str:
-    """Quote a word for a message, shortened where it is very long."""
+    """Quote a word for a message, shortened where it is very long, and without what may be a secret."""
+    text = masked(text)
     return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
 
 
@@ -183,7 +189,7 @@ def parse_prefix(value: object) -> Prefix:
         raise SettingError(
             "'default' does not say which family", "write 0.0.0.0/0, ::/0, or match default_route = true"
         )
-    if len(text) > _MAX_SHOWN:
+    if len(text) > _MAX_SHOWN or text != masked(text):
         raise SettingError(f"{shown(text)} is not a prefix")
     if of_router := _ROUTERS_LIST.fullmatch(text):
         network, low, high = of_router.groups()
@@ -301,6 +307,10 @@ def parse_host(value: object) -> str:
             "expected a host's name or address, got a URL",
             "leave out the scheme, and put the port into 'port'",
         )
+    if "@" in text:
+        raise SettingError(
+            "expected a host's name or address, got credentials, too", "give them by keys of their own"
+        )
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -313,16 +323,13 @@ API_PATH: Final = "/netlox/v1"
 
 
 def parse_url(value: object) -> str:
-    """Parse the base URL of an HTTP API, without a slash at the end; a zone is written as in RFC 6874.
-
-    Messages do not repeat a URL with credentials, a query or a fragment: it may contain a secret.
-    """
+    """Parse the base URL of an HTTP API, without a slash at the end; a zone is written as in RFC 6874."""
     text = parse_text(value, "a URL as a string")
     example = "write it like http://192.168.10.20:11111"
     if any(char.isspace() or not char.isprintable() for char in text):
         raise SettingError("the URL contains white space or a control character", example)
     scheme, _, rest = text.partition("://")
-    if "@" in re.split("[/?#]", rest)[0]:
+    if "@" in text:
         raise SettingError("the URL contains credentials", "leave them out, and use 'token' or 'token_file'")
     if scheme.lower() not in ("http", "https") or not rest:
         raise SettingError(f"{shown(text)} is not an http or https URL", example)

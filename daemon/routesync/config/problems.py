@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args, get_origin
 from pydantic_core import ErrorDetails
 
 from routesync.config.models import GuardSettings, KernelSettings, Settings, TargetDefaults
-from routesync.config.parsers import Model, SettingError, kind_of, shown, suggest
+from routesync.config.parsers import Model, SettingError, kind_of, masked, shown, suggest
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: keys of tables, and indices of arrays from 0."""
@@ -198,7 +198,7 @@ def place_of(path: KeyPath, document: object) -> str:
         if path[:depth] == table and len(path) > depth and isinstance(path[depth], int):
             name = value_at(document, (*path[: depth + 1], "name"))
             head = f"[[{'.'.join(table)}]] #{int(path[depth]) + 1}"
-            head += f" ({name})" if isinstance(name, str) and len(name) < _MAX_NAME else ""
+            head += f" ({masked(name)})" if isinstance(name, str) and len(name) < _MAX_NAME else ""
             rest = path[depth + 1 :]
             return f"{head}, key {_dotted(rest)}" if rest else head
     if len(keys) == 1 and isinstance(value_at(document, path), dict):

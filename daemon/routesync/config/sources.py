@@ -174,8 +174,8 @@ def _lines(text: str) -> Mapping[KeyPath, int]:
 
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-_SECRET: Final = re.compile(r"(pass|token|secret|cred|key|//)", re.IGNORECASE)
-_STATEMENT: Final = re.compile(r"\[|[^=#]+=")
+_SHOWN: Final = re.compile(r"\[{1,2}[A-Za-z0-9_.-]+\]{0,2}|[A-Za-z0-9_-]+( *\. *[A-Za-z0-9_-]+)* *=")
+"""The header of a table, or a key up to its equals sign."""
 _MAX_SHOWN: Final = 80
 
 
@@ -191,19 +191,17 @@ def _parse(path: Path, text: str) -> dict[str, object]:
             raise _failed(path, "a value cannot be read", "look for huge numbers") from None
         rows = text.replace("\r\n", "\n").split("\n")
         line = int(position[1]) if position[1] else len(rows)
-        column = f"column {position[2]}" if position[2] else "end of file"
-        shown = _presentable(rows, line)
+        column = int(position[2]) if position[2] else None
+        shown = _presentable(rows, line, column)
         message = f"not valid TOML: {said[0].lower()}{said[1 : position.start()]}{shown}"
-        raise _failed(path, message, place=column, line=line) from None
+        place = f"column {column}" if column else "end of file"
+        raise _failed(path, message, place=place, line=line) from None
 
 
-def _presentable(rows: list[str], line: int) -> str:
-    """The line up to where a secret may begin; nothing if it may continue a value of the lines above."""
-    row = rows[line - 1].strip()
-    above = "\n".join(rows[: line - 1])
-    if not _STATEMENT.match(row) or '"""' in above or "'''" in above:
+def _presentable(rows: list[str], line: int, column: int | None) -> str:
+    """The key or header before the fault, and no value, which may be a secret; nothing where it may be in a value."""
+    row, above = rows[line - 1], "\n".join(rows[: line - 1])
+    found = _SHOWN.match(row[: column - 1 if column else None].lstrip())
+    if found is None or len(found[0]) > _MAX_SHOWN or '"""' in above or "'''" in above:
         return ""
-    secret = _SECRET.search(row)
-    if secret:
-        row = f"{row[: secret.end()]}…"
-    return f": {row[:_MAX_SHOWN]}"
+    return f": {found[0]}" if found[0] == row.strip() else f": {found[0]} …"

@@ -9,6 +9,21 @@ import pytest
 
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.credentials import Origin
+from routesync.config.models import (
+    ControlSettings,
+    EventsSettings,
+    GuardSettings,
+    KernelSettings,
+    LogSettings,
+    MqttSettings,
+    NodeSettings,
+    Settings,
+    TargetSettings,
+    TlsSettings,
+    WitnessSettings,
+)
+from routesync.config.parsers import Model
+from routesync.config.rules import MatchSettings, PolicySettings, PrefixMatch, RuleSettings
 from routesync.names import Names
 
 Complaints = Callable[..., list[str]]
@@ -16,6 +31,26 @@ Complaints = Callable[..., list[str]]
 SECRET = "hunter2-hunter2"
 TARGET = '[[targets]]\nname = "lb-1.edge"\nurl = "http://192.0.2.1"\n'
 MQTT = '[mqtt]\nhost = "broker"\nusername = "me"\n'
+RULE = '[[policy.rules]]\nname = "it"\naction = "drop"\n'
+TABLES: dict[str, type[Model]] = {
+    "": Settings,
+    "[node]\n": NodeSettings,
+    "[kernel]\n": KernelSettings,
+    "[guard]\n": GuardSettings,
+    "[policy]\n": PolicySettings,
+    "[policy.prefix_lists]\nlist.": PrefixMatch,
+    "[[policy.rules]]\n": RuleSettings,
+    f"{RULE}match.": MatchSettings,
+    f"{RULE}match.prefix.": PrefixMatch,
+    "[target_defaults]\n": TargetSettings,
+    "[[targets]]\n": TargetSettings,
+    f"{TARGET}witness.": WitnessSettings,
+    f"{TARGET}tls.": TlsSettings,
+    "[mqtt]\n": MqttSettings,
+    "[events]\n": EventsSettings,
+    "[control]\n": ControlSettings,
+    "[log]\n": LogSettings,
+}
 
 
 def loaded(folder: Path, text: str, **environ: str) -> Loaded:
@@ -195,6 +230,79 @@ def test_secrets_are_in_no_message(tmp_path: Path, text: str) -> None:
     assert SECRET not in repr(caught.value.problems)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+KEYS = ("password", "pwd", "psk", "api.key", "token", "'quoted'")
+WRONG_VALUES = (
+    SECRET,
+    f'"{SECRET}',
+    f"'{SECRET}",
+    f'{SECRET}"',
+    f'"{SECRET}" x',
+    f'"{SECRET}\\z"',
+    f'["{SECRET}", {SECRET}]',
+    f"[\n{SECRET}==]",
+    f"[\n[{SECRET}, 1]]",
+    f"[\n{SECRET} = 1]",
+    f'{{ password = "{SECRET}" pwd = 1 }}',
+    f'{{ password = "{SECRET}",\n pwd = {SECRET} }}',
+)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", WRONG_VALUES)
+@pytest.mark.parametrize("sign", ["=", ":", ""])
+def test_what_is_no_toml_is_shown_without_its_value(
+    complaints: Complaints, key: str, value: str, sign: str
+) -> None:
+    (line,) = complaints(f"[mqtt]\n{key} {sign} {value}\n")
+    assert SECRET not in line
+    if sign == "=" and "\n" not in value and "'" not in key + value:
+        assert line.endswith(f": {key} = …")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"me:{SECRET}@192.0.2.1:11111",
+        f"me:{SECRET}@broker",
+        f"mqtt://me:{SECRET}@broker",
+        f"http://me:{SECRET}@192.0.2.1",
+        f"http:/me:{SECRET}@192.0.2.1",
+        f"http://me:1/{SECRET}@192.0.2.1",
+        f"ftp://192.0.2.1?token={SECRET}",
+        f"192.0.2.1?token={SECRET}",
+        f"me@{SECRET}@b",
+    ],
+)
+def test_credentials_in_a_value_of_any_key_are_in_no_message(tmp_path: Path, value: str) -> None:
+    """Of each key that takes text: a URL belongs into few, and may be put into any."""
+    said: list[str] = []
+    for header, model in TABLES.items():
+        for key in model.model_fields:
+            file = tmp_path / "it.toml"
+            file.write_text(f'{header}{key} = "{value}"\n')
+            try:
+                load(file, {}, Names())
+            except ConfigError as error:
+                said += str(error).split("\n")
+    assert len(said) > 50
+    files = [line for line in said if "cannot read" in line]  # the file's name is needed
+    assert [line for line in said if SECRET in line and line not in files] == []
+
+
+@pytest.mark.parametrize("value", [f"${{{SECRET}", f"${{{SECRET} x}}", f"a${{}}{SECRET}"])
+def test_what_begins_like_a_variable_is_not_repeated(complaints: Complaints, value: str) -> None:
+    for line in complaints(f'{MQTT}passwd = "{value}"\n'):
+        assert SECRET not in line
+
+
+def test_credentials_in_the_environment_are_in_no_message(complaints: Complaints) -> None:
+    text = 'mode = "observe"\n[mqtt]\nhost = "${HOST}"\n' + TARGET.replace("http://192.0.2.1", "${HOST}")
+    spoilt = f"me:{SECRET}@192.0.2.1"
+    lines = complaints(text, HOST=spoilt)
+    assert len(lines) == 2
+    assert not any(SECRET in line for line in lines)
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False)])
