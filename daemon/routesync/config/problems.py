@@ -33,8 +33,10 @@ _TYPES: Final = {
     "bool_type": "expected true or false",
     "model_type": "expected a table",
     "model_attributes_type": "expected a table",
-    "tuple_type": "expected an array of tables",
+    "dict_type": "expected a table",
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "string_pattern_mismatch": "must consist of printable ASCII characters",  # of labels, the only ones with a pattern
 }
 _BOUNDS: Final = {
     "greater_than": ("must be more than", "gt"),
@@ -131,8 +133,12 @@ def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, Setting
     if kind == "missing":
         return path, SettingError("this key is missing")
     found = details["input"]  # of a secret only the kind is shown
-    if kind == "tuple_type" and isinstance(found, dict):
-        return path, SettingError(_TYPES[kind], f"write [[{_dotted(path)}]]")
+    if kind == "tuple_type":
+        if _model_at(path) is None:
+            return path, SettingError(f"expected an array of strings, got {kind_of(found)}")
+        remedy = f"write [[{_dotted(path)}]]" if isinstance(found, dict) else ""
+        got = "" if remedy else f", got {kind_of(found)}"
+        return path, SettingError(f"expected an array of tables{got}", remedy)
     if kind == "literal_error":
         if not isinstance(found, str):
             return path, SettingError(f"expected {context['expected']}, got {kind_of(found)}")
@@ -142,11 +148,19 @@ def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, Setting
         )
     if kind in _BOUNDS:
         at, bound = _BOUNDS[kind]
-        return path, SettingError(f"{at} {context[bound]:g}, got {found}")
+        return path, SettingError(f"{at} {_number(context[bound])}, got {_number(found)}")
+    if kind in {"string_too_long", "too_long"}:
+        what = "characters" if isinstance(found, str) else "entries"
+        return path, SettingError(f"must have at most {context['max_length']} {what}, got {len(found)}")
     if kind in _TYPES and _TYPES[kind].startswith("expected"):
         got = found if kind == "finite_number" else kind_of(found)
         return path, SettingError(f"{_TYPES[kind]}, got {got}")
     return path, SettingError(_TYPES.get(kind, details["msg"]))
+
+
+def _number(value: object) -> str:
+    """A number as people write it: 600.0 as 600."""
+    return str(value).removesuffix(".0")
 
 
 def _path_in(document: object, details: ErrorDetails) -> KeyPath:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +22,7 @@ from routesync.config.problems import (
     Place,
     Problem,
     key_lines,
+    line_of,
     value_at,
 )
 
@@ -58,7 +59,27 @@ def read_source(path: Path) -> Source:
     content = _read(path)
     text = _decode(path, content)
     document = _parse(path, text)
-    return Source(path, content, document, {key: Place(path, line) for key, line in _lines(text).items()})
+    lines = _lines(text)
+    huge = sorted(line_of(lines, key) or 1 for key in _huge_numbers(document))
+    if huge:
+        found = (
+            Problem(str(path), "", line, "this number is too large", "it has to fit 64 bits") for line in huge
+        )
+        raise ConfigError(*found)
+    return Source(path, content, document, {key: Place(path, line) for key, line in lines.items()})
+
+
+def _huge_numbers(document: dict[str, object]) -> Iterator[KeyPath]:
+    """The integers that are larger than TOML's. Python reads them, and writes no message with one of 4,300 digits."""
+    values: list[tuple[KeyPath, object]] = [((), document)]
+    while values:
+        path, value = values.pop()
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        )
+        values += [((*path, key), item) for key, item in items]
+        if isinstance(value, int) and value.bit_length() > 64:
+            yield path
 
 
 def digest_of(contents: Iterable[bytes]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from routesync.config import ConfigError, load
 from routesync.config.problems import FORMER_KEYS
 from routesync.names import Names
+from support.config_keys import TABLES
 
 Complaints = Callable[..., list[str]]
 
@@ -21,6 +23,38 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            "[kernel]\nreceive_buffer = 1073741825\n",
+            "2: [kernel], key receive_buffer: must be at most 1073741824, got 1073741825",
+        ),
+        ("[events]\noutbox_bytes = 1\n", "2: [events], key outbox_bytes: must be at least 1048576, got 1"),
+        ("[guard]\nsettle_s = 600.5\n", "2: [guard], key settle_s: must be at most 600, got 600.5"),
+        (
+            "[mqtt]\nhost = 'b'\nhosts = 'b'\n",
+            "3: [mqtt], key hosts: expected an array of strings, got a string",
+        ),
+        (
+            "[control]\npage_hosts = {}\n",
+            "2: [control], key page_hosts: expected an array of strings, got a table",
+        ),
+        (
+            "[target_defaults]\nreturn_path_ok = 'b'\n",
+            "2: [target_defaults], key return_path_ok: expected an array of strings, got a string",
+        ),
+        (
+            f"[mqtt]\nhosts = {['b'] * 17}\n",
+            "2: [mqtt], key hosts: must have at most 16 entries, got 17",
+        ),
+        (
+            f"[mqtt]\nhost = 'b'\nclient_id = '{'x' * 257}'\n",
+            "3: [mqtt], key client_id: must have at most 256 characters, got 257",
+        ),
+        (
+            "[node]\nlabels = { site = 'münchen' }\n",
+            "2: [node.labels], key site: must consist of printable ASCII characters",
+        ),
+        ("[node]\nlabels = 1\n", "2: [node], key labels: expected a table, got an integer"),
+        (TARGET + "token = ''\n", "4: [[targets]] #1 (edge), key token: must not be empty"),
         ("[polcy]\n", "1: [polcy]: unknown key 'polcy'; did you mean 'policy'?"),
         ("mod = 1\n", "1: key mod: unknown key 'mod'; did you mean 'mode'?"),
         ("xyzzy = 1\n", "1: key xyzzy: unknown key 'xyzzy'"),
@@ -479,6 +513,43 @@ def test_what_is_no_toml(complaints: Complaints, text: str, expected: str) -> No
 
 def test_a_huge_number(complaints: Complaints) -> None:
     assert complaints(f"a = {'9' * 5000}") == [" a value cannot be read; look for huge numbers"]
+    huge = f"0x{'f' * 5000}"  # Python reads it, and does not write it
+    text = f"[[targets]]\nname = {huge}\n[guard]\nsettle_s = [1, {{ a = -{'9' * 999} }}]\n"
+    said = "this number is too large; it has to fit 64 bits"
+    assert complaints(text) == [f"2: {said}", f"4: {said}"]
+
+
+ODD_VALUES = (
+    *('""', '"x"', '"é\\u0001"', "0", "-1", "9223372036854775808", f"0x{'f' * 5000}", "1.5", "-1e3", "nan"),
+    *(
+        "true",
+        "1979-05-27",
+        "07:32:00",
+        "[]",
+        '["a"]',
+        "[1]",
+        "[[]]",
+        "[{}]",
+        "{}",
+        "{ a = 1 }",
+        '{ a = "" }',
+    ),
+)
+
+
+def test_no_message_has_the_words_of_the_library(tmp_path: Path) -> None:
+    file, said = tmp_path / "it.toml", set()
+    for header, model in TABLES.items():
+        for key in model.model_fields:
+            for value in ODD_VALUES:
+                file.write_text(f"{header}{key} = {value}\n")
+                try:
+                    load(file, {}, Names())
+                except ConfigError as error:
+                    said |= {problem.message for problem in error.problems}
+    assert len(said) > 100
+    odd = re.compile(r"should|Input|Value|Tuple|Dictionary|validation|pattern|e\+\d")
+    assert [message for message in said if odd.search(message)] == []
 
 
 def test_nesting_without_end(complaints: Complaints) -> None:

@@ -9,48 +9,14 @@ import pytest
 
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.credentials import Origin
-from routesync.config.models import (
-    ControlSettings,
-    EventsSettings,
-    GuardSettings,
-    KernelSettings,
-    LogSettings,
-    MqttSettings,
-    NodeSettings,
-    Settings,
-    TargetSettings,
-    TlsSettings,
-    WitnessSettings,
-)
-from routesync.config.parsers import Model
-from routesync.config.rules import MatchSettings, PolicySettings, PrefixMatch, RuleSettings
 from routesync.names import Names
+from support.config_keys import TABLES
 
 Complaints = Callable[..., list[str]]
 
 SECRET = "hunter2-hunter2"
 TARGET = '[[targets]]\nname = "lb-1.edge"\nurl = "http://192.0.2.1"\n'
 MQTT = '[mqtt]\nhost = "broker"\nusername = "me"\n'
-RULE = '[[policy.rules]]\nname = "it"\naction = "drop"\n'
-TABLES: dict[str, type[Model]] = {
-    "": Settings,
-    "[node]\n": NodeSettings,
-    "[kernel]\n": KernelSettings,
-    "[guard]\n": GuardSettings,
-    "[policy]\n": PolicySettings,
-    "[policy.prefix_lists]\nlist.": PrefixMatch,
-    "[[policy.rules]]\n": RuleSettings,
-    f"{RULE}match.": MatchSettings,
-    f"{RULE}match.prefix.": PrefixMatch,
-    "[target_defaults]\n": TargetSettings,
-    "[[targets]]\n": TargetSettings,
-    f"{TARGET}witness.": WitnessSettings,
-    f"{TARGET}tls.": TlsSettings,
-    "[mqtt]\n": MqttSettings,
-    "[events]\n": EventsSettings,
-    "[control]\n": ControlSettings,
-    "[log]\n": LogSettings,
-}
 
 
 def loaded(folder: Path, text: str, **environ: str) -> Loaded:
