@@ -107,6 +107,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def fits_a_header(text: str) -> bool:
+    """Whether an HTTP header can carry it."""
+    return text.isascii() and text.isprintable()
+
+
 def parse_text(value: object, expected: str = "a string") -> str:
     if not isinstance(value, str):
         raise SettingError(f"expected {expected}, got {kind_of(value)}")

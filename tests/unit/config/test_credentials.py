@@ -9,6 +9,8 @@ import pytest
 
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.credentials import Origin
+from routesync.loxilb.client import FileToken
+from routesync.loxilb.errors import NotSent
 from routesync.names import Names
 from support.config_keys import TABLES
 
@@ -117,15 +119,70 @@ def test_a_missing_file_of_tls_has_the_same_remedy(complaints: Complaints, tmp_p
     )
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"\n", "is empty"), (b"\xff", "it is not UTF-8 text")]
-)
-def test_a_file_without_a_secret_is_an_error(
+BOM = b"\xef\xbb\xbf"
+NO_SECRETS = [
+    (b"", "is empty"),
+    (b"\n", "is empty"),
+    (BOM + b"\n", "is empty"),
+    (b"\xff", "is not UTF-8 text"),
+    (b"pw\n\n", "has more than one line"),
+    (b"user\r\npw", "has more than one line"),
+    (b"pw ", "begins or ends with a blank"),
+    (b"pw\t\n", "begins or ends with a blank"),
+    (b" pw\n", "begins or ends with a blank"),
+]
+NO_TOKENS = [
+    (content, "contains characters that an HTTP header cannot carry") for content in (b"p\x01", "pä".encode())
+]
+
+
+@pytest.mark.parametrize(("content", "message"), NO_SECRETS)
+def test_a_file_without_a_password_is_an_error(
     complaints: Complaints, tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "pw").write_bytes(content)
     (line,) = complaints(MQTT + 'password_file = "pw"\n')
-    assert message in line
+    assert line.startswith(f"4: [mqtt], key password_file: '{tmp_path}/pw': it {message}; ")
+
+
+@pytest.mark.parametrize(("content", "message"), NO_SECRETS + NO_TOKENS)
+def test_a_file_without_a_token_is_an_error_and_later_none_to_connect_with(
+    complaints: Complaints, tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "it"
+    file.write_bytes(content)
+    (line,) = complaints(TARGET + 'token_file = "it"\n')
+    assert line.startswith(f"4: [[targets]] #1 (lb-1.edge), key token_file: '{file}': it {message}; ")
+    with pytest.raises(NotSent, match=f"token_file {file}: it {message}; "):
+        FileToken(file)()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("pw\n", "has more than one line"),
+        ("pw ", "begins or ends with a blank"),
+        ("pä", "contains characters that an HTTP header cannot carry"),
+    ],
+)
+def test_a_variable_without_a_token_is_an_error(complaints: Complaints, value: str, message: str) -> None:
+    (line,) = complaints(TARGET, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=value)
+    assert f"key token: the environment variable ROUTESYNC_TARGET_LB_1_EDGE_TOKEN {message}; " in line
+
+
+@pytest.mark.parametrize(
+    "content", [SECRET, f"{SECRET}\n", f"{SECRET}\r\n", f"\ufeff{SECRET}\n", f"\ufeff{SECRET}"]
+)
+def test_a_secret_is_the_one_line_of_its_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "it").write_bytes(content.encode())
+    found = loaded(tmp_path, f'{MQTT}password_file = "it"\n{TARGET}token_file = "it"\n')
+    assert (password(found), token(found)) == (SECRET, SECRET)
+    assert FileToken(tmp_path / "it")() == SECRET
+
+
+def test_blanks_inside_and_other_letters_are_part_of_a_password(tmp_path: Path) -> None:
+    (tmp_path / "it").write_text("a b ä\n", encoding="utf-8")
+    assert password(loaded(tmp_path, f'{MQTT}password_file = "it"\n')) == "a b ä"
 
 
 def test_an_empty_variable_is_an_error(complaints: Complaints) -> None:
