@@ -321,6 +321,10 @@ def parse_host(value: object) -> str:
     except ValueError:
         if len(text) > 253 or not _HOST.fullmatch(text):
             raise SettingError(f"{shown(text)} is not a host name or address") from None
+        if text.rstrip(".").rpartition(".")[2].isdigit():  # a resolver takes 1.2.3 for 1.2.0.3
+            raise SettingError(
+                f"{shown(text)} is not an address, and no host name ends with a number"
+            ) from None
     return text
 
 

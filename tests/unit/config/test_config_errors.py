@@ -181,6 +181,14 @@ def test_a_mistake(complaints: Complaints, text: str, expected: str) -> None:
             "match.gateway = '10.0.0.0/33'",
             "match.gateway: '10.0.0.0/33' is not a prefix like 10.0.0.0/8 or 2001:db8::/32",
         ),
+        *(
+            (
+                f"match.{key} = '10.1.2.0/{mask}'",
+                f"match.{key}: '10.1.2.0/{mask}' has a mask in place of a prefix length; write it like 10.0.0.0/8",
+            )
+            for key in ("gateway", "source", "prefix.within")
+            for mask in ("0.0.0.255", "255.255.255.0")
+        ),
         (
             "match.prefix = 'default'",
             "match.prefix: 'default' does not say which family; write 0.0.0.0/0, ::/0, or match default_route = true",
@@ -364,6 +372,10 @@ def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> Non
                 "leave out the scheme, and put the port into 'port'"
             ),
         ),
+        (
+            "hosts = ['b', '10.0.0.256']",
+            "2: [mqtt], key hosts #2: '10.0.0.256' is not an address, and no host name ends with a number",
+        ),
     ],
 )
 def test_a_mistake_about_the_broker(complaints: Complaints, text: str, expected: str) -> None:
@@ -383,6 +395,10 @@ def test_a_mistake_about_the_broker(complaints: Complaints, text: str, expected:
         ("http://a b", "the URL contains white space or a control character"),
         ("http://lb/?a=1", "the URL contains a query or a fragment"),
         ("http://-lb", "'-lb' is not a host name or address"),
+        *(
+            (f"http://{host}:11111", f"'{host}' is not an address, and no host name ends with a number")
+            for host in ("1.2.3.400", "300.1.1.1", "192.0.2", "1.2.3.4.5", "010.0.0.1", "12345", "lb.7.")
+        ),
     ],
 )
 def test_a_url_that_is_none(complaints: Complaints, url: str, message: str) -> None:
@@ -390,7 +406,16 @@ def test_a_url_that_is_none(complaints: Complaints, url: str, message: str) -> N
     assert line.startswith(f"3: [[targets]] #1 (edge), key url: {message}; write it like http://")
 
 
-@pytest.mark.parametrize("url", ["http://[2001:db8::1]:11111", "https://lb.example.net/base", "http://lb_1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[2001:db8::1]:11111",
+        "https://lb.example.net/base",
+        "http://lb_1",
+        "http://1.2.3.4a",
+        "http://lb7",
+    ],
+)
 def test_a_url_that_is_one(tmp_path: Path, url: str) -> None:
     file = tmp_path / "it.toml"
     file.write_text(f'[[targets]]\nname = "edge"\nurl = "{url}/"\n')
