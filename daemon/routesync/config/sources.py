@@ -173,7 +173,7 @@ def _read(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except FileNotFoundError:
-        remedy = "name an existing file, or start from the shipped config/routesync.toml"
+        remedy = f"name an existing file, or write one by `routesync init {path}`"
         raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:
         raise _unread(path, error, "name a file that this user may read") from None

@@ -32,7 +32,7 @@ def config(facts: Facts) -> Iterator[Finding]:
         yield warn(
             f"there is no {path}",
             f"The daemon does not start without a file. {_SHIPPED}",
-            f"write {path}; start with config/routesync.toml of the distribution",
+            f"`routesync init {path}` writes one",
             subject=path,
         )
     if found.state == "unreadable":
@@ -146,11 +146,10 @@ def capabilities(facts: Facts) -> Iterator[Finding]:
     held = facts.daemon.capabilities
     for number, name, what in needs:
         remedy = (
-            "copy guard.conf of the examples to /etc/systemd/system/routesync.service.d/"
-            if number == CAP_NET_ADMIN
-            else f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name} "
-            "PrivateUsers=no; or have systemd hand the socket over"
+            f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name} "
+            "PrivateUsers=no"
         )
+        remedy += "" if number == CAP_NET_ADMIN else "; or have systemd hand the socket over"
         restart = "systemctl daemon-reload; systemctl restart routesync"
         if held is None and facts.own_capabilities >> number & 1:
             yield ok(f"{what}; this shell has {name}")

@@ -596,8 +596,9 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> No
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "nix.toml", {})
-    assert str(caught.value).startswith(
-        f"{tmp_path}/nix.toml: no such file; name an existing file, or start from"
+    file = f"{tmp_path}/nix.toml"
+    assert str(caught.value) == (
+        f"{file}: no such file; name an existing file, or write one by `routesync init {file}`"
     )
 
 

@@ -199,7 +199,7 @@ TROUBLES: dict[str, tuple[Change, str, Level, str]] = {
         lambda it: it._replace(config=it.config._replace(state="absent")),
         "config",
         Level.WARN,
-        "there is no",
+        "routesync.toml` writes one",
     ),
     "a damaged outbox": (
         lambda it: state(outbox=it.state.outbox._replace(error="it is damaged"))(it),
@@ -399,6 +399,15 @@ def test_a_setting_that_needs_a_capability_is_held_against_the_daemons_own(
     (finding,) = [it for it in diagnose(facts) if it.check == "capabilities"]
     assert finding.level is level
     assert "CAP_SYS_ADMIN" in said(finding)
+
+
+def test_the_remedy_for_a_capability_is_a_setting_that_every_host_can_write(tmp_path: Path) -> None:
+    daemon = DaemonFacts(running=True, pid=1, capabilities=0)
+    config = configuration(tmp_path, 'mode = "guard"\n' + TARGET + '[targets.witness]\nnetns = "lb"\n')
+    found = diagnose(healthy(tmp_path)._replace(config=config, daemon=daemon))
+    steps = [it.remedy[0] for it in found if it.check == "capabilities"]
+    for step, name in zip(steps, ("CAP_NET_ADMIN", "CAP_SYS_ADMIN"), strict=True):
+        assert f"AmbientCapabilities={name} CapabilityBoundingSet={name} PrivateUsers=no" in step
 
 
 def test_the_buffer_of_a_daemon_with_the_capability_is_not_capped(tmp_path: Path) -> None:
