@@ -83,6 +83,8 @@ class Prefix(NamedTuple):
         """
         if text == "default":
             return cls(Address(b"\0\0\0\0"), 0)
+        if "." in text.partition("/")[2]:  # which may be a netmask or a wildcard
+            raise ValueError(f"{text!r} has a mask in place of a prefix length; write it like 10.0.0.0/8")
         try:
             network = ipaddress.ip_network(text)
         except ValueError as error:

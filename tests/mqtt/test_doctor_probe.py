@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from routesync.doctor.gather import accepts_v5, ask_broker
 from support.broker import Broker, broker
 from support.events import NODE, listening, publishing
+from support.fleet import FleetNode, publish
 from support.waiting import eventually
 
 STATUS = f"routesync/v1/{NODE}/status"
@@ -77,6 +79,26 @@ async def test_beside_a_running_daemon_its_status_is_read_and_nothing_published(
         node.emit(1)
         await eventually(lambda: listener.sequences == [1], what="an event of the daemon, undisturbed")
         assert listener.states == ["online"]
+
+
+@pytest.mark.parametrize(
+    ("state", "age_s", "protocol", "expected"),
+    [
+        ("online", 0, "5.0", ("online", "other-node")),
+        ("degraded", 100, "5.0", ("degraded", "other-node")),
+        ("online", 200, "5.0", ("silent", "accepted")),
+        ("degraded", 6 * 86400, "5.0", ("silent", "accepted")),
+        ("online", 6 * 86400, "3.1.1", ("online", "other-node")),
+        ("offline", 0, "5.0", ("offline", "accepted")),
+    ],
+)
+async def test_a_status_that_nothing_renews_is_no_other_nodes(
+    mosquitto: Broker, state: str, age_s: int, protocol: str, expected: tuple[str, str]
+) -> None:
+    left = FleetNode(NODE, {}).status(state, age_s=age_s)
+    await asyncio.to_thread(publish, mosquitto.settings(), [left])
+    facts = await ask_broker(mosquitto.settings(protocol=protocol), NODE, running=False, contact=True)
+    assert (facts.status, facts.publish) == expected
 
 
 async def test_without_contact_nobody_is_asked() -> None:

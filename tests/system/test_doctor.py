@@ -115,6 +115,7 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: World) -> None:
     assert found["daemon"][0]["level"] == "warn"
     assert "accepts publishes to" in found["broker"][0]["summary"]
 
+    scene.config = Path(os.path.relpath(scene.config))
     scene.start()
     eventually_sync(lambda: bool(scene.of("sync.completed", "edge")), within_s=20, what="the sync")
     assert scene.process is not None
@@ -129,6 +130,11 @@ def test_a_host_in_good_health_with_its_daemon_running(scene: World) -> None:
     assert "5 desired ipv4 routes" in found["capacity"][0]["summary"]
     assert "5 owned routes in 1 target" in found["ledger"][0]["summary"]
     assert "the daemon is connected" in found["broker"][0]["summary"]
+    status = json.loads(scene.run("status", "--json").stdout)
+    assert status["config"]["path"] == str(scene.config.absolute()), "doctor elsewhere finds it"
+    for arguments in (ours(scene), ["--state", str(scene.state)]):
+        _, found = doctor(scene, *arguments, "--no-contact")
+        assert [it["summary"].split()[0] for it in found["config"]] == [str(scene.config.absolute())]
     assert scene.stop() == 0, "it was left undisturbed"
 
 

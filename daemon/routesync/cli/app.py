@@ -93,7 +93,8 @@ def run(
     from routesync.service.systemd import Notifier, take_activated_sockets
     from routesync.tasks import TaskDied
 
-    loaded = load_or_fail(config or DEFAULT_CONFIG, warn=False)  # the daemon logs its warnings
+    # Absolute, since commands elsewhere read the file that the status names. The daemon logs the warnings.
+    loaded = load_or_fail((config or DEFAULT_CONFIG).absolute(), warn=False)
     log = loaded.settings.log
     logs.configure(log.level, log.format, secrets=loaded.secrets)
     notifier = Notifier.from_environment()

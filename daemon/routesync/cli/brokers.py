@@ -29,7 +29,7 @@ def named_broker(text: str, ca_file: Path | None, *, with_password: bool = True)
 
     The password of a user comes from the environment, or is asked for on a terminal.
     """
-    shown = re.sub(r":[^:@/]*@", ":...@", text)
+    shown = re.sub(r":(?!//).*@", ":...@", text)
     try:
         named = _read(text)
         if ca_file is not None:
@@ -48,6 +48,10 @@ def named_broker(text: str, ca_file: Path | None, *, with_password: bool = True)
 
 def _read(text: str) -> dict[str, object]:
     url = urlsplit(text if "://" in text else f"mqtt://{text}")
+    try:
+        port = url.port
+    except ValueError:  # whose words repeat what may be a part of a password
+        raise ValueError("Port out of range, or not a number") from None
     if url.scheme not in ("mqtt", "mqtts"):
         raise ValueError(f"{url.scheme} is no scheme of MQTT over TCP")
     if url.password is not None:
@@ -56,7 +60,7 @@ def _read(text: str) -> dict[str, object]:
         raise ValueError("? and # have no meaning here")
     if not url.hostname:
         raise ValueError("names no host")
-    read: dict[str, object] = {"host": url.hostname, "port": url.port}
+    read: dict[str, object] = {"host": url.hostname, "port": port}
     if url.scheme == "mqtts":
         read["tls"] = {}
     if url.username:

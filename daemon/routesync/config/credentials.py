@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from pydantic import SecretStr
 
 from routesync.config.models import TargetSettings, TlsSettings, WitnessSettings
-from routesync.config.parsers import SettingError
+from routesync.config.parsers import SettingError, fits_a_header
 from routesync.config.problems import KeyPath
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
@@ -69,7 +69,7 @@ class Credentials:
         warnings: environment variables that no setting uses.
     """
 
-    def __init__(self, base: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, base: Path, environ: Mapping[str, str], of_service: Mapping[str, Path | None]) -> None:
         self.origins: dict[KeyPath, Origin] = {}
         self.exposed = False
         self.problems: list[tuple[KeyPath, SettingError]] = []
@@ -77,6 +77,7 @@ class Credentials:
         self._environ = environ
         self._base = base
         self._credentials = Path(it) if (it := environ.get("CREDENTIALS_DIRECTORY")) else None
+        self._of_service = of_service if self._credentials is None else {}
 
     def fill(self, document: dict[str, object]) -> None:
         """Fill in the secrets, and make the names of TLS files absolute."""
@@ -92,9 +93,11 @@ class Credentials:
             self._secret(path, table, key, variable)
             tls = table.get("tls")
             if isinstance(tls, dict):
-                for name in _TLS_FILES:
-                    if isinstance(tls.get(name), str):
-                        tls[name] = str(self._find(tls[name]))
+                files = {name: tls[name] for name in _TLS_FILES if isinstance(tls.get(name), str)}
+                if any(self._is_hidden((*path, "tls", name), file) for name, file in files.items()):
+                    del table["tls"]
+                else:
+                    tls |= {name: str(self._find(file)) for name, file in files.items()}
         for variable in sorted(self._environ):
             if (variable == MQTT_PASSWORD or TARGET_TOKEN.fullmatch(variable)) and variable not in asked:
                 self.warnings.append(f"environment variable {variable}: no setting uses it")
@@ -106,13 +109,19 @@ class Credentials:
             table[key] = self._environ[variable]
             table.pop(f"{key}_file", None)  # a token_file would be read again on every connect
             self.origins[where] = Origin("environment", variable)
-            if not table[key]:
-                self._report(where, f"the environment variable {variable} is empty", "set or unset it")
+            try:
+                _require_secret(self._environ[variable], key)
+            except SettingError as error:
+                del table[key]
+                remedy = "set or unset it" if not self._environ[variable] else error.remedy
+                self._report(where, f"the environment variable {variable} {error.message}", remedy)
         elif key in table and file is not None:
             self._report((*path, f"{key}_file"), f"{key} is given as well", "leave one of them out")
+        elif isinstance(file, str) and self._is_hidden((*path, f"{key}_file"), file):
+            del table[f"{key}_file"]
         elif isinstance(file, str):
             found = self._find(file)
-            secret = self._read((*path, f"{key}_file"), found)
+            secret = self._read((*path, f"{key}_file"), found, key)
             if secret is not None:
                 table[key] = secret
                 table[f"{key}_file"] = str(found)
@@ -124,6 +133,8 @@ class Credentials:
 
     def _find(self, name: str) -> Path:
         """The file of this name: in systemd's directory, or else beside the configuration."""
+        if source := self._of_service.get(name):
+            return source
         beside = self._base / name
         if self._credentials is None or Path(name).is_absolute():
             return beside
@@ -131,28 +142,35 @@ class Credentials:
         missing = not os.path.exists(credential)  # noqa: PTH110  # which never raises
         return beside if missing and os.path.exists(beside) else credential  # noqa: PTH110
 
+    def _is_hidden(self, path: KeyPath, name: str) -> bool:
+        """Whether systemd has a credential of this name for the service alone, which is reported then."""
+        hidden = self._of_service.get(name, self._base) is None
+        if hidden:
+            message = f"the credential {name!r} is not known: systemd hands it to the service while that runs"
+            self._report(path, message, "start the service", unread=True)
+        return hidden
+
     def _is_credential(self, file: Path) -> bool:
         return self._credentials is not None and file.is_relative_to(self._credentials)
 
-    def _read(self, path: KeyPath, file: Path) -> str | None:
+    def _read(self, path: KeyPath, file: Path, key: str) -> str | None:
         try:
-            text = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            return read_secret(file, key)
+        except SettingError as error:
+            self._report(path, f"{str(file)!r}: it {error.message}", error.remedy)
+        except (OSError, ValueError) as error:  # ValueError: no file can have this name
+            reason = error.strerror if isinstance(error, OSError) else error
             elsewhere = ", nor is it beside the configuration" if self._is_credential(file) else ""
             self._report(
                 path,
                 f"cannot read {str(file)!r}: {reason}{elsewhere}",
                 _UNREADABLE,
+                unread=isinstance(error, PermissionError),
             )
-            return None
-        if not text:
-            self._report(path, f"{str(file)!r} is empty", "put the secret into it")
-            return None
-        return text
+        return None
 
-    def _report(self, path: KeyPath, message: str, remedy: str) -> None:
-        self.problems.append((path, SettingError(message, remedy)))
+    def _report(self, path: KeyPath, message: str, remedy: str, *, unread: bool = False) -> None:
+        self.problems.append((path, SettingError(message, remedy, unread=unread)))
 
 
 def _holders(document: dict[str, object]) -> Iterator[tuple[KeyPath, dict[str, object], str, str]]:
@@ -164,6 +182,40 @@ def _holders(document: dict[str, object]) -> Iterator[tuple[KeyPath, dict[str, o
     for index, target in enumerate(targets if isinstance(targets, list) else ()):
         if isinstance(target, dict):
             yield ("targets", index), target, "token", token_variable(str(target.get("name")))
+
+
+def read_secret(file: Path, key: str) -> str:
+    """Read a password or token: the content of a file without its final line break.
+
+    Args:
+        file: the file; a byte order mark in it counts for nothing.
+        key: what it is for, one of `SECRETS`.
+
+    Raises:
+        SettingError: it is no text, or no secret; the message continues a sentence about the file.
+        OSError: it cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig").removesuffix("\n")  # which "\r\n" is, too
+    except UnicodeDecodeError:
+        raise SettingError("is not UTF-8 text", "put the secret into it") from None
+    _require_secret(text, key)
+    return text
+
+
+def _require_secret(text: str, key: str) -> None:
+    """Raise SettingError with what is wrong with a secret, in words that continue a sentence about its place."""
+    if not text:
+        raise SettingError("is empty", "put the secret into it")
+    if "\n" in text:
+        raise SettingError("has more than one line", "leave only the secret in it")
+    if text != text.strip():
+        raise SettingError("begins or ends with a blank", "remove it: nothing but the secret may be there")
+    if key == "token" and not fits_a_header(text):
+        raise SettingError(
+            "contains characters that an HTTP header cannot carry",
+            "put the secret into it, in printable ASCII",
+        )
 
 
 def client_context(tls: TlsSettings) -> ssl.SSLContext:
@@ -205,7 +257,9 @@ def _unusable(key: str, file: str | None, error: Exception) -> SettingError:
             "name PEM files that belong together",
         )
     reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
-    return SettingError(f"{key}: cannot read {file!r}: {reason}", _UNREADABLE)
+    return SettingError(
+        f"{key}: cannot read {file!r}: {reason}", _UNREADABLE, unread=isinstance(error, PermissionError)
+    )
 
 
 class Endpoint(NamedTuple):

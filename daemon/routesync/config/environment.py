@@ -49,7 +49,10 @@ def expand(
 def _variable(found: re.Match[str], environ: Mapping[str, str]) -> str:
     name, closed = found.groups()
     if not closed or not _VARIABLE.fullmatch(name):
-        raise SettingError(f"'{found[0]}' does not name an environment variable", "write it like ${NODE_IP}")
+        raise SettingError(
+            "a '${' in it is not followed by the name of an environment variable and '}'",
+            "write it like ${NODE_IP}",
+        )
     if not environ.get(name):
         raise SettingError(
             f"the environment variable {name} is not set",

@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
@@ -58,13 +59,20 @@ class Loaded(NamedTuple):
         return tuple(secret.get_secret_value() for secret in held if secret is not None)
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | None = None) -> Loaded:
+def load(
+    path: Path,
+    environ: Mapping[str, str] = os.environ,
+    names: Names | None = None,
+    of_service: Mapping[str, Path | None] = MappingProxyType({}),
+) -> Loaded:
     """Read, complete and validate a configuration: a file, and the drop-ins in the directory of its name and ".d".
 
     Args:
         path: the TOML file.
         environ: has secrets, some settings, and $CREDENTIALS_DIRECTORY, where relative file names are looked up.
         names: names of protocols and tables; by default those of this host.
+        of_service: credentials that systemd has for the service, by name, with their files (None: not known), where
+            there is no $CREDENTIALS_DIRECTORY.
 
     Raises:
         ConfigError: all faults at once.
@@ -75,7 +83,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
     lines = inherit(document, lines)
     written = without_secrets(document)
     names = names or Names.of_host()
-    credentials = Credentials(path.absolute().parent, environ)
+    credentials = Credentials(path.absolute().parent, environ, of_service)
     credentials.fill(document)
     from_environment = environment.fill(document, environ)
 
@@ -98,8 +106,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, names: Names | Non
             problem_at(
                 from_environment.get(key) or line_of(lines, key) or path,
                 place_of(key, document),
-                error.message,
-                error.remedy,
+                error,
             )
             for key, error in _once(found)
         ]
@@ -176,7 +183,7 @@ def _duplicates(document: object, table: tuple[str, ...]) -> Iterator[tuple[KeyP
         if not isinstance(name, str):
             continue
         if name in seen:
-            message = f"#{seen[name] + 1} has the name {name!r} already"
+            message = f"#{seen[name] + 1} has the name {shown(name)} already"
             yield (*table, index, "name"), SettingError(message, "choose another name")
         seen.setdefault(name, index)
 

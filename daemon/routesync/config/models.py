@@ -28,6 +28,7 @@ from routesync.config.parsers import (
     TableNumber,
     Topic,
     Url,
+    fits_a_header,
     host_names,
 )
 from routesync.config.rules import PolicySettings
@@ -211,8 +212,7 @@ class TargetSettings(TargetDefaults):
     @field_validator("token")
     @classmethod
     def _token_fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
-        text = value.get_secret_value() if value is not None else ""
-        if not (text.isascii() and text.isprintable()):
+        if value is not None and not fits_a_header(value.get_secret_value()):
             raise SettingError(
                 "it contains characters that an HTTP header cannot carry", "use printable ASCII"
             )

@@ -54,11 +54,15 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class SettingError(ValueError):
-    """A value that cannot be used: what is wrong with it, and what to write instead."""
+    """A value that cannot be used: what is wrong with it, and what to write instead.
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    `unread`: all that is known is that this user may not read a file that the value names.
+    """
+
+    def __init__(self, message: str, remedy: str = "", *, unread: bool = False) -> None:
         self.message = message
         self.remedy = remedy
+        self.unread = unread
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
 
@@ -83,8 +87,14 @@ def kind_of(value: object) -> str:
             return type(value).__name__
 
 
+def masked(text: str) -> str:
+    """The text without what may be a secret, as in a URL that was put into any key: credentials, a query."""
+    return re.sub(r"(?s)\?.*=.*", "?…", re.sub(r"(?s).*@", "…@", text))
+
+
 def shown(text: str) -> str:
-    """Quote a word for a message, shortened where it is very long."""
+    """Quote a word for a message, shortened where it is very long, and without what may be a secret."""
+    text = masked(text)
     return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
 
 
@@ -95,6 +105,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     words = list(known)
     close = difflib.get_close_matches(word.lower(), words, n=1) or [it for it in words if it.startswith(word)]
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def fits_a_header(text: str) -> bool:
+    """Whether an HTTP header can carry it."""
+    return text.isascii() and text.isprintable()
 
 
 def parse_text(value: object, expected: str = "a string") -> str:
@@ -179,7 +194,7 @@ def parse_prefix(value: object) -> Prefix:
         raise SettingError(
             "'default' does not say which family", "write 0.0.0.0/0, ::/0, or match default_route = true"
         )
-    if len(text) > _MAX_SHOWN:
+    if len(text) > _MAX_SHOWN or text != masked(text):
         raise SettingError(f"{shown(text)} is not a prefix")
     if of_router := _ROUTERS_LIST.fullmatch(text):
         network, low, high = of_router.groups()
@@ -297,11 +312,19 @@ def parse_host(value: object) -> str:
             "expected a host's name or address, got a URL",
             "leave out the scheme, and put the port into 'port'",
         )
+    if "@" in text:
+        raise SettingError(
+            "expected a host's name or address, got credentials, too", "give them by keys of their own"
+        )
     try:
         ipaddress.ip_address(text)
     except ValueError:
         if len(text) > 253 or not _HOST.fullmatch(text):
             raise SettingError(f"{shown(text)} is not a host name or address") from None
+        if text.rstrip(".").rpartition(".")[2].isdigit():  # a resolver takes 1.2.3 for 1.2.0.3
+            raise SettingError(
+                f"{shown(text)} is not an address, and no host name ends with a number"
+            ) from None
     return text
 
 
@@ -309,16 +332,13 @@ API_PATH: Final = "/netlox/v1"
 
 
 def parse_url(value: object) -> str:
-    """Parse the base URL of an HTTP API, without a slash at the end; a zone is written as in RFC 6874.
-
-    Messages do not repeat a URL with credentials, a query or a fragment: it may contain a secret.
-    """
+    """Parse the base URL of an HTTP API, without a slash at the end; a zone is written as in RFC 6874."""
     text = parse_text(value, "a URL as a string")
     example = "write it like http://192.168.10.20:11111"
     if any(char.isspace() or not char.isprintable() for char in text):
         raise SettingError("the URL contains white space or a control character", example)
     scheme, _, rest = text.partition("://")
-    if "@" in re.split("[/?#]", rest)[0]:
+    if "@" in text:
         raise SettingError("the URL contains credentials", "leave them out, and use 'token' or 'token_file'")
     if scheme.lower() not in ("http", "https") or not rest:
         raise SettingError(f"{shown(text)} is not an http or https URL", example)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args, get_origin
 from pydantic_core import ErrorDetails
 
 from routesync.config.models import GuardSettings, KernelSettings, Settings, TargetDefaults
-from routesync.config.parsers import Model, SettingError, kind_of, shown, suggest
+from routesync.config.parsers import Model, SettingError, kind_of, masked, shown, suggest
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: keys of tables, and indices of arrays from 0."""
@@ -33,8 +33,10 @@ _TYPES: Final = {
     "bool_type": "expected true or false",
     "model_type": "expected a table",
     "model_attributes_type": "expected a table",
-    "tuple_type": "expected an array of tables",
+    "dict_type": "expected a table",
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "string_pattern_mismatch": "must consist of printable ASCII characters",  # of labels, the only ones with a pattern
 }
 _BOUNDS: Final = {
     "greater_than": ("must be more than", "gt"),
@@ -90,6 +92,7 @@ class Problem(NamedTuple):
     line: int | None  # from 1; None: unknown
     message: str
     remedy: str = ""
+    unread: bool = False  # only that this user may not read a file; the daemon perhaps may
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -106,11 +109,10 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, problems)))
 
 
-def problem_at(place: Place | object, key: str, message: str, remedy: str = "") -> Problem:
+def problem_at(place: Place | object, key: str, error: SettingError) -> Problem:
     """A fault at a line, or in something that is named as a whole: a file, a variable of the environment."""
-    if isinstance(place, Place):
-        return Problem(str(place.file), key, place.line, message, remedy)
-    return Problem(str(place), key, None, message, remedy)
+    file, line = (place.file, place.line) if isinstance(place, Place) else (place, None)
+    return Problem(str(file), key, line, error.message, error.remedy, error.unread)
 
 
 def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, SettingError]:
@@ -131,8 +133,12 @@ def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, Setting
     if kind == "missing":
         return path, SettingError("this key is missing")
     found = details["input"]  # of a secret only the kind is shown
-    if kind == "tuple_type" and isinstance(found, dict):
-        return path, SettingError(_TYPES[kind], f"write [[{_dotted(path)}]]")
+    if kind == "tuple_type":
+        if _model_at(path) is None:
+            return path, SettingError(f"expected an array of strings, got {kind_of(found)}")
+        remedy = f"write [[{_dotted(path)}]]" if isinstance(found, dict) else ""
+        got = "" if remedy else f", got {kind_of(found)}"
+        return path, SettingError(f"expected an array of tables{got}", remedy)
     if kind == "literal_error":
         if not isinstance(found, str):
             return path, SettingError(f"expected {context['expected']}, got {kind_of(found)}")
@@ -142,11 +148,19 @@ def translate(details: ErrorDetails, document: object) -> tuple[KeyPath, Setting
         )
     if kind in _BOUNDS:
         at, bound = _BOUNDS[kind]
-        return path, SettingError(f"{at} {context[bound]:g}, got {found}")
+        return path, SettingError(f"{at} {_number(context[bound])}, got {_number(found)}")
+    if kind in {"string_too_long", "too_long"}:
+        what = "characters" if isinstance(found, str) else "entries"
+        return path, SettingError(f"must have at most {context['max_length']} {what}, got {len(found)}")
     if kind in _TYPES and _TYPES[kind].startswith("expected"):
         got = found if kind == "finite_number" else kind_of(found)
         return path, SettingError(f"{_TYPES[kind]}, got {got}")
     return path, SettingError(_TYPES.get(kind, details["msg"]))
+
+
+def _number(value: object) -> str:
+    """A number as people write it: 600.0 as 600."""
+    return str(value).removesuffix(".0")
 
 
 def _path_in(document: object, details: ErrorDetails) -> KeyPath:
@@ -198,7 +212,7 @@ def place_of(path: KeyPath, document: object) -> str:
         if path[:depth] == table and len(path) > depth and isinstance(path[depth], int):
             name = value_at(document, (*path[: depth + 1], "name"))
             head = f"[[{'.'.join(table)}]] #{int(path[depth]) + 1}"
-            head += f" ({name})" if isinstance(name, str) and len(name) < _MAX_NAME else ""
+            head += f" ({masked(name)})" if isinstance(name, str) and len(name) < _MAX_NAME else ""
             rest = path[depth + 1 :]
             return f"{head}, key {_dotted(rest)}" if rest else head
     if len(keys) == 1 and isinstance(value_at(document, path), dict):

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from routesync.config.models import Settings, TargetSettings, TlsSettings
 from routesync.url import BaseUrl
 
 Known: TypeAlias = dict[str, tuple[str, ...]]
 """The addresses of each name, as of the last answer: what a look-up that fails leaves as it is."""
+
+
+class Unresolved(NamedTuple):
+    """A target whose name cannot be looked up now."""
+
+    target: str
+    host: str
+    why: str
+    kept: bool  # its last addresses are still targets
+
+    def __str__(self) -> str:
+        kept = "its last addresses stay" if self.kept else "it is no target until it does"
+        return f"target {self.target}: {self.host} does not resolve: {self.why}; {kept}"
 
 
 def look_up_name(host: str) -> tuple[str, ...]:
@@ -23,6 +36,8 @@ def look_up_name(host: str) -> tuple[str, ...]:
     """
     found = {str(it[4][0]) for it in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     found = {address for address in found if "%" not in address}  # a zone is no target's
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, "it has link-local addresses only")
     return tuple(sorted({address for address in found if ":" not in address} or found))
 
 
@@ -33,15 +48,15 @@ def has_names(settings: Settings) -> bool:
 
 def resolved(
     settings: Settings, known: Known, look_up: Callable[[str], tuple[str, ...]] = look_up_name
-) -> tuple[Settings, tuple[str, ...]]:
-    """The settings with a target for each address, and one line for each name that cannot be looked up now.
+) -> tuple[Settings, tuple[Unresolved, ...]]:
+    """The settings with a target for each address, and the targets whose name cannot be looked up now.
 
     Args:
         settings: as they are in the file.
         known: from earlier calls; it is updated.
         look_up: finds the addresses of a name.
     """
-    troubles: list[str] = []
+    troubles: list[Unresolved] = []
     targets: dict[str, TargetSettings] = {}
     for target in settings.targets:
         if not target.all_addresses:
@@ -51,8 +66,7 @@ def resolved(
         try:
             known[host] = look_up(host)
         except OSError as error:
-            kept = "its last addresses stay" if known.get(host) else "it is no target until it does"
-            troubles.append(f"target {target.name}: {host} does not resolve: {error.strerror}; {kept}")
+            troubles.append(Unresolved(target.name, host, str(error.strerror), kept=bool(known.get(host))))
         targets |= {it.name: it for it in _each(target, known.get(host, ())) if it.name not in targets}
     return settings.model_copy(update={"targets": tuple(targets.values())}), tuple(troubles)
 

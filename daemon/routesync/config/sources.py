@@ -10,7 +10,7 @@ import hashlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +22,7 @@ from routesync.config.problems import (
     Place,
     Problem,
     key_lines,
+    line_of,
     value_at,
 )
 
@@ -50,8 +51,7 @@ def drop_ins_of(path: Path) -> Sequence[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _failed(directory, f"cannot be read: {reason}", "let this user read it, or remove it") from None
+        raise _unread(directory, error, "let this user read it, or remove it") from None
     return sorted(found, key=lambda it: it.name)
 
 
@@ -59,7 +59,27 @@ def read_source(path: Path) -> Source:
     content = _read(path)
     text = _decode(path, content)
     document = _parse(path, text)
-    return Source(path, content, document, {key: Place(path, line) for key, line in _lines(text).items()})
+    lines = _lines(text)
+    huge = sorted(line_of(lines, key) or 1 for key in _huge_numbers(document))
+    if huge:
+        found = (
+            Problem(str(path), "", line, "this number is too large", "it has to fit 64 bits") for line in huge
+        )
+        raise ConfigError(*found)
+    return Source(path, content, document, {key: Place(path, line) for key, line in lines.items()})
+
+
+def _huge_numbers(document: dict[str, object]) -> Iterator[KeyPath]:
+    """The integers that are larger than TOML's. Python reads them, and writes no message with one of 4,300 digits."""
+    values: list[tuple[KeyPath, object]] = [((), document)]
+    while values:
+        path, value = values.pop()
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        )
+        values += [((*path, key), item) for key, item in items]
+        if isinstance(value, int) and value.bit_length() > 64:
+            yield path
 
 
 def digest_of(contents: Iterable[bytes]) -> str:
@@ -143,15 +163,20 @@ def _failed(
     return ConfigError(Problem(str(path), place, line, message, remedy))
 
 
+def _unread(path: Path, error: OSError | ValueError, remedy: str) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    denied = isinstance(error, PermissionError)
+    return ConfigError(Problem(str(path), "", None, f"cannot be read: {reason}", remedy, denied))
+
+
 def _read(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except FileNotFoundError:
-        remedy = "name an existing file, or start from the shipped config/routesync.toml"
+        remedy = f"name an existing file, or write one by `routesync init {path}`"
         raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _failed(path, f"cannot be read: {reason}", "name a file that this user may read") from None
+        raise _unread(path, error, "name a file that this user may read") from None
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -170,8 +195,8 @@ def _lines(text: str) -> Mapping[KeyPath, int]:
 
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-_SECRET: Final = re.compile(r"(pass|token|secret|cred|key|//)", re.IGNORECASE)
-_STATEMENT: Final = re.compile(r"\[|[^=#]+=")
+_SHOWN: Final = re.compile(r"\[{1,2}[A-Za-z0-9_.-]+\]{0,2}|[A-Za-z0-9_-]+( *\. *[A-Za-z0-9_-]+)* *=")
+"""The header of a table, or a key up to its equals sign."""
 _MAX_SHOWN: Final = 80
 
 
@@ -187,19 +212,17 @@ def _parse(path: Path, text: str) -> dict[str, object]:
             raise _failed(path, "a value cannot be read", "look for huge numbers") from None
         rows = text.replace("\r\n", "\n").split("\n")
         line = int(position[1]) if position[1] else len(rows)
-        column = f"column {position[2]}" if position[2] else "end of file"
-        shown = _presentable(rows, line)
+        column = int(position[2]) if position[2] else None
+        shown = _presentable(rows, line, column)
         message = f"not valid TOML: {said[0].lower()}{said[1 : position.start()]}{shown}"
-        raise _failed(path, message, place=column, line=line) from None
+        place = f"column {column}" if column else "end of file"
+        raise _failed(path, message, place=place, line=line) from None
 
 
-def _presentable(rows: list[str], line: int) -> str:
-    """The line up to where a secret may begin; nothing if it may continue a value of the lines above."""
-    row = rows[line - 1].strip()
-    above = "\n".join(rows[: line - 1])
-    if not _STATEMENT.match(row) or '"""' in above or "'''" in above:
+def _presentable(rows: list[str], line: int, column: int | None) -> str:
+    """The key or header before the fault, and no value, which may be a secret; nothing where it may be in a value."""
+    row, above = rows[line - 1], "\n".join(rows[: line - 1])
+    found = _SHOWN.match(row[: column - 1 if column else None].lstrip())
+    if found is None or len(found[0]) > _MAX_SHOWN or '"""' in above or "'''" in above:
         return ""
-    secret = _SECRET.search(row)
-    if secret:
-        row = f"{row[: secret.end()]}…"
-    return f": {row[:_MAX_SHOWN]}"
+    return f": {found[0]}" if found[0] == row.strip() else f": {found[0]} …"

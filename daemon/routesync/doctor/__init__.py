@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from routesync.doctor import dhcp, host, loxilb, state
-from routesync.doctor.facts import Facts, Finding, Level
+from routesync.doctor.facts import NOT_CHECKED, Facts, Finding, Level
 
 __all__ = ["CHECKS", "Facts", "Finding", "Level", "diagnose", "worst"]
 
@@ -33,11 +33,19 @@ CHECKS: Final[Mapping[str, Callable[[Facts], Iterator[Finding]]]] = {
     "outbox": state.outbox,
 }
 """By codes that stay stable (docs/doctor.md)."""
+_OF_CONFIGURATION: Final = frozenset({"capabilities", "target", "capacity", "orphans", "outbox"})
+"""Those that are about nothing else. The others do with the shipped rules, or ask the daemon first."""
 
 
 def diagnose(facts: Facts) -> list[Finding]:
     """Run all checks; each has a finding, also when all is well."""
-    return [finding._replace(check=code) for code, check in CHECKS.items() for finding in check(facts)]
+    return [
+        finding._replace(check=code)
+        for code, check in CHECKS.items()
+        for finding in (
+            (NOT_CHECKED,) if code in _OF_CONFIGURATION and not facts.config.known else check(facts)
+        )
+    ]
 
 
 def worst(findings: list[Finding]) -> Level:

@@ -132,6 +132,8 @@ def read_unit() -> UnitFacts | None:
     if of.get("LoadState") != "loaded":
         return None
     status = _number(of.get("ExecMainStatus"))
+    settings = list(service_settings(_systemctl("cat", UNIT)))
+    missing = missing_credentials(settings) if status == _CREDENTIALS_STATUS else ()
     return UnitFacts(
         active=of.get("ActiveState", ""),
         sub=of.get("SubState", ""),
@@ -140,13 +142,9 @@ def read_unit() -> UnitFacts | None:
         restarts=_number(of.get("NRestarts")),
         text=of.get("StatusText", ""),
         user=of.get("User", ""),
-        missing=_missing_files() if status == _CREDENTIALS_STATUS else (),
+        missing=tuple(str(path) for _, path in missing),
+        credentials=credentials_of(settings),
     )
-
-
-def _missing_files() -> tuple[str, ...]:
-    settings = list(service_settings(_systemctl("cat", UNIT)))
-    return tuple(path for _, path in missing_credentials(settings))
 
 
 def service_settings(text: str) -> Iterator[tuple[str, str]]:
@@ -160,16 +158,28 @@ def service_settings(text: str) -> Iterator[tuple[str, str]]:
             yield key.strip(), value.strip()
 
 
-def missing_credentials(settings: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The credentials whose file does not exist: name and file."""
-    loaded: dict[str, str] = {}
+def credentials_of(settings: Sequence[tuple[str, str]]) -> Mapping[str, Path | None]:
+    """The credentials of a service by name, with the file; None: encrypted, or not from a file of a known name."""
+    found: dict[str, Path | None] = {}
     for key, value in settings:
-        if key == "LoadCredential":
-            name, _, path = value.partition(":")
-            loaded = loaded | {name: path} if value else {}
-    yield from (
-        (name, path) for name, path in loaded.items() if path.startswith("/") and not Path(path).exists()
-    )
+        if key.startswith(("LoadCredential", "SetCredential")):
+            name, _, source = value.partition(":")
+            known = key == "LoadCredential" and source.startswith("/")
+            found = found | {name: Path(source) if known else None} if value else {}
+    return found
+
+
+def missing_credentials(settings: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Path]]:
+    """The credentials whose file does not exist: name and file."""
+    for name, path in credentials_of(settings).items():
+        if path is None:
+            continue
+        try:
+            path.stat()
+        except FileNotFoundError:
+            yield name, path
+        except OSError:  # this user may not look there
+            continue
 
 
 def why_it_ended(unit: UnitFacts) -> tuple[str, str] | None:

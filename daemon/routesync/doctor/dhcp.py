@@ -158,6 +158,9 @@ def _consequence(facts: Facts, verdict: Verdict) -> tuple[Level, str]:
                 f"{loxilb.name} reads this table itself, and in its version {loxilb.version} such a route is only "
                 "noise."
             )
+    if not facts.config.known:
+        does = "keep" if verdict.keep else "drop"
+        return Level.OK, f"The shipped rules {does} it; whether the rules of this host do is not known."
     if verdict.keep:
         return Level.WARN, f"The rules keep it (rule {verdict.rule})."
     return Level.OK, f"It is mirrored into no target: rule {verdict.rule} drops it."

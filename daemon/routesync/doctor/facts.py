@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from routesync.config import Loaded
+from routesync.config.resolve import Unresolved
 from routesync.control.client import ControlError
 from routesync.control.models import StatusResponse
 from routesync.kernel import TableDump
@@ -55,18 +56,33 @@ def warn(summary: str, why: str, *remedy: str, subject: str = "") -> Finding:
     return Finding(Level.WARN, summary, why, remedy, subject)
 
 
+NOT_CHECKED: Final = warn("not checked: the configuration cannot be used, see config", "")
+
+
 def fail(summary: str, why: str, *remedy: str, subject: str = "") -> Finding:
     return Finding(Level.FAIL, summary, why, remedy, subject)
 
 
 class ConfigFacts(NamedTuple):
-    """The configuration file, or what takes its place."""
+    """The configuration file, or what takes its place.
+
+    Attributes:
+        state: unreadable: this user may not read it, or another file that it names.
+        loaded: what the other checks use: the file, or the shipped one where the file cannot be used.
+        problems: why it is invalid, or unreadable.
+        unresolved: targets with `all_addresses` that are not in `loaded`, because their names did not resolve.
+    """
 
     path: Path
     state: Literal["read", "absent", "unreadable", "invalid"]
     loaded: Loaded
-    """What the other checks use: the file, or the shipped one where the file cannot be used."""
     problems: tuple[str, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether `loaded` is what the daemon has, or would start with."""
+        return self.state in {"read", "absent"}
 
 
 class KernelFacts(NamedTuple):
@@ -121,7 +137,8 @@ class BrokerFacts(NamedTuple):
     Attributes:
         place: host and port.
         trouble: why it cannot be used; None: it can.
-        status: the state in its retained status of this node; None: there is none, or it may not be read.
+        status: the state of this node by its retained status and the age of that; None: there is none, or it may not
+            be read.
         publish: what came of the test message: accepted, denied, not seen to come back (MQTT 3.1.1); or why there was
             none.
         denial: the broker's words for a denial.
@@ -203,6 +220,7 @@ class UnitFacts(NamedTuple):
         text: the last status line of the daemon.
         user: whom it runs as.
         missing: files that LoadCredential= names and that do not exist.
+        credentials: what systemd has for the service, by name, with the file; None: from elsewhere.
     """
 
     active: str
@@ -213,6 +231,7 @@ class UnitFacts(NamedTuple):
     text: str
     user: str
     missing: tuple[str, ...] = ()
+    credentials: Mapping[str, Path | None] = {}
 
 
 class Facts(NamedTuple):

@@ -12,9 +12,11 @@ import contextlib
 import os
 import platform
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import aiomqtt
@@ -23,6 +25,7 @@ from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import KernelSettings, MqttSettings, Settings, TargetSettings
 from routesync.config.parsers import SettingError
 from routesync.config.resolve import resolved
+from routesync.config.sources import digest_now
 from routesync.control.models import StatusResponse
 from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
 from routesync.doctor.daemon import (
@@ -44,6 +47,7 @@ from routesync.doctor.facts import (
     NetworkdLink,
     TargetFacts,
 )
+from routesync.events.fleet import NodeState, summarize
 from routesync.events.hub import EventHub
 from routesync.events.mqtt_client import (
     MqttConnection,
@@ -86,7 +90,10 @@ def gather(config: Path | None, usual: Path, state: Path, *, contact: bool, root
     daemon, unit = ask_daemon(find_daemon(state)), read_unit()
     if config is None:
         config = Path(daemon.answer.config.path) if daemon.answer else usual
-    found = read_config(config)
+    config = config.absolute()
+    found = read_config(config, unit.credentials if unit else {})
+    if found.state == "invalid" and runs_with(daemon, config):
+        found = found._replace(state="unreadable")
     settings = found.loaded.settings
     tables = settings.kernel.tables
     kernel = read_kernel(settings.kernel, tables, root)
@@ -108,7 +115,7 @@ def gather(config: Path | None, usual: Path, state: Path, *, contact: bool, root
     )
 
 
-def read_config(path: Path) -> ConfigFacts:
+def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxyType({})) -> ConfigFacts:
     """Read the configuration, with the credentials of the service; where that fails, take the shipped one."""
     environ = {"CREDENTIALS_DIRECTORY": str(_CREDENTIALS)} if os.access(_CREDENTIALS, os.X_OK) else {}
     try:
@@ -116,13 +123,23 @@ def read_config(path: Path) -> ConfigFacts:
             return ConfigFacts(path, "absent", load(shipped_configuration()))
         if not os.access(path, os.R_OK):
             return ConfigFacts(path, "unreadable", load(shipped_configuration()))
-        loaded = load(path, environ | os.environ)
-        settings, _ = resolved(loaded.settings, {})
-        return ConfigFacts(path, "read", loaded._replace(settings=settings))
+        loaded = load(path, environ | os.environ, of_service=of_service)
+        settings, unresolved = resolved(loaded.settings, {})
+        return ConfigFacts(path, "read", loaded._replace(settings=settings), unresolved=unresolved)
     except PermissionError:
         return ConfigFacts(path, "unreadable", load(shipped_configuration()))
     except ConfigError as error:
-        return ConfigFacts(path, "invalid", load(shipped_configuration()), tuple(map(str, error.problems)))
+        faults = tuple(str(problem) for problem in error.problems if not problem.unread)
+        unread = tuple(map(str, error.problems))
+        return ConfigFacts(
+            path, "invalid" if faults else "unreadable", load(shipped_configuration()), faults or unread
+        )
+
+
+def runs_with(daemon: DaemonFacts, path: Path) -> bool:
+    """Whether the daemon runs with this very file: what is missing here, such as a variable, that has."""
+    active = daemon.answer.config if daemon.answer else None
+    return active is not None and (active.path, active.digest) == (str(path), digest_now(path))
 
 
 def _desired(loaded: Loaded, dump: TableDump | None, tables: Sequence[int]) -> Mapping[tuple[str, str], int]:
@@ -307,8 +324,8 @@ async def ask_broker(
 
     While a daemon runs, or where that is not known, nothing is published. Otherwise the status `offline` is published,
     not retained: subscribers get once more what is true, and nothing stays behind. If the retained status says that the
-    node is online all the same, another one has its name, and nothing is published either. The client id is doctor's
-    own, so that no daemon loses its connection.
+    node is online all the same, another one may have its name, and nothing is published either. The client id is
+    doctor's own, so that no daemon loses its connection.
     """
     facts = BrokerFacts(settings.place)
     if not contact:
@@ -371,13 +388,15 @@ async def _try_publish(
     return facts._replace(publish="accepted" if await _comes_back(connection, within_s) else "not-back")
 
 
-async def _retained_state(connection: MqttConnection, root: str) -> str | None:
+async def _retained_state(connection: MqttConnection, root: str) -> NodeState | None:
+    """Its state by what is known now: what a node published last says nothing once the node is silent."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(RETAINED_WITHIN_S):
             async for received in connection.messages:
                 message = read(received, root)
                 if isinstance(message, ReceivedMessage):
-                    return str(message.data.get("state"))
+                    now = time.monotonic()
+                    return summarize(message, now).state(now)
     return None
 
 

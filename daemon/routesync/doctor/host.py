@@ -19,6 +19,7 @@ _OLDEST_SYSTEMD: Final = 247
 _OLDEST_KERNEL: Final = (5, 3)
 """The first with nexthop objects and their notifications."""
 _NOTHING: Final = "Nothing is mirrored or published. Routes that were mirrored stay in loxilb as they are."
+_SHIPPED: Final = "The checks of the kernel and its routes use the shipped rules."
 _ROUTE_MESSAGE: Final = 833
 """What one queued IPv4 route message takes of the buffer, in bytes as the kernel accounts them (on Linux 6.18)."""
 
@@ -30,21 +31,22 @@ def config(facts: Facts) -> Iterator[Finding]:
     if found.state == "absent":
         yield warn(
             f"there is no {path}",
-            "The other checks use the shipped rules. The daemon does not start without a file.",
-            f"write {path}; start with config/routesync.toml of the distribution",
+            f"The daemon does not start without a file. {_SHIPPED}",
+            f"`routesync init {path}` writes one",
             subject=path,
         )
     if found.state == "unreadable":
-        yield warn(
-            f"{path} may not be read by this user",
-            "The other checks use the shipped rules.",
-            "run doctor as root or as the daemon's user",
-            subject=path,
-        )
-    for problem in found.problems:
+        for unread in found.problems or (f"{path} may not be read by this user",):
+            yield warn(
+                unread,
+                f"The daemon may have what doctor lacks here. {_SHIPPED}",
+                "run doctor as root or as the daemon's user, with the environment that the daemon has",
+                subject=path,
+            )
+    for problem in found.problems if found.state == "invalid" else ():
         yield fail(
             problem,
-            "The daemon does not start with this file, and rejects it at a reload.",
+            f"The daemon does not start with this file, and rejects it at a reload. {_SHIPPED}",
             f"correct it; `routesync check {path}` lists every fault",
             subject=path,
         )
@@ -144,11 +146,10 @@ def capabilities(facts: Facts) -> Iterator[Finding]:
     held = facts.daemon.capabilities
     for number, name, what in needs:
         remedy = (
-            "copy guard.conf of the examples to /etc/systemd/system/routesync.service.d/"
-            if number == CAP_NET_ADMIN
-            else f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name} "
-            "PrivateUsers=no; or have systemd hand the socket over"
+            f"systemctl edit routesync: [Service] AmbientCapabilities={name} CapabilityBoundingSet={name} "
+            "PrivateUsers=no"
         )
+        remedy += "" if number == CAP_NET_ADMIN else "; or have systemd hand the socket over"
         restart = "systemctl daemon-reload; systemctl restart routesync"
         if held is None and facts.own_capabilities >> number & 1:
             yield ok(f"{what}; this shell has {name}")
@@ -204,9 +205,8 @@ def receive_buffer(facts: Facts) -> Iterator[Finding]:
         granted = answer.status.kernel.receive_buffer
     elif limit is not None and not (held is not None and held >> CAP_NET_ADMIN & 1):
         granted = min(granted, 2 * limit)  # what this process got shows nothing if it has the capability
-    text = (
-        f"{granted:,} bytes for the daemon's socket, {wanted:,} wanted (twice what is configured, socket(7))"
-    )
+    what = "what is configured" if facts.config.known else "the default"
+    text = f"{granted:,} bytes for the daemon's socket, {wanted:,} wanted (twice {what}, socket(7))"
     if granted >= wanted:
         yield ok(text)
     elif facts.kernel.socket_unit and not known:

@@ -57,7 +57,14 @@ def has_the_bug(version: str | None) -> bool | None:
 
 def target(facts: Facts) -> Iterator[Finding]:
     """Does each target answer, and what does its version mean? Without targets: the version of a loxilb here."""
-    if not facts.targets:
+    for missing in facts.config.unresolved:
+        yield warn(
+            f"{missing.target} was not checked: {missing.host} does not resolve: {missing.why}",
+            "A running daemon keeps the addresses that it knows. One that starts now has no target for this name.",
+            f"does the resolver of this host answer? getent ahosts {missing.host}",
+            subject=missing.target,
+        )
+    if not facts.targets and not facts.config.unresolved:
         yield ok("no target is configured: routes are only followed and reported")
         for local in facts.local:
             if local.version is not None:

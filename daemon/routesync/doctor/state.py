@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from routesync.characters import many
-from routesync.doctor.facts import BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
+from routesync.doctor.facts import NOT_CHECKED, BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
+from routesync.events.fleet import BEATS
 from routesync.events.node_status import Status
 
 BROKER: Final = "broker: "
@@ -96,8 +97,12 @@ def orphans(facts: Facts) -> Iterator[Finding]:
     """Are there owned routes in targets that are no longer configured?"""
     if facts.config.state != "read":
         return
+    answer = facts.daemon.answer
     configured = {target.name for target in facts.config.loaded.settings.targets}
-    left = {name: count for name, count in facts.state.owned.items() if name not in configured}
+    configured |= {target.name for target in answer.status.targets} if answer else set()
+    unknown = tuple(f"{it.target}-" for it in facts.config.unresolved)
+    owned = {name: count for name, count in facts.state.owned.items() if name not in configured}
+    left = {name: count for name, count in owned.items() if not name.startswith(unknown)}
     for name, count in left.items():
         yield warn(
             f"{many(count, 'owned route')} in {name}, which is no longer configured",
@@ -107,7 +112,8 @@ def orphans(facts: Facts) -> Iterator[Finding]:
             subject=name,
         )
     if not left:
-        yield ok("all owned routes are in configured targets")
+        rest = ", or in addresses of a name that does not resolve" if owned else ""
+        yield ok(f"all owned routes are in configured targets{rest}")
 
 
 def outbox(facts: Facts) -> Iterator[Finding]:
@@ -142,6 +148,8 @@ def broker(facts: Facts) -> Iterator[Finding]:
     """Does the broker accept what this node publishes, and does no other node have its name?"""
     if facts.daemon.answer is not None:
         yield _as_the_daemon_reports(facts.daemon.answer.status)
+    elif not facts.config.known:
+        yield NOT_CHECKED
     elif facts.broker is None:
         yield ok("no broker is configured: events go to the log only")
     else:
@@ -197,8 +205,11 @@ def _as_tried(broker: BrokerFacts, root: str, node: str) -> Finding:
             )
         case "other-node":
             return warn(
-                f"a node named {node!r} is {broker.status} at this broker, and does not run here",
-                "Two nodes of one name overwrite each other's status and table, and take each other's connection.",
+                f"a node named {node!r} is {broker.status} at this broker, and no daemon runs here",
+                "Two nodes of one name overwrite each other's status and table, and take each other's connection. Or "
+                f"this is the last status of the daemon here, less than {BEATS} heartbeats old or, by MQTT 3.1.1, of "
+                "unknown age.",
+                "look again in a few minutes: a node that ended is silent then, except by MQTT 3.1.1",
                 "give each node a name of its own: [node] name",
                 subject=place,
             )

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from routesync.config.credentials import client_context
+from routesync.config.credentials import client_context, read_secret
 from routesync.config.models import TargetSettings
+from routesync.config.parsers import SettingError
 from routesync.loxilb import errors, schema
 from routesync.loxilb.http import Answer, Http
 from routesync.measure import REQUEST_S, Histogram
@@ -51,19 +52,18 @@ class FileToken:
         """The token that the file has now.
 
         Raises:
-            NotSent: the file cannot be read, or is empty.
+            NotSent: the file cannot be read, or contains no token.
         """
         try:
             found = self._path.stat()
             stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
             if stamp != self._stamp:
-                self._token = self._path.read_text(encoding="utf-8").strip()
+                self._token = read_secret(self._path, "token")
                 self._stamp = stamp
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise errors.NotSent(f"token_file {self._path}: {reason}") from None
-        if not self._token:
-            raise errors.NotSent(f"token_file {self._path}: it is empty")
+        except SettingError as error:
+            raise errors.NotSent(f"token_file {self._path}: it {error.message}; {error.remedy}") from None
+        except OSError as error:
+            raise errors.NotSent(f"token_file {self._path}: {error.strerror}") from None
         return self._token
 
 

@@ -34,6 +34,7 @@ import structlog
 
 from routesync.best_routes import BestRoutes
 from routesync.config import ConfigError, Loaded, load
+from routesync.config.parsers import SettingError
 from routesync.config.problems import line_of, problem_at
 from routesync.config.resolve import Known, has_names, resolved
 from routesync.config.sources import digest_now
@@ -249,7 +250,7 @@ class Daemon:
             self._best_routes.probe(loaded)
         except KernelError as error:
             place = line_of(loaded.lines, ("kernel", "netns")) or path
-            return self._reject((str(problem_at(place, "[kernel], key netns", str(error))),))
+            return self._reject((str(problem_at(place, "[kernel], key netns", SettingError(str(error)))),))
         _log_warnings(loaded)
         self._config_problems = ()
         if (name := self._loaded.settings.node.name) != loaded.settings.node.name:
@@ -272,7 +273,8 @@ class Daemon:
         if not has_names(written):
             self._unresolved = ()
             return loaded
-        settings, self._unresolved = await asyncio.to_thread(resolved, written, self._known)
+        settings, troubles = await asyncio.to_thread(resolved, written, self._known)
+        self._unresolved = tuple(map(str, troubles))
         return loaded._replace(settings=settings)
 
     async def _follow_names(self) -> None:

@@ -39,4 +39,4 @@ def test_settings_of_the_unit_and_its_drop_ins_in_order(tmp_path: Path) -> None:
         "gone:/nowhere/gone",
         "store",
     ]
-    assert list(missing_credentials(settings)) == [("gone", "/nowhere/gone")]
+    assert list(missing_credentials(settings)) == [("gone", Path("/nowhere/gone"))]

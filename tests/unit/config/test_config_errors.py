@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from routesync.config import ConfigError, load
 from routesync.config.problems import FORMER_KEYS
 from routesync.names import Names
+from support.config_keys import TABLES
 
 Complaints = Callable[..., list[str]]
 
@@ -21,6 +23,38 @@ TARGET = '[[targets]]\nname = "edge"\nurl = "http://192.0.2.1:11111"\n'
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            "[kernel]\nreceive_buffer = 1073741825\n",
+            "2: [kernel], key receive_buffer: must be at most 1073741824, got 1073741825",
+        ),
+        ("[events]\noutbox_bytes = 1\n", "2: [events], key outbox_bytes: must be at least 1048576, got 1"),
+        ("[guard]\nsettle_s = 600.5\n", "2: [guard], key settle_s: must be at most 600, got 600.5"),
+        (
+            "[mqtt]\nhost = 'b'\nhosts = 'b'\n",
+            "3: [mqtt], key hosts: expected an array of strings, got a string",
+        ),
+        (
+            "[control]\npage_hosts = {}\n",
+            "2: [control], key page_hosts: expected an array of strings, got a table",
+        ),
+        (
+            "[target_defaults]\nreturn_path_ok = 'b'\n",
+            "2: [target_defaults], key return_path_ok: expected an array of strings, got a string",
+        ),
+        (
+            f"[mqtt]\nhosts = {['b'] * 17}\n",
+            "2: [mqtt], key hosts: must have at most 16 entries, got 17",
+        ),
+        (
+            f"[mqtt]\nhost = 'b'\nclient_id = '{'x' * 257}'\n",
+            "3: [mqtt], key client_id: must have at most 256 characters, got 257",
+        ),
+        (
+            "[node]\nlabels = { site = 'münchen' }\n",
+            "2: [node.labels], key site: must consist of printable ASCII characters",
+        ),
+        ("[node]\nlabels = 1\n", "2: [node], key labels: expected a table, got an integer"),
+        (TARGET + "token = ''\n", "4: [[targets]] #1 (edge), key token: must not be empty"),
         ("[polcy]\n", "1: [polcy]: unknown key 'polcy'; did you mean 'policy'?"),
         ("mod = 1\n", "1: key mod: unknown key 'mod'; did you mean 'mode'?"),
         ("xyzzy = 1\n", "1: key xyzzy: unknown key 'xyzzy'"),
@@ -146,6 +180,14 @@ def test_a_mistake(complaints: Complaints, text: str, expected: str) -> None:
         (
             "match.gateway = '10.0.0.0/33'",
             "match.gateway: '10.0.0.0/33' is not a prefix like 10.0.0.0/8 or 2001:db8::/32",
+        ),
+        *(
+            (
+                f"match.{key} = '10.1.2.0/{mask}'",
+                f"match.{key}: '10.1.2.0/{mask}' has a mask in place of a prefix length; write it like 10.0.0.0/8",
+            )
+            for key in ("gateway", "source", "prefix.within")
+            for mask in ("0.0.0.255", "255.255.255.0")
         ),
         (
             "match.prefix = 'default'",
@@ -331,6 +373,10 @@ def test_keys_of_earlier_versions_are_gone_and_their_replacements_exist() -> Non
                 "leave out the scheme, and put the port into 'port'"
             ),
         ),
+        (
+            "hosts = ['b', '10.0.0.256']",
+            "2: [mqtt], key hosts #2: '10.0.0.256' is not an address, and no host name ends with a number",
+        ),
     ],
 )
 def test_a_mistake_about_the_broker(complaints: Complaints, text: str, expected: str) -> None:
@@ -350,6 +396,10 @@ def test_a_mistake_about_the_broker(complaints: Complaints, text: str, expected:
         ("http://a b", "the URL contains white space or a control character"),
         ("http://lb/?a=1", "the URL contains a query or a fragment"),
         ("http://-lb", "'-lb' is not a host name or address"),
+        *(
+            (f"http://{host}:11111", f"'{host}' is not an address, and no host name ends with a number")
+            for host in ("1.2.3.400", "300.1.1.1", "192.0.2", "1.2.3.4.5", "010.0.0.1", "12345", "lb.7.")
+        ),
     ],
 )
 def test_a_url_that_is_none(complaints: Complaints, url: str, message: str) -> None:
@@ -357,7 +407,16 @@ def test_a_url_that_is_none(complaints: Complaints, url: str, message: str) -> N
     assert line.startswith(f"3: [[targets]] #1 (edge), key url: {message}; write it like http://")
 
 
-@pytest.mark.parametrize("url", ["http://[2001:db8::1]:11111", "https://lb.example.net/base", "http://lb_1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[2001:db8::1]:11111",
+        "https://lb.example.net/base",
+        "http://lb_1",
+        "http://1.2.3.4a",
+        "http://lb7",
+    ],
+)
 def test_a_url_that_is_one(tmp_path: Path, url: str) -> None:
     file = tmp_path / "it.toml"
     file.write_text(f'[[targets]]\nname = "edge"\nurl = "{url}/"\n')
@@ -465,13 +524,13 @@ url = "ftp://x"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("mode = mirror\n", "1: column 8: not valid TOML: invalid value: mode = mirror"),
+        ("mode = mirror\n", "1: column 8: not valid TOML: invalid value: mode = …"),
         (
             "\n[mqtt\nhost = 1",
             "2: column 6: not valid TOML: expected ']' at the end of a table declaration: [mqtt",
         ),
-        ('a = "', '1: end of file: not valid TOML: unterminated string: a = "'),
-        ("a = 1\r\na = 2\r\n", "2: column 6: not valid TOML: cannot overwrite a value: a = 2"),
+        ('a = "', "1: end of file: not valid TOML: unterminated string: a = …"),
+        ("a = 1\r\na = 2\r\n", "2: column 6: not valid TOML: cannot overwrite a value: a = …"),
     ],
 )
 def test_what_is_no_toml(complaints: Complaints, text: str, expected: str) -> None:
@@ -480,6 +539,43 @@ def test_what_is_no_toml(complaints: Complaints, text: str, expected: str) -> No
 
 def test_a_huge_number(complaints: Complaints) -> None:
     assert complaints(f"a = {'9' * 5000}") == [" a value cannot be read; look for huge numbers"]
+    huge = f"0x{'f' * 5000}"  # Python reads it, and does not write it
+    text = f"[[targets]]\nname = {huge}\n[guard]\nsettle_s = [1, {{ a = -{'9' * 999} }}]\n"
+    said = "this number is too large; it has to fit 64 bits"
+    assert complaints(text) == [f"2: {said}", f"4: {said}"]
+
+
+ODD_VALUES = (
+    *('""', '"x"', '"é\\u0001"', "0", "-1", "9223372036854775808", f"0x{'f' * 5000}", "1.5", "-1e3", "nan"),
+    *(
+        "true",
+        "1979-05-27",
+        "07:32:00",
+        "[]",
+        '["a"]',
+        "[1]",
+        "[[]]",
+        "[{}]",
+        "{}",
+        "{ a = 1 }",
+        '{ a = "" }',
+    ),
+)
+
+
+def test_no_message_has_the_words_of_the_library(tmp_path: Path) -> None:
+    file, said = tmp_path / "it.toml", set()
+    for header, model in TABLES.items():
+        for key in model.model_fields:
+            for value in ODD_VALUES:
+                file.write_text(f"{header}{key} = {value}\n")
+                try:
+                    load(file, {}, Names())
+                except ConfigError as error:
+                    said |= {problem.message for problem in error.problems}
+    assert len(said) > 100
+    odd = re.compile(r"should|Input|Value|Tuple|Dictionary|validation|pattern|e\+\d")
+    assert [message for message in said if odd.search(message)] == []
 
 
 def test_nesting_without_end(complaints: Complaints) -> None:
@@ -501,8 +597,9 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> No
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "nix.toml", {})
-    assert str(caught.value).startswith(
-        f"{tmp_path}/nix.toml: no such file; name an existing file, or start from"
+    file = f"{tmp_path}/nix.toml"
+    assert str(caught.value) == (
+        f"{file}: no such file; name an existing file, or write one by `routesync init {file}`"
     )
 
 

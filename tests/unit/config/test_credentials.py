@@ -9,7 +9,10 @@ import pytest
 
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.credentials import Origin
+from routesync.loxilb.client import FileToken
+from routesync.loxilb.errors import NotSent
 from routesync.names import Names
+from support.config_keys import TABLES
 
 Complaints = Callable[..., list[str]]
 
@@ -116,15 +119,70 @@ def test_a_missing_file_of_tls_has_the_same_remedy(complaints: Complaints, tmp_p
     )
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"\n", "is empty"), (b"\xff", "it is not UTF-8 text")]
-)
-def test_a_file_without_a_secret_is_an_error(
+BOM = b"\xef\xbb\xbf"
+NO_SECRETS = [
+    (b"", "is empty"),
+    (b"\n", "is empty"),
+    (BOM + b"\n", "is empty"),
+    (b"\xff", "is not UTF-8 text"),
+    (b"pw\n\n", "has more than one line"),
+    (b"user\r\npw", "has more than one line"),
+    (b"pw ", "begins or ends with a blank"),
+    (b"pw\t\n", "begins or ends with a blank"),
+    (b" pw\n", "begins or ends with a blank"),
+]
+NO_TOKENS = [
+    (content, "contains characters that an HTTP header cannot carry") for content in (b"p\x01", "pä".encode())
+]
+
+
+@pytest.mark.parametrize(("content", "message"), NO_SECRETS)
+def test_a_file_without_a_password_is_an_error(
     complaints: Complaints, tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "pw").write_bytes(content)
     (line,) = complaints(MQTT + 'password_file = "pw"\n')
-    assert message in line
+    assert line.startswith(f"4: [mqtt], key password_file: '{tmp_path}/pw': it {message}; ")
+
+
+@pytest.mark.parametrize(("content", "message"), NO_SECRETS + NO_TOKENS)
+def test_a_file_without_a_token_is_an_error_and_later_none_to_connect_with(
+    complaints: Complaints, tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "it"
+    file.write_bytes(content)
+    (line,) = complaints(TARGET + 'token_file = "it"\n')
+    assert line.startswith(f"4: [[targets]] #1 (lb-1.edge), key token_file: '{file}': it {message}; ")
+    with pytest.raises(NotSent, match=f"token_file {file}: it {message}; "):
+        FileToken(file)()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("pw\n", "has more than one line"),
+        ("pw ", "begins or ends with a blank"),
+        ("pä", "contains characters that an HTTP header cannot carry"),
+    ],
+)
+def test_a_variable_without_a_token_is_an_error(complaints: Complaints, value: str, message: str) -> None:
+    (line,) = complaints(TARGET, ROUTESYNC_TARGET_LB_1_EDGE_TOKEN=value)
+    assert f"key token: the environment variable ROUTESYNC_TARGET_LB_1_EDGE_TOKEN {message}; " in line
+
+
+@pytest.mark.parametrize(
+    "content", [SECRET, f"{SECRET}\n", f"{SECRET}\r\n", f"\ufeff{SECRET}\n", f"\ufeff{SECRET}"]
+)
+def test_a_secret_is_the_one_line_of_its_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "it").write_bytes(content.encode())
+    found = loaded(tmp_path, f'{MQTT}password_file = "it"\n{TARGET}token_file = "it"\n')
+    assert (password(found), token(found)) == (SECRET, SECRET)
+    assert FileToken(tmp_path / "it")() == SECRET
+
+
+def test_blanks_inside_and_other_letters_are_part_of_a_password(tmp_path: Path) -> None:
+    (tmp_path / "it").write_text("a b ä\n", encoding="utf-8")
+    assert password(loaded(tmp_path, f'{MQTT}password_file = "it"\n')) == "a b ä"
 
 
 def test_an_empty_variable_is_an_error(complaints: Complaints) -> None:
@@ -195,6 +253,79 @@ def test_secrets_are_in_no_message(tmp_path: Path, text: str) -> None:
     assert SECRET not in repr(caught.value.problems)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+KEYS = ("password", "pwd", "psk", "api.key", "token", "'quoted'")
+WRONG_VALUES = (
+    SECRET,
+    f'"{SECRET}',
+    f"'{SECRET}",
+    f'{SECRET}"',
+    f'"{SECRET}" x',
+    f'"{SECRET}\\z"',
+    f'["{SECRET}", {SECRET}]',
+    f"[\n{SECRET}==]",
+    f"[\n[{SECRET}, 1]]",
+    f"[\n{SECRET} = 1]",
+    f'{{ password = "{SECRET}" pwd = 1 }}',
+    f'{{ password = "{SECRET}",\n pwd = {SECRET} }}',
+)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", WRONG_VALUES)
+@pytest.mark.parametrize("sign", ["=", ":", ""])
+def test_what_is_no_toml_is_shown_without_its_value(
+    complaints: Complaints, key: str, value: str, sign: str
+) -> None:
+    (line,) = complaints(f"[mqtt]\n{key} {sign} {value}\n")
+    assert SECRET not in line
+    if sign == "=" and "\n" not in value and "'" not in key + value:
+        assert line.endswith(f": {key} = …")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"me:{SECRET}@192.0.2.1:11111",
+        f"me:{SECRET}@broker",
+        f"mqtt://me:{SECRET}@broker",
+        f"http://me:{SECRET}@192.0.2.1",
+        f"http:/me:{SECRET}@192.0.2.1",
+        f"http://me:1/{SECRET}@192.0.2.1",
+        f"ftp://192.0.2.1?token={SECRET}",
+        f"192.0.2.1?token={SECRET}",
+        f"me@{SECRET}@b",
+    ],
+)
+def test_credentials_in_a_value_of_any_key_are_in_no_message(tmp_path: Path, value: str) -> None:
+    """Of each key that takes text: a URL belongs into few, and may be put into any."""
+    said: list[str] = []
+    for header, model in TABLES.items():
+        for key in model.model_fields:
+            file = tmp_path / "it.toml"
+            file.write_text(f'{header}{key} = "{value}"\n')
+            try:
+                load(file, {}, Names())
+            except ConfigError as error:
+                said += str(error).split("\n")
+    assert len(said) > 50
+    files = [line for line in said if "cannot read" in line]  # the file's name is needed
+    assert [line for line in said if SECRET in line and line not in files] == []
+
+
+@pytest.mark.parametrize("value", [f"${{{SECRET}", f"${{{SECRET} x}}", f"a${{}}{SECRET}"])
+def test_what_begins_like_a_variable_is_not_repeated(complaints: Complaints, value: str) -> None:
+    for line in complaints(f'{MQTT}passwd = "{value}"\n'):
+        assert SECRET not in line
+
+
+def test_credentials_in_the_environment_are_in_no_message(complaints: Complaints) -> None:
+    text = 'mode = "observe"\n[mqtt]\nhost = "${HOST}"\n' + TARGET.replace("http://192.0.2.1", "${HOST}")
+    spoilt = f"me:{SECRET}@192.0.2.1"
+    lines = complaints(text, HOST=spoilt)
+    assert len(lines) == 2
+    assert not any(SECRET in line for line in lines)
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False)])

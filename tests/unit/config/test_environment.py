@@ -76,11 +76,11 @@ def test_a_secret_is_not_expanded(tmp_path: Path) -> None:
         ),
         (
             "http://${EDGE_IP",
-            "3: [[targets]] #1 (edge), key url: '${EDGE_IP' does not name an environment variable; w",
+            "3: [[targets]] #1 (edge), key url: a '${' in it is not followed by the name of an ",
         ),
         (
             "http://${}",
-            "3: [[targets]] #1 (edge), key url: '${}' does not name an environment variable; write it like",
+            "3: [[targets]] #1 (edge), key url: a '${' in it is not followed by the name of an ",
         ),
     ],
 )

@@ -59,13 +59,14 @@ def test_a_look_up_that_fails_keeps_the_last_answer(tmp_path: Path) -> None:
     written = settings(tmp_path)
     found, troubles = resolved(written, known, refused)
     assert [it.name for it in found.targets] == ["plain"]
-    assert troubles == (
-        "target edge: lb.example.net does not resolve: Name or service not known; it is no target until it does",
+    (trouble,) = troubles
+    assert str(trouble) == (
+        "target edge: lb.example.net does not resolve: Name or service not known; it is no target until it does"
     )
     resolved(written, known, lambda _: ("192.0.2.1",))
     found, troubles = resolved(written, known, refused)
     assert [it.name for it in found.targets] == ["plain", "edge-192.0.2.1"]
-    assert troubles[0].endswith("; its last addresses stay")
+    assert str(troubles[0]).endswith("; its last addresses stay")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,13 @@ def test_the_resolver_of_the_host_is_asked() -> None:
     assert "127.0.0.1" in look_up_name("localhost")
     with pytest.raises(OSError, match=r"not known|failure"):
         look_up_name("nowhere.invalid")
+
+
+def test_a_name_that_has_only_addresses_with_a_zone_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1%eth0", 0, 0, 2))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+    with pytest.raises(OSError, match="link-local addresses only"):
+        look_up_name("lb")
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from routesync.config.resolve import Unresolved
 from routesync.control.client import NotAllowed, NotRunning, NotUnderstood
 from routesync.control.models import ActiveConfig, StatusResponse
 from routesync.doctor import CHECKS, Facts, Finding, Level, diagnose, worst
-from routesync.doctor.facts import BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts, UnitFacts
+from routesync.doctor.facts import NOT_CHECKED, BrokerFacts, DaemonFacts, LocalLoxilb, TargetFacts, UnitFacts
+from routesync.events.node_status import TargetStatus
 from routesync.kernel import Sysctls
 from routesync.loxilb.schema import Port
 from support.doctor_facts import answer, configuration, dump, healthy, route
@@ -196,7 +199,7 @@ TROUBLES: dict[str, tuple[Change, str, Level, str]] = {
         lambda it: it._replace(config=it.config._replace(state="absent")),
         "config",
         Level.WARN,
-        "there is no",
+        "routesync.toml` writes one",
     ),
     "a damaged outbox": (
         lambda it: state(outbox=it.state.outbox._replace(error="it is damaged"))(it),
@@ -244,10 +247,53 @@ def test_a_trouble_is_found_explained_and_given_a_remedy(
     tmp_path: Path, change: Change, check: str, level: Level, words: str
 ) -> None:
     facts = change(healthy(tmp_path, TARGET + '[mqtt]\nhost = "b"\n'))
-    bad = [finding for finding in diagnose(facts) if finding.level > Level.OK]
+    bad = [it for it in diagnose(facts) if it.level > Level.OK and it._replace(check="") != NOT_CHECKED]
     assert [(finding.check, finding.level) for finding in bad] == [(check, level)]
     assert words in said(bad[0])
     assert bad[0].why or bad[0].remedy
+
+
+@pytest.mark.parametrize("state", ["invalid", "unreadable"])
+def test_nothing_is_said_of_what_only_an_unusable_file_would_tell(
+    tmp_path: Path, state: Literal["invalid", "unreadable"]
+) -> None:
+    facts = healthy(tmp_path)._replace(desired={("lb", "ipv4"): 30_001})
+    gateway = facts._replace(kernel=facts.kernel._replace(dump=dump(route("192.168.10.1/32"))))
+    found = diagnose(gateway._replace(config=gateway.config._replace(state=state)))
+    unchecked = [it.check for it in found if it._replace(check="") == NOT_CHECKED]
+    assert unchecked == ["capabilities", "target", "capacity", "broker", "orphans", "outbox"]
+    (host_route,) = [it for it in found if it.check == "dhcp-host-routes"]
+    assert "whether the rules of this host do is not known" in host_route.why
+    answered = daemon(answer(broker="connected"))(
+        gateway._replace(config=gateway.config._replace(state=state))
+    )
+    (broker,) = [it for it in diagnose(answered) if it.check == "broker"]
+    assert broker.level is Level.OK, "the daemon knows"
+
+
+def test_routes_in_addresses_of_a_name_that_does_not_resolve_are_not_called_orphans(tmp_path: Path) -> None:
+    facts = state(owned={"pods-192.0.2.20": 1500, "other-192.0.2.9": 3})(healthy(tmp_path))
+    unresolved = (Unresolved("pods", "pods.example", "Name or service not known", kept=False),)
+    found = diagnose(facts._replace(config=facts.config._replace(unresolved=unresolved)))
+    (named,) = [it for it in found if it.check == "target"]
+    assert (named.level, named.subject) == (Level.WARN, "pods")
+    assert named.summary == "pods was not checked: pods.example does not resolve: Name or service not known"
+    assert [it.subject for it in found if it.check == "orphans"] == ["other-192.0.2.9"]
+    alone = state(owned={"pods-192.0.2.20": 1500})(facts)
+    (one,) = [
+        it
+        for it in diagnose(alone._replace(config=alone.config._replace(unresolved=unresolved)))
+        if it.check == "orphans"
+    ]
+    assert (one.level, "does not resolve" in one.summary) == (Level.OK, True)
+
+
+def test_a_target_that_the_daemon_has_is_no_orphan(tmp_path: Path) -> None:
+    facts = state(owned={"pods-192.0.2.20": 1500})(healthy(tmp_path))
+    assert [it.level for it in diagnose(facts) if it.check == "orphans"] == [Level.WARN]
+    known = TargetStatus(name="pods-192.0.2.20", url="http://192.0.2.20:11111", state="synced")
+    reported = daemon(answer(targets=(known,)))(facts)
+    assert [it.level for it in diagnose(reported) if it.check == "orphans"] == [Level.OK]
 
 
 def test_nothing_is_wrong_where_all_is_well(tmp_path: Path) -> None:
@@ -353,6 +399,15 @@ def test_a_setting_that_needs_a_capability_is_held_against_the_daemons_own(
     (finding,) = [it for it in diagnose(facts) if it.check == "capabilities"]
     assert finding.level is level
     assert "CAP_SYS_ADMIN" in said(finding)
+
+
+def test_the_remedy_for_a_capability_is_a_setting_that_every_host_can_write(tmp_path: Path) -> None:
+    daemon = DaemonFacts(running=True, pid=1, capabilities=0)
+    config = configuration(tmp_path, 'mode = "guard"\n' + TARGET + '[targets.witness]\nnetns = "lb"\n')
+    found = diagnose(healthy(tmp_path)._replace(config=config, daemon=daemon))
+    steps = [it.remedy[0] for it in found if it.check == "capabilities"]
+    for step, name in zip(steps, ("CAP_NET_ADMIN", "CAP_SYS_ADMIN"), strict=True):
+        assert f"AmbientCapabilities={name} CapabilityBoundingSet={name} PrivateUsers=no" in step
 
 
 def test_the_buffer_of_a_daemon_with_the_capability_is_not_capped(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -17,17 +19,22 @@ from threading import Thread
 import pytest
 
 from routesync.config.models import TargetSettings
+from routesync.config.sources import digest_of
 from routesync.control.client import NotRunning
+from routesync.control.models import ActiveConfig
 from routesync.doctor.daemon import (
     ask_daemon,
+    credentials_of,
     find_daemon,
+    missing_credentials,
     process_status,
     read_state,
+    service_settings,
     systemd_version,
 )
 from routesync.doctor.dhcp import who_wrote
 from routesync.doctor.facts import DaemonFacts, User
-from routesync.doctor.gather import ask_target, read_config, read_dhcp, shares_namespace
+from routesync.doctor.gather import ask_target, read_config, read_dhcp, runs_with, shares_namespace
 from routesync.events.node_status import TargetStatus
 from routesync.mirror.ledger import Ledger, Row
 from routesync.route import Prefix, parse_address
@@ -252,6 +259,140 @@ def test_what_the_user_of_the_daemon_may_write_counts(
         assert state.ledger.writable is (user is None or user.uid in (os.getuid(), 0))
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.fixture
+def searchable() -> Iterator[Path]:
+    """A directory that every user may look into; those of pytest are for one alone."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Do this as a user for whom the modes of files count."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+BROKER = '[mqtt]\nhost = "b"\nusername = "me"\n'
+TLS = BROKER + "[mqtt.tls]\n"
+TARGET = '[[targets]]\nname = "lb"\nurl = "https://192.0.2.1"\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BROKER + 'password_file = "secret"\n',
+        TARGET + 'token_file = "secret"\n',
+        TLS + 'ca_file = "secret"\n',
+        TLS + 'cert_file = "secret"\nkey_file = "secret"\n',
+    ],
+)
+def test_a_file_that_the_configuration_names_and_this_user_may_not_read_is_no_fault_of_it(
+    searchable: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    file, secret = searchable / "routesync.toml", searchable / "elsewhere"
+    file.write_text(text)
+    assert read_config(file).state == "invalid", "there is no such file"
+    assert read_config(file, {"secret": secret}).state == "invalid", "nor one that systemd could hand over"
+    hidden = read_config(file, {"secret": None})
+    assert (hidden.state, hidden.known) == ("unreadable", False)
+    assert "the credential 'secret' is not known: systemd hands it to the service" in hidden.problems[0]
+
+    secret.write_text("x")
+    secret.chmod(0o000)
+    (searchable / "secret").symlink_to(secret)
+    with as_nobody():
+        denied = read_config(file, {"secret": secret})
+        beside = read_config(file)
+    for found in (denied, beside):
+        assert found.state == "unreadable"
+        assert "Permission denied" in found.problems[0]
+    file.write_text(text.replace("host =", "hots =").replace("url =", "ulr ="))
+    faulty = read_config(file, {"secret": None})
+    assert faulty.state == "invalid"
+    assert not any("credential" in problem for problem in faulty.problems), "what is known to be wrong"
+
+
+def test_a_credential_of_the_service_is_read_from_its_source_while_the_service_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    file, source = tmp_path / "routesync.toml", tmp_path / "elsewhere"
+    file.write_text(BROKER + 'password_file = "pw"\n')
+    source.write_text("hunter2\n")
+    found = read_config(file, {"pw": source})
+    assert (found.state, found.loaded.secrets) == ("read", ("hunter2",))
+
+
+def test_a_name_that_does_not_resolve_is_kept_with_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text('[[targets]]\nname = "pods"\nurl = "http://pods.example"\nall_addresses = true\n')
+
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    found = read_config(file)
+    assert (found.state, found.loaded.settings.targets) == ("read", ())
+    assert [(it.target, it.host) for it in found.unresolved] == [("pods", "pods.example")]
+
+
+def test_a_file_that_the_daemon_runs_with_is_valid_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text('mode = "${MODE_OF_THE_DAEMON}"\n')
+    assert read_config(file).state == "invalid", "doctor lacks the variable"
+    active = ActiveConfig(path=str(file), digest=digest_of([file.read_bytes()]))
+    daemon = RUNNING._replace(answer=answer(active=active))
+    assert runs_with(daemon, file)
+    assert not runs_with(RUNNING, file)
+    assert not runs_with(daemon, tmp_path / "other.toml")
+    file.write_text('mode = "${MODE_OF_NOBODY}"\n')
+    assert not runs_with(daemon, file)
+
+
+def test_a_drop_in_that_may_not_be_read_is_no_fault(searchable: Path) -> None:
+    file, drop_in = searchable / "routesync.toml", searchable / "routesync.toml.d/it.toml"
+    file.write_text("")
+    drop_in.parent.mkdir()
+    drop_in.touch(mode=0o000)
+    with as_nobody():
+        assert read_config(file).state == "unreadable"
+    drop_in.parent.chmod(0o000)
+    try:
+        with as_nobody():
+            assert read_config(file).state == "unreadable"
+    finally:
+        drop_in.parent.chmod(0o700)
+
+
+def test_the_credentials_of_a_unit_are_known_by_name() -> None:
+    unit = """\
+[Unit]
+LoadCredential=no:/etc/no
+[Service]
+LoadCredential=gone:/etc/gone
+LoadCredential=
+LoadCredential=pw:/etc/routesync/pw
+LoadCredential=store
+LoadCredentialEncrypted=token:/etc/token.cred
+SetCredential=ca:text
+"""
+    known = credentials_of(list(service_settings(unit)))
+    assert known == {"pw": Path("/etc/routesync/pw"), "store": None, "token": None, "ca": None}
+    assert list(
+        missing_credentials([("LoadCredential", f"pw:{__file__}/x"), ("LoadCredential", "a:/no/a")])
+    ) == [("a", Path("/no/a"))]
 
 
 def test_a_configuration_that_may_not_be_read_is_no_fault_of_its_own(tmp_path: Path) -> None:
