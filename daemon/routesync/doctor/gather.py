@@ -22,7 +22,7 @@ import aiomqtt
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import KernelSettings, MqttSettings, Settings, TargetSettings
 from routesync.config.parsers import SettingError
-from routesync.config.resolve import resolved
+from routesync.config.resolve import look_up_and_resolve
 from routesync.control.models import StatusResponse
 from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
 from routesync.doctor.daemon import (
@@ -117,7 +117,7 @@ def read_config(path: Path) -> ConfigFacts:
         if not os.access(path, os.R_OK):
             return ConfigFacts(path, "unreadable", load(shipped_configuration()))
         loaded = load(path, environ | os.environ)
-        settings, _ = resolved(loaded.settings, {})
+        settings, _ = look_up_and_resolve(loaded.settings)
         return ConfigFacts(path, "read", loaded._replace(settings=settings))
     except PermissionError:
         return ConfigFacts(path, "unreadable", load(shipped_configuration()))
