@@ -42,7 +42,7 @@ from routesync.control.models import (
     TargetRequest,
     WithdrawRequest,
 )
-from routesync.control.plan import NO_DETAILS, Choice, Evaluate, PlanRows, candidate_order, choose, explain
+from routesync.control.plan import NO_DETAILS, Choice, Evaluate, PlanRows, choose, explain
 from routesync.control.requests import (
     JSON,
     LARGEST_BODY,
@@ -59,7 +59,7 @@ from routesync.control.requests import (
 from routesync.control.views import RouteNames, TableRows, sorted_prefixes, target_detail
 from routesync.kernel import KernelError
 from routesync.kernel.decode import RouteDetails
-from routesync.route import Candidate, Prefix, Route, parse_address
+from routesync.route import Candidate, Prefix, Route, parse_address, preference
 
 FOLLOWERS: Final = 32
 """Clients that may follow the events at once, over the control socket."""
@@ -222,7 +222,7 @@ class Api:
             kept = table.candidates(prefix)
             routes = [*kept, *dump.dropped.get(prefix, ())]
             if len(routes) > 1:
-                routes.sort(key=lambda it: candidate_order(it.route, tables))
+                routes.sort(key=lambda it: preference(it.route, tables.index(it.route.table)))
             return Choice(prefix, tuple(routes), kept[0] if kept else None)
 
         return map(choice, prefixes)

@@ -26,6 +26,7 @@ from routesync.route import (
     Route,
     Verdict,
     link_host,
+    preference,
 )
 
 Evaluate = Callable[[Route, Links], Verdict]
@@ -206,13 +207,7 @@ class Evaluator:
         rank = self._ranks.get(attributes.table)
         if rank is None:
             return None
-        source = attributes.source
-        key = (
-            b"" if source is None else bytes((source.length,)) + source.packed,
-            attributes.tos,
-            rank,
-            attributes.metric,
-        )
+        key = preference(attributes, rank)
         known = self._subkeys.get(key)
         if known is not None:
             return known
