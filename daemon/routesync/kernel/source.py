@@ -153,7 +153,8 @@ class KernelSource:
         """
         self.synced = asyncio.Event()
         self.stats = stats or KernelStats()
-        self._tables = tuple(dict.fromkeys(tables))
+        self.tables = tuple(dict.fromkeys(tables))
+        """The tables that it follows, preferred ones first."""
         self._receive_buffer = receive_buffer
         self._netns = netns
         self._handed_over = sock
@@ -161,9 +162,9 @@ class KernelSource:
         self._link_tables = LinkTables()
         self._dumped_links: LinkTables | None = None  # while they are dumped: events go there, too
         self._schedule = ResyncSchedule(resync_interval_s)
-        self._evaluator = Evaluator(self._tables, rules, self._link_tables)
+        self._evaluator = Evaluator(self.tables, rules, self._link_tables)
         self._fib = Fib(
-            self._tables,
+            self.tables,
             self._evaluator,
             self._link_tables,
             stats=self.stats,
@@ -272,7 +273,7 @@ class KernelSource:
         """
         lookup = Lookup(self._fib.decoder, take, None if covering is None else (covering,))
         complete = True
-        for request in route_requests(self._tables if tables is None else tuple(tables)):
+        for request in route_requests(self.tables if tables is None else tuple(tables)):
             if not lookup.concerns(request):
                 continue
             # The kernel refuses another dump while one runs: it is read to its end, even if the asker is gone.
@@ -373,7 +374,7 @@ class KernelSource:
         lost, generation = followed.lost, self._evaluator.generation
         complete = await self._dump_links(followed)
         dump = self._fib.begin_dump()
-        for request in route_requests(self._tables):
+        for request in route_requests(self.tables):
             if not complete:
                 break
             complete = await followed.dump(request, functools.partial(dump.feed, request))
