@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pyroute2.netlink import (
     NETLINK_ADD_MEMBERSHIP,
@@ -303,7 +303,12 @@ class NetlinkSocket:
         """
         while not self._advance():  # noqa: ASYNC110 - it is the work; other tasks run between slices
             await asyncio.sleep(0)
-        if self.failed.done() and not self.failed.cancelled() and (error := self.failed.exception()):
+        self._raise_if_ended()
+
+    def _raise_if_ended(self) -> None:
+        if self.failed.cancelled():
+            raise KernelError("the kernel's routes are followed no longer")
+        if self.failed.done() and (error := self.failed.exception()):
             raise KernelError(str(error)) from error
 
     async def dump(self, request: DumpRequest, take: Take) -> bool:
@@ -313,9 +318,10 @@ class NetlinkSocket:
             Whether it is complete and consistent, as far as the kernel says.
 
         Raises:
-            KernelError: the kernel refuses it for good.
+            KernelError: the kernel refuses it for good, or the socket is read no longer.
         """
         async with self._turn:
+            self._raise_if_ended()
             return await self._dump(request, take)
 
     async def _dump(self, request: DumpRequest, take: Take) -> bool:
@@ -328,9 +334,11 @@ class NetlinkSocket:
         try:
             self._sock.send(request.encode(self._sequence))
             while True:
-                done, _ = await asyncio.wait({self._done}, timeout=STALL_S)
-                if done:
+                ends: tuple[asyncio.Future[Any], ...] = (self._done, self.failed)
+                await asyncio.wait(ends, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
+                if self._done.done():
                     break
+                self._raise_if_ended()
                 if loop.time() - self._answered_at > STALL_S:
                     return False
             code = self._done.result()
@@ -344,6 +352,8 @@ class NetlinkSocket:
 
     def _advance(self) -> bool:
         """Read for a slice of time; return whether nothing is left to read."""
+        if self.failed.done():  # one who has not noticed yet: the socket may be another reader's now
+            return True
         try:
             drained = self._read_slice()
             self._on_slice()

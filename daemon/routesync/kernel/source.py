@@ -279,9 +279,14 @@ class KernelSource:
             # The kernel refuses another dump while one runs: it is read to its end, even if the asker is gone.
             dump = asyncio.ensure_future(self._following().dump(request, lookup.feed))
             self._lookups.add(dump)
-            dump.add_done_callback(self._lookups.discard)
+            dump.add_done_callback(self._end_lookup)
             complete = await asyncio.shield(dump) and complete
         return complete and not lookup.bad
+
+    def _end_lookup(self, dump: asyncio.Future[bool]) -> None:
+        self._lookups.discard(dump)
+        if not dump.cancelled():
+            dump.exception()  # seen, even if the asker is gone
 
     async def changes(self) -> Changes:
         """Wait until something changed; return the prefixes that did.
@@ -341,8 +346,9 @@ class KernelSource:
             tasks.append(asyncio.create_task(until_replaced(self._netns, named), name="kernel namespace"))
         try:
             done, _ = await asyncio.wait({*tasks, followed.failed}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
+            for ended in (followed.failed, *tasks):  # what else ends with the socket does not say why
+                if ended in done:
+                    ended.result()
         finally:
             for task in tasks:
                 task.cancel()
