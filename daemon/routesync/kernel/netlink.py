@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 
 from pyroute2.netlink import (
     NETLINK_ADD_MEMBERSHIP,
+    NETLINK_DROP_MEMBERSHIP,
     NETLINK_GET_STRICT_CHK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
@@ -50,6 +51,8 @@ _RTA_TABLE: Final = 15
 _IFLA_EXT_MASK: Final = 29
 _RTEXT_FILTER_SKIP_STATS: Final = 8
 
+_NETLINK_LIST_MEMBERSHIPS: Final = 9  # since Linux 4.2
+_MEMBERSHIPS: Final = struct.Struct("=I")  # for 32 groups a bit each
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55  # since Linux 4.12
 _SO_NETNS_COOKIE: Final = 71  # since Linux 5.14
@@ -108,7 +111,7 @@ def prepare(sock: socket.socket) -> None:
 
 
 def subscribe(sock: socket.socket) -> None:
-    """Join the multicast groups of links, addresses, routes and nexthops; again is no harm.
+    """Join the multicast groups of links, addresses, routes and nexthops; joining twice does no harm.
 
     Raises:
         KernelError: the kernel refuses one; nexthops need Linux 5.3.
@@ -120,6 +123,21 @@ def subscribe(sock: socket.socket) -> None:
             raise KernelError(
                 f"netlink group {group} refused: {error.strerror}; Linux 5.3 or newer is needed"
             ) from error
+
+
+def unsubscribe(sock: socket.socket) -> None:
+    """Leave all multicast groups and discard what is queued: a socket that nobody reads fills its buffer for good."""
+    listed = sock.getsockopt(SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, 8 * _MEMBERSHIPS.size)
+    for place, (word,) in enumerate(_MEMBERSHIPS.iter_unpack(listed)):
+        for bit in range(32):
+            if word & 1 << bit:
+                sock.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, place * 32 + bit + 1)
+    while True:
+        try:
+            sock.recv(1, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # which is reported once, before what is queued
+                return
 
 
 def widen_receive_buffer(sock: socket.socket, size: int) -> int:

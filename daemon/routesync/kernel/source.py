@@ -39,6 +39,7 @@ from routesync.kernel.netlink import (
     read_sysctls,
     route_requests,
     subscribe,
+    unsubscribe,
     widen_receive_buffer,
 )
 from routesync.kernel.query import Lookup, TakeRoute
@@ -338,6 +339,8 @@ class KernelSource:
         finally:
             if self._handed_over is None:
                 sock.close()
+            else:
+                unsubscribe(sock)
 
     async def _follow(self, followed: NetlinkSocket, named: Identity | None) -> None:
         self._schedule.request("start")
