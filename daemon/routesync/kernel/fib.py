@@ -173,8 +173,8 @@ class Fib:
             if data[start + 4] == _RT_TABLE_MAIN:
                 self._decode_created(kind, flags, data, start, end)
             return
-        self._stats.events += 1
         if self._dump is None and self._is_irrelevant(kind, data, start):
+            self._stats.events += 1
             if self._on_route_created is not None:
                 self._decode_created(kind, flags, data, start, end)
             return
@@ -185,6 +185,7 @@ class Fib:
         subkey = self._evaluator.subkey(attributes)
         if subkey is None:
             return
+        self._stats.events += 1  # not before: a table above 255 shows in the attributes alone
         key = (prefix, subkey)
         if self._dump is not None:
             self._dump.touched.add(prefix.packed)
