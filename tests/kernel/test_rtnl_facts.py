@@ -17,13 +17,14 @@ from routesync.kernel.netlink import (
     subscribe,
 )
 from routesync.names import TYPES
-from routesync.route import HopFlag, Route, Verdict, format_address
+from routesync.route import HopFlag, Route, Verdict, format_address, parse_address
 from support.following import MAIN, Follower, following
 from support.netns import Namespace
 from support.waiting import eventually
 
 FAR = "10.9.0.0/24"
 FAR6 = "2001:db8:9::/64"
+OWN = parse_address("192.0.2.1")
 
 
 def gateways(follower: Follower, prefix: str) -> list[list[str]]:
@@ -201,6 +202,18 @@ async def test_an_address_that_goes_takes_the_routes_that_have_it_as_source(node
         await follows(follower, FAR, [["192.0.2.2"]])
         node.ip("addr del 192.0.2.77/32 dev e0")
         await follows(follower, FAR, [])
+
+
+async def test_an_address_that_is_there_twice_goes_once(node: Namespace) -> None:
+    async with following(node) as follower:
+
+        def networks() -> list[str]:
+            return sorted(str(it.network) for it in follower.source.addresses if it.address == OWN)
+
+        for verb, expected in (("add", ["192.0.2.0/24", "192.0.2.0/25"]), ("del", ["192.0.2.0/24"])):
+            node.ip(f"addr {verb} 192.0.2.1/25 dev e0")
+            await follower.source.catch_up()
+            assert networks() == expected
 
 
 async def test_an_interface_that_is_removed_takes_its_routes(node: Namespace) -> None:
