@@ -279,7 +279,7 @@ class BestRoutes(OwnNode):
         before, self._loaded = self._loaded, loaded
         self._reporter.names = loaded.names
         rules = (before.settings.policy, before.names) != (loaded.settings.policy, loaded.names)
-        if _source_settings(before) != _source_settings(loaded):
+        if before.settings.kernel != loaded.settings.kernel:
             log.info("kernel_settings_changed", consequence="the kernel's routes are dumped again")
             self.evaluated.clear()
             self.source = self._make_source()
@@ -388,12 +388,6 @@ class BestRoutes(OwnNode):
             return
         for consumer in self.consumers:
             consumer.on_resync(began)
-
-
-def _source_settings(loaded: Loaded) -> object:
-    """What a source is made of, beside the rules."""
-    kernel = loaded.settings.kernel
-    return kernel, kernel.tables
 
 
 def _rules(policy: Policy) -> Rules:

@@ -42,6 +42,7 @@ from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
 
 from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.namespaces import in_namespace
+from routesync.slices import SLICE_S
 
 RTM_NEWNEXTHOP: Final = 104  # pyroute2 has none of these three
 RTM_DELNEXTHOP: Final = 105
@@ -247,7 +248,6 @@ def error_number(data: bytes, position: int) -> int:
     return -int.from_bytes(body, sys.byteorder, signed=True)
 
 
-SLICE_S: Final = 0.005
 STALL_S: Final = 30.0
 """A dump without an answer for so long is abandoned; the kernel answers at once, so this is for broken answers."""
 
