@@ -206,7 +206,7 @@ class Attributes(NamedTuple):
 class Route(NamedTuple):
     """A route as the kernel holds it, normalised.
 
-    Next hops stand sorted, so that equal multipath sets compare equal. Numbers are the kernel's; `routesync.names`
+    Next hops are sorted, so that equal multipath sets compare equal. Numbers are the kernel's; `routesync.names`
     gives them words.
     """
 

@@ -5,8 +5,8 @@ which they became true, which a second socket would lose; and a socket that syst
 in which we could not open another.
 
 It is not pyroute2's socket, because pyroute2 moves datagrams into a queue without a bound: a consumer that lags turns
-into memory instead of ENOBUFS, and after ENOBUFS its object cannot be used any more. Everything that is no event goes
-through pyroute2: see `links`, `query`, `delete`.
+into memory instead of ENOBUFS, and after ENOBUFS its object cannot be used any more. Everything else goes through
+pyroute2: see `links`, `query`, `delete`.
 
 Concurrency: everything happens in the event loop's thread. Reading stops after a slice of time, so that no other task
 in the loop waits longer than that; what is not read waits in the kernel's bounded buffer.
