@@ -133,7 +133,7 @@ class Consumer:
     """Takes what is learned from the kernel. Its methods are called in the event loop, are cheap, and never raise."""
 
     def on_best_route(self, prefix: Prefix, kernel_changed_at: float | None = None, /) -> None:
-        """The best route of a prefix changed, or there is one no more; `elected` has it.
+        """The best route of a prefix changed, or there is none any more; `elected` has it.
 
         `kernel_changed_at` is when that change was read from the kernel (monotonic seconds), if one caused this.
         """
@@ -265,7 +265,7 @@ class BestRoutes(OwnNode):
         """Find out whether the kernel can be read as a configuration wants it.
 
         Raises:
-            KernelError: it cannot, e.g. for there is no such namespace.
+            KernelError: it cannot, e.g. because there is no such namespace.
         """
         if self._socket_for(loaded) is None:
             open_route_socket(loaded.settings.kernel.netns).close()
@@ -279,7 +279,7 @@ class BestRoutes(OwnNode):
         before, self._loaded = self._loaded, loaded
         self._reporter.names = loaded.names
         rules = (before.settings.policy, before.names) != (loaded.settings.policy, loaded.names)
-        if _source_settings(before) != _source_settings(loaded):
+        if before.settings.kernel != loaded.settings.kernel:
             log.info("kernel_settings_changed", consequence="the kernel's routes are dumped again")
             self.evaluated.clear()
             self.source = self._make_source()
@@ -388,12 +388,6 @@ class BestRoutes(OwnNode):
             return
         for consumer in self.consumers:
             consumer.on_resync(began)
-
-
-def _source_settings(loaded: Loaded) -> object:
-    """What a source is made of, beside the rules."""
-    kernel = loaded.settings.kernel
-    return kernel, kernel.tables
 
 
 def _rules(policy: Policy) -> Rules:

@@ -208,7 +208,7 @@ class Attributes(NamedTuple):
 class Route(NamedTuple):
     """A route as the kernel holds it, normalised.
 
-    Next hops stand sorted, so that equal multipath sets compare equal. Numbers are the kernel's; `routesync.names`
+    Next hops are sorted, so that equal multipath sets compare equal. Numbers are the kernel's; `routesync.names`
     gives them words.
     """
 
@@ -327,6 +327,25 @@ class Evaluated(NamedTuple):
         return _new(Candidate, (self.attributes.at(prefix), self.verdict))
 
 
+def preference(route: Route | Attributes, rank: int) -> tuple[bytes, int, int, int]:
+    """The order of preference among the routes of one prefix, but for throw routes (`past_throws`).
+
+    Plain routes before source-specific ones, TOS 0 before others, then by table and metric. What is equal in all of it
+    shares one key of the kernel, which has an order of its own among them.
+
+    Args:
+        route: one of them.
+        rank: position of its table in the list of tables.
+    """
+    source = route.source
+    return (
+        b"" if source is None else bytes((source.length,)) + source.packed,
+        route.tos,
+        rank,
+        route.metric,
+    )
+
+
 T = TypeVar("T", Candidate, Evaluated)
 
 
@@ -337,7 +356,7 @@ def past_throws(candidates: Sequence[T]) -> tuple[T, ...]:
     what its table has behind it.
 
     Args:
-        candidates: plain ones before source-specific ones, then by TOS, table and metric.
+        candidates: in the order of `preference`.
     """
     if all(candidate[0].type != RTN_THROW for candidate in candidates):
         return tuple(candidates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 
 import pytest
 
@@ -50,6 +51,25 @@ async def test_after_a_loss_it_waits_for_the_resync(node: Namespace) -> None:
             await follower.source.catch_up()
             assert follower.source.stats.lost > 0
             assert len([it for it in follower.routes() if it.hops[0].gateway]) == 200
+
+
+def queued(sock: socket.socket) -> int:
+    """Bytes of the socket's receive queue (SO_MEMINFO, SK_MEMINFO_RMEM_ALLOC)."""
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 55, 36)[:4], sys.byteorder)
+
+
+async def test_a_handed_over_socket_that_is_no_longer_read_queues_nothing_and_can_be_read_again(
+    node: Namespace,
+) -> None:
+    with open_route_socket(node.name) as sock:
+        for number in range(2):
+            async with following(node, sock=sock) as follower:
+                node.ip(f"route replace {FAR} via 192.0.2.{number + 2}")
+                await follower.source.catch_up()
+                assert follower.routes(FAR)[0].hops[0].gateway == bytes((192, 0, 2, number + 2))
+                node.batch([f"route add 10.9.{number + 1}.{i} via 192.0.2.2" for i in range(50)])  # unread
+            node.batch([f"route add 10.8.{number}.{i} via 192.0.2.2" for i in range(50)])
+            assert queued(sock) == 0
 
 
 async def test_it_waits_for_the_first_dump(node: Namespace) -> None:

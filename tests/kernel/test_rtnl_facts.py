@@ -16,13 +16,15 @@ from routesync.kernel.netlink import (
     open_route_socket,
     subscribe,
 )
-from routesync.route import HopFlag, Route, Verdict, format_address
+from routesync.names import TYPES
+from routesync.route import HopFlag, Route, Verdict, format_address, parse_address
 from support.following import MAIN, Follower, following
 from support.netns import Namespace
 from support.waiting import eventually
 
 FAR = "10.9.0.0/24"
 FAR6 = "2001:db8:9::/64"
+OWN = parse_address("192.0.2.1")
 
 
 def gateways(follower: Follower, prefix: str) -> list[list[str]]:
@@ -200,6 +202,18 @@ async def test_an_address_that_goes_takes_the_routes_that_have_it_as_source(node
         await follows(follower, FAR, [["192.0.2.2"]])
         node.ip("addr del 192.0.2.77/32 dev e0")
         await follows(follower, FAR, [])
+
+
+async def test_an_address_that_is_there_twice_goes_once(node: Namespace) -> None:
+    async with following(node) as follower:
+
+        def networks() -> list[str]:
+            return sorted(str(it.network) for it in follower.source.addresses if it.address == OWN)
+
+        for verb, expected in (("add", ["192.0.2.0/24", "192.0.2.0/25"]), ("del", ["192.0.2.0/24"])):
+            node.ip(f"addr {verb} 192.0.2.1/25 dev e0")
+            await follower.source.catch_up()
+            assert networks() == expected
 
 
 async def test_an_interface_that_is_removed_takes_its_routes(node: Namespace) -> None:
@@ -390,6 +404,29 @@ async def test_an_ipv4_route_can_have_an_ipv6_gateway(node: Namespace) -> None:
     async with following(node) as follower:
         node.ip(f"route add {FAR} via inet6 2001:db8:e0::2 dev e0")
         await follows(follower, FAR, [["2001:db8:e0::2"]])
+
+
+async def test_no_route_that_forwards_nothing_has_a_hop(node: Namespace) -> None:
+    """IPv6 ones come with `dev lo`, and so do those by a nexthop object: rules on hops would match them."""
+    node.ip("nexthop add id 4 blackhole")
+    node.ip("-6 nexthop add id 6 blackhole")
+    expected: dict[str, list[tuple[int, object]]] = {}
+    async with following(node) as follower:
+        for kind, route in enumerate(
+            ("blackhole {}", "unreachable {}", "prohibit {}", "throw {}"), TYPES["blackhole"]
+        ):
+            for prefix in (f"10.9.{kind}.0/24", f"2001:db8:{kind}::/48"):
+                node.ip(f"route add {route.format(prefix)}")
+                expected[prefix] = [(kind, ())]
+        for prefix, number in (("10.9.4.0/24", 4), ("2001:db8:4::/48", 6)):
+            node.ip(f"route add {prefix} nhid {number}")
+            expected[prefix] = [(TYPES["blackhole"], ())]
+        await follower.source.catch_up()
+        announced = {at: [(it.type, it.hops) for it in follower.routes(at)] for at in expected}
+    async with following(node) as follower:
+        dumped = {at: [(it.type, it.hops) for it in follower.routes(at)] for at in expected}
+    assert "blackhole 2001:db8:6::/48 dev lo" in node.ip("-6 route show"), "else this shows nothing"
+    assert announced == dumped == expected
 
 
 async def test_tables_beyond_255_are_distinguished_and_others_are_not_read(node: Namespace) -> None:

@@ -118,6 +118,9 @@ def _route(entry: Json, family: int, table: int, names: Mapping[str, int], resol
         hops = (_hop(entry, names),)
     else:
         hops = resolve(nexthop_id) if nexthop_id else ()
+    kind = _number(entry.get("type", 1), _TYPES)
+    if kind >= _TYPES["blackhole"]:  # some are shown with `dev lo`
+        hops = ()
     ordered = sorted(hops, key=lambda hop: (hop.gateway or b"", hop.ifindex, hop.weight, hop.flags))
     source, source_prefix = entry.get("prefsrc"), entry.get("from")
     return Route(
@@ -127,7 +130,7 @@ def _route(entry: Json, family: int, table: int, names: Mapping[str, int], resol
         metric=int(entry.get("metric", 0)),
         protocol=_number(entry.get("protocol", 3), {}),
         scope=_number(entry.get("scope", 0), _SCOPES),
-        type=_number(entry.get("type", 1), _TYPES),
+        type=kind,
         hops=tuple(ordered),
         prefsrc=parse_address(source) if source else None,
         nexthop_id=nexthop_id,

@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from demo.topology import MIRRORED_TABLE
+from routesync.kernel.namespaces import in_namespace
 from support.broker import broker
 from support.daemon import prepared
 from support.waiting import eventually_sync
@@ -310,6 +313,36 @@ def test_a_name_means_a_target_for_each_of_its_addresses(scene: World) -> None:
         scene.mirror_holds(MIRRORED_TABLE)
     finally:
         shutil.rmtree(hosts.parent)
+
+
+def silent_name_server() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 53))
+    return sock
+
+
+def test_name_servers_that_do_not_answer_delay_neither_start_nor_reload_nor_stop(scene: World) -> None:
+    resolv_conf = Path("/etc/netns") / scene.node.name / "resolv.conf"  # as above
+    resolv_conf.parent.mkdir(parents=True)
+    resolv_conf.write_text("nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")
+    named = "".join(
+        f'\n[[targets]]\nname = "{name}"\nurl = "http://{name}.example.net:11111"\nall_addresses = {many}\n'
+        for name, many in (("a", "true"), ("b", "true"), ("c", "true"), ("plain", "false"))
+    )
+    edit(scene, ('host = "127.0.0.1"', 'host = "broker.example.net"'))
+    scene.config.write_text(scene.config.read_text() + named)
+    try:
+        with in_namespace(scene.node.name, silent_name_server):
+            scene.start(within_s=20)
+            scene.mirror_holds(MIRRORED_TABLE)
+            reasons = scene.get("/v1/status")["status"]["reasons"]
+            assert sum("does not resolve: no answer within 5 s" in it for it in reasons) == 3
+            reload(scene)
+            began = time.monotonic()
+            assert scene.stop() == 0
+            assert time.monotonic() - began < 5
+    finally:
+        shutil.rmtree(resolv_conf.parent)
 
 
 def test_a_config_map_that_is_swapped_is_applied_and_unknown_variables_are_named() -> None:

@@ -366,7 +366,7 @@ async def test_other_kernel_settings_take_another_source(
     ]
     assert best.source is not before
     assert not best.evaluated.is_set()
-    assert (best.source._tables, best.source._receive_buffer) == ((254, 99), 65536)
+    assert (best.source.tables, best.source._receive_buffer) == ((254, 99), 65536)
     assert best.source.stats is before.stats, "figures go on"
     assert node.supervisor.names == ("kernel", "best routes")
     node.supervisor.request_stop()

@@ -15,7 +15,7 @@ from routesync.characters import many
 from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
-from routesync.config.resolve import resolved
+from routesync.config.resolve import look_up_and_resolve
 from routesync.doctor.daemon import missing_credentials, service_settings
 
 UNIT: Final = "routesync.service"
@@ -49,7 +49,7 @@ def load_or_fail(file: Path, *, warn: bool = True) -> Loaded:
 def load_with_addresses(file: Path) -> Loaded:
     """The same, with a target for each address of a name that means several; one that cannot be looked up is named."""
     loaded = load_or_fail(file)
-    settings, troubles = resolved(loaded.settings, {})
+    settings, troubles = look_up_and_resolve(loaded.settings)
     for trouble in troubles:
         print_error(f"warning: {trouble}")
     return loaded._replace(settings=settings)

@@ -40,14 +40,15 @@ def route_text(route: EvaluatedRoute) -> str:
 
 
 def way_text(route: EvaluatedRoute) -> str:
-    """The next hops in the words of ip(8), behind the source prefix of a source-specific route."""
+    """The next hops in the words of ip(8), behind what the route applies to alone: a source prefix, a TOS."""
     said = []
     for hop in route.hops:
         words = [f"via {hop.gateway}"] if hop.gateway else []
         words += [f"dev {hop.interface}"] if hop.interface else []
         said.append(" ".join([*words, *hop.flags]))
     source = f"from {route.source_prefix} " if route.source_prefix else ""
-    return f"{source}{', '.join(said)}".strip()
+    tos = f"tos {route.tos:#04x} " if route.tos else ""
+    return f"{source}{tos}{', '.join(said)}".strip()
 
 
 def _show(answer: RoutesResponse, *, candidates: bool) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
 
 from routesync.config.models import Settings, TargetSettings, TlsSettings
+from routesync.threads import in_thread
 from routesync.url import BaseUrl
 
-Known: TypeAlias = dict[str, tuple[str, ...]]
-"""The addresses of each name, as of the last answer: what a look-up that fails leaves as it is."""
+PATIENCE_S: Final = 5.0
+"""How long names are waited for, all together."""
+
+_Answer: TypeAlias = Future[tuple[str, ...] | OSError]
 
 
 class Unresolved(NamedTuple):
@@ -41,34 +47,84 @@ def look_up_name(host: str) -> tuple[str, ...]:
     return tuple(sorted({address for address in found if ":" not in address} or found))
 
 
-def has_names(settings: Settings) -> bool:
-    """Whether there is anything to look up."""
-    return any(target.all_addresses for target in settings.targets)
+class Resolver:
+    """Looks names up, all at once, and keeps what is known of them.
 
-
-def resolved(
-    settings: Settings, known: Known, look_up: Callable[[str], tuple[str, ...]] = look_up_name
-) -> tuple[Settings, tuple[Unresolved, ...]]:
-    """The settings with a target for each address, and the targets whose name cannot be looked up now.
-
-    Args:
-        settings: as they are in the file.
-        known: from earlier calls; it is updated.
-        look_up: finds the addresses of a name.
+    A look-up blocks for half a minute and longer while no name server answers, and cannot be cancelled. So it has a
+    thread of its own, and one that took too long is waited for again the next time.
     """
-    troubles: list[Unresolved] = []
-    targets: dict[str, TargetSettings] = {}
-    for target in settings.targets:
-        if not target.all_addresses:
-            targets[target.name] = target
-            continue
-        host = BaseUrl.parse(target.url).host
+
+    def __init__(self, look_up_one: Callable[[str], tuple[str, ...]] = look_up_name) -> None:
+        self._look_up_one = look_up_one
+        self._under_way: dict[str, _Answer] = {}
+        self._known: dict[str, tuple[str, ...]] = {}  # by the last answer; a failure leaves them
+        self._faults: dict[str, str] = {}  # why the last look-up of a name failed
+
+    async def look_up(self, targets: Iterable[TargetSettings], within_s: float = PATIENCE_S) -> None:
+        """Look up the names of these targets; return when all have answered, or after this time."""
+        begun = self._begin(targets)
+        waiting = [asyncio.wrap_future(answer) for answer in begun.values()]
         try:
-            known[host] = look_up(host)
+            if waiting:
+                await asyncio.wait(waiting, timeout=within_s)
+        finally:
+            for it in waiting:
+                it.cancel()
+        self._take(begun, within_s)
+
+    def look_up_blocking(self, targets: Iterable[TargetSettings], within_s: float = PATIENCE_S) -> None:
+        """Do as `look_up`, for those who have no event loop."""
+        begun = self._begin(targets)
+        wait(begun.values(), within_s)
+        self._take(begun, within_s)
+
+    def resolved(self, settings: Settings) -> tuple[Settings, tuple[Unresolved, ...]]:
+        """The settings with a target for each known address, and the targets whose last look-up failed."""
+        troubles: list[Unresolved] = []
+        targets: dict[str, TargetSettings] = {}
+        for target in settings.targets:
+            if not target.all_addresses:
+                targets[target.name] = target
+                continue
+            host = BaseUrl.parse(target.url).host
+            known = self._known.get(host, ())
+            if fault := self._faults.get(host):
+                troubles.append(Unresolved(target.name, host, fault, kept=bool(known)))
+            targets |= {it.name: it for it in _each(target, known) if it.name not in targets}
+        return settings.model_copy(update={"targets": tuple(targets.values())}), tuple(troubles)
+
+    def _begin(self, targets: Iterable[TargetSettings]) -> dict[str, _Answer]:
+        hosts = {BaseUrl.parse(target.url).host for target in targets if target.all_addresses}
+        for host in hosts - self._under_way.keys():
+            self._under_way[host] = in_thread(partial(self._ask, host))
+        return {host: self._under_way[host] for host in hosts}
+
+    def _ask(self, host: str) -> tuple[str, ...] | OSError:
+        try:
+            return self._look_up_one(host)
         except OSError as error:
-            troubles.append(Unresolved(target.name, host, str(error.strerror), kept=bool(known.get(host))))
-        targets |= {it.name: it for it in _each(target, known.get(host, ())) if it.name not in targets}
-    return settings.model_copy(update={"targets": tuple(targets.values())}), tuple(troubles)
+            return error
+
+    def _take(self, begun: Mapping[str, _Answer], within_s: float) -> None:
+        for host, answer in begun.items():
+            if not answer.done():
+                self._faults[host] = f"no answer within {within_s:g} s"
+                continue
+            if self._under_way.get(host) is answer:
+                del self._under_way[host]
+            found = answer.result()
+            if isinstance(found, OSError):
+                self._faults[host] = found.strerror or str(found)
+            else:
+                self._known[host] = found
+                self._faults.pop(host, None)
+
+
+def look_up_and_resolve(settings: Settings) -> tuple[Settings, tuple[Unresolved, ...]]:
+    """Look up the names of all targets, once, and give what `Resolver.resolved` does; for commands."""
+    resolver = Resolver()
+    resolver.look_up_blocking(settings.targets)
+    return resolver.resolved(settings)
 
 
 def _each(target: TargetSettings, addresses: tuple[str, ...]) -> Iterator[TargetSettings]:

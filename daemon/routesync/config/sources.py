@@ -83,8 +83,8 @@ def _huge_numbers(document: dict[str, object]) -> Iterator[KeyPath]:
 
 
 def digest_of(contents: Iterable[bytes]) -> str:
-    """SHA-256 of files, one after another, in hex."""
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+    """SHA-256 of files, one after another with a NUL between, which no TOML has; in hex."""
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()
 
 
 def digest_now(path: Path) -> str | None:

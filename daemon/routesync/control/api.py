@@ -42,7 +42,7 @@ from routesync.control.models import (
     TargetRequest,
     WithdrawRequest,
 )
-from routesync.control.plan import NO_DETAILS, Choice, Evaluate, PlanRows, candidate_order, choose, explain
+from routesync.control.plan import NO_DETAILS, Choice, Evaluate, PlanRows, choose, explain
 from routesync.control.requests import (
     JSON,
     LARGEST_BODY,
@@ -57,9 +57,9 @@ from routesync.control.requests import (
     with_problems,
 )
 from routesync.control.views import RouteNames, TableRows, sorted_prefixes, target_detail
-from routesync.kernel import KernelError
+from routesync.kernel import KernelError, KernelSource
 from routesync.kernel.decode import RouteDetails
-from routesync.route import Candidate, Prefix, Route, parse_address
+from routesync.route import Candidate, Prefix, Route, parse_address, preference
 
 FOLLOWERS: Final = 32
 """Clients that may follow the events at once, over the control socket."""
@@ -170,15 +170,15 @@ class Api:
         which one was elected; what each target has, and since when.
         """
         with self._long_call(request):
-            found, complete = await self._lookups.read(dict[Route, RouteDetails], _take, query.of)
-        names, tables, table = self._names(), self._tables(), self._context.best_routes.table
+            found, complete, source = await self._lookups.read(dict[Route, RouteDetails], _take, query.of)
+        table = self._context.best_routes.table
         return explain(
             query.of,
-            choose(found, self._evaluator(), tables, found),
+            choose(found, self._evaluator(), source.tables, found),
             found,
             self._context.targets.reconcilers,
-            names,
-            tables=tables,
+            self._names(),
+            tables=source.tables,
             complete=complete,
             held=lambda choice: table.elected(choice.prefix) == choice.elected,
         )
@@ -193,12 +193,12 @@ class Api:
         context, names = self._context, self._names()
         with self._long_call(request):
             evaluate = self._evaluator()
-            dump, _ = await self._lookups.read(
+            dump, _, source = await self._lookups.read(
                 lambda: PlanDump(evaluate, query.dropped), PlanDump.take, covering=None
             )
-            choices = await self._choices(dump)
+            choices = await self._choices(dump, source.tables)
             rows = PlanRows(choices, dump.details, context.targets.reconcilers, names)
-            sysctls = Sysctls.model_validate(context.best_routes.source.stats.sysctls, from_attributes=True)
+            sysctls = Sysctls.model_validate(source.stats.sysctls, from_attributes=True)
             return await stream_rows(
                 request,
                 "routes",
@@ -212,9 +212,10 @@ class Api:
                 ),
             )
 
-    async def _choices(self, dump: PlanDump) -> Iterator[Choice]:
-        """What the daemon has elected already, and beside it the routes that its rules drop."""
-        table, tables = self._context.best_routes.table, self._tables()
+    async def _choices(self, dump: PlanDump, tables: Sequence[int]) -> Iterator[Choice]:
+        """What the daemon has elected already, and beside it the routes of these tables that its rules drop."""
+        table = self._context.best_routes.table
+        ranks = {number: rank for rank, number in enumerate(tables)}
         held = (it.prefixes() for it in self._context.targets.reconcilers)
         prefixes = await sorted_prefixes(table.prefixes(), dump.dropped, *held)
 
@@ -222,7 +223,8 @@ class Api:
             kept = table.candidates(prefix)
             routes = [*kept, *dump.dropped.get(prefix, ())]
             if len(routes) > 1:
-                routes.sort(key=lambda it: candidate_order(it.route, tables))
+                # What was elected of a table that a reload has taken out stays until the first dump of the others.
+                routes.sort(key=lambda it: preference(it.route, ranks.get(it.route.table, len(ranks))))
             return Choice(prefix, tuple(routes), kept[0] if kept else None)
 
         return map(choice, prefixes)
@@ -266,10 +268,6 @@ class Api:
         """The rules of the running configuration, with the link gateways that the source knows now."""
         best_routes = self._context.best_routes
         return partial(best_routes.evaluate, links=best_routes.source.links)
-
-    def _tables(self) -> Sequence[int]:
-        loaded = self._context.loaded()
-        return loaded.settings.kernel.tables
 
     # -- what operators request ------------------------------------------------------------------------------
 
@@ -530,22 +528,26 @@ class Lookups:
         begin: Callable[[], T],
         take: Callable[[T, Route, Callable[[], RouteDetails]], None],
         covering: Prefix | None,
-    ) -> tuple[T, bool]:
-        """Dump the table into something that takes its routes; return also whether the dump is complete.
+    ) -> tuple[T, bool, KernelSource]:
+        """Dump the table into something that takes its routes.
 
         After a dump the next one waits for as long as it took: clients that call without end get half of the time.
+
+        Returns:
+            That; whether the dump is complete; and the source whose tables were dumped: a reload may replace it.
         """
         loop = asyncio.get_running_loop()
         async with self._turn:
             await asyncio.sleep(max(0.0, self._free_at - loop.time()))
             started = loop.time()
             try:
-                for _ in range(DUMPS - 1):
-                    into = begin()
-                    if await self._best_routes.source.look_up(partial(take, into), covering):
-                        return into, True
-                into = begin()
-                return into, await self._best_routes.source.look_up(partial(take, into), covering)
+                attempts = 0
+                while True:
+                    into, source = begin(), self._best_routes.source
+                    complete = await source.look_up(partial(take, into), covering)
+                    attempts += 1
+                    if complete or attempts == DUMPS:
+                        return into, complete, source
             except KernelError as error:
                 raise ProblemError("unavailable", str(error)) from None
             finally:

@@ -57,6 +57,7 @@ from routesync.route import (
     leads_to_gateway,
     link_gateways,
     past_throws,
+    preference,
 )
 from routesync.url import url_address
 
@@ -80,11 +81,6 @@ def evaluator(policy: Policy, interfaces: Mapping[int, str], routes: Iterable[Ro
     return lambda route: policy.evaluate(route, interfaces, link_gateway=leads_to_gateway(route, gateways))
 
 
-def candidate_order(route: Route, tables: Sequence[int]) -> tuple[bool, bool, int, int]:
-    """The order of preference among the routes of one prefix, but for throw routes; siblings keep their order."""
-    return (route.source is not None, route.tos != 0, tables.index(route.table), route.metric)
-
-
 def choose(
     routes: Iterable[Route], evaluate: Evaluate, tables: Sequence[int], details: Mapping[Route, RouteDetails]
 ) -> Iterator[Choice]:
@@ -96,7 +92,9 @@ def choose(
         tables: numbers of the tables, preferred ones first.
         details: of these routes, as far as they have any; an expired route is never elected.
     """
-    ordered = sorted(routes, key=lambda route: (route.prefix.sort_key, candidate_order(route, tables)))
+    ordered = sorted(
+        routes, key=lambda route: (route.prefix.sort_key, preference(route, tables.index(route.table)))
+    )
     for prefix, group in groupby(ordered, key=lambda route: route.prefix):
         evaluated = tuple(Candidate(route, evaluate(route)) for route in group)
         usable = [
@@ -427,10 +425,12 @@ def _why(candidate: Candidate, details: RouteDetails, best: Route | None, *, bef
 
 def _reason(route: Route, winner: Route) -> str:
     """Why the winner, which comes earlier, is preferred."""
-    if route.source is not None and winner.source is None:
-        return f"it applies only to packets from {route.source}"
-    if (route.tos != 0) != (winner.tos != 0):
-        return f"it applies only to TOS {route.tos:#04x}"
+    if route.source != winner.source:
+        other = f"; the route for packets from {winner.source} is listed first" if winner.source else ""
+        return f"it applies only to packets from {route.source}{other}"
+    if route.tos != winner.tos:
+        other = f"; the route for TOS {winner.tos:#04x} is listed first" if winner.tos else ""
+        return f"it applies only to TOS {route.tos:#04x}{other}"
     if route.table != winner.table:
         return "its table comes later in [kernel] tables"
     if route.metric != winner.metric:

@@ -22,6 +22,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from routesync.control.models import Problem, ProblemError, RequestModel
+from routesync.slices import SLICE_S
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +34,6 @@ PROBLEM_JSON: Final = "application/problem+json"
 
 LARGEST_BODY: Final = 4 * 2**20
 """Bytes: a request may name each of a target's routes."""
-SLICE_S: Final = 0.005
-"""How long rows are made before other tasks run; one row costs some 50 us."""
 PATIENCE_S: Final = 30.0
 """A client that takes nothing, or sends no whole request, for so long loses its connection."""
 

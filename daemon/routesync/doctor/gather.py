@@ -24,7 +24,7 @@ import aiomqtt
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import KernelSettings, MqttSettings, Settings, TargetSettings
 from routesync.config.parsers import SettingError
-from routesync.config.resolve import resolved
+from routesync.config.resolve import look_up_and_resolve
 from routesync.config.sources import digest_now
 from routesync.control.models import StatusResponse
 from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
@@ -124,7 +124,7 @@ def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxy
         if not os.access(path, os.R_OK):
             return ConfigFacts(path, "unreadable", load(shipped_configuration()))
         loaded = load(path, environ | os.environ, of_service=of_service)
-        settings, unresolved = resolved(loaded.settings, {})
+        settings, unresolved = look_up_and_resolve(loaded.settings)
         return ConfigFacts(path, "read", loaded._replace(settings=settings), unresolved=unresolved)
     except PermissionError:
         return ConfigFacts(path, "unreadable", load(shipped_configuration()))

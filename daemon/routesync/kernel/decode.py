@@ -29,6 +29,8 @@ _RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_TABLE, _RTA_VIA, _RTA_PREF = 9, 12, 15, 18,
 _RTA_ENCAP_TYPE, _RTA_ENCAP, _RTA_NH_ID = 21, 22, 30
 _KIND_MASK: Final = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _HOP_FLAGS: Final = 0x7F  # of rtm_flags; RTM_F_… begin above
+_WITHOUT_HOPS: Final = frozenset({6, 7, 8, 9})
+"""RTN_BLACKHOLE, _UNREACHABLE, _PROHIBIT, _THROW: an IPv6 one, and one by a nexthop object, comes with `dev lo`."""
 _AF_INET, _AF_INET6 = 2, 10
 _DEFAULT_METRIC_INET6: Final = 1024
 
@@ -228,7 +230,9 @@ class RouteDecoder:
             raise DecodeError(f"source prefix of length {src_len} without its address")
 
         hops: tuple[NextHop, ...]
-        if multipath is not None:
+        if kind_of_route in _WITHOUT_HOPS:
+            hops = ()
+        elif multipath is not None:
             hops, encapsulated = self._multipath(data, *multipath, size)
             encap = encap or encapsulated
         elif gateway is not None or ifindex:

@@ -28,7 +28,16 @@ from routesync.kernel.evaluate import Evaluator
 from routesync.kernel.netlink import HEADER, HEADER_SIZE, DumpRequest
 from routesync.kernel.replica import Key, Replica, Slot, Slots, Subkey, siblings_at, with_slot
 from routesync.kernel.update import PLACEHOLDER, Sibling, identity, tidy
-from routesync.route import Attributes, Evaluated, LinkAddress, NextHop, Prefix, Verdict, link_host
+from routesync.route import (
+    Attributes,
+    Evaluated,
+    LinkAddress,
+    NextHop,
+    Prefix,
+    Verdict,
+    link_gateways,
+    link_host,
+)
 
 _AF_INET: Final = 2
 _FULL_LENGTHS: Final = (32, 128)
@@ -135,9 +144,7 @@ class Dump:
         ):
             if len(hops) < 2:  # those are shared by many routes
                 self._seen_hops[id(hops)] = hops
-            for hop in hops:
-                if hop.gateway is not None:
-                    self.gateways.add((hop.ifindex, hop.gateway))
+            self.gateways.update(link_gateways((attributes,)))
         if attributes.nexthop_id and unresolved(attributes):
             self.unresolved = True
             self._add(prefix, subkey, PLACEHOLDER)

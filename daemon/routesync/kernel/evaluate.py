@@ -1,9 +1,9 @@
 """What the rules make of a route, and which host routes lead to a gateway of their own link (`link_gateway`).
 
 A DHCP client that gets a lease with a mask of /32 writes a host route to the gateway, and then the default route by
-that gateway; the kernel allows no other order. So what the host route is shows a moment later. Such a route is held
-back for its first 2 s, and the host routes to each new gateway are evaluated again. Once recognised, a host route stays
-recognised while it exists: DHCP clients remove the default first, and the verdict must not flap.
+that gateway; the kernel allows no other order. So only a moment later is it clear what the host route is. Such a route
+is held back for its first 2 s, and the host routes to each new gateway are evaluated again. Once recognised, a host
+route stays recognised while it exists: DHCP clients remove the default first, and the verdict must not flap.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from routesync.route import (
     Route,
     Verdict,
     link_host,
+    preference,
 )
 
 Evaluate = Callable[[Route, Links], Verdict]
@@ -206,13 +207,7 @@ class Evaluator:
         rank = self._ranks.get(attributes.table)
         if rank is None:
             return None
-        source = attributes.source
-        key = (
-            b"" if source is None else bytes((source.length,)) + source.packed,
-            attributes.tos,
-            rank,
-            attributes.metric,
-        )
+        key = preference(attributes, rank)
         known = self._subkeys.get(key)
         if known is not None:
             return known

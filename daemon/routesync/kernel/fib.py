@@ -48,11 +48,11 @@ from routesync.route import (
     link_gateways,
     link_host,
 )
+from routesync.slices import SLICE_S
 
 _WATCHED: Final = 1 << 12
 _RT_TABLE_COMPAT: Final = 252
 _RT_TABLE_MAIN: Final = 254
-_SLICE_S: Final = 0.005
 _INET6_ABSENCES: Final = 8
 """Under churn an IPv6 route is gone when so many dumps in a row lacked it; in quiet, as for IPv4, two."""
 _INET6_DUMPS: Final = 4
@@ -173,8 +173,8 @@ class Fib:
             if data[start + 4] == _RT_TABLE_MAIN:
                 self._decode_created(kind, flags, data, start, end)
             return
-        self._stats.events += 1
         if self._dump is None and self._is_irrelevant(kind, data, start):
+            self._stats.events += 1
             if self._on_route_created is not None:
                 self._decode_created(kind, flags, data, start, end)
             return
@@ -185,6 +185,7 @@ class Fib:
         subkey = self._evaluator.subkey(attributes)
         if subkey is None:
             return
+        self._stats.events += 1  # not before: a table above 255 shows in the attributes alone
         key = (prefix, subkey)
         if self._dump is not None:
             self._dump.touched.add(prefix.packed)
@@ -391,12 +392,12 @@ class Fib:
         corrected: list[Prefix] = []
         open_keys: set[Key] = set()
         now = time.monotonic
-        until = now() + _SLICE_S
+        until = now() + SLICE_S
         replica = self.replica
         for prefix in self._to_compare(dump):
             if now() > until:
                 await asyncio.sleep(0)
-                until = now() + _SLICE_S
+                until = now() + SLICE_S
             before = replica.slots(prefix)
             if before and dump.is_marked(before) and prefix not in dump.slots:
                 continue

@@ -204,7 +204,7 @@ class LinkTables:
 
     def __init__(self) -> None:
         self.links: dict[int, Link] = {}
-        self.addresses: dict[tuple[int, Address], InterfaceAddress] = {}
+        self.addresses: dict[tuple[int, Address, Prefix | None], InterfaceAddress] = {}
         self.nexthops: dict[int, Nexthop] = {}
 
     def apply(self, message_type: int, message: bytes) -> str | None:
@@ -232,11 +232,18 @@ class LinkTables:
         if message_type == RTM_DELLINK:
             return "link" if self.links.pop(link.ifindex, None) else None
         before = self.links.get(link.ifindex)
+        if (
+            not link.name
+        ):  # not the link whole: wireless extensions announce themselves so (rtnetlink_ifinfo_prep())
+            if before is None:
+                return None
+            link = before._replace(flags=link.flags)
         self.links[link.ifindex] = link
         return "link" if before is not None and before.routing_state != link.routing_state else None
 
     def _apply_address(self, message_type: int, address: InterfaceAddress) -> str | None:
-        key = (address.ifindex, address.address)
+        # A link can have an IPv4 address several times, with other networks; an IPv6 one can change its peer in place.
+        key = (address.ifindex, address.address, address.network if len(address.address) == 4 else None)
         if message_type == RTM_DELADDR:
             return "address" if self.addresses.pop(key, None) else None
         before = self.addresses.get(key)

@@ -5,8 +5,8 @@ which they became true, which a second socket would lose; and a socket that syst
 in which we could not open another.
 
 It is not pyroute2's socket, because pyroute2 moves datagrams into a queue without a bound: a consumer that lags turns
-into memory instead of ENOBUFS, and after ENOBUFS its object cannot be used any more. Everything that is no event goes
-through pyroute2: see `links`, `query`, `delete`.
+into memory instead of ENOBUFS, and after ENOBUFS its object cannot be used any more. Everything else goes through
+pyroute2: see `links`, `query`, `delete`.
 
 Concurrency: everything happens in the event loop's thread. Reading stops after a slice of time, so that no other task
 in the loop waits longer than that; what is not read waits in the kernel's bounded buffer.
@@ -23,10 +23,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pyroute2.netlink import (
     NETLINK_ADD_MEMBERSHIP,
+    NETLINK_DROP_MEMBERSHIP,
     NETLINK_GET_STRICT_CHK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
@@ -41,6 +42,7 @@ from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
 
 from routesync.kernel.errors import DecodeError, KernelError
 from routesync.kernel.namespaces import in_namespace
+from routesync.slices import SLICE_S
 
 RTM_NEWNEXTHOP: Final = 104  # pyroute2 has none of these three
 RTM_DELNEXTHOP: Final = 105
@@ -50,6 +52,8 @@ _RTA_TABLE: Final = 15
 _IFLA_EXT_MASK: Final = 29
 _RTEXT_FILTER_SKIP_STATS: Final = 8
 
+_NETLINK_LIST_MEMBERSHIPS: Final = 9  # since Linux 4.2
+_MEMBERSHIPS: Final = struct.Struct("=I")  # for 32 groups a bit each
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55  # since Linux 4.12
 _SO_NETNS_COOKIE: Final = 71  # since Linux 5.14
@@ -108,7 +112,7 @@ def prepare(sock: socket.socket) -> None:
 
 
 def subscribe(sock: socket.socket) -> None:
-    """Join the multicast groups of links, addresses, routes and nexthops; again is no harm.
+    """Join the multicast groups of links, addresses, routes and nexthops; joining twice does no harm.
 
     Raises:
         KernelError: the kernel refuses one; nexthops need Linux 5.3.
@@ -120,6 +124,21 @@ def subscribe(sock: socket.socket) -> None:
             raise KernelError(
                 f"netlink group {group} refused: {error.strerror}; Linux 5.3 or newer is needed"
             ) from error
+
+
+def unsubscribe(sock: socket.socket) -> None:
+    """Leave all multicast groups and discard what is queued: a socket that nobody reads fills its buffer for good."""
+    listed = sock.getsockopt(SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, 8 * _MEMBERSHIPS.size)
+    for place, (word,) in enumerate(_MEMBERSHIPS.iter_unpack(listed)):
+        for bit in range(32):
+            if word & 1 << bit:
+                sock.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, place * 32 + bit + 1)
+    while True:
+        try:
+            sock.recv(1, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # which is reported once, before what is queued
+                return
 
 
 def widen_receive_buffer(sock: socket.socket, size: int) -> int:
@@ -229,7 +248,6 @@ def error_number(data: bytes, position: int) -> int:
     return -int.from_bytes(body, sys.byteorder, signed=True)
 
 
-SLICE_S: Final = 0.005
 STALL_S: Final = 30.0
 """A dump without an answer for so long is abandoned; the kernel answers at once, so this is for broken answers."""
 
@@ -303,7 +321,12 @@ class NetlinkSocket:
         """
         while not self._advance():  # noqa: ASYNC110 - it is the work; other tasks run between slices
             await asyncio.sleep(0)
-        if self.failed.done() and not self.failed.cancelled() and (error := self.failed.exception()):
+        self._raise_if_ended()
+
+    def _raise_if_ended(self) -> None:
+        if self.failed.cancelled():
+            raise KernelError("the kernel's routes are followed no longer")
+        if self.failed.done() and (error := self.failed.exception()):
             raise KernelError(str(error)) from error
 
     async def dump(self, request: DumpRequest, take: Take) -> bool:
@@ -313,9 +336,10 @@ class NetlinkSocket:
             Whether it is complete and consistent, as far as the kernel says.
 
         Raises:
-            KernelError: the kernel refuses it for good.
+            KernelError: the kernel refuses it for good, or the socket is read no longer.
         """
         async with self._turn:
+            self._raise_if_ended()
             return await self._dump(request, take)
 
     async def _dump(self, request: DumpRequest, take: Take) -> bool:
@@ -328,9 +352,11 @@ class NetlinkSocket:
         try:
             self._sock.send(request.encode(self._sequence))
             while True:
-                done, _ = await asyncio.wait({self._done}, timeout=STALL_S)
-                if done:
+                ends: tuple[asyncio.Future[Any], ...] = (self._done, self.failed)
+                await asyncio.wait(ends, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
+                if self._done.done():
                     break
+                self._raise_if_ended()
                 if loop.time() - self._answered_at > STALL_S:
                     return False
             code = self._done.result()
@@ -344,6 +370,8 @@ class NetlinkSocket:
 
     def _advance(self) -> bool:
         """Read for a slice of time; return whether nothing is left to read."""
+        if self.failed.done():  # one who has not noticed yet: the socket may be another reader's now
+            return True
         try:
             drained = self._read_slice()
             self._on_slice()

@@ -21,7 +21,7 @@ _SHARED: Final = 1 << 14
 
 
 class Subkey(NamedTuple):
-    """What a key has beside its prefix, in the order in which candidates are preferred."""
+    """What a key has beside its prefix, in the order of `preference`."""
 
     source: bytes  # the source prefix, its length first; empty for a route that is not source-specific
     tos: int

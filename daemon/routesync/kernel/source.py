@@ -39,6 +39,7 @@ from routesync.kernel.netlink import (
     read_sysctls,
     route_requests,
     subscribe,
+    unsubscribe,
     widen_receive_buffer,
 )
 from routesync.kernel.query import Lookup, TakeRoute
@@ -153,7 +154,8 @@ class KernelSource:
         """
         self.synced = asyncio.Event()
         self.stats = stats or KernelStats()
-        self._tables = tuple(dict.fromkeys(tables))
+        self.tables = tuple(dict.fromkeys(tables))
+        """The tables that it follows, preferred ones first."""
         self._receive_buffer = receive_buffer
         self._netns = netns
         self._handed_over = sock
@@ -161,9 +163,9 @@ class KernelSource:
         self._link_tables = LinkTables()
         self._dumped_links: LinkTables | None = None  # while they are dumped: events go there, too
         self._schedule = ResyncSchedule(resync_interval_s)
-        self._evaluator = Evaluator(self._tables, rules, self._link_tables)
+        self._evaluator = Evaluator(self.tables, rules, self._link_tables)
         self._fib = Fib(
-            self._tables,
+            self.tables,
             self._evaluator,
             self._link_tables,
             stats=self.stats,
@@ -272,15 +274,20 @@ class KernelSource:
         """
         lookup = Lookup(self._fib.decoder, take, None if covering is None else (covering,))
         complete = True
-        for request in route_requests(self._tables if tables is None else tuple(tables)):
+        for request in route_requests(self.tables if tables is None else tuple(tables)):
             if not lookup.concerns(request):
                 continue
             # The kernel refuses another dump while one runs: it is read to its end, even if the asker is gone.
             dump = asyncio.ensure_future(self._following().dump(request, lookup.feed))
             self._lookups.add(dump)
-            dump.add_done_callback(self._lookups.discard)
+            dump.add_done_callback(self._end_lookup)
             complete = await asyncio.shield(dump) and complete
         return complete and not lookup.bad
+
+    def _end_lookup(self, dump: asyncio.Future[bool]) -> None:
+        self._lookups.discard(dump)
+        if not dump.cancelled():
+            dump.exception()  # seen, even if the asker is gone
 
     async def changes(self) -> Changes:
         """Wait until something changed; return the prefixes that did.
@@ -332,6 +339,8 @@ class KernelSource:
         finally:
             if self._handed_over is None:
                 sock.close()
+            else:
+                unsubscribe(sock)
 
     async def _follow(self, followed: NetlinkSocket, named: Identity | None) -> None:
         self._schedule.request("start")
@@ -340,8 +349,9 @@ class KernelSource:
             tasks.append(asyncio.create_task(until_replaced(self._netns, named), name="kernel namespace"))
         try:
             done, _ = await asyncio.wait({*tasks, followed.failed}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
+            for ended in (followed.failed, *tasks):  # what else ends with the socket does not say why
+                if ended in done:
+                    ended.result()
         finally:
             for task in tasks:
                 task.cancel()
@@ -373,7 +383,7 @@ class KernelSource:
         lost, generation = followed.lost, self._evaluator.generation
         complete = await self._dump_links(followed)
         dump = self._fib.begin_dump()
-        for request in route_requests(self._tables):
+        for request in route_requests(self.tables):
             if not complete:
                 break
             complete = await followed.dump(request, functools.partial(dump.feed, request))

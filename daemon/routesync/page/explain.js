@@ -121,6 +121,8 @@ const step = (shape, label, ...content) =>
 /** The ways of all candidates of one prefix; only that of the elected one goes on to the targets. */
 function decisions({ prefix, candidates, held, targets }) {
   const ways = candidates.map((it) => {
+    const from = it.source_prefix ? `from ${it.source_prefix} ` : "";
+    const tos = it.tos ? `tos 0x${it.tos.toString(16).padStart(2, "0")} ` : "";
     const metric = it.metric ? ` metric ${it.metric}` : "";
     const table = it.table === "main" ? "" : ` table ${it.table}`;
     const end = it.elected ? "disc good" : it.verdict === "keep" ? "ring off" : "cross off";
@@ -130,7 +132,7 @@ function decisions({ prefix, candidates, held, targets }) {
       step(
         it.elected ? "disc good" : "ring off",
         "kernel",
-        h("p", { class: "mono" }, `${wayOf(it) || "on its link"} proto ${it.protocol}${metric}${table}`),
+        h("p", { class: "mono" }, `${from}${tos}${wayOf(it) || "on its link"} proto ${it.protocol}${metric}${table}`),
       ),
       step(end, "rule", h("p", {}, it.why)),
       it.next_hop?.length

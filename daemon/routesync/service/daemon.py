@@ -19,9 +19,6 @@ and the status reports it. One task performs all reloads, one after the other.
 from __future__ import annotations
 
 import asyncio
-
-# asyncio.to_thread imports this at its first use; by then the daemon may not be allowed to read its interpreter
-import concurrent.futures.thread  # noqa: F401
 import gc
 import signal
 import time
@@ -36,7 +33,7 @@ from routesync.best_routes import BestRoutes
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.parsers import SettingError
 from routesync.config.problems import line_of, problem_at
-from routesync.config.resolve import Known, has_names, resolved
+from routesync.config.resolve import Resolver
 from routesync.config.sources import digest_now
 from routesync.control import runtime_directory
 from routesync.control.context import Context
@@ -56,6 +53,7 @@ from routesync.service.metrics import Metrics
 from routesync.service.status import StatusBuilder
 from routesync.service.systemd import ActivatedSockets, Notifier
 from routesync.tasks import RESTART, Supervisor
+from routesync.threads import ThreadPerCall
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +82,7 @@ class Daemon:
         self._loaded = loaded
         self._written = loaded.settings.targets
         """The targets as they are in the file: names with `all_addresses` are not looked up."""
-        self._known: Known = {}
+        self._resolver = Resolver()
         self._unresolved: Sequence[str] = ()
         """Names that cannot be looked up, one line each."""
         self._applying = asyncio.Lock()
@@ -168,7 +166,8 @@ class Daemon:
         loaded, start = self._loaded, self._supervisor.start
         _log_warnings(loaded)
         self._best_routes.probe(loaded)
-        loaded = self._loaded = await self._resolve(loaded)
+        await self._resolver.look_up(self._written)
+        loaded = self._loaded = self._resolve(loaded)
         with signals(stop=self._supervisor.request_stop, reload=self._reload_requested.set):
             await self._kernel_table.apply(loaded)
             await self._sinks.apply(loaded)
@@ -260,20 +259,18 @@ class Daemon:
             self._config_problems = (NODE_NAME_IS_FIXED,)
             log.warning("config_partly_applied", reason=NODE_NAME_IS_FIXED)
         self._written = loaded.settings.targets
-        loaded = await self._resolve(loaded)
+        await self._resolver.look_up(self._written)
+        loaded = self._resolve(loaded)
         await self._apply(loaded)
         self._loaded = loaded
         log.info("config_reloaded", path=str(path), digest=loaded.digest)
         self._hub.emit(ConfigLoaded(path=str(path), digest=loaded.digest))
         return ()
 
-    async def _resolve(self, loaded: Loaded) -> Loaded:
-        """The configuration with a target for each address of those names that mean several."""
+    def _resolve(self, loaded: Loaded) -> Loaded:
+        """The configuration with a target for each known address of those names that mean several."""
         written = loaded.settings.model_copy(update={"targets": self._written})
-        if not has_names(written):
-            self._unresolved = ()
-            return loaded
-        settings, troubles = await asyncio.to_thread(resolved, written, self._known)
+        settings, troubles = self._resolver.resolved(written)
         self._unresolved = tuple(map(str, troubles))
         return loaded._replace(settings=settings)
 
@@ -281,8 +278,9 @@ class Daemon:
         """Apply what changes of the addresses of names."""
         while True:
             await asyncio.sleep(NAMES_INTERVAL_S)
+            await self._resolver.look_up(self._written)  # no reload waits for it
             async with self._applying:
-                loaded = await self._resolve(self._loaded)
+                loaded = self._resolve(self._loaded)
                 if loaded.settings.targets != self._loaded.settings.targets:
                     log.info("targets_resolved", targets=[target.url for target in loaded.settings.targets])
                     await self._apply(loaded)
@@ -340,6 +338,7 @@ async def run_daemon(loaded: Loaded, *, state: Path, notifier: Notifier, sockets
         TaskDied: a part of the daemon ended by itself.
     """
     gc.set_threshold(*STARTING)
+    asyncio.get_running_loop().set_default_executor(ThreadPerCall())
     async with AsyncExitStack() as stack:
         ledger = await asyncio.to_thread(Ledger, state)
         stack.push_async_callback(ledger.close)

@@ -8,6 +8,9 @@ could not give it; and it may live in another network namespace (NetworkNamespac
 CAP_SYS_ADMIN could not enter. Sockets are distinguished by name (FileDescriptorName=): `kernel`, whose routes are
 mirrored, which is also the default for a socket without a name of its own, and `witness-TARGET`, the kernel beneath a
 loxilb. All others are closed and logged.
+
+systemd keeps each socket open, too, and it is subscribed to events already. What nobody reads would fill its buffer, so
+each is unsubscribed at once; a `KernelSource` subscribes again.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from collections.abc import Mapping, MutableMapping
 from typing import Final, NamedTuple, Self
 
 import structlog
+
+from routesync.kernel.netlink import unsubscribe
 
 log = structlog.get_logger(__name__)
 
@@ -159,6 +164,7 @@ def _route_socket(descriptor: int, name: str) -> socket.socket | None:
         return None
     kind = (sock.family, sock.type, sock.proto)
     if kind == (socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE):
+        unsubscribe(sock)
         return sock
     _refuse(sock, name, "it is not a netlink socket for routes; write ListenNetlink=route …")
     return None

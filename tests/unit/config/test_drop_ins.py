@@ -8,6 +8,7 @@ import pytest
 
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import effective
+from routesync.config.sources import digest_now
 from routesync.names import Names
 
 MAIN = """\
@@ -90,6 +91,17 @@ def test_the_digest_covers_them_and_other_files_are_no_drop_ins(tmp_path: Path) 
     assert load(made.path, {}, Names()).digest == made.digest
     (tmp_path / "routesync.toml.d/x.toml").write_text("# a remark\n")
     assert load(made.path, {}, Names()).digest != made.digest
+
+
+def test_what_moves_to_another_file_changes_the_digest(tmp_path: Path) -> None:
+    one, other = "[node]\nname = 'a'\n", "[log]\nlevel = 'debug'\n"
+    made = loaded(tmp_path, x=one + other, y="")
+    for name, text in (("x", one), ("y", other)):
+        (tmp_path / f"routesync.toml.d/{name}.toml").write_text(text)
+    after = load(made.path, {}, Names())
+    assert after.settings == made.settings
+    assert after.digest != made.digest
+    assert digest_now(made.path) == after.digest
 
 
 def test_only_the_file_with_a_secret_is_named_when_all_may_read_it(tmp_path: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+from routesync.cli.routes import route_text
 from routesync.config import load
 from routesync.control.models import ExplainedPrefix
 from routesync.control.plan import choose, explain
 from routesync.control.views import RouteNames
+from routesync.kernel import Rules
 from routesync.kernel.decode import RouteDetails
+from routesync.kernel.evaluate import Evaluator
+from routesync.kernel.links import LinkTables
+from routesync.kernel.replica import Replica, siblings_at
 from routesync.names import PROTOCOLS, TYPES, Names
-from routesync.route import NextHop, Prefix, Route, parse_address
+from routesync.route import Evaluated, NextHop, Prefix, Route, Verdict, parse_address
 
 RULES = """
 [[policy.rules]]
@@ -98,6 +104,54 @@ def test_what_is_not_elected_says_why(tmp_path: Path) -> None:
         "not elected: its table comes later in [kernel] tables",
         "not elected: it applies only to TOS 0x08",
     ]
+
+
+def test_of_routes_for_several_sources_or_tos_one_is_listed_first(tmp_path: Path) -> None:
+    first, second = (Prefix.parse(f"2001:db8:{end}::/48") for end in "ab")
+    (found,) = explained(
+        tmp_path,
+        route("2001:db8::/32", metric=1)._replace(source=second),
+        route("2001:db8::/32", metric=1024)._replace(source=first),
+    )
+    assert why(found)[1].endswith(
+        "not elected: it applies only to packets from 2001:db8:b::/48; "
+        "the route for packets from 2001:db8:a::/48 is listed first"
+    )
+    (found,) = explained(
+        tmp_path, route("10.9.0.0/16", tos=16, metric=1), route("10.9.0.0/16", tos=8, metric=2)
+    )
+    assert why(found)[1].endswith(
+        "not elected: it applies only to TOS 0x10; the route for TOS 0x08 is listed first"
+    )
+    assert route_text(found.candidates[1]) == "tos 0x10 via 192.0.2.1 dev eth0 proto static metric 1"
+
+
+def test_the_elected_route_is_the_one_that_the_daemon_elects() -> None:
+    kept, tables = Verdict(keep=True, rule="default"), (100, 254)
+    sources = [None, *(Prefix.parse(it) for it in ("2001:db8:b::/48", "2001:db8:a::/48", "2001:db8:a::/56"))]
+    every = [
+        (throw if kind == "throw" else route)("2001:db8::/32", table=table, metric=metric)._replace(
+            tos=tos, source=source
+        )
+        for kind in ("unicast", "throw")
+        for table in tables
+        for metric in (1, 1024)
+        for tos in (0, 8, 16)
+        for source in sources
+    ]
+    some = random.Random(1)
+    evaluator = Evaluator(tables, Rules(lambda *_: kept), LinkTables())
+    for _ in range(500):
+        routes = some.sample(every, some.randint(1, 6))
+        replica = Replica()
+        for it in routes:
+            subkey = evaluator.subkey(it.attributes)
+            assert subkey is not None
+            siblings = siblings_at(replica.slots(it.prefix), subkey)
+            replica.put(it.prefix, subkey, (*siblings, Evaluated(it.attributes, kept)))
+        ((prefix, candidates),) = replica.candidates()
+        (choice,) = choose(routes, lambda _: kept, tables, {})
+        assert choice.elected == candidates[0].at(prefix)
 
 
 def throw(prefix: str, *, table: int, metric: int = 0) -> Route:

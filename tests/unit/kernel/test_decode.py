@@ -46,6 +46,8 @@ def read_by_pyroute2(data: bytes) -> Route:
     ]
     if parsed.get("RTA_OIF") or parsed.get("RTA_GATEWAY"):
         hops.append(_hop(parsed, parsed.get("RTA_OIF") or 0, 1, fields["flags"]))
+    if fields["type"] in (6, 7, 8, 9):  # blackhole, unreachable, prohibit, throw
+        hops = []
     source = _packed(parsed.get("RTA_PREFSRC"))
     return Route(
         prefix=Prefix(Address(destination or bytes(size)), fields["dst_len"]),

@@ -292,6 +292,17 @@ async def test_a_route_that_a_dropped_sibling_precedes_keeps_its_place() -> None
     assert cache.requested == ["doubt"], "it may be the dropped one, announced again"
 
 
+@pytest.mark.parametrize("evaluate_header", [needs_attributes, no_bgp_header])
+async def test_events_are_counted_of_the_tables_that_are_read_alone(evaluate_header: EvaluateHeader) -> None:
+    cache = Cache(evaluate_header=evaluate_header, tables=(1000, MAIN))
+    await cache.dump()
+    for table in (1000, MAIN, 1001, FIRST):  # above 255 the header does not tell them apart
+        for protocol in ("static", "bgp"):
+            cache.announce(far(2, protocol=protocol, table=table))
+            cache.withdraw(far(2, protocol=protocol, table=table))
+    assert cache.stats.events == 8
+
+
 # -- what is dropped by the header alone -------------------------------------------------------------------------------
 
 

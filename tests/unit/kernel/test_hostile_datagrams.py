@@ -154,6 +154,16 @@ class Kernel:
                 yield damaged_bytes(event, chance, ALL) if chance.random() < 0.5 else event
 
 
+def _reader(kernel: Kernel, source: KernelSource) -> NetlinkSocket:
+    return NetlinkSocket(
+        kernel.near,
+        on_event=source._event,
+        on_overrun=source._overrun,
+        on_bad=source._bad,
+        on_slice=source._wake_consumer,
+    )
+
+
 def _rules() -> Rules:
     def no_bgp(route: Route, _links: object) -> Verdict:
         return DROP if route.protocol == PROTOCOLS["bgp"] else KEEP
@@ -165,13 +175,7 @@ async def _follow(chance: random.Random, damaged: int) -> list[Any]:
     """Some damaged dumps, then sound ones; return what is held then."""
     kernel = Kernel(chance)
     source = KernelSource(tables=(MAIN,), rules=_rules(), receive_buffer=2**20, resync_interval_s=3600)
-    followed = NetlinkSocket(
-        kernel.near,
-        on_event=source._event,
-        on_overrun=source._overrun,
-        on_bad=source._bad,
-        on_slice=source._wake_consumer,
-    )
+    followed = _reader(kernel, source)
     followed.start()
     try:
         async with asyncio.timeout(20):
@@ -267,3 +271,28 @@ def test_a_dump_passes_over_messages_of_another_kind() -> None:
     datagram = _message(RTM_NEWLINK, LINKS[0]) + _message(NLMSG_DONE, _number(0))
     marshal = _DumpMarshal(DumpRequest(RTM_GETROUTE, 2, MAIN), lambda _data, position: position)
     assert [it["header"]["type"] for it in marshal.parse(datagram)] == [NLMSG_DONE]
+
+
+@pytest.mark.parametrize("end", ["stop", "fail"])
+async def test_dumps_under_way_and_in_the_queue_end_with_the_reading(end: str) -> None:
+    kernel = Kernel(random.Random(1))
+    asyncio.get_running_loop().remove_reader(kernel.far)  # it never answers
+    source = KernelSource(tables=(MAIN,), rules=_rules(), receive_buffer=2**20, resync_interval_s=3600)
+    followed = _reader(kernel, source)
+    followed.start()
+    request = DumpRequest(RTM_GETLINK)
+    try:
+        dumps = [asyncio.create_task(followed.dump(request, lambda _data, at: at)) for _ in range(3)]
+        await asyncio.sleep(0)
+        if end == "stop":
+            followed.stop()
+        else:
+            followed.failed.set_exception(KernelError("netlink socket: broken"))
+        async with asyncio.timeout(20):
+            outcomes = await asyncio.gather(*dumps, return_exceptions=True)
+    finally:
+        followed.stop()
+        kernel.close()
+    said = "followed no longer" if end == "stop" else "netlink socket: broken"
+    assert [type(it) for it in outcomes] == [KernelError] * 3
+    assert all(said in str(it) for it in outcomes)

@@ -177,6 +177,39 @@ def test_events_that_call_for_a_resync(
     assert tables.apply(kind, event) == cause, why
 
 
+@pytest.mark.parametrize(("flags", "cause"), [(UP, None), (DOWN, "link")])
+def test_a_message_without_a_name_changes_the_state_of_a_link_alone(flags: int, cause: str | None) -> None:
+    """As wireless extensions send it: nothing but IFLA_WIRELESS."""
+    nameless = struct.pack("=BxHiII", 0, 1, 2, flags, 0) + Attribute(11, bytes(8)).encode()
+    tables = LinkTables()
+    assert tables.apply(RTM_NEWLINK, message(nameless)) is None
+    assert tables.links == {}
+    tables.apply(RTM_NEWLINK, link("wlan0", mac=b"\2\xfc\0\0\0\1", master=7))
+    assert tables.apply(RTM_NEWLINK, message(nameless)) == cause
+    assert tables.links == {2: Link(2, "wlan0", flags, b"\2\xfc\0\0\0\1", 7)}
+
+
+OWN6, PEERS6 = parse_address("2001:db8::1"), [parse_address(f"2001:db8::{it}") for it in "23"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "networks"),
+    [
+        (address(), address(length=25), ["192.0.2.0/24", "192.0.2.0/25"]),
+        (address(peer=GATEWAY, length=32), address(peer=OTHER, length=32), ["192.0.2.2/32", "192.0.2.3/32"]),
+        (address(OWN6, 128, peer=PEERS6[0]), address(OWN6, 128, peer=PEERS6[1]), ["2001:db8::3/128"]),
+    ],
+    ids=["two masks", "two peers", "another peer of an IPv6 address"],
+)
+def test_an_ipv4_address_can_be_there_twice(first: bytes, second: bytes, networks: list[str]) -> None:
+    tables = LinkTables()
+    for message_ in (first, second):
+        assert tables.apply(RTM_NEWADDR, message_) == "address"
+    assert sorted(str(it.network) for it in tables.addresses.values()) == networks
+    assert tables.apply(RTM_DELADDR, second) == "address"
+    assert [str(it.network) for it in tables.addresses.values()] == networks[:-1]
+
+
 def test_messages_of_other_types_are_no_matter() -> None:
     assert LinkTables().apply(28, b"") is None
 
