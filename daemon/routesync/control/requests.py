@@ -341,7 +341,8 @@ async def stream_rows(
         rest = others().model_dump_json(exclude={name}).encode()
         waiting.append(b"]" + (b"," if len(rest) > 2 else b"") + rest[1:])
         await write(response, b"".join(waiting))
-        await response.write_eof()
+        async with asyncio.timeout(PATIENCE_S):
+            await response.write_eof()  # waits for the client, too: write() left up to 64 KiB unsent
     return response
 
 
