@@ -29,7 +29,11 @@ class StatusPart(BaseModel):
 class KernelStatus(StatusPart):
     """The kernel side."""
 
-    state: str = Field(description="`synced`, or what it is doing.", examples=["synced"])
+    state: str = Field(
+        description="`synced`; `reading`: the first dump is not done; `unreadable`: the kernel cannot be read, and the "
+        "last known routes are kept.",
+        examples=["synced"],
+    )
     routes: int = Field(default=0, ge=0, description="Routes that the rules keep.")
     dropped: int = Field(default=0, ge=0, description="Routes that the rules drop.")
     overruns: int = Field(default=0, ge=0, description="Receive buffer overflows since the start.")

@@ -109,7 +109,11 @@ KERNEL: Final[tuple[Family[BestRoutes], ...]] = (
         "verdict",
         "rule",
     ),
-    _gauge("kernel_synced", "1 after the first resync.", lambda it: it.source.synced.is_set()),
+    _gauge(
+        "kernel_synced",
+        "1 after the first resync; it stays 1 while the kernel is unreadable.",
+        lambda it: it.source.synced.is_set(),
+    ),
     _gauge(
         "kernel_unreadable",
         "1 while the kernel's routes cannot be read and the last known ones are kept.",
