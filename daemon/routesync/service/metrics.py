@@ -463,8 +463,15 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The metrics as an HTTP `Accept` header asks for them (OpenMetrics, or Prometheus's text): body and type."""
-        encode, content_type = choose_encoder(accept)
+        """The metrics as an HTTP `Accept` header asks for them (OpenMetrics, or Prometheus's text): body and type.
+
+        A header that makes no sense gets Prometheus's text: choose_encoder() repeats versions in the content type, and
+        raises TypeError over some that are no numbers.
+        """
+        try:
+            encode, content_type = choose_encoder(accept if accept.isascii() else "")
+        except TypeError:
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
     def describe(self) -> Iterable[Metric]:
