@@ -167,8 +167,10 @@ def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Daemon) -> No
 def test_a_mistake_is_a_problem_that_says_what_it_was(
     alone: Daemon, method: str, url: str, body: bytes | None, said: str
 ) -> None:
+    before = len(alone.logged("control_call"))
     reply = alone.call(method, url, body)
     assert f"{reply.status} {reply.problem}".startswith(said)
+    assert {it["outcome"] for it in alone.logged("control_call")[before:]} <= {"unknown-target", "conflict"}
     assert alone.get("/v1/status")["targets"][0]["paused_since"] is None
 
 
