@@ -194,6 +194,34 @@ def test_what_is_no_request_is_refused_and_costs_nothing(alone: Daemon, noise: b
     assert "Traceback" not in alone.log()
 
 
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"FOO /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v1/status HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v1/explain?of=\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 8200 + b"\r\n\r\n", 400),
+        (b"POST /v1/resync HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Encoding: br\r\n\r\nx", 400),
+        (b"GET /v1/status HTTP/1.1\r\nHost: x\r\nExpect: more\r\n\r\n", 417),
+    ],
+    ids=["method", "no host", "not UTF-8", "long line", "encoding", "expectation"],
+)
+def test_what_is_no_call_is_refused_in_plain_text(alone: Daemon, request_: bytes, status: int) -> None:
+    with connect(alone.socket) as caller:
+        caller.sendall(request_)
+        head = caller.recv(4096)
+    assert head.split()[1] == str(status).encode()
+    assert b"\r\nContent-Type: text/plain" in head
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+def test_monitoring_may_ask_for_the_head_alone(alone: Daemon, path: str) -> None:
+    reply = alone.call("HEAD", path)
+    assert (reply.status, reply.body) == (200, b"")
+    assert int(reply.headers["content-length"]) > 0
+    assert alone.call("HEAD", "/v1/status").status == 405
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_body_that_is_not_encoded_as_its_headers_say_is_refused(alone: Daemon, encoding: str) -> None:
     with connect(alone.socket) as caller:

@@ -112,13 +112,15 @@ class Api:
         app.on_shutdown.append(self._end_streams)
         for call in CALLS:
             handle = partial(call.handle, self)
-            if not self._over_tcp or call.over_tcp == "always":
+            if call.over_tcp == "always":
+                app.router.add_get(call.path, handle)  # and HEAD, which probes and proxies use
+            elif not self._over_tcp:
                 app.router.add_route(call.method, call.path, handle)
             elif call.over_tcp == "page":
                 app.router.add_route(call.method, call.path, partial(self._for_page, handle))
         if self._over_tcp:
             for path in ("/", "/page/{name}"):
-                app.router.add_route("GET", path, partial(self._for_page, page.serve_file))
+                app.router.add_get(path, partial(self._for_page, page.serve_file))
         return app
 
     async def _for_page(self, handle: Handler, request: web.Request) -> web.StreamResponse:
