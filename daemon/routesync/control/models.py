@@ -293,7 +293,9 @@ class ActiveConfig(ResponseModel):
     """The running configuration."""
 
     path: str
-    digest: str = Field(description="SHA-256 of the file as it was read, in hex.")
+    digest: str = Field(
+        description="SHA-256 of the file and its drop-ins as they were read, one after another, in hex."
+    )
     warnings: tuple[str, ...] = Field(default=(), description="What is odd about it, one line each.")
 
 

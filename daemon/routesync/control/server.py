@@ -72,12 +72,15 @@ class UnixListener:
             raise ListenError(
                 f"{self.path}: longer than a socket's path can be; set RUNTIME_DIRECTORY to a shorter one"
             )
+        lock = directory / LOCK_NAME
         try:
             directory.mkdir(mode=0o750, exist_ok=True)
-            self._lock = _lock(directory / LOCK_NAME)
+            self._lock = _lock(lock)
         except OSError as error:
-            remedy = f"create it for user id {os.geteuid()}, or set RUNTIME_DIRECTORY"
-            raise ListenError(f"{directory}: {error.strerror}; {remedy}") from None
+            place, remedy = directory, f"create it for user id {os.geteuid()}, or set RUNTIME_DIRECTORY"
+            if os.path.lexists(lock):
+                place, remedy = lock, "if no routesync runs there as another user, remove it"
+            raise ListenError(f"{place}: {error.strerror}; {remedy}") from None
         try:
             self.socket = self._bind()
         except OSError as error:
