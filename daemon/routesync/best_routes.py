@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
 import structlog
 
@@ -197,6 +197,13 @@ class BestRoutes(OwnNode):
         self._stats = KernelStats()
         self._reporter = KernelReporter(sink, loaded.names, self.links)
         self.source = self._make_source()
+
+    @property
+    def state(self) -> Literal["reading", "synced", "unreadable"]:
+        """`reading`: until the first dump is done. `unreadable`: what is known may be out of date."""
+        if self.troubles:
+            return "unreadable"
+        return "synced" if self.source.synced.is_set() else "reading"
 
     @property
     def readable_only(self) -> bool:

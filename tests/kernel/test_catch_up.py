@@ -77,7 +77,7 @@ async def test_it_waits_for_the_first_dump(node: Namespace) -> None:
     source = KernelSource(
         tables=(MAIN,), rules=Rules(keep_all), receive_buffer=1 << 20, resync_interval_s=600, netns=node.name
     )
-    with pytest.raises(KernelError, match="not followed yet"):
+    with pytest.raises(KernelError, match="not followed now"):
         await source.catch_up()
     running = asyncio.create_task(source.run())
     await asyncio.sleep(0)

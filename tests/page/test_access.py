@@ -103,7 +103,20 @@ def test_the_page_may_load_nothing_from_elsewhere_and_be_in_no_frame(port: int) 
     assert "access-control-allow-origin" not in page.headers
     script = ask(port, "/page/main.js")
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
-    assert ask(port, "/page/main.js", If_None_Match=script.headers["etag"]).status == 304
+    for known in (script.headers["etag"], f'"x", W/{script.headers["etag"]}', "*"):
+        assert ask(port, "/page/main.js", If_None_Match=known).status == 304, known
+    assert ask(port, "/page/main.js", If_None_Match='"x"').status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/page/main.js", "/metrics", "/health/live"])
+def test_the_head_alone_can_be_asked_for(port: int, path: str) -> None:
+    head, whole = ask(port, path, "HEAD"), ask(port, path)
+    assert (head.status, head.body) == (200, "")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    if path != "/metrics":
+        assert int(head.headers["content-length"]) == len(whole.body.encode())
+    assert ask(port, "/v1/status", "HEAD").status == 405
+    assert ask(port, path, "HEAD", Host="evil.example").status == ask(port, path, Host="evil.example").status
 
 
 @pytest.mark.parametrize("path", ["/page/none.js", "/page/..%2f__init__.py", "/page/%2e%2e/config", "/page/"])

@@ -147,6 +147,7 @@ def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Daemon) -> No
         ("GET", "/v1/explain", None, "400 bad-request: of: is missing"),
         ("GET", "/v1/explain?of=lb", None, "400 bad-request: of: 'lb' is no address or prefix"),
         ("GET", "/v1/events?colour=red", None, "400 bad-request: colour: is unknown"),
+        ("GET", f"/v1/events?after=epoch-{'9' * 5000}", None, "400 bad-request: after: String should match"),
         ("GET", "/v1/routes?target=nix", None, "404 unknown-target: there is no target nix; there are: lb"),
         ("POST", "/v1/pause", b"{target", "400 bad-request: Invalid JSON"),
         ("POST", "/v1/pause", b"\xff\xfe", "400 bad-request: Invalid JSON"),
@@ -166,8 +167,10 @@ def test_the_live_plan_has_the_dropped_routes_up_to_a_bound(alone: Daemon) -> No
 def test_a_mistake_is_a_problem_that_says_what_it_was(
     alone: Daemon, method: str, url: str, body: bytes | None, said: str
 ) -> None:
+    before = len(alone.logged("control_call"))
     reply = alone.call(method, url, body)
     assert f"{reply.status} {reply.problem}".startswith(said)
+    assert {it["outcome"] for it in alone.logged("control_call")[before:]} <= {"unknown-target", "conflict"}
     assert alone.get("/v1/status")["targets"][0]["paused_since"] is None
 
 
@@ -189,6 +192,34 @@ def test_what_is_no_request_is_refused_and_costs_nothing(alone: Daemon, noise: b
         caller.sendall(b"POST /v1/resync HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
     assert alone.get("/v1/status")["status"]["state"] == "degraded"
     assert "Traceback" not in alone.log()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"FOO /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v1/status HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v1/explain?of=\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 8200 + b"\r\n\r\n", 400),
+        (b"POST /v1/resync HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Encoding: br\r\n\r\nx", 400),
+        (b"GET /v1/status HTTP/1.1\r\nHost: x\r\nExpect: more\r\n\r\n", 417),
+    ],
+    ids=["method", "no host", "not UTF-8", "long line", "encoding", "expectation"],
+)
+def test_what_is_no_call_is_refused_in_plain_text(alone: Daemon, request_: bytes, status: int) -> None:
+    with connect(alone.socket) as caller:
+        caller.sendall(request_)
+        head = caller.recv(4096)
+    assert head.split()[1] == str(status).encode()
+    assert b"\r\nContent-Type: text/plain" in head
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+def test_monitoring_may_ask_for_the_head_alone(alone: Daemon, path: str) -> None:
+    reply = alone.call("HEAD", path)
+    assert (reply.status, reply.body) == (200, b"")
+    assert int(reply.headers["content-length"]) > 0
+    assert alone.call("HEAD", "/v1/status").status == 405
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
@@ -213,15 +244,43 @@ def test_idle_clients_of_the_port_do_not_lock_out_health_and_metrics(alone: Daem
     assert alone.space.run(["python3", "-c", code]).split() == ["200", "200"]
 
 
+def asked(daemon: Daemon, path: str, header: bytes) -> tuple[bytes, bytes]:
+    """Head and body of the answer to a request with this header."""
+    with connect(daemon.socket) as caller:
+        caller.sendall(b"GET %s HTTP/1.0\r\n%s\r\n\r\n" % (path.encode(), header))
+        head, _, body = b"".join(iter(lambda: caller.recv(65536), b"")).partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.parametrize(
+    "version",
+    [b"abc", b"1.a", b"1.0.0.\xff", "1.0.0.\u00fc".encode(), b'"1.0.0"', b"9" * 5000],
+    ids=["a word", "a word behind 1", "not UTF-8", "not ASCII", "quoted", "endless"],
+)
+@pytest.mark.parametrize("kind", [b"application/openmetrics-text", b"text/plain"])
+def test_metrics_in_a_version_that_is_none_come_as_plain_text(
+    alone: Daemon, kind: bytes, version: bytes
+) -> None:
+    head, body = asked(alone, "/metrics", b"Accept: " + kind + b"; version=" + version)
+    assert b"\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in head
+    assert b"\nroutesync_" in body
+    assert "control_call_failed" not in alone.log()
+
+
+@pytest.mark.parametrize(
+    "last", [b"epoch-" + b"9" * 5000, b"epoch-\xff", b"7"], ids=["endless", "bytes", "no id"]
+)
+def test_a_last_event_that_is_none_is_refused(alone: Daemon, last: bytes) -> None:
+    head, body = asked(alone, "/v1/events", b"Accept: text/event-stream\r\nLast-Event-ID: " + last)
+    assert head.startswith(b"HTTP/1.0 400")
+    assert b"Last-Event-ID is not the id of an event" in body
+
+
 def test_metrics_come_in_the_format_that_is_asked_for(alone: Daemon) -> None:
     plain = alone.call("GET", "/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
     assert b"\nroutesync_" in plain.body
-    with connect(alone.socket) as caller:
-        caller.sendall(
-            b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n"
-        )
-        head, _, body = b"".join(iter(lambda: caller.recv(65536), b"")).partition(b"\r\n\r\n")
+    head, body = asked(alone, "/metrics", b"Accept: application/openmetrics-text; version=1.0.0")
     assert b"application/openmetrics-text" in head
     assert body.endswith(b"# EOF\n")
 

@@ -32,9 +32,14 @@ def test_a_source_that_vanishes_keeps_its_routes_and_its_successor_is_followed(t
         scene.mirror_holds([BEFORE])
         subprocess.run(["ip", "netns", "del", source.name], check=True)
         eventually_sync(lambda: "the routes held stay" in scene.log(), what="the loss in the log")
+        assert scene.call("GET", "/v1/status").json["status"]["kernel"]["state"] == "unreadable"
+        assert scene.run("status").stdout.splitlines()[2].startswith("kernel   unreadable: ")
+        explained = scene.call("GET", "/v1/explain?of=10.50.0.1")
+        assert explained.json["detail"] == "the kernel's routes are not followed now"
         scene.mirror_holds([BEFORE])
         subprocess.run(["ip", "netns", "add", source.name], check=True)
         furnish(source, AFTER)
         scene.mirror_holds([AFTER])
         assert '"kernel_readable"' in scene.log()
+        assert scene.call("GET", "/v1/status").json["status"]["kernel"]["state"] == "synced"
         assert scene.stop() == 0

@@ -427,7 +427,8 @@ async def test_a_kernel_that_could_never_be_read_is_an_error(tmp_path: Path) -> 
 
 async def test_a_kernel_that_cannot_be_read_any_more_is_tried_again_and_said_once(tmp_path: Path) -> None:
     best = Electing(loaded(tmp_path)).best
-    source = Unreadable(best)
+    best.source = source = Unreadable(best)
+    states = [best.state]
     source.synced.set()
     read = ResyncDone(("start",), 0.1, 1, 1, 0)
     with capture_logs() as logs:
@@ -435,9 +436,11 @@ async def test_a_kernel_that_cannot_be_read_any_more_is_tried_again_and_said_onc
         await eventually(lambda: source.runs > 3)
         task.cancel()
         assert [*best.troubles] == ["kernel: no such namespace; the routes of before are held"]
+        states.append(best.state)
         best._on_report(read)
         best._on_report(read)
     assert not best.troubles
+    assert [*states, best.state] == ["reading", "unreadable", "synced"]
     assert [line for line in logs if line["log_level"] != "debug"] == [
         {
             "event": "kernel_unreadable",

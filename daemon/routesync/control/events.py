@@ -18,10 +18,10 @@ from typing import Final
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from routesync.control.client import ControlError, NotAllowed, explain_os_error, problem_of, url_of
-from routesync.control.models import EventsQuery
+from routesync.control.models import EventsQuery, ProblemError
 from routesync.control.requests import EVENT_STREAM, NDJSON, streaming, write
 from routesync.events.cloudevents import Record, encode, encode_state
 from routesync.events.hub import EventHub
@@ -98,7 +98,10 @@ async def stream_events(
     if (
         last := request.headers.get("Last-Event-ID")
     ) is not None:  # a browser reconnects with the URL of the start
-        query = query.model_copy(update={"after": last})
+        try:
+            query = EventsQuery(within=query.within, type=query.type, after=last)
+        except ValidationError:
+            raise ProblemError("bad-request", "Last-Event-ID is not the id of an event") from None
     async with streaming(request, EVENT_STREAM) as response:
         await _stream(response, ServerSentEvents(query, hub), build_status)
     return response
@@ -158,7 +161,7 @@ class Lines:
             return b""
         epoch, _, number = self.query.after.rpartition("-")
         tail = self.hub.tail
-        if epoch != self.hub.identity.epoch or not number.isdecimal():
+        if epoch != self.hub.identity.epoch:
             # the sequence started again: how many events were in between is unknown
             return self._lost(None) + self.encoded(tail)
         after = int(number)

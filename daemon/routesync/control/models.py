@@ -183,6 +183,7 @@ class EventsQuery(WithinQuery):
     )
     after: str | None = Field(
         default=None,
+        pattern=r"^[!-~]{1,64}-[0-9]{1,19}$",
         description="The `id` of the last event that the client has. The daemon sends later events first, as far as it "
         "remembers them (about 1,000), and reports older ones as lost. Without it: from now on.",
         examples=["5f0c2e9ab1d4-1234"],
@@ -292,7 +293,9 @@ class ActiveConfig(ResponseModel):
     """The running configuration."""
 
     path: str
-    digest: str = Field(description="SHA-256 of the file as it was read, in hex.")
+    digest: str = Field(
+        description="SHA-256 of the file and its drop-ins as they were read, one after another, in hex."
+    )
     warnings: tuple[str, ...] = Field(default=(), description="What is odd about it, one line each.")
 
 

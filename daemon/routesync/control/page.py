@@ -102,6 +102,6 @@ async def serve_file(request: web.Request) -> web.StreamResponse:
     if file is None:
         raise web.HTTPNotFound
     headers = HEADERS | {"ETag": f'"{file.etag}"'}
-    if any(tag.value == file.etag for tag in request.if_none_match or ()):
+    if any(tag.value in ("*", file.etag) for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     return web.Response(body=file.body, content_type=file.content_type, charset="utf-8", headers=headers)

@@ -12,8 +12,8 @@ import pwd
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeVar, get_origin, get_type_hints
 
@@ -95,8 +95,7 @@ class Call(NamedTuple):
 
     async def handle(self, api: object, request: web.Request) -> web.StreamResponse:
         """Check the permission, read what the call takes, carry it out and respond."""
-        if self.changes:
-            require_permission(request, self.name)
+        logged = self._logged(require_permission(request, self.name)) if self.changes else nullcontext()
         arguments: dict[str, object] = {}
         for name, kind in self.parameters.items():
             if not issubclass(kind, RequestModel):
@@ -105,8 +104,22 @@ class Call(NamedTuple):
                 arguments[name] = await read_body(request, kind)
             else:
                 arguments[name] = read_query(request, kind)
-        answer = await self.carry_out(api, **arguments)
+        with logged:
+            answer = await self.carry_out(api, **arguments)
         return respond(answer) if isinstance(answer, BaseModel) else answer
+
+    @contextmanager
+    def _logged(self, peer: Peer) -> Iterator[None]:
+        """Log who made the call and what came of it: one that fails may have changed something, too."""
+        outcome = "broken off"  # the client is gone, or the daemon stops
+        try:
+            yield
+            outcome = "done"
+        except Exception as error:
+            outcome = error.problem.name if isinstance(error, ProblemError) else "internal"
+            raise
+        finally:
+            log.info("control_call", call=self.name, peer=str(peer), outcome=outcome)
 
 
 class CallTable(list[Call]):
@@ -198,16 +211,15 @@ def _user(uid: int) -> str:
     return f"uid {uid} ({name})"
 
 
-def require_permission(request: web.Request, name: str) -> None:
-    """Go on only if the client may change something; log it in either case.
+def require_permission(request: web.Request, name: str) -> Peer:
+    """Go on only if the client may change something; return who it is.
 
     Raises:
         ProblemError: it may not.
     """
     peer, own = peer_of(request.transport), os.geteuid()
-    if may_change(peer, own):
-        log.info("control_call", call=name, peer=str(peer))
-        return
+    if peer is not None and may_change(peer, own):
+        return peer
     log.warning("control_refused", call=name, peer=str(peer))
     permitted = "root" if own == 0 else f"root and {_user(own)}, which the daemon runs as,"
     raise ProblemError("not-permitted", f"only {permitted} may {name}; you are {peer}")
@@ -340,7 +352,8 @@ async def stream_rows(
         rest = others().model_dump_json(exclude={name}).encode()
         waiting.append(b"]" + (b"," if len(rest) > 2 else b"") + rest[1:])
         await write(response, b"".join(waiting))
-        await response.write_eof()
+        async with asyncio.timeout(PATIENCE_S):
+            await response.write_eof()  # waits for the client, too: write() left up to 64 KiB unsent
     return response
 
 

@@ -72,12 +72,15 @@ class UnixListener:
             raise ListenError(
                 f"{self.path}: longer than a socket's path can be; set RUNTIME_DIRECTORY to a shorter one"
             )
+        lock = directory / LOCK_NAME
         try:
             directory.mkdir(mode=0o750, exist_ok=True)
-            self._lock = _lock(directory / LOCK_NAME)
+            self._lock = _lock(lock)
         except OSError as error:
-            remedy = f"create it for user id {os.geteuid()}, or set RUNTIME_DIRECTORY"
-            raise ListenError(f"{directory}: {error.strerror}; {remedy}") from None
+            place, remedy = directory, f"create it for user id {os.geteuid()}, or set RUNTIME_DIRECTORY"
+            if os.path.lexists(lock):
+                place, remedy = lock, "if no routesync runs there as another user, remove it"
+            raise ListenError(f"{place}: {error.strerror}; {remedy}") from None
         try:
             self.socket = self._bind()
         except OSError as error:
@@ -260,8 +263,9 @@ class Listening:
 
     def __init__(self, runner: web.AppRunner) -> None:
         self.runner = runner
-        self._idle: dict[asyncio.BaseTransport, float] = {}
-        """Since when (monotonic), the longest first. A connection that is at work is not in it."""
+        self._idle: dict[asyncio.Transport, float] = {}
+        """Since when (monotonic), the longest first. A connection at work is not in it. One whose client does not take
+        its answer is, even after aiohttp has closed it."""
 
     @classmethod
     async def begin(cls, app: web.Application) -> Listening:
@@ -291,7 +295,7 @@ class Listening:
         finally:
             self._idle[transport] = time.monotonic()
 
-    def admit(self, transport: asyncio.BaseTransport) -> bool:
+    def admit(self, transport: asyncio.Transport) -> bool:
         """Whether a new connection may stay. Readers take no place from a client that may change something."""
         if len(self.server.connections) >= CONNECTIONS:
             self._forget_closed()
@@ -304,19 +308,24 @@ class Listening:
         return True
 
     def close_idle(self) -> None:
-        """Close the connections that have sent no whole request for too long."""
+        """Close the connections that have sent no whole request, or taken no answer, for too long."""
         self._forget_closed()
         until = time.monotonic() - PATIENCE_S
         for transport in [transport for transport, since in self._idle.items() if since < until]:
             self._close(transport)
 
-    def _close(self, transport: asyncio.BaseTransport) -> None:
+    def _close(self, transport: asyncio.Transport) -> None:
         del self._idle[transport]
-        transport.close()
+        if transport.get_write_buffer_size():
+            transport.abort()  # close() waits until the client takes these bytes, for ever if it does not
+        else:
+            transport.close()
 
     def _forget_closed(self) -> None:
         self._idle = {
-            transport: since for transport, since in self._idle.items() if not transport.is_closing()
+            transport: since
+            for transport, since in self._idle.items()
+            if not transport.is_closing() or transport.get_write_buffer_size()
         }
 
 
@@ -332,6 +341,7 @@ class _Gate(asyncio.Protocol):
         self._listening = listening
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio makes no other for a stream
         if not self._listening.admit(transport):
             transport.close()
             return

@@ -35,7 +35,7 @@ INELIGIBLE_PER_SECOND: Final = 100
 """Routes become ineligible at a start, a reload or a change at the target: this shows each of an ordinary node's."""
 WINDOW_S: Final = 1.0
 LOGGED_OTHERWISE: Final = frozenset({"route", "sync", "target", "alarm"})
-"""Groups of events that the mirror itself logs, routes by batches."""
+"""Groups of events that the mirror itself logs, routes in batches."""
 
 
 class RecordSink(Protocol):

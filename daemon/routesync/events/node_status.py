@@ -30,7 +30,11 @@ class StatusPart(BaseModel):
 class KernelStatus(StatusPart):
     """The kernel side."""
 
-    state: str = Field(description="`synced`, or what it is doing.", examples=["synced"])
+    state: str = Field(
+        description="`synced`; `reading`: the first dump is not done; `unreadable`: the kernel cannot be read, and the "
+        "last known routes are kept.",
+        examples=["synced"],
+    )
     routes: Calculable = Field(default=0, description="Routes that the rules keep.")
     dropped: Calculable = Field(default=0, description="Routes that the rules drop.")
     overruns: Calculable = Field(default=0, description="Receive buffer overflows since the start.")

@@ -252,7 +252,7 @@ class KernelSource:
 
     def _following(self) -> NetlinkSocket:
         if self._socket is None:
-            raise KernelError("the kernel's routes are not followed yet")
+            raise KernelError("the kernel's routes are not followed now")
         return self._socket
 
     async def look_up(

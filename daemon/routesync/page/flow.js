@@ -28,9 +28,13 @@ export class Flow {
   /** `rates`: changes and events a second. */
   update({ status, rules, targets }, rates) {
     const kernel = status.kernel ?? {};
-    this.kernel.figure((kernel.routes ?? 0) + (kernel.dropped ?? 0), "routes followed");
+    const unreadable = kernel.state === "unreadable";
+    this.kernel.figure(
+      (kernel.routes ?? 0) + (kernel.dropped ?? 0),
+      unreadable ? "routes held" : "routes followed",
+    );
     this.kernel.facts([
-      kernel.state === "synced" ? "in step" : `${kernel.state ?? "unknown"}`,
+      unreadable ? "▲ unreadable" : kernel.state === "synced" ? "in step" : `${kernel.state ?? "unknown"}`,
       plural(kernel.resyncs ?? 0, "resync"),
       kernel.overruns ? `▲ ${plural(kernel.overruns, "overrun")}` : "no overrun",
       `lag ${(kernel.lag_ms ?? 0).toFixed(1)} ms`,

@@ -80,6 +80,8 @@ class Daemon:
         stack: AsyncExitStack,
     ) -> None:
         self._loaded = loaded
+        self._tried: str | None = loaded.digest
+        """The digest of the files at the last reload, which may have been rejected; None: one could not be read."""
         self._written = loaded.settings.targets
         """The targets as they are in the file: names with `all_addresses` are not looked up."""
         self._resolver = Resolver()
@@ -228,19 +230,18 @@ class Daemon:
     async def _reload_on_change(self) -> None:
         """Reload when the content of the file or a drop-in has changed, and stays so: it may be half written."""
         before: str | None = None
-        tried = self._loaded.digest
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             if not self._loaded.settings.reload_on_change:
                 continue
             found = await asyncio.to_thread(digest_now, self._loaded.path)
-            if found is not None and found == before and found != tried:
-                tried = found  # one that is rejected is not tried again
+            if found is not None and found == before and found != self._tried:
                 await self._request_reload()
             before = found
 
     async def _reload(self) -> Sequence[str]:
         path = self._loaded.path
+        self._tried = await asyncio.to_thread(digest_now, path)  # before it is loaded: no change is missed
         try:
             loaded = await asyncio.to_thread(load, path)
         except ConfigError as error:

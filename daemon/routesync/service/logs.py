@@ -23,6 +23,8 @@ from urllib.parse import quote
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from routesync.characters import clean, one_line
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
 
@@ -187,12 +189,22 @@ def _renderers(*, console: bool, out: TextIO) -> list[Processor]:
         colours = out.isatty() and not os.environ.get("NO_COLOR")
         # Not the richer tracebacks: they show local variables, and with them secrets.
         return [
-            structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
+            _visible,
+            structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback),
         ]
     renderers: list[Processor] = [_with_event_first, structlog.processors.JSONRenderer()]
     if _is_journal(out):
         renderers[-1] = _prefixed(renderers[-1])
     return renderers
+
+
+def _visible(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make control characters visible: a terminal obeys them, and a line end begins a false line.
+
+    structlog shows a field with line ends by its repr(), but not the event. A traceback keeps them.
+    """
+    shown = {key: clean(value) if isinstance(value, str) else value for key, value in event.items()}
+    return shown | {"event": one_line(str(event["event"]))}
 
 
 def _with_event_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

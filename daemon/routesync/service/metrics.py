@@ -109,7 +109,11 @@ KERNEL: Final[tuple[Family[BestRoutes], ...]] = (
         "verdict",
         "rule",
     ),
-    _gauge("kernel_synced", "1 after the first resync.", lambda it: it.source.synced.is_set()),
+    _gauge(
+        "kernel_synced",
+        "1 after the first resync; it stays 1 while the kernel is unreadable.",
+        lambda it: it.source.synced.is_set(),
+    ),
     _gauge(
         "kernel_unreadable",
         "1 while the kernel's routes cannot be read and the last known ones are kept.",
@@ -459,8 +463,15 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The metrics as an HTTP `Accept` header asks for them (OpenMetrics, or Prometheus's text): body and type."""
-        encode, content_type = choose_encoder(accept)
+        """The metrics as an HTTP `Accept` header asks for them (OpenMetrics, or Prometheus's text): body and type.
+
+        A header that makes no sense gets Prometheus's text: choose_encoder() repeats versions in the content type, and
+        raises TypeError over some that are no numbers.
+        """
+        try:
+            encode, content_type = choose_encoder(accept if accept.isascii() else "")
+        except TypeError:
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
     def describe(self) -> Iterable[Metric]:

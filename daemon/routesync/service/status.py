@@ -92,7 +92,7 @@ class StatusBuilder:
             started=self.started,
             time=datetime.fromtimestamp(time.time(), UTC),
             kernel=KernelStatus(
-                state="synced" if source.synced.is_set() else "reading",
+                state=self._best_routes.state,
                 routes=stats.kept,
                 dropped=sum(stats.table.values()),
                 overruns=stats.overruns,

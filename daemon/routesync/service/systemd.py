@@ -91,9 +91,9 @@ class Notifier:
         if self._address is None:
             return
         with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock,
-            # gone, full or refused: sd_notify's own callers ignore that, too
+            # gone, full, refused, or no free descriptor: sd_notify's own callers ignore that, too
             contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock,
         ):
             sock.sendto("\n".join(lines).encode(), self._address)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -13,14 +14,19 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from pydantic import BaseModel
 
 from routesync.control import api, requests, server
 from routesync.control.context import Context
 from routesync.control.models import ProblemError, TargetRequest
-from routesync.control.requests import read_body, with_problems
+from routesync.control.requests import read_body, stream_rows, with_problems
 from routesync.control.server import CONNECTIONS, Listening, _Gate
 from support.waiting import eventually
 
+FEW = 8
+"""Connections, where each costs the memory of its answer."""
+LONG = 2**20
+"""Bytes: neither the sockets nor the client's reader take an answer of that length."""
 UNFINISHED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf"
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -68,6 +74,13 @@ class Place:
         self._callers.append(made)
         return made
 
+    async def silent_client(self) -> socket.socket:
+        """A client that takes nothing at all."""
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(self._path))
+        await eventually(lambda: len(self.listening.server.connections) == 1, what="its connection")
+        return client
+
     async def close(self) -> None:
         for caller in self._callers:
             await caller.close()
@@ -79,16 +92,31 @@ class Place:
         return made
 
 
+class Row(BaseModel):
+    text: str
+
+
+class Rows(BaseModel):
+    rows: tuple[Row, ...] = ()
+
+
 @pytest_asyncio.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     @web.middleware
     async def problems(request: web.Request, handler: requests.Handler) -> web.StreamResponse:
         return await with_problems(request, handler, "")
 
-    async def respond(request: web.Request) -> web.Response:
+    async def respond(request: web.Request) -> web.StreamResponse:
         if request.method == "POST":
             await read_body(request, TargetRequest)
-        return web.Response(text="here")
+        if "rows" in request.query:
+            return await stream_rows(request, "rows", [Row(text="x" * 40_000)], Rows)
+        if "long" not in request.query:
+            return web.Response(text="here")
+        assert request.transport is not None
+        if request.query["long"] == "unlimited":  # aiohttp does not wait until the client has taken it
+            request.transport.set_write_buffer_limits(2 * LONG)
+        return web.Response(body=bytes(LONG))
 
     app = web.Application(middlewares=[problems])
     app.router.add_route("*", "/", respond)
@@ -141,6 +169,50 @@ async def test_a_connection_without_a_whole_request_for_too_long_is_closed(
     monkeypatch.setattr(server, "PATIENCE_S", 0.01)
     place.listening.close_idle()
     assert await caller.received() == b""
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"GET /?long=waits HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /?long=unlimited HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /?long=unlimited HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["aiohttp waits", "aiohttp is done", "aiohttp has closed it"],
+)
+@pytest.mark.parametrize("by", ["a further one", "time"])
+async def test_a_connection_whose_client_takes_no_answer_is_given_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch, says: bytes, by: str
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", FEW)
+    await place.crowd(FEW, says)
+
+    def unsent() -> list[asyncio.Transport]:
+        return [it for it in place.listening._idle if it.get_write_buffer_size()]
+
+    await eventually(lambda: len(unsent()) == FEW, what="that all answers wait for their clients")
+    await asyncio.sleep(0.05)
+    assert len(place.listening.server.connections) == FEW
+    if by == "time":
+        monkeypatch.setattr(server, "PATIENCE_S", 0.01)
+        place.listening.close_idle()
+        await eventually(lambda: not place.listening.server.connections, what="that all are closed")
+    else:
+        for _ in range(2 * FEW):
+            assert await (await place.caller()).answers()
+
+
+async def test_rows_whose_end_is_not_taken_are_not_waited_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "PATIENCE_S", 0.05)
+    client = await place.silent_client()
+    (connection,) = place.listening._idle
+    connection.set_write_buffer_limits(0)
+    connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    client.send(b"GET /?rows HTTP/1.1\r\nHost: x\r\n\r\n")
+    await eventually(lambda: not place.listening.server.connections, what="the end", within_s=5)
+    client.close()
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(

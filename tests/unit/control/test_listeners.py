@@ -90,6 +90,33 @@ def test_a_place_that_cannot_be_written_is_named_with_the_remedy(runtime: Path) 
         UnixListener(runtime)
 
 
+def test_a_lock_that_cannot_be_opened_is_named_with_the_remedy(runtime: Path) -> None:
+    runtime.mkdir()
+    (runtime / "control.lock").symlink_to("elsewhere")
+    with pytest.raises(
+        ListenError,
+        match=r"control\.lock: Too many levels .*; if no routesync runs there as another user, remove it",
+    ):
+        UnixListener(runtime)
+    (runtime / "control.lock").unlink()
+    UnixListener(runtime).close()
+
+
+@pytest.mark.root
+def test_so_is_one_that_another_user_left() -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from routesync.control.server import UnixListener;"
+        "os.setresuid(61237, 61237, 61237); UnixListener(Path(sys.argv[1]))"
+    )
+    with tempfile.TemporaryDirectory(prefix="rs-") as directory:
+        UnixListener(Path(directory)).close()
+        os.chown(directory, 61237, -1)
+        done = subprocess.run(
+            [sys.executable, "-c", code, directory], capture_output=True, text=True, check=False
+        )
+    assert "control.lock: Permission denied; if no routesync runs" in done.stderr
+
+
 def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
     with pytest.raises(ListenError, match="longer than a socket's path can be"):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
+from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from routesync.control import openapi
-from routesync.control.api import CALLS, Api
+from routesync.control.api import CALLS, Api, Lookups
+from routesync.control.context import Context
 from routesync.control.models import PROBLEMS, RequestModel
 
 
@@ -55,3 +57,13 @@ def test_only_request_bodies_forbid_unknown_fields(document: Any) -> None:
     bodies = [call.takes for call in CALLS if call.changes and call.takes is not None]
     assert closed == {body.__name__ for body in bodies}
     assert all(issubclass(body, RequestModel) for body in bodies)
+
+
+async def test_it_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Api(cast("Context", None), cast("Lookups", None), over_tcp=False)
+    first = await served.openapi()
+    monkeypatch.setattr(openapi, "text", lambda _calls: pytest.fail("made again"))
+    again = await served.openapi()
+    assert isinstance(first, web.Response)
+    assert isinstance(again, web.Response)
+    assert first.body == again.body

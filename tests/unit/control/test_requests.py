@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TypeVar
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
+from routesync.control import requests
 from routesync.control.events import ReaderQueue
 from routesync.control.models import (
+    Done,
     EventsQuery,
     ProblemError,
     RequestModel,
@@ -19,7 +23,7 @@ from routesync.control.models import (
     TargetRequest,
     read_covering,
 )
-from routesync.control.requests import Peer, may_change, overflow_uid, read_query
+from routesync.control.requests import CallTable, Peer, may_change, overflow_uid, read_query
 from routesync.events.cloudevents import Record
 from routesync.route import Prefix
 from support.events import accepted
@@ -140,3 +144,56 @@ def test_only_true_and_false_say_whether_to_force() -> None:
     for other in ("0", "1", '"yes"', "null"):
         with pytest.raises(ValidationError):
             ResyncRequest.model_validate_json(f'{{"force": {other}}}')
+
+
+CHANGES = CallTable()
+
+
+class Changes:
+    """Calls that change something, and end in different ways."""
+
+    @CHANGES.change("/done")
+    async def done(self) -> Done:
+        return Done(targets={})
+
+    @CHANGES.change("/problem")
+    async def problem(self) -> Done:
+        raise ProblemError("unavailable", "3 routes left")
+
+    @CHANGES.change("/defect")
+    async def defect(self) -> Done:
+        raise RuntimeError
+
+    @CHANGES.change("/cancelled")
+    async def cancelled(self) -> Done:
+        raise asyncio.CancelledError
+
+    @CHANGES.change("/misread")
+    async def misread(self, body: TargetRequest) -> Done:
+        raise AssertionError(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcomes"),
+    [
+        ("done", ["done"]),
+        ("problem", ["unavailable"]),
+        ("defect", ["internal"]),
+        ("cancelled", ["broken off"]),
+        ("misread", []),
+    ],
+)
+async def test_a_change_is_logged_with_what_came_of_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, outcomes: list[str]
+) -> None:
+    async def misread(*_: object) -> TargetRequest:
+        raise ProblemError("bad-request", "it is null")
+
+    monkeypatch.setattr(requests, "peer_of", lambda _: Peer(7, 0, 0))
+    monkeypatch.setattr(requests, "read_body", misread)
+    (call,) = (it for it in CHANGES if it.name == name)
+    with capture_logs() as logs, suppress(ProblemError, RuntimeError, asyncio.CancelledError):
+        await call.handle(Changes(), make_mocked_request("POST", call.path))
+    assert [(it["event"], it["call"], it["peer"], it["outcome"]) for it in logs] == [
+        ("control_call", name, "uid 0 (root), process 7", outcome) for outcome in outcomes
+    ]

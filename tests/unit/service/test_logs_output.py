@@ -129,6 +129,30 @@ def test_a_terminal_gets_the_readable_form_in_colour(monkeypatch: pytest.MonkeyP
     assert "\x1b[" in text
 
 
+HOSTILE = "\x1b]0;title\x07 \x9b31m \u202eabc \r\nfalse line"
+
+
+def test_a_terminal_gets_no_control_characters() -> None:
+    out = io.StringIO()
+    logs.configure(form="console", stream=out)
+    log = structlog.get_logger()
+    log.warning(
+        "target_down", error=HOSTILE, several=[HOSTILE], named={HOSTILE: HOSTILE}, other=Path(HOSTILE)
+    )
+    log.warning(HOSTILE)
+    logging.getLogger("aiohttp").warning("oops %s", HOSTILE, extra={"peer": HOSTILE})
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        log.exception("failed")
+        logging.getLogger("aiohttp").exception("failed")
+    text = out.getvalue()
+    assert [it for it in text if not it.isprintable() and it != "\n"] == []
+    assert text.count("false line") == 10
+    lines = text.splitlines()
+    assert [it for it in lines if it.startswith("false")] == ["false line"] * 2, "only in tracebacks"
+
+
 def test_the_journal_gets_syslog_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "journal").open("w+") as journal:
         found = os.fstat(journal.fileno())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import secrets
 import socket
 import time
@@ -61,6 +62,20 @@ def test_nobody_listening_is_no_error(address: str | None) -> None:
     notifier = Notifier(address)
     notifier.ready("there")
     notifier.watchdog()
+
+
+def test_without_a_free_descriptor_nothing_is_sent_and_that_is_no_error(
+    manager: tuple[socket.socket, str],
+) -> None:
+    ear, variable = manager
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        Notifier(variable).watchdog()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    Notifier(variable).ready()
+    assert ear.recv(4096) == b"READY=1"
 
 
 def test_a_full_socket_does_not_block(manager: tuple[socket.socket, str]) -> None:
