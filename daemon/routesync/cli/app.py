@@ -245,6 +245,14 @@ def explain(
     plan(of, socket=socket, json=json)
 
 
+def _nodes(names: list[str] | None, where: str = "--node: ") -> list[str]:
+    """Names of nodes: nothing else may become a part of a topic."""
+    from routesync.cli.output import parsed
+    from routesync.config.parsers import parse_name
+
+    return [parsed(parse_name, name, where) for name in names or ()]
+
+
 def _targets() -> list[str]:
     """For the completion of a shell: names of targets."""
     from routesync.cli.requests import known_targets
@@ -550,7 +558,7 @@ def watch(
     within = None if prefix is None else parsed(Prefix.parse, prefix, "--prefix: ")
     for it in kind or ():
         parsed(command.read_kind, it, "--type: ")
-    selection = Selection(node or (), kind or (), within)
+    selection = Selection(_nodes(node), kind or (), within)
     way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     command.watch(way, selection, as_json=json)
 
@@ -578,6 +586,7 @@ def takeover(
     """
     from routesync.cli import takeover as command
 
+    (node,) = _nodes([node])
     command.takeover(config or DEFAULT_CONFIG, socket, node, target, for_real=node_is_down, as_json=json)
 
 
@@ -639,7 +648,7 @@ def fleet(
 
         write_page(page, mqtt_js=mqtt_js, websockets=websockets, root=root_of(config, broker))
         raise typer.Exit
-    context.obj = command.Way(config or DEFAULT_CONFIG, broker, ca_file, node or (), labels)
+    context.obj = command.Way(config or DEFAULT_CONFIG, broker, ca_file, _nodes(node), labels)
     if context.invoked_subcommand is None:
         command.fleet(context.obj, all_nodes=all_nodes, as_json=json)
 
@@ -668,8 +677,8 @@ def diff(
     from routesync.cli import fleet as command
     from routesync.cli.output import EX_USAGE, fail
 
-    match nodes or ():
-        case ():
+    match _nodes(nodes, ""):
+        case []:
             command.diff(context.obj, as_json=json)
         case [one, other]:
             command.compare(context.obj, one, other, as_json=json)
@@ -776,9 +785,10 @@ _group_commands()
 
 def present_config() -> Path:
     """The configuration of this host, or where there is none the one that is shipped."""
+    from routesync.cli.check import may_exist
     from routesync.config import shipped_configuration
 
-    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else shipped_configuration()
+    return DEFAULT_CONFIG if may_exist(DEFAULT_CONFIG) else shipped_configuration()
 
 
 def _state_directory() -> Path:
@@ -789,8 +799,7 @@ def _state_directory() -> Path:
 
 def main() -> None:
     """Entry point of the command."""
-    try:
+    from routesync.cli.streams import standard_streams
+
+    with standard_streams():
         app()
-    except BrokenPipeError:  # `routesync plan | head`
-        sys.stderr.close()
-        raise SystemExit(141) from None

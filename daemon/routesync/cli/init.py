@@ -10,12 +10,14 @@ import platform
 import re
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import typer
 
 from routesync.cli.brokers import named_broker
+from routesync.cli.check import may_exist
 from routesync.cli.output import EX_CONFIG, fail, parsed, print_error
 from routesync.config import ConfigError, load
 from routesync.config.effective import toml_value
@@ -59,8 +61,9 @@ class Found(NamedTuple):
 def init(file: Path | None, wishes: Wishes, *, installed: Path, force: bool, ask: bool) -> None:
     """Write the file, and say what was found and what comes next; `ask` for what is not given."""
     file = file or _default_file(installed)
-    if file != Path("-") and file.exists() and not force:
-        fail(f"{file} exists; --force replaces it, another name as the argument leaves it alone")
+    with _explained(file):
+        if file != Path("-") and file.exists() and not force:
+            fail(f"{file} exists; --force replaces it, another name as the argument leaves it alone")
     if ask and wishes.target is None:
         wishes = wishes._replace(
             target=typer.prompt("Address or URL of loxilb (empty: none)", default="", show_default=False)
@@ -83,12 +86,10 @@ def init(file: Path | None, wishes: Wishes, *, installed: Path, force: bool, ask
 
 def _write(file: Path, text: str, configuration: Path) -> None:
     """Write the file, unless the configuration that it becomes part of is then invalid."""
-    before = file.read_bytes() if file.exists() else None
-    try:
+    with _explained(file):
+        before = file.read_bytes() if file.exists() else None
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"{file}: {error.strerror}; run this as root, or name another file")
     try:
         load(configuration)
     except ConfigError as error:
@@ -98,6 +99,16 @@ def _write(file: Path, text: str, configuration: Path) -> None:
             file.write_bytes(before)
         print_error(str(error))
         fail(f"{file} was not written, because it does not go together with {configuration}", EX_CONFIG)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """End the command with what keeps the file from being read or written."""
+    try:
+        yield
+    except OSError as error:
+        as_root = "run this as root, or " if isinstance(error, PermissionError) else ""
+        fail(f"{error.filename or file}: {error.strerror}; {as_root}name another file")
 
 
 def read_target(text: str) -> str:
@@ -115,7 +126,7 @@ def read_target(text: str) -> str:
 
 def _default_file(installed: Path) -> Path:
     """The configuration, or where a package brought one, a drop-in of it."""
-    return installed.with_name(f"{installed.name}.d") / "site.toml" if installed.exists() else installed
+    return installed.with_name(f"{installed.name}.d") / "site.toml" if may_exist(installed) else installed
 
 
 def _is_drop_in(file: Path) -> bool:

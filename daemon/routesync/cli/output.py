@@ -152,7 +152,10 @@ class Page:
 
 
 def _through_pager(text: str) -> None:
-    command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    try:
+        command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    except ValueError:  # a quotation that does not end
+        command = [""]
     if shutil.which(command[0]) is None:
         print(text, end="")
         return

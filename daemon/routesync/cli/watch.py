@@ -22,7 +22,7 @@ from rich.text import Text
 
 from routesync.characters import many, one_line
 from routesync.cli.brokers import REMEDIES, check_ca_file, named_broker
-from routesync.cli.check import load_or_fail
+from routesync.cli.check import load_or_fail, may_exist
 from routesync.cli.output import age, console, print_error, styled, work_left
 from routesync.cli.requests import daemon_errors
 from routesync.config.parsers import look_up
@@ -78,7 +78,7 @@ def watch(way: Way, selection: Selection, *, as_json: bool) -> None:
                 asyncio.run(_print(follow_it, selection, as_json=as_json))
             else:
                 asyncio.run(_show(follow_it, selection))
-    except (KeyboardInterrupt, BrokenPipeError):  # a reader has seen enough
+    except KeyboardInterrupt:
         pass
 
 
@@ -88,7 +88,7 @@ def _source(way: Way) -> Follow:
     if way.broker is not None and not way.local:
         return partial(follow, named_broker(way.broker, way.ca_file), remedies=REMEDIES)
     # The file may contain secrets, and be readable for the daemon alone.
-    if way.local or (socket.exists() and not os.access(way.config, os.R_OK)):
+    if way.local or (may_exist(socket) and not os.access(way.config, os.R_OK)):
         return partial(follow_local, socket)
     configured = load_or_fail(way.config).settings.mqtt
     return partial(follow_local, socket) if configured is None else partial(follow, configured)

@@ -36,6 +36,33 @@ def test_a_wrong_word_lists_the_right_ones(command: str, said: str) -> None:
     assert f"routesync: {said}" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "watch --broker 127.0.0.1:1 --node {}",
+        "fleet --broker 127.0.0.1:1 --node good --node {}",
+        "fleet --broker 127.0.0.1:1 --node {} who-has 10.0.0.1",
+        "fleet --broker 127.0.0.1:1 diff {} good",
+        "fleet --broker 127.0.0.1:1 diff good {}",
+        "takeover --target edge --node {}",
+    ],
+)
+@pytest.mark.parametrize("name", ["#", "a#", "+", "a/b", "$SYS"])
+def test_the_name_of_a_node_cannot_be_another_part_of_a_topic(command: str, name: str) -> None:
+    result = CliRunner().invoke(app, command.format(name).split())
+    assert result.exit_code == 2
+    assert f"'{name}' is not a valid name; use at most 63 letters" in result.stderr
+
+
+@pytest.mark.parametrize("broker", ["http://foo", "mqtt://h:99999", "u:p@h", "mqtt://", "h/#"])
+@pytest.mark.parametrize("command", ["fleet", "fleet --page {}", "watch", "init {} --yes"])
+def test_what_names_no_broker_is_explained(command: str, broker: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*command.format(tmp_path / "new").split(), "--broker", broker])
+    assert "write HOST, HOST:PORT, or mqtt[s]://[USER@]HOST[:PORT][/ROOT]" in result.stderr
+    assert result.exit_code == 78
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("kind", ["status", "route.*", "*.lost"])
 def test_a_right_type_is_accepted(kind: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["watch", "--socket", str(tmp_path / "none"), "--type", kind])

@@ -23,8 +23,10 @@ from routesync.config.parsers import SettingError
 from routesync.kernel import InterfaceAddress, Link, Sysctls, TableDump
 from routesync.names import Names
 from routesync.route import Prefix, parse_address
+from support.other_user import User
 from support.routes import INTERFACES, ip_route
 
+NOBODY = User(65534, 65534)
 OURS = parse_address("192.168.10.10")
 ADDRESSES = (InterfaceAddress(3, OURS, Prefix.parse("192.168.10.0/24")),)
 
@@ -179,3 +181,27 @@ def test_a_file_that_would_make_the_configuration_invalid_is_not_written(
     assert caught.value.exit_code == 78
     assert "#1 has the name 'edge' already" in capsys.readouterr().err
     assert (drop_in.read_text() if drop_in.exists() else None) == before
+
+
+def test_a_place_where_no_file_can_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for file, said in (
+        (tmp_path, f"{tmp_path}: Is a directory"),
+        (tmp_path / "file/new.toml", f"{tmp_path}/file: File exists"),
+    ):
+        result = CliRunner().invoke(app, ["init", str(file), "--yes", "--force"])
+        assert result.exit_code == 1
+        assert result.stderr.endswith(f"routesync: {said}; name another file\n")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("more", [(), ("--force",)])
+def test_a_directory_that_may_not_be_searched_is_named(tmp_path: Path, more: tuple[str, ...]) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    file = private / "new.toml"
+    done = NOBODY.run("init", str(file), "--yes", *more)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        f"routesync: {file}: Permission denied; run this as root, or name another file\n"
+    )

@@ -55,20 +55,22 @@ def test_what_does_not_fit_hangs_below() -> None:
 
 
 @pytest.mark.parametrize("rows", [4, 40])
+@pytest.mark.parametrize(
+    ("pager", "paged"),
+    [("sed s/row/paged/", "paged"), ('less "x', "row"), ("/nowhere/less", "row"), (" ", "row")],
+)
 def test_what_is_longer_than_the_terminal_comes_through_a_pager(
-    rows: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    rows: int, pager: str, paged: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = Console(soft_wrap=True, force_terminal=True, width=80, color_system=None)
     monkeypatch.setattr(output, "console", lambda: made)
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setenv("PAGER", "sed s/row/paged/")
+    monkeypatch.setenv("PAGER", pager)
     with Page.paged() as page:
         for number in range(rows):
             page.line(f"row {number}")
-    assert capfd.readouterr().out == "".join(
-        f"{'paged' if rows > 24 else 'row'} {it}\n" for it in range(rows)
-    )
+    assert capfd.readouterr().out == "".join(f"{paged if rows > 24 else 'row'} {it}\n" for it in range(rows))
 
 
 def test_work_that_is_left_is_said_with_its_rate() -> None:
