@@ -89,6 +89,25 @@ async def test_nodes_are_shown_by_state_with_reason_age_and_figures(mosquitto: B
         assert one["mirrored"] == 2
 
 
+async def test_a_node_that_is_missing_is_named_and_is_not_well(mosquitto: Broker) -> None:
+    async with nodes(mosquitto, {"node-a": range(2)}):
+        for command in ([], ["diff"]):
+            status, said, errors = await fleet(
+                mosquitto, "-n", "node-a", "-n", "gone", "-n", "lost", *command
+            )
+            assert (status, "1 node" in said) == (1, True)
+            assert errors.splitlines() == [
+                f"routesync: the broker has no status of {name}: is that its name?"
+                for name in ("gone", "lost")
+            ]
+            status, _, errors = await fleet(mosquitto, "--label", "site=x", "--label", "rack=7", *command)
+            assert status == 1
+            assert errors == "routesync: none of 1 node has the label site=x and rack=7\n"
+        status, _, errors = await fleet(mosquitto, "-n", "gone", "-n", "lost")
+        assert (status, "has no status of gone or lost below routesync/v1: " in errors) == (3, True)
+        assert (await fleet(mosquitto, "-n", "node-a"))[0] == 0
+
+
 async def states_are(mosquitto: Broker, wanted: dict[str, str]) -> bool:
     _, found = await answer(mosquitto)
     return {node["node"]: node["state"] for node in found} == wanted

@@ -131,8 +131,8 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
     if not fleet.nodes:
         user = f"user {settings.username!r}" if settings.username else "a client without a user name"
         fail(
-            f"broker {settings.place} has no status of any node below {settings.root}: none publishes "
-            f"there, or {user} may not read it",
+            f"broker {settings.place} has no status of {' or '.join(way.nodes) or 'any node'} below "
+            f"{settings.root}: none publishes there, or {user} may not read it",
             EX_NOT_RUNNING,
         )
     warnings = [
@@ -142,6 +142,14 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
         warnings.append(f"there are more nodes than {len(fleet.nodes)}; choose with --node")
     nodes = [node for node in fleet.sorted(now) if way.chooses(node)]
     names = {node.name for node in nodes}
+    warnings += [
+        f"the broker has no status of {node}: is that its name?"
+        for node in way.nodes
+        if node not in fleet.nodes
+    ]
+    if not nodes:
+        labels = " and ".join(f"{name}={value}" for name, value in way.labels)
+        warnings.append(f"none of {many(len(fleet.nodes), 'node')} has the label {labels}")
     manifests = [
         Said(message.node, message.epoch, manifest)
         for message in tables
