@@ -6,11 +6,12 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Final, NoReturn, TypeAlias, TypeVar
@@ -159,8 +160,20 @@ def _through_pager(text: str) -> None:
     if shutil.which(command[0]) is None:
         print(text, end="")
         return
-    with suppress(KeyboardInterrupt):
-        subprocess.run(command, input=text, text=True, check=False, env={"LESS": "FRX", **os.environ})
+    # Ctrl-C is the pager's while it runs: it would be killed soon after ours, and leave the terminal without echo. A
+    # handler, not SIG_IGN, which the pager would inherit.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        subprocess.run(
+            command,
+            input=text,
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            check=False,
+            env={"LESS": "FRX", **os.environ},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cleaned(part: Part) -> Part:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import shutil
+import subprocess
+import sys
+import termios
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +20,7 @@ from rich.console import Console
 from routesync.characters import clean, many
 from routesync.cli import output
 from routesync.cli.output import Page, span, work_left
+from support.processes import WITH_CTRL_C
 
 
 def shown(*parts: str, hang: int, columns: int | None) -> str:
@@ -71,6 +77,55 @@ def test_what_is_longer_than_the_terminal_comes_through_a_pager(
         for number in range(rows):
             page.line(f"row {number}")
     assert capfd.readouterr().out == "".join(f"{paged if rows > 24 else 'row'} {it}\n" for it in range(rows))
+
+
+PAGED = """
+from routesync.cli.output import Page
+with Page.paged() as page:
+    for number in range(100):
+        page.line(f"row {number}")
+"""
+PAGER = """
+trap 'sleep 1; echo interrupted' INT
+before=$(stty -g < /dev/tty)
+stty -echo < /dev/tty
+echo paging
+head -c 1 < /dev/tty > /dev/null || head -c 1 < /dev/tty > /dev/null
+stty "$before" < /dev/tty
+"""
+
+
+def test_ctrl_c_in_the_pager_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    """As with less(1), which does not end by Ctrl-C; what kills it leaves the terminal without echo."""
+    pager = tmp_path / "pager"
+    pager.write_text(PAGER)
+    leader, terminal = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *WITH_CTRL_C, sys.executable, "-c", PAGED],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"TERM": "xterm", "PAGER": f"bash {pager}"},
+    )
+    os.close(terminal)
+
+    def read_until(words: bytes) -> None:
+        said = b""
+        while words not in said:
+            said += os.read(leader, 1000)
+
+    try:
+        read_until(b"paging")
+        os.write(leader, b"\x03")
+        read_until(b"interrupted")
+        assert not termios.tcgetattr(leader)[3] & termios.ECHO
+        os.write(leader, b"q\n")
+        assert process.wait(30) == 0
+        assert termios.tcgetattr(leader)[3] & termios.ECHO
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
 
 
 def test_work_that_is_left_is_said_with_its_rate() -> None:
