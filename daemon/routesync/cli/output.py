@@ -101,14 +101,15 @@ class Page:
 
     def __init__(self) -> None:
         self._console = console()
-        self._width = shutil.get_terminal_size().columns if self._console.is_terminal else None
+        # not rich's is_terminal, which colours that are forced make true
+        self._width = shutil.get_terminal_size().columns if self._console.file.isatty() else None
 
     @classmethod
     @contextmanager
     def paged(cls) -> Iterator[Page]:
         """A page that comes through a pager where it is longer than the terminal ($PAGER, or less)."""
         page = cls()
-        if page._width is None or not sys.stdin.isatty():
+        if page._width is None or not sys.stdin.isatty() or page._console.is_dumb_terminal:
             yield page
             return
         with page._console.capture() as captured:

@@ -74,7 +74,7 @@ def watch(way: Way, selection: Selection, *, as_json: bool) -> None:
     follow_it = _source(way)
     try:
         with daemon_errors():
-            if as_json or not console().is_terminal:
+            if as_json or not sys.stdout.isatty() or console().is_dumb_terminal:
                 asyncio.run(_print(follow_it, selection, as_json=as_json))
             else:
                 asyncio.run(_show(follow_it, selection))

@@ -23,14 +23,20 @@ from routesync.cli.output import Page, span, work_left
 from support.processes import WITH_CTRL_C
 
 
+class Terminal(io.StringIO):
+    """What a console takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def shown(*parts: str, hang: int, columns: int | None) -> str:
     """What is printed: on a terminal of that width, or in a pipe."""
-    out = io.StringIO()
+    out = io.StringIO() if columns is None else Terminal()
     made = Console(
         file=out,
         soft_wrap=True,
         highlight=False,
-        force_terminal=columns is not None,
         width=columns,
         color_system=None,
     )
@@ -68,15 +74,39 @@ def test_what_does_not_fit_hangs_below() -> None:
 def test_what_is_longer_than_the_terminal_comes_through_a_pager(
     rows: int, pager: str, paged: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = Console(soft_wrap=True, force_terminal=True, width=80, color_system=None)
-    monkeypatch.setattr(output, "console", lambda: made)
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("PAGER", pager)
     with Page.paged() as page:
         for number in range(rows):
             page.line(f"row {number}")
     assert capfd.readouterr().out == "".join(f"{paged if rows > 24 else 'row'} {it}\n" for it in range(rows))
+
+
+@pytest.mark.parametrize(
+    ("environment", "terminal"),
+    [({"FORCE_COLOR": "1"}, False), ({"TERM": "dumb"}, True)],
+    ids=["pipe", "dumb"],
+)
+def test_nothing_is_paged_where_no_pager_can_work(
+    *,
+    environment: dict[str, str],
+    terminal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("PAGER", "sed s/row/paged/")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Page.paged() as page:
+        for number in range(100):
+            page.line(f"row {number} {'x' * 200}" if not terminal else f"row {number}")
+    lines = capfd.readouterr().out.splitlines()
+    assert [line[:3] for line in lines] == ["row"] * 100
 
 
 PAGED = """
