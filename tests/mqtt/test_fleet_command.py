@@ -172,6 +172,13 @@ async def test_tables_that_differ_are_found_by_one_look(mosquitto: Broker) -> No
             (5, ["node-a", "node-b"]),
             (4, ["node-c"]),
         ]
+        for command in (["diff"], ["diff", "node-a", "node-c"], ["who-has", "10.0.0.4"]):
+            before, after = (
+                await fleet(mosquitto, "--json", *command),
+                await fleet(mosquitto, *command, "--json"),
+            )
+            assert before == after
+            assert json.loads(before[1])
         assert (await fleet(mosquitto, "diff", "node-a", "node-b"))[0] == 0
         status, said, _ = await fleet(mosquitto, "diff", "node-a", "node-c")
         assert status == 1

@@ -639,8 +639,13 @@ def fleet(
     online, 1 if some are not or may be missing, 3 if the broker cannot be asked.
     """
     from routesync.cli import fleet as command
-    from routesync.cli.output import parsed
+    from routesync.cli.output import EX_USAGE, fail, parsed
 
+    subcommand = context.invoked_subcommand
+    if subcommand is not None and (all_nodes or page):
+        fail(f"--all and --page have no effect on `fleet {subcommand}`; leave them out", EX_USAGE)
+    if page is None and (websockets or mqtt_js):
+        fail("--websockets and --mqtt-js are for --page DIR; leave them out", EX_USAGE)
     labels = [parsed(command.read_label, text, "--label: ") for text in label or ()]
     if page is not None:
         from routesync.cli.brokers import root_of
@@ -648,9 +653,10 @@ def fleet(
 
         write_page(page, mqtt_js=mqtt_js, websockets=websockets, root=root_of(config, broker))
         raise typer.Exit
-    context.obj = command.Way(config or DEFAULT_CONFIG, broker, ca_file, _nodes(node), labels)
-    if context.invoked_subcommand is None:
-        command.fleet(context.obj, all_nodes=all_nodes, as_json=json)
+    way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, _nodes(node), labels)
+    context.obj = way, json
+    if subcommand is None:
+        command.fleet(way, all_nodes=all_nodes, as_json=json)
 
 
 @fleet_app.command("who-has")
@@ -662,7 +668,8 @@ def who_has(
     """Show which nodes have mirrored a prefix, or the longest one that covers an address; exit status 1 if none has."""
     from routesync.cli import fleet as command
 
-    command.who_has(context.obj, wanted, as_json=json)
+    way, all_json = context.obj
+    command.who_has(way, wanted, as_json=json or all_json)
 
 
 @fleet_app.command("diff")
@@ -677,11 +684,14 @@ def diff(
     from routesync.cli import fleet as command
     from routesync.cli.output import EX_USAGE, fail
 
+    way, all_json = context.obj
     match _nodes(nodes, ""):
         case []:
-            command.diff(context.obj, as_json=json)
+            command.diff(way, as_json=json or all_json)
         case [one, other]:
-            command.compare(context.obj, one, other, as_json=json)
+            if way.nodes or way.labels:
+                fail("diff NODE NODE compares these two; leave out --node and --label", EX_USAGE)
+            command.compare(way, one, other, as_json=json or all_json)
         case _:
             fail("name two nodes, or none", EX_USAGE)
 

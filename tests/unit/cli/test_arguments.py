@@ -63,6 +63,24 @@ def test_what_names_no_broker_is_explained(command: str, broker: str, tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--all diff", "--all and --page have no effect on `fleet diff`; leave them out"),
+        ("--page D who-has 10.0.0.1", "--all and --page have no effect on `fleet who-has`; leave them out"),
+        ("--websockets ws://b", "--websockets and --mqtt-js are for --page DIR"),
+        ("--mqtt-js it.js diff", "--websockets and --mqtt-js are for --page DIR"),
+        ("--label site=x diff n1 n2", "diff NODE NODE compares these two; leave out --node and --label"),
+        ("--node n3 diff n1 n2", "diff NODE NODE compares these two; leave out --node and --label"),
+        ("diff n1", "name two nodes, or none"),
+    ],
+)
+def test_no_option_of_fleet_is_without_effect(options: str, said: str) -> None:
+    result = CliRunner().invoke(app, ["fleet", "--broker", "127.0.0.1:1", *options.split()])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
 @pytest.mark.parametrize("kind", ["status", "route.*", "*.lost"])
 def test_a_right_type_is_accepted(kind: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["watch", "--socket", str(tmp_path / "none"), "--type", kind])
