@@ -187,7 +187,7 @@ def test_a_broker_that_cannot_be_is_said_at_once(
 ) -> None:
     with pytest.raises(typer.Exit) as caught:
         named_broker(named, None)
-    assert caught.value.exit_code == 78
+    assert caught.value.exit_code == 2
     said = capsys.readouterr().err
     assert problem in said
     assert "secret" not in said

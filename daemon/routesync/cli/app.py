@@ -50,7 +50,8 @@ StateOption = Annotated[
 SocketOption = Annotated[
     Path | None,
     typer.Option(
-        help="The daemon's control socket; control.sock in $RUNTIME_DIRECTORY or /run/routesync by default."
+        readable=False,
+        help="The daemon's control socket; control.sock in $RUNTIME_DIRECTORY or /run/routesync by default.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -148,8 +149,9 @@ def init(
     file: Annotated[
         Path | None,
         typer.Argument(
+            readable=False,
             help=f"Where it goes; - for standard output. By default {DEFAULT_CONFIG}, or where a package brought that "
-            f"one, {DEFAULT_CONFIG}.d/site.toml."
+            f"one, {DEFAULT_CONFIG}.d/site.toml.",
         ),
     ] = None,
     *,
@@ -198,7 +200,8 @@ def plan(
     ] = None,
     *,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Plan by this file, without the daemon.")
+        Path | None,
+        typer.Option("--config", "-c", readable=False, help="Plan by this file, without the daemon."),
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help=f"Do not ask the daemon; plan by {DEFAULT_CONFIG}.")
@@ -522,7 +525,9 @@ BrokerOption = Annotated[
 ]
 CaFileOption = Annotated[
     Path | None,
-    typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
+    typer.Option(
+        readable=False, help="Certificates that those of --broker are checked against; implies TLS."
+    ),
 ]
 NodesOption = Annotated[
     list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
@@ -617,6 +622,7 @@ def fleet(
         Path | None,
         typer.Option(
             metavar="DIR",
+            readable=False,
             help="Only write the page of a fleet there: files for any web server (docs/page.md).",
         ),
     ] = None,
@@ -629,7 +635,9 @@ def fleet(
     ] = None,
     mqtt_js: Annotated[
         Path | None,
-        typer.Option(help="Of --page: mqtt.js as an ES module, where this installation has none."),
+        typer.Option(
+            readable=False, help="Of --page: mqtt.js as an ES module, where this installation has none."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:

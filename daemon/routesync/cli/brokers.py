@@ -41,9 +41,9 @@ def named_broker(text: str, ca_file: Path | None, *, with_password: bool = True)
         )
     except ValidationError as error:
         first = error.errors()[0]
-        fail(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {_HOW}", EX_CONFIG)
+        fail(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {_HOW}", EX_USAGE)
     except ValueError as error:
-        fail(f"--broker {shown}: {error}; {_HOW}", EX_CONFIG)
+        fail(f"--broker {shown}: {error}; {_HOW}", EX_USAGE)
 
 
 def _read(text: str) -> dict[str, object]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from typer.testing import CliRunner
 
 from routesync.cli.app import app
+from support.other_user import User
 
 TARGET = '[[targets]]\nname = "edge"\nurl = "http://127.0.0.1:11111"\n'
 
@@ -59,7 +62,7 @@ def test_the_name_of_a_node_cannot_be_another_part_of_a_topic(command: str, name
 def test_what_names_no_broker_is_explained(command: str, broker: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*command.format(tmp_path / "new").split(), "--broker", broker])
     assert "write HOST, HOST:PORT, or mqtt[s]://[USER@]HOST[:PORT][/ROOT]" in result.stderr
-    assert result.exit_code == 78
+    assert result.exit_code == 2
     assert not (tmp_path / "new").exists()
 
 
@@ -118,3 +121,42 @@ def test_the_beginning_of_a_command_is_enough_where_no_other_begins_so() -> None
     }
     assert "Show the state of the daemon" in said["stat"].output
     assert "Did you mean 'status'?" in said["statsu"].output
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        *(
+            (command, 4)
+            for command in (
+                "status",
+                "routes",
+                "plan",
+                "watch",
+                "resync",
+                "adopt --target edge --yes",
+                "health",
+            )
+        ),
+        ("plan --config F", 78),
+        ("check F", 78),
+        ("run --config F", 78),
+        ("fleet --config F", 78),
+        ("fleet --broker 127.0.0.1:1 --ca-file F", 3),
+        ("init F --yes", 1),
+        ("init F --yes --force", 1),
+    ],
+)
+def test_what_may_not_be_read_is_said_by_its_reader_with_its_own_status(command: str, status: int) -> None:
+    """Not by the parser of the command line, as a wrong argument."""
+    with TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listening:
+        file, place = Path(name, "file"), Path(name, "control.sock")
+        listening.bind(str(place))
+        file.touch()
+        for path, mode in ((Path(name), 0o755), (place, 0o660), (file, 0o600)):
+            path.chmod(mode)
+        words = command.replace(" F", f" {file}").split()
+        done = User(65534, 65534).run(*words, *([] if "F" in command.split() else ["--socket", str(place)]))
+    assert done.returncode == status, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("routesync: ")
