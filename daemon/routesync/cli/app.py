@@ -346,7 +346,10 @@ def withdraw(
     url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Remove all owned routes from a target that the daemon does not mirror into."""
+    """Remove all owned routes from a target that the daemon does not mirror into.
+
+    Without a daemon, the name of a target with all_addresses means each of its addresses.
+    """
     from routesync.cli import ownership as command
     from routesync.cli.output import parsed
     from routesync.config.parsers import parse_name, parse_url

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
 from routesync.config.models import Settings, TargetSettings, TlsSettings
@@ -69,6 +71,23 @@ def resolved(
             troubles.append(Unresolved(target.name, host, str(error.strerror), kept=bool(known.get(host))))
         targets |= {it.name: it for it in _each(target, known.get(host, ())) if it.name not in targets}
     return settings.model_copy(update={"targets": tuple(targets.values())}), tuple(troubles)
+
+
+def target_named(settings: Settings, name: str) -> TargetSettings | None:
+    """A target of the file, or one address of a target with `all_addresses`, by its name NAME-ADDRESS.
+
+    Nothing is looked up: it may be an address that the host's name does not resolve to any more.
+    """
+    for target in settings.targets:
+        if target.name == name:
+            return target
+    for target in settings.targets:
+        text = name.removeprefix(f"{target.name}-")
+        if target.all_addresses and text != name:
+            for address in (text, text.replace("-", ":")):
+                with suppress(ValueError):
+                    return next(_each(target, (str(ip_address(address)),)))
+    return None
 
 
 def _each(target: TargetSettings, addresses: tuple[str, ...]) -> Iterator[TargetSettings]:
