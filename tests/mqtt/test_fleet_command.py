@@ -21,6 +21,7 @@ from routesync.events.node_status import Status, TargetStatus
 from support import forks
 from support.broker import Broker, broker
 from support.events import Node, accepted, listening, publishing
+from support.fleet import FleetNode, publish
 from support.waiting import eventually
 
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
@@ -193,6 +194,15 @@ async def test_a_broker_that_does_not_answer_or_has_no_node_is_another_exit_stat
     mosquitto.kill()
     status, _, errors = await fleet(mosquitto)
     assert (status, "Connection refused; check --broker" in errors) == (3, True)
+
+
+async def test_a_prefix_that_is_none_is_its_nodes_fault(mosquitto: Broker) -> None:
+    made = [FleetNode("good", {"10.0.0.0/8": "192.0.2.1"}), FleetNode("bad", {"10.0.0.0/33": "192.0.2.1"})]
+    states = [it for node in made for it in (node.status(), *node.table())]
+    await asyncio.to_thread(publish, mosquitto.settings(), states)
+    status, said, errors = await fleet(mosquitto, "diff", "good", "bad")
+    assert (status, said) == (1, "")
+    assert errors.startswith("routesync: bad publishes an invalid prefix: '10.0.0.0/33' ")
 
 
 HOSTILE = [b"", b"x", b"[]", b"{}", b"\xff", b'{"data": 7}', b"null"]

@@ -21,10 +21,13 @@ DEFAULT_CONFIG: Final = Path("/etc/routesync/routesync.toml")
 class Commands(TyperGroup):
     """Takes a command also by the beginning of its name where no other begins so, like ip(8)."""
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Find a command; None: there is none, or several begin so."""
-        found = [name for name in self.list_commands(ctx) if name.startswith(cmd_name)]
-        return super().get_command(ctx, found[0] if len(found) == 1 else cmd_name)
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first argument means; end with the choice where several begin so."""
+        known = self.list_commands(ctx)
+        found = [name for name in known if args[0] not in known and name.startswith(args[0])]
+        if len(found) > 1:
+            ctx.fail(f"{args[0]!r} is ambiguous: {', '.join(found)}")
+        return super().resolve_command(ctx, [*found, *args[1:]] if found else args)
 
 
 app = typer.Typer(
@@ -554,7 +557,7 @@ def watch(
     prefix: Annotated[str | None, typer.Option(help="Only events of routes inside this prefix.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow what happens: on this node, on others, or on the fleet.
+    """Follow events of this node, of other nodes, or of the whole fleet.
 
     Over MQTT where the configuration or --broker names a broker; else, or with --local, over the daemon's own socket.
     """
@@ -599,7 +602,7 @@ def takeover(
 
 
 fleet_app = typer.Typer(
-    help="Show all nodes at a broker, once, who has mirrored a prefix, and whose tables differ.",
+    cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

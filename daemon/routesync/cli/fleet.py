@@ -416,10 +416,7 @@ def _show_groups(groups: dict[str, list[tuple[str, list[str]]]], routes: dict[tu
 def compare(way: Way, one: str, other: str, *, as_json: bool) -> None:
     """Show the prefixes in which the tables of two nodes differ. Exit status 1: in some."""
     way = way._replace(nodes=(one, other))
-    try:
-        read, tables = _run(way, lambda subscriber, settings: _tables(subscriber, settings, way))
-    except ValueError as error:
-        fail(f"what is no route is published as one: {error}")
+    read, tables = _run(way, lambda subscriber, settings: _tables(subscriber, settings, way))
     for warning in read.warnings:
         print_error(warning)
     differences = [
@@ -456,7 +453,10 @@ async def _tables(
             if bucket is None:
                 node, target = said.table
                 fail(f"the table of {node} for {target} is not whole at the broker; try again in a minute")
-            table |= {read_covering(row.prefix): row.gateway for row in bucket.routes}
+            try:
+                table |= {read_covering(row.prefix): row.gateway for row in bucket.routes}
+            except ValueError as error:
+                fail(f"{said.node} publishes an invalid prefix: {error}")
     missing = {*way.nodes} - {said.node for said in read.manifests}
     if missing:
         fail(f"{', '.join(sorted(missing))}: no table is published")

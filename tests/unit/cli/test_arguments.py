@@ -111,16 +111,30 @@ def test_a_plan_writes_to_targets_in_mode_mirror_alone(mode: str, targets: list[
     assert (f"mode {mode}: no target is written to" in text) is (mode != "mirror")
 
 
-def test_the_beginning_of_a_command_is_enough_where_no_other_begins_so() -> None:
-    said = {name: CliRunner().invoke(app, [name, "--help"]) for name in ("install", "stat", "res", "statsu")}
-    assert {name: it.exit_code for name, it in said.items()} == {
-        "install": 0,
-        "stat": 0,
-        "res": 2,
-        "statsu": 2,
-    }
-    assert "Show the state of the daemon" in said["stat"].output
-    assert "Did you mean 'status'?" in said["statsu"].output
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["install"], 0, "Install units, user"),
+        (["stat"], 0, "Show the state of the daemon"),
+        (["fleet", "who"], 0, "Show which nodes have mirrored a prefix"),
+        (["fl", "d"], 0, "Show the nodes whose tables differ"),
+        (["res"], 2, "'res' is ambiguous: resume, resync"),
+        (["re"], 2, "'re' is ambiguous: resume, resync, release, reload, repair"),
+        (["statsu"], 2, "No such command 'statsu'. Did you mean 'status'?"),
+        (["fleet", "why"], 2, "No such command 'why'."),
+        (["plan"], 0, "Show what happens to each"),
+    ],
+)
+def test_the_beginning_of_a_command_is_enough_where_no_other_begins_so(
+    words: list[str], status: int, said: str
+) -> None:
+    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
+    assert (done.exit_code, said in done.output) == (status, True), done.output
+
+
+def test_the_help_of_fleet_has_its_exit_statuses() -> None:
+    help_ = " ".join(CliRunner().invoke(app, ["fleet", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert "1 if some are not or may be missing, 3 if the broker cannot be asked" in help_
 
 
 @pytest.mark.root
