@@ -129,10 +129,9 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
     for message in messages:
         fleet.take(message, now)
     if not fleet.nodes:
-        user = f"user {settings.username!r}" if settings.username else "a client without a user name"
         fail(
             f"broker {settings.place} has no status of {' or '.join(way.nodes) or 'any node'} below "
-            f"{settings.root}: none publishes there, or {user} may not read it",
+            f"{settings.root}: none publishes there, or {settings.user} may not read it",
             EX_NOT_RUNNING,
         )
     warnings = [

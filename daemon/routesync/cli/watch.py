@@ -156,7 +156,11 @@ async def _show(follow_it: Follow, selection: Selection) -> None:
             await asyncio.sleep(1 / REFRESHES_A_SECOND)
 
     with Live(Text(), console=terminal, auto_refresh=False, screen=True) as live, _keys(view, done.set):
-        tasks = [asyncio.create_task(work) for work in (read_messages(), refresh(), _until(done))]
+        tasks: list[asyncio.Task[object]] = [
+            asyncio.create_task(read_messages()),
+            asyncio.create_task(refresh()),
+            asyncio.create_task(done.wait()),
+        ]
         try:
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
@@ -165,10 +169,6 @@ async def _show(follow_it: Follow, selection: Selection) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until(done: asyncio.Event) -> None:
-    await done.wait()
 
 
 @contextmanager
