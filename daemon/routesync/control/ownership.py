@@ -17,7 +17,7 @@ from routesync.events.models import EventSink
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
-from routesync.mirror.last_loxilb import LastLoxilb
+from routesync.mirror.last_loxilb import RequiredLoxilb
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
@@ -180,5 +180,5 @@ def _reconciler(
         ledger=ledger,
         sink=sink,
         node=_NoRoutes(links),
-        last_loxilb=LastLoxilb(ledger.path.parent, settings.name),
+        last_loxilb=RequiredLoxilb(ledger.path.parent, settings.name),
     )
