@@ -223,7 +223,7 @@ def _owner(where: Where, *, as_json: bool) -> Iterator[_Daemon | _Files]:
     if not where.offline and daemon_runs(where.socket):
         yield _Daemon(where.socket)
         return
-    logs.configure("warning", "console")  # on standard error, not among the results
+    logs.configure("error", "console")  # on standard error; what is left, and why, is in the result
     try:
         with Ledger(where.state) as ledger:
             if not ledger.known:
