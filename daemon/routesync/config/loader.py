@@ -138,7 +138,7 @@ def unconfigured_target(
     if TARGET_DEFAULTS in loaded.document:
         document[TARGET_DEFAULTS] = loaded.document[TARGET_DEFAULTS]
     inherit(document, {})
-    credentials = Credentials(loaded.path.absolute().parent, environ)
+    credentials = Credentials(loaded.path.absolute().parent, environ, {})
     credentials.fill(document)
     found = credentials.problems
     settings = None
@@ -148,10 +148,7 @@ def unconfigured_target(
     except ValidationError as error:
         found += [translate(details, document) for details in error.errors(include_url=False)]
     if settings is None or found:
-        faults = (
-            problem_at(loaded.path, f"target {name}, key {key[-1]}", it.message, it.remedy)
-            for key, it in _once(found)
-        )
+        faults = (problem_at(loaded.path, f"target {name}, key {key[-1]}", it) for key, it in _once(found))
         raise ConfigError(*faults)
     return settings.targets[0]
 
