@@ -21,6 +21,7 @@ from routesync.events.node_status import Status, TargetStatus
 from support import forks
 from support.broker import Broker, broker
 from support.events import Node, accepted, listening, publishing
+from support.fleet import FleetNode, publish
 from support.waiting import eventually
 
 COMPLETED = SyncCompleted(target="lb-1", routes=0, posted=0, deleted=0, duration_s=0)
@@ -89,6 +90,25 @@ async def test_nodes_are_shown_by_state_with_reason_age_and_figures(mosquitto: B
         assert one["mirrored"] == 2
 
 
+async def test_a_node_that_is_missing_is_named_and_is_not_well(mosquitto: Broker) -> None:
+    async with nodes(mosquitto, {"node-a": range(2)}):
+        for command in ([], ["diff"]):
+            status, said, errors = await fleet(
+                mosquitto, "-n", "node-a", "-n", "gone", "-n", "lost", *command
+            )
+            assert (status, "1 node" in said) == (1, True)
+            assert errors.splitlines() == [
+                f"routesync: the broker has no status of {name}: is that its name?"
+                for name in ("gone", "lost")
+            ]
+            status, _, errors = await fleet(mosquitto, "--label", "site=x", "--label", "rack=7", *command)
+            assert status == 1
+            assert errors == "routesync: none of 1 node has the label site=x and rack=7\n"
+        status, _, errors = await fleet(mosquitto, "-n", "gone", "-n", "lost")
+        assert (status, "has no status of gone or lost below routesync/v1: " in errors) == (3, True)
+        assert (await fleet(mosquitto, "-n", "node-a"))[0] == 0
+
+
 async def states_are(mosquitto: Broker, wanted: dict[str, str]) -> bool:
     _, found = await answer(mosquitto)
     return {node["node"]: node["state"] for node in found} == wanted
@@ -153,6 +173,13 @@ async def test_tables_that_differ_are_found_by_one_look(mosquitto: Broker) -> No
             (5, ["node-a", "node-b"]),
             (4, ["node-c"]),
         ]
+        for command in (["diff"], ["diff", "node-a", "node-c"], ["who-has", "10.0.0.4"]):
+            before, after = (
+                await fleet(mosquitto, "--json", *command),
+                await fleet(mosquitto, *command, "--json"),
+            )
+            assert before == after
+            assert json.loads(before[1])
         assert (await fleet(mosquitto, "diff", "node-a", "node-b"))[0] == 0
         status, said, _ = await fleet(mosquitto, "diff", "node-a", "node-c")
         assert status == 1
@@ -167,6 +194,15 @@ async def test_a_broker_that_does_not_answer_or_has_no_node_is_another_exit_stat
     mosquitto.kill()
     status, _, errors = await fleet(mosquitto)
     assert (status, "Connection refused; check --broker" in errors) == (3, True)
+
+
+async def test_a_prefix_that_is_none_is_its_nodes_fault(mosquitto: Broker) -> None:
+    made = [FleetNode("good", {"10.0.0.0/8": "192.0.2.1"}), FleetNode("bad", {"10.0.0.0/33": "192.0.2.1"})]
+    states = [it for node in made for it in (node.status(), *node.table())]
+    await asyncio.to_thread(publish, mosquitto.settings(), states)
+    status, said, errors = await fleet(mosquitto, "diff", "good", "bad")
+    assert (status, said) == (1, "")
+    assert errors.startswith("routesync: bad publishes an invalid prefix: '10.0.0.0/33' ")
 
 
 HOSTILE = [b"", b"x", b"[]", b"{}", b"\xff", b'{"data": 7}', b"null"]

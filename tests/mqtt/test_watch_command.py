@@ -38,7 +38,11 @@ COMMAND = [sys.executable, "-m", "routesync", "watch"]
 
 @asynccontextmanager
 async def watching(
-    mosquitto: Broker | SlowLink, *options: str, user: str = "", password: str | None = None
+    mosquitto: Broker | SlowLink,
+    *options: str,
+    user: str = "",
+    password: str | None = None,
+    **environment: str,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the command in a pipe; with a user over TLS."""
     address = f"{mosquitto.address}:{mosquitto.port}"
@@ -51,7 +55,7 @@ async def watching(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | ({} if password is None else {"ROUTESYNC_MQTT_PASSWORD": password}),
+        env=os.environ | environment | ({} if password is None else {"ROUTESYNC_MQTT_PASSWORD": password}),
     )
     try:
         yield process
@@ -100,9 +104,15 @@ async def test_a_default_broker_and_a_slow_link_hide_no_node() -> None:
     assert {json.loads(line)["source"].removeprefix("/routesync/") for line in found} == names
 
 
-async def test_a_pipe_gets_plain_lines_of_what_is_selected(mosquitto: Broker) -> None:
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}])
+async def test_a_pipe_gets_plain_lines_of_what_is_selected(
+    mosquitto: Broker, environment: dict[str, str]
+) -> None:
     options = ("--type", "status", "--type", "route.*", "--node", NODE)
-    async with publishing(mosquitto.settings()) as node, watching(mosquitto, *options) as process:
+    async with (
+        publishing(mosquitto.settings()) as node,
+        watching(mosquitto, *options, **environment) as process,
+    ):
         (status,) = await lines(process, 1)
         assert f"{NODE} status online" in status
         node.hub.emit(KernelOverrun(total=1))
@@ -177,7 +187,7 @@ def test_a_broker_that_cannot_be_is_said_at_once(
 ) -> None:
     with pytest.raises(typer.Exit) as caught:
         named_broker(named, None)
-    assert caught.value.exit_code == 78
+    assert caught.value.exit_code == 2
     said = capsys.readouterr().err
     assert problem in said
     assert "secret" not in said
@@ -378,6 +388,29 @@ async def test_a_terminal_gets_a_live_view(mosquitto: Broker) -> None:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
+            await process.wait()
+            os.close(ours)
+
+
+async def test_a_terminal_that_cannot_move_its_cursor_gets_lines(mosquitto: Broker) -> None:
+    ours, theirs = pty.openpty()
+    async with publishing(mosquitto.settings()):
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            "--broker",
+            f"{mosquitto.address}:{mosquitto.port}",
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"TERM": "dumb"},
+        )
+        os.close(theirs)
+        try:
+            said = await asyncio.wait_for(asyncio.to_thread(os.read, ours, 65536), 20)
+            assert f" {NODE} status online".encode() in said
+            assert b"\x1b" not in said
+        finally:
+            process.kill()
             await process.wait()
             os.close(ours)
 

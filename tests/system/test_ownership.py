@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,7 +90,19 @@ def test_what_is_forgotten_stays_and_can_be_adopted_again(scene: World) -> None:
     assert len(read_owned(scene.state, "edge")) == 5
 
 
-def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: World) -> None:
+TOKEN = {"ROUTESYNC_TARGET_EDGE_TOKEN": "secret"}
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[World]:
+    """A loxilb that wants a token, which is in the environment of the daemon and of the commands."""
+    with world(tmp_path, None, "--userservice", "secret") as made:
+        made.extra_environment = TOKEN
+        yield made
+
+
+def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(guarded: World) -> None:
+    scene = guarded
     scene.start()
     scene.mirror_holds(MIRRORED_TABLE)
     scene.stop()
@@ -106,6 +120,42 @@ def test_a_target_that_was_taken_out_is_named_until_it_is_emptied(scene: World) 
     done = scene.run("withdraw", *arguments(scene), "--url", "http://192.168.10.20:11111")
     assert done.returncode == 0, done.stderr
     assert scene.mirrored() == []
+
+
+def test_a_target_that_was_taken_out_is_emptied_by_the_daemon_with_its_token(guarded: World) -> None:
+    scene = guarded
+    scene.start()
+    scene.mirror_holds(MIRRORED_TABLE)
+    text = scene.config.read_text()
+    start, end = text.index("[[targets]]"), text.index("[node]")
+    scene.config.write_text(text[:start] + text[end:])
+    scene.reload()
+    done = scene.run("withdraw", "--target", "edge", "--url", "http://192.168.10.20:11111")
+    assert (done.returncode, done.stdout) == (0, "edge: 5 routes withdrawn\n"), done.stderr
+    assert scene.mirrored() == []
+
+
+def test_a_name_of_many_addresses_withdraws_from_each_also_if_it_does_not_resolve(guarded: World) -> None:
+    scene = guarded
+    hosts = Path("/etc/netns") / scene.node.name / "hosts"  # `ip netns exec` puts it over /etc/hosts
+    hosts.parent.mkdir(parents=True)
+    try:
+        hosts.write_text("192.168.10.20 lb.example.net\n")
+        written = 'url = "http://192.168.10.20:11111"'
+        text = scene.config.read_text()
+        assert written in text
+        named = 'url = "http://lb.example.net:11111"\nall_addresses = true'
+        scene.config.write_text(text.replace(written, named))
+        scene.start()
+        scene.mirror_holds(MIRRORED_TABLE)
+        scene.stop()
+        hosts.write_text("")
+        done = scene.run("withdraw", *arguments(scene), "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"target": "edge", "routes": 5}
+        assert scene.mirrored() == []
+    finally:
+        shutil.rmtree(hosts.parent)
 
 
 def test_a_ledger_that_can_be_read_only_later_is_taken_over_without_a_restart(scene: World) -> None:

@@ -21,10 +21,13 @@ DEFAULT_CONFIG: Final = Path("/etc/routesync/routesync.toml")
 class Commands(TyperGroup):
     """Takes a command also by the beginning of its name where no other begins so, like ip(8)."""
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Find a command; None: there is none, or several begin so."""
-        found = [name for name in self.list_commands(ctx) if name.startswith(cmd_name)]
-        return super().get_command(ctx, found[0] if len(found) == 1 else cmd_name)
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first argument means; end with the choice where several begin so."""
+        known = self.list_commands(ctx)
+        found = [name for name in known if args[0] not in known and name.startswith(args[0])]
+        if len(found) > 1:
+            ctx.fail(f"{args[0]!r} is ambiguous: {', '.join(found)}")
+        return super().resolve_command(ctx, [*found, *args[1:]] if found else args)
 
 
 app = typer.Typer(
@@ -50,7 +53,8 @@ StateOption = Annotated[
 SocketOption = Annotated[
     Path | None,
     typer.Option(
-        help="The daemon's control socket; control.sock in $RUNTIME_DIRECTORY or /run/routesync by default."
+        readable=False,
+        help="The daemon's control socket; control.sock in $RUNTIME_DIRECTORY or /run/routesync by default.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -148,8 +152,9 @@ def init(
     file: Annotated[
         Path | None,
         typer.Argument(
+            readable=False,
             help=f"Where it goes; - for standard output. By default {DEFAULT_CONFIG}, or where a package brought that "
-            f"one, {DEFAULT_CONFIG}.d/site.toml."
+            f"one, {DEFAULT_CONFIG}.d/site.toml.",
         ),
     ] = None,
     *,
@@ -198,7 +203,8 @@ def plan(
     ] = None,
     *,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Plan by this file, without the daemon.")
+        Path | None,
+        typer.Option("--config", "-c", readable=False, help="Plan by this file, without the daemon."),
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help=f"Do not ask the daemon; plan by {DEFAULT_CONFIG}.")
@@ -243,6 +249,14 @@ def explain(
     The running daemon is asked. If none runs, this is `routesync plan --offline PREFIX`.
     """
     plan(of, socket=socket, json=json)
+
+
+def _nodes(names: list[str] | None, where: str = "--node: ") -> list[str]:
+    """Names of nodes: nothing else may become a part of a topic."""
+    from routesync.cli.output import parsed
+    from routesync.config.parsers import parse_name
+
+    return [parsed(parse_name, name, where) for name in names or ()]
 
 
 def _targets() -> list[str]:
@@ -335,7 +349,10 @@ def withdraw(
     url: Annotated[str | None, typer.Option(help="Its URL, where it is no longer configured.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Remove all owned routes from a target that the daemon does not mirror into."""
+    """Remove all owned routes from a target that the daemon does not mirror into.
+
+    Without a daemon, the name of a target with all_addresses means each of its addresses.
+    """
     from routesync.cli import ownership as command
     from routesync.cli.output import parsed
     from routesync.config.parsers import parse_name, parse_url
@@ -514,7 +531,9 @@ BrokerOption = Annotated[
 ]
 CaFileOption = Annotated[
     Path | None,
-    typer.Option(help="Certificates that those of --broker are checked against; implies TLS."),
+    typer.Option(
+        readable=False, help="Certificates that those of --broker are checked against; implies TLS."
+    ),
 ]
 NodesOption = Annotated[
     list[str] | None, typer.Option("--node", "-n", help="Only this node; may be repeated.")
@@ -538,7 +557,7 @@ def watch(
     prefix: Annotated[str | None, typer.Option(help="Only events of routes inside this prefix.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow what happens: on this node, on others, or on the fleet.
+    """Follow events of this node, of other nodes, or of the whole fleet.
 
     Over MQTT where the configuration or --broker names a broker; else, or with --local, over the daemon's own socket.
     """
@@ -550,7 +569,7 @@ def watch(
     within = None if prefix is None else parsed(Prefix.parse, prefix, "--prefix: ")
     for it in kind or ():
         parsed(command.read_kind, it, "--type: ")
-    selection = Selection(node or (), kind or (), within)
+    selection = Selection(_nodes(node), kind or (), within)
     way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, socket, local=local or socket is not None)
     command.watch(way, selection, as_json=json)
 
@@ -578,11 +597,12 @@ def takeover(
     """
     from routesync.cli import takeover as command
 
+    (node,) = _nodes([node])
     command.takeover(config or DEFAULT_CONFIG, socket, node, target, for_real=node_is_down, as_json=json)
 
 
 fleet_app = typer.Typer(
-    help="Show all nodes at a broker, once, who has mirrored a prefix, and whose tables differ.",
+    cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -608,6 +628,7 @@ def fleet(
         Path | None,
         typer.Option(
             metavar="DIR",
+            readable=False,
             help="Only write the page of a fleet there: files for any web server (docs/page.md).",
         ),
     ] = None,
@@ -620,7 +641,9 @@ def fleet(
     ] = None,
     mqtt_js: Annotated[
         Path | None,
-        typer.Option(help="Of --page: mqtt.js as an ES module, where this installation has none."),
+        typer.Option(
+            readable=False, help="Of --page: mqtt.js as an ES module, where this installation has none."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -630,8 +653,13 @@ def fleet(
     online, 1 if some are not or may be missing, 3 if the broker cannot be asked.
     """
     from routesync.cli import fleet as command
-    from routesync.cli.output import parsed
+    from routesync.cli.output import EX_USAGE, fail, parsed
 
+    subcommand = context.invoked_subcommand
+    if subcommand is not None and (all_nodes or page):
+        fail(f"--all and --page have no effect on `fleet {subcommand}`; leave them out", EX_USAGE)
+    if page is None and (websockets or mqtt_js):
+        fail("--websockets and --mqtt-js are for --page DIR; leave them out", EX_USAGE)
     labels = [parsed(command.read_label, text, "--label: ") for text in label or ()]
     if page is not None:
         from routesync.cli.brokers import root_of
@@ -639,9 +667,10 @@ def fleet(
 
         write_page(page, mqtt_js=mqtt_js, websockets=websockets, root=root_of(config, broker))
         raise typer.Exit
-    context.obj = command.Way(config or DEFAULT_CONFIG, broker, ca_file, node or (), labels)
-    if context.invoked_subcommand is None:
-        command.fleet(context.obj, all_nodes=all_nodes, as_json=json)
+    way = command.Way(config or DEFAULT_CONFIG, broker, ca_file, _nodes(node), labels)
+    context.obj = way, json
+    if subcommand is None:
+        command.fleet(way, all_nodes=all_nodes, as_json=json)
 
 
 @fleet_app.command("who-has")
@@ -653,7 +682,8 @@ def who_has(
     """Show which nodes have mirrored a prefix, or the longest one that covers an address; exit status 1 if none has."""
     from routesync.cli import fleet as command
 
-    command.who_has(context.obj, wanted, as_json=json)
+    way, all_json = context.obj
+    command.who_has(way, wanted, as_json=json or all_json)
 
 
 @fleet_app.command("diff")
@@ -668,11 +698,14 @@ def diff(
     from routesync.cli import fleet as command
     from routesync.cli.output import EX_USAGE, fail
 
-    match nodes or ():
-        case ():
-            command.diff(context.obj, as_json=json)
+    way, all_json = context.obj
+    match _nodes(nodes, ""):
+        case []:
+            command.diff(way, as_json=json or all_json)
         case [one, other]:
-            command.compare(context.obj, one, other, as_json=json)
+            if way.nodes or way.labels:
+                fail("diff NODE NODE compares these two; leave out --node and --label", EX_USAGE)
+            command.compare(way, one, other, as_json=json or all_json)
         case _:
             fail("name two nodes, or none", EX_USAGE)
 
@@ -776,9 +809,10 @@ _group_commands()
 
 def present_config() -> Path:
     """The configuration of this host, or where there is none the one that is shipped."""
+    from routesync.cli.check import may_exist
     from routesync.config import shipped_configuration
 
-    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else shipped_configuration()
+    return DEFAULT_CONFIG if may_exist(DEFAULT_CONFIG) else shipped_configuration()
 
 
 def _state_directory() -> Path:
@@ -789,8 +823,7 @@ def _state_directory() -> Path:
 
 def main() -> None:
     """Entry point of the command."""
-    try:
+    from routesync.cli.streams import standard_streams
+
+    with standard_streams():
         app()
-    except BrokenPipeError:  # `routesync plan | head`
-        sys.stderr.close()
-        raise SystemExit(141) from None

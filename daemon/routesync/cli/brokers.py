@@ -41,9 +41,9 @@ def named_broker(text: str, ca_file: Path | None, *, with_password: bool = True)
         )
     except ValidationError as error:
         first = error.errors()[0]
-        fail(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {_HOW}", EX_CONFIG)
+        fail(f"--broker {shown}: {first['loc'][0]}: {first['msg']}; {_HOW}", EX_USAGE)
     except ValueError as error:
-        fail(f"--broker {shown}: {error}; {_HOW}", EX_CONFIG)
+        fail(f"--broker {shown}: {error}; {_HOW}", EX_USAGE)
 
 
 def _read(text: str) -> dict[str, object]:
@@ -89,11 +89,10 @@ def broker_or_fail(config: Path, broker: str | None, ca_file: Path | None) -> tu
 
 def root_of(config: Path | None, broker: str | None) -> str:
     """The root of all topics: that of --broker, of the configuration that is named, or the default."""
-    default: str = MqttSettings.model_fields["root"].default
     if broker is not None:
-        return str(_read(broker).get("root", default))
+        return named_broker(broker, None, with_password=False).root
     configured = load_or_fail(config).settings.mqtt if config is not None else None
-    return configured.root if configured is not None else default
+    return configured.root if configured is not None else str(MqttSettings.model_fields["root"].default)
 
 
 def check_ca_file(broker: str | None, ca_file: Path | None) -> None:

@@ -55,6 +55,14 @@ def load_with_addresses(file: Path) -> Loaded:
     return loaded._replace(settings=settings)
 
 
+def may_exist(path: Path) -> bool:
+    """Whether a path exists, or is in a directory that this user may not search."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
 def check(file: Path, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         _check_for_machines(file)

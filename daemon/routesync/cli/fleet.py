@@ -129,10 +129,9 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
     for message in messages:
         fleet.take(message, now)
     if not fleet.nodes:
-        user = f"user {settings.username!r}" if settings.username else "a client without a user name"
         fail(
-            f"broker {settings.place} has no status of any node below {settings.root}: none publishes "
-            f"there, or {user} may not read it",
+            f"broker {settings.place} has no status of {' or '.join(way.nodes) or 'any node'} below "
+            f"{settings.root}: none publishes there, or {settings.user} may not read it",
             EX_NOT_RUNNING,
         )
     warnings = [
@@ -142,6 +141,14 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
         warnings.append(f"there are more nodes than {len(fleet.nodes)}; choose with --node")
     nodes = [node for node in fleet.sorted(now) if way.chooses(node)]
     names = {node.name for node in nodes}
+    warnings += [
+        f"the broker has no status of {node}: is that its name?"
+        for node in way.nodes
+        if node not in fleet.nodes
+    ]
+    if not nodes:
+        labels = " and ".join(f"{name}={value}" for name, value in way.labels)
+        warnings.append(f"none of {many(len(fleet.nodes), 'node')} has the label {labels}")
     manifests = [
         Said(message.node, message.epoch, manifest)
         for message in tables
@@ -408,10 +415,7 @@ def _show_groups(groups: dict[str, list[tuple[str, list[str]]]], routes: dict[tu
 def compare(way: Way, one: str, other: str, *, as_json: bool) -> None:
     """Show the prefixes in which the tables of two nodes differ. Exit status 1: in some."""
     way = way._replace(nodes=(one, other))
-    try:
-        read, tables = _run(way, lambda subscriber, settings: _tables(subscriber, settings, way))
-    except ValueError as error:
-        fail(f"what is no route is published as one: {error}")
+    read, tables = _run(way, lambda subscriber, settings: _tables(subscriber, settings, way))
     for warning in read.warnings:
         print_error(warning)
     differences = [
@@ -448,7 +452,10 @@ async def _tables(
             if bucket is None:
                 node, target = said.table
                 fail(f"the table of {node} for {target} is not whole at the broker; try again in a minute")
-            table |= {read_covering(row.prefix): row.gateway for row in bucket.routes}
+            try:
+                table |= {read_covering(row.prefix): row.gateway for row in bucket.routes}
+            except ValueError as error:
+                fail(f"{said.node} publishes an invalid prefix: {error}")
     missing = {*way.nodes} - {said.node for said in read.manifests}
     if missing:
         fail(f"{', '.join(sorted(missing))}: no table is published")

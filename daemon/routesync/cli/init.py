@@ -10,12 +10,16 @@ import platform
 import re
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import filter as filter_names
 from pathlib import Path
+from shlex import quote
 from typing import Final, NamedTuple
 
 import typer
 
 from routesync.cli.brokers import named_broker
+from routesync.cli.check import may_exist
 from routesync.cli.output import EX_CONFIG, fail, parsed, print_error
 from routesync.config import ConfigError, load
 from routesync.config.effective import toml_value
@@ -25,7 +29,7 @@ from routesync.doctor.dhcp import is_dhcp_host_route, who_wrote
 from routesync.doctor.gather import local_loxilbs, read_dhcp
 from routesync.kernel import KernelError, TableDump, dump_tables_sync
 from routesync.loxilb.client import LoxilbClient
-from routesync.loxilb.errors import LoxilbError
+from routesync.loxilb.errors import AccessDenied, LoxilbError, OutcomeUnknown
 from routesync.names import Names
 from routesync.route import RTN_UNICAST, Address, is_link_local, link_gateways, parse_address
 from routesync.url import BaseUrl
@@ -54,13 +58,15 @@ class Found(NamedTuple):
     default: bool  # a default route, by the interface that reaches loxilb
     host_routes: tuple[str, ...]  # those of DHCP clients, in words
     sharing: int | None  # process of a loxilb in our network namespace
+    interfaces: tuple[str, ...] = ()  # all
 
 
 def init(file: Path | None, wishes: Wishes, *, installed: Path, force: bool, ask: bool) -> None:
     """Write the file, and say what was found and what comes next; `ask` for what is not given."""
     file = file or _default_file(installed)
-    if file != Path("-") and file.exists() and not force:
-        fail(f"{file} exists; --force replaces it, another name as the argument leaves it alone")
+    with _explained(file):
+        if file != Path("-") and file.exists() and not force:
+            fail(f"{file} exists; --force replaces it, another name as the argument leaves it alone")
     if ask and wishes.target is None:
         wishes = wishes._replace(
             target=typer.prompt("Address or URL of loxilb (empty: none)", default="", show_default=False)
@@ -75,20 +81,23 @@ def init(file: Path | None, wishes: Wishes, *, installed: Path, force: bool, ask
     if file == Path("-"):
         print(text, end="")
         return
-    in_place = file in {_default_file(installed), installed}
+    in_place = file.absolute() == installed or file.absolute().parent == _drop_ins(installed)
     _write(file, text, installed if in_place else file)
-    plan = "routesync plan --offline" if in_place else f"routesync plan --config {file}"
-    print(f"{file} is written. Next:\n    {plan}\n    systemctl enable --now routesync\n    routesync status")
+    print(f"{file} is written. Next:")
+    if in_place:
+        print("    routesync check\n    routesync plan --offline")
+        print("    systemctl enable --now routesync\n    routesync status")
+    else:
+        print(f"    routesync check {quote(str(file))}\n    routesync plan --config {quote(str(file))}")
+        print(f"The service reads {installed}, not this file.")
 
 
 def _write(file: Path, text: str, configuration: Path) -> None:
     """Write the file, unless the configuration that it becomes part of is then invalid."""
-    before = file.read_bytes() if file.exists() else None
-    try:
+    with _explained(file):
+        before = file.read_bytes() if file.exists() else None
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"{file}: {error.strerror}; run this as root, or name another file")
     try:
         load(configuration)
     except ConfigError as error:
@@ -98,6 +107,16 @@ def _write(file: Path, text: str, configuration: Path) -> None:
             file.write_bytes(before)
         print_error(str(error))
         fail(f"{file} was not written, because it does not go together with {configuration}", EX_CONFIG)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """End the command with what keeps the file from being read or written."""
+    try:
+        yield
+    except OSError as error:
+        as_root = "run this as root, or " if isinstance(error, PermissionError) else ""
+        fail(f"{error.filename or file}: {error.strerror}; {as_root}name another file")
 
 
 def read_target(text: str) -> str:
@@ -115,7 +134,11 @@ def read_target(text: str) -> str:
 
 def _default_file(installed: Path) -> Path:
     """The configuration, or where a package brought one, a drop-in of it."""
-    return installed.with_name(f"{installed.name}.d") / "site.toml" if installed.exists() else installed
+    return _drop_ins(installed) / "site.toml" if may_exist(installed) else installed
+
+
+def _drop_ins(installed: Path) -> Path:
+    return installed.with_name(f"{installed.name}.d")
 
 
 def _is_drop_in(file: Path) -> bool:
@@ -158,7 +181,7 @@ def look(dump: TableDump, ours: Address | None) -> Found:
         if is_dhcp_host_route(route, gateways)
         for client in (who_wrote(route, dhcp).client,)
     )
-    return Found(tuple(behind), bool(reaching & uplinks), host_routes, None)
+    return Found(tuple(behind), bool(reaching & uplinks), host_routes, None, tuple(names.values()))
 
 
 def _our_end(url: str) -> Address | None:
@@ -185,15 +208,24 @@ def _findings(found: Found, url: str | None) -> Iterator[str]:
             "nothing can be mirrored into it; see docs/guard.md"
         )
     if url is not None:
-        try:
-            yield f"loxilb {asyncio.run(_version(url))} answers at {url}"
-        except LoxilbError as error:
-            yield f"no loxilb answers: {error}; the file is written all the same"
+        yield asyncio.run(_answers(url))
 
 
-async def _version(url: str) -> str:
-    async with LoxilbClient(url) as client:
-        return await client.version()
+async def _answers(url: str) -> str:
+    """What answers there, in words."""
+    also = "the file is written all the same"
+    try:
+        async with LoxilbClient(url) as client:
+            version = await client.version()
+            try:
+                await client.ports()
+            except OutcomeUnknown as error:  # to a server without /version, which early loxilb lack, too
+                return f"something answers at {url}, but not as loxilb does: {error}; {also}"
+            return f"loxilb {version} answers at {url}"
+    except AccessDenied as error:
+        return f"{url} denies access: {error}; {also}"
+    except LoxilbError as error:
+        return f"no loxilb answers: {error}; {also}"
 
 
 def _completed(wishes: Wishes, found: Found, *, ask: bool) -> Wishes:
@@ -211,6 +243,10 @@ def _completed(wishes: Wishes, found: Found, *, ask: bool) -> Wishes:
             )
     for name in interfaces:
         parsed(parse_interface, name, "--interface: ")
+        if not filter_names(found.interfaces, name):
+            print_error(
+                f"warning: this host has no interface {name}; the rule has no effect until there is one"
+            )
     broker = wishes.broker
     if ask and broker is None:
         answer = typer.prompt(

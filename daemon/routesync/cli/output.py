@@ -6,11 +6,12 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Final, NoReturn, TypeAlias, TypeVar
@@ -100,14 +101,15 @@ class Page:
 
     def __init__(self) -> None:
         self._console = console()
-        self._width = shutil.get_terminal_size().columns if self._console.is_terminal else None
+        # not rich's is_terminal, which colours that are forced make true
+        self._width = shutil.get_terminal_size().columns if self._console.file.isatty() else None
 
     @classmethod
     @contextmanager
     def paged(cls) -> Iterator[Page]:
         """A page that comes through a pager where it is longer than the terminal ($PAGER, or less)."""
         page = cls()
-        if page._width is None or not sys.stdin.isatty():
+        if page._width is None or not sys.stdin.isatty() or page._console.is_dumb_terminal:
             yield page
             return
         with page._console.capture() as captured:
@@ -152,12 +154,27 @@ class Page:
 
 
 def _through_pager(text: str) -> None:
-    command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    try:
+        command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    except ValueError:  # a quotation that does not end
+        command = [""]
     if shutil.which(command[0]) is None:
         print(text, end="")
         return
-    with suppress(KeyboardInterrupt):
-        subprocess.run(command, input=text, text=True, check=False, env={"LESS": "FRX", **os.environ})
+    # Ctrl-C is the pager's while it runs: it would be killed soon after ours, and leave the terminal without echo. A
+    # handler, not SIG_IGN, which the pager would inherit.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        subprocess.run(
+            command,
+            input=text,
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            check=False,
+            env={"LESS": "FRX", **os.environ},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cleaned(part: Part) -> Part:

@@ -16,11 +16,13 @@ import typer
 from rich.prompt import Confirm
 
 from routesync.characters import many
-from routesync.cli.check import load_with_addresses
+from routesync.cli.check import load_or_fail
 from routesync.cli.offline import read_offline
 from routesync.cli.output import EX_CONFIG, EX_FAILED, fail, print_error
 from routesync.cli.requests import daemon_errors, daemon_runs
-from routesync.config.models import TargetSettings
+from routesync.config import ConfigError, Loaded, unconfigured_target
+from routesync.config.models import Settings, TargetSettings
+from routesync.config.resolve import look_up_name, target_named
 from routesync.control.client import Client, url_of
 from routesync.control.models import (
     OwnedRoutes,
@@ -29,13 +31,15 @@ from routesync.control.models import (
     RoutesResponse,
     WithdrawRequest,
 )
-from routesync.control.ownership import withdraw_all
+from routesync.control.ownership import Withdrawn, withdraw_all
 from routesync.events.models import Event
 from routesync.kernel import KernelError, dump_tables_sync
 from routesync.mirror.eligibility import Desired
 from routesync.mirror.ledger import Ledger, LedgerBusyError, Row
 from routesync.mirror.state import Phase
 from routesync.route import Prefix, format_address, parse_address
+from routesync.service import logs
+from routesync.url import BaseUrl
 
 
 class Where(NamedTuple):
@@ -135,25 +139,56 @@ class _Files:
         return len(forgotten)
 
     def withdraw(self, target: str, url: str | None) -> int:
-        configured = load_with_addresses(self._where.config).settings
-        settings = next((it for it in configured.targets if it.name == target), None)
-        if settings is None:
-            if url is None:
-                fail(
-                    f"{self._where.config} has no target {target}; if it is no longer configured, give its URL: "
-                    "--url http://…:11111",
-                    EX_CONFIG,
-                )
-            settings = TargetSettings(name=target, url=url)
-        self._owned(target)
+        loaded = load_or_fail(self._where.config)
+        found = [it for it in self._reached(loaded, target, url) if self._ledger.owned(it.name)]
+        if not found:
+            self._owned(target)
         try:
-            links = dump_tables_sync(tables=(), netns=configured.kernel.netns).links
+            links = dump_tables_sync(tables=(), netns=loaded.settings.kernel.netns).links
         except KernelError as error:
             fail(str(error))
-        done = asyncio.run(withdraw_all(settings, self._ledger, _NoSink(), links=lambda: links))
-        if done.left:
-            fail(f"target {target}: {done.error}; {many(done.left, 'route')} left, and still owned")
-        return done.withdrawn
+
+        async def withdraw() -> list[Withdrawn]:
+            work = (withdraw_all(it, self._ledger, _NoSink(), links=lambda: links) for it in found)
+            return await asyncio.gather(*work)
+
+        faults = []
+        for settings, done in zip(found, withdrawn := asyncio.run(withdraw()), strict=True):
+            left = f"target {settings.name}: {done.error}; {many(done.left, 'route')} left, and still owned"
+            if done.left and not done.is_reachable and _is_gone(loaded.settings, target, settings):
+                print_error(
+                    f"{left}; if no loxilb gets this address again: routesync forget -t {settings.name}"
+                )
+            elif done.left:
+                faults.append(left)
+        if faults:
+            fail("\n".join(faults))
+        return sum(done.withdrawn for done in withdrawn)
+
+    def _reached(self, loaded: Loaded, target: str, url: str | None) -> Iterator[TargetSettings]:
+        """How to reach the target: as configured, or at `url`.
+
+        One with `all_addresses` is each address in the ledger, also those that its name does not resolve to any more.
+        """
+        settings = loaded.settings
+        configured = target_named(settings, target)
+        if configured is not None:
+            yield configured.model_copy(update={"all_addresses": False})
+            others = {it.name for it in settings.targets}
+            for name in sorted(self._ledger.targets().keys() - others) if configured.all_addresses else ():
+                if name.startswith(f"{target}-") and (one := target_named(settings, name)) is not None:
+                    yield one
+            return
+        if url is None:
+            fail(
+                f"{self._where.config} has no target {target}; if it is no longer configured, give its URL: "
+                "--url http://…:11111",
+                EX_CONFIG,
+            )
+        try:
+            yield unconfigured_target(loaded, target, url)
+        except ConfigError as error:
+            fail(str(error), EX_CONFIG)
 
     def _owned(self, target: str) -> Collection[Prefix]:
         """Routes owned in a target. If there are none the command ends, without an error: there is nothing to do."""
@@ -166,6 +201,18 @@ class _Files:
         return owned
 
 
+def _is_gone(settings: Settings, name: str, one: TargetSettings) -> bool:
+    """Whether a target with `all_addresses` has other addresses now than this one."""
+    whole = target_named(settings, name)
+    try:
+        found = (
+            look_up_name(BaseUrl.parse(whole.url).host) if whole is not None and whole.all_addresses else ()
+        )
+    except OSError:  # nobody knows
+        return False
+    return bool(found) and BaseUrl.parse(one.url).host not in found
+
+
 class _NoSink:
     def emit(self, event: Event, /) -> None:
         """Drop the event: the command prints the result."""
@@ -176,6 +223,7 @@ def _owner(where: Where, *, as_json: bool) -> Iterator[_Daemon | _Files]:
     if not where.offline and daemon_runs(where.socket):
         yield _Daemon(where.socket)
         return
+    logs.configure("error", "console")  # on standard error; what is left, and why, is in the result
     try:
         with Ledger(where.state) as ledger:
             if not ledger.known:

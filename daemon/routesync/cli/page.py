@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from routesync.cli.check import may_exist
 from routesync.cli.output import EX_USAGE, fail
 
 SOURCE: Final = Path(__file__).parents[1] / "page"
@@ -28,7 +29,7 @@ def write_page(directory: Path, *, mqtt_js: Path | None, websockets: str | None,
         root: root of all topics.
     """
     library = mqtt_js or SOURCE / MQTT_JS
-    if not library.is_file():
+    if not may_exist(library):
         what = f"{library}: no such file" if mqtt_js else "this installation has no mqtt.js"
         fail(
             f"{what}; `npm install mqtt` brings it, then name it: --mqtt-js node_modules/mqtt/dist/mqtt.esm.js"

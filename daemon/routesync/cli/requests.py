@@ -130,8 +130,7 @@ def resync(socket: Path | None, target: str | None, *, force: bool, wait: bool, 
     body = ResyncRequest(target=target, force=force)
     ask(socket, "POST /v1/resync", Done, show, as_json=as_json, body=body)
     if wait:
-        with suppress(KeyboardInterrupt):
-            _wait_for_sync(socket, target, resyncs, as_json=as_json)
+        _wait_for_sync(socket, target, resyncs, as_json=as_json)
 
 
 def _wait_for_sync(socket: Path | None, target: str | None, resyncs: int, *, as_json: bool) -> None:

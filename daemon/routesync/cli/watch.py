@@ -22,7 +22,7 @@ from rich.text import Text
 
 from routesync.characters import many, one_line
 from routesync.cli.brokers import REMEDIES, check_ca_file, named_broker
-from routesync.cli.check import load_or_fail
+from routesync.cli.check import load_or_fail, may_exist
 from routesync.cli.output import age, console, print_error, styled, work_left
 from routesync.cli.requests import daemon_errors
 from routesync.config.parsers import look_up
@@ -74,11 +74,11 @@ def watch(way: Way, selection: Selection, *, as_json: bool) -> None:
     follow_it = _source(way)
     try:
         with daemon_errors():
-            if as_json or not console().is_terminal:
+            if as_json or not sys.stdout.isatty() or console().is_dumb_terminal:
                 asyncio.run(_print(follow_it, selection, as_json=as_json))
             else:
                 asyncio.run(_show(follow_it, selection))
-    except (KeyboardInterrupt, BrokenPipeError):  # a reader has seen enough
+    except KeyboardInterrupt:
         pass
 
 
@@ -88,7 +88,7 @@ def _source(way: Way) -> Follow:
     if way.broker is not None and not way.local:
         return partial(follow, named_broker(way.broker, way.ca_file), remedies=REMEDIES)
     # The file may contain secrets, and be readable for the daemon alone.
-    if way.local or (socket.exists() and not os.access(way.config, os.R_OK)):
+    if way.local or (may_exist(socket) and not os.access(way.config, os.R_OK)):
         return partial(follow_local, socket)
     configured = load_or_fail(way.config).settings.mqtt
     return partial(follow_local, socket) if configured is None else partial(follow, configured)
@@ -156,7 +156,11 @@ async def _show(follow_it: Follow, selection: Selection) -> None:
             await asyncio.sleep(1 / REFRESHES_A_SECOND)
 
     with Live(Text(), console=terminal, auto_refresh=False, screen=True) as live, _keys(view, done.set):
-        tasks = [asyncio.create_task(work) for work in (read_messages(), refresh(), _until(done))]
+        tasks: list[asyncio.Task[object]] = [
+            asyncio.create_task(read_messages()),
+            asyncio.create_task(refresh()),
+            asyncio.create_task(done.wait()),
+        ]
         try:
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
@@ -165,10 +169,6 @@ async def _show(follow_it: Follow, selection: Selection) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until(done: asyncio.Event) -> None:
-    await done.wait()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from routesync.config import environment
 from routesync.config.credentials import Credentials, Origin, client_context, without_secrets
-from routesync.config.models import Settings, TlsSettings
+from routesync.config.models import Settings, TargetSettings, TlsSettings
 from routesync.config.parsers import SettingError, shown, suggest
 from routesync.config.problems import (
     TARGET_DEFAULTS,
@@ -124,6 +124,33 @@ def load(
     digest = digest_of(it.content for it in sources)
     origins = credentials.origins | from_environment
     return Loaded(settings, path, names, policy, digest, origins, warnings, written, lines)
+
+
+def unconfigured_target(
+    loaded: Loaded, name: str, url: str, environ: Mapping[str, str] = os.environ
+) -> TargetSettings:
+    """A target that the configuration does not have any more: its [target_defaults], and its token from `environ`.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    document: dict[str, object] = {"targets": [{"name": name, "url": url}]}
+    if TARGET_DEFAULTS in loaded.document:
+        document[TARGET_DEFAULTS] = loaded.document[TARGET_DEFAULTS]
+    inherit(document, {})
+    credentials = Credentials(loaded.path.absolute().parent, environ, {})
+    credentials.fill(document)
+    found = credentials.problems
+    settings = None
+    try:
+        settings = Settings.model_validate(document, context=loaded.names)
+        found += _tls_problems(settings)
+    except ValidationError as error:
+        found += [translate(details, document) for details in error.errors(include_url=False)]
+    if settings is None or found:
+        faults = (problem_at(loaded.path, f"target {name}, key {key[-1]}", it) for key, it in _once(found))
+        raise ConfigError(*faults)
+    return settings.targets[0]
 
 
 def shipped_configuration() -> Path:

@@ -316,6 +316,11 @@ class MqttSettings(Model):
         """Where the broker is, for people."""
         return " or ".join(f"{host}:{self.port}" for host in self.hosts or (self.host,))
 
+    @property
+    def user(self) -> str:
+        """Who logs in, for people."""
+        return f"user {self.username!r}" if self.username else "a client without a user name"
+
 
 class EventsSettings(Model):
     """The outbox, outbox.sqlite in the state directory: events that wait for the broker. When full, the oldest go."""

@@ -6,7 +6,9 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import Final, NamedTuple, TypeAlias
 
 from routesync.config.models import Settings, TargetSettings, TlsSettings
@@ -125,6 +127,23 @@ def look_up_and_resolve(settings: Settings) -> tuple[Settings, tuple[Unresolved,
     resolver = Resolver()
     resolver.look_up_blocking(settings.targets)
     return resolver.resolved(settings)
+
+
+def target_named(settings: Settings, name: str) -> TargetSettings | None:
+    """A target of the file, or one address of a target with `all_addresses`, by its name NAME-ADDRESS.
+
+    Nothing is looked up: it may be an address that the host's name does not resolve to any more.
+    """
+    for target in settings.targets:
+        if target.name == name:
+            return target
+    for target in settings.targets:
+        text = name.removeprefix(f"{target.name}-")
+        if target.all_addresses and text != name:
+            for address in (text, text.replace("-", ":")):
+                with suppress(ValueError):
+                    return next(_each(target, (str(ip_address(address)),)))
+    return None
 
 
 def _each(target: TargetSettings, addresses: tuple[str, ...]) -> Iterator[TargetSettings]:

@@ -11,9 +11,9 @@ from functools import cache, partial
 from typing import Final, TypeVar
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from routesync.best_routes import BestRoutes
+from routesync.config import ConfigError, unconfigured_target
 from routesync.config.models import TargetSettings
 from routesync.control import openapi, page
 from routesync.control.context import Context
@@ -50,7 +50,6 @@ from routesync.control.requests import (
     OPENMETRICS,
     CallTable,
     Handler,
-    explain_mistakes,
     may_change,
     peer_of,
     stream_rows,
@@ -393,7 +392,7 @@ class Api:
         For a target that the daemon does not mirror into. Responds when they are removed.
         """
         self._require_not_mirrored(body.target, "withdraw from")
-        done = await self._context.ownership.withdraw(self._settings(body))
+        done = await self._context.ownership.withdraw(await self._settings(body))
         if done.left:
             left = f"{done.left} route{'s' if done.left > 1 else ''} left, and still owned"
             detail = f"target {body.target}: {done.error}; {left}"
@@ -429,18 +428,19 @@ class Api:
                 "unknown-target", f"no route in {target} is owned; targets with owned routes: {known}"
             )
 
-    def _settings(self, body: WithdrawRequest) -> TargetSettings:
+    async def _settings(self, body: WithdrawRequest) -> TargetSettings:
         """How to reach the target: as configured, or at the URL of the request."""
-        for settings in self._context.loaded().settings.targets:
+        loaded = self._context.loaded()
+        for settings in loaded.settings.targets:
             if settings.name == body.target:
                 return settings
         if body.url is None:
             detail = f"target {body.target} is not configured; give its URL: --url http://…:11111"
             raise ProblemError("bad-request", detail)
         try:
-            return TargetSettings.model_validate({"name": body.target, "url": body.url})
-        except ValidationError as error:
-            raise ProblemError("bad-request", explain_mistakes(error, TargetSettings)) from None
+            return await asyncio.to_thread(unconfigured_target, loaded, body.target, body.url)
+        except ConfigError as error:
+            raise ProblemError("bad-request", str(error)) from None
 
     # -- what monitoring asks --------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from routesync.events.models import EventSink
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.mirror.eligibility import TargetRules
-from routesync.mirror.last_loxilb import LastLoxilb
+from routesync.mirror.last_loxilb import RequiredLoxilb
 from routesync.mirror.ledger import Ledger
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
@@ -39,6 +39,7 @@ class Withdrawn(NamedTuple):
     withdrawn: int
     left: int  # still there, and still owned
     error: str | None  # why they are
+    is_reachable: bool = True  # the target, at the end
 
 
 class Ownership:
@@ -120,7 +121,7 @@ async def withdraw_all(
         task = asyncio.create_task(reconciler.run())
         loop = asyncio.get_running_loop()
         reachable_at = loop.time()
-        error = None
+        error, is_reachable = None, True
         try:
             while ledger.owned(name) and error is None:
                 view = reconciler.view()
@@ -129,7 +130,7 @@ async def withdraw_all(
                 elif view.state is not TargetState.UNREACHABLE:
                     reachable_at = loop.time()
                 elif loop.time() - reachable_at > GIVE_UP_S:
-                    error = view.error
+                    error, is_reachable = view.error, False
                 if not view.waiting and view.phases and set(view.phases) == {Phase.LEFT_BEHIND}:
                     error = _left_behind(reconciler)
                 error = error or stop()
@@ -141,7 +142,7 @@ async def withdraw_all(
     if (committed := ledger.committed()) is not None:
         await committed
     left = len(ledger.owned(name))
-    return Withdrawn(before - left, left, error)
+    return Withdrawn(before - left, left, error, is_reachable)
 
 
 def _left_behind(reconciler: Reconciler) -> str:
@@ -179,5 +180,5 @@ def _reconciler(
         ledger=ledger,
         sink=sink,
         node=_NoRoutes(links),
-        last_loxilb=LastLoxilb(ledger.path.parent, settings.name),
+        last_loxilb=RequiredLoxilb(ledger.path.parent, settings.name),
     )

@@ -604,8 +604,7 @@ def explain(
     words = str(code) if isinstance(code, ReasonCode) else str(error) or type(error).__name__
     match code.value if isinstance(code, ReasonCode) else None:
         case value if value in _CREDENTIALS:
-            user = f"user {settings.username!r}" if settings.username else "a client without a user name"
-            return f"{broker} refuses {user} ({words}); {remedies.user}"
+            return f"{broker} refuses {settings.user} ({words}); {remedies.user}"
         case value if value == _IDENTIFIER:
             return f"{broker} refuses the client id {client_id!r}; set mqtt.client_id"
         case value if value == _BANNED:

@@ -442,11 +442,10 @@ async def _watched(
 
 def _silence(settings: MqttSettings, selection: Selection) -> str:
     """What it may mean that nothing comes: the retained status of any node would have."""
-    user = f"user {settings.username!r}" if settings.username else "a client without a user name"
     topics = " or ".join(f"{settings.root}/{place}" for place in selection.places()[::2])
     return (
         f"connected to broker {settings.place}, but nothing comes: no node publishes {topics}, "
-        f"or {user} may not read it"
+        f"or {settings.user} may not read it"
     )
 
 

@@ -12,12 +12,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from routesync.loxilb.errors import NotSent
+
 
 class Loxilb(NamedTuple):
     """A loxilb as a target meets it."""
 
     url: str
     instance: str | None  # None: not known
+
+    def is_other_than(self, last: Loxilb) -> bool:
+        return last.url != self.url and last.instance != self.instance
 
 
 class LastLoxilb:
@@ -43,7 +48,7 @@ class LastLoxilb:
                 self._path.write_text(f"{now.url}\n{now.instance}\n", encoding="utf-8")
         except OSError:
             pass  # the ledger has the same disk, and says so
-        return last is not None and last.url != now.url and last.instance != now.instance
+        return last is not None and now.is_other_than(last)
 
     def _read(self) -> Loxilb | None:
         if self._path is None:
@@ -53,3 +58,20 @@ class LastLoxilb:
         except (OSError, ValueError):
             return None
         return Loxilb(url, instance)
+
+
+class RequiredLoxilb(LastLoxilb):
+    """The loxilb that a target was, where no other one will do: a URL that a person gives may be wrong."""
+
+    def replaced_by(self, now: Loxilb) -> bool:
+        """Note the loxilb that is met now.
+
+        Raises:
+            NotSent: it is another one, and is not noted.
+        """
+        last = self._last or self._read()
+        if last is not None and now.instance is not None and now.is_other_than(last):
+            raise NotSent(
+                f"{now.url} leads to another loxilb than {last.url}, the last one of this name; nothing in it is owned"
+            )
+        return super().replaced_by(now)

@@ -12,13 +12,14 @@ import pytest
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
-from routesync.mirror.last_loxilb import LastLoxilb
+from routesync.mirror.last_loxilb import LastLoxilb, Loxilb, RequiredLoxilb
+from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Limits
 from routesync.mirror.reconciler import Reconciler
 from routesync.mirror.state import Phase
 from routesync.mirror.status import TargetState
 from routesync.mirror.targets_addresses import TargetsAddresses
-from routesync.route import Prefix
+from routesync.route import Prefix, parse_address
 from standin.faults import Fault
 from support.certificates import Authority
 from support.mirror_lab import Lab, candidate, laboratory
@@ -140,6 +141,20 @@ async def test_what_is_owned_is_not_owned_in_another_loxilb_that_a_new_url_leads
             reconciler.set_route(Prefix.parse(prefix), None)
         await eventually(lambda: reconciler.prefixes() == (), what="nothing to do")
         assert lab.static_routes() == routes
+
+
+async def test_nothing_is_given_up_where_no_other_loxilb_will_do(lab: Lab, tmp_path: Path) -> None:
+    """As for `withdraw`: its URL may be mistyped."""
+    LastLoxilb(tmp_path, "lb").replaced_by(Loxilb("http://former", "another"))
+    lab.ledger.note("lb", A, Row(parse_address(HERE)))
+    lab.space.ip(f"route add {A} via {HERE} proto static")
+    async with lab.mirroring(last_loxilb=RequiredLoxilb(tmp_path, "lb")) as reconciler:
+        await eventually(
+            lambda: "leads to another loxilb" in (reconciler.view().error or ""), what="the refusal"
+        )
+        assert reconciler.view().state is TargetState.UNREACHABLE
+        assert [*lab.ledger.owned("lb")] == [A]
+        assert lab.static_routes() == {str(A): HERE}
 
 
 async def test_another_writers_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:

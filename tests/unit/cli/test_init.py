@@ -8,7 +8,10 @@ import pty
 import subprocess
 import sys
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 import typer
@@ -23,8 +26,10 @@ from routesync.config.parsers import SettingError
 from routesync.kernel import InterfaceAddress, Link, Sysctls, TableDump
 from routesync.names import Names
 from routesync.route import Prefix, parse_address
+from support.other_user import User
 from support.routes import INTERFACES, ip_route
 
+NOBODY = User(65534, 65534)
 OURS = parse_address("192.168.10.10")
 ADDRESSES = (InterfaceAddress(3, OURS, Prefix.parse("192.168.10.0/24")),)
 
@@ -179,3 +184,114 @@ def test_a_file_that_would_make_the_configuration_invalid_is_not_written(
     assert caught.value.exit_code == 78
     assert "#1 has the name 'edge' already" in capsys.readouterr().err
     assert (drop_in.read_text() if drop_in.exists() else None) == before
+
+
+def test_a_place_where_no_file_can_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for file, said in (
+        (tmp_path, f"{tmp_path}: Is a directory"),
+        (tmp_path / "file/new.toml", f"{tmp_path}/file: File exists"),
+    ):
+        result = CliRunner().invoke(app, ["init", str(file), "--yes", "--force"])
+        assert result.exit_code == 1
+        assert result.stderr.endswith(f"routesync: {said}; name another file\n")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server that answers each path with a status and a body; 404 to all others."""
+
+    answers: ClassVar[dict[str, tuple[int, bytes]]] = {}
+
+    def do_GET(self) -> None:
+        status, body = self.answers.get(self.path.removeprefix("/netlox/v1"), (404, b"<html>no</html>"))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+PORTS = {"/config/port/all": (200, b'{"portAttr": []}')}
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({}, "something answers at {}, but not as loxilb does: GET /config/port/all: "),
+        ({"/version": (200, b"<html>")} | PORTS, "no loxilb answers: GET /version: "),
+        ({"/version": (401, b"{}")}, "{} denies access: GET /version: "),
+        ({"/config/port/all": (403, b"{}")}, "{} denies access: GET /config/port/all: "),
+        (PORTS, "loxilb before 0.9.8 answers at {}"),
+        ({"/version": (200, b'{"version": "0.9.8.5"}')} | PORTS, "loxilb 0.9.8.5 answers at {}"),
+    ],
+)
+def test_a_loxilb_is_told_from_any_other_server(
+    answers: dict[str, tuple[int, bytes]], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Answering, "answers", answers)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            arguments = ["init", str(tmp_path / "new.toml"), "--yes", "--target", url]
+            done = CliRunner().invoke(app, arguments)
+        finally:
+            server.shutdown()
+            serving.join()
+    assert done.exit_code == 0
+    assert f"routesync: {said.format(url)}" in done.stderr
+
+
+def test_an_interface_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    names = ("lo", "l*", "nosuch0", "nosuch*")
+    options = [f"--interface={name}" for name in names]
+    done = CliRunner().invoke(app, ["init", str(tmp_path / "new.toml"), "--yes", *options])
+    assert done.exit_code == 0
+    warned = [line.partition(";")[0] for line in done.stderr.splitlines() if "warning" in line]
+    assert warned == [
+        f"routesync: warning: this host has no interface {name}" for name in ("nosuch0", "nosuch*")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "is_in_place"),
+    [
+        ("routesync.toml", True),
+        ("routesync.toml.d/site.toml", True),
+        ("routesync.toml.d/50 mine.toml", True),
+        ("else where.toml", False),
+    ],
+)
+def test_the_next_steps_are_those_of_the_file_that_was_written(
+    place: str, *, is_in_place: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = tmp_path / "routesync.toml"
+    installed.touch()
+    init(
+        tmp_path / place,
+        Wishes(None, None, (), default_route=False),
+        installed=installed,
+        force=True,
+        ask=False,
+    )
+    said = capsys.readouterr().out
+    assert ("systemctl enable --now routesync" in said) is is_in_place
+    assert ("\n    routesync check\n    routesync plan --offline\n" in said) is is_in_place
+    steps = f"\n    routesync check '{tmp_path / place}'\n    routesync plan --config '{tmp_path / place}'\n"
+    assert (f"{steps}The service reads {installed}, not this file.\n" in said) is not is_in_place
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("more", [(), ("--force",)])
+def test_a_directory_that_may_not_be_searched_is_named(tmp_path: Path, more: tuple[str, ...]) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    file = private / "new.toml"
+    done = NOBODY.run("init", str(file), "--yes", *more)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        f"routesync: {file}: Permission denied; run this as root, or name another file\n"
+    )

@@ -15,7 +15,7 @@ import pytest
 import typer.main
 
 from docgen import configuration
-from routesync.cli.app import app
+from routesync.cli.app import GROUPS, app
 from routesync.cli.requests import known_targets
 
 ROOT = Path(__file__).parents[3]
@@ -85,6 +85,18 @@ def test_the_manual_names_every_command_and_option() -> None:
     assert set(commands) == set(GROUP.commands)
     for name, command in GROUP.commands.items():
         assert set(names(command.params)) <= options(commands[name]) | common, name
+
+
+def test_the_manual_has_the_commands_in_their_groups() -> None:
+    titles = {"LOOK": "Look", "CONFIGURATION": "Configure", "ACT": "Act", "SERVICE": "Service"}
+    found: dict[str, set[str]] = {}
+    commands: set[str] = set()
+    for heading in re.findall(r"^#{1,2} (.*)", source("routesync.1"), flags=re.MULTILINE):
+        if heading.startswith("COMMANDS "):
+            commands = found[titles[heading.split()[-1]]] = set()
+        elif heading.startswith("routesync "):
+            commands.add(heading.split()[1])
+    assert found == {group: set(commands.split()) for group, commands in GROUPS.items()}
 
 
 def test_the_manual_names_no_option_that_does_not_exist() -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import shutil
+import subprocess
+import sys
+import termios
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,16 +20,23 @@ from rich.console import Console
 from routesync.characters import clean, many
 from routesync.cli import output
 from routesync.cli.output import Page, span, work_left
+from support.processes import WITH_CTRL_C
+
+
+class Terminal(io.StringIO):
+    """What a console takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def shown(*parts: str, hang: int, columns: int | None) -> str:
     """What is printed: on a terminal of that width, or in a pipe."""
-    out = io.StringIO()
+    out = io.StringIO() if columns is None else Terminal()
     made = Console(
         file=out,
         soft_wrap=True,
         highlight=False,
-        force_terminal=columns is not None,
         width=columns,
         color_system=None,
     )
@@ -55,20 +67,95 @@ def test_what_does_not_fit_hangs_below() -> None:
 
 
 @pytest.mark.parametrize("rows", [4, 40])
+@pytest.mark.parametrize(
+    ("pager", "paged"),
+    [("sed s/row/paged/", "paged"), ('less "x', "row"), ("/nowhere/less", "row"), (" ", "row")],
+)
 def test_what_is_longer_than_the_terminal_comes_through_a_pager(
-    rows: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    rows: int, pager: str, paged: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = Console(soft_wrap=True, force_terminal=True, width=80, color_system=None)
-    monkeypatch.setattr(output, "console", lambda: made)
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setenv("PAGER", "sed s/row/paged/")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("PAGER", pager)
     with Page.paged() as page:
         for number in range(rows):
             page.line(f"row {number}")
-    assert capfd.readouterr().out == "".join(
-        f"{'paged' if rows > 24 else 'row'} {it}\n" for it in range(rows)
+    assert capfd.readouterr().out == "".join(f"{paged if rows > 24 else 'row'} {it}\n" for it in range(rows))
+
+
+@pytest.mark.parametrize(
+    ("environment", "terminal"),
+    [({"FORCE_COLOR": "1"}, False), ({"TERM": "dumb"}, True)],
+    ids=["pipe", "dumb"],
+)
+def test_nothing_is_paged_where_no_pager_can_work(
+    *,
+    environment: dict[str, str],
+    terminal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("PAGER", "sed s/row/paged/")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Page.paged() as page:
+        for number in range(100):
+            page.line(f"row {number} {'x' * 200}" if not terminal else f"row {number}")
+    lines = capfd.readouterr().out.splitlines()
+    assert [line[:3] for line in lines] == ["row"] * 100
+
+
+PAGED = """
+from routesync.cli.output import Page
+with Page.paged() as page:
+    for number in range(100):
+        page.line(f"row {number}")
+"""
+PAGER = """
+trap 'sleep 1; echo interrupted' INT
+before=$(stty -g < /dev/tty)
+stty -echo < /dev/tty
+echo paging
+head -c 1 < /dev/tty > /dev/null || head -c 1 < /dev/tty > /dev/null
+stty "$before" < /dev/tty
+"""
+
+
+def test_ctrl_c_in_the_pager_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    """As with less(1), which does not end by Ctrl-C; what kills it leaves the terminal without echo."""
+    pager = tmp_path / "pager"
+    pager.write_text(PAGER)
+    leader, terminal = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *WITH_CTRL_C, sys.executable, "-c", PAGED],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"TERM": "xterm", "PAGER": f"bash {pager}"},
     )
+    os.close(terminal)
+
+    def read_until(words: bytes) -> None:
+        said = b""
+        while words not in said:
+            said += os.read(leader, 1000)
+
+    try:
+        read_until(b"paging")
+        os.write(leader, b"\x03")
+        read_until(b"interrupted")
+        assert not termios.tcgetattr(leader)[3] & termios.ECHO
+        os.write(leader, b"q\n")
+        assert process.wait(30) == 0
+        assert termios.tcgetattr(leader)[3] & termios.ECHO
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
 
 
 def test_work_that_is_left_is_said_with_its_rate() -> None:

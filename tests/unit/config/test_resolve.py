@@ -12,7 +12,7 @@ import pytest
 
 from routesync.config import ConfigError, load
 from routesync.config.models import Settings
-from routesync.config.resolve import Resolver, look_up_and_resolve, look_up_name
+from routesync.config.resolve import Resolver, look_up_and_resolve, look_up_name, target_named
 from routesync.names import Names
 
 TEXT = """\
@@ -196,3 +196,24 @@ def test_a_name_that_has_only_addresses_with_a_zone_has_none(monkeypatch: pytest
 def test_what_cannot_have_several_addresses(tmp_path: Path, url: str, name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         settings(tmp_path, url, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("plain", "http://192.0.2.9:11111"),
+        ("edge", "http://lb.example.net:11111"),
+        ("edge-192.0.2.1", "http://192.0.2.1:11111"),
+        ("edge-2001-db8--1", "http://[2001:db8::1]:11111"),
+        ("edge-lb2", None),
+        ("edge-", None),
+        ("plain-192.0.2.1", None),
+        ("other", None),
+    ],
+)
+def test_an_address_is_found_by_its_name_without_a_look_up(
+    name: str, url: str | None, tmp_path: Path
+) -> None:
+    found = target_named(settings(tmp_path), name)
+    assert (found and found.url) == url
+    assert found is None or found.name == name

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from routesync.mirror.last_loxilb import LastLoxilb, Loxilb
+from routesync.loxilb.errors import NotSent
+from routesync.mirror.last_loxilb import LastLoxilb, Loxilb, RequiredLoxilb
 
 A, B = (
     Loxilb("http://192.0.2.1:11111", "5a0f3c9d1b2e4f60"),
@@ -45,3 +46,16 @@ def test_a_directory_that_cannot_be_written_costs_only_the_next_run(tmp_path: Pa
     last = LastLoxilb(tmp_path / "gone", "edge")
     assert not last.replaced_by(A)
     assert last.replaced_by(B)
+
+
+def test_where_no_other_will_do_another_one_is_refused_and_not_noted(tmp_path: Path) -> None:
+    LastLoxilb(tmp_path, "edge").replaced_by(A)
+    required = RequiredLoxilb(tmp_path, "edge")
+    for _ in range(2):
+        with pytest.raises(
+            NotSent, match=r"lb\.example\.net:11111 leads to another loxilb than http://192\.0\.2\.1"
+        ):
+            required.replaced_by(B)
+    assert not required.replaced_by(A)
+    assert not RequiredLoxilb(tmp_path, "edge").replaced_by(A._replace(url=B.url))
+    assert not RequiredLoxilb(tmp_path, "new").replaced_by(B)
