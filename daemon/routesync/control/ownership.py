@@ -31,6 +31,8 @@ NAMED: Final = 3
 """Prefixes named in a message."""
 GIVE_UP_S: Final = 30.0
 """How long a loxilb may be unreachable before a withdrawal gives up."""
+STARTS_S: Final = 180.0
+"""The same for one that answers and does not show its table or ports; a full table takes two minutes to come."""
 
 
 class Withdrawn(NamedTuple):
@@ -127,10 +129,12 @@ async def withdraw_all(
                 view = reconciler.view()
                 if view.state is TargetState.SHARED_NAMESPACE:  # DELETE could take this host's own
                     error = view.error
-                elif view.state is not TargetState.UNREACHABLE:
+                elif view.state in {TargetState.SYNCED, TargetState.SYNCING}:
                     reachable_at = loop.time()
-                elif loop.time() - reachable_at > GIVE_UP_S:
-                    error, is_reachable = view.error, False
+                elif loop.time() - reachable_at > (
+                    STARTS_S if view.state is TargetState.STARTING else GIVE_UP_S
+                ):
+                    error, is_reachable = view.error, view.state is not TargetState.UNREACHABLE
                 if not view.waiting and view.phases and set(view.phases) == {Phase.LEFT_BEHIND}:
                     error = _left_behind(reconciler)
                 error = error or stop()

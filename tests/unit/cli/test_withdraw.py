@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 import structlog
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner, Result
 
 from routesync.cli.app import app
+from routesync.config.models import TargetSettings
 from routesync.control import ownership
+from routesync.kernel import Link
 from routesync.mirror.ledger import Ledger, Row, read_owned
 from routesync.route import Prefix, parse_address
+from support.event_sink import Events
 
 TARGETS = """\
 [[targets]]
@@ -114,3 +119,25 @@ def test_a_target_without_owned_routes_or_that_is_unknown(
     done = withdraw(tmp_path, "--target", target)
     assert done.exit_code == status
     assert said in done.output
+
+
+async def test_a_loxilb_that_does_not_come_up_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "STARTS_S", 0.5)
+    answers = {"/version": {"version": "0.9.8"}, "/port/all": {"portAttr": []}}
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(next(it for path, it in answers.items() if request.path.endswith(path)))
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    async with TestServer(application) as server:
+        settings = TargetSettings(name="edge", url=str(server.make_url("")))
+        with Ledger(tmp_path) as ledger:
+            ledger.note("edge", Prefix.parse("10.98.0.0/16"), Row(parse_address("192.0.2.1")))
+            done = await asyncio.wait_for(
+                ownership.withdraw_all(settings, ledger, Events(), links=dict[int, Link]), 30
+            )
+    assert (done.left, done.is_reachable) == (1, True)
+    assert "it lists no ports yet" in (done.error or "")
