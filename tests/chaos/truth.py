@@ -13,10 +13,10 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
+from itertools import pairwise
 from typing import Any, Final
 
 from chaos.arena import PEER_POOL, SHUT
-from routesync.events.mqtt_client import WINDOW
 from support.kill_arena import Row, table
 from support.netns import Namespace
 
@@ -236,46 +236,24 @@ class Witness:
 def unexplained(events: list[dict[str, Any]]) -> list[str]:
     """Numbers that are missing in what the broker acknowledged, and that no event of a loss explains.
 
-    An outbox in memory ends with its daemon, and so does its epoch: what was on its way then, nobody can report. While
-    there is one, the file waits with what explains the gaps of its own epoch, so those are looked at when it goes on.
+    An outbox in memory ends with its daemon, and so does its epoch: what was on its way or held for denied topics then,
+    nobody can report. While there is one, the file waits with what explains the gaps of its own epoch. So only the
+    epoch of the last event is looked at.
     """
-    numbers: dict[str, set[int]] = {}
-    ranges: dict[str, list[tuple[int, int]]] = {}
-    unknown: Counter[str] = Counter()
-    in_memory: set[str] = set()
+    epoch = events[-1]["epoch"] if events else ""
+    seen: set[int] = set()
+    ranges: list[tuple[int, int]] = []
+    unknown = 0
     for event in events:
-        epoch = event["epoch"]
-        began = list(numbers)
-        if epoch in numbers:  # it goes on, so those that began after it were in memory
-            in_memory.update(began[began.index(epoch) + 1 :])
-        numbers.setdefault(epoch, set()).add(int(event["sequence"]))
+        if event["epoch"] != epoch:
+            continue
+        seen.add(int(event["sequence"]))
         if event["type"] == "io.routesync.events.lost.v1":
             first, last = event["data"]["first"], event["data"]["last"]
             if first is not None and last is not None:
-                ranges.setdefault(epoch, []).append((first, last))
+                ranges.append((first, last))
             else:
-                unknown[epoch] += 1
-    found = []
-    for epoch, seen in numbers.items():
-        if epoch not in in_memory and epoch != events[-1]["epoch"]:
-            continue
-        gaps = []
-        before = min(seen)
-        for number in sorted(seen):
-            if number > before + 1:
-                gaps.append((before + 1, number - 1))
-            before = number
-        open_gaps = [
-            gap
-            for gap in gaps
-            if not any(first <= gap[0] and gap[1] <= last for first, last in ranges.get(epoch, ()))
-            and not (epoch in in_memory and _on_their_way(seen, gap[0]) <= WINDOW)
-        ]
-        if len(open_gaps) > unknown[epoch]:
-            found.append(f"{len(open_gaps)} gaps {open_gaps[:5]}, {unknown[epoch]} unknown losses reported")
-    return found
-
-
-def _on_their_way(seen: set[int], first: int) -> int:
-    """How many of the numbers from the first on the broker had not acknowledged yet when the last came."""
-    return max(seen) - first + 1 - sum(number >= first for number in seen)
+                unknown += 1
+    gaps = [(before + 1, number - 1) for before, number in pairwise(sorted(seen)) if number > before + 1]
+    gaps = [it for it in gaps if not any(first <= it[0] and it[1] <= last for first, last in ranges)]
+    return [f"{len(gaps)} gaps {gaps[:5]}, {unknown} unknown losses reported"] if len(gaps) > unknown else []

@@ -449,12 +449,14 @@ class MirrorState:
             state = self.routes.get(prefix)
             if state is None:
                 state = self._claimed_state(prefix, now)
-            if state.owned is None:
+            is_new = state.owned is None
+            if is_new:
                 state.clean, state.proved_once = row.clean, True
                 self._own(state, row.gateway)
-                evaluation = self._evaluate(prefix, row.gateway)
+            evaluation = self._evaluate(prefix, state.owned)
+            if is_new:
                 state.hold_until = self._startup_until if evaluation is None else NEVER
-            self._set_desired(state, self._evaluate(prefix, state.owned), now)
+            self._set_desired(state, evaluation, now)
             yield
 
     def published(self) -> dict[Prefix, Address]:
@@ -1080,7 +1082,7 @@ class MirrorState:
     def _note_unclean(self, state: RouteState) -> None:
         """Another writer has, or had, a route to the prefix: the next run has to know that, too."""
         if state.clean and state.owned is not None:
-            self._note(state.prefix, Row(state.owned, clean=False))
+            self._note(state.prefix, Row(state.owned))
         state.clean = False
 
     def _refused(self, state: RouteState, desired: Desired | None, outcome: Outcome, now: float) -> None:

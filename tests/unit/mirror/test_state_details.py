@@ -814,7 +814,9 @@ def test_what_nothing_could_prove_afterwards_is_not_posted_to_be_deleted() -> No
             life.read({})
             assert life.next() is None
             assert life.phase(prefix) is Phase.LEFT_BEHIND
-        assert "its kernel may have it" in life.state.routes[prefix].error
+        assert life.state.routes[prefix].error.endswith(
+            "no other: the target's table does not show it, its kernel may have it"
+        )
 
 
 @pytest.mark.parametrize(
@@ -2204,6 +2206,16 @@ def test_what_the_witness_sees_go_counts_as_lost_again_but_not_over_a_restart(re
     witness.has = "ours"
     life.send(Kind.ADD, P4, Answer.CREATED)
     assert (P4 in life.state.repairs.losses) is not restart
+
+
+def test_what_is_gone_before_it_is_replaced_is_not_lost() -> None:
+    witness = Witness()
+    life = Life(witness)
+    life.added(P4)
+    life.want(P4, OTHER[4])
+    witness.has = ""
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    assert life.state.repairs.losses == {}
 
 
 def test_all_is_given_up_where_the_target_is_another_loxilb() -> None:
