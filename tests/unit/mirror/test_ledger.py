@@ -176,8 +176,8 @@ def test_the_lock_follows_a_directory_that_is_replaced(tmp_path: Path) -> None:
     directory = tmp_path / "state"
     with Ledger(directory) as ledger:
         ledger.note("lb", PREFIX, Row(GATEWAY))
-        shutil.rmtree(directory)
-        directory.mkdir()
+        directory.rename(tmp_path / "gone")
+        directory.mkdir(exist_ok=True)
 
         def is_locked() -> bool:
             descriptor = os.open(directory, os.O_RDONLY)
