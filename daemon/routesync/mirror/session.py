@@ -153,7 +153,8 @@ class Session:
             self._report.target_up(self._client.url, version)
         self.version, self._failures, self.error = version, 0, None
         self.status = TargetState.SYNCED
-        self._begin_batch(now, report=is_news)
+        if is_news or self._batch is None:  # else work goes on that was begun, and perhaps reported
+            self._begin_batch(now, report=is_news)
         self.contacted.set()
 
     async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:

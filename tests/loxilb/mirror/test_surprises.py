@@ -95,6 +95,18 @@ async def test_one_that_comes_back_in_our_own_namespace_is_not_written_to(lab: L
         assert (state.posts, state.deletes) == (0, 0)
 
 
+async def test_a_sync_that_a_restart_interrupts_is_reported_as_complete(lab: Lab) -> None:
+    """What subscribers are shown of a target waits for that."""
+    lab.standin.inject(Fault("slow", method="POST", delay_s=30))
+    async with lab.mirroring(limits=QUICK) as reconciler:
+        reconciler.set_route(A, candidate(str(A), HERE))
+        await eventually(lambda: bool(lab.events.of("sync/started")), what="the sync")
+        await eventually(lambda: reconciler.view().in_flight == 1, what="the POST")
+        recreate_container(lab.space, lab.standin)
+        await lab.holds({str(A): HERE})
+        await eventually(lambda: len(lab.events.of("sync/completed")) == 1, what="its end")
+
+
 @pytest.mark.parametrize("comes_back", [False, True])
 async def test_what_is_taken_back_from_our_own_kernel_waits_for_a_target_elsewhere(
     lab: Lab,
