@@ -59,13 +59,8 @@ async def test_a_message_that_was_discarded_is_read_back_again_until_it_is_taken
     monkeypatch.setattr(sender, "DENIED_S", 0.02)
     connection = Discarding()
     settings = MqttSettings(host="broker.example", protocol="3.1.1", timeout_s=0.02)
-    made = Sender(
-        cast("MqttConnection", connection),
-        settings,
-        ROOT,
-        outbox=Outbox.open(None, "node-1"),
-        quarantine=Quarantine(),
-    )
+    outbox = Outbox.open(None, "node-1")
+    made = Sender(cast("MqttConnection", connection), settings, ROOT, outbox=outbox, quarantine=Quarantine())
     listening = asyncio.create_task(made.listen())
     large = "table/lb-1/2a"
 
@@ -84,3 +79,4 @@ async def test_a_message_that_was_discarded_is_read_back_again_until_it_is_taken
     await eventually(is_taken)
     assert made.take_due() == ["table/lb-1/#"], "others may have been discarded, too"
     listening.cancel()
+    await outbox.close()
