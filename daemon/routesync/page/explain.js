@@ -132,7 +132,11 @@ function decisions({ prefix, candidates, held, targets }) {
       step(
         it.elected ? "disc good" : "ring off",
         "kernel",
-        h("p", { class: "mono" }, `${from}${tos}${wayOf(it) || "on its link"} proto ${it.protocol}${metric}${table}`),
+        h(
+          "p",
+          { class: "mono" },
+          `${from}${tos}${wayOf(it) || "on its link"} proto ${it.protocol}${metric}${table}`,
+        ),
       ),
       step(end, "rule", h("p", {}, it.why)),
       it.next_hop?.length
