@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -139,15 +140,16 @@ def test_ctrl_c_in_the_pager_leaves_the_terminal_as_it_was(tmp_path: Path) -> No
     )
     os.close(terminal)
 
-    def read_until(words: bytes) -> None:
+    def read_until(words: bytes, *, press: bytes = b"") -> None:
         said = b""
         while words not in said:
-            said += os.read(leader, 1000)
+            os.write(leader, press)  # again where the shell was just starting a command, and it was lost
+            while select.select([leader], [], [], 3)[0] and words not in said:
+                said += os.read(leader, 1000)
 
     try:
         read_until(b"paging")
-        os.write(leader, b"\x03")
-        read_until(b"interrupted")
+        read_until(b"interrupted", press=b"\x03")
         assert not termios.tcgetattr(leader)[3] & termios.ECHO
         os.write(leader, b"q\n")
         assert process.wait(30) == 0
