@@ -90,6 +90,7 @@ class Session:
         self._proof = proof
         self._last_loxilb = last_loxilb
         self._failures = 0
+        self._looks_again = False  # at a target that may have been restarted, though nothing failed
         self._unanswered = 0
         self._broken: errors.LoxilbError | None = None
         self._reported: set[TargetState] = set()  # troubles that were reported since the last handshake
@@ -122,7 +123,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve the target until cancelled; what is being sent then is finished, or cancelled by `cancel`."""
-        self._state.halted = False
+        self._state.halted = self._looks_again = False
         while True:
             try:
                 await self._connect()
@@ -153,8 +154,10 @@ class Session:
             self._report.target_up(self._client.url, version)
         self.version, self._failures, self.error = version, 0, None
         self.status = TargetState.SYNCED
-        if is_news or self._batch is None:  # else work goes on that was begun, and perhaps reported
-            self._begin_batch(now, report=is_news)
+        is_reported = is_news or not self._looks_again
+        if is_reported or self._batch is None:  # else work goes on that was begun, and perhaps reported
+            self._begin_batch(now, report=is_reported)
+        self._looks_again = False
         self.contacted.set()
 
     async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:
@@ -176,6 +179,7 @@ class Session:
             if self._client.may_be_another and (self._workers or state.next_wakeup(now) <= 0):
                 await self.settle()
                 state.disconnected()
+                self._looks_again = True
                 return
             if not self._workers and state.inventory_in(now) <= 0:
                 await self._read_table()
@@ -272,6 +276,7 @@ class Session:
         self._broken = error
         await self.settle()  # what these requests learn is worth the wait
         self._state.disconnected()
+        self._looks_again = False
         self._failures += 1
         delay_s = backoff_s(self._failures, RECONNECT_FIRST_S, RECONNECT_MOST_S)
         if self._is_news(TargetState.UNREACHABLE):

@@ -107,6 +107,19 @@ async def test_a_sync_that_a_restart_interrupts_is_reported_as_complete(lab: Lab
         await eventually(lambda: len(lab.events.of("sync/completed")) == 1, what="its end")
 
 
+async def test_a_sync_that_a_pause_interrupts_is_reported_as_complete_too(lab: Lab) -> None:
+    lab.standin.inject(Fault("slow", method="POST", delay_s=1))
+    async with lab.mirroring(limits=QUICK) as reconciler:
+        reconciler.set_route(A, candidate(str(A), HERE))
+        await eventually(lambda: reconciler.view().in_flight == 1, what="the POST")
+        reconciler.pause()
+        lab.standin.inject()
+        await reconciler.at_rest()
+        reconciler.resume()
+        await lab.holds({str(A): HERE})
+        await eventually(lambda: len(lab.events.of("sync/completed")) == 1, what="its end")
+
+
 @pytest.mark.parametrize("comes_back", [False, True])
 async def test_what_is_taken_back_from_our_own_kernel_waits_for_a_target_elsewhere(
     lab: Lab,
