@@ -9,6 +9,7 @@ import os
 import pty
 import signal
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -353,9 +354,30 @@ def message(node: str, kind: str, data: dict[str, JsonValue]) -> ReceivedMessage
     )
 
 
-async def test_a_terminal_gets_a_live_view(mosquitto: Broker) -> None:
+@asynccontextmanager
+async def on_terminal(mosquitto: Broker, **environment: str) -> AsyncIterator[tuple[Process, int]]:
+    """The command on a terminal of its own, and our end of that."""
     ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "--broker",
+        f"{mosquitto.address}:{mosquitto.port}",
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | environment,
+    )
+    os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        os.close(ours)
+
+
+async def test_a_terminal_gets_a_live_view(mosquitto: Broker) -> None:
     screen = b""
 
     def shows(*words: bytes) -> bool:
@@ -366,53 +388,28 @@ async def test_a_terminal_gets_a_live_view(mosquitto: Broker) -> None:
             return False
         return all(word in screen for word in words)
 
-    async with publishing(mosquitto.settings()) as node:
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            "--broker",
-            f"{mosquitto.address}:{mosquitto.port}",
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
-        )
-        os.close(theirs)
-        try:
-            await eventually(lambda: shows(b"1 node", b"state", NODE.encode(), b"online"), within_s=20)
-            await steady(node, 1)
-            await eventually(lambda: shows(b"route.accepted", b"10.0.0.1/32"), within_s=20)
-            os.write(ours, b" ")
-            await eventually(lambda: shows(b"PAUSED"), within_s=20)
-            os.write(ours, b"q")
-            assert await asyncio.wait_for(process.wait(), 20) == 0
-        finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            os.close(ours)
+    async with (
+        publishing(mosquitto.settings()) as node,
+        on_terminal(mosquitto, TERM="xterm", COLUMNS="160", LINES="40") as (process, ours),
+    ):
+        os.set_blocking(ours, False)
+        await eventually(lambda: shows(b"1 node", b"state", NODE.encode(), b"online"), within_s=20)
+        await steady(node, 1)
+        await eventually(lambda: shows(b"route.accepted", b"10.0.0.1/32"), within_s=20)
+        os.write(ours, b" ")
+        await eventually(lambda: shows(b"PAUSED"), within_s=20)
+        os.write(ours, b"q")
+        assert await asyncio.wait_for(process.wait(), 20) == 0
 
 
 async def test_a_terminal_that_cannot_move_its_cursor_gets_lines(mosquitto: Broker) -> None:
-    ours, theirs = pty.openpty()
-    async with publishing(mosquitto.settings()):
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            "--broker",
-            f"{mosquitto.address}:{mosquitto.port}",
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=os.environ | {"TERM": "dumb"},
-        )
-        os.close(theirs)
-        try:
-            said = await asyncio.wait_for(asyncio.to_thread(os.read, ours, 65536), 20)
-            assert f" {NODE} status online".encode() in said
-            assert b"\x1b" not in said
-        finally:
-            process.kill()
-            await process.wait()
-            os.close(ours)
+    async with (
+        publishing(mosquitto.settings()),
+        on_terminal(mosquitto, TERM="dumb") as (_, ours),
+    ):
+        said = await asyncio.wait_for(asyncio.to_thread(os.read, ours, 65536), 20)
+        assert f" {NODE} status online".encode() in said
+        assert b"\x1b" not in said
 
 
 async def test_memory_is_bound_under_a_broker_that_floods(mosquitto: Broker) -> None:

@@ -208,7 +208,7 @@ def test_a_removed_package_says_where_its_routes_remain(
     for place, here in (("/etc/routesync", tmp_path / "etc"), ("/var/lib/routesync", tmp_path)):
         assert f'"{place}/' in script
         script = script.replace(f'"{place}/', f'"{here}/')
-    for arguments, told in (
+    for arguments, expected in (
         ("", "  routesync withdraw --target edge"),
         (" list", "  edge: 10.244.1.0/24 via 192.168.10.10"),
     ):
@@ -220,5 +220,5 @@ def test_a_removed_package_says_where_its_routes_remain(
         )
         lines = done.stdout.splitlines()
         assert f"  target edge{shown}: 1" in lines
-        assert told in lines
+        assert expected in lines
         assert done.stderr == ""

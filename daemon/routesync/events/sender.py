@@ -386,7 +386,7 @@ class Sender:
         return {_place(topic): denial.answer for topic, denial in sorted(self.denied.items())}
 
     def _note_denial(self, topic: str, answer: str) -> None:
-        if topic.startswith("/"):  # whoever clears it says so, and nothing is sent there again
+        if topic.startswith("/"):  # the caller that clears it says so, and nothing is sent there again
             return
         if _place(topic) not in self.denials:
             log.error("broker_denies_topic", topic=f"{self.root}/{_place(topic)}", answer=answer)

@@ -174,9 +174,8 @@ class Reporter:
     def ineligible(self, prefix: Prefix, evaluation: Ineligible) -> None:
         """The target may not have the route."""
         reason, detail, rule = evaluation
-        if (
-            reason is Reason.TARGET_UNKNOWN
-        ):  # undecided, and thousands of routes are so while a target is down
+        if reason is Reason.TARGET_UNKNOWN:
+            # undecided, and thousands of routes are so while a target is down
             return
         self._route("ineligible", RouteIneligible, prefix, reason=reason.value, detail=detail, rule=rule)
 

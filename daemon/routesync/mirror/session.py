@@ -198,8 +198,13 @@ class Session:
 
     # -- workers ----------------------------------------------------------------------------------------------------
 
+    @property
+    def _may_send(self) -> bool:
+        """Whether more requests may be begun over this connection."""
+        return self._broken is None and not self._client.may_be_another
+
     def _start_workers(self) -> None:
-        while len(self._workers) < WORKERS and self._broken is None and not self._client.may_be_another:
+        while len(self._workers) < WORKERS and self._may_send:
             request = self._state.next_request(monotonic())
             if request is None:
                 return
@@ -218,7 +223,7 @@ class Session:
                 request = self._state.finished(
                     request, Outcome(Answer.NOT_SENT, str(self._broken)), monotonic()
                 )
-            if request is None and self._broken is None and not self._client.may_be_another:
+            if request is None and self._may_send:
                 request = self._state.next_request(monotonic())
 
     async def _send(self, request: Request) -> Outcome:

@@ -115,7 +115,9 @@ class Answer(Enum):
     UNEXPLAINED = auto()  # "fail" without a word why (before v0.9.8.5)
     UNKNOWN = auto()  # carried out or not, nobody knows
     NOT_SENT = auto()  # it never left
-    WITHHELD = auto()  # nor did this one, on purpose: what it was decided by does not hold any more
+    WITHHELD = (
+        auto()
+    )  # nor did this one, on purpose: what it was decided by has expired, or the target may be another
     DENIED = auto()  # the token is wrong or missing
 
 

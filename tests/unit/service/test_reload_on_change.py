@@ -1,4 +1,4 @@
-"""`reload_on_change`: each content of the file is applied once, whoever asks for it."""
+"""`reload_on_change`: each content of the file is applied once, by the watcher or by a reload by hand."""
 
 from __future__ import annotations
 
