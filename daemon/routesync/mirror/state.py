@@ -903,7 +903,7 @@ class MirrorState:
             self._leave_behind(state, self._describe(prefix), now)
             return None
         if proof is _Proof.SHOWN and prefix.family is Family.INET6:
-            return self._delete_request(prefix, owned, now)
+            return self._delete_request(state, owned, self._shown_at(now), now)
         if proof is _Proof.MISSING and state.gateway is not None:
             # A 2xx to the new route proves that the old one is gone: both have the same key.
             return self._add_request(state)
@@ -913,10 +913,15 @@ class MirrorState:
             return None
         return Request(Kind.ASSERT, prefix, owned)
 
-    def _delete_request(self, prefix: Prefix, owned: Address, now: float) -> Request:
-        """A DELETE, for as long as what the table or the witness shows is fresh."""
-        proved_at = self.inventory_at if self._witness_now is None else now
-        return Request(Kind.DELETE, prefix, owned, not_after=proved_at + FRESH_S)
+    def _delete_request(self, state: RouteState, owned: Address, proved_at: float, now: float) -> Request:
+        """A DELETE, for as long as its proof is fresh. From now on nobody can say that the route is there."""
+        if state.phase in MIRRORED:  # it is to be replaced
+            self._set_phase(state, Phase.PENDING, now)
+        return Request(Kind.DELETE, state.prefix, owned, not_after=proved_at + FRESH_S)
+
+    def _shown_at(self, now: float) -> float:
+        """When the table, or the witness, showed what it shows."""
+        return self.inventory_at if self._witness_now is None else now
 
     @staticmethod
     def _is_provable(state: RouteState) -> bool:
@@ -1176,10 +1181,9 @@ class MirrorState:
             proved, still = proof is _Proof.SHOWN, still and proof is not _Proof.STALE
         if not still:
             return None
-        if proved and answer is Answer.CREATED:  # the answer itself is the proof
-            return Request(Kind.DELETE, prefix, owned, not_after=now + FRESH_S)
         if proved:
-            return self._delete_request(prefix, owned, now)
+            proved_at = now if answer is Answer.CREATED else self._shown_at(now)  # 2xx is itself a proof
+            return self._delete_request(state, owned, proved_at, now)
         if answer in _NO_ANSWER:
             self._failed(state, outcome.words, now)
         elif answer is Answer.CREATED or answer in _EXISTS:

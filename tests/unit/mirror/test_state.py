@@ -207,6 +207,31 @@ def test_a_replacement_deletes_and_adds_in_one_go(prefix: Prefix) -> None:
     assert life.phase(prefix) is Phase.ACCEPTED
 
 
+@pytest.mark.parametrize("prefix", [P4, P6])
+@pytest.mark.parametrize("answer", [Answer.EXISTS, Answer.CREATED])
+def test_what_is_being_replaced_is_not_said_to_be_there_once_its_delete_is_sent(
+    prefix: Prefix, answer: Answer
+) -> None:
+    life, size = Life(), len(prefix.packed)
+    life.added(prefix)
+    life.want(prefix, OTHER[size])
+    life.read({prefix: (OURS[size], "static")})
+    request = life.next()
+    if size == 4:
+        assert life.phase(prefix) is Phase.CONFIRMED, "nothing was sent yet that removes it"
+        assert request is not None
+        request = life.answer(request, answer)
+    assert request is not None
+    assert request.kind is Kind.DELETE
+    assert life.phase(prefix) is Phase.PENDING
+    life.want(prefix, OURS[size])
+    assert life.phase(prefix) is Phase.PENDING, "the DELETE may take it all the same"
+    assert life.answer(request, Answer.UNKNOWN) is None
+    assert life.phase(prefix) is Phase.PENDING
+    life.read({prefix: (OURS[size], "static")})
+    assert life.phase(prefix) is Phase.CONFIRMED
+
+
 def test_a_foreign_route_that_came_and_went_leaves_ours_not_forwarded_and_a_repair_heals_it() -> None:
     life = Life()
     life.added(P4)
