@@ -1566,7 +1566,8 @@ class MirrorState:
         wake = self.inventory_in(now)
         if due:  # nothing is sent before it, whatever else is due
             return wake
-        if not self._verify:  # else these come after what is verified now
+        if not self._verify and any(self.phases[phase] for phase in _VERIFIABLE):
+            # else they come after what is verified now, or there is nothing to verify
             wake = min(wake, max(0.0, self._probe_at - now), max(0.0, self._verify_at - now))
             if self._look:
                 wake = min(wake, max(0.0, self._look_at - now))

@@ -1857,6 +1857,16 @@ def test_the_next_wake_up_is_for_what_comes_first() -> None:
     assert state.next_wakeup(life.now) == inf
 
 
+def test_where_nothing_can_be_verified_nothing_is_due_but_inventories() -> None:
+    life = Life()
+    assert life.state.next_wakeup(life.now + 60) == life.state.limits.inventory_interval_s - 60
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.EXISTS)
+    life.read({P4: (OURS[4], "bgp")})
+    assert life.phase(P4) is Phase.PRESENT
+    assert life.state.next_wakeup(life.now + 60) == CONFLICT_INVENTORY_S - 60
+
+
 def test_figures_say_what_waits_and_for_how_long() -> None:
     life = Life(Witness(), Limits(max_inet=2))
     assert (life.state.waiting, life.state.oldest_s(life.now), life.state.complete) == (0, 0.0, True)
