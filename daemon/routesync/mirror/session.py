@@ -178,7 +178,6 @@ class Session:
             now = monotonic()
             if self._client.may_be_another and (self._workers or state.next_wakeup(now) <= 0):
                 await self.settle()
-                state.disconnected()
                 self._looks_again = True
                 return
             if not self._workers and state.inventory_in(now) <= 0:
