@@ -144,6 +144,8 @@ class Session:
             routes = state.owning
             await finish_in_slices(state.give_up_all("its URL leads to another loxilb now", monotonic()))
             log.warning("target_replaced", target=self._name, url=self._client.url, routes=routes)
+        await self._applier.committed()  # else a crash would leave what is given up owned in the other loxilb
+        await asyncio.to_thread(self._last_loxilb.note, met)
         state.connected(now)
         self._broken, self._unanswered = None, 0
         self._client.is_bound = self._client.unbroken  # else something before it closes each connection
@@ -178,7 +180,6 @@ class Session:
             now = monotonic()
             if self._client.may_be_another and (self._workers or state.next_wakeup(now) <= 0):
                 await self.settle()
-                state.disconnected()
                 self._looks_again = True
                 return
             if not self._workers and state.inventory_in(now) <= 0:

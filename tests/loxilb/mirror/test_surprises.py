@@ -12,6 +12,7 @@ import pytest
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.last_loxilb import LastLoxilb, Loxilb, RequiredLoxilb
 from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Limits
@@ -95,6 +96,30 @@ async def test_one_that_comes_back_in_our_own_namespace_is_not_written_to(lab: L
         assert (state.posts, state.deletes) == (0, 0)
 
 
+async def test_a_target_of_which_nothing_is_owned_is_left_in_peace_when_it_closes_idle_connections() -> None:
+    with laboratory("--idle-timeout", "0.2") as lab:
+        async with lab.mirroring(limits=Limits(probe_interval_s=0.1)) as reconciler:
+            await synced(reconciler)
+            await asyncio.sleep(3)  # nothing shall happen, so nothing tells when to look
+            assert reconciler.view().connections == 1
+
+
+async def test_a_post_of_a_default_whose_connection_breaks_is_sent_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the target answers, that POST has not cut us off from it."""
+    ends = parse_address(HERE), parse_address("192.168.10.20")
+    monkeypatch.setattr(LoxilbClient, "ends", ends)
+    async with lab.mirroring(rules=TargetRules(allow_default="yes")) as reconciler:
+        await synced(reconciler)
+        lab.standin.inject(Fault("reset", method="POST", times=1))
+        default = Prefix.parse("0.0.0.0/0")
+        reconciler.set_route(default, candidate(str(default), HERE))
+        await lab.holds({"default": HERE})
+        await synced(reconciler)
+        assert not reconciler.state.suspects
+
+
 async def test_a_sync_that_a_restart_interrupts_is_reported_as_complete(lab: Lab) -> None:
     """What subscribers are shown of a target waits for that."""
     lab.standin.inject(Fault("slow", method="POST", delay_s=30))
@@ -170,7 +195,7 @@ async def test_what_is_owned_is_not_owned_in_another_loxilb_that_a_new_url_leads
 
 async def test_nothing_is_given_up_where_no_other_loxilb_will_do(lab: Lab, tmp_path: Path) -> None:
     """As for `withdraw`: its URL may be mistyped."""
-    LastLoxilb(tmp_path, "lb").replaced_by(Loxilb("http://former", "another"))
+    LastLoxilb(tmp_path, "lb").note(Loxilb("http://former", "another"))
     lab.ledger.note("lb", A, Row(parse_address(HERE)))
     lab.space.ip(f"route add {A} via {HERE} proto static")
     async with lab.mirroring(last_loxilb=RequiredLoxilb(tmp_path, "lb")) as reconciler:
@@ -180,6 +205,32 @@ async def test_nothing_is_given_up_where_no_other_loxilb_will_do(lab: Lab, tmp_p
         assert reconciler.view().state is TargetState.UNREACHABLE
         assert [*lab.ledger.owned("lb")] == [A]
         assert lab.static_routes() == {str(A): HERE}
+
+
+async def test_what_is_owned_in_a_former_loxilb_is_given_up_whole_although_a_pause_interrupts_that(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routesync.slices.SLICE_S", -1.0)
+    theirs = {str(prefix): HERE for prefix in numbered(5)}
+    for prefix, gateway in theirs.items():
+        lab.ledger.note("lb", Prefix.parse(prefix), Row(parse_address(gateway)))
+        lab.space.ip(f"route add {prefix} via {gateway} proto static")
+    last = LastLoxilb(tmp_path, "lb")
+    last.note(Loxilb("http://former", "another"))
+    async with lab.mirroring(limits=Limits(startup_hold_s=0), last_loxilb=last) as reconciler:
+        note = lab.ledger.note
+
+        def interrupt(target: str, prefix: Prefix, row: Row | None) -> None:
+            note(target, prefix, row)
+            if len(lab.ledger.owned("lb")) == 3:
+                reconciler.pause()
+
+        monkeypatch.setattr(lab.ledger, "note", interrupt)
+        await eventually(lambda: reconciler.paused, what="the pause")
+        reconciler.resume()
+        await synced(reconciler)
+        await eventually(lambda: reconciler.prefixes() == (), what="nothing to do")
+        assert lab.static_routes() == theirs
 
 
 async def test_another_writers_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:

@@ -1803,6 +1803,15 @@ def test_a_target_that_does_not_answer_ends_what_was_verified() -> None:
     assert life.state.suspects == {}
 
 
+def test_a_target_that_answers_again_fell_silent_for_no_post() -> None:
+    life = Life()
+    life.want(D4, OURS[4])
+    life.send(Kind.ADD, D4, Answer.UNKNOWN)
+    life.state.connected(life.now)
+    life.state.disconnected()
+    assert life.state.suspects == {}
+
+
 def test_a_new_connection_has_all_verified() -> None:
     life = Life(limits=Limits(probe_interval_s=1000))
     life.added(P4)
@@ -1855,6 +1864,16 @@ def test_the_next_wake_up_is_for_what_comes_first() -> None:
     assert state.next_wakeup(life.now) == pytest.approx(2), "quiet, whatever else is due"
     state.halted = True
     assert state.next_wakeup(life.now) == inf
+
+
+def test_where_nothing_can_be_verified_nothing_is_due_but_inventories() -> None:
+    life = Life()
+    assert life.state.next_wakeup(life.now + 60) == life.state.limits.inventory_interval_s - 60
+    life.want(P4, OURS[4])
+    life.send(Kind.ADD, P4, Answer.EXISTS)
+    life.read({P4: (OURS[4], "bgp")})
+    assert life.phase(P4) is Phase.PRESENT
+    assert life.state.next_wakeup(life.now + 60) == CONFLICT_INVENTORY_S - 60
 
 
 def test_figures_say_what_waits_and_for_how_long() -> None:
