@@ -176,6 +176,8 @@ async def test_over_tls_with_a_user_and_what_is_wrong_is_said_with_place_and_rem
         ("http://broker", "http is no scheme of MQTT"),
         ("mqtt://me:secret@broker", "put it into $ROUTESYNC_MQTT_PASSWORD"),
         ("mqtt://me:se/secret@broker", "Port out of range, or not a number"),
+        ("mqtt://me:s[secret]@broker", "or an invalid host"),
+        ("mqtt://me:secret\N{ACCOUNT OF}@broker", "or an invalid host"),
         ("me:se@secret@broker", "put it into $ROUTESYNC_MQTT_PASSWORD"),
         ("broker:99999", "Port out of range"),
         ("mqtt://", "names no host"),

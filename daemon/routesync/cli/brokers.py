@@ -47,11 +47,11 @@ def named_broker(text: str, ca_file: Path | None, *, with_password: bool = True)
 
 
 def _read(text: str) -> dict[str, object]:
-    url = urlsplit(text if "://" in text else f"mqtt://{text}")
     try:
+        url = urlsplit(text if "://" in text else f"mqtt://{text}")
         port = url.port
     except ValueError:  # whose words repeat what may be a part of a password
-        raise ValueError("Port out of range, or not a number") from None
+        raise ValueError("Port out of range, or not a number, or an invalid host") from None
     if url.scheme not in ("mqtt", "mqtts"):
         raise ValueError(f"{url.scheme} is no scheme of MQTT over TCP")
     if url.password is not None:

@@ -200,6 +200,7 @@ class Store:
                 lost = LostEvents("storage", held, first, last, time.time())
                 self.settled = self.settled._replace(lost=(*self.settled.lost, lost))
             db.execute(f"DELETE FROM outbox WHERE {_DAMAGED}")  # noqa: S608 - of our own making
+            db.execute("DELETE FROM retained WHERE topic GLOB '*[+#]*' OR instr(topic, char(0))")
             self._save()
         self.count: int
         self.size: int

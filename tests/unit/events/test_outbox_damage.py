@@ -115,6 +115,16 @@ def test_a_held_event_that_cannot_be_sent_any_more_is_reported_as_lost() -> None
         assert lost[:4] == ("storage", 2, 2, 4)
 
 
+async def test_a_retained_topic_that_nobody_can_publish_to_is_forgotten() -> None:
+    with _directory() as directory:
+        outbox = Outbox.open(directory / "outbox", "node-1")
+        await outbox.remember_retained(["a/status", "a/table/l#/2a", "a/t+ble/lb/2a", "a/\0"])
+        await outbox.close()
+        again = Outbox.open(directory / "outbox", "node-1")
+        assert await again.retained() == {"a/status"}
+        await again.close()
+
+
 async def _opened(path: Path) -> Outbox:
     outbox = Outbox.open(path, "node-1")
     await outbox.close()
