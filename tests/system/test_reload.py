@@ -311,6 +311,14 @@ def test_a_name_means_a_target_for_each_of_its_addresses(scene: World) -> None:
         )
         eventually_sync(lambda: states() == {"edge-192.168.10.20": "synced"}, what="the last address")
         scene.mirror_holds(MIRRORED_TABLE)
+
+        scene.stop()
+        scene.start()
+        (reason,) = scene.get("/v1/status")["status"]["reasons"]
+        assert "it is no target until it does" in reason  # and what it owns there is no orphan
+        hosts.write_text("192.168.10.20 lb.example.net\n")
+        eventually_sync(lambda: states() == {"edge-192.168.10.20": "synced"}, within_s=30, what="the target")
+        scene.mirror_holds(MIRRORED_TABLE)
     finally:
         shutil.rmtree(hosts.parent)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +37,33 @@ def test_no_call_waits_for_those_that_block() -> None:
     assert asyncio.run(main()) == 42
     assert time.monotonic() - began < 10
     blocked.set()
+
+
+def test_one_thread_looks_a_name_up_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, asked = threading.Event(), []
+
+    def look_up(*wanted: object) -> list[object]:
+        asked.append(wanted)
+        answered.wait(20)
+        return [wanted]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPerCall())
+        for _ in range(20):  # each gives up, as an attempt to connect does
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(loop.getaddrinfo("lb.example.net", 11111), 0.01)
+        waiting = asyncio.ensure_future(loop.getaddrinfo("lb.example.net", 11111))
+        await asyncio.sleep(0)
+        assert len(asked) == 1
+        answered.set()
+        assert [it[0] for it in await waiting] == ["lb.example.net"]
+        await loop.getaddrinfo("lb.example.net", 11111)
+        assert len(asked) == 2, "what is known now is asked for anew"
+
+    asyncio.run(main())
 
 
 def test_a_process_ends_while_a_call_blocks() -> None:

@@ -25,9 +25,9 @@ class Commands(TyperGroup):
         """Find the command that the first argument means; end with the choice where several begin so."""
         known = self.list_commands(ctx)
         found = [name for name in known if args[0] not in known and name.startswith(args[0])]
-        if len(found) > 1:
+        if len(found) > 1 and not ctx.resilient_parsing:  # that is the completion of a shell
             ctx.fail(f"{args[0]!r} is ambiguous: {', '.join(found)}")
-        return super().resolve_command(ctx, [*found, *args[1:]] if found else args)
+        return super().resolve_command(ctx, [*found, *args[1:]] if len(found) == 1 else args)
 
 
 app = typer.Typer(

@@ -47,7 +47,7 @@ def show_host(error: ControlError, path: Path, directory: Path, *, as_json: bool
             "systemd": unit._asdict() if unit else None,
             "owned": None if state.ledger.error else dict(state.owned),
         }
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(facts, indent=2, default=str))  # paths
     else:
         _show_host(found, unit, state)
     if isinstance(error, NotAllowed):

@@ -89,7 +89,10 @@ def kind_of(value: object) -> str:
 
 def masked(text: str) -> str:
     """The text without what may be a secret, as in a URL that was put into any key: credentials, a query."""
-    return re.sub(r"(?s)\?.*=.*", "?…", re.sub(r"(?s).*@", "…@", text))
+    _, at, behind = text.rpartition("@")
+    text = f"…@{behind}" if at else text
+    before, _, query = text.partition("?")
+    return f"{before}?…" if "=" in query else text
 
 
 def shown(text: str) -> str:

@@ -118,22 +118,21 @@ def gather(config: Path | None, usual: Path, state: Path, *, contact: bool, root
 def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxyType({})) -> ConfigFacts:
     """Read the configuration, with the credentials of the service; where that fails, take the shipped one."""
     environ = {"CREDENTIALS_DIRECTORY": str(_CREDENTIALS)} if os.access(_CREDENTIALS, os.X_OK) else {}
+    shipped = load(shipped_configuration(), {})  # a variable of the environment may be what is wrong
     try:
         if not path.exists():
-            return ConfigFacts(path, "absent", load(shipped_configuration()))
+            return ConfigFacts(path, "absent", shipped)
         if not os.access(path, os.R_OK):
-            return ConfigFacts(path, "unreadable", load(shipped_configuration()))
+            return ConfigFacts(path, "unreadable", shipped)
         loaded = load(path, environ | os.environ, of_service=of_service)
         settings, unresolved = look_up_and_resolve(loaded.settings)
         return ConfigFacts(path, "read", loaded._replace(settings=settings), unresolved=unresolved)
     except PermissionError:
-        return ConfigFacts(path, "unreadable", load(shipped_configuration()))
+        return ConfigFacts(path, "unreadable", shipped)
     except ConfigError as error:
         faults = tuple(str(problem) for problem in error.problems if not problem.unread)
         unread = tuple(map(str, error.problems))
-        return ConfigFacts(
-            path, "invalid" if faults else "unreadable", load(shipped_configuration()), faults or unread
-        )
+        return ConfigFacts(path, "invalid" if faults else "unreadable", shipped, faults or unread)
 
 
 def runs_with(daemon: DaemonFacts, path: Path) -> bool:

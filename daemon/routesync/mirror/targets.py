@@ -78,6 +78,8 @@ class Targets(Consumer):
     ) -> None:
         self.orphans: tuple[str, ...] = ()
         """One line for each target that is not configured and has owned routes; see `look_for_orphans`."""
+        self.unresolved: tuple[str, ...] = ()
+        """Targets with `all_addresses` whose addresses are not known now: none of them is an orphan."""
         self._best_routes = best_routes
         self._ledger = ledger
         self._sink = sink
@@ -202,8 +204,11 @@ class Targets(Consumer):
 
     def look_for_orphans(self) -> None:
         """Find the targets that have owned routes and are not configured."""
+        unknown = tuple(f"{name}-" for name in self.unresolved)
         found = {
-            name: routes for name, routes in self._ledger.targets().items() if name not in self._configured
+            name: routes
+            for name, routes in self._ledger.targets().items()
+            if name not in self._configured and not name.startswith(unknown)
         }
         self.orphans = tuple(
             f"target {name} is no longer configured, and {many(routes, 'route')} of ours left in it: "

@@ -273,6 +273,7 @@ class Daemon:
         written = loaded.settings.model_copy(update={"targets": self._written})
         settings, troubles = self._resolver.resolved(written)
         self._unresolved = tuple(map(str, troubles))
+        self._targets.unresolved = tuple(it.target for it in troubles if not it.kept)
         return loaded._replace(settings=settings)
 
     async def _follow_names(self) -> None:

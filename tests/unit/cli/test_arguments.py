@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from routesync.cli.app import app
+from routesync.doctor.facts import UnitFacts
 from support.other_user import User
 
 TARGET = '[[targets]]\nname = "edge"\nurl = "http://127.0.0.1:11111"\n'
@@ -174,3 +175,29 @@ def test_what_may_not_be_read_is_said_by_its_reader_with_its_own_status(command:
         done = User(65534, 65534).run(*words, *([] if "F" in command.split() else ["--socket", str(place)]))
     assert done.returncode == status, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("routesync: ")
+
+
+def test_the_status_of_a_service_with_credentials_is_json_where_no_daemon_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unit = UnitFacts("failed", "failed", "exit-code", 78, 0, "", "routesync")
+    unit = unit._replace(credentials={"mqtt-password": Path("/etc/mqtt-password"), "token": None})
+    monkeypatch.setattr("routesync.cli.unanswered.read_unit", lambda: unit)
+    at = ["--socket", str(tmp_path / "none.sock"), "--state", str(tmp_path)]
+    result = CliRunner().invoke(app, ["status", "--json", *at])
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["systemd"]["credentials"] == {
+        "mqtt-password": "/etc/mqtt-password",
+        "token": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"), [("routesync sta --js", ["--json"]), ("routesync re --js", [])]
+)
+def test_a_shell_completes_a_command_of_which_only_the_beginning_is_there(
+    words: str, offered: list[str]
+) -> None:
+    shell = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_ROUTESYNC_COMPLETE": "complete_bash"}
+    result = CliRunner().invoke(app, prog_name="routesync", env=shell)
+    assert (result.stdout.split(), result.stderr, result.exit_code) == (offered, "", 0)

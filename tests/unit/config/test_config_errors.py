@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -576,6 +577,15 @@ def test_no_message_has_the_words_of_the_library(tmp_path: Path) -> None:
     assert len(said) > 100
     odd = re.compile(r"should|Input|Value|Tuple|Dictionary|validation|pattern|e\+\d")
     assert [message for message in said if odd.search(message)] == []
+
+
+@pytest.mark.parametrize("char", ["x", "?"])
+def test_a_value_of_many_characters_is_soon_found_wrong(complaints: Complaints, char: str) -> None:
+    """The daemon does nothing else meanwhile."""
+    began = time.process_time()
+    (said,) = complaints(f'[node]\nname = "{char * 200_000}"\n')
+    assert said.startswith(f"2: [node], key name: '{char * 60}…' is not a valid name")
+    assert time.process_time() - began < 3
 
 
 def test_nesting_without_end(complaints: Complaints) -> None:

@@ -211,6 +211,20 @@ def test_no_state_directory_is_no_trouble(tmp_path: Path) -> None:
     assert state.owned == {}
 
 
+@pytest.mark.parametrize("text", ["", "mode = 1"])
+def test_a_variable_that_is_wrong_is_a_finding(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped configuration, which is taken then, is not read with it."""
+    monkeypatch.setenv("ROUTESYNC_MODE", "nonsense")
+    assert read_config(tmp_path / "none").state == "absent"
+    file = tmp_path / "routesync.toml"
+    file.write_text(text)
+    found = read_config(file)
+    assert found.state == "invalid"
+    assert "environment variable ROUTESYNC_MODE: key mode: expected" in found.problems[0]
+
+
 def test_our_own_process_shares_our_namespace() -> None:
     assert shares_namespace(os.getpid()) is True
     assert shares_namespace(2**22 + 1) is None
