@@ -47,7 +47,8 @@ class ThreadPerCall(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run it at once."""
-        if fn is not socket.getaddrinfo:
+        is_look_up = fn is socket.getaddrinfo
+        if not is_look_up:
             return in_thread(partial(fn, *args, **kwargs))
         look_up = self._look_ups.get(args)
         if look_up is None:

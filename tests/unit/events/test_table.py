@@ -238,7 +238,9 @@ def test_there_are_as_many_buckets_as_the_routes_need_and_few_changes_of_their_n
 async def test_a_late_refusal_of_a_bucket_of_another_depth_makes_up_no_bucket() -> None:
     hub, tables, outbox = EventHub("node-1"), PublishedTables(), Outbox.open(None, "node-1")
     settings = MqttSettings(host="broker.example")
-    sender = Sender(cast("MqttConnection", IDLE), settings, "r/node-1", outbox=outbox, quarantine=Quarantine())
+    sender = Sender(
+        cast("MqttConnection", IDLE), settings, "r/node-1", outbox=outbox, quarantine=Quarantine()
+    )
     state = RetainedState(sender, hub, outbox, tables, interval_s=1, copies={})
     table = PublishedTable("lb-1")
     table.routes = 1500
