@@ -47,11 +47,11 @@ class ThreadPerCall(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run it at once."""
-        is_look_up = fn is socket.getaddrinfo
-        if not is_look_up:
-            return in_thread(partial(fn, *args, **kwargs))
+        call = partial(fn, *args, **kwargs)
+        if fn is not socket.getaddrinfo:
+            return in_thread(call)
         look_up = self._look_ups.get(args)
         if look_up is None:
-            look_up = self._look_ups[args] = in_thread(partial(fn, *args, **kwargs))
+            look_up = self._look_ups[args] = in_thread(call)
             look_up.add_done_callback(lambda _: self._look_ups.pop(args))
         return look_up

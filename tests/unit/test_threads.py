@@ -59,7 +59,7 @@ def test_one_thread_looks_a_name_up_however_often_it_is_asked_for(monkeypatch: p
         await asyncio.sleep(0)
         assert len(asked) == 1
         answered.set()
-        assert [it[0] for it in await waiting] == ["lb.example.net"]
+        assert [str(it[0]) for it in await waiting] == ["lb.example.net"]
         await loop.getaddrinfo("lb.example.net", 11111)
         assert len(asked) == 2, "what is known now is asked for anew"
 
