@@ -791,12 +791,7 @@ class MirrorState:
         if self.halted or (self.one_at_a_time and self.busy) or self.inventory_due(now):
             return None
         for _ in range(SEARCH):
-            most = Urgency.WITHDRAW
-            if self.withdrawal_limit.holds(self.owning, now):
-                most = Urgency.REPLACE
-            job = self.queue.first(now, most=most)
-            if job is None and (check := self._next_check(now)) is not None:
-                job = check, Urgency.VERIFY
+            job = self._next_job(now)
             if job is None:
                 return None
             prefix, urgency = job
@@ -816,6 +811,20 @@ class MirrorState:
             self._give_back(tokens, now, repair=repair)
         self.token_in = FURTHER_S
         return None
+
+    def has_work(self, now: float) -> bool:
+        """Whether something is to be sent, now or when there are tokens."""
+        job = None if self.halted else self._next_job(now)
+        if job is not None and job[0] not in self.queue:  # it is one to be verified
+            self._verify.appendleft(job[0])
+        return job is not None
+
+    def _next_job(self, now: float) -> tuple[Prefix, Urgency] | None:
+        most = Urgency.REPLACE if self.withdrawal_limit.holds(self.owning, now) else Urgency.WITHDRAW
+        job = self.queue.first(now, most=most)
+        if job is None and (check := self._next_check(now)) is not None:
+            job = check, Urgency.VERIFY
+        return job
 
     @staticmethod
     def _cost(state: RouteState, urgency: Urgency, *, repair: bool) -> int:

@@ -1857,6 +1857,22 @@ def test_the_next_wake_up_is_for_what_comes_first() -> None:
     assert state.next_wakeup(life.now) == inf
 
 
+def test_what_is_to_be_sent_is_known_before_it_is_begun() -> None:
+    life = Life()
+    assert not life.state.has_work(life.now + 60), "there is nothing to probe"
+    life.want(P4, OURS[4])
+    assert life.state.has_work(life.now)
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    assert not life.state.has_work(life.now)
+    life.now += 70
+    for _ in range(2):
+        assert life.state.has_work(life.now), "the probe"
+    life.send(Kind.VERIFY, P4, Answer.EXISTS, after_s=0)
+    assert not life.state.has_work(life.now)
+    life.state.halted = True
+    assert not life.state.has_work(life.now + 70)
+
+
 def test_figures_say_what_waits_and_for_how_long() -> None:
     life = Life(Witness(), Limits(max_inet=2))
     assert (life.state.waiting, life.state.oldest_s(life.now), life.state.complete) == (0, 0.0, True)
