@@ -180,7 +180,6 @@ class Session:
                 self._workers or state.inventory_in(now) <= 0 or state.has_work(now)
             ):
                 await self.settle()
-                state.disconnected()
                 self._looks_again = True
                 return
             if not self._workers and state.inventory_in(now) <= 0:

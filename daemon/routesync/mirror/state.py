@@ -1534,6 +1534,8 @@ class MirrorState:
         self._verify_at = now
         self.halted, self.one_at_a_time = False, True
         self.suspended.clear()
+        self._silent.clear()  # it answers
+        self._verify.clear()
         for state in self.routes.values():
             state.lost = False  # what a restart took is no contention, though the witness saw it go before
 

@@ -12,6 +12,7 @@ import pytest
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.last_loxilb import LastLoxilb, Loxilb, RequiredLoxilb
 from routesync.mirror.ledger import Row
 from routesync.mirror.limits import Limits
@@ -93,6 +94,32 @@ async def test_one_that_comes_back_in_our_own_namespace_is_not_written_to(lab: L
         )
         state = lab.standin.state()
         assert (state.posts, state.deletes) == (0, 0)
+
+
+async def test_a_target_of_which_nothing_is_owned_is_left_in_peace_when_it_closes_idle_connections() -> None:
+    with laboratory("--idle-timeout", "0.2") as lab:
+        async with lab.mirroring(limits=Limits(probe_interval_s=0.1)) as reconciler:
+            await synced(reconciler)
+            await asyncio.sleep(3)  # nothing shall happen, so nothing tells when to look
+            assert reconciler.view().connections == 1
+            reconciler.set_route(A, candidate(str(A), HERE))
+            await lab.holds({str(A): HERE}, within_s=5)
+
+
+async def test_a_post_of_a_default_whose_connection_breaks_is_sent_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the target answers, that POST has not cut us off from it."""
+    ends = parse_address(HERE), parse_address("192.168.10.20")
+    monkeypatch.setattr(LoxilbClient, "ends", ends)
+    async with lab.mirroring(rules=TargetRules(allow_default="yes")) as reconciler:
+        await synced(reconciler)
+        lab.standin.inject(Fault("reset", method="POST", times=1))
+        default = Prefix.parse("0.0.0.0/0")
+        reconciler.set_route(default, candidate(str(default), HERE))
+        await lab.holds({"default": HERE})
+        await synced(reconciler)
+        assert not reconciler.state.suspects
 
 
 async def test_a_sync_that_a_restart_interrupts_is_reported_as_complete(lab: Lab) -> None:

@@ -1803,6 +1803,15 @@ def test_a_target_that_does_not_answer_ends_what_was_verified() -> None:
     assert life.state.suspects == {}
 
 
+def test_a_target_that_answers_again_fell_silent_for_no_post() -> None:
+    life = Life()
+    life.want(D4, OURS[4])
+    life.send(Kind.ADD, D4, Answer.UNKNOWN)
+    life.state.connected(life.now)
+    life.state.disconnected()
+    assert life.state.suspects == {}
+
+
 def test_a_new_connection_has_all_verified() -> None:
     life = Life(limits=Limits(probe_interval_s=1000))
     life.added(P4)
