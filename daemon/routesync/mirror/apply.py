@@ -41,8 +41,8 @@ class Applier:
 
     async def send(self, request: Request) -> Outcome:
         """Send a request and return what came of it; no failure of the target is raised."""
-        if request.intent is not None and (committed := self._ledger.committed()) is not None:
-            await committed
+        if request.intent is not None:
+            await self.committed()
         async with self._slots:
             if monotonic() > request.not_after:
                 return _TOO_LATE
@@ -57,6 +57,11 @@ class Applier:
             finally:
                 self.sending -= 1
             return _CREATED
+
+    async def committed(self) -> None:
+        """Return when all that was noted is on disk, or cannot be written."""
+        if (committed := self._ledger.committed()) is not None:
+            await committed
 
 
 def outcome_of(error: errors.LoxilbError) -> Outcome:

@@ -38,17 +38,22 @@ class LastLoxilb:
         self._last: Loxilb | None = None
 
     def replaced_by(self, now: Loxilb) -> bool:
-        """Note the loxilb that is met now; tell whether it is another one. Blocks for the disk."""
-        last = self._last or self._read()
-        if now.instance is None or now == last:
-            return False
+        """Whether the loxilb that is met now is another one. Blocks for the disk."""
+        self._last = self._last or self._read()
+        return self._last is not None and now.instance is not None and now.is_other_than(self._last)
+
+    def note(self, now: Loxilb) -> None:
+        """Note the loxilb that is met now; from then on all that is owned is owned in it. Blocks for the disk."""
+        if now.instance is None or now == self._last:
+            return
         self._last = now
         try:
             if self._path is not None:
-                self._path.write_text(f"{now.url}\n{now.instance}\n", encoding="utf-8")
+                draft = self._path.with_name(f".{self._path.name}")  # a full disk must not empty the file
+                draft.write_text(f"{now.url}\n{now.instance}\n", encoding="utf-8")
+                draft.replace(self._path)
         except OSError:
             pass  # the ledger has the same disk, and says so
-        return last is not None and now.is_other_than(last)
 
     def _read(self) -> Loxilb | None:
         if self._path is None:
@@ -64,14 +69,15 @@ class RequiredLoxilb(LastLoxilb):
     """The loxilb that a target was, where no other one will do: a URL that a person gives may be wrong."""
 
     def replaced_by(self, now: Loxilb) -> bool:
-        """Note the loxilb that is met now.
+        """False.
 
         Raises:
-            NotSent: it is another one, and is not noted.
+            NotSent: it is another one.
         """
-        last = self._last or self._read()
-        if last is not None and now.instance is not None and now.is_other_than(last):
+        if super().replaced_by(now):
+            assert self._last is not None  # noqa: S101 (as it is known to be another one)
             raise NotSent(
-                f"{now.url} leads to another loxilb than {last.url}, the last one of this name; nothing in it is owned"
+                f"{now.url} leads to another loxilb than {self._last.url}, the last one of this name; nothing in it is "
+                "owned"
             )
-        return super().replaced_by(now)
+        return False

@@ -144,6 +144,8 @@ class Session:
             routes = state.owning
             await finish_in_slices(state.give_up_all("its URL leads to another loxilb now", monotonic()))
             log.warning("target_replaced", target=self._name, url=self._client.url, routes=routes)
+        await self._applier.committed()  # else a crash would leave what is given up owned in the other loxilb
+        await asyncio.to_thread(self._last_loxilb.note, met)
         state.connected(now)
         self._broken, self._unanswered = None, 0
         self._client.is_bound = self._client.unbroken  # else something before it closes each connection

@@ -197,7 +197,7 @@ async def test_what_is_owned_is_not_owned_in_another_loxilb_that_a_new_url_leads
 
 async def test_nothing_is_given_up_where_no_other_loxilb_will_do(lab: Lab, tmp_path: Path) -> None:
     """As for `withdraw`: its URL may be mistyped."""
-    LastLoxilb(tmp_path, "lb").replaced_by(Loxilb("http://former", "another"))
+    LastLoxilb(tmp_path, "lb").note(Loxilb("http://former", "another"))
     lab.ledger.note("lb", A, Row(parse_address(HERE)))
     lab.space.ip(f"route add {A} via {HERE} proto static")
     async with lab.mirroring(last_loxilb=RequiredLoxilb(tmp_path, "lb")) as reconciler:
@@ -207,6 +207,32 @@ async def test_nothing_is_given_up_where_no_other_loxilb_will_do(lab: Lab, tmp_p
         assert reconciler.view().state is TargetState.UNREACHABLE
         assert [*lab.ledger.owned("lb")] == [A]
         assert lab.static_routes() == {str(A): HERE}
+
+
+async def test_what_is_owned_in_a_former_loxilb_is_given_up_whole_although_a_pause_interrupts_that(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routesync.slices.SLICE_S", -1.0)
+    theirs = {str(prefix): HERE for prefix in numbered(5)}
+    for prefix, gateway in theirs.items():
+        lab.ledger.note("lb", Prefix.parse(prefix), Row(parse_address(gateway)))
+        lab.space.ip(f"route add {prefix} via {gateway} proto static")
+    last = LastLoxilb(tmp_path, "lb")
+    last.note(Loxilb("http://former", "another"))
+    async with lab.mirroring(limits=Limits(startup_hold_s=0), last_loxilb=last) as reconciler:
+        note = lab.ledger.note
+
+        def interrupt(target: str, prefix: Prefix, row: Row | None) -> None:
+            note(target, prefix, row)
+            if len(lab.ledger.owned("lb")) == 3:
+                reconciler.pause()
+
+        monkeypatch.setattr(lab.ledger, "note", interrupt)
+        await eventually(lambda: reconciler.paused, what="the pause")
+        reconciler.resume()
+        await synced(reconciler)
+        await eventually(lambda: reconciler.prefixes() == (), what="nothing to do")
+        assert lab.static_routes() == theirs
 
 
 async def test_another_writers_lower_metric_on_ipv6_is_not_deleted_without_a_witness(lab: Lab) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from routesync.loxilb.errors import NotSent
 from routesync.mirror.last_loxilb import LastLoxilb, Loxilb, RequiredLoxilb
+from support.disks import fill, small_disk
 
 A, B = (
     Loxilb("http://192.0.2.1:11111", "5a0f3c9d1b2e4f60"),
@@ -29,27 +30,41 @@ A, B = (
 def test_both_have_to_change(tmp_path: Path, met: Loxilb, is_another: bool, restart: bool) -> None:  # noqa: FBT001
     last = LastLoxilb(tmp_path, "edge")
     assert not last.replaced_by(A)
-    if restart:
-        last = LastLoxilb(tmp_path, "edge")
-    assert last.replaced_by(met) is is_another
+    last.note(A)
+    for _ in range(2):  # until it is noted
+        if restart:
+            last = LastLoxilb(tmp_path, "edge")
+        assert last.replaced_by(met) is is_another
+    last.note(met)
     assert not last.replaced_by(met)
 
 
 @pytest.mark.parametrize("content", [b"", b"http://192.0.2.1", b"a\nb\nc\n", b"\xff\xfe\n\n"])
 def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "loxilb-edge").write_bytes(content)
-    assert not LastLoxilb(tmp_path, "edge").replaced_by(A)
+    last = LastLoxilb(tmp_path, "edge")
+    assert not last.replaced_by(A)
+    last.note(A)
     assert LastLoxilb(tmp_path, "edge").replaced_by(B)
 
 
 def test_a_directory_that_cannot_be_written_costs_only_the_next_run(tmp_path: Path) -> None:
     last = LastLoxilb(tmp_path / "gone", "edge")
-    assert not last.replaced_by(A)
+    last.note(A)
     assert last.replaced_by(B)
 
 
-def test_where_no_other_will_do_another_one_is_refused_and_not_noted(tmp_path: Path) -> None:
-    LastLoxilb(tmp_path, "edge").replaced_by(A)
+@pytest.mark.root
+def test_a_full_disk_leaves_the_one_that_was_noted(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as state:
+        LastLoxilb(state, "edge").note(A)
+        fill(state)
+        LastLoxilb(state, "edge").note(B)
+        assert LastLoxilb(state, "edge").replaced_by(B)
+
+
+def test_where_no_other_will_do_another_one_is_refused(tmp_path: Path) -> None:
+    LastLoxilb(tmp_path, "edge").note(A)
     required = RequiredLoxilb(tmp_path, "edge")
     for _ in range(2):
         with pytest.raises(
