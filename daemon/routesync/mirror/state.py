@@ -200,6 +200,7 @@ class RouteState:
         since: when it came into this phase.
         desired: what the target should have, or why it may not; None: the node has no such route.
         owned: gateway of the route that we added, or may have added.
+        former: gateway of ours that may be there instead: whether `owned` replaced it was not answered.
         certain: whether it was proved since the last doubt that `owned` is there.
         clean: the inventory before our first POST had no row, and every row since was ours.
         lost: the table did not show it any more; the next POST is a repair.
@@ -222,6 +223,7 @@ class RouteState:
     phase: Phase = Phase.PENDING
     desired: Evaluation | None = None
     owned: Address | None = None
+    former: Address | None = None
     certain: bool = False
     clean: bool = False
     lost: bool = False
@@ -664,6 +666,7 @@ class MirrorState:
         """Nothing of ours is there any more: strike it from the ledger."""
         self._note(state.prefix, None)
         self._own(state, None)
+        state.former = None
         state.clean = state.lost = state.heal = state.by_hand = state.proved_once = False
         self._set_phase(state, Phase.PENDING, now)
 
@@ -1035,6 +1038,7 @@ class MirrorState:
         prefix = state.prefix
         state.clean = prefix not in self.inventory.rows or (state.clean and state.owned == gateway)
         self._own(state, gateway)
+        state.former = None
         state.certain, state.proved_once, state.lost = True, True, False
         self._clear_failures(state)
         self.foreign_not_forwarded.pop(prefix, None)
@@ -1051,6 +1055,8 @@ class MirrorState:
         elif answer is Answer.UNKNOWN:
             if self._contains_our_end(prefix):
                 self._silent[prefix] = None
+            if before != gateway:
+                state.former = before
             self._own(state, gateway)
             self._failed(state, outcome.words, now)
         elif before not in {None, gateway}:  # the route before it may be there after all
@@ -1379,6 +1385,10 @@ class MirrorState:
             self._missing(state, now, connected=connected)
         elif is_ours(row, owned, self.protocols):
             self._shown(state, owned, now)
+        elif state.former is not None and is_ours(row, state.former, self.protocols):
+            self._note(state.prefix, Row(state.former, state.clean))
+            self._own(state, state.former)
+            self._shown(state, state.former, now)
         else:
             self._overlaid(state, row, now)
 
@@ -1428,6 +1438,7 @@ class MirrorState:
     def _shown(self, state: RouteState, owned: Address, now: float) -> None:
         """The table, or the witness, shows our route."""
         prefix = state.prefix
+        state.former = None
         state.certain, state.proved_once, state.lost = True, True, False
         if state.gateway == owned:  # what the operator said was about the time when it was not
             state.heal = state.by_hand = False

@@ -318,6 +318,19 @@ def test_withdrawals_of_what_contains_our_own_address_go_last() -> None:
     assert [first.prefix, second.prefix] == [P4, D4]
 
 
+def test_a_route_that_an_unanswered_post_did_not_replace_stays_ours() -> None:
+    life = Life()
+    life.added(P4)
+    life.read({})  # the table lost it, the kernel did not
+    life.want(P4, OTHER[4])
+    life.send(Kind.ADD, P4, Answer.UNKNOWN)
+    assert life.ledger == {P4: Row(OTHER[4], clean=True)}
+    life.read({P4: (OURS[4], "static")})
+    assert life.ledger == {P4: Row(OURS[4], clean=True)}
+    life.follow(life.next(), Answer.EXISTS, Answer.DELETED, Answer.CREATED)
+    assert (life.phase(P4), life.ledger) == (Phase.ACCEPTED, {P4: Row(OTHER[4], clean=True)})
+
+
 def test_a_target_that_fell_silent_on_a_post_is_not_sent_it_again() -> None:
     life = Life()
     life.want(D4, OURS[4])
