@@ -276,6 +276,7 @@ class Http:
         self._request_timeout_s = request_timeout_s
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
+        self._same: set[Connection] = set()  # those of `_all` that are to the server of `mark`, as is known
         self.unbroken = False
         """Whether since `mark` at least one connection was open all the time, so that the server is still the same."""
 
@@ -307,6 +308,8 @@ class Http:
             )
         except _Broken as broken:
             raise errors.OutcomeUnknown(str(broken)) from None
+        if connection in self._same:  # it lives, so those that were made meanwhile are to it, too
+            self._same |= self._all
         self._put_idle(connection)
         return answer
 
@@ -317,13 +320,16 @@ class Http:
 
     def mark(self) -> None:
         """From now on `unbroken` is false if the server may have restarted."""
-        self.unbroken = any(connection.open for connection in self._all)
+        self._same = self._all.copy()
+        self.unbroken = True
+        self._note_break()
 
     def _note_break(self) -> None:
-        self.unbroken = self.unbroken and any(connection.open for connection in self._all)
+        self.unbroken = self.unbroken and any(connection.open for connection in self._same)
 
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
+        self._same.discard(connection)
         self._note_break()
 
     async def close(self) -> None:
@@ -341,11 +347,11 @@ class Http:
 
     def _take_idle(self) -> Connection | None:
         oldest = monotonic() - IDLE_CLOSE_S
+        while self._idle and self._idle[0].idle_since <= oldest:  # one that is gone never closes it
+            self._idle.popleft().close()
         while self._idle:
-            connection = self._idle.pop()
-            if connection.open and connection.idle_since > oldest:
+            if (connection := self._idle.pop()).open:
                 return connection
-            connection.close()
         return None
 
     async def _connect(self) -> Connection:

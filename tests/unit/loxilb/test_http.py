@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -348,6 +348,63 @@ async def test_a_server_that_may_have_been_started_anew_is_known_by_its_connecti
         await eventually(lambda: not http.unbroken, what="the end of the connection")
         await http.send(http.head("GET", "/"))
         assert not http.unbroken, "another connection, perhaps to another life"
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_a_connection_made_while_another_is_silent_may_lead_to_another_server(
+    tmp_path: Path,
+    answers: bool,  # noqa: FBT001
+) -> None:
+    """As when an address moves to another host: to us the connections to the first stay open."""
+    made = asyncio.Event()
+    begun: list[asyncio.StreamReader] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.append(reader)
+        await read_request(reader)
+        writer.write(OK)
+        if len(begun) == 1:
+            await read_request(reader)
+            await made.wait()
+            if answers:
+                writer.write(OK)
+        else:
+            await reader.read()
+        writer.close()
+
+    async with server(tmp_path, serve) as http:
+        await http.send(http.head("GET", "/"))
+        http.mark()
+        first = asyncio.create_task(http.send(http.head("POST", "/")))
+        await asyncio.sleep(0.1)  # it has the connection
+        second = asyncio.create_task(http.send(http.head("POST", "/")))
+        await eventually(lambda: len(http._all) == 2, what="the second connection")
+        made.set()
+        await asyncio.gather(first, second, return_exceptions=True)
+        await eventually(lambda: len(http._all) == 1, what="the end of the first")
+        assert http.unbroken is answers
+
+
+async def test_a_connection_that_nobody_uses_is_closed_although_the_server_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routesync.loxilb.http.IDLE_CLOSE_S", 0.2)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while await read_request(reader):
+                writer.write(OK)
+        writer.close()
+
+    async with server(tmp_path, serve) as http:
+        await asyncio.gather(*(http.send(http.head("GET", "/")) for _ in range(3)))
+        assert len(http._all) == 3
+
+        async def one_is_left() -> bool:
+            await http.send(http.head("GET", "/"))
+            return len(http._all) == 1
+
+        await eventually(one_is_left, within_s=3, what="the end of the others")
 
 
 async def test_no_answer_in_time_is_an_error_and_its_connection_is_closed(tmp_path: Path) -> None:
