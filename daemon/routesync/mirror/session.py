@@ -178,7 +178,9 @@ class Session:
             if self._broken is not None:
                 raise self._broken
             now = monotonic()
-            if self._client.may_be_another and (self._workers or state.next_wakeup(now) <= 0):
+            if self._client.may_be_another and (
+                self._workers or state.inventory_in(now) <= 0 or state.has_work(now)
+            ):
                 await self.settle()
                 self._looks_again = True
                 return

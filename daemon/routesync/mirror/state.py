@@ -794,12 +794,7 @@ class MirrorState:
         if self.halted or (self.one_at_a_time and self.busy) or self.inventory_due(now):
             return None
         for _ in range(SEARCH):
-            most = Urgency.WITHDRAW
-            if self.withdrawal_limit.holds(self.owning, now):
-                most = Urgency.REPLACE
-            job = self.queue.first(now, most=most)
-            if job is None and (check := self._next_check(now)) is not None:
-                job = check, Urgency.VERIFY
+            job = self._next_job(now)
             if job is None:
                 return None
             prefix, urgency = job
@@ -819,6 +814,20 @@ class MirrorState:
             self._give_back(tokens, now, repair=repair)
         self.token_in = FURTHER_S
         return None
+
+    def has_work(self, now: float) -> bool:
+        """Whether something is to be sent, now or when there are tokens."""
+        job = None if self.halted else self._next_job(now)
+        if job is not None and job[0] not in self.queue:  # it is one to be verified
+            self._verify.appendleft(job[0])
+        return job is not None
+
+    def _next_job(self, now: float) -> tuple[Prefix, Urgency] | None:
+        most = Urgency.REPLACE if self.withdrawal_limit.holds(self.owning, now) else Urgency.WITHDRAW
+        job = self.queue.first(now, most=most)
+        if job is None and (check := self._next_check(now)) is not None:
+            job = check, Urgency.VERIFY
+        return job
 
     @staticmethod
     def _cost(state: RouteState, urgency: Urgency, *, repair: bool) -> int:
@@ -1583,8 +1592,7 @@ class MirrorState:
         wake = self.inventory_in(now)
         if due:  # nothing is sent before it, whatever else is due
             return wake
-        if not self._verify and any(self.phases[phase] for phase in _VERIFIABLE):
-            # else they come after what is verified now, or there is nothing to verify
+        if not self._verify:  # else these come after what is verified now
             wake = min(wake, max(0.0, self._probe_at - now), max(0.0, self._verify_at - now))
             if self._look:
                 wake = min(wake, max(0.0, self._look_at - now))

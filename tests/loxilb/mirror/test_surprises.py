@@ -102,6 +102,8 @@ async def test_a_target_of_which_nothing_is_owned_is_left_in_peace_when_it_close
             await synced(reconciler)
             await asyncio.sleep(3)  # nothing shall happen, so nothing tells when to look
             assert reconciler.view().connections == 1
+            reconciler.set_route(A, candidate(str(A), HERE))
+            await lab.holds({str(A): HERE}, within_s=5)
 
 
 async def test_a_post_of_a_default_whose_connection_breaks_is_sent_again(

@@ -1866,14 +1866,20 @@ def test_the_next_wake_up_is_for_what_comes_first() -> None:
     assert state.next_wakeup(life.now) == inf
 
 
-def test_where_nothing_can_be_verified_nothing_is_due_but_inventories() -> None:
+def test_what_is_to_be_sent_is_known_before_it_is_begun() -> None:
     life = Life()
-    assert life.state.next_wakeup(life.now + 60) == life.state.limits.inventory_interval_s - 60
+    assert not life.state.has_work(life.now + 60), "there is nothing to probe"
     life.want(P4, OURS[4])
-    life.send(Kind.ADD, P4, Answer.EXISTS)
-    life.read({P4: (OURS[4], "bgp")})
-    assert life.phase(P4) is Phase.PRESENT
-    assert life.state.next_wakeup(life.now + 60) == CONFLICT_INVENTORY_S - 60
+    assert life.state.has_work(life.now)
+    life.send(Kind.ADD, P4, Answer.CREATED)
+    assert not life.state.has_work(life.now)
+    life.now += 70
+    for _ in range(2):
+        assert life.state.has_work(life.now), "the probe"
+    life.send(Kind.VERIFY, P4, Answer.EXISTS, after_s=0)
+    assert not life.state.has_work(life.now)
+    life.state.halted = True
+    assert not life.state.has_work(life.now + 70)
 
 
 def test_figures_say_what_waits_and_for_how_long() -> None:
