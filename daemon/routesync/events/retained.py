@@ -482,7 +482,8 @@ class RetainedState:
         self, table: PublishedTable, bucket: TableBucket | KernelTableBucket, answer: Answer
     ) -> None:
         if answer == "wait":
-            table.mark_dirty(int(bucket.bucket, 16))
+            if bucket.depth == table.depth:  # else each one of the present depth is dirty, or on its way
+                table.mark_dirty(int(bucket.bucket, 16))
         else:  # of one that the broker does not take, subscribers see by the manifest that they miss it
             table.note_published(bucket, is_taken=answer == "taken")
         self._unanswered[table.place] -= 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Final, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routesync.config.models import MqttSettings
 from routesync.events.cloudevents import Record
 from routesync.events.hub import EventHub
 from routesync.events.models import (
@@ -20,11 +23,22 @@ from routesync.events.models import (
     RouteWithdrawn,
     SyncLost,
 )
+from routesync.events.mqtt_client import MqttConnection
 from routesync.events.node_status import MAX_DEPTH, MIN_DEPTH, KernelTableRow, Manifest, TableRow
-from routesync.events.retained import PublishedTable, PublishedTables, _Entry, bucket_of, row_hash
+from routesync.events.outbox import Outbox
+from routesync.events.retained import (
+    PublishedTable,
+    PublishedTables,
+    RetainedState,
+    _Entry,
+    bucket_of,
+    row_hash,
+)
+from routesync.events.sender import Quarantine, Sender
 from support.events import accepted
 
 PREFIX = "10.244.1.0/24"
+IDLE: Final = SimpleNamespace(is_v5=True)
 
 
 def table_of(events: list[Event]) -> PublishedTable:
@@ -219,6 +233,26 @@ def test_there_are_as_many_buckets_as_the_routes_need_and_few_changes_of_their_n
     settle(8)
     assert table.depth == 8
     assert table.take_dirty() == list(range(2**8))
+
+
+async def test_a_late_refusal_of_a_bucket_of_another_depth_makes_up_no_bucket() -> None:
+    hub, tables, outbox = EventHub("node-1"), PublishedTables(), Outbox.open(None, "node-1")
+    settings = MqttSettings(host="broker.example")
+    sender = Sender(
+        cast("MqttConnection", IDLE), settings, "r/node-1", outbox=outbox, quarantine=Quarantine()
+    )
+    state = RetainedState(sender, hub, outbox, tables, interval_s=1, copies={})
+    table = PublishedTable("lb-1")
+    table.routes = 1500
+    table.settle_depth(MAX_DEPTH)
+    bucket = table.bucket(100, 1)
+    table.routes = 100
+    table.settle_depth(MAX_DEPTH)
+    assert (bucket.depth, table.depth) == (7, 6)
+    table.take_dirty()
+    state._bucket_answered(table, bucket, "wait")
+    assert table.take_dirty() == []
+    await outbox.close()
 
 
 def test_only_what_changed_is_dirty() -> None:
