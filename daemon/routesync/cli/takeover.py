@@ -28,6 +28,7 @@ from routesync.events.cloudevents import StreamIdentity, encode_state
 from routesync.events.fleet import summarize
 from routesync.events.mqtt_client import BROKER_ERRORS, Publication, Refusal, explain
 from routesync.events.node_status import Instance, TableManifest, Takeover
+from routesync.events.peers import is_name
 from routesync.events.reader import Subscriber, subscribing
 
 MARKER_S: Final = 600
@@ -167,7 +168,7 @@ async def _require_gone(subscriber: Subscriber, node: str) -> None:
 async def _left(subscriber: Subscriber, here: _Here, node: str) -> _Left:
     """What the node had in the same loxilb, by its retained table; refused unless that is whole."""
     found = await subscriber.retained(f"{node}/instance/{here.instance}")
-    notes = [it for it in (parse(Instance, message) for message in found) if it is not None]
+    notes = [it for message in found if (it := parse(Instance, message)) is not None and is_name(it.target)]
     if not notes:
         raise RefusedError(
             f"{node} does not mirror into the loxilb of target {here.target} (instance {here.instance}), by what it "

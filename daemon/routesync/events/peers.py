@@ -9,6 +9,7 @@ Pure: messages and the time are passed in; the publisher subscribes to what `pla
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -22,6 +23,16 @@ GRACE_S: Final = 30.0
 """A restart is no reason for an alarm."""
 _MOST: Final = 64
 """Peers that are followed, at most: a loxilb has a few writers, and anyone may publish anything."""
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a node or a target can have this name.
+
+    What a peer says becomes a part of a topic to subscribe to. One that is too long, or has a NUL, breaks the
+    connection.
+    """
+    return _NAME.fullmatch(text) is not None
 
 
 class GonePeer(NamedTuple):
@@ -80,7 +91,7 @@ class Peers:
     def _take(self, message: ReceivedMessage, kind: str, rest: list[str], now: float) -> None:
         if kind == "instance" and rest[0] in self._own.values() and len(self._targets) < _MOST:
             target = Instance.model_validate(message.data, extra="ignore").target
-            if not {"/", "+", "#"} & {*target}:
+            if is_name(message.node) and is_name(target):
                 self._targets[message.node, rest[0]] = target
         elif kind == "status" and any(node == message.node for node, _ in self._targets):
             self._nodes[message.node] = summarize(message, now)

@@ -122,5 +122,6 @@ def test_peers_are_bounded_and_their_targets_are_names() -> None:
     for number in range(1000):
         peers.take(message(f"n{number}", f"instance/{INSTANCE}", {"target": "t", "instance": INSTANCE}), 0)
     assert len(peers.places(0)) < 70
-    peers = following(message("bad", f"instance/{INSTANCE}", {"target": "#", "instance": INSTANCE}))
-    assert "bad/status" not in peers.places(0)
+    for node, target in (("bad", "#"), ("bad", "a\0b"), ("bad", "x" * 201), ("x" * 65_000, "t")):
+        peers = following(message(node, f"instance/{INSTANCE}", {"target": target, "instance": INSTANCE}))
+        assert f"{node}/status" not in peers.places(0)
