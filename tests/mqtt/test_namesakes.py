@@ -72,3 +72,19 @@ async def test_the_later_of_two_daemons_with_one_name_stands_by_until_the_other_
             await second.connected()
             await eventually(lambda: second.outbox.acknowledged == second.hub.sequence)
             assert alarm_events(second) == [AlarmRaised, AlarmCleared]
+
+
+async def test_the_broker_is_no_trouble_any_more_when_the_one_that_stands_by_has_it_again(
+    mosquitto: Broker,
+) -> None:
+    settings = mosquitto.settings(heartbeat_s=20)
+    async with (
+        publishing(settings, started=BEGAN, backoff=BRIEF) as first,
+        publishing(settings, started=BEGAN + timedelta(hours=1), backoff=BRIEF) as second,
+    ):
+        await eventually(lambda: second.publisher.state == alarm(second) != "")
+        mosquitto.kill()
+        await eventually(lambda: "refused" in second.publisher.state)
+        mosquitto.start()
+        await first.connected()
+        await eventually(lambda: second.publisher.state == alarm(second) != "")

@@ -297,6 +297,8 @@ class MqttPublisher:
         client_id = f"{self.client_id}-{self._hub.identity.epoch}"
         async with MqttConnection(self._broker, client_id=client_id) as connection:
             self.measures.connections += 1
+            if self.alarm is not None:
+                self._note_trouble(self.alarm.detail)  # and no longer that of the broker
             sender = Sender(
                 connection, self._broker, self._root, outbox=self._outbox, quarantine=Quarantine()
             )
