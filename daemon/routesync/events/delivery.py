@@ -331,6 +331,7 @@ class Delivery:
         match answer:
             case "taken":
                 self._measures.published += 1
+                self._outbox.take(event)
             case "wait":
                 self._refused.append(event)
                 self._may_go_on.clear()

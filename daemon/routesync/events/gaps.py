@@ -92,6 +92,7 @@ class GapTracker:
         self._in_flight = {each.reason: each for each in lost if each.report}
         self._handed_out: deque[int] = deque()
         self._denied: dict[int, str] = {}  # to topic
+        self._taken: set[int] = set()  # not acknowledged yet
         self._held: set[int] = set()  # not acknowledged yet
         self._nothing_waits_upto = 0
         self._lost: tuple[LostEvents, ...] = lost
@@ -125,6 +126,10 @@ class GapTracker:
         self._nothing_waits_upto = upto
         self._settle_tail()
 
+    def take(self, sequence: int) -> None:
+        """The broker has this one, whatever it answers when a connection breaks and this one is sent again."""
+        self._taken.add(sequence)
+
     def deny(self, sequence: int, topic: str) -> None:
         """The broker answered, and will never take this one."""
         self._denied[sequence] = topic
@@ -154,7 +159,9 @@ class GapTracker:
         while self._handed_out and self._handed_out[0] <= upto:
             sequence = self._handed_out.popleft()
             self._miss(self.acknowledged + 1, sequence - 1)
-            if (topic := self._denied.pop(sequence, None)) is not None:
+            topic, is_taken = self._denied.pop(sequence, None), sequence in self._taken
+            self._taken.discard(sequence)
+            if topic is not None and not is_taken:
                 self.lose_held(topic, [sequence])
             elif sequence in self._held:
                 self._held.remove(sequence)

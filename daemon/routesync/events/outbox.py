@@ -208,6 +208,10 @@ class Outbox:
         """The broker has answered for all that was read up to this number: remove them."""
         self._gaps.acknowledge(upto)
 
+    def take(self, event: StoredEvent) -> None:
+        """The broker has this one, which is acknowledged next."""
+        self._gaps.take(event.sequence)
+
     def deny(self, event: StoredEvent) -> None:
         """The broker will never take this one, which is acknowledged next."""
         self._gaps.deny(event.sequence, event.topic)

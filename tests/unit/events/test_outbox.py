@@ -402,6 +402,20 @@ async def test_a_report_that_is_denied_is_made_again_with_its_own_number_among_t
         assert unreported(outbox) == [("denied", 3)]
 
 
+@pytest.mark.parametrize("first", ["taken", "denied"])
+async def test_what_the_broker_took_is_not_lost_whatever_it_answers_when_it_is_sent_again(
+    file: Path, first: str
+) -> None:
+    async with opened(file) as outbox:
+        put(outbox, 1, 2)
+        await outbox.flush()
+        for answer in (outbox.take, outbox.deny) if first == "taken" else (outbox.deny, outbox.take):
+            _, event = await outbox.read(0, 10)  # the connection broke before the broker answered for 1
+            answer(event)
+        outbox.acknowledge(2)
+        assert unreported(outbox) == []
+
+
 async def test_each_gap_has_its_own_cause_over_a_kill_and_full_bounds(file: Path) -> None:
     outbox = Outbox.open(file, "node-1", bounds=Bounds(events=100))
     put(outbox, *range(1, 201))
