@@ -23,7 +23,7 @@ OTHER = "node-2"
 async def publish(mosquitto: Broker, target: str) -> None:
     """A peer that is offline, and has this target."""
     identity = StreamIdentity(OTHER, "e")
-    said = {
+    said: dict[str, Instance | Status] = {
         f"instance/{INSTANCE}": Instance(target=target, instance=INSTANCE),
         "status": Status(state="offline", node=OTHER),
     }

@@ -407,20 +407,29 @@ class Outbox:
             if written.dropped.number:
                 self._note_dropped(written.dropped.number, written.dropped.causes)
             for topic, sequences in written.dropped.held.items():
-                self._gaps.lose_held(topic, sequences)
-                self.lost["denied"] += len(sequences)
-                self.held_dropped[topic] += len(sequences)
-                self._take_from_held(topic, max(sequences), len(sequences))
+                self._note_held_dropped(topic, sequences)
         self._bound_memory()
         self._news.set()
         self._write()
 
+    def _note_held_dropped(self, topic: str, sequences: Sequence[int]) -> None:
+        self._gaps.lose_held(topic, sequences)
+        self.lost["denied"] += len(sequences)
+        self.held_dropped[topic] += len(sequences)
+        self._take_from_held(topic, max(sequences), len(sequences))
+
     def _bound_memory(self) -> None:
-        self._unwritten = deque(
-            event
-            for event in self._unwritten
-            if event.sequence > self.acknowledged or event.sequence in self._newly_held
-        )
+        def stays(event: StoredEvent) -> bool:
+            return event.sequence > self.acknowledged or event.sequence in self._newly_held
+
+        self._unwritten = deque(filter(stays, self._unwritten))
+        if len(self._unwritten) <= MEMORY_LIMIT:
+            return
+        held = [event for event in self._unwritten if event.sequence <= self.acknowledged]
+        for event in held[: len(self._unwritten) - MEMORY_LIMIT]:  # they go first: new events need the room
+            self._newly_held.remove(event.sequence)
+            self._note_held_dropped(event.topic, [event.sequence])
+        self._unwritten = deque(filter(stays, self._unwritten))
         excess = len(self._unwritten) - MEMORY_LIMIT
         if excess <= 0:
             return

@@ -29,8 +29,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 def is_name(text: str) -> bool:
     """Whether a node or a target can have this name.
 
-    What a peer says becomes a part of a topic to subscribe to. Where that is too long, or has a NUL, the connection
-    would break, time and again.
+    What a peer says becomes a part of a topic to subscribe to. One that is too long, or has a NUL, breaks the
+    connection.
     """
     return _NAME.fullmatch(text) is not None
 

@@ -711,6 +711,29 @@ async def test_with_a_disk_and_no_broker_memory_is_bounded(
 
 
 @pytest.mark.root
+async def test_what_is_held_while_the_disk_is_full_takes_no_memory_from_new_events(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MEMORY_LIMIT", 500)
+    async with opened(disk / "outbox.sqlite") as outbox:
+        ballast = fill(disk)
+        put(outbox, *range(1, 501))
+        (topic,) = {event.topic for event in await hold(outbox, *range(1, 501))}
+        put(outbox, *range(501, 601))
+        await outbox.flush()
+        events = await outbox.read(outbox.acknowledged, 1000)
+        assert [event.sequence for event in events] == list(range(501, 601))
+        outbox.acknowledge(600)
+        assert outbox.held[topic] == HeldEvents(400, 101, 500)
+        (lost,) = outbox.unreported
+        assert (lost.reason, lost.first, lost.last, lost.topics) == ("denied", 1, 100, {topic: 100})
+        ballast.unlink()
+        await eventually(lambda: outbox.trouble is None)
+        held = await outbox.read_held(topic, 0, 1000)
+        assert [event.sequence for event in held] == list(range(101, 501))
+
+
+@pytest.mark.root
 async def test_what_is_lost_while_the_disk_is_full_is_reported_while_it_is_full(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
