@@ -361,7 +361,10 @@ class MirrorState:
         self._probes: Iterator[Prefix] = iter(())
         self._probe_at = NEVER
         self._look: deque[Prefix] = deque(maxlen=RepairWindow.SAMPLE)
+        """Routes that were repaired, to be looked at from `_look_at` on."""
         self._look_at = NEVER
+        self._looking: deque[Prefix] = deque()
+        """Repaired routes that are to be looked at now."""
 
     # -- the desired state ------------------------------------------------------------------------------------------
 
@@ -799,14 +802,15 @@ class MirrorState:
                 return None
             prefix, urgency = job
             state = self.routes[prefix]
-            repair = urgency is Urgency.VERIFY or (state.lost and urgency in {Urgency.ADD, Urgency.DEFAULT})
+            repair = urgency is Urgency.VERIFY or self._is_repair(state, urgency)
             tokens = self._cost(state, urgency, repair=repair)
             if (wait := self._reserve(tokens, now, repair=repair)) > 0:
                 self.token_in = wait
-                if prefix not in self.queue:  # it is one to be verified
-                    self._verify.appendleft(prefix)
                 return None
             self._unqueue(prefix)
+            for checks in (self._looking, self._verify):
+                if checks and checks[0] == prefix:
+                    checks.popleft()
             request = self._begin(state, urgency, now)
             if request is not None:
                 self.busy.add(prefix)
@@ -817,17 +821,27 @@ class MirrorState:
 
     def has_work(self, now: float) -> bool:
         """Whether something is to be sent, now or when there are tokens."""
-        job = None if self.halted else self._next_job(now)
-        if job is not None and job[0] not in self.queue:  # it is one to be verified
-            self._verify.appendleft(job[0])
-        return job is not None
+        return not self.halted and self._next_job(now) is not None
 
     def _next_job(self, now: float) -> tuple[Prefix, Urgency] | None:
+        """What goes first; looks go before further repairs, whose rate follows them."""
+        if self._look and now >= self._look_at:
+            self._looking.extend(self._look)
+            self._look.clear()
         most = Urgency.REPLACE if self.withdrawal_limit.holds(self.owning, now) else Urgency.WITHDRAW
         job = self.queue.first(now, most=most)
-        if job is None and (check := self._next_check(now)) is not None:
-            job = check, Urgency.VERIFY
+        if job is None or self._is_repair(self.routes[job[0]], job[1]):
+            check = self._first_check(self._looking, now)
+            if check is None and job is None:
+                self._begin_checks(now)
+                check = self._first_check(self._verify, now)
+            if check is not None:
+                return check, Urgency.VERIFY
         return job
+
+    @staticmethod
+    def _is_repair(state: RouteState, urgency: Urgency) -> bool:
+        return state.lost and urgency in {Urgency.ADD, Urgency.DEFAULT}
 
     @staticmethod
     def _cost(state: RouteState, urgency: Urgency, *, repair: bool) -> int:
@@ -1249,11 +1263,11 @@ class MirrorState:
         """Have all our routes posted again, as a proof that they exist, when nothing else waits."""
         self._verify_at = now
 
-    def _next_check(self, now: float) -> Prefix | None:
-        """The next route to post again, when nothing else is to be sent."""
+    def _begin_checks(self, now: float) -> None:
+        """Begin a verification or a probe if one is due, and none is under way."""
         if self._verify:
-            pass
-        elif now >= self._verify_at:
+            return
+        if now >= self._verify_at:
             self._verify_at, self._verified_at = now + self.limits.verify_interval_s, now
             self._probe_at = now + self.limits.probe_interval_s
             self.counters.verifications += 1
@@ -1261,13 +1275,13 @@ class MirrorState:
         elif now >= self._probe_at:
             self._probe_at = now + self.limits.probe_interval_s
             self._verify.extend(self._probe())
-        elif self._look and now >= self._look_at:
-            self._verify.extend(self._look)
-            self._look.clear()
+
+    def _first_check(self, checks: deque[Prefix], now: float) -> Prefix | None:
+        """The first of these routes that can be posted again now; those before it are dropped."""
         for _ in range(SEARCH):
-            if not self._verify:
+            if not checks:
                 return None
-            prefix = self._verify.popleft()
+            prefix = checks[0]
             state = self.routes.get(prefix)
             if (
                 state is not None
@@ -1277,6 +1291,7 @@ class MirrorState:
                 and self.repairs.not_before(prefix) <= now
             ):
                 return prefix
+            checks.popleft()
         self.token_in = FURTHER_S
         return None
 
@@ -1432,7 +1447,10 @@ class MirrorState:
             return
         state.certain = False
         if state.gateway is not None:
-            state.lost = not connected
+            if connected:
+                state.lost = False
+            elif state.phase not in {Phase.PENDING, Phase.REFUSED}:  # else it was not there before, either
+                state.lost = True
             if state.published is not None:
                 self._lost(state, "its table does not show the route any more")
             if state.phase is not Phase.REFUSED:
@@ -1551,6 +1569,7 @@ class MirrorState:
         self.suspended.clear()
         self._silent.clear()  # it answers
         self._verify.clear()
+        self._looking.clear()
         for state in self.routes.values():
             state.lost = False  # what a restart took is no contention, though the witness saw it go before
 
@@ -1576,6 +1595,7 @@ class MirrorState:
             self.suspects[prefix] = None
         self._silent.clear()
         self._verify.clear()
+        self._looking.clear()
 
     def tick(self, now: float) -> None:
         """Let time pass; to be called every second or so."""
@@ -1594,8 +1614,8 @@ class MirrorState:
             return wake
         if not self._verify:  # else these come after what is verified now
             wake = min(wake, max(0.0, self._probe_at - now), max(0.0, self._verify_at - now))
-            if self._look:
-                wake = min(wake, max(0.0, self._look_at - now))
+        if self._look:
+            wake = min(wake, max(0.0, self._look_at - now))
         if self.token_in > 0:
             wake = min(wake, self.token_in)
         if (next_due := self.queue.next_due()) is not None:
@@ -1616,7 +1636,12 @@ class MirrorState:
     def waiting(self) -> int:
         """What waits for us: requests, proofs, judgements, checks. What waits for its own time does not count."""
         return (
-            self.queue.waiting + len(self.unproved) + len(self._unjudged) + len(self.busy) + len(self._verify)
+            self.queue.waiting
+            + len(self.unproved)
+            + len(self._unjudged)
+            + len(self.busy)
+            + len(self._verify)
+            + len(self._looking)
         )
 
     @property

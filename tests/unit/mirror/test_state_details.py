@@ -1397,6 +1397,73 @@ def test_a_repaired_route_is_looked_at_after_three_seconds() -> None:
     assert (life.state.repairs._seen, life.state.repairs._kept) == (2, 1)
 
 
+@pytest.mark.parametrize("found_by", ["inventory", "verification"])
+def test_while_repaired_routes_stay_the_others_are_repaired_ever_faster(found_by: str) -> None:
+    life = Life(limits=Limits(probe_interval_s=1000))
+    prefixes = [Prefix.parse(f"10.{number // 256}.{number % 256}.0/24") for number in range(600)]
+    for prefix in prefixes:
+        life.want(prefix, OURS[4])
+    there: set[Prefix] = set()
+    play(life, there, 20)
+    assert len(there) == 600
+    life.read(dict.fromkeys(prefixes, (OURS[4], "static")))
+    there.clear()
+    if found_by == "inventory":
+        life.read({})
+    else:
+        life.state.verify_soon(life.now)
+    play(life, there, 3)
+    assert len(there) < 100, "16 at once, and 16 a second"
+    play(life, there, 10)
+    assert life.state.repairs.rate == 120, "16, 32, 64, 120"
+    assert len(there) > 400
+
+
+def play(life: Life, there: set[Prefix], seconds: float) -> None:
+    """Let that time pass, with a target that has these routes and answers at once."""
+    end = life.now + seconds
+    while life.now < end:
+        life.state.tick(life.now)
+        while (request := life.next(0)) is not None:
+            answer = Answer.EXISTS if request.prefix in there else Answer.CREATED
+            there.add(request.prefix)
+            assert life.answer(request, answer) is None
+        life.now += 0.05
+
+
+def test_looks_do_not_hold_up_what_is_new() -> None:
+    life = Life(limits=Limits(probe_interval_s=1000))
+    life.added(P4)
+    life.state.verify_soon(life.now)
+    life.send(Kind.VERIFY, P4, Answer.CREATED)
+    life.now += 3
+    life.want(P6, OURS[16])
+    life.send(Kind.ADD, P6, Answer.CREATED, after_s=0)
+    life.send(Kind.VERIFY, P4, Answer.EXISTS, after_s=0)
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.REFUSED])
+def test_what_a_restart_took_and_is_not_added_again_yet_is_not_lost_by_the_next_inventory(
+    phase: Phase,
+) -> None:
+    life = Life()
+    life.added(P4)
+    life.connect()
+    if phase is Phase.REFUSED:
+        life.send(Kind.ADD, P4, Answer.UNREACHABLE)
+    life.read({})
+    assert life.phase(P4) is phase
+    request = life.next()
+    assert request is not None
+    assert not request.repair
+    life.answer(request, Answer.CREATED)
+    assert (life.state.counters.repaired, len(life.state.repairs.losses)) == (0, 0)
+    life.read({})
+    request = life.next()
+    assert request is not None
+    assert request.repair
+
+
 def test_what_a_verification_repaired_is_verified_with_all_others_at_once() -> None:
     life = Life(Witness(), Limits(probe_interval_s=5))
     life.added(P4)
@@ -1796,10 +1863,15 @@ def test_a_target_that_does_not_answer_ends_what_was_verified() -> None:
     life = Life()
     life.added(P4)
     life.state.verify_soon(life.now)
-    life.state._next_check(life.now)
-    life.state._verify.append(P4)
+    life.state._looking.append(P4)
+    assert life.state.has_work(life.now)
+    assert [*life.state._verify] == []
+    life.state._looking.clear()
+    assert life.state.has_work(life.now)
+    assert [*life.state._verify] == [P4]
+    life.state._looking.append(P4)
     life.state.disconnected()
-    assert not life.state._verify
+    assert (len(life.state._verify), len(life.state._looking)) == (0, 0)
     assert life.state.suspects == {}
 
 
