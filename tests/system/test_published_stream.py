@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -139,6 +141,17 @@ def followed(file: Path) -> tuple[Copy, list[dict[str, Any]]]:
     return copy, list(events.values())
 
 
+def accepted_on_disk(scene: World) -> set[str]:
+    """The prefixes whose acceptance waits in the outbox; a kill takes what is in memory for some milliseconds."""
+    copied = scene.directory / "copied"  # the daemon has locked its own
+    copied.mkdir(exist_ok=True)
+    for file in scene.state.glob("outbox.sqlite*"):
+        shutil.copy(file, copied)
+    with closing(sqlite3.connect(copied / "outbox.sqlite")) as db:
+        rows = db.execute("SELECT prefix FROM outbox WHERE topic LIKE '%/route/accepted'")
+        return {prefix for (prefix,) in rows}
+
+
 def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene: World) -> None:
     stream = scene.directory / "stream"
     scene.broker.kill()
@@ -146,6 +159,7 @@ def test_what_a_killed_daemon_left_in_its_outbox_comes_with_what_followed(scene:
         scene.start()
         change(scene, "add", prefixes(block))
         mirror_holds(scene, *map(prefixes, range(1, block + 1)))
+        eventually_sync(lambda: accepted_on_disk(scene) >= {*prefixes(block)}, what="events on disk")  # noqa: B023
         scene.kill()
     scene.broker.start()
     with scene.listening("#", stream):

@@ -51,12 +51,12 @@ async def test_strict_one_spares_a_get_that_cannot_know_of_foreign_changes(space
 
 
 async def test_likely_one_dies_of_gets_during_ingestion_in_the_end(space: Namespace) -> None:
-    space.batch([f"route add 10.0.{n // 250}.{n % 250}/32 via {GATEWAY}" for n in range(2000)])
+    space.batch([f"route add 10.0.{n // 250}.{n % 250}/32 via {GATEWAY}" for n in range(8000)])
     with doomed_standin(
         space, "--fragile", "likely", "--seed", "1", "--batch", "10", "--tick", "0.01"
     ) as standin:
         caller = Caller(standin)
-        space.batch([f"route del 10.0.{n // 250}.{n % 250}/32" for n in range(2000)])
+        space.batch([f"route del 10.0.{n // 250}.{n % 250}/32" for n in range(8000)])
 
         async def dead() -> bool:
             try:
