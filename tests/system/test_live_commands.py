@@ -29,6 +29,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.start()
         made.mirror_holds(MIRRORED_TABLE)
         eventually_sync(lambda: made.run("status").returncode == 0, what="a healthy daemon")
+        # a plan from the file reads loxilb's table, and the stand-in dies of a read that meets the daemon's changes
+        eventually_sync(lambda: made.standin.state().waiting == 0, what="quiet in loxilb")
         yield made
 
 
