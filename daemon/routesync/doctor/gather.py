@@ -129,6 +129,8 @@ def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxy
         return ConfigFacts(path, "read", loaded._replace(settings=settings), unresolved=unresolved)
     except PermissionError:
         return ConfigFacts(path, "unreadable", shipped)
+    except OSError as error:  # no file can have this name
+        return ConfigFacts(path, "invalid", shipped, (f"{path}: {error.strerror}",))
     except ConfigError as error:
         faults = tuple(str(problem) for problem in error.problems if not problem.unread)
         unread = tuple(map(str, error.problems))

@@ -414,3 +414,9 @@ def test_a_configuration_that_may_not_be_read_is_no_fault_of_its_own(tmp_path: P
     file.write_text("")
     file.chmod(0o000)
     assert read_config(file).state == ("read" if os.getuid() == 0 else "unreadable")
+
+
+def test_a_name_that_no_file_can_have_is_a_mistake_like_others(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    found = read_config(path)
+    assert (found.state, found.problems) == ("invalid", (f"{path}: File name too long",))
