@@ -215,6 +215,7 @@ class Routing:
     """
 
     def __init__(self, space: Namespace, pool: list[str]) -> None:
+        self._avoided: tuple[str, ...] = ()
         self._space = space
         self._pool = pool
         self.wanted: dict[tuple[str, int], str] = {}
@@ -225,7 +226,7 @@ class Routing:
         """Change some routes at once: new ones, other gateways, other metrics, ones that go."""
         lines = []
         for prefix in chance.sample(self._pool, chance.randint(1, 6)):
-            if prefix in PINNED:
+            if prefix in (*PINNED, *self._avoided):
                 continue
             metric = chance.choice((0, 0, 0, 100))
             if chance.random() < 0.4:
@@ -262,6 +263,14 @@ class Routing:
     def drop(self, prefix: str) -> None:
         """Want this prefix no more."""
         batch(self._space, self._drop(prefix, 0))
+
+    def avoid(self, *prefixes: str) -> None:
+        """Want these prefixes no more, and no others that were avoided before are avoided now."""
+        self._avoided = prefixes
+        batch(
+            self._space,
+            [line for prefix in prefixes for metric in (0, 100) for line in self._drop(prefix, metric)],
+        )
 
     def burst(self, chance: random.Random) -> None:
         """Add hundreds of routes at once, or remove them."""
