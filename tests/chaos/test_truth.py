@@ -80,6 +80,8 @@ def test_a_gap_in_the_sequence_needs_a_loss_that_was_reported() -> None:
     assert not unexplained([event(1), event(5), event(6, first=2, last=4)])
     assert not unexplained([event(1), event(5), event(6, first=None, last=None)])
     assert unexplained([event(1), event(5), event(6, first=2, last=3)])
+    assert not unexplained([event(1), event(5), event(6, first=3, last=9), event(7, first=1, last=2)])
+    assert unexplained([event(1), event(5), event(6, first=4, last=4), event(7, first=2, last=2)])
 
 
 def test_what_an_outbox_in_memory_had_ends_with_it() -> None:

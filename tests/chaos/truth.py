@@ -233,6 +233,14 @@ class Witness:
         return found
 
 
+def _covered(first: int, last: int, ranges: list[tuple[int, int]]) -> bool:
+    """Whether these ranges together have all of these numbers."""
+    for begin, end in sorted(ranges):
+        if begin <= first <= end:
+            first = end + 1
+    return first > last
+
+
 def unexplained(events: list[dict[str, Any]]) -> list[str]:
     """Numbers that are missing in what the broker acknowledged, and that no event of a loss explains.
 
@@ -255,5 +263,5 @@ def unexplained(events: list[dict[str, Any]]) -> list[str]:
             else:
                 unknown += 1
     gaps = [(before + 1, number - 1) for before, number in pairwise(sorted(seen)) if number > before + 1]
-    gaps = [it for it in gaps if not any(first <= it[0] and it[1] <= last for first, last in ranges)]
+    gaps = [it for it in gaps if not _covered(*it, ranges)]
     return [f"{len(gaps)} gaps {gaps[:5]}, {unknown} unknown losses reported"] if len(gaps) > unknown else []
