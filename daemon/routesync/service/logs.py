@@ -201,7 +201,7 @@ def _renderers(*, console: bool, out: TextIO) -> list[Processor]:
 def _visible(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Make control characters visible: a terminal obeys them, and a line end begins a false line.
 
-    structlog shows a field with line ends by its repr(), but not the event. A traceback keeps them.
+    structlog shows a field with line ends by its repr() (since 25.1), but not the event. A traceback keeps them.
     """
     shown = {key: clean(value) if isinstance(value, str) else value for key, value in event.items()}
     return shown | {"event": one_line(str(event["event"]))}
