@@ -762,6 +762,44 @@ def test_what_each_answer_to_a_delete_means(prefix: Prefix, answer: Answer, gone
         assert (route.certain, route.failures, route.error) == (False, 1, answer.name.lower())
 
 
+def test_a_post_that_finds_another_writers_route_first_leaves_ours_behind_without_a_failure() -> None:
+    witness = Witness()
+    life = Life(witness)
+    life.added(P4)
+    life.want(P4, None)
+    request = life.next()
+    assert request is not None
+    witness.has = "another, ours"
+    assert life.answer(request, Answer.EXISTS) is None
+    route = life.state.routes[P4]
+    assert (route.phase, route.failures) == (Phase.LEFT_BEHIND, 0)
+    assert "a POST of it is refused" not in route.error
+
+
+def test_a_replacement_that_was_left_behind_is_tried_again_where_only_a_post_can_tell() -> None:
+    life = Life()
+    life.added(P6)
+    life.want(P6, OTHER[16])
+    life.read({})
+    life.send(Kind.ADD, P6, Answer.EXISTS)
+    assert life.phase(P6) is Phase.LEFT_BEHIND
+    life.now += RETRY_MOST_S + 1
+    life.read({})
+    assert life.phase(P6) is Phase.PENDING
+    life.send(Kind.ADD, P6, Answer.CREATED)
+
+
+def test_the_route_that_a_post_may_not_have_replaced_is_known_by_each_protocol_of_ours() -> None:
+    life = Life()
+    life.state.protocols = frozenset({"static", "boot"})
+    life.added(P4)
+    life.want(P4, OTHER[4])
+    life.read({})
+    life.send(Kind.ADD, P4, Answer.UNKNOWN)
+    life.read({P4: (OURS[4], "boot")})
+    assert life.state.routes[P4].owned == OURS[4]
+
+
 def test_a_withdrawal_is_not_finished_when_the_route_is_desired_again_meanwhile() -> None:
     for answer in (Answer.EXISTS, Answer.CREATED):
         life = Life(Witness())
