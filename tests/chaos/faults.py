@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from chaos.arena import LEFT, PINNED, Arena, Node, batch
 from chaos.gate import CLOSE, DENIED, QUOTA, UNSPECIFIED, Refusal
 from chaos.record import catches, is_stopped
-from chaos.truth import Witness
+from chaos.truth import Since, Witness
 from standin.faults import Fault
 from support.disks import fill
 from support.kill_arena import EQUAL, Row
@@ -308,6 +308,7 @@ def restart(scene: Scene) -> None:
     """Start the node's daemon, which does not run."""
     scene.losses.clear()
     scene.truth.changed_at = time.monotonic()
+    scene.truth.since = Since()  # it has to find out anew what is well
     scene.arena.node.launch()
 
 
