@@ -308,7 +308,7 @@ def restart(scene: Scene) -> None:
     """Start the node's daemon, which does not run."""
     scene.losses.clear()
     scene.truth.changed_at = time.monotonic()
-    scene.truth.since = Since()  # it has to find out anew what is well
+    scene.truth.since = Since()  # it has to find out again what is well
     scene.arena.node.launch()
 
 

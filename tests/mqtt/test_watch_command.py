@@ -423,33 +423,21 @@ async def test_memory_is_bound_under_a_broker_that_floods(mosquitto: Broker) -> 
             for _ in range(20_000):
                 await client.publish(f"routesync/v1/{node}/event/route/accepted", event, qos=1)
 
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        "--broker",
-        f"{mosquitto.address}:{mosquitto.port}",
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
     loop = asyncio.get_running_loop()
-    loop.add_reader(ours, lambda: os.read(ours, 65536))
-    floods = asyncio.gather(flood("node-1"), flood("node-2"))  # 400 MB
-    try:
-        peak = 0
-        while not floods.done():
-            await asyncio.sleep(0.2)
-            peak = max(peak, resident_kb(process.pid))
-        await floods
-        assert process.returncode is None
-        assert peak < 200_000, f"{peak} kB"
-    finally:
-        floods.cancel()
-        loop.remove_reader(ours)
-        process.kill()
-        await process.wait()
-        os.close(ours)
+    async with on_terminal(mosquitto) as (process, ours):
+        loop.add_reader(ours, lambda: os.read(ours, 65536))
+        floods = asyncio.gather(flood("node-1"), flood("node-2"))  # 400 MB
+        try:
+            peak = 0
+            while not floods.done():
+                await asyncio.sleep(0.2)
+                peak = max(peak, resident_kb(process.pid))
+            await floods
+            assert process.returncode is None
+            assert peak < 200_000, f"{peak} kB"
+        finally:
+            floods.cancel()
+            loop.remove_reader(ours)
 
 
 def resident_kb(pid: int) -> int:

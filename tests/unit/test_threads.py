@@ -61,7 +61,7 @@ def test_one_thread_looks_a_name_up_however_often_it_is_asked_for(monkeypatch: p
         answered.set()
         assert [str(it[0]) for it in await waiting] == ["lb.example.net"]
         await loop.getaddrinfo("lb.example.net", 11111)
-        assert len(asked) == 2, "what is known now is asked for anew"
+        assert len(asked) == 2, "what is known now is asked for again"
 
     asyncio.run(main())
 
