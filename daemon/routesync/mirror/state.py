@@ -163,7 +163,7 @@ class WitnessView(Protocol):
         """Whether what it shows is the kernel's present state."""
 
     def holds(self, prefix: Prefix, gateway: Address) -> bool:
-        """Whether a route of the prefix, or a hop of one, has this gateway."""
+        """Whether a route of the prefix, or a hop of one, may be ours with this gateway."""
 
     def others(self, prefix: Prefix, gateway: Address) -> bool:
         """Whether the prefix has a route that does not look as ours with this gateway would."""

@@ -89,8 +89,18 @@ class Witness:
         return len(rivals) == 1 and self._as_ours(rivals[0], gateway)
 
     def holds(self, prefix: Prefix, gateway: Address) -> bool:
-        """Whether a route of the prefix, or a hop of one, has this gateway."""
-        return any(hop.gateway == gateway for route in self._takeable(prefix) for hop in route.hops)
+        """Whether a route of the prefix, or a hop of one, may be ours with this gateway.
+
+        At the start it is not known whether this loxilb makes our routes `static` or `boot`. What another writer
+        appends to ours in IPv6 makes one ECMP route of both, shown with the protocol of one hop.
+        """
+        metric, ecmp = posted_metric(prefix), prefix.family is Family.INET6
+        return any(
+            route.metric == metric
+            and any(hop.gateway == gateway for hop in route.hops)
+            and (route.protocol in _STATIC_OR_BOOT if len(route.hops) == 1 else ecmp)
+            for route in self._takeable(prefix)
+        )
 
     def others(self, prefix: Prefix, gateway: Address) -> bool:
         """Whether the prefix has a route that does not look as ours with this gateway would."""

@@ -159,7 +159,7 @@ async def test_the_start_up_hold_is_an_event_when_it_begins_and_when_its_time_is
     async with lab.mirroring() as reconciler:
         want(reconciler, A, B, C)
         await lab.holds({str(prefix): HERE for prefix in (A, B, C)})
-    async with lab.mirroring(limits=Limits(startup_hold_s=3)) as reconciler:
+    async with lab.mirroring(limits=Limits(startup_hold_s=8)) as reconciler:
         want(reconciler, A)
         reconciler.on_resync(asyncio.get_running_loop().time())
         assert reconciler.view().held_at_start == 2

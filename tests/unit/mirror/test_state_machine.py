@@ -38,6 +38,7 @@ from routesync.mirror.state import (
     Outcome,
     Phase,
     Request,
+    is_ours,
 )
 from routesync.names import PROTOCOLS
 from routesync.route import Address, Candidate, Family, NextHop, Prefix, Route, Verdict, parse_address
@@ -130,7 +131,12 @@ class ModelWitness:
         return len(rivals) == 1 and self._as_ours(rivals[0], gateway)
 
     def holds(self, prefix: Prefix, gateway: Address) -> bool:
-        return any(gateway in route.gateways for route in self._routes(prefix))
+        return any(
+            gateway in route.gateways
+            and route.metric == OUR_METRIC[prefix.family]
+            and (route.protocol == PROTOCOLS["static"] or len(route.gateways) > 1)
+            for route in self._routes(prefix)
+        )
 
     def others(self, prefix: Prefix, gateway: Address) -> bool:
         return any(not self._as_ours(route, gateway) for route in self._routes(prefix))
@@ -335,10 +341,12 @@ class Mirroring(RuleBasedStateMachine):
 
     @rule(
         prefix=st.sampled_from(PREFIXES),
-        what=st.sampled_from(["add low", "add high", "replace", "delete"]),
+        what=st.sampled_from(["add low", "add high", "replace", "replace by one alike", "delete"]),
     )
     def another_writer_acts(
-        self, prefix: Prefix, what: Literal["add low", "add high", "replace", "delete"]
+        self,
+        prefix: Prefix,
+        what: Literal["add low", "add high", "replace", "replace by one alike", "delete"],
     ) -> None:
         while self.in_flight:
             self.answer(0)
@@ -350,6 +358,8 @@ class Mirroring(RuleBasedStateMachine):
             self.model.foreign_add(prefix, gateway, now=self.now, metric=ours + 100)
         elif what == "replace":
             self.model.foreign_replace(prefix, gateway, now=self.now, metric=ours)
+        elif what == "replace by one alike":  # of another protocol only
+            self.model.foreign_replace(prefix, GATEWAYS[prefix.family][0], now=self.now, metric=ours)
         else:
             theirs = [it for it in self.model.kernel(prefix) if it.owner is Writer.FOREIGN]
             if theirs:
@@ -446,6 +456,9 @@ class Mirroring(RuleBasedStateMachine):
                 assert route.phase is Phase.LEFT_BEHIND, (prefix, route.phase)
             if route.phase is Phase.CONFLICTING:
                 assert foreign or stale, (prefix, "nobody else has it", route.error)
+            if self.with_witness and route.owned is not None and route.phase is not Phase.LEFT_BEHIND:
+                hops = {(hop.gateway, hop.writer) for it in kernel for hop in it.hops}
+                assert (route.owned, Writer.OURS) in hops, f"{prefix} is owned ({route.phase}), and gone"
         for mine in self.model.kernel_routes(Writer.OURS):
             known = state.routes.get(mine.prefix)
             assert known is not None, f"{mine} was forgotten"
@@ -455,7 +468,7 @@ class Mirroring(RuleBasedStateMachine):
                 row is not None
                 and prefix not in state.routes
                 and prefix not in self.forgotten
-                and row.gateways[0] in GATEWAYS[prefix.family]
+                and any(is_ours(row, gateway) for gateway in GATEWAYS[prefix.family])
             ):
                 assert self.model.kernel(prefix), (
                     f"the row of {prefix} was ours, and forwards although it is gone"

@@ -81,3 +81,61 @@ def test_only_ours_means_that_delete_takes_ours(programme: Programme, prefix: Pr
     if alone:
         model.delete(prefix, 0)
         assert not model.taken_from_others
+
+
+MAY_BE_OURS: dict[str, tuple[Programme, Prefix, bool]] = {
+    "ours, IPv4": (post, P, True),
+    "ours, IPv6": (post, P6, True),
+    "nothing": (lambda _lb: None, P, False),
+    "IPv4, another in front": (
+        lambda lb: (post(lb), lb.foreign_add(P, OTHER, now=0, how="prepend")),
+        P,
+        True,
+    ),
+    "IPv4, replaced by the same gateway": (
+        lambda lb: (post(lb), lb.foreign_replace(P, GATEWAY, now=0, protocol="bgp")),
+        P,
+        False,
+    ),
+    "IPv4, replaced by two hops": (
+        lambda lb: (post(lb), lb.foreign_replace(P, GATEWAY, OTHER, now=0, protocol="static")),
+        P,
+        False,
+    ),
+    "IPv4, the same gateway with another metric": (
+        lambda lb: lb.foreign_add(P, GATEWAY, now=0, metric=100, protocol="static"),
+        P,
+        False,
+    ),
+    "IPv6, replaced by the same gateway": (
+        lambda lb: (post(lb), lb.foreign_replace(P6, GATEWAY6, now=0, protocol="bgp")),
+        P6,
+        False,
+    ),
+    "IPv6, a hop of another appended": (
+        lambda lb: (post(lb), lb.foreign_add(P6, OTHER6, now=0, how="append")),
+        P6,
+        True,
+    ),
+    "IPv6, ours appended to another's": (
+        lambda lb: (
+            lb.foreign_add(P6, OTHER6, now=0, protocol="bgp"),
+            lb.foreign_add(P6, GATEWAY6, now=0, how="append"),
+        ),
+        P6,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(("programme", "prefix", "may_be"), MAY_BE_OURS.values(), ids=MAY_BE_OURS)
+def test_what_may_be_ours_is_held(programme: Programme, prefix: Prefix, *, may_be: bool) -> None:
+    model = LoxilbModel()
+    programme(model)
+    assert seen(model).holds(prefix, GATEWAY if prefix is P else GATEWAY6) is may_be
+
+
+def test_the_routes_of_a_loxilb_that_makes_them_boot_are_held_before_its_version_is_known() -> None:
+    model = LoxilbModel()
+    model.foreign_add(P, GATEWAY, now=0, protocol="boot")
+    assert seen(model).holds(P, GATEWAY)
