@@ -60,6 +60,20 @@ async def test_another_writers_replacement_is_known_at_once_and_never_deleted(la
         assert lab.gateway(A) == THERE
 
 
+async def test_a_replacement_with_the_same_gateway_is_another_writers_too(lab: Lab) -> None:
+    async with lab.mirroring(limits=Limits(inventory_interval_s=2), witness=True) as reconciler:
+        await mirrored(lab, reconciler)
+        lab.space.ip(f"route replace {A} via {HERE} proto bird")
+        lab.space.ip(f"-6 route replace {B} via fd00:10::1 proto bird")
+        await eventually(lambda: not lab.ledger.owned("lb"), what="giving them up")
+        await eventually(lambda: reconciler.view().phases[Phase.PRESENT] == 2, what="what does as it should")
+        reconciler.set_route(A, None)
+        reconciler.set_route(B, None)
+        await eventually(lambda: not reconciler.routes, what="forgetting them")
+        assert "bird" in lab.space.ip(f"route show {A}")
+        assert "bird" in lab.space.ip(f"-6 route show {B}")
+
+
 async def test_another_writers_lower_metric_on_ipv6_is_never_deleted(lab: Lab) -> None:
     """DELETE would take theirs, which comes first."""
     async with lab.mirroring(limits=NO_CHECKS, witness=True) as reconciler:
