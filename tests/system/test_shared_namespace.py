@@ -45,6 +45,17 @@ def test_it_is_refused_in_one_line_in_the_status_and_as_an_event(tmp_path: Path)
         assert (state.posts, state.deletes, state.route_reads) == (0, 0, 0)
 
 
+def test_a_plan_without_the_daemon_says_it_before_the_first_start(tmp_path: Path) -> None:
+    with world(tmp_path, MIRROR, shared=True) as scene:
+        (target,) = scene.plan()["targets"]
+        assert (target["state"], target["read"]) == ("shared-namespace", False)
+        said = scene.run(
+            "plan", "--config", str(scene.config), "--state", str(scene.state), "--summary"
+        ).stdout
+        assert "\n  it shares this host's network namespace and reads its routes by itself" in said
+        assert scene.standin.state().route_reads == 0
+
+
 def test_when_its_ports_lie_the_first_route_that_comes_up_here_ends_it(tmp_path: Path) -> None:
     with world(tmp_path, MIRROR, shared=True) as scene:
         body = json.dumps({"portAttr": [ELSEWHERE]})

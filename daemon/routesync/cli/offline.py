@@ -24,11 +24,13 @@ from routesync.control.plan import (
     withdrawn_choices,
 )
 from routesync.control.views import RouteNames
-from routesync.kernel import KernelError, TableDump, dump_tables_sync
+from routesync.kernel import KernelError, Links, TableDump, dump_tables_sync
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.errors import LoxilbError
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.ledger import LedgerError, read_owned
+from routesync.mirror.namespace import SHARED, Sharing, sharing
+from routesync.mirror.status import TargetState
 from routesync.route import Address, Prefix
 
 
@@ -60,16 +62,17 @@ def read_offline(file: Path, state: Path, *, contact: bool) -> OfflineContext:
     evaluate = evaluator(loaded.policy, interfaces, dump.routes)
     choices = list(choose(dump.routes, evaluate, tables, dump.details))
     written_to = settings.targets if settings.mode == "mirror" else ()
-    inputs = asyncio.run(_inputs(written_to, state, contact=contact))
+    inputs = asyncio.run(_inputs(written_to, state, dump.links if contact else None))
     targets = plan_targets(inputs, choices, dump.addresses, dump.links)
     return OfflineContext(file, loaded, tables, dump, choices, targets)
 
 
-async def _inputs(targets: tuple[TargetSettings, ...], state: Path, *, contact: bool) -> list[TargetInput]:
-    return list(await asyncio.gather(*(_input(target, state, contact=contact) for target in targets)))
+async def _inputs(targets: tuple[TargetSettings, ...], state: Path, links: Links | None) -> list[TargetInput]:
+    return list(await asyncio.gather(*(_input(target, state, links) for target in targets)))
 
 
-async def _input(target: TargetSettings, state: Path, *, contact: bool) -> TargetInput:
+async def _input(target: TargetSettings, state: Path, links: Links | None) -> TargetInput:
+    """What is known of a target; `links` are those of this host, None: do not contact it."""
     owned: Mapping[Prefix, Address] = {}
     error = None
     try:
@@ -77,12 +80,15 @@ async def _input(target: TargetSettings, state: Path, *, contact: bool) -> Targe
     except LedgerError as problem:
         error = f"the ledger cannot be read: {problem}"
     found = TargetInput(target.name, target.url, TargetRules.from_settings(target), owned, error=error)
-    if not contact:
+    if links is None:
         return found
     try:
         async with LoxilbClient.from_settings(target) as client:
+            version = await client.version()
+            if sharing(await client.ports(), links) is Sharing.YES:
+                return found._replace(state=TargetState.SHARED_NAMESPACE, error=SHARED)
             inventory = await client.inventory()
-            return found._replace(inventory=inventory, ends=client.ends, state="read")
+            return found._replace(inventory=inventory, version=version, ends=client.ends, state="read")
     except LoxilbError as problem:
         return found._replace(state="unreachable", error=str(problem))
 

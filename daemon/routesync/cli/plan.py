@@ -29,6 +29,7 @@ from routesync.control.models import (
     TargetExplained,
     TargetPlan,
 )
+from routesync.mirror.status import TargetState
 from routesync.route import Prefix
 
 HINT: Final = "; `routesync plan --offline` works without the daemon"
@@ -164,7 +165,8 @@ def _show_target(page: Page, answer: PlanResponse, target: TargetPlan, *, summar
     for deletion in () if summary else target.delete:
         page.line((f"  delete {deletion.prefix} via {deletion.gateway}", "red"))
     if target.error:
-        unknown = "" if target.read else "what it has already is not known: "
+        is_shared = target.state == TargetState.SHARED_NAMESPACE
+        unknown = "" if target.read or is_shared else "what it has already is not known: "
         page.line("  ", (f"{unknown}{target.error}", "yellow"), hang=2)
 
 

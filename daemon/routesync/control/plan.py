@@ -117,6 +117,7 @@ class TargetInput(NamedTuple):
     owned: Mapping[Prefix, Address]
     inventory: Inventory | None = None  # None: it was not, or could not be, read
     ends: tuple[Address, Address] | None = None  # of the connection by which it was read
+    version: str | None = None  # None: not known
     state: str = "not contacted"
     error: str | None = None
 
@@ -191,7 +192,10 @@ def plan_targets(
             hop.gateway for it in choice.routes for hop in it.route.hops if hop.gateway is not None
         )
     facts = [
-        TargetFacts.from_inventory(it.inventory or Inventory({}, 0), it.ends, it.owned) for it in targets
+        TargetFacts(known=False)
+        if it.inventory is None
+        else TargetFacts.from_inventory(it.inventory, it.ends, it.owned, it.version)
+        for it in targets
     ]
     own = {address for fact in facts for address in fact.addresses}
     own.update(address for it in targets if (address := url_address(it.url)) is not None)

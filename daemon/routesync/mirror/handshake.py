@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
 from routesync.loxilb.schema import Inventory, Port
-from routesync.mirror.namespace import Settling, Sharing
+from routesync.mirror.namespace import SHARED, Settling, Sharing
 from routesync.mirror.state import MirrorState
 from routesync.mirror.status import TargetState
 
@@ -31,9 +31,6 @@ TRICKLE: Final = 16.0
 TRICKLE_SEEN_S: Final = 5.0
 """It takes looks so far apart to tell."""
 
-_SHARED: Final = (
-    "it shares this host's network namespace and reads its routes by itself; nothing is mirrored into it"
-)
 _UNSETTLED: Final = (
     "whether it shares this host's network namespace is not known: it lists no ports yet, or changing ones"
 )
@@ -98,7 +95,7 @@ class Handshake:
                 dump = await self._settle()
                 continue
             if settled:
-                self._waiting(TargetState.SHARED_NAMESPACE, _SHARED)
+                self._waiting(TargetState.SHARED_NAMESPACE, SHARED)
             elif shared is Sharing.UNKNOWN or looks > 2:
                 self._waiting(TargetState.STARTING, _UNSETTLED)
             await asyncio.sleep(PATIENCE_S if settled else self._state.limits.inventory_gap_s)

@@ -28,6 +28,10 @@ from routesync.route import Address, Candidate, Prefix, Route
 AGREEING: Final = 5
 """Where ports come and go all the time, so many lists in a row that lead to the same answer settle it, too."""
 
+SHARED: Final = (
+    "it shares this host's network namespace and reads its routes by itself; nothing is mirrored into it"
+)
+
 _LOOPBACK: Final = 0x8  # IFF_LOOPBACK
 _MAIN: Final = TABLES["main"]
 PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}

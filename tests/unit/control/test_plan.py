@@ -102,6 +102,27 @@ def test_self_is_our_address_on_the_network_of_the_target() -> None:
     assert Planned(target(rules=rules), pods).ends == {"10.244.1.0/24": ("refused", "no-self-address")}
 
 
+def test_nothing_is_concluded_from_a_table_that_was_not_read() -> None:
+    owned = {Prefix.parse("10.244.1.0/24"): parse_address("192.0.2.10")}
+    at = target(rules=TargetRules(rewrite=Rewrite(to_self=True)), owned=owned)
+    at = at._replace(inventory=None, ends=None)
+    plan = Planned(at, route("10.244.1.0/24", "10.244.1.0"), route("10.244.2.0/24", "10.244.2.0"))
+    assert plan.ends == {
+        "10.244.1.0/24": ("post", "default"),
+        "10.244.2.0/24": ("refused", "target-unknown"),
+    }
+    assert not plan.deleted
+
+
+def test_a_loxilb_with_one_entry_for_both_defaults_gets_none_of_ipv6() -> None:
+    rules = TargetRules(allow_default="yes")
+    at = target(("fd00::/64", "Self", None, "unspec"), rules=rules)
+    default = route("::/0", "fd00::1")
+    assert fate(at, default) == "post"
+    plan = Planned(at._replace(version="before 0.9.8"), default)
+    assert plan.ends == {"::/0": ("refused", "default-shared-with-ipv4")}
+
+
 def test_an_owned_hop_of_an_ecmp_route_is_kept_and_an_ineligible_route_of_ours_is_deleted() -> None:
     both = route("10.9.0.0/16", None)._replace(
         hops=tuple(NextHop(parse_address(f"192.0.2.{host}"), 2) for host in (4, 5))
