@@ -109,6 +109,22 @@ async def test_a_node_that_is_missing_is_named_and_is_not_well(mosquitto: Broker
         assert (await fleet(mosquitto, "-n", "node-a"))[0] == 0
 
 
+async def test_a_status_that_is_none_is_named_and_its_node_may_be_missing(mosquitto: Broker) -> None:
+    envelope = {"id": "1", "source": "/routesync/odd", "type": Status.type_name, "epoch": "e", "data": {}}
+    states = {"raw": b"\x00", "odd": json.dumps(envelope | {"time": "yesterday"}).encode()}
+    async with aiomqtt.Client(mosquitto.address, mosquitto.port) as client:
+        for node, payload in states.items():
+            await client.publish(f"routesync/v1/{node}/status", payload, qos=1, retain=True)
+    status, _, errors = await fleet(mosquitto, "-n", "raw")
+    assert (status, "has as status of raw is no message of routesync; " in errors) == (3, True)
+    async with nodes(mosquitto, {"node-a": range(2)}):
+        for chosen in ([], ["-n", "node-a", "-n", "raw", "-n", "odd"]):
+            status, said, errors = await fleet(mosquitto, *chosen)
+            assert (status, "1 node: 1 online" in said) == (1, True)
+            assert "has as status of odd, raw is no message of routesync; " in errors
+            assert "is that its name" not in errors
+
+
 async def states_are(mosquitto: Broker, wanted: dict[str, str]) -> bool:
     _, found = await answer(mosquitto)
     return {node["node"]: node["state"] for node in found} == wanted

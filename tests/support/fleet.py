@@ -112,6 +112,7 @@ class Retained(Subscriber):
 
     def __init__(self, messages: Sequence[ReceivedMessage]) -> None:
         self._messages = messages
+        self.passed_over = set()
 
     async def retained(self, *places: str, quiet_s: float = 0) -> list[ReceivedMessage]:
         await asyncio.sleep(0 * quiet_s)

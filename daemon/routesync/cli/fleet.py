@@ -46,7 +46,7 @@ from routesync.route import Prefix
 A = TypeVar("A")
 M = TypeVar("M", bound=BaseModel)
 _MOST_NAMED: Final = 8
-"""Nodes of the largest group that are named, at most."""
+"""Nodes that are named where there may be many, at most."""
 
 
 class Way(NamedTuple):
@@ -123,6 +123,7 @@ class _Read(NamedTuple):
 
 async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, with_manifests: bool) -> _Read:
     messages = await subscriber.retained(*way.places("status"))
+    unreadable = sorted(it.removesuffix("/status") for it in subscriber.passed_over)
     tables = await subscriber.retained(*way.places("table/+/manifest")) if with_manifests else []
     now = time.monotonic()
     fleet = Fleet()
@@ -130,7 +131,9 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
         fleet.take(message, now)
     if not fleet.nodes:
         fail(
-            f"broker {settings.place} has no status of {' or '.join(way.nodes) or 'any node'} below "
+            _unreadable(unreadable, settings)
+            if unreadable
+            else f"broker {settings.place} has no status of {' or '.join(way.nodes) or 'any node'} below "
             f"{settings.root}: none publishes there, or {settings.user} may not read it",
             EX_NOT_RUNNING,
         )
@@ -144,8 +147,10 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
     warnings += [
         f"the broker has no status of {node}: is that its name?"
         for node in way.nodes
-        if node not in fleet.nodes
+        if node not in fleet.nodes and node not in unreadable
     ]
+    if unreadable:
+        warnings.append(_unreadable(unreadable, settings))
     if not nodes:
         labels = " and ".join(f"{name}={value}" for name, value in way.labels)
         warnings.append(f"none of {many(len(fleet.nodes), 'node')} has the label {labels}")
@@ -155,6 +160,14 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
         if message.node in names and (manifest := parse(TableManifest, message)) is not None
     ]
     return _Read(nodes, manifests, warnings, now)
+
+
+def _unreadable(nodes: Sequence[str], settings: MqttSettings) -> str:
+    more = f" and {len(nodes) - _MOST_NAMED} more" if len(nodes) > _MOST_NAMED else ""
+    return (
+        f"what broker {settings.place} has as status of {', '.join(nodes[:_MOST_NAMED])}{more} is no message of "
+        f"routesync; if it stays, clear {settings.root}/NODE/status"
+    )
 
 
 def parse(model: type[M], message: ReceivedMessage) -> M | None:

@@ -156,6 +156,8 @@ async def _require_gone(subscriber: Subscriber, node: str) -> None:
     """Refuse unless the node is offline, or silent for three heartbeats."""
     messages = [it for it in await subscriber.retained(f"{node}/status") if it.place == "status"]
     if not messages:
+        if subscriber.passed_over:
+            raise RefusedError(f"what the broker has as status of {node} is no message of routesync")
         raise RefusedError(f"the broker has no status of {node}: is that its name?")
     now = time.monotonic()
     summary = summarize(messages[-1], now)

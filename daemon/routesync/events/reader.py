@@ -140,7 +140,11 @@ def read(received: aiomqtt.Message, root: str) -> ReceivedMessage | Cleared | No
 
 
 class Subscriber:
-    """A connection that only reads. Get one from `subscribing`."""
+    """A connection that only reads. Get one from `subscribing`.
+
+    Attributes:
+        passed_over: retained topics below the root whose message is none of ours; the first of them.
+    """
 
     def __init__(
         self,
@@ -149,6 +153,7 @@ class Subscriber:
         resume: Callable[[], Awaitable[MqttConnection]] | None = None,
     ) -> None:
         self.connection = connection
+        self.passed_over: set[str] = set()
         self._root = root
         self._resume = resume  # the session, over another connection; None: there is none, as by MQTT 3.1.1
         self._came = 0  # retained messages over this connection
@@ -201,6 +206,8 @@ class Subscriber:
                 upcoming = asyncio.ensure_future(anext(stream))
                 if (message := read(received, self._root)) is not None:
                     yield message
+                elif received.retain and len(self.passed_over) < MOST_NODES:
+                    self.passed_over.add(received.topic.value.removeprefix(f"{self._root}/"))
 
         while True:
             self._came, self._came_at = 0, asyncio.get_running_loop().time()
