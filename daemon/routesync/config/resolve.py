@@ -138,11 +138,18 @@ def target_named(settings: Settings, name: str) -> TargetSettings | None:
         if target.name == name:
             return target
     for target in settings.targets:
-        text = name.removeprefix(f"{target.name}-")
-        if target.all_addresses and text != name:
-            for address in (text, text.replace("-", ":")):
-                with suppress(ValueError):
-                    return next(_each(target, (str(ip_address(address)),)))
+        if target.all_addresses and (address := address_in(name, target.name)) is not None:
+            return next(_each(target, (address,)))
+    return None
+
+
+def address_in(name: str, target: str) -> str | None:
+    """The address in a name NAME-ADDRESS of this target with `all_addresses`; None: it is no such name."""
+    text = name.removeprefix(f"{target}-")
+    if text != name:
+        for address in (text, text.replace("-", ":")):
+            with suppress(ValueError):
+                return str(ip_address(address))
     return None
 
 

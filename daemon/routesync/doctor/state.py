@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from routesync.characters import many
+from routesync.config.resolve import address_in
 from routesync.doctor.facts import NOT_CHECKED, BrokerFacts, DatabaseFacts, Facts, Finding, fail, ok, warn
 from routesync.events.fleet import BEATS
 from routesync.events.node_status import Status
@@ -100,9 +101,11 @@ def orphans(facts: Facts) -> Iterator[Finding]:
     answer = facts.daemon.answer
     configured = {target.name for target in facts.config.loaded.settings.targets}
     configured |= {target.name for target in answer.status.targets} if answer else set()
-    unknown = tuple(f"{it.target}-" for it in facts.config.unresolved)
+    unresolved = [it.target for it in facts.config.unresolved]
     owned = {name: count for name, count in facts.state.owned.items() if name not in configured}
-    left = {name: count for name, count in owned.items() if not name.startswith(unknown)}
+    left = {
+        name: count for name, count in owned.items() if not any(address_in(name, it) for it in unresolved)
+    }
     for name, count in left.items():
         yield warn(
             f"{many(count, 'owned route')} in {name}, which is no longer configured",

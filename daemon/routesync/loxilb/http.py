@@ -349,8 +349,10 @@ class Http:
         oldest = monotonic() - IDLE_CLOSE_S
         while self._idle and self._idle[0].idle_since <= oldest:  # one that is gone never closes it
             self._idle.popleft().close()
-        while self._idle:
-            if (connection := self._idle.pop()).open:
+        while self._idle:  # a known one first, so that it stays in use, and its answer makes the others known
+            connection = next((it for it in reversed(self._idle) if it in self._same), self._idle[-1])
+            self._idle.remove(connection)
+            if connection.open:
                 return connection
         return None
 

@@ -36,15 +36,20 @@ class LastLoxilb:
     def __init__(self, directory: Path | None, target: str) -> None:
         self._path = directory / f"loxilb-{target}" if directory is not None else None
         self._last: Loxilb | None = None
+        self._written: Loxilb | None = None
 
     def replaced_by(self, now: Loxilb) -> bool:
         """Whether the loxilb that is met now is another one. Blocks for the disk."""
-        self._last = self._last or self._read()
+        if self._last is None:
+            self._last = self._written = self._read()
         return self._last is not None and now.instance is not None and now.is_other_than(self._last)
 
     def note(self, now: Loxilb) -> None:
-        """Note the loxilb that is met now; from then on all that is owned is owned in it. Blocks for the disk."""
-        if now.instance is None or now == self._last:
+        """Note the loxilb that is met now; from then on all that is owned is owned in it. Blocks for the disk.
+
+        What cannot be written is tried again by the next call.
+        """
+        if now.instance is None or now == self._written:
             return
         self._last = now
         try:
@@ -52,6 +57,7 @@ class LastLoxilb:
                 draft = self._path.with_name(f".{self._path.name}")  # a full disk must not empty the file
                 draft.write_text(f"{now.url}\n{now.instance}\n", encoding="utf-8")
                 draft.replace(self._path)
+                self._written = now
         except OSError:
             pass  # the ledger has the same disk, and says so
 

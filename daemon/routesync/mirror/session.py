@@ -36,6 +36,8 @@ RECONNECT_FIRST_S: Final = 0.5
 RECONNECT_MOST_S: Final = 30.0
 FAILURES_IN_A_ROW: Final = 5
 """So many requests without an answer, none answered in between, and the session ends."""
+ASK_EACH_S: Final = 15.0
+"""So often a target is asked for its version that nothing else is asked of, and whose connections are closed."""
 BATCH_S: Final = 1.0
 """Work that is done within this time is not reported as a sync."""
 STATIC_OR_BOOT: Final = STATIC | {"boot", "3"}
@@ -90,6 +92,7 @@ class Session:
         self._proof = proof
         self._last_loxilb = last_loxilb
         self._failures = 0
+        self._ask_at = 0.0
         self._looks_again = False  # at a target that may have been restarted, though nothing failed
         self._unanswered = 0
         self._broken: errors.LoxilbError | None = None
@@ -136,6 +139,7 @@ class Session:
     async def _connect(self) -> None:
         self._client.is_bound = False
         version, dump = await self._handshake.make()
+        self._client.is_bound = self._client.unbroken  # else something before it closes each connection
         state, now = self._state, monotonic()
         self.connections += 1
         state.protocols = our_protocols(version)
@@ -144,11 +148,9 @@ class Session:
             routes = state.owning
             await finish_in_slices(state.give_up_all("its URL leads to another loxilb now", monotonic()))
             log.warning("target_replaced", target=self._name, url=self._client.url, routes=routes)
-        await self._applier.committed()  # else a crash would leave what is given up owned in the other loxilb
-        await asyncio.to_thread(self._last_loxilb.note, met)
+        await self._note(met)
         state.connected(now)
         self._broken, self._unanswered = None, 0
-        self._client.is_bound = self._client.unbroken  # else something before it closes each connection
         await self._take(dump, version, connected=True)
         is_news = self.version is None or bool(self._reported)
         if is_news:
@@ -161,6 +163,10 @@ class Session:
             self._begin_batch(now, report=is_reported)
         self._looks_again = False
         self.contacted.set()
+
+    async def _note(self, met: Loxilb) -> None:
+        await self._applier.committed()  # else a crash would leave what is given up owned in the other loxilb
+        await asyncio.to_thread(self._last_loxilb.note, met)
 
     async def _take(self, dump: Dump, version: str, *, connected: bool) -> None:
         await self._use_inventory(dump.inventory, version, connected)
@@ -178,12 +184,14 @@ class Session:
             if self._broken is not None:
                 raise self._broken
             now = monotonic()
-            if self._client.may_be_another and (
-                self._workers or state.inventory_in(now) <= 0 or state.has_work(now)
-            ):
-                await self.settle()
-                self._looks_again = True
-                return
+            if self._client.may_be_another:
+                if self._workers or state.inventory_in(now) <= 0 or state.has_work(now):
+                    await self.settle()
+                    self._looks_again = True
+                    return
+                if now >= self._ask_at:  # there is nothing to do by which it would be noticed that it is gone
+                    self._ask_at = now + ASK_EACH_S
+                    await self._client.version()
             if not self._workers and state.inventory_in(now) <= 0:
                 await self._read_table()
                 continue
@@ -197,6 +205,7 @@ class Session:
         if not dump.inventory.rows:
             raise errors.OutcomeUnknown("GET /config/route/all: an empty table: it was restarted")
         self.status, self.error = TargetState.SYNCED, None  # it may have been settling after a restart
+        await self._note(Loxilb(self._client.url, self.instance))  # the disk may have been full before
         await self._take(dump, self.version or "", connected=dump.restarted)
 
     # -- workers ----------------------------------------------------------------------------------------------------

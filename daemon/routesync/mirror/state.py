@@ -1405,9 +1405,7 @@ class MirrorState:
         elif is_ours(row, owned, self.protocols):
             self._shown(state, owned, now)
         elif state.former is not None and is_ours(row, state.former, self.protocols):
-            self._note(state.prefix, Row(state.former, state.clean))
-            self._own(state, state.former)
-            self._shown(state, state.former, now)
+            self._not_replaced(state, state.former, now)
         else:
             self._overlaid(state, row, now)
 
@@ -1479,6 +1477,12 @@ class MirrorState:
         if state.phase is not Phase.CONFIRMED or prefix in self.queue:
             self._place(state, now)
 
+    def _not_replaced(self, state: RouteState, former: Address, now: float) -> None:
+        """An unanswered POST did not replace this route of ours."""
+        self._note(state.prefix, Row(former, state.clean))
+        self._own(state, former)
+        self._shown(state, former, now)
+
     def _overlaid(self, state: RouteState, row: InventoryRow, now: float) -> None:
         """The row of a prefix of ours is another writer's: ours may still be in the kernel below it."""
         state.certain = state.lost = False
@@ -1545,6 +1549,9 @@ class MirrorState:
         IPv4 routes from the kernel in silence, and the target goes on forwarding by the row that stays.
         """
         prefix, owned, witness = state.prefix, state.owned, self._witness_now
+        if witness is not None and state.former is not None and witness.shows(prefix, state.former):
+            self._not_replaced(state, state.former, now)
+            return
         others = witness is not None and owned is not None and witness.others(prefix, owned)
         self._disown(state, now)
         if prefix.family is Family.INET and not others:

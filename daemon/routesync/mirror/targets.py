@@ -22,6 +22,7 @@ from routesync.characters import many
 from routesync.config import Loaded
 from routesync.config.credentials import Endpoint, endpoint_of
 from routesync.config.models import TargetSettings
+from routesync.config.resolve import address_in
 from routesync.events.models import EventSink
 from routesync.events.peers import Peers
 from routesync.events.retained import PublishedTables
@@ -204,11 +205,10 @@ class Targets(Consumer):
 
     def look_for_orphans(self) -> None:
         """Find the targets that have owned routes and are not configured."""
-        unknown = tuple(f"{name}-" for name in self.unresolved)
         found = {
             name: routes
             for name, routes in self._ledger.targets().items()
-            if name not in self._configured and not name.startswith(unknown)
+            if name not in self._configured and not any(address_in(name, it) for it in self.unresolved)
         }
         self.orphans = tuple(
             f"target {name} is no longer configured, and {many(routes, 'route')} of ours left in it: "

@@ -12,6 +12,7 @@ import pytest
 
 from routesync.kernel import Link
 from routesync.loxilb.client import LoxilbClient
+from routesync.mirror.apply import Applier
 from routesync.mirror.eligibility import TargetRules
 from routesync.mirror.last_loxilb import LastLoxilb, Loxilb, RequiredLoxilb
 from routesync.mirror.ledger import Row
@@ -104,6 +105,41 @@ async def test_a_target_of_which_nothing_is_owned_is_left_in_peace_when_it_close
             assert reconciler.view().connections == 1
             reconciler.set_route(A, candidate(str(A), HERE))
             await lab.holds({str(A): HERE}, within_s=5)
+
+
+async def test_a_target_of_which_nothing_is_owned_is_known_to_be_gone() -> None:
+    with laboratory("--idle-timeout", "0.2") as lab:
+        async with lab.mirroring() as reconciler:
+            await synced(reconciler)
+            lab.standin.kill()
+            await eventually(
+                lambda: reconciler.view().state is TargetState.UNREACHABLE, within_s=60, what="the trouble"
+            )
+            lab.standin.launch()
+            await synced(reconciler)
+
+
+async def test_a_restart_while_what_was_given_up_is_written_is_noticed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, restarted = asyncio.Event(), asyncio.Event()
+    committed = Applier.committed
+
+    async def slow(applier: Applier) -> None:
+        begun.set()
+        await restarted.wait()
+        await committed(applier)
+
+    monkeypatch.setattr(Applier, "committed", slow)
+    async with lab.mirroring() as reconciler:
+        reconciler.set_route(A, candidate(str(A), HERE))
+        await begun.wait()
+        recreate_container(lab.space, lab.standin)
+        await asyncio.sleep(0.1)  # its connections end
+        restarted.set()
+        await lab.holds({str(A): HERE})
+        await synced(reconciler)
+        assert reconciler.view().connections == 2
 
 
 async def test_a_post_of_a_default_whose_connection_breaks_is_sent_again(

@@ -272,13 +272,14 @@ def test_nothing_is_said_of_what_only_an_unusable_file_would_tell(
 
 
 def test_routes_in_addresses_of_a_name_that_does_not_resolve_are_not_called_orphans(tmp_path: Path) -> None:
-    facts = state(owned={"pods-192.0.2.20": 1500, "other-192.0.2.9": 3})(healthy(tmp_path))
+    owned = {"pods-192.0.2.20": 1500, "pods-2001-db8--1": 7, "other-192.0.2.9": 3, "pods-west": 4}
+    facts = state(owned=owned)(healthy(tmp_path))
     unresolved = (Unresolved("pods", "pods.example", "Name or service not known", kept=False),)
     found = diagnose(facts._replace(config=facts.config._replace(unresolved=unresolved)))
     (named,) = [it for it in found if it.check == "target"]
     assert (named.level, named.subject) == (Level.WARN, "pods")
     assert named.summary == "pods was not checked: pods.example does not resolve: Name or service not known"
-    assert [it.subject for it in found if it.check == "orphans"] == ["other-192.0.2.9"]
+    assert [it.subject for it in found if it.check == "orphans"] == ["other-192.0.2.9", "pods-west"]
     alone = state(owned={"pods-192.0.2.20": 1500})(facts)
     (one,) = [
         it

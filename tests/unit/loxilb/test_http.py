@@ -385,6 +385,38 @@ async def test_a_connection_made_while_another_is_silent_may_lead_to_another_ser
         assert http.unbroken is answers
 
 
+async def test_a_connection_made_while_another_was_busy_does_not_put_it_out_of_use(tmp_path: Path) -> None:
+    """Else the known one would be closed as idle, and the server seem to be another one."""
+    answering = asyncio.Event()
+    asked: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(0)
+        number = len(asked) - 1
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                await read_request(reader)
+                asked[number] += 1
+                if number == 1 and asked[1] == 1:
+                    await answering.wait()
+                writer.write(OK)
+        writer.close()
+
+    async with server(tmp_path, serve) as http:
+        await http.send(http.head("GET", "/"))
+        http.mark()
+        known = http._take_idle()
+        assert known is not None
+        second = asyncio.create_task(http.send(http.head("POST", "/")))
+        await eventually(lambda: asked == [1, 1], what="the second connection")
+        http._put_idle(known)  # its request was answered before the second connection was made
+        answering.set()
+        await second
+        await http.send(http.head("POST", "/"))
+        assert asked == [2, 1]
+        assert http._same == http._all
+
+
 async def test_a_connection_that_nobody_uses_is_closed_although_the_server_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,19 @@ def test_a_full_disk_leaves_the_one_that_was_noted(tmp_path: Path) -> None:
         assert LastLoxilb(state, "edge").replaced_by(B)
 
 
+@pytest.mark.root
+def test_what_a_full_disk_refused_is_noted_once_it_has_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as state:
+        LastLoxilb(state, "edge").note(A)
+        full, last = fill(state), LastLoxilb(state, "edge")
+        assert last.replaced_by(B)
+        last.note(B)
+        full.unlink()
+        assert not last.replaced_by(B)
+        last.note(B)
+        assert not LastLoxilb(state, "edge").replaced_by(B)
+
+
 def test_where_no_other_will_do_another_one_is_refused(tmp_path: Path) -> None:
     LastLoxilb(tmp_path, "edge").note(A)
     required = RequiredLoxilb(tmp_path, "edge")

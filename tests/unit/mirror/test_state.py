@@ -356,6 +356,23 @@ def test_a_route_that_an_unanswered_post_did_not_replace_stays_ours() -> None:
     assert (life.phase(P4), life.ledger) == (Phase.ACCEPTED, {P4: Row(OTHER[4], clean=True)})
 
 
+@pytest.mark.parametrize("by_inventory", [False, True])
+def test_a_witness_too_shows_that_an_unanswered_post_did_not_replace_a_route(by_inventory: bool) -> None:  # noqa: FBT001
+    witness = Witness(ready=False)
+    life = Life(witness)
+    life.added(P4)
+    life.read({})
+    life.want(P4, OTHER[4])
+    life.send(Kind.ADD, P4, Answer.UNKNOWN)
+    witness.ready = True
+    life.now += 1
+    if by_inventory:
+        life.read({P4: (OURS[4], "static")})
+    else:
+        life.state.witness_changed(P4, life.now)
+    assert life.ledger == {P4: Row(OURS[4], clean=True)}
+
+
 def test_a_target_that_fell_silent_on_a_post_is_not_sent_it_again() -> None:
     life = Life()
     life.want(D4, OURS[4])
