@@ -152,8 +152,14 @@ class Node(Daemon):
             writers=writers,
             witness=f'witness = {{ netns = "{self.witness.name}" }}' if self.witness is not None else "",
         )
-        self.config.write_text(text)
+        self.replace_config(text)
         self.shut = shut
+
+    def replace_config(self, text: str) -> None:
+        """Write its configuration in one step: a daemon that starts at this moment must not see half of it."""
+        new = self.config.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.config)
 
     @property
     def running(self) -> bool:

@@ -417,10 +417,10 @@ def bad_configuration(scene: Scene) -> Iterator[None]:
         yield
         return
     good = scene.arena.node.config.read_text()
-    scene.arena.node.config.write_text(good.replace('action = "keep"', 'action = "dorp"'))
+    scene.arena.node.replace_config(good.replace('action = "keep"', 'action = "dorp"'))
     _signal(scene)
     yield
-    scene.arena.node.config.write_text(good)
+    scene.arena.node.replace_config(good)
     _signal(scene)
 
 
