@@ -23,6 +23,7 @@ from routesync.config.problems import (
     Problem,
     key_lines,
     line_of,
+    place_of,
     value_at,
 )
 
@@ -59,27 +60,32 @@ def read_source(path: Path) -> Source:
     content = _read(path)
     text = _decode(path, content)
     document = _parse(path, text)
-    lines = _lines(text)
-    huge = sorted(line_of(lines, key) or 1 for key in _huge_numbers(document))
+    huge: list[KeyPath] = []
+    for key, value in _values(document):
+        if len(key) > _DEEPEST:
+            raise _too_deep(path, place=place_of(key[:1], document))
+        if isinstance(value, int) and value.bit_length() > 64:  # no message can show one of 4,300 digits
+            huge.append(key)
+    lines = key_lines(text)
     if huge:
         found = (
-            Problem(str(path), "", line, "this number is too large", "it has to fit 64 bits") for line in huge
+            Problem(str(path), "", line, "this number is too large", "it has to fit 64 bits")
+            for line in sorted(line_of(lines, key) or 1 for key in huge)
         )
         raise ConfigError(*found)
     return Source(path, content, document, {key: Place(path, line) for key, line in lines.items()})
 
 
-def _huge_numbers(document: dict[str, object]) -> Iterator[KeyPath]:
-    """The integers that are larger than TOML's. Python reads them, and writes no message with one of 4,300 digits."""
+def _values(document: dict[str, object]) -> Iterator[tuple[KeyPath, object]]:
+    """Every value with its path; without recursion, since a document may be nested as deeply as it likes."""
     values: list[tuple[KeyPath, object]] = [((), document)]
     while values:
         path, value = values.pop()
+        yield path, value
         items = (
             value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
         )
         values += [((*path, key), item) for key, item in items]
-        if isinstance(value, int) and value.bit_length() > 64:
-            yield path
 
 
 def digest_of(contents: Iterable[bytes]) -> str:
@@ -187,24 +193,30 @@ def _decode(path: Path, content: bytes) -> str:
         raise _failed(path, "this is not UTF-8", "save the file as UTF-8", line=line) from None
 
 
-def _lines(text: str) -> Mapping[KeyPath, int]:
-    try:
-        return key_lines(text)
-    except RecursionError:  # nested just not too deeply for tomllib
-        return {}
-
-
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _SHOWN: Final = re.compile(r"\[{1,2}[A-Za-z0-9_.-]+\]{0,2}|[A-Za-z0-9_-]+( *\. *[A-Za-z0-9_-]+)* *=")
 """The header of a table, or a key up to its equals sign."""
 _MAX_SHOWN: Final = 80
+_DEEPEST: Final = 100
+"""Levels of tables and arrays; no setting has as many as 10, and what comes later recurses."""
+_DEEP_KEY: Final = re.compile(
+    rf"""^[ \t]*+\[{{0,2}}(?:[ \t]*(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.){{{_DEEPEST}}}""",
+    re.MULTILINE,
+)
+"""A header or key of too many parts. tomllib takes seconds and gigabytes for one of 20,000."""
+
+
+def _too_deep(path: Path, *, place: str = "", line: int | None = None) -> ConfigError:
+    return _failed(path, "nested too deeply", f"write at most {_DEEPEST} levels", place=place, line=line)
 
 
 def _parse(path: Path, text: str) -> dict[str, object]:
+    if deep := _DEEP_KEY.search(text):
+        raise _too_deep(path, line=text.count("\n", 0, deep.end()) + 1)
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise _failed(path, "nested too deeply") from None
+        raise _too_deep(path) from None
     except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         said = str(error)
         position = _POSITION.search(said)

@@ -84,3 +84,18 @@ async def test_a_file_that_could_not_be_read_is_loaded_when_it_is_back(
         assert made._problems()
         file.write_text(GOOD)
         await eventually(lambda: not made._problems(), what="the same content again")
+
+
+async def test_a_file_that_is_nested_without_end_leaves_the_running_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text(GOOD)
+    async with reloading(file, monkeypatch) as made:
+        running = made._loaded
+        file.write_text(f"[x.{'.'.join('a' * 1000)}]\n")
+        (fault,) = await asyncio.wait_for(made._request_reload(), 10)
+        assert "nested too deeply" in fault
+        assert made._loaded is running
+        file.write_text(BETTER)
+        assert not await asyncio.wait_for(made._request_reload(), 10)
