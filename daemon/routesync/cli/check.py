@@ -16,6 +16,7 @@ from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
 from routesync.config.resolve import look_up_and_resolve
+from routesync.config.sources import read_named
 from routesync.doctor.daemon import missing_credentials, service_settings
 
 UNIT: Final = "routesync.service"
@@ -38,7 +39,7 @@ _OF_THE_READER: Final = (
 def load_or_fail(file: Path, *, warn: bool = True) -> Loaded:
     """Load a configuration, and print what is odd about it; an invalid one ends the command with all its faults."""
     try:
-        loaded = load(file)
+        loaded = load(file, read=read_named)
     except ConfigError as error:
         fail(str(error), EX_CONFIG)
     for warning in loaded.warnings if warn else ():
@@ -107,7 +108,7 @@ def check_as_service(arguments: Sequence[str]) -> NoReturn:
 
 def _check_for_machines(file: Path) -> None:
     try:
-        loaded = load(file)
+        loaded = load(file, read=read_named)
     except ConfigError as error:
         problems = [problem._asdict() for problem in error.problems]
         print(json.dumps({"file": str(file), "valid": False, "problems": problems}, indent=2))

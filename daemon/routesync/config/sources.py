@@ -10,10 +10,10 @@ import hashlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from routesync.config.problems import (
     TARGET_DEFAULTS,
@@ -26,11 +26,13 @@ from routesync.config.problems import (
     place_of,
     value_at,
 )
+from routesync.files import REMEDY, UnfitFileError, read_bounded, read_file
 
 STDIN: Final = Path("-")
 """Read from standard input; relative file names in it are looked up in the working directory."""
 _TARGETS: Final[KeyPath] = ("targets",)
 _RULES: Final[KeyPath] = ("policy", "rules")
+Reader: TypeAlias = Callable[[Path], bytes]
 
 
 class Source(NamedTuple):
@@ -56,8 +58,20 @@ def drop_ins_of(path: Path) -> Sequence[Path]:
     return sorted(found, key=lambda it: it.name)
 
 
-def read_source(path: Path) -> Source:
-    content = _read(path)
+def read_named(path: Path) -> bytes:
+    """Read what a command line names, which may be a pipe, as of `<(…)`, or standard input: who names it waits for it.
+
+    Raises:
+        OSError: it cannot be read, or is very large.
+    """
+    if path == STDIN:
+        return read_bounded(sys.stdin.buffer)
+    with path.open("rb") as file:
+        return read_bounded(file)
+
+
+def read_source(path: Path, read: Reader = read_file) -> Source:
+    content = _read(path, read)
     text = _decode(path, content)
     document = _parse(path, text)
     huge: list[KeyPath] = []
@@ -175,14 +189,15 @@ def _unread(path: Path, error: OSError | ValueError, remedy: str) -> ConfigError
     return ConfigError(Problem(str(path), "", None, f"cannot be read: {reason}", remedy, denied))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, read: Reader = read_file) -> bytes:
     try:
-        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        return read(path)
     except FileNotFoundError:
         remedy = f"name an existing file, or write one by `routesync init {path}`"
         raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:
-        raise _unread(path, error, "name a file that this user may read") from None
+        remedy = REMEDY if isinstance(error, UnfitFileError) else "name a file that this user may read"
+        raise _unread(path, error, remedy) from None
 
 
 def _decode(path: Path, content: bytes) -> str:

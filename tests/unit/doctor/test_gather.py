@@ -205,6 +205,15 @@ def test_a_damaged_ledger_is_distinguished_from_a_new_one(tmp_path: Path, conten
     assert (state.ledger.error is None) == (content == b"")
 
 
+@pytest.mark.parametrize("daemon", [STOPPED, RUNNING])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, daemon: DaemonFacts) -> None:
+    os.mkfifo(tmp_path / "ledger.sqlite")
+    os.mkfifo(tmp_path / "outbox.sqlite")
+    state = read_state(tmp_path, daemon)
+    assert state.ledger.error == "cannot be read: not a regular file"
+    assert state.outbox.error == "cannot be read: not a regular file"
+
+
 def test_no_state_directory_is_no_trouble(tmp_path: Path) -> None:
     state = read_state(tmp_path / "none", STOPPED)
     assert not state.exists
