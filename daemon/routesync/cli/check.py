@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Final, NoReturn
 import typer
 
 from routesync.characters import many
-from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
+from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error, print_object
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
 from routesync.config.resolve import look_up_and_resolve
@@ -111,7 +110,7 @@ def _check_for_machines(file: Path) -> None:
         loaded = load(file, read=read_named)
     except ConfigError as error:
         problems = [problem._asdict() for problem in error.problems]
-        print(json.dumps({"file": str(file), "valid": False, "problems": problems}, indent=2))
+        print_object({"file": str(file), "valid": False, "problems": problems})
         raise typer.Exit(EX_CONFIG) from None
     answer = {
         "file": str(file),
@@ -120,7 +119,7 @@ def _check_for_machines(file: Path) -> None:
         "warnings": list(loaded.warnings),
         "settings": [_setting(it) for it in effective(loaded)],
     }
-    print(json.dumps(answer, indent=2))
+    print_object(answer)
 
 
 def _setting(setting: Setting) -> dict[str, object]:

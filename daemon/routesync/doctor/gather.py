@@ -21,6 +21,7 @@ from typing import Final
 
 import aiomqtt
 
+from routesync.characters import whole
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import KernelSettings, MqttSettings, Settings, TargetSettings
 from routesync.config.parsers import SettingError
@@ -144,7 +145,7 @@ def read_config(
 def runs_with(daemon: DaemonFacts, path: Path) -> bool:
     """Whether the daemon runs with this very file: what is missing here, such as a variable, that has."""
     active = daemon.answer.config if daemon.answer else None
-    return active is not None and (active.path, active.digest) == (str(path), digest_now(path))
+    return active is not None and (active.path, active.digest) == (whole(str(path)), digest_now(path))
 
 
 def _desired(loaded: Loaded, dump: TableDump | None, tables: Sequence[int]) -> Mapping[tuple[str, str], int]:

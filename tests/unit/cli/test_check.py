@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from threading import Thread
@@ -54,3 +55,25 @@ def test_what_has_no_end_is_not_read_for_ever() -> None:
         "routesync: /dev/zero: cannot be read: larger than 16 MiB; "
         "put a regular file of at most 16 MiB in its place\n"
     )
+
+
+def test_a_path_that_is_not_utf_8_is_written_as_in_messages(tmp_path: Path) -> None:
+    file = tmp_path / "k\udcf6ü.toml"
+    file.write_bytes(TEXT)
+    shown = rf"{tmp_path}/k\udcf6ü.toml"
+    answer = json.loads(CliRunner().invoke(app, ["check", "--json", str(file)]).stdout)
+    assert answer["file"] == shown
+    assert answer["settings"][0]["origin"]["detail"] == shown
+    file.write_bytes(b"mode = 1")
+    answer = json.loads(CliRunner().invoke(app, ["check", "--json", str(file)]).stdout)
+    assert (answer["file"], answer["problems"][0]["file"]) == (shown, shown)
+
+
+def test_doctor_too(tmp_path: Path) -> None:
+    file = tmp_path / "k\udcf6ü.toml"
+    file.write_bytes(TEXT)
+    options = ["--json", "--no-contact", "--config", str(file), "--state", str(tmp_path / "s\udcf6")]
+    findings = json.loads(CliRunner().invoke(app, ["doctor", *options]).stdout)["findings"]
+    subjects = {it["check"]: it["subject"] for it in findings}
+    assert subjects["config"] == rf"{tmp_path}/k\udcf6ü.toml"
+    assert subjects["state-directory"] == rf"{tmp_path}/s\udcf6"
