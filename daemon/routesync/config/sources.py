@@ -193,6 +193,9 @@ def _read(path: Path, read: Reader = read_file) -> bytes:
     try:
         return read(path)
     except FileNotFoundError:
+        if path.is_symlink():
+            remedy = "remove the link, or restore what it points to"
+            raise _failed(path, "a link to nothing", remedy) from None
         remedy = f"name an existing file, or write one by `routesync init {path}`"
         raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:

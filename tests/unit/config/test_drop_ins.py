@@ -127,3 +127,15 @@ def test_a_link_to_dev_null_is_an_empty_one(tmp_path: Path) -> None:
     made = loaded(tmp_path)
     (tmp_path / "routesync.toml.d/x.toml").symlink_to("/dev/null")
     assert load(made.path, {}, Names()).settings == made.settings
+
+
+@pytest.mark.parametrize("name", ["routesync.toml", "routesync.toml.d/x.toml"])
+def test_a_link_to_nothing_is_to_be_removed_or_restored(tmp_path: Path, name: str) -> None:
+    made = loaded(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("../gone.toml")
+    with pytest.raises(ConfigError) as caught:
+        load(made.path, {}, Names())
+    assert str(caught.value) == (
+        f"{tmp_path / name}: a link to nothing; remove the link, or restore what it points to"
+    )
