@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 
+from routesync.files import read_file
+
 PROTOCOLS: Final[Mapping[str, int]] = MappingProxyType(
     {
         "unspec": 0,
@@ -94,7 +96,7 @@ def _read_files(base: str, directories: Iterable[Path]) -> dict[str, int]:
         files = [directory / base, *sorted((directory / f"{base}.d").glob("*.conf"))]
         for file in files:
             try:
-                names |= read_rt_file(file.read_text(encoding="utf-8", errors="replace"))
+                names |= read_rt_file(read_file(file).decode("utf-8", "replace"))
             except OSError:
                 continue
     return names

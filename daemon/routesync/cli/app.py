@@ -359,7 +359,10 @@ def withdraw(
 
     target = parsed(parse_name, target, "--target: ")
     url = None if url is None else parsed(parse_url, url, "--url: ")
-    command.withdraw(_where(config, state, socket), target, url, as_json=json)
+    where = _where(config, state, socket)
+    if url is not None and config is None:  # who cleans up may have removed the file
+        where = where._replace(config=present_config())
+    command.withdraw(where, target, url, as_json=json)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -12,10 +11,11 @@ from typing import Final, NoReturn
 import typer
 
 from routesync.characters import many
-from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error
+from routesync.cli.output import EX_CONFIG, EX_USAGE, fail, print_error, print_object
 from routesync.config import ConfigError, Loaded, load
 from routesync.config.effective import Setting, effective, toml
 from routesync.config.resolve import look_up_and_resolve
+from routesync.config.sources import read_named
 from routesync.doctor.daemon import missing_credentials, service_settings
 
 UNIT: Final = "routesync.service"
@@ -38,7 +38,7 @@ _OF_THE_READER: Final = (
 def load_or_fail(file: Path, *, warn: bool = True) -> Loaded:
     """Load a configuration, and print what is odd about it; an invalid one ends the command with all its faults."""
     try:
-        loaded = load(file)
+        loaded = load(file, read=read_named)
     except ConfigError as error:
         fail(str(error), EX_CONFIG)
     for warning in loaded.warnings if warn else ():
@@ -107,10 +107,10 @@ def check_as_service(arguments: Sequence[str]) -> NoReturn:
 
 def _check_for_machines(file: Path) -> None:
     try:
-        loaded = load(file)
+        loaded = load(file, read=read_named)
     except ConfigError as error:
         problems = [problem._asdict() for problem in error.problems]
-        print(json.dumps({"file": str(file), "valid": False, "problems": problems}, indent=2))
+        print_object({"file": str(file), "valid": False, "problems": problems})
         raise typer.Exit(EX_CONFIG) from None
     answer = {
         "file": str(file),
@@ -119,7 +119,7 @@ def _check_for_machines(file: Path) -> None:
         "warnings": list(loaded.warnings),
         "settings": [_setting(it) for it in effective(loaded)],
     }
-    print(json.dumps(answer, indent=2))
+    print_object(answer)
 
 
 def _setting(setting: Setting) -> dict[str, object]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from routesync.cli.output import Page
+from routesync.cli.output import Page, print_object
 from routesync.doctor import Finding, Level, diagnose, worst
 from routesync.doctor.gather import gather
 
@@ -22,7 +21,7 @@ def doctor(
     """Run all checks. Exit status: 0 all is well, 1 there are warnings, 2 something fails."""
     findings = diagnose(gather(config, usual, state, contact=contact))
     if as_json:
-        print(json.dumps(_as_json(findings), indent=2))
+        print_object(_as_json(findings))
     else:
         _show(findings, verbose=verbose)
     raise typer.Exit(int(worst(findings)))

@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from routesync.characters import clean, one_line
+from routesync.characters import clean, one_line, whole_json
 
 _STYLES: Final = {
     **dict.fromkeys(("online", "synced", "connected", "confirmed", "accepted", "present", "keep"), "green"),
@@ -75,6 +75,11 @@ def print_error(text: str) -> None:
 def print_json(content: bytes) -> None:
     """Print JSON as it came, indented."""
     print(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
+
+
+def print_object(value: object) -> None:
+    """Print this as JSON, indented; the name of a file that is not UTF-8 as messages have it."""
+    print(whole_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))  # str: paths
 
 
 def fail(text: str, status: int = EX_FAILED) -> NoReturn:

@@ -15,7 +15,7 @@ import typer
 
 from routesync.characters import many
 from routesync.cli.offline import explanation, plan_response, read_offline
-from routesync.cli.output import EX_FAILED, Page, Part, moment, styled
+from routesync.cli.output import EX_FAILED, Page, Part, moment, print_object, styled
 from routesync.cli.requests import ask
 from routesync.cli.routes import route_text, target_text, way_text
 from routesync.control.client import url_of
@@ -61,7 +61,7 @@ def plan_offline(
     context = read_offline(file, state, contact=contact)
     answer = plan_response(context) if covered is None else explanation(context, covered)
     if as_json:
-        print(answer.model_dump_json(indent=2))
+        print_object(answer.model_dump(mode="json"))
     else:
         _show(answer, f"the rules of {file}", summary=summary)
     _end(answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +15,7 @@ from routesync.cli.output import (
     fail,
     head,
     print_error,
+    print_object,
 )
 from routesync.control import state_directory
 from routesync.control.client import ControlError, NotAllowed, NotRunning
@@ -47,7 +47,7 @@ def show_host(error: ControlError, path: Path, directory: Path, *, as_json: bool
             "systemd": unit._asdict() if unit else None,
             "owned": None if state.ledger.error else dict(state.owned),
         }
-        print(json.dumps(facts, indent=2, default=str))  # paths
+        print_object(facts)
     else:
         _show_host(found, unit, state)
     if isinstance(error, NotAllowed):

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from routesync.config.models import TargetSettings, TlsSettings, WitnessSettings
 from routesync.config.parsers import SettingError, fits_a_header
 from routesync.config.problems import KeyPath
+from routesync.files import REMEDY, UnfitFileError, read_file, require_regular
 
 MQTT_PASSWORD: Final = "ROUTESYNC_MQTT_PASSWORD"  # noqa: S105  # the variable's name
 TARGET_TOKEN: Final = re.compile(r"ROUTESYNC_TARGET_.+_TOKEN")
@@ -164,7 +165,7 @@ class Credentials:
             self._report(
                 path,
                 f"cannot read {str(file)!r}: {reason}{elsewhere}",
-                _UNREADABLE,
+                _remedy(error),
                 unread=isinstance(error, PermissionError),
             )
         return None
@@ -196,9 +197,10 @@ def read_secret(file: Path, key: str) -> str:
         OSError: it cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig").removesuffix("\n")  # which "\r\n" is, too
+        text = read_file(file).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SettingError("is not UTF-8 text", "put the secret into it") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     _require_secret(text, key)
     return text
 
@@ -235,6 +237,13 @@ def load_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
     Raises:
         SettingError: a file that cannot be read, or is not the PEM file that it should be.
     """
+    for key in _TLS_FILES:
+        file: str | None = getattr(tls, key)
+        try:
+            if file is not None:
+                require_regular(Path(file))  # OpenSSL would wait for the writer of a pipe
+        except (OSError, ValueError) as error:
+            raise _unusable(key, file, error) from None
     try:
         if tls.ca_file is None:
             context.load_default_certs()
@@ -258,8 +267,12 @@ def _unusable(key: str, file: str | None, error: Exception) -> SettingError:
         )
     reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
     return SettingError(
-        f"{key}: cannot read {file!r}: {reason}", _UNREADABLE, unread=isinstance(error, PermissionError)
+        f"{key}: cannot read {file!r}: {reason}", _remedy(error), unread=isinstance(error, PermissionError)
     )
+
+
+def _remedy(error: Exception) -> str:
+    return REMEDY if isinstance(error, UnfitFileError) else _UNREADABLE
 
 
 class Endpoint(NamedTuple):

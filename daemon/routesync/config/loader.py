@@ -32,7 +32,8 @@ from routesync.config.problems import (
     value_at,
 )
 from routesync.config.rules import compile_policy
-from routesync.config.sources import Source, digest_of, drop_ins_of, inherit, merged, read_source
+from routesync.config.sources import Reader, Source, digest_of, drop_ins_of, inherit, merged, read_source
+from routesync.files import read_file
 from routesync.names import Names
 from routesync.policy import Policy
 from routesync.url import BaseUrl
@@ -64,6 +65,7 @@ def load(
     environ: Mapping[str, str] = os.environ,
     names: Names | None = None,
     of_service: Mapping[str, Path | None] = MappingProxyType({}),
+    read: Reader = read_file,
 ) -> Loaded:
     """Read, complete and validate a configuration: a file, and the drop-ins in the directory of its name and ".d".
 
@@ -73,11 +75,12 @@ def load(
         names: names of protocols and tables; by default those of this host.
         of_service: credentials that systemd has for the service, by name, with their files (None: not known), where
             there is no $CREDENTIALS_DIRECTORY.
+        read: reads the TOML file; its drop-ins have to be regular files.
 
     Raises:
         ConfigError: all faults at once.
     """
-    sources = [read_source(path), *map(read_source, drop_ins_of(path))]
+    sources = [read_source(path, read), *map(read_source, drop_ins_of(path))]
     document, lines = merged(sources)
     found = list(environment.expand(document, environ))
     lines = inherit(document, lines)

@@ -10,10 +10,10 @@ import hashlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from routesync.config.problems import (
     TARGET_DEFAULTS,
@@ -23,13 +23,16 @@ from routesync.config.problems import (
     Problem,
     key_lines,
     line_of,
+    place_of,
     value_at,
 )
+from routesync.files import REMEDY, UnfitFileError, read_bounded, read_file
 
 STDIN: Final = Path("-")
 """Read from standard input; relative file names in it are looked up in the working directory."""
 _TARGETS: Final[KeyPath] = ("targets",)
 _RULES: Final[KeyPath] = ("policy", "rules")
+Reader: TypeAlias = Callable[[Path], bytes]
 
 
 class Source(NamedTuple):
@@ -55,31 +58,48 @@ def drop_ins_of(path: Path) -> Sequence[Path]:
     return sorted(found, key=lambda it: it.name)
 
 
-def read_source(path: Path) -> Source:
-    content = _read(path)
+def read_named(path: Path) -> bytes:
+    """Read what a command line names, which may be a pipe, as of `<(…)`, or standard input: who names it waits for it.
+
+    Raises:
+        OSError: it cannot be read, or is very large.
+    """
+    if path == STDIN:
+        return read_bounded(sys.stdin.buffer)
+    with path.open("rb") as file:
+        return read_bounded(file)
+
+
+def read_source(path: Path, read: Reader = read_file) -> Source:
+    content = _read(path, read)
     text = _decode(path, content)
     document = _parse(path, text)
-    lines = _lines(text)
-    huge = sorted(line_of(lines, key) or 1 for key in _huge_numbers(document))
+    huge: list[KeyPath] = []
+    for key, value in _values(document):
+        if len(key) > _DEEPEST:
+            raise _too_deep(path, place=place_of(key[:1], document))
+        if isinstance(value, int) and value.bit_length() > 64:  # no message can show one of 4,300 digits
+            huge.append(key)
+    lines = key_lines(text)
     if huge:
         found = (
-            Problem(str(path), "", line, "this number is too large", "it has to fit 64 bits") for line in huge
+            Problem(str(path), "", line, "this number is too large", "it has to fit 64 bits")
+            for line in sorted(line_of(lines, key) or 1 for key in huge)
         )
         raise ConfigError(*found)
     return Source(path, content, document, {key: Place(path, line) for key, line in lines.items()})
 
 
-def _huge_numbers(document: dict[str, object]) -> Iterator[KeyPath]:
-    """The integers that are larger than TOML's. Python reads them, and writes no message with one of 4,300 digits."""
+def _values(document: dict[str, object]) -> Iterator[tuple[KeyPath, object]]:
+    """Every value with its path; without recursion, since a document may be nested as deeply as it likes."""
     values: list[tuple[KeyPath, object]] = [((), document)]
     while values:
         path, value = values.pop()
+        yield path, value
         items = (
             value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
         )
         values += [((*path, key), item) for key, item in items]
-        if isinstance(value, int) and value.bit_length() > 64:
-            yield path
 
 
 def digest_of(contents: Iterable[bytes]) -> str:
@@ -169,14 +189,18 @@ def _unread(path: Path, error: OSError | ValueError, remedy: str) -> ConfigError
     return ConfigError(Problem(str(path), "", None, f"cannot be read: {reason}", remedy, denied))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, read: Reader = read_file) -> bytes:
     try:
-        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        return read(path)
     except FileNotFoundError:
+        if path.is_symlink():
+            remedy = "remove the link, or restore what it points to"
+            raise _failed(path, "a link to nothing", remedy) from None
         remedy = f"name an existing file, or write one by `routesync init {path}`"
         raise _failed(path, "no such file", remedy) from None
     except (OSError, ValueError) as error:
-        raise _unread(path, error, "name a file that this user may read") from None
+        remedy = REMEDY if isinstance(error, UnfitFileError) else "name a file that this user may read"
+        raise _unread(path, error, remedy) from None
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -187,24 +211,30 @@ def _decode(path: Path, content: bytes) -> str:
         raise _failed(path, "this is not UTF-8", "save the file as UTF-8", line=line) from None
 
 
-def _lines(text: str) -> Mapping[KeyPath, int]:
-    try:
-        return key_lines(text)
-    except RecursionError:  # nested just not too deeply for tomllib
-        return {}
-
-
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _SHOWN: Final = re.compile(r"\[{1,2}[A-Za-z0-9_.-]+\]{0,2}|[A-Za-z0-9_-]+( *\. *[A-Za-z0-9_-]+)* *=")
 """The header of a table, or a key up to its equals sign."""
 _MAX_SHOWN: Final = 80
+_DEEPEST: Final = 100
+"""Levels of tables and arrays; no setting has as many as 10, and what comes later recurses."""
+_DEEP_KEY: Final = re.compile(
+    rf"""^[ \t]*+\[{{0,2}}(?:[ \t]*(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.){{{_DEEPEST}}}""",
+    re.MULTILINE,
+)
+"""A header or key of too many parts. tomllib takes seconds and gigabytes for one of 20,000."""
+
+
+def _too_deep(path: Path, *, place: str = "", line: int | None = None) -> ConfigError:
+    return _failed(path, "nested too deeply", f"write at most {_DEEPEST} levels", place=place, line=line)
 
 
 def _parse(path: Path, text: str) -> dict[str, object]:
+    if deep := _DEEP_KEY.search(text):
+        raise _too_deep(path, line=text.count("\n", 0, deep.end()) + 1)
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise _failed(path, "nested too deeply") from None
+        raise _too_deep(path) from None
     except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         said = str(error)
         position = _POSITION.search(said)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import pwd
 import socket
@@ -20,7 +21,9 @@ from typing import Final, Literal, NamedTuple, TypeVar, get_origin, get_type_hin
 import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
+from routesync.characters import whole_json
 from routesync.control.models import Problem, ProblemError, RequestModel
 from routesync.slices import SLICE_S
 
@@ -287,16 +290,24 @@ def explain_mistakes(error: ValidationError, model: type[BaseModel]) -> str:
 # -- what comes out ------------------------------------------------------------------------------------------
 
 
+def _written(value: BaseModel, without: set[str] | None = None) -> bytes:
+    try:
+        return value.model_dump_json(exclude=without).encode()
+    except PydanticSerializationError:  # half a surrogate pair, as in the name of a file that is not UTF-8
+        values = value.model_dump(mode="json", exclude=without)
+        return whole_json(json.dumps(values, ensure_ascii=False)).encode()
+
+
 def respond(value: BaseModel) -> web.Response:
     """A short response, whole."""
-    return web.Response(body=value.model_dump_json().encode(), content_type=JSON)
+    return web.Response(body=_written(value), content_type=JSON)
 
 
 def respond_problem(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
     """The response of a call that failed."""
     return web.Response(
         status=problem.status,
-        body=problem.model_dump_json().encode(),
+        body=_written(problem),
         content_type=PROBLEM_JSON,
         headers=headers,
     )
@@ -342,14 +353,14 @@ async def stream_rows(
         until = time.monotonic() + SLICE_S
         for row in rows:
             if row is not None:
-                waiting += (separator, row.model_dump_json().encode())
+                waiting += (separator, _written(row))
                 separator = b","
             if time.monotonic() > until:
                 await write(response, b"".join(waiting))
                 waiting.clear()
                 await asyncio.sleep(0)
                 until = time.monotonic() + SLICE_S
-        rest = others().model_dump_json(exclude={name}).encode()
+        rest = _written(others(), {name})
         waiting.append(b"]" + (b"," if len(rest) > 2 else b"") + rest[1:])
         await write(response, b"".join(waiting))
         async with asyncio.timeout(PATIENCE_S):

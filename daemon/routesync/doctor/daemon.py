@@ -20,6 +20,7 @@ from typing import Final
 from routesync.control.client import ANSWER_WITHIN_S, Client, ControlError, NotRunning
 from routesync.control.models import StatusResponse
 from routesync.doctor.facts import DaemonFacts, DatabaseFacts, StateFacts, UnitFacts, User
+from routesync.files import require_regular
 from routesync.mirror.ledger import LedgerError, read_ledger
 from routesync.mirror.ledger_file import set_aside
 
@@ -309,6 +310,7 @@ def _file(path: Path, user: User | None) -> DatabaseFacts:
         found = path.stat()
         owner, writable = _name(found.st_uid), _may_write(found, user)
         facts = DatabaseFacts(path, exists=True, owner=owner, writable=writable)
+        require_regular(path)
         with path.open("rb") as file:
             head = file.read(len(_SQLITE_MAGIC))
     except FileNotFoundError:

@@ -21,11 +21,12 @@ from typing import Final
 
 import aiomqtt
 
+from routesync.characters import whole
 from routesync.config import ConfigError, Loaded, load, shipped_configuration
 from routesync.config.models import KernelSettings, MqttSettings, Settings, TargetSettings
 from routesync.config.parsers import SettingError
 from routesync.config.resolve import look_up_and_resolve
-from routesync.config.sources import digest_now
+from routesync.config.sources import Reader, digest_now, read_named
 from routesync.control.models import StatusResponse
 from routesync.control.plan import TargetInput, choose, evaluator, plan_targets
 from routesync.doctor.daemon import (
@@ -59,6 +60,7 @@ from routesync.events.mqtt_client import (
 from routesync.events.node_status import offline
 from routesync.events.reader import ReceivedMessage, read
 from routesync.events.retained import encode_status
+from routesync.files import read_file
 from routesync.kernel import KernelError, TableDump, dump_tables_sync, open_route_socket
 from routesync.kernel.netlink import widen_receive_buffer
 from routesync.loxilb.client import LoxilbClient
@@ -88,10 +90,11 @@ def gather(config: Path | None, usual: Path, state: Path, *, contact: bool, root
         root: where /run and /etc are looked for.
     """
     daemon, unit = ask_daemon(find_daemon(state)), read_unit()
+    read = read_file if config is None else read_named
     if config is None:
         config = Path(daemon.answer.config.path) if daemon.answer else usual
     config = config.absolute()
-    found = read_config(config, unit.credentials if unit else {})
+    found = read_config(config, unit.credentials if unit else {}, read)
     if found.state == "invalid" and runs_with(daemon, config):
         found = found._replace(state="unreadable")
     settings = found.loaded.settings
@@ -115,7 +118,9 @@ def gather(config: Path | None, usual: Path, state: Path, *, contact: bool, root
     )
 
 
-def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxyType({})) -> ConfigFacts:
+def read_config(
+    path: Path, of_service: Mapping[str, Path | None] = MappingProxyType({}), read: Reader = read_file
+) -> ConfigFacts:
     """Read the configuration, with the credentials of the service; where that fails, take the shipped one."""
     environ = {"CREDENTIALS_DIRECTORY": str(_CREDENTIALS)} if os.access(_CREDENTIALS, os.X_OK) else {}
     shipped = load(shipped_configuration(), {})  # a variable of the environment may be what is wrong
@@ -124,7 +129,7 @@ def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxy
             return ConfigFacts(path, "absent", shipped)
         if not os.access(path, os.R_OK):
             return ConfigFacts(path, "unreadable", shipped)
-        loaded = load(path, environ | os.environ, of_service=of_service)
+        loaded = load(path, environ | os.environ, of_service=of_service, read=read)
         settings, unresolved = look_up_and_resolve(loaded.settings)
         return ConfigFacts(path, "read", loaded._replace(settings=settings), unresolved=unresolved)
     except PermissionError:
@@ -140,7 +145,7 @@ def read_config(path: Path, of_service: Mapping[str, Path | None] = MappingProxy
 def runs_with(daemon: DaemonFacts, path: Path) -> bool:
     """Whether the daemon runs with this very file: what is missing here, such as a variable, that has."""
     active = daemon.answer.config if daemon.answer else None
-    return active is not None and (active.path, active.digest) == (str(path), digest_now(path))
+    return active is not None and (active.path, active.digest) == (whole(str(path)), digest_now(path))
 
 
 def _desired(loaded: Loaded, dump: TableDump | None, tables: Sequence[int]) -> Mapping[tuple[str, str], int]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from routesync.characters import many
+from routesync.characters import many, whole
 from routesync.control.client import NotRunning, NotUnderstood
 from routesync.doctor.daemon import why_it_ended
 from routesync.doctor.facts import Facts, Finding, fail, ok, warn
@@ -27,7 +27,7 @@ _ROUTE_MESSAGE: Final = 833
 def config(facts: Facts) -> Iterator[Finding]:
     """Is there a configuration, and is it valid?"""
     found = facts.config
-    path = str(found.path)
+    path = whole(str(found.path))
     if found.state == "absent":
         yield warn(
             f"there is no {path}",

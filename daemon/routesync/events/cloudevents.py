@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
+from routesync.characters import whole_json
 from routesync.events.models import Event
 
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
@@ -103,4 +104,4 @@ def _write(envelope: dict[str, object]) -> bytes:
     try:
         return to_json(envelope)
     except PydanticSerializationError:  # half a surrogate pair in words that came from outside
-        return json.dumps(to_jsonable_python(envelope), ensure_ascii=False).encode("utf-8", "replace")
+        return whole_json(json.dumps(to_jsonable_python(envelope), ensure_ascii=False)).encode()

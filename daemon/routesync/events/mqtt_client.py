@@ -32,6 +32,7 @@ from routesync.config.credentials import load_files
 from routesync.config.models import MqttSettings
 from routesync.config.parsers import SettingError
 from routesync.events.cloudevents import CONTENT_TYPE
+from routesync.files import read_file
 
 _T = TypeVar("_T")
 
@@ -493,7 +494,7 @@ def read_password(settings: MqttSettings) -> str | None:
     if settings.password_file is None:
         return settings.password.get_secret_value() if settings.password else None
     try:
-        password = Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        password = read_file(Path(settings.password_file)).decode().rstrip("\r\n")
     except OSError as error:
         raise PasswordFileError(f"mqtt.password_file: {settings.password_file}: {error.strerror}") from error
     except UnicodeDecodeError:

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from routesync.events.gaps import Cause, LostEvents, Number, Settled, lost_of_held, merge_causes
 from routesync.events.hub import new_epoch
+from routesync.files import UnfitFileError, require_regular
 
 SCHEMA_VERSION: Final = 4
 SEQUENCE_RESERVE: Final = 2**20
@@ -140,11 +141,13 @@ class Store:
         epoch: What a new one counts in; a new name by default.
 
     Raises:
-        sqlite3.Error: the file cannot be opened, is damaged, or is none of ours.
+        OSError, sqlite3.Error: the file cannot be opened, is damaged, or is none of ours.
     """
 
     def __init__(self, path: Path | None, *, epoch: str | None = None) -> None:
         self._path = path
+        if path is not None:
+            require_regular(path)
         self._db = sqlite3.connect(
             ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=1
         )
@@ -445,9 +448,10 @@ def open_store(path: Path | None, epoch: str | None) -> tuple[Store, str | None]
             store.settled = Settled(0, (lost,))
             return store, None
     except (sqlite3.Error, OSError) as error:
+        remedy = "move it away" if isinstance(error, UnfitFileError) else REMEDY
         return Store(None, epoch=epoch), (
             f"{path}: {error}; events go through memory and would not survive a restart, and those of before wait in "
-            f"the file; {REMEDY}, then restart"
+            f"the file; {remedy}, then restart"
         )
 
 

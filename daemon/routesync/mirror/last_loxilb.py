@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from routesync.files import read_file
 from routesync.loxilb.errors import NotSent
 
 
@@ -55,6 +56,7 @@ class LastLoxilb:
         try:
             if self._path is not None:
                 draft = self._path.with_name(f".{self._path.name}")  # a full disk must not empty the file
+                draft.unlink(missing_ok=True)  # to open a pipe would wait for its reader
                 draft.write_text(f"{now.url}\n{now.instance}\n", encoding="utf-8")
                 draft.replace(self._path)
                 self._written = now
@@ -65,7 +67,7 @@ class LastLoxilb:
         if self._path is None:
             return None
         try:
-            url, instance = self._path.read_text(encoding="utf-8").splitlines()
+            url, instance = read_file(self._path).decode().splitlines()
         except (OSError, ValueError):
             return None
         return Loxilb(url, instance)

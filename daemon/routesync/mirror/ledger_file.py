@@ -20,6 +20,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from routesync.files import UnfitFileError, require_regular
 from routesync.loxilb.schema import parse_prefix
 from routesync.route import Address, Prefix, format_address, parse_address
 
@@ -143,10 +144,11 @@ def open_to_write(path: Path) -> tuple[sqlite3.Connection, Content]:
     """Open the file for writing, make it where there is none, and read it.
 
     Raises:
-        sqlite3.Error: it cannot be written now.
+        OSError, sqlite3.Error: it cannot be written now.
         LedgerError: a newer routesync wrote it.
     """
     damage = ""
+    require_regular(path)
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_S)
     try:
         try:
@@ -298,6 +300,7 @@ def read_copy(path: Path) -> Content:
         OSError, sqlite3.Error: it cannot be copied or read.
         LedgerError: a newer routesync wrote it, or it changes all the time.
     """
+    require_regular(path)
     for place in (os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0], "/dev/shm"):  # noqa: S108
         if place and os.access(place, os.W_OK | os.X_OK):
             with suppress(OSError, sqlite3.Error):
@@ -341,6 +344,7 @@ def read_ledger(directory: Path) -> Content:
     """
     path = directory / NAME
     try:
+        require_regular(path)
         if size(path) < _SMALLEST:
             return Content({}, vanished(directory))
         with suppress(sqlite3.Error), closing(_open_to_read(path)) as database:
@@ -431,6 +435,8 @@ def explain(path: Path, error: Exception) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if isinstance(error, LedgerError):
         return str(error)
+    if isinstance(error, UnfitFileError):
+        return f"{error}; move it away"
     with suppress(OSError):
         space = os.statvfs(path.parent)
         if space.f_flag & os.ST_RDONLY:

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from routesync.characters import clean, one_line
+from routesync.characters import clean, one_line, whole
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
@@ -173,7 +173,8 @@ class Redactor:
         match value:
             case str():
                 text = _URL_SECRET.sub(rf"\1:{REDACTED}", value)
-                return self._known.sub(REDACTED, text) if self._known else text
+                # strict readers of JSON take no half of a surrogate pair, as of a file's name
+                return whole(self._known.sub(REDACTED, text) if self._known else text)
             case Mapping():
                 return {key: self._field(str(key), item) for key, item in value.items()}
             case list() | tuple() | set() | frozenset():

@@ -121,6 +121,29 @@ def test_a_target_without_owned_routes_or_that_is_unknown(
     assert said in done.output
 
 
+@pytest.mark.parametrize("options", [[], ["--url", "http://127.0.0.9:1"]])
+def test_without_a_configuration_file_a_url_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr("routesync.cli.app.DEFAULT_CONFIG", tmp_path / "routesync.toml")
+    note_owned(tmp_path, "other")
+    done = CliRunner().invoke(app, ["withdraw", "--target", "other", "--state", str(tmp_path), *options])
+    if options:
+        assert done.exit_code == 1
+        assert done.stderr.startswith("routesync: target other: ")
+        assert done.stderr.endswith("1 route left, and still owned\n")
+    else:
+        assert done.exit_code == 78
+        assert "no such file" in done.stderr
+
+
+def test_a_configuration_that_is_named_has_to_be_there(tmp_path: Path) -> None:
+    note_owned(tmp_path, "other")
+    options = ["--config", str(tmp_path / "nix.toml"), "--state", str(tmp_path)]
+    done = CliRunner().invoke(app, ["withdraw", "--target", "other", "--url", "http://127.0.0.9:1", *options])
+    assert (done.exit_code, "no such file" in done.stderr) == (78, True)
+
+
 async def test_a_loxilb_that_does_not_come_up_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

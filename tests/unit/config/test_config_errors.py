@@ -588,8 +588,33 @@ def test_a_value_of_many_characters_is_soon_found_wrong(complaints: Complaints, 
     assert time.process_time() - began < 3
 
 
-def test_nesting_without_end(complaints: Complaints) -> None:
-    assert complaints(f"a = {'[' * 100_000}") == [" nested too deeply"]
+PARTS = ".".join("a" * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a = " + "[" * 100_000, " "),
+        ("a = " + "[" * 101 + "]" * 101, " key a: "),
+        (f"mode = 'observe'\n[x.{PARTS}]", "2: "),
+        (f"[[x.{PARTS}]]", "1: "),
+        (f"{PARTS} = 1", "1: "),
+        (f"[x]\n  {PARTS.replace('.', ' . ')} = 1", "2: "),
+        ("[x]\n" + PARTS.replace("a", '"b c"') + " = 1", "2: "),
+        (f"x = {{ {PARTS} = 1 }}", " [x]: "),
+        (f"[x.{PARTS[:119]}]\n{PARTS[:119]} = 1", " [x]: "),
+    ],
+    ids=["open", "arrays", "table", "tables", "key", "blanks", "quoted", "inline", "together"],
+)
+def test_nesting_without_end(complaints: Complaints, text: str, place: str) -> None:
+    began = time.process_time()
+    assert complaints(text) == [f"{place}nested too deeply; write at most 100 levels"]
+    assert time.process_time() - began < 2
+
+
+def test_text_and_remarks_with_many_dots_are_no_deep_keys(complaints: Complaints) -> None:
+    (said,) = complaints(f"# {PARTS}\n[node]\nname = '{PARTS}' # {PARTS}\n{' ' * 100_000}\n")
+    assert said.startswith(f"3: [node], key name: '{PARTS[:60]}…' is not a valid name")
 
 
 def test_a_file_in_another_encoding(complaints: Complaints) -> None:

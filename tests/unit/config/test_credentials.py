@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,23 @@ def test_a_missing_file_of_tls_has_the_same_remedy(complaints: Complaints, tmp_p
         "create it, readable for this user, or name the credential in systemd's LoadCredential="
         " and check with `routesync check --as-service`"
     )
+
+
+UNFIT = "cannot read '{}': not a regular file; put a regular file of at most 16 MiB in its place"
+
+
+def test_a_pipe_or_device_in_place_of_a_secret_is_an_error_and_not_waited_for(
+    complaints: Complaints, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for name in (pipe, Path("/dev/zero")):
+        (line,) = complaints(f"{MQTT}password_file = '{name}'\n")
+        assert line == f"4: [mqtt], key password_file: {UNFIT.format(name)}"
+        (line,) = complaints(f"{TARGET}token_file = '{name}'\n")
+        assert line == f"4: [[targets]] #1 (lb-1.edge), key token_file: {UNFIT.format(name)}"
+        with pytest.raises(NotSent, match=f"token_file {name}: not a regular file"):
+            FileToken(name)()
 
 
 BOM = b"\xef\xbb\xbf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,33 @@ def test_only_the_file_with_a_secret_is_named_when_all_may_read_it(tmp_path: Pat
     made = loaded(tmp_path, x='[mqtt]\nhost = "b"\nusername = "u"\npassword = "secret"\n')
     (warning,) = (it for it in made.warnings if "every user" in it)
     assert "routesync.toml.d/x.toml: every user" in warning
+
+
+def test_a_pipe_among_them_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    made = loaded(tmp_path)
+    pipe = tmp_path / "routesync.toml.d/x.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError) as caught:
+        load(made.path, {}, Names())
+    assert str(caught.value) == (
+        f"{pipe}: cannot be read: not a regular file; put a regular file of at most 16 MiB in its place"
+    )
+    assert digest_now(made.path) is None
+
+
+def test_a_link_to_dev_null_is_an_empty_one(tmp_path: Path) -> None:
+    made = loaded(tmp_path)
+    (tmp_path / "routesync.toml.d/x.toml").symlink_to("/dev/null")
+    assert load(made.path, {}, Names()).settings == made.settings
+
+
+@pytest.mark.parametrize("name", ["routesync.toml", "routesync.toml.d/x.toml"])
+def test_a_link_to_nothing_is_to_be_removed_or_restored(tmp_path: Path, name: str) -> None:
+    made = loaded(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("../gone.toml")
+    with pytest.raises(ConfigError) as caught:
+        load(made.path, {}, Names())
+    assert str(caught.value) == (
+        f"{tmp_path / name}: a link to nothing; remove the link, or restore what it points to"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -120,6 +121,21 @@ def test_files_that_do_not_serve(
 ) -> None:
     (line,) = complaints(f"{MQTT}[mqtt.tls]\n{text}\n", CREDENTIALS_DIRECTORY=str(certificates))
     assert line.startswith(f"3: [mqtt], key tls: {expected.format(certificates)}")
+
+
+@pytest.mark.parametrize("key", ["ca_file", "cert_file", "key_file"])
+def test_a_pipe_or_device_in_place_of_a_file_is_not_waited_for(
+    complaints: Complaints, certificates: Path, tmp_path: Path, key: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    files = {"cert_file": f"{certificates}/client.pem", "key_file": f"{certificates}/client.key"}
+    for name in (f"{tmp_path}/pipe", "/dev/zero"):
+        text = "".join(f"{it} = '{file}'\n" for it, file in (files | {key: name}).items())
+        (line,) = complaints(f"{MQTT}[mqtt.tls]\n{text}")
+        assert line == (
+            f"3: [mqtt], key tls: {key}: cannot read '{name}': not a regular file; "
+            "put a regular file of at most 16 MiB in its place"
+        )
 
 
 def test_a_key_without_a_certificate(complaints: Complaints) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from structlog.testing import capture_logs
 from routesync.control import requests
 from routesync.control.events import ReaderQueue
 from routesync.control.models import (
+    ActiveConfig,
     Done,
     EventsQuery,
     ProblemError,
@@ -23,7 +25,7 @@ from routesync.control.models import (
     TargetRequest,
     read_covering,
 )
-from routesync.control.requests import CallTable, Peer, may_change, overflow_uid, read_query
+from routesync.control.requests import CallTable, Peer, may_change, overflow_uid, read_query, respond
 from routesync.events.cloudevents import Record
 from routesync.route import Prefix
 from support.events import accepted
@@ -197,3 +199,13 @@ async def test_a_change_is_logged_with_what_came_of_it(
     assert [(it["event"], it["call"], it["peer"], it["outcome"]) for it in logs] == [
         ("control_call", name, "uid 0 (root), process 7", outcome) for outcome in outcomes
     ]
+
+
+def test_a_path_that_is_not_utf_8_is_written_as_in_messages() -> None:
+    body = respond(ActiveConfig(path="/etc/k\udcf6ü.toml", digest="1f", warnings=("k\udcf6: odd",))).body
+    assert isinstance(body, bytes)
+    assert json.loads(body) == {
+        "path": r"/etc/k\udcf6ü.toml",
+        "digest": "1f",
+        "warnings": [r"k\udcf6: odd"],
+    }

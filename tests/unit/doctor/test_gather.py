@@ -205,6 +205,15 @@ def test_a_damaged_ledger_is_distinguished_from_a_new_one(tmp_path: Path, conten
     assert (state.ledger.error is None) == (content == b"")
 
 
+@pytest.mark.parametrize("daemon", [STOPPED, RUNNING])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, daemon: DaemonFacts) -> None:
+    os.mkfifo(tmp_path / "ledger.sqlite")
+    os.mkfifo(tmp_path / "outbox.sqlite")
+    state = read_state(tmp_path, daemon)
+    assert state.ledger.error == "cannot be read: not a regular file"
+    assert state.outbox.error == "cannot be read: not a regular file"
+
+
 def test_no_state_directory_is_no_trouble(tmp_path: Path) -> None:
     state = read_state(tmp_path / "none", STOPPED)
     assert not state.exists
@@ -362,11 +371,13 @@ def test_a_name_that_does_not_resolve_is_kept_with_its_target(
     assert [(it.target, it.host) for it in found.unresolved] == [("pods", "pods.example")]
 
 
-def test_a_file_that_the_daemon_runs_with_is_valid_for_it(tmp_path: Path) -> None:
-    file = tmp_path / "routesync.toml"
+@pytest.mark.parametrize("name", ["routesync.toml", "k\udcf6.toml"])
+def test_a_file_that_the_daemon_runs_with_is_valid_for_it(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
     file.write_text('mode = "${MODE_OF_THE_DAEMON}"\n')
     assert read_config(file).state == "invalid", "doctor lacks the variable"
-    active = ActiveConfig(path=str(file), digest=digest_of([file.read_bytes()]))
+    shown = str(file).replace("\udcf6", r"\udcf6")
+    active = ActiveConfig(path=shown, digest=digest_of([file.read_bytes()]))
     daemon = RUNNING._replace(answer=answer(active=active))
     assert runs_with(daemon, file)
     assert not runs_with(RUNNING, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import aiomqtt
@@ -41,6 +42,13 @@ def test_a_password_that_cannot_be_used_names_the_setting(
         password.write_bytes(content)
     settings = MqttSettings(host="broker", username="node", password_file=str(password))
     with pytest.raises(PasswordFileError, match=f"mqtt.password_file: .*: {trouble}"):
+        read_password(settings)
+
+
+def test_a_pipe_in_place_of_its_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    settings = MqttSettings(host="broker", username="node", password_file=f"{tmp_path}/pipe")
+    with pytest.raises(PasswordFileError, match=r"mqtt.password_file: .*/pipe: not a regular file"):
         read_password(settings)
 
 

@@ -145,4 +145,10 @@ def test_the_subject_is_the_prefix_else_the_target_else_nothing() -> None:
 def test_words_that_are_no_text_do_not_stop_an_event() -> None:
     event = models.TargetDown(target="lb-1", url="http://x", error="half a pair: \ud800")
     read = json.loads(encode(Record(1, 0.0, event), StreamIdentity("node-1", "e1")))
-    assert read["data"]["error"] == "half a pair: ?"
+    assert read["data"]["error"] == r"half a pair: \ud800"
+
+
+def test_a_path_that_is_not_utf_8_is_written_as_in_messages() -> None:
+    event = models.ConfigLoaded(path="/etc/k\udcf6ü.toml", digest="1f")
+    written = json.loads(encode(Record(1, 0.0, event), StreamIdentity("node-1", "epoch")))
+    assert written["data"]["path"] == r"/etc/k\udcf6ü.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,3 +131,21 @@ async def _opened(path: Path) -> Outbox:
     outbox = Outbox.open(path, "node-1")
     await outbox.close()
     return outbox
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+async def test_what_is_no_file_leaves_events_in_memory_and_stays_where_it_is(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "outbox"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    outbox = Outbox.open(path, "node-1")
+    outbox.put(Record(1, 0.0, accepted(1)))
+    assert len(await outbox.read(0, 10)) == 1
+    assert f"{path}: not a regular file; events go through memory" in str(outbox.trouble)
+    assert "move it away, then restart" in str(outbox.trouble)
+    await outbox.close()
+    assert not path.is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_both_have_to_change(tmp_path: Path, met: Loxilb, is_another: bool, rest
 @pytest.mark.parametrize("content", [b"", b"http://192.0.2.1", b"a\nb\nc\n", b"\xff\xfe\n\n"])
 def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "loxilb-edge").write_bytes(content)
+    last = LastLoxilb(tmp_path, "edge")
+    assert not last.replaced_by(A)
+    last.note(A)
+    assert LastLoxilb(tmp_path, "edge").replaced_by(B)
+
+
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("loxilb-edge", ".loxilb-edge"):
+        os.mkfifo(tmp_path / name)
     last = LastLoxilb(tmp_path, "edge")
     assert not last.replaced_by(A)
     last.note(A)

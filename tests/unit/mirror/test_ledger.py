@@ -226,6 +226,42 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
         read_owned(tmp_path, "lb")
 
 
+@pytest.fixture(params=["pipe", "device"])
+def no_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    path = tmp_path / "no_file"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    return path
+
+
+def test_what_is_no_file_is_trouble_until_it_is_moved_away(tmp_path: Path, no_file: Path) -> None:
+    no_file.rename(tmp_path / NAME)
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite: not a regular file"):
+        read_owned(tmp_path, "lb")
+    with Ledger(tmp_path) as ledger:
+        assert not ledger.known
+        assert f"{tmp_path / NAME}: not a regular file; move it away; " in str(ledger.trouble)
+        ledger.note("lb", PREFIX, Row(GATEWAY))
+        (tmp_path / NAME).unlink()
+        trouble_ends(ledger)
+    assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY}
+
+
+def test_what_is_no_file_is_put_aside_where_there_were_routes(tmp_path: Path, no_file: Path) -> None:
+    holding(tmp_path, PREFIX)
+    no_file.replace(tmp_path / NAME)
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite: not a regular file"):
+        read_owned(tmp_path, "lb")
+    with Ledger(tmp_path) as ledger:
+        (aside,) = tmp_path.glob("ledger.sqlite.damaged-*")
+        assert not aside.is_file()
+        assert f"{aside}: this ledger was damaged" in str(ledger.trouble)
+        ledger.note("lb", PREFIX, Row(GATEWAY))
+    assert read_owned(tmp_path, "lb") == {PREFIX: GATEWAY}
+
+
 def test_an_odd_name_of_the_directory_is_none_of_the_ledgers_business(tmp_path: Path) -> None:
     odd = tmp_path / "50% of? it#"
     holding(odd, PREFIX)

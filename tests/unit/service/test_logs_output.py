@@ -61,6 +61,14 @@ def test_an_error_is_one_line_with_its_traceback_inside() -> None:
     assert "ValueError: bad prefix" in str(line["exception"])
 
 
+def test_a_path_that_is_not_utf_8_is_written_as_in_messages() -> None:
+    out = io.StringIO()
+    logs.configure(stream=out)
+    structlog.get_logger().info("config_reloaded", path=Path("/etc/k\udcf6ü.toml"), errors=["k\udcf6"])
+    (line,) = lines(out)
+    assert (line["path"], line["errors"]) == (r"/etc/k\udcf6ü.toml", [r"k\udcf6"])
+
+
 def test_the_level_holds_and_may_change() -> None:
     out = io.StringIO()
     log = structlog.get_logger()

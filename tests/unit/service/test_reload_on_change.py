@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -84,3 +85,41 @@ async def test_a_file_that_could_not_be_read_is_loaded_when_it_is_back(
         assert made._problems()
         file.write_text(GOOD)
         await eventually(lambda: not made._problems(), what="the same content again")
+
+
+async def test_a_file_that_is_nested_without_end_leaves_the_running_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "routesync.toml"
+    file.write_text(GOOD)
+    async with reloading(file, monkeypatch) as made:
+        running = made._loaded
+        file.write_text(f"[x.{'.'.join('a' * 1000)}]\n")
+        (fault,) = await asyncio.wait_for(made._request_reload(), 10)
+        assert "nested too deeply" in fault
+        assert made._loaded is running
+        file.write_text(BETTER)
+        assert not await asyncio.wait_for(made._request_reload(), 10)
+
+
+@pytest.mark.parametrize("name", ["routesync.toml", "routesync.toml.d/a.toml", "token"])
+async def test_a_pipe_in_place_of_a_file_holds_up_no_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file, pipe = tmp_path / "routesync.toml", tmp_path / name
+    file.write_text(GOOD)
+    async with reloading(file, monkeypatch) as made:
+        running = made._loaded
+        text = BETTER + '[[targets]]\nname = "a"\nurl = "http://192.0.2.1"\ntoken_file = "token"\n'
+        file.write_text(text)
+        (tmp_path / "token").write_text("it")
+        pipe.unlink(missing_ok=True)
+        pipe.parent.mkdir(exist_ok=True)
+        os.mkfifo(pipe)
+        (fault,) = await asyncio.wait_for(made._request_reload(), 10)
+        assert "not a regular file" in fault
+        assert made._loaded is running
+        pipe.unlink()
+        pipe.write_text(text if pipe == file else "")
+        (tmp_path / "token").write_text("it")
+        assert not await asyncio.wait_for(made._request_reload(), 10)
