@@ -110,6 +110,11 @@ async def test_a_killed_daemon_delivers_the_rest_after_its_restart(mosquitto: Br
     file = tmp_path / "outbox.sqlite"
     tests = str(Path(__file__).parents[1])
     async with listening(mosquitto.settings()) as listener:
+
+        def losses() -> list[tuple[object, object]]:
+            lost = [heard.data for heard in listener.events if heard.topic.endswith("events/lost")]
+            return [(loss["reason"], loss["count"]) for loss in lost]
+
         killed = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
@@ -123,15 +128,10 @@ async def test_a_killed_daemon_delivers_the_rest_after_its_restart(mosquitto: Br
         async with publishing(mosquitto.settings(), outbox_path=file) as node:
             node.emit(1)
             await eventually(lambda: node.hub.sequence in listener.sequences)
+            await eventually(lambda: losses() == [("killed", None)], what="the loss")
         unique = {heard.envelope["id"]: heard.sequence for heard in listener.events}
         before = [number for number in unique.values() if number <= 3000]
         assert before == list(range(1, 3001))  # first arrivals in order, all of them, known by their id
-
-        def losses() -> list[tuple[object, object]]:
-            lost = [heard.data for heard in listener.events if heard.topic.endswith("events/lost")]
-            return [(loss["reason"], loss["count"]) for loss in lost]
-
-        await eventually(lambda: losses() == [("killed", None)], what="the loss")
 
 
 async def test_what_is_emitted_while_the_broker_is_frozen_comes_when_it_thaws(
