@@ -5,6 +5,7 @@ Words come from outside: from a loxilb, from interfaces, from any broker.
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 _TURNING: Final = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
@@ -45,8 +46,9 @@ def whole(text: str) -> str:
     return text.translate(_WHOLE)
 
 
-def whole_json(text: str) -> str:
-    """JSON whose strings are so."""
+def whole_json(value: object, *, indent: int | None = None) -> str:
+    """JSON of a value whose strings are so; what `json` does not know, such as a path, is a string in it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     return text.translate(_WHOLE_IN_JSON)
 
 

@@ -124,6 +124,7 @@ class _Read(NamedTuple):
 async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, with_manifests: bool) -> _Read:
     messages = await subscriber.retained(*way.places("status"))
     unreadable = sorted(it.removesuffix("/status") for it in subscriber.passed_over)
+    problem = _unreadable(unreadable, settings) if unreadable else ""
     tables = await subscriber.retained(*way.places("table/+/manifest")) if with_manifests else []
     now = time.monotonic()
     fleet = Fleet()
@@ -131,9 +132,8 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
         fleet.take(message, now)
     if not fleet.nodes:
         fail(
-            _unreadable(unreadable, settings)
-            if unreadable
-            else f"broker {settings.place} has no status of {' or '.join(way.nodes) or 'any node'} below "
+            problem
+            or f"broker {settings.place} has no status of {' or '.join(way.nodes) or 'any node'} below "
             f"{settings.root}: none publishes there, or {settings.user} may not read it",
             EX_NOT_RUNNING,
         )
@@ -149,8 +149,8 @@ async def _read(subscriber: Subscriber, settings: MqttSettings, way: Way, *, wit
         for node in way.nodes
         if node not in fleet.nodes and node not in unreadable
     ]
-    if unreadable:
-        warnings.append(_unreadable(unreadable, settings))
+    if problem:
+        warnings.append(problem)
     if not nodes:
         labels = " and ".join(f"{name}={value}" for name, value in way.labels)
         warnings.append(f"none of {many(len(fleet.nodes), 'node')} has the label {labels}")

@@ -79,7 +79,7 @@ def print_json(content: bytes) -> None:
 
 def print_object(value: object) -> None:
     """Print this as JSON, indented; the name of a file that is not UTF-8 as messages have it."""
-    print(whole_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))  # str: paths
+    print(whole_json(value, indent=2))
 
 
 def fail(text: str, status: int = EX_FAILED) -> NoReturn:

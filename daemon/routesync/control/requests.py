@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import os
 import pwd
 import socket
@@ -294,8 +293,7 @@ def _written(value: BaseModel, without: set[str] | None = None) -> bytes:
     try:
         return value.model_dump_json(exclude=without).encode()
     except PydanticSerializationError:  # half a surrogate pair, as in the name of a file that is not UTF-8
-        values = value.model_dump(mode="json", exclude=without)
-        return whole_json(json.dumps(values, ensure_ascii=False)).encode()
+        return whole_json(value.model_dump(mode="json", exclude=without)).encode()
 
 
 def respond(value: BaseModel) -> web.Response:

@@ -6,7 +6,6 @@ Source: https://github.com/cloudevents/spec, v1.0.2, `spec.md`, `formats/json-fo
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -104,4 +103,4 @@ def _write(envelope: dict[str, object]) -> bytes:
     try:
         return to_json(envelope)
     except PydanticSerializationError:  # half a surrogate pair in words that came from outside
-        return whole_json(json.dumps(to_jsonable_python(envelope), ensure_ascii=False)).encode()
+        return whole_json(to_jsonable_python(envelope)).encode()
